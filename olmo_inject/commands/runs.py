@@ -1,0 +1,105 @@
+"""One run: what it will inject, its training, its audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, print_json, say_once
+from olmo_inject.errors import UserError
+
+
+def plan(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    step: Annotated[int | None, typer.Option(help="Show what this step injects, row by row.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write every injection of the run to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what an experiment injects, in all units, before anything is trained.
+
+    Example: `olmo-inject plan demo --step 31337`
+    """
+    from olmo_inject import plan_report
+    from olmo_inject.config import load_experiment
+    from olmo_inject.data import build_plan
+    from olmo_inject.plan_summary import plan_summary
+
+    experiment = load_experiment(config, overrides or ())
+    what = build_plan(experiment)
+    if step is not None and not 0 <= step < experiment.steps:
+        raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}")
+    if parquet is not None:
+        plan_report.write_parquet(experiment, what, parquet)
+    if as_json:
+        print_json(plan_report.step_record(what, step) if step is not None else plan_summary(experiment, what))
+    elif step is not None:
+        plan_report.print_step(what, step, Console())
+    else:
+        plan_report.print_plan(experiment, what, Console())
+
+
+def train(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    nproc: Annotated[
+        int | None,
+        typer.Option(help="Ranks on this machine; default one per GPU, or one.", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
+) -> None:
+    """Train a run, or go on with it: the same command resumes from the last checkpoint.
+
+    Run bare it starts its ranks itself; under torchrun or srun it is one of them:
+    `torchrun --nproc-per-node 8 -m olmo_inject train CONFIG`.
+
+    To stop a run cleanly, create the file `stop` in its folder, or send SIGTERM.
+    """
+    from launch.torchrun import default_processes, is_rank, run_ranks
+    from olmo_inject.config import load_experiment
+
+    experiment = load_experiment(config, overrides or ())
+    if is_rank():
+        from olmo_inject.training.run import train_as_rank
+
+        ending = train_as_rank(experiment, overwrite=overwrite, device=device)
+        say_once(f"{experiment.name}: {ending}")
+        return
+    from olmo_inject.training.checks import check_before_launch
+
+    processes = nproc or default_processes()
+    if (done := check_before_launch(experiment, processes, device, overwrite)) is not None:
+        say_once(f"{experiment.name}: {done}")
+        return
+    arguments = [
+        "train",
+        config,
+        *(overrides or ()),
+        "--device",
+        device,
+        *(["--overwrite"] if overwrite else []),
+    ]
+    raise typer.Exit(run_ranks("olmo_inject", arguments, processes))
+
+
+def audit(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute what each run should have been given and compare it with what its model was given.
+
+    Ends with status 1 if anything differs.
+    """
+    from olmo_inject.audit import audit_run, print_audits
+
+    audits = [audit_run(run, progress=not as_json) for run in runs]
+    if as_json:
+        print_json([result.record() for result in audits])
+    else:
+        print_audits(audits, Console())
+    if not all(result.passed for result in audits):
+        raise typer.Exit(1)

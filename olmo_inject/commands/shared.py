@@ -1,0 +1,36 @@
+"""What several commands share: arguments, and how they print."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated, Any
+
+import typer
+
+INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM, as a shell's
+
+ConfigArgument = Annotated[
+    str, typer.Argument(help="An experiment: a YAML file, or the name of one in configs/experiments.")
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes as key=value, e.g. model=20M train.optimizer.learning_rate=1e-3.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=2))
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for all ranks of a run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say_once(message: str) -> None:
+    """A line that one rank prints for all."""
+    if is_first_rank():
+        print(message, flush=True)
