@@ -18,12 +18,11 @@ from olmo_inject.config import Experiment, InjectionConfig
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
 from olmo_inject.injection import Frequency
-from olmo_inject.run_folder import METRICS, load_run
+from olmo_inject.run_folder import AUDIT, METRICS, load_run
 from olmo_inject.tasks import Task
 from olmo_inject.training.metrics import read_lines
 
 _COLUMNS = ("step", "name", "value", "count")
-AUDIT = Path("analysis", "audit.json")  # of a run folder: the record of its last audit
 CONFIDENCE = 0.95
 LM_LOSS_STEPS = 50  # the last language-model loss is a mean over so many steps
 

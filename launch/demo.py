@@ -11,13 +11,14 @@ from rich.console import Console
 
 from analysis.findings import sentences
 from analysis.report import write_report
-from analysis.runs import AUDIT, read_runs
+from analysis.runs import read_runs
 from launch.pool import Job, Outcome, run_jobs, train_command
-from olmo_inject.audit import audit_run
+from olmo_inject.audit import audit_run, save_audit
 from olmo_inject.config import Experiment, load_experiment
 from olmo_inject.corpus.sample import build_sample
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
+from olmo_inject.files import read_json
+from olmo_inject.run_folder import AUDIT
 from olmo_inject.training.checks import check_before_launch
 
 # Configuration and width of every run; the slowest first, so that no core waits for one at the end.
@@ -112,7 +113,7 @@ def _audited(run: Path, console: Console) -> bool:
     if record.exists() and record.stat().st_mtime >= evidence.stat().st_mtime:
         return read_json(record)["passed"]
     audit = audit_run(run, progress=False)
-    write_json(record, audit.record())
+    save_audit(audit)
     verdict = "every row as planned" if audit.passed else f"{audit.n_differences:,} differences"
     _say(console, f"audit of {run.name}: {sum(audit.checks.values()):,} comparisons, {verdict}")
     return audit.passed

@@ -20,7 +20,8 @@ from rich.table import Table
 from olmo_inject import evidence
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import fingerprints, load_run
+from olmo_inject.files import write_json
+from olmo_inject.run_folder import AUDIT, fingerprints, load_run
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
 from olmo_inject.training.metrics import read_lines
 
@@ -87,12 +88,21 @@ def audit_run(folder: Path, *, progress: bool = True) -> Audit:
     audit.steps = len(lines)
     first = lines[0]["step"] if lines else 0
     console = Console(stderr=True)
-    description = f"auditing {folder.name}"
-    for number, line in enumerate(track(lines, description, console=console, disable=not progress)):
+    shown = track(lines, f"auditing {folder.name}", console=console) if progress else lines
+    for number, line in enumerate(shown):
         audit.compare("steps without a gap", f"line {number + 1}", line["step"], first + number)
         _compare_step(audit, data, line)
     _compare_indices(audit, folder, data, first, len(lines))
     return audit
+
+
+def save_audit(audit: Audit) -> None:
+    """Leave the verdict in the run folder, where a report finds it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    write_json(Path(audit.run) / AUDIT, audit.record())
 
 
 def _compare_step(audit: Audit, data: ExperimentData, line: dict[str, Any]) -> None:

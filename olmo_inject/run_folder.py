@@ -31,6 +31,7 @@ EXPERIMENT = "experiment.yaml"
 PLAN = "plan.json"
 METRICS = "metrics.jsonl"
 STOP_FILE = "stop"
+AUDIT = Path("analysis", "audit.json")  # the record of the last audit
 FORMAT = 1
 
 # What a resume may change: how a step is computed and what is recorded, never what is computed.

@@ -18,6 +18,8 @@ from runs import BATCH, train_on_rank, write_experiment
 
 from olmo_inject.audit import Audit, audit_run
 from olmo_inject.cli import main
+from olmo_inject.files import read_json
+from olmo_inject.run_folder import AUDIT
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +127,4 @@ def test_the_command_ends_with_the_verdict(run: Path, capsys: pytest.CaptureFixt
         (record,) = json.loads(capsys.readouterr().out)
         assert record["passed"] == (status == 0)
         assert set(record) == set(Audit("x").record())
+        assert read_json(run / AUDIT) == record  # where a report finds it

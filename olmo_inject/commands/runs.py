@@ -94,12 +94,14 @@ def audit(
 
     Ends with status 1 if anything differs.
     """
-    from olmo_inject.audit import audit_run, print_audits
+    from olmo_inject.audit import audit_run, print_audits, save_audit
 
     audits = [audit_run(run, progress=not as_json) for run in runs]
     if as_json:
         print_json([result.record() for result in audits])
     else:
         print_audits(audits, Console())
+    for result in audits:
+        save_audit(result)
     if not all(result.passed for result in audits):
         raise typer.Exit(1)

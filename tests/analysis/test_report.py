@@ -13,11 +13,11 @@ import pytest
 from copies import Copies
 
 from analysis.report import write_report
-from analysis.runs import AUDIT
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
+from olmo_inject.run_folder import AUDIT
 
 LOADING = {"src", "href", "srcset", "data", "action", "poster"}
 VOID = {"meta", "img", "br", "link", "hr", "input"}
