@@ -68,6 +68,7 @@ def succeeds(*arguments: object) -> None:
         ("train.save_overwrite=true", "--overwrite"),
         ("corpus.dtype=uint32", "truncated|beyond the vocabulary|every other token"),
         ("corpus.dtype=float16", "float16"),
+        ("corpus.seed=-1", "corpus.seed: -1 must be at least 0"),
         ("corpus.vocab_size=64", "beyond the vocabulary|vocabulary"),
         ("corpus.paths=[/nowhere.npy]", "/nowhere.npy"),
         ("start_from=/nowhere", "/nowhere"),

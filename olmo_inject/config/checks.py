@@ -155,6 +155,8 @@ def _check_choices(experiment: Experiment) -> None:
     if experiment.safety.spike_window < 2:
         raise UserError(f"safety.spike_window: {experiment.safety.spike_window} must be at least 2")
     corpus = experiment.corpus
+    if corpus.seed < 0:
+        raise UserError(f"corpus.seed: {corpus.seed} must be at least 0")
     if bool(corpus.folder) == bool(corpus.paths):
         raise UserError("corpus: give either folder or paths")
     for name in ("dtype", "tokenizer", "vocab_size"):

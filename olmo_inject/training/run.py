@@ -182,24 +182,24 @@ def build_trainer(experiment: Experiment, data: ExperimentData, device: torch.de
             trainer.indices_file = indices.open("a", encoding="utf-8")
         trainer.metrics = Metrics(folder / METRICS if rank == 0 else None)
         trainer.resumed = restored
-        trainer.callbacks = _build_callbacks(experiment, data)
+        trainer.callbacks = _build_callbacks(experiment, data, trainer.metrics)
     return trainer
 
 
-def _build_callbacks(experiment: Experiment, data: ExperimentData) -> list[Callback]:
+def _build_callbacks(experiment: Experiment, data: ExperimentData, metrics: Metrics) -> list[Callback]:
     """In the order in which they are called."""
     train, folder, first = experiment.train, experiment.run_folder, dist.get_rank() == 0
     callbacks: list[Callback] = []
-    if first:  # what listens comes before what measures
-        callbacks.append(Progress(experiment.name, experiment.steps, data.tasks))
-        if train.wandb is not None:
-            callbacks.append(WandbRun(experiment, read_json(folder / PLAN)["run_id"]))
+    if first and train.wandb is not None:  # it listens, so it comes before what measures
+        callbacks.append(WandbRun(experiment, read_json(folder / PLAN)["run_id"]))
     callbacks += [
         InjectedLoss(data.plan),
         Evidence(folder if first else None),
         Safety(experiment.safety, past_losses(folder / METRICS, experiment.safety.spike_window)),
         Evaluation(experiment.evaluation, data.tasks, train.eval_interval, experiment.steps),
     ]
+    if first:
+        callbacks.append(Progress(experiment.name, experiment.steps, data.tasks, metrics))
     # Last, so that what a step measured is on disk before a checkpoint vouches for it.
     keep = train.save_num_checkpoints_to_keep
     callbacks.append(Checkpointing(experiment.checkpoints, train.save_interval, keep, experiment.steps))

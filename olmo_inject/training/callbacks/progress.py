@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from olmo_inject.tasks import Task
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.injected_loss import LM_LOSS
-from olmo_inject.training.metrics import SPEED
+from olmo_inject.training.metrics import SPEED, Metrics
 from olmo_inject.training.trainer import InjectionTrainer
 
 SECONDS_BETWEEN_LINES = 10.0  # where standard error is no terminal
@@ -23,19 +23,22 @@ STEPS_BETWEEN_SPEEDS = 50
 
 
 class Progress(Callback):
-    """A progress bar on a terminal, else a line every ten seconds; also logs the speed."""
+    """A progress bar on a terminal, else a line every ten seconds; also logs the speed.
 
-    def __init__(self, name: str, steps: int, tasks: list[Task]) -> None:
+    To be called after the evaluation, whose result it shows with the step.
+    """
+
+    def __init__(self, name: str, steps: int, tasks: list[Task], metrics: Metrics) -> None:
         self.name = name
         self.steps = steps
         self.task_names = [task.name for task in tasks]
         self.latest: dict[str, float] = {}
         self._bar: Bar | None = None
         self._last_line = time.monotonic()
+        metrics.listen(self._remember)
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
         """Start the clock and the bar."""
-        trainer.metrics.listen(self._remember)
         self._begun, self._first_step = time.monotonic(), trainer.global_step
         self._marked = (self._begun, trainer.global_step)
         console = Console(stderr=True)
