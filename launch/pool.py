@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -43,11 +43,13 @@ class Job:
         name: unique among the jobs of a pool.
         command: the program and its arguments.
         log: where its standard output and error go, appended to what is there.
+        gpus: how many it takes of the pool's.
     """
 
     name: str
     command: Sequence[str]
     log: Path
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,23 @@ def train_command(config: str, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "olmo_inject", "train", config, *overrides]
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int, *, threads: int = 1, console: Console | None = None) -> list[Outcome]:
+def run_jobs(
+    jobs: Sequence[Job],
+    at_once: int,
+    *,
+    threads: int = 1,
+    gpus: Sequence[int] = (),
+    ended: Callable[[Outcome], None] = lambda _: None,
+    console: Console | None = None,
+) -> list[Outcome]:
     """Run `jobs` in their order, at most `at_once` at a time; one that fails does not stop the others.
 
     Args:
         jobs: what to run.
         at_once: how many run together.
         threads: of computation in each process, `OMP_NUM_THREADS`.
+        gpus: numbers of the GPUs that jobs may take; each job sees its own alone.
+        ended: told each outcome as soon as it is known.
         console: where to show progress; standard error by default.
 
     Returns:
@@ -111,21 +123,29 @@ def run_jobs(jobs: Sequence[Job], at_once: int, *, threads: int = 1, console: Co
     names = [job.name for job in jobs]
     if len(set(names)) != len(names):
         raise UserError(f"two runs have one name: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
+    if greedy := [job.name for job in jobs if job.gpus > len(gpus)]:
+        raise UserError(f"{greedy[0]} needs more GPUs than the {len(gpus)} that are here")
     console = console or Console(stderr=True)
+    free = list(gpus)
     waiting, running, outcomes = list(jobs), list[_Running](), dict[str, Outcome]()
     with stop_signals() as stop, _Display(console, len(jobs)) as display:
         try:
             while (waiting or running) and not stop:
-                while waiting and len(running) < at_once:
-                    running.append(_Running.start(waiting[0], threads))
-                    display.say(f"{waiting.pop(0).name}: started, log in {running[-1].job.log}")
-                _collect(running, outcomes, display)
+                while waiting and len(running) < at_once and waiting[0].gpus <= len(free):
+                    job = waiting.pop(0)
+                    mine, free = free[: job.gpus], free[job.gpus :]
+                    running.append(_Running.start(job, threads, mine))
+                    display.say(f"{job.name}: started, log in {job.log}")
+                for one in _collect(running, outcomes, display):
+                    free += one.gpus
+                    ended(outcomes[one.job.name])
                 display.show(running, outcomes)
                 time.sleep(POLL_SECONDS)
         finally:
             if running:
                 display.say(f"stopping {len(running)} runs; they write a checkpoint first")
-                _end(running, outcomes, display)
+                for one in _end(running, outcomes, display):
+                    ended(outcomes[one.job.name])
     ordered = [outcomes.get(job.name, Outcome(job, None, 0.0, "")) for job in jobs]
     if stop:
         raise Stopped(ordered)
@@ -136,10 +156,14 @@ def run_jobs(jobs: Sequence[Job], at_once: int, *, threads: int = 1, console: Co
 class _Running:
     job: Job
     process: subprocess.Popen[bytes]
+    gpus: list[int]
     begun: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def start(cls, job: Job, threads: int) -> _Running:
+    def start(cls, job: Job, threads: int, gpus: list[int]) -> _Running:
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
         try:
             job.log.parent.mkdir(parents=True, exist_ok=True)
             with job.log.open("ab") as log:
@@ -150,12 +174,12 @@ class _Running:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)},
+                    env=environment,
                     start_new_session=True,  # Ctrl-C reaches a job once, from here, not also from the terminal
                 )
         except OSError as error:
             raise UserError(f"cannot start {job.name} with log {job.log}: {error.strerror}") from None
-        return cls(job, process)
+        return cls(job, process, gpus)
 
     @property
     def seconds(self) -> float:
@@ -178,29 +202,33 @@ def last_line(log: Path) -> str:
     return "" if line.startswith(_COMMAND) else line
 
 
-def _collect(running: list[_Running], outcomes: dict[str, Outcome], display: _Display) -> None:
-    """Move what has ended from `running` to `outcomes`."""
+def _collect(running: list[_Running], outcomes: dict[str, Outcome], display: _Display) -> list[_Running]:
+    """Move what has ended from `running` to `outcomes`; returns it."""
+    found = []
     for one in list(running):
         if one.process.poll() is None:
             continue
         running.remove(one)
+        found.append(one)
         outcome = outcomes[one.job.name] = one.outcome()
         how = "done" if outcome.succeeded else f"FAILED with status {outcome.status}"
         display.say(f"{one.job.name}: {how} after {outcome.seconds:.0f} s: {outcome.last_line}")
+    return found
 
 
-def _end(running: list[_Running], outcomes: dict[str, Outcome], display: _Display) -> None:
+def _end(running: list[_Running], outcomes: dict[str, Outcome], display: _Display) -> list[_Running]:
     """Stop what runs: SIGTERM to each, which passes it on, and after a while SIGKILL to all it started."""
+    found = []
     for one in running:
         one.process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     while running and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-        _collect(running, outcomes, display)
+        found += _collect(running, outcomes, display)
     for one in running:
         os.killpg(one.process.pid, signal.SIGKILL)
         one.process.wait()
-    _collect(running, outcomes, display)
+    return found + _collect(running, outcomes, display)
 
 
 class _Display:

@@ -9,11 +9,13 @@ tasks/NAME.json   tasks as they were built         step*/           checkpoints
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,12 @@ def prepare(experiment: Experiment, data: ExperimentData) -> None:
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
 
 
+def identity(experiment: Experiment) -> str:
+    """Hash of what a resume may not change: two experiments of one identity are the same run."""
+    fixed = {key: value for key, value in _flat(experiment).items() if not _may_change(key, experiment)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def check_same_run(experiment: Experiment, data: ExperimentData) -> None:
     """Refuse a resume that would not be the same run.
 
@@ -114,8 +122,8 @@ def check_same_run(experiment: Experiment, data: ExperimentData) -> None:
         UserError: what differs.
     """
     folder = experiment.run_folder
-    old = _flat(OmegaConf.structured(load_experiment(folder / EXPERIMENT)))
-    new = _flat(OmegaConf.structured(experiment))
+    old = _flat(load_experiment(folder / EXPERIMENT))
+    new = _flat(experiment)
     differing = [
         f"{key} {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
@@ -184,6 +192,18 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process of this machine (or of a shared file system that locks) trains in the folder."""
+    try:
+        with (folder / ".lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _may_change(key: str, experiment: Experiment) -> bool:
     if key == "train.max_duration":
         scheduler = experiment.train.scheduler
@@ -191,7 +211,7 @@ def _may_change(key: str, experiment: Experiment) -> bool:
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE)
 
 
-def _flat(config: Any) -> dict[str, str]:
+def _flat(experiment: Experiment) -> dict[str, str]:
     """Dotted keys to values; whole lists count as one value each."""
     out: dict[str, str] = {}
 
@@ -202,5 +222,5 @@ def _flat(config: Any) -> dict[str, str]:
         else:
             out[prefix] = json.dumps(value, default=str)
 
-    walk(OmegaConf.to_container(config), "")
+    walk(asdict(experiment), "")
     return out

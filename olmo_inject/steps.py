@@ -33,6 +33,16 @@ class StepSelection:
             or self._is_log_spaced(step)
         )
 
+    def up_to(self, last: int) -> set[int]:
+        """All selected steps from 0 to `last`."""
+        chosen = {step for step in self.steps if step <= last}
+        for window in self.windows:
+            chosen |= set(range(window.start, min(window.stop, last + 1), window.every))
+        if self.log_spaced:
+            powers = (round(10 ** (k / self.log_spaced)) for k in range(self.log_spaced * len(str(last)) + 1))
+            chosen |= {step for step in powers if step <= last}
+        return chosen
+
     def check(self, where: str) -> None:
         """Refuse what selects nothing.
 

@@ -14,6 +14,13 @@ from olmo_inject.steps import StepSelection, StepWindow
 UP_TO = 1100
 
 
+def test_all_at_once_are_those_one_by_one() -> None:
+    for per_decade in (0, 1, 3, 7, 46):
+        selection = StepSelection([0, 5, 1099, 4000], per_decade, [StepWindow(3, 90, 7), StepWindow(1000, 5000, 9)])
+        for last in (0, 1, 9, 10, 999, 1000, UP_TO - 1):
+            assert sorted(selection.up_to(last)) == selected(selection, last + 1)
+
+
 def selected(selection: StepSelection, up_to: int = UP_TO) -> list[int]:
     return [step for step in range(up_to) if step in selection]
 

@@ -36,13 +36,13 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     Raises:
         UserError: anything that cannot be a run, in one line that names the key, the value and what is allowed.
     """
-    given = _with_named_model(_over(_read_extended(_find(path, "experiments")), _parse_overrides(overrides)))
+    given = _with_named_model(_over(_read_extended(find_config(path, "experiments")), _parse_overrides(overrides)))
     schema, defaults = _schema()
     _over(defaults, given)  # refuses a list for keys by name, which OmegaConf does not
     try:
         experiment = OmegaConf.to_object(OmegaConf.merge(schema, given))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {_one_line(error)}") from None
+        raise UserError(f"{path}: {one_line(error)}") from None
     assert isinstance(experiment, Experiment)
     check(experiment)
     return experiment
@@ -60,7 +60,12 @@ def experiment_yaml(experiment: Experiment) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(experiment))
 
 
-def _find(path: Path | str, kind: str) -> Path:
+def find_config(path: Path | str, kind: str) -> Path:
+    """The file at `path`, or the shipped configuration of that name in configs/`kind`.
+
+    Raises:
+        UserError: neither is there; the shipped ones are named.
+    """
     candidates = [Path(path), configs_folder() / kind / f"{path}", configs_folder() / kind / f"{path}.yaml"]
     for candidate in candidates:
         if candidate.is_file():
@@ -77,7 +82,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except Exception as error:  # YAML's own errors are of many types, each with its position in the file
-        raise UserError(f"{path}: is not YAML: {_one_line(error)}") from None
+        raise UserError(f"{path}: is not YAML: {one_line(error)}") from None
     if not isinstance(config, DictConfig):
         raise UserError(f"{path}: must hold keys and values")
     base = config.pop("extends", None)
@@ -97,7 +102,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         return _plain(OmegaConf.from_dotlist([_nest_model(override) for override in overrides]))
     except Exception as error:
-        raise UserError(f"overrides: {_one_line(error)}") from None
+        raise UserError(f"overrides: {one_line(error)}") from None
 
 
 def _nest_model(override: str) -> str:
@@ -142,10 +147,10 @@ def _with_named_model(plain: dict[str, Any]) -> dict[str, Any]:
         if plain.get("model_name") is not None and not model.keys() >= {entry.name for entry in fields(ModelConfig)}:
             raise UserError("model_name: stands in resolved experiments only; write `model: NAME`")
         return plain
-    return _over(_read_extended(_find(str(name), "models")), plain | {"model": model, "model_name": str(name)})
+    return _over(_read_extended(find_config(str(name), "models")), plain | {"model": model, "model_name": str(name)})
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """OmegaConf's first line, with the full key in front; any other error's lines joined."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     full_key = getattr(error, "full_key", None)

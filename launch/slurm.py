@@ -1,0 +1,178 @@
+"""The cells of a sweep as SLURM job arrays: one array for all cells of the same resources.
+
+Works where the submitting host has no GPU. The job is `templates/cells.sbatch`, to be read and edited; what a
+site needs is one YAML file (`SiteFile`).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import jinja2
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from launch import cells
+from launch.sweep import Cell, Resources, Sweep
+from olmo_inject.config import one_line
+from olmo_inject.errors import UserError
+from olmo_inject.files import read_json, write_json, write_text
+from olmo_inject.run_folder import STOP_FILE
+
+TEMPLATE = Path(__file__).parent / "templates" / "cells.sbatch"
+
+
+@dataclass
+class SiteFile:
+    """What one cluster needs, in a YAML file of the user's."""
+
+    sbatch: list[str] = field(default_factory=list)
+    """Further options of sbatch, e.g. `--account=abc`, `--partition=gpu`."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines before the job's work, e.g. `module load cuda`."""
+    launcher: str = ""
+    """Put before the command on each node, e.g. `apptainer exec --nv image.sif`."""
+    python: str = sys.executable
+    signal_seconds: int = 120
+    """How long before the time limit a cell is told to save: a checkpoint's time plus a step's, with a margin."""
+    template: str = ""
+    """A template of one's own in place of the shipped one."""
+
+
+def load_site(path: Path | None) -> SiteFile:
+    """Read a site file; none gives the defaults.
+
+    Raises:
+        UserError: the key, the value and what is allowed.
+    """
+    if path is None:
+        return SiteFile()
+    try:
+        site = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SiteFile), OmegaConf.load(path)))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
+    except Exception as error:  # YAML's own errors are of many types
+        raise UserError(f"{path}: is not YAML: {one_line(error)}") from None
+    assert isinstance(site, SiteFile)
+    if site.signal_seconds < 1:
+        raise UserError(f"{path}: signal_seconds: {site.signal_seconds} must be at least 1")
+    return site
+
+
+def render(sweep: Sweep, resources: Resources, n_cells: int, listing: Path, site: SiteFile) -> str:
+    """The batch script of one array.
+
+    Args:
+        sweep: the sweep.
+        resources: of each of its cells.
+        n_cells: how many.
+        listing: a file with their names, one a line.
+        site: the cluster's settings.
+
+    Raises:
+        UserError: a template that cannot be rendered.
+    """
+    template = Path(site.template) if site.template else TEMPLATE
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    try:
+        return environment.from_string(template.read_text(encoding="utf-8")).render(
+            sweep=sweep.name,
+            folder=sweep.folder.resolve(),
+            listing=listing.resolve(),
+            last=n_cells - 1,
+            at_once=min(sweep.at_once, n_cells),
+            working_folder=Path.cwd(),
+            resources=resources,
+            ranks=resources.ranks_per_node,
+            device="cuda" if resources.gpus_per_node else "cpu",
+            site=site,
+        )
+    except OSError as error:
+        raise UserError(f"{template}: cannot be read: {error.strerror}") from None
+    except jinja2.TemplateError as error:
+        raise UserError(f"{template}: {error}") from None
+
+
+def submit(sweep: Sweep, todo: Sequence[Cell], site: SiteFile) -> list[str]:
+    """Submit `todo`, one array for each kind of resources; to be called while `submitting`.
+
+    Returns:
+        A line for each array.
+
+    Raises:
+        UserError: sbatch is not here, or refuses.
+    """
+    lines = []
+    by_resources = sorted(todo, key=lambda cell: str(asdict(cell.resources)))
+    for _, group in groupby(by_resources, key=lambda cell: asdict(cell.resources)):
+        chosen = list(group)
+        number = sum(1 for _ in (sweep.folder / "arrays").glob("*.sbatch"))
+        listing = sweep.folder / "arrays" / f"{number}.cells"
+        script = listing.with_suffix(".sbatch")
+        write_text(listing, "".join(f"{cell.name}\n" for cell in chosen))
+        write_text(script, render(sweep, chosen[0].resources, len(chosen), listing, site))
+        for cell in chosen:
+            cells.begin(sweep, cell, {"backend": "slurm", "job": None})
+        job = _run(["sbatch", "--parsable", str(script)]).strip().split(";")[0]
+        for place, cell in enumerate(chosen):
+            attempt = cells.files(sweep, cell).attempt
+            write_json(attempt, read_json(attempt) | {"job": f"{job}_{place}"})
+        lines.append(f"job array {job}: {len(chosen)} cells, script {script}")
+    return lines
+
+
+def active(sweep: Sweep) -> dict[str, str]:
+    """Cells that SLURM still has: name to `running` or `queued`; nothing where there is no SLURM."""
+    jobs = {}
+    for cell in sweep.cells:
+        attempt = cells.files(sweep, cell).attempt
+        if attempt.exists() and (job := read_json(attempt).get("job")):
+            jobs[job] = cell.name
+    if not jobs or shutil.which("squeue") is None:
+        return {}
+    found = {}
+    for line in _run(["squeue", "--noheader", "--array", "--me", "--format=%F_%K %T"]).splitlines():
+        job, state = line.split()
+        if job in jobs:
+            found[jobs[job]] = cells.RUNNING if state in ("RUNNING", "COMPLETING", "SIGNALING") else cells.QUEUED
+    return found
+
+
+def cancel(sweep: Sweep) -> str:
+    """Take queued cells out of the queue, and let running ones save and stop.
+
+    Returns:
+        What was done, in a few words.
+    """
+    states = active(sweep)
+    queued = [name for name, state in states.items() if state == cells.QUEUED]
+    running = [name for name, state in states.items() if state == cells.RUNNING]
+    if queued:
+        _run(["scancel", *(read_json(cells.CellFiles(sweep.folder, name).attempt)["job"] for name in queued)])
+    for name in running:
+        write_text(cells.CellFiles(sweep.folder, name).run / STOP_FILE, "")
+    return f"{len(queued)} cells taken out of SLURM's queue, {len(running)} asked to save and stop"
+
+
+def _run(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError(f"{command[0]} is not here: submit from a host of the SLURM cluster") from None
+    if done.returncode:
+        said = re.sub(r"\s+", " ", done.stderr).strip()
+        raise UserError(f"{command[0]} failed: {said}")
+    return done.stdout

@@ -1,0 +1,248 @@
+"""Sweep files: a grid of experiments described once, as cells with readable names.
+
+    name: sizes-and-rates
+    experiment: demo                       # what every cell starts from
+    set: {train.max_duration: 200}
+    axes:
+      - {name: model, key: model, values: [tiny-8, tiny-64]}
+      - {name: rate, key: injections.0.instances_per_batch, values: [1, 1/10]}
+
+Axes are crossed. An axis of `cases` sets several keys together: `cases: {n10: {injections.0.every: 10, ...}, ...}`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from olmo_inject.config import Experiment, find_config, load_experiment, one_line
+from olmo_inject.errors import UserError
+from olmo_inject.run_folder import identity
+
+TIME = re.compile(r"(\d+-)?\d{1,2}:\d{2}:\d{2}")
+
+
+@dataclass
+class Resources:
+    """What one cell runs on."""
+
+    nodes: int = 1
+    gpus_per_node: int = 8
+    """0: on CPUs."""
+    processes_per_node: int | None = None
+    """Ranks; None: one per GPU, or one."""
+    cpus_per_process: int = 1
+    time: str = "24:00:00"
+    """SLURM's limit for one attempt, after which a cell is requeued and goes on."""
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Processes that torchrun starts on each node."""
+        return self.processes_per_node or max(1, self.gpus_per_node)
+
+
+@dataclass
+class Axis:
+    """One dimension of the grid: `key` with `values`, or `cases` that set several keys at once."""
+
+    name: str = ""
+    key: str | None = None
+    values: list[Any] = field(default_factory=list)
+    cases: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Rule:
+    """Settings for the cells that `when` describes, as a size's microbatch and nodes."""
+
+    when: dict[str, Any] = field(default_factory=dict)
+    """Axis name to a label or a list of labels."""
+    set: dict[str, Any] = field(default_factory=dict)
+    resources: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SweepFile:
+    """What a sweep file may say."""
+
+    name: str = ""
+    folder: str = "runs/${name}"
+    experiment: str = ""
+    """A file in configs/experiments, or a path."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Keys and values for every cell."""
+    axes: list[Axis] = field(default_factory=list)
+    exclude: list[dict[str, Any]] = field(default_factory=list)
+    """Cells to leave out, as `when`."""
+    rules: list[Rule] = field(default_factory=list)
+    """Later ones win."""
+    resources: Resources = field(default_factory=Resources)
+    at_once: int = 8
+    """Most cells that run together on SLURM."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid.
+
+    Attributes:
+        name: `axis-label` of every axis, safe as a file's name.
+        labels: axis to label.
+        overrides: changes to the sweep's experiment, as on a command line.
+        resources: what it runs on.
+        config: the sweep's experiment.
+    """
+
+    name: str
+    labels: dict[str, str]
+    overrides: tuple[str, ...]
+    resources: Resources
+    config: str
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The cell's experiment, resolved and checked."""
+        try:
+            return load_experiment(self.config, self.overrides)
+        except UserError as error:
+            raise UserError(f"cell {self.name}: {error}") from None
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of all that decides what is trained; a change that a resume may make does not change it."""
+        return identity(self.experiment)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A whole sweep."""
+
+    name: str
+    folder: Path
+    cells: list[Cell]
+    at_once: int
+
+
+def load_sweep(path: Path | str) -> Sweep:
+    """Read and check a sweep file, and resolve every cell.
+
+    Args:
+        path: a YAML file, or the name of one in configs/sweeps.
+
+    Raises:
+        UserError: the key, the value and what is allowed; or the cell whose experiment cannot be.
+    """
+    found = find_config(path, "sweeps")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(SweepFile), OmegaConf.load(found))
+        file = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{found}: {one_line(error)}") from None
+    except Exception as error:  # YAML's own errors are of many types
+        raise UserError(f"{found}: is not YAML: {one_line(error)}") from None
+    assert isinstance(file, SweepFile)
+    if not file.name or not file.experiment or not file.axes:
+        raise UserError(f"{found}: name, experiment and axes are needed")
+    beside = found.parent / file.experiment
+    config = str(beside) if beside.is_file() else file.experiment
+    cells = _cells(file, config, f"{found}")
+    if not cells:
+        raise UserError(f"{found}: every cell is excluded")
+    for cell in cells:
+        _check(cell)
+    return Sweep(file.name, Path(file.folder), cells, file.at_once)
+
+
+def _cells(file: SweepFile, config: str, where: str) -> list[Cell]:
+    axes = {axis.name: _cases(axis, where) for axis in file.axes}
+    if len(axes) != len(file.axes):
+        raise UserError(f"{where}: axes: two have one name")
+    for number, rule in enumerate(file.rules):
+        _check_labels(rule.when, axes, f"{where}: rules.{number}.when")
+    for number, labels in enumerate(file.exclude):
+        _check_labels(labels, axes, f"{where}: exclude.{number}")
+    cells = []
+    for combination in itertools.product(*(cases.items() for cases in axes.values())):
+        labels = {name: label for name, (label, _) in zip(axes, combination, strict=True)}
+        if any(_matches(excluded, labels) for excluded in file.exclude):
+            continue
+        name = "_".join(f"{axis}-{label}" for axis, label in labels.items())
+        rules = [rule for rule in file.rules if _matches(rule.when, labels)]
+        settings = dict(file.set)
+        for changes in [*(changes for _, changes in combination), *(rule.set for rule in rules)]:
+            settings |= changes
+        overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        own = [f"name={name}", f"folder={Path(file.folder) / 'runs' / name}"]
+        resources = file.resources
+        for rule in rules:
+            resources = _with(resources, rule.resources, f"{where}: rules: {rule.when}")
+        cells.append(Cell(name, labels, (*overrides, *own), resources, config))
+    return cells
+
+
+def _cases(axis: Axis, where: str) -> dict[str, dict[str, Any]]:
+    where = f"{where}: axes: {axis.name or '?'}"
+    if not re.fullmatch(r"[A-Za-z0-9]+", axis.name):
+        raise UserError(f"{where}: a name of letters and digits is needed")
+    if bool(axis.cases) == bool(axis.key) or bool(axis.values) != bool(axis.key):
+        raise UserError(f"{where}: give either key and values, or cases")
+    cases = axis.cases or {_label(value): {axis.key: value} for value in axis.values}
+    if axis.values and len(cases) != len(axis.values):
+        raise UserError(f"{where}: two values are one")
+    for label, changes in cases.items():
+        if not re.fullmatch(r"[A-Za-z0-9.+-]+", label):
+            raise UserError(f"{where}: {label!r} cannot be part of a file's name; name it with `cases`")
+        if not isinstance(changes, Mapping):
+            raise UserError(f"{where}: {label}: must hold keys and values")
+    return cases  # pyright: ignore[reportReturnType]
+
+
+def _label(value: Any) -> str:
+    return str(value).replace("/", "of")
+
+
+def _check_labels(labels: Mapping[str, Any], axes: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    for axis, wanted in labels.items():
+        if axis not in axes:
+            raise UserError(f"{where}: {axis!r} is not an axis: {', '.join(axes)}")
+        for value in wanted if isinstance(wanted, list) else [wanted]:
+            if _label(value) not in axes[axis]:
+                raise UserError(f"{where}: {axis}: {value!r} is not one of {', '.join(axes[axis])}")
+
+
+def _matches(wanted: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    return all(
+        labels[axis] in [_label(value) for value in (values if isinstance(values, list) else [values])]
+        for axis, values in wanted.items()
+    )
+
+
+def _with(resources: Resources, changes: Mapping[str, Any], where: str) -> Resources:
+    try:
+        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(resources), dict(changes)))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}: resources.{one_line(error)}") from None
+    assert isinstance(merged, Resources)
+    return replace(merged)
+
+
+def _check(cell: Cell) -> None:
+    resources = cell.resources
+    if resources.nodes < 1 or resources.gpus_per_node < 0 or resources.ranks_per_node < 1:
+        raise UserError(f"cell {cell.name}: resources: nodes, processes and GPUs cannot be {resources}")
+    if resources.cpus_per_process < 1:
+        raise UserError(f"cell {cell.name}: resources.cpus_per_process: must be at least 1")
+    if not TIME.fullmatch(resources.time):
+        raise UserError(f"cell {cell.name}: resources.time: {resources.time!r} is not [days-]hours:minutes:seconds")
+    ranks = resources.nodes * resources.ranks_per_node
+    if cell.experiment.batch_size % ranks:
+        raise UserError(f"cell {cell.name}: {ranks} ranks cannot share a batch of {cell.experiment.batch_size} rows")

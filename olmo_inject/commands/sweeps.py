@@ -1,0 +1,101 @@
+"""Sweeps: many runs described once."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from olmo_inject.commands.shared import JsonOption, print_json
+from olmo_inject.errors import UserError
+
+AcceleratorOption = Annotated[str, typer.Option(help="With --cost: a card of configs/accelerators.yaml.")]
+UtilizationOption = Annotated[float, typer.Option(help="With --cost: share of the card's peak that is reached.")]
+PriceOption = Annotated[float | None, typer.Option(help="With --cost: US$ a GPU hour.", show_default=False)]
+
+
+class Backend(str, Enum):
+    """Where cells run."""
+
+    local = "local"
+    slurm = "slurm"
+
+
+def sweep(
+    file: Annotated[str, typer.Argument(help="A sweep file, or the name of one in configs/sweeps.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every cell and change nothing.")] = False,
+    show: Annotated[str | None, typer.Option(help="Print one cell's resolved experiment.", metavar="CELL")] = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Say what every cell costs, before anything runs.")] = False,
+    submit: Annotated[Backend | None, typer.Option(help="Train what is not done: here, or on SLURM.")] = None,
+    status: Annotated[bool, typer.Option("--status", help="Show where every cell stands.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --submit: also what failed.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Let what runs save and stop; unqueue the rest.")] = False,
+    jobs: Annotated[int | None, typer.Option(help="With --submit local: cells at once.", show_default=False)] = None,
+    site: Annotated[
+        Path | None, typer.Option(help="With --submit slurm: the cluster's settings (YAML).", show_default=False)
+    ] = None,
+    accelerator: AcceleratorOption = "H100",
+    utilization: UtilizationOption = 0.4,
+    price: PriceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a grid of experiments, every cell once, however often nodes, jobs and this command die.
+
+    `--dry-run` shows the grid, `--submit local|slurm` trains what is not done, `--status` shows how far it is.
+    The same command again goes on: finished cells are not run twice, others resume from their checkpoints.
+    """
+    from launch import cells, local, slurm
+    from launch.sweep import load_sweep
+
+    asked = [dry_run, cost, show is not None, submit is not None, status, cancel]
+    if sum(asked) != 1:
+        raise UserError("sweep: give one of --dry-run, --show, --cost, --submit, --status and --cancel")
+    for option, given, backend in (("--jobs", jobs, Backend.local), ("--site", site, Backend.slurm)):
+        if given is not None and submit is not backend:
+            raise UserError(f"{option}: goes with --submit {backend.value}")
+    if retry_failed and submit is None:
+        raise UserError("--retry-failed: goes with --submit")
+    described = load_sweep(file)
+    console = Console()
+    if show is not None:
+        from olmo_inject.config import experiment_yaml
+
+        chosen = [cell for cell in described.cells if cell.name == show]
+        if not chosen:
+            raise UserError(f"--show: {show!r} is not a cell; --dry-run lists them")
+        print(experiment_yaml(chosen[0].experiment), end="")
+    elif dry_run:
+        from launch.grid import grid_records, grid_table
+
+        print_json(grid_records(described)) if as_json else console.print(grid_table(described))
+    elif cost:
+        from dataclasses import asdict
+
+        from launch.cost import accelerator as find_accelerator
+        from launch.grid import cell_costs, cost_table
+
+        card = find_accelerator(accelerator, price)
+        costs = cell_costs(described, card, utilization)
+        if as_json:
+            print_json({name: asdict(one) for name, one in costs.items()})
+        else:
+            console.print(cost_table(described, costs, card, utilization))
+    elif status:
+        found = cells.statuses(described, slurm.active(described))
+        print_json([one.record() for one in found]) if as_json else console.print(cells.status_table(found))
+    elif cancel:
+        for said in (local.cancel(described), slurm.cancel(described)):
+            print(said)
+    else:
+        with cells.submitting(described):
+            cells.check_unchanged(described)
+            todo = cells.unfinished(described, slurm.active(described), retry_failed=retry_failed)
+            print(f"{len(todo)} of {len(described.cells)} cells to train", flush=True)
+            if submit is Backend.slurm:
+                for said in slurm.submit(described, todo, slurm.load_site(site)):
+                    print(said)
+            elif not local.run_cells(described, todo, at_once=jobs, console=Console(stderr=True)):
+                raise typer.Exit(1)

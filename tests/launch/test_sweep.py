@@ -1,0 +1,141 @@
+"""Sweep files: the grid they describe, every shipped one, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launch.sweep import load_sweep
+from olmo_inject.config import configs_folder, load_experiment
+from olmo_inject.errors import UserError
+
+SHIPPED = sorted(path.stem for path in (configs_folder() / "sweeps").glob("*.yaml"))
+PLAIN = {
+    "name": "grid",
+    "experiment": "demo",
+    "axes": [
+        {"name": "model", "key": "model", "values": ["tiny-8", "tiny-16"]},
+        {"name": "rate", "key": "injections.0.instances_per_batch", "values": [1, "1/10"]},
+    ],
+    "resources": {"gpus_per_node": 0},
+}
+
+
+def write(where: Path, **changes: object) -> Path:
+    path = where / "sweep.yaml"
+    path.write_text(yaml.safe_dump(PLAIN | changes))
+    return path
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_sweep_loads(name: str) -> None:
+    cells = load_sweep(name).cells
+    assert len({cell.identity for cell in cells}) == len(cells)
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_the_paper_s_grids_have_their_cells() -> None:
+    grid = load_sweep("size-frequency-tcmp")
+    assert len(grid.cells) == 5 * 8
+    rates = {cell.experiment.injections[0].instances_per_batch for cell in grid.cells}
+    assert {1024, "1/10"} <= rates
+    bursts = [cell.experiment.injections[0] for cell in load_sweep("matched-frequency").cells]
+    assert {(burst.instances, burst.every) for burst in bursts} == {(n, n) for n in (1, 10, 20, 50, 100)}
+    dense = load_sweep("retention").cells[0].experiment
+    assert all(step in dense.evaluation.also for step in range(10000, 10100))
+
+
+def test_a_cell_is_its_experiment_with_its_labels(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, folder=str(tmp_path / "out")))
+    names = [cell.name for cell in sweep.cells]
+    assert names == [
+        "model-tiny-8_rate-1",
+        "model-tiny-8_rate-1of10",
+        "model-tiny-16_rate-1",
+        "model-tiny-16_rate-1of10",
+    ]
+    last = sweep.cells[-1].experiment
+    assert (last.model.d_model, last.injections[0].instances_per_batch) == (16, "1/10")
+    assert last.run_folder == tmp_path / "out" / "runs" / names[-1]
+
+
+def test_rules_and_exclusions(tmp_path: Path) -> None:
+    rules = [
+        {"when": {"model": "tiny-16"}, "set": {"train.device_train_microbatch_size": 4}, "resources": {"nodes": 2}},
+        {"when": {"rate": ["1/10"]}, "resources": {"time": "1-00:00:00"}},
+    ]
+    sweep = load_sweep(write(tmp_path, rules=rules, exclude=[{"model": "tiny-8", "rate": 1}]))
+    assert [cell.labels["model"] for cell in sweep.cells] == ["tiny-8", "tiny-16", "tiny-16"]
+    assert [cell.resources.nodes for cell in sweep.cells] == [1, 2, 2]
+    assert [cell.resources.time for cell in sweep.cells] == ["1-00:00:00", "24:00:00", "1-00:00:00"]
+    assert sweep.cells[1].experiment.train.device_train_microbatch_size == 4
+    assert sweep.cells[0].experiment.train.device_train_microbatch_size == 64
+
+
+def test_cases_set_several_keys_together(tmp_path: Path) -> None:
+    burst = {"task": "tcmp", "schedule": "burst"}
+    cases = {f"n{n}": {"injections": [burst | {"instances": n, "every": n}], "plan_seed": n} for n in (1, 10)}
+    sweep = load_sweep(write(tmp_path, axes=[{"name": "burst", "cases": cases}]))
+    assert [(cell.experiment.injections[0].every, cell.experiment.plan_seed) for cell in sweep.cells] == [
+        (1, 1),
+        (10, 10),
+    ]
+
+
+def test_identity_follows_what_is_trained(tmp_path: Path) -> None:
+    def identities(**settings: object) -> list[str]:
+        return [cell.identity for cell in load_sweep(write(tmp_path, set=settings)).cells]
+
+    before = identities()
+    assert identities(**{"train.device_train_microbatch_size": 8, "train.save_interval": 7}) == before
+    assert not set(identities(**{"train.seed": 1})) & set(before)
+    assert not set(identities(**{"train.max_duration": 501})) & set(before)  # a cosine schedule would be another one
+    assert identities(**{"name": "other"}) == before
+
+
+@given(st.sampled_from(["train.optimizer.learning_rate", "plan_seed", "corpus.seed"]), st.integers(1, 9))
+def test_overrides_reach_the_experiment_unchanged(key: str, value: int) -> None:
+    import json
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        axis = {"name": "x", "key": key, "values": [value, value / 7, f"{value}e-4"][: 3 if "rate" in key else 1]}
+        cells = load_sweep(write(Path(folder), axes=[axis])).cells
+    for cell, given_value in zip(cells, axis["values"], strict=True):
+        expected = load_experiment("demo", [f"{key}={json.dumps(given_value)}"])
+        part = expected.train.optimizer.learning_rate if "rate" in key else float(given_value)
+        found: object = cell.experiment
+        for name in key.split("."):
+            found = getattr(found, name)
+        assert found == part
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"axs": []}, "axs"),
+        ({"name": ""}, "name, experiment and axes"),
+        ({"axes": [{"name": "a b", "key": "model", "values": ["tiny-8"]}]}, "letters and digits"),
+        ({"axes": [{"name": "m", "key": "model", "values": ["tiny-8", "tiny-8"]}]}, "two values are one"),
+        ({"axes": [{"name": "m", "key": "model"}]}, "either key and values, or cases"),
+        ({"axes": [{"name": "m", "key": "model", "values": ["a b"]}]}, "file's name"),
+        ({"rules": [{"when": {"size": 1}}]}, "'size' is not an axis"),
+        ({"rules": [{"when": {"model": "9B"}}]}, "'9B' is not one of tiny-8, tiny-16"),
+        ({"rules": [{"when": {"model": "tiny-8"}, "resources": {"gpu": 1}}]}, "gpu"),
+        ({"exclude": [{"model": ["tiny-8", "tiny-16"]}]}, "every cell is excluded"),
+        ({"resources": {"gpus_per_node": 7}}, "7 ranks cannot share a batch of 64"),
+        ({"resources": {"time": "a day"}}, "hours:minutes:seconds"),
+        ({"set": {"train.sed": 1}}, "cell model-tiny-8_rate-1"),
+        ({"set": {"injections.0.instances_per_batch": 99}, "axes": PLAIN["axes"][:1]}, "more than its 64 rows"),
+        ({"experiment": "nothing"}, "neither a file nor one of the shipped experiments"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_sweep(write(tmp_path, **changes))
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
