@@ -1,7 +1,7 @@
 """An ai2-olmo model as transformers' OlmoForCausalLM, which computes the same to the bit on a CPU.
 
-(Where a part that a joined matrix is split into has fewer than 16 rows, or a number of them that vector
-instructions do not divide, another kernel serves it and the last bits differ.)
+(Where a joined matrix has parts narrower than 16, or a number of neurons that vector instructions do not
+divide, as 48, the parts are computed by other instructions than the whole and the last bits differ.)
 
 `weights.load_weights` reads the other way. What does not map is refused: transformers' Olmo has pre-norm
 blocks, a layer norm without parameters, SwiGLU, rotary positions and no biases, and nothing else.
