@@ -1,0 +1,86 @@
+"""Analyses of finished runs and of checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from olmo_inject.commands.shared import print_json
+
+if TYPE_CHECKING:
+    from analysis.page import Section
+    from analysis.problems import Problems
+    from analysis.results import Tables
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure what checkpoints have learned: tables, figures and sections of the report.",
+    epilog="What cannot be read is named and left out; the command then ends with status 1.",
+)
+
+RunsArgument = Annotated[
+    list[Path], typer.Argument(help="Run folders, folders of runs, or (with --task) models: ai2-olmo's, transformers'.")
+]
+StepsOption = Annotated[
+    str, typer.Option(help="Checkpoints of each run: last, all, steps and ranges as 0,100,200:500:50.")
+]
+TasksOption = Annotated[
+    list[Path] | None,
+    typer.Option("--task", help="A task, a run's tasks/NAME.json, for models that are no run.", show_default=False),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+ToOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for figures and joined tables; default analysis/ in or beside the runs.", show_default=False
+    ),
+]
+
+
+def deliver(
+    method: str,
+    runs: Sequence[Path],
+    to: Path | None,
+    tables: Tables,
+    sections: Sequence[Section],
+    problems: Problems,
+    as_json: bool,
+) -> None:
+    """Write tables as Parquet and drawings as SVG and PNG, say what was found, and end with the right status.
+
+    Args:
+        method: what the files' names begin with.
+        runs: as the user gave them; the default folder is `analysis/` in what they have in common.
+        to: the folder, or None for the default.
+        tables: joined over checkpoints.
+        sections: what of the report they come to.
+        problems: what was left out.
+        as_json: print one document instead of sentences.
+    """
+    from analysis import style
+    from analysis.results import write_table
+
+    folder = to or Path(os.path.commonpath([run.resolve() for run in runs]), "analysis")
+    written = []
+    for name, table in tables.items():
+        written.append(folder / f"{method}-{name}.parquet")
+        write_table(table, written[-1])
+    for drawing in [drawing for section in sections for drawing in section.drawings]:
+        for ending in ("svg", "png"):
+            written.append(folder / f"{method}-{drawing.name}.{ending}")
+            style.save(drawing.figure, written[-1])
+    findings = [sentence for section in sections for sentence in section.findings]
+    if as_json:
+        files = [str(path) for path in written]
+        print_json({"method": method, "findings": findings, "files": files, "left_out": problems.found})
+    else:
+        for sentence in findings:
+            print(f"- {sentence}")
+        for path in written:
+            print(path)
+    if problems.found:
+        raise typer.Exit(1)
