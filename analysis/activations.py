@@ -117,9 +117,7 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
     Raises:
         UserError: the vocabulary is too small, or as `residual_points`.
     """
-    vocabulary = model.config.vocab_size
-    if (largest := int(task.instances.max())) >= vocabulary:
-        raise UserError(f"{task.name} has token {largest}, the model's vocabulary ends at {vocabulary - 1}")
+    check_vocabulary(model, task)
     points = residual_points(model) if points is None else points
     tokens, values = task.instances.astype(np.int64), values_of(task)
     sites, sums = sites_of(task), list[torch.Tensor | None]()
@@ -138,6 +136,17 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
         for site, total, count in zip(sites, sums, counts, strict=True)
         if total is not None
     ]
+
+
+def check_vocabulary(model: PreTrainedModel, task: Task) -> None:
+    """Refuse a task with tokens that the model does not have.
+
+    Raises:
+        UserError: naming the largest.
+    """
+    vocabulary = model.config.vocab_size
+    if (largest := int(task.instances.max())) >= vocabulary:
+        raise UserError(f"{task.name} has token {largest}, the model's vocabulary ends at {vocabulary - 1}")
 
 
 def values_of(task: Task) -> Int64[np.ndarray, "n 3"]:

@@ -82,7 +82,7 @@ def expand(paths: Sequence[Path]) -> list[Path]:
         if not path.exists():
             raise UserError(f"{path} does not exist")
         below = sorted(inner.parent for inner in path.glob(f"*/{EXPERIMENT}"))
-        found += below if below and not (path / EXPERIMENT).is_file() else [path]
+        found += below if below and not is_run(path) else [path]
     resolved = [path.resolve() for path in found]
     if twice := [path for path in found if resolved.count(path.resolve()) > 1]:
         raise UserError(f"{twice[0]} is given twice")
@@ -104,9 +104,9 @@ def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Seque
     found: list[Subject] = []
     runs: list[Run] = []
     for path in expand(paths):
-        if (path / EXPERIMENT).is_file():
+        if is_run(path):
             runs.append(read_run(path))
-        elif (path.parent / EXPERIMENT).is_file() and (match := _STEP.fullmatch(path.name)):
+        elif is_run(path.parent) and (match := _STEP.fullmatch(path.name)):
             found.append(_checkpoint(read_run(path.parent), int(match[1])))
         elif is_model(path):
             if not tasks:
@@ -146,6 +146,11 @@ def chosen_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[in
                 f"--steps: {part!r} is not a step, a range start:stop or start:stop:every, '{LAST}' or '{ALL}'"
             )
     return sorted(chosen & set(existing)), sorted(chosen - set(existing))
+
+
+def is_run(path: Path) -> bool:
+    """Whether the folder is a run's."""
+    return (path / EXPERIMENT).is_file()
 
 
 def is_model(path: Path) -> bool:

@@ -113,3 +113,35 @@ def features(
     of_runs = list({subject.run.folder: subject.run for subject in found if subject.run}.values())
     section = feature_section(tables, of_runs)
     deliver("features", runs, to, tables, [section] if section else [], problems, as_json)
+
+
+@app.command()
+def behaviour(
+    runs: RunsArgument,
+    steps: StepsOption = "all",
+    task: TasksOption = None,
+    device: DeviceOption = "auto",
+    to: ToOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw learning, forgetting and retention from what runs measured, and score checkpoints that they did not.
+
+    Example: `olmo-inject analyze behaviour runs/demo/runs`
+    """
+    from analysis.behaviour_section import behaviour_drawings, behaviour_section, behaviour_tables
+    from analysis.checkpoints import choose_device, expand, is_run, subjects
+    from analysis.problems import Problems
+    from analysis.results import analyse
+    from analysis.runs import read_runs
+    from analysis.scores import scores_method, unmeasured, with_scores
+
+    problems, paths = Problems(), expand(runs)
+    # A run is drawn from its measurements also without checkpoints.
+    with_weights = [path for path in paths if not is_run(path) or any(path.glob("step*"))]
+    scored = unmeasured(subjects(with_weights, steps, problems, task or ()))
+    scores = analyse(scored, scores_method(), choose_device(device), problems)
+    of_runs = [path for path in paths if is_run(path)]
+    measured = [with_scores(run, scores) for run in read_runs(of_runs)] if of_runs else []
+    sections = [behaviour_section(measured), behaviour_drawings(measured)]
+    tables = behaviour_tables(measured, scores)
+    deliver("behaviour", runs, to, tables, [section for section in sections if section], problems, as_json)
