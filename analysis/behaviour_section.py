@@ -91,10 +91,23 @@ def _last(run: Run, name: str) -> float:
 def _curve(kept: Retention | None) -> Iterator[dict[str, object]]:
     if kept is None:
         return
-    tau = (None, None) if kept.tau_interval is None else kept.tau_interval
-    fit = {"tau": kept.decay and kept.decay[1], "tau_low": tau[0], "tau_high": tau[1], "kept": kept.kept}
+    fit = {
+        "peak": kept.peak,
+        "half_life": kept.half_life,
+        **_ends("half_life", kept.half_life_interval),
+        "tau": None if kept.decay is None else kept.decay[1],
+        **_ends("tau", kept.tau_interval),
+        "r2": kept.r2,
+        "kept": kept.kept,
+        **_ends("kept", kept.kept_interval),
+    }
     for after, gain, error in zip(kept.after.tolist(), kept.mean.tolist(), kept.error.tolist(), strict=True):
         yield {"after": after, "gain": gain, "error": error, "intervals": len(kept.bursts), **fit}
+
+
+def _ends(name: str, interval: tuple[float, float] | None) -> dict[str, float | None]:
+    low, high = (None, None) if interval is None else interval
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def _retained(runs: Sequence[Run]) -> Iterator[str]:
@@ -106,20 +119,28 @@ def _retained(runs: Sequence[Run]) -> Iterator[str]:
             if best <= 0:
                 yield f"{run.name}: {task.name} gains nothing at a burst (mean of {n})."
                 continue
-            left = f"{kept.kept:.0%}"
-            if kept.kept_interval is not None:
-                left += " ({:.0%} to {:.0%})".format(*kept.kept_interval)
             yield (
                 f"{run.name}: {task.name} gains {best:.2f} nats within {kept.peak} steps of a burst (mean of {n}); "
-                f"{left} of it is left {kept.after[-1]} steps after the burst, {_tau(kept)}."
+                f"{kept.kept:.0%}{_between(kept.kept_interval, '.0%')} of it is left after {kept.after[-1]} steps; "
+                f"{_half_life(kept)}; {_tau(kept)}."
             )
+
+
+def _half_life(kept: Retention) -> str:
+    if kept.half_life is None:
+        return "less than half of it is lost"
+    return f"half of it is lost in {kept.half_life:.0f}{_between(kept.half_life_interval, '.0f')} steps from there"
 
 
 def _tau(kept: Retention) -> str:
     if kept.decay is None:
         return "too little of a decay to fit"
-    text = f"time constant of the decay {kept.decay[1]:.0f} steps"
-    return text if kept.tau_interval is None else text + " ({:.0f} to {:.0f})".format(*kept.tau_interval)
+    between = _between(kept.tau_interval, ".0f")
+    return f"an exponential fits with R2 {kept.r2:.2f}, time constant {kept.decay[1]:.0f}{between} steps"
+
+
+def _between(interval: tuple[float, float] | None, form: str) -> str:
+    return "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
 
 
 def _drawings(runs: Sequence[Run]) -> Iterator[Drawing]:

@@ -28,6 +28,7 @@ from olmo_inject.training.transformers_model import to_transformers
 from olmo_inject.training.weights import load_weights
 
 LAST, ALL = "last", "all"
+FOLDER = "analysis"  # of results, in a run or beside a model's weights
 _STEP = re.compile(r"step(\d+)")
 _RANGE = re.compile(r"(\d*):(\d*)(?::(\d+))?")
 
@@ -107,11 +108,11 @@ def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Seque
         if is_run(path):
             runs.append(read_run(path))
         elif is_run(path.parent) and (match := _STEP.fullmatch(path.name)):
-            found.append(_checkpoint(read_run(path.parent), int(match[1])))
+            found.append(checkpoint_of(read_run(path.parent), int(match[1])))
         elif is_model(path):
             if not tasks:
                 raise UserError(f"{path} is a model and not a run: say with --task which tasks to analyse it on")
-            found.append(Subject(path, None, None, [Task.load(file) for file in tasks], path / "analysis"))
+            found.append(Subject(path, None, None, [Task.load(file) for file in tasks], path / FOLDER))
         else:
             raise UserError(f"{path} is neither a run folder, nor a folder of runs, nor a model")
     for run in sorted(runs, key=order_of):
@@ -215,11 +216,12 @@ def _of_run(run: Run, steps: str, problems: Problems) -> Iterator[Subject]:
     if not chosen and not missing:
         problems.add(f"{run.folder} has no checkpoint" + (f" among --steps {steps}" if existing else ""))
     for step in chosen:
-        yield _checkpoint(run, step)
+        yield checkpoint_of(run, step)
 
 
-def _checkpoint(run: Run, step: int) -> Subject:
-    return Subject(run.folder / f"step{step}", step, run, run.tasks, run.folder / "analysis")
+def checkpoint_of(run: Run, step: int) -> Subject:
+    """One checkpoint of a run."""
+    return Subject(run.folder / f"step{step}", step, run, run.tasks, run.folder / FOLDER)
 
 
 def _in_range(step: int, start: int, stop: int | None, every: int) -> bool:

@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
-from analysis.checkpoints import Subject, identity
+from analysis.checkpoints import FOLDER, Subject, checkpoint_of, identity
 from analysis.problems import Problems
+from analysis.runs import Run
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
 
@@ -67,10 +68,7 @@ def analyse(subjects: Sequence[Subject], method: Method, device: torch.device, p
     joined: dict[str, list[pd.DataFrame]] = {}
     for subject in _progress(subjects, method.name):
         with problems.skipping():
-            for name, table in result(subject, method, device).items():
-                for place, (column, value) in enumerate(subject.columns().items()):
-                    table.insert(place, column, value)  # pyright: ignore[reportArgumentType]
-                joined.setdefault(name, []).append(table)
+            _join(joined, subject, result(subject, method, device))
     return {name: pd.concat(tables, ignore_index=True) for name, tables in joined.items()}
 
 
@@ -120,6 +118,28 @@ def read_tables(folder: Path) -> Tables:
         except (OSError, ValueError) as error:  # pyarrow's own errors are of these
             raise UserError(f"{path} is damaged, delete its folder to compute it again: {error}") from None
     return tables
+
+
+def kept_tables(runs: Sequence[Run], method: str) -> Tables:
+    """What a method left in the folders of runs, the newest of each step, joined as `analyse` does.
+
+    Results of a checkpoint that is no more are among them: it was what it was.
+
+    Raises:
+        UserError: a table is damaged.
+    """
+    joined: dict[str, list[pd.DataFrame]] = {}
+    for run in runs:
+        for about, folder in kept(run.folder / FOLDER, method):
+            _join(joined, checkpoint_of(run, about["step"]), read_tables(folder))
+    return {name: pd.concat(tables, ignore_index=True) for name, tables in joined.items()}
+
+
+def _join(joined: dict[str, list[pd.DataFrame]], subject: Subject, tables: Tables) -> None:
+    for name, table in tables.items():
+        for place, (column, value) in enumerate(subject.columns().items()):
+            table.insert(place, column, value)
+        joined.setdefault(name, []).append(table)
 
 
 def rows(table: pd.DataFrame, **values: Any) -> pd.DataFrame:

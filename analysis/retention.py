@@ -2,7 +2,8 @@
 
 Of each interval between bursts that was evaluated densely, the gain at u steps after the burst is the test loss
 just before it, minus that after u further steps. From the largest gain on, A exp(-(u - u0) / tau) + C is fitted to
-the mean over intervals: C is what a burst adds for good. Uncertainty: the intervals are drawn again, 200 times.
+the mean over intervals: C, at least 0, is what a burst adds for good. Decays need not be exponential, so the fit's R2
+is told, and beside it the half-life as measured. Uncertainty: the intervals are drawn again, 200 times.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class Retention:
         gains: of each interval and step, nats.
         peak: how many steps after the burst the mean gain is largest.
         decay: A, tau in steps and C of the fit; None where it could not be fitted.
+        r2: of the fit to the mean gain from its largest on; 0 without a fit.
         tau_interval: 95%, None where fewer than three intervals or too few fits.
+        half_life: steps from the largest gain until half of it is gone; None where that does not happen.
+        half_life_interval: 95%, likewise; None too where in some draws it does not happen.
         kept: share of the largest gain that is left just before the next burst.
         kept_interval: 95%, likewise.
     """
@@ -44,7 +48,10 @@ class Retention:
     gains: Float64[np.ndarray, "k u"]
     peak: int
     decay: tuple[float, float, float] | None
+    r2: float
     tau_interval: tuple[float, float] | None
+    half_life: float | None
+    half_life_interval: tuple[float, float] | None
     kept: float
     kept_interval: tuple[float, float] | None
 
@@ -95,14 +102,19 @@ def _measured(
     samples = gains[drawn].mean(axis=1)
     taus = [fit[1] for sample in samples if (fit := _fit(after, sample, best)) is not None]
     enough = len(gains) >= 3
+    halves = [half for sample in samples if (half := _half_life(after, sample, best)) is not None]
     kept = samples[:, -1] / np.maximum(samples[:, best], 1e-12)
+    decay = _fit(after, mean, best)
     return Retention(
         bursts,
         after,
         gains,
         peak=int(after[best]),
-        decay=_fit(after, mean, best),
+        decay=decay,
+        r2=0.0 if decay is None else _r2(mean[best:], _decay((after - after[best])[best:].astype(float), *decay)),
         tau_interval=_interval(np.array(taus)) if enough and len(taus) > BOOTSTRAPS // 2 else None,
+        half_life=_half_life(after, mean, best),
+        half_life_interval=_interval(np.array(halves)) if enough and len(halves) == BOOTSTRAPS else None,
         kept=float(mean[-1] / mean[best]) if mean[best] > 0 else 0.0,
         kept_interval=_interval(kept) if enough and mean[best] > 0 else None,
     )
@@ -116,14 +128,28 @@ def _fit(
     if len(u) < FEWEST_STEPS or y[0] <= 0:
         return None
     gap, top = float(after[-1]), float(y[0])
-    bounds = ([0.0, 0.1, -2 * top], [3 * top, LONGEST * gap, top])
+    bounds = ([0.0, 0.1, 0.0], [2 * top, LONGEST * gap, top])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
-            found, _ = curve_fit(_decay, u, y, p0=(top, gap / 4, 0.0), bounds=bounds)
+            found, _ = curve_fit(_decay, u, y, p0=(top, gap / 4, 0.1 * top), bounds=bounds)
     except (RuntimeError, ValueError):
         return None
     return float(found[0]), float(found[1]), float(found[2])
+
+
+def _half_life(after: Int64[np.ndarray, " u"], gain: Float64[np.ndarray, " u"], best: int) -> float | None:
+    """Steps from the largest gain until the first at or below half of it, between steps by a straight line."""
+    below = np.flatnonzero(gain[best:] <= gain[best] / 2)
+    if gain[best] <= 0 or not len(below):
+        return None
+    end = best + int(below[0])
+    crossing = np.interp(-gain[best] / 2, -gain[end - 1 : end + 1], after[end - 1 : end + 1])
+    return float(crossing - after[best])
+
+
+def _r2(y: Float64[np.ndarray, " n"], fitted: Float64[np.ndarray, " n"]) -> float:
+    return float(1 - ((y - fitted) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-12))
 
 
 def _decay(u: Float64[np.ndarray, " n"], size: float, tau: float, rest: float) -> Float64[np.ndarray, " n"]:

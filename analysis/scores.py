@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from analysis.activations import check_vocabulary
 from analysis.checkpoints import Subject
 from analysis.results import Method, Tables, rows
 from analysis.runs import Run
