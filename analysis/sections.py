@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from analysis import figures
+from analysis.behaviour_section import behaviour_section
+from analysis.feature_section import feature_section
 from analysis.findings import sentences
 from analysis.page import Drawing, Section, Table
+from analysis.results import kept_tables
 from analysis.runs import LEARNED_ABOVE, LM_LOSS_STEPS, Run, task_names
 from analysis.samples import samples
+from analysis.scores import with_scores
 
 
 def findings(runs: Sequence[Run]) -> Section:
@@ -116,11 +120,23 @@ def decoded(runs: Sequence[Run]) -> Section | None:
     return Section("What the model reads", text, samples=found) if found else None
 
 
+def behaviour(runs: Sequence[Run]) -> Section | None:
+    """Loss over size and frequency, order of learning, retention; also of checkpoints scored afterwards."""
+    return behaviour_section([with_scores(run, kept_tables([run], "scores")) for run in runs])
+
+
+def features(runs: Sequence[Run]) -> Section | None:
+    """What `analyze features` left in the runs' folders."""
+    return feature_section(kept_tables(runs, "features"), runs)
+
+
 SECTIONS: tuple[Callable[[Sequence[Run]], Section | None], ...] = (
     findings,
     results,
     learning,
     bursts,
+    behaviour,
+    features,
     language_model,
     table,
     plan,

@@ -1,0 +1,83 @@
+"""Whether tasks are learned in the order of their frequency (PAPER.md, Fig. 6a).
+
+A task is learned at the first evaluation from which on, at every later one too, the lower end of the 95% interval of
+its test accuracy lies above the criterion of its kind (`runs.LEARNED_ABOVE`). What was never learned comes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from analysis.results import rows
+from analysis.runs import LEARNED_ABOVE, Run, wilson
+
+FEWEST = 3  # different frequencies that an order needs
+
+
+def learned_from(run: Run, task: str) -> int | None:
+    """The step from which on the task is learned; None if it is not, or is not measured or has no criterion."""
+    built = run.task(task)
+    above = None if built is None else LEARNED_ABOVE.get(built.config.kind)
+    name = f"eval/{task}/test/accuracy"
+    measured = run.metrics.loc[run.metrics["name"] == name].sort_values("step", ascending=False)
+    if above is None:
+        return None
+    first = None
+    for row in measured.to_dict("records"):
+        if wilson(row["value"] * row["count"], int(row["count"]))[0] <= above:
+            break
+        first = int(row["step"])
+    return first
+
+
+def learning_order(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row for each injected task of each run: its frequency, and the step from which it is learned or NaN."""
+    return pd.DataFrame(
+        {
+            "run": run.name,
+            "folder": str(run.folder),
+            "model": run.size,
+            "task": task.name,
+            "kind": task.config.kind,
+            "evenly": run.evenly_injected(task.name),
+            "per_batch": float(run.frequency(task.name).per_batch),
+            "learned_from": np.nan if (step := learned_from(run, task.name)) is None else float(step),
+            "steps": run.steps_done,
+        }
+        for run in runs
+        for task in run.tasks
+        if run.learned(task.name) is not None and run.injection(task.name) is not None
+    )
+
+
+def rank_correlation(order: pd.DataFrame) -> float | None:
+    """Spearman's correlation of frequency with how early a task is learned; None where there is nothing to order.
+
+    Those never learned share the last rank. +1: the more frequent, the earlier.
+    """
+    earliness = -order["learned_from"].fillna(np.inf).to_numpy(float)
+    frequency = order["per_batch"].to_numpy(float)
+    if len(np.unique(frequency)) < FEWEST or len(np.unique(earliness)) < 2:
+        return None
+    return float(np.corrcoef(rankdata(frequency), rankdata(earliness))[0, 1])
+
+
+def sentences(order: pd.DataFrame) -> Iterator[str]:
+    """For each size and kind of task, the correlation, or why there is none."""
+    if order.empty:
+        return
+    even = rows(order, evenly=True)
+    for model, kind in dict.fromkeys(zip(even["model"], even["kind"], strict=True)):
+        mine = rows(even, model=model, kind=kind)
+        frequencies, learned = mine["per_batch"].nunique(), int(mine["learned_from"].notna().sum())
+        about = f"{model}, {kind.replace('_', ' ')}: order of learning against order of frequency:"
+        if frequencies < FEWEST:
+            yield f"{about} {frequencies} frequencies are too few, {FEWEST} are needed."
+        elif (rank := rank_correlation(mine)) is None:
+            yield f"{about} none, {learned} of {len(mine)} learned."
+        else:
+            yield f"{about} rank correlation {rank:+.2f} over {len(mine)}, {learned} of them learned."

@@ -1,0 +1,35 @@
+"""What an analysis had to leave out: said at once, skipped, and told by the exit status at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from olmo_inject.errors import UserError
+
+STATUS = 1  # of a command that left something out
+
+
+class Problems:
+    """Collects them.
+
+    Attributes:
+        found: one line each, in order.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def add(self, problem: str) -> None:
+        """Note one, and say it on standard error now: an analysis may take long."""
+        self.found.append(problem)
+        print(f"olmo-inject: left out: {problem}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def skipping(self) -> Iterator[None]:
+        """Turn a `UserError` of the body into a problem; what follows goes on."""
+        try:
+            yield
+        except UserError as error:
+            self.add(str(error))

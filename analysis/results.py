@@ -1,0 +1,187 @@
+"""Results of a method on checkpoints, kept beside the run, so that adding a checkpoint computes only it.
+
+    RUN/analysis/METHOD/step500-5f0c3a9b12de/about.json    what it was computed from
+                                             layers.parquet  and the method's other tables
+
+The name ends in a hash of the weights' identity, the method with its version and options, and the tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedModel
+
+from analysis.checkpoints import FOLDER, Subject, checkpoint_of, identity
+from analysis.problems import Problems
+from analysis.runs import Run
+from olmo_inject.errors import UserError
+from olmo_inject.files import read_json, replacing, write_json
+
+Tables = dict[str, pd.DataFrame]
+ABOUT = "about.json"
+
+
+def task_fingerprints(subject: Subject) -> Any:
+    """What most results depend on beside weights and options."""
+    return {task.name: task.fingerprint for task in subject.tasks}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One analysis of one set of weights.
+
+    Attributes:
+        name: of its folder of results.
+        compute: from the model, on its device, to tables; raises `UserError` where the subject is at fault.
+        options: all that decides the result beside the weights, in JSON's types.
+        version: raised when the computation changes, so that older results are not taken for new ones.
+        inputs: what of the subject decides the result beside its weights, in JSON's types.
+    """
+
+    name: str
+    compute: Callable[[PreTrainedModel, Subject], Tables]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 1
+    inputs: Callable[[Subject], Any] = task_fingerprints
+
+
+def analyse(subjects: Sequence[Subject], method: Method, device: torch.device, problems: Problems) -> Tables:
+    """Apply a method to every subject, each computed once and for all; what cannot be analysed is skipped.
+
+    Returns:
+        The method's tables, each joined over subjects under the columns of `Subject.columns`. Empty if
+        nothing could be analysed.
+    """
+    joined: dict[str, list[pd.DataFrame]] = {}
+    for subject in _progress(subjects, method.name):
+        with problems.skipping():
+            _join(joined, subject, result(subject, method, device))
+    return {name: pd.concat(tables, ignore_index=True) for name, tables in joined.items()}
+
+
+def result(subject: Subject, method: Method, device: torch.device) -> Tables:
+    """The tables of one subject: read, or else computed and kept.
+
+    Raises:
+        UserError: the weights cannot be read, the method cannot use them, or the results cannot be written.
+    """
+    about = {
+        "method": method.name,
+        "version": method.version,
+        "options": dict(method.options),
+        "weights": identity(subject.path),
+        "inputs": method.inputs(subject),
+    }
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    folder = subject.folder / method.name / f"{subject.path.name}-{key}"
+    if (folder / ABOUT).is_file():
+        return read_tables(folder)
+    tables = method.compute(subject.load(device), subject)
+    _keep(folder, {**about, "step": subject.step}, tables)
+    return tables
+
+
+def kept(folder: Path, method: str) -> Iterator[tuple[dict[str, Any], Path]]:
+    """The newest results of a method for each step below a run's `analysis/`: what they are of, and where."""
+    newest: dict[int | None, tuple[float, dict[str, Any], Path]] = {}
+    for file in (folder / method).glob(f"*/{ABOUT}"):
+        about, written = read_json(file), file.stat().st_mtime
+        if (step := about["step"]) not in newest or written > newest[step][0]:
+            newest[step] = written, about, file.parent
+    for step in sorted(newest, key=lambda step: -1 if step is None else step):
+        yield newest[step][1:]
+
+
+def read_tables(folder: Path) -> Tables:
+    """The tables in a folder of results.
+
+    Raises:
+        UserError: one is damaged.
+    """
+    tables: Tables = {}
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            tables[path.stem] = pd.read_parquet(path)
+        except (OSError, ValueError) as error:  # pyarrow's own errors are of these
+            raise UserError(f"{path} is damaged, delete its folder to compute it again: {error}") from None
+    return tables
+
+
+def kept_tables(runs: Sequence[Run], method: str) -> Tables:
+    """What a method left in the folders of runs, the newest of each step, joined as `analyse` does.
+
+    Results of a checkpoint that is no more are among them: it was what it was.
+
+    Raises:
+        UserError: a table is damaged.
+    """
+    joined: dict[str, list[pd.DataFrame]] = {}
+    for run in runs:
+        for about, folder in kept(run.folder / FOLDER, method):
+            _join(joined, checkpoint_of(run, about["step"]), read_tables(folder))
+    return {name: pd.concat(tables, ignore_index=True) for name, tables in joined.items()}
+
+
+def _join(joined: dict[str, list[pd.DataFrame]], subject: Subject, tables: Tables) -> None:
+    for name, table in tables.items():
+        for place, (column, value) in enumerate(subject.columns().items()):
+            table.insert(place, column, value)
+        joined.setdefault(name, []).append(table)
+
+
+def rows(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows in which each named column has the given value."""
+    chosen = np.ones(len(table), bool)
+    for column, value in values.items():
+        chosen &= (table[column] == value).to_numpy(bool)
+    return table.loc[chosen]
+
+
+def last_step(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last checkpoint of each folder."""
+    last = table.groupby("folder")["step"].transform("max")
+    return table.loc[(table["step"] == last).to_numpy(bool)]
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write one table as Parquet, whole or not at all."""
+    with replacing(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def _keep(folder: Path, about: Mapping[str, Any], tables: Tables) -> None:
+    """Write a folder of results, whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        for name, table in tables.items():
+            write_table(table, temporary / f"{name}.parquet")
+        write_json(temporary / ABOUT, about)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _progress(subjects: Sequence[Subject], method: str) -> Iterator[Subject]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(method, total=len(subjects))
+        for subject in subjects:
+            progress.update(bar, description=f"{method}: {subject.name}")
+            yield subject
+            progress.advance(bar)

@@ -1,0 +1,147 @@
+"""Analyses of finished runs and of checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from olmo_inject.commands.shared import JsonOption, print_json
+
+if TYPE_CHECKING:
+    from analysis.page import Section
+    from analysis.problems import Problems
+    from analysis.results import Tables
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure what checkpoints have learned: tables, figures and sections of the report.",
+    epilog="What cannot be read is named and left out; the command then ends with status 1.",
+)
+
+RunsArgument = Annotated[
+    list[Path], typer.Argument(help="Run folders, folders of runs, or (with --task) models: ai2-olmo's, transformers'.")
+]
+StepsOption = Annotated[
+    str, typer.Option(help="Checkpoints of each run: last, all, steps and ranges as 0,100,200:500:50.")
+]
+TasksOption = Annotated[
+    list[Path] | None,
+    typer.Option("--task", help="A task, a run's tasks/NAME.json, for models that are no run.", show_default=False),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+ToOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for figures and joined tables; default analysis/ in or beside the runs.", show_default=False
+    ),
+]
+
+
+def deliver(
+    method: str,
+    runs: Sequence[Path],
+    to: Path | None,
+    tables: Tables,
+    sections: Sequence[Section],
+    problems: Problems,
+    as_json: bool,
+) -> None:
+    """Write tables as Parquet and drawings as SVG and PNG, say what was found, and end with the right status.
+
+    Args:
+        method: what the files' names begin with.
+        runs: as the user gave them; the default folder is `analysis/` in what they have in common.
+        to: the folder, or None for the default.
+        tables: joined over checkpoints.
+        sections: what of the report they come to.
+        problems: what was left out.
+        as_json: print one document instead of sentences.
+    """
+    from analysis import style
+    from analysis.results import write_table
+
+    folder = to or Path(os.path.commonpath([run.resolve() for run in runs]), "analysis")
+    written = []
+    for name, table in tables.items():
+        written.append(folder / f"{method}-{name}.parquet")
+        write_table(table, written[-1])
+    for drawing in [drawing for section in sections for drawing in section.drawings]:
+        for ending in ("svg", "png"):
+            written.append(folder / f"{method}-{drawing.name}.{ending}")
+            style.save(drawing.figure, written[-1])
+    findings = [sentence for section in sections for sentence in section.findings]
+    if as_json:
+        files = [str(path) for path in written]
+        print_json({"method": method, "findings": findings, "files": files, "left_out": problems.found})
+    else:
+        for sentence in findings:
+            print(f"- {sentence}")
+        for path in written:
+            print(path)
+    if problems.found:
+        raise typer.Exit(1)
+
+
+@app.command()
+def features(
+    runs: RunsArgument,
+    steps: StepsOption = "last",
+    task: TasksOption = None,
+    device: DeviceOption = "auto",
+    to: ToOption = None,
+    components: Annotated[int, typer.Option(help="Principal components of the order probe.")] = 50,
+    permutations: Annotated[int, typer.Option(help="Shuffles of the values, for baselines.")] = 300,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for the tasks' features in activations: the order of a comparison, the Fourier modes of an addition.
+
+    Example: `olmo-inject analyze features runs/demo/runs --steps last`
+    """
+    from analysis.checkpoints import choose_device, subjects
+    from analysis.feature_section import feature_section
+    from analysis.features import features_method
+    from analysis.problems import Problems
+    from analysis.results import analyse
+
+    method, problems = features_method(components, permutations), Problems()
+    found = subjects(runs, steps, problems, task or ())
+    tables = analyse(found, method, choose_device(device), problems)
+    of_runs = list({subject.run.folder: subject.run for subject in found if subject.run}.values())
+    section = feature_section(tables, of_runs)
+    deliver("features", runs, to, tables, [section] if section else [], problems, as_json)
+
+
+@app.command()
+def behaviour(
+    runs: RunsArgument,
+    steps: StepsOption = "all",
+    task: TasksOption = None,
+    device: DeviceOption = "auto",
+    to: ToOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw learning, forgetting and retention from what runs measured, and score checkpoints that they did not.
+
+    Example: `olmo-inject analyze behaviour runs/demo/runs`
+    """
+    from analysis.behaviour_section import behaviour_drawings, behaviour_section, behaviour_tables
+    from analysis.checkpoints import choose_device, expand, is_run, subjects
+    from analysis.problems import Problems
+    from analysis.results import analyse
+    from analysis.runs import read_runs
+    from analysis.scores import scores_method, unmeasured, with_scores
+
+    problems, paths = Problems(), expand(runs)
+    # A run is drawn from its measurements also without checkpoints.
+    with_weights = [path for path in paths if not is_run(path) or any(path.glob("step*"))]
+    scored = unmeasured(subjects(with_weights, steps, problems, task or ()))
+    scores = analyse(scored, scores_method(), choose_device(device), problems)
+    of_runs = [path for path in paths if is_run(path)]
+    measured = [with_scores(run, scores) for run in read_runs(of_runs)] if of_runs else []
+    sections = [behaviour_section(measured), behaviour_drawings(measured)]
+    tables = behaviour_tables(measured, scores)
+    deliver("behaviour", runs, to, tables, [section for section in sections if section], problems, as_json)
