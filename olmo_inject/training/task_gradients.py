@@ -146,11 +146,11 @@ class StepGradients:
         """g_nt: of every token that was not injected."""
         return self.batch - self.all_injected
 
-    def parts(self) -> Iterator[tuple[str, str | None, NeuronGradient]]:
-        """Each gradient that references are compared with: its kind, the task it is of, and itself."""
-        yield "batch", None, self.batch
-        yield "injected", None, self.all_injected
-        yield "rest", None, self.rest
+    def parts(self) -> Iterator[tuple[str, str, NeuronGradient]]:
+        """Each gradient that references are compared with: its kind, the one task it is of or nothing, and itself."""
+        yield "batch", "", self.batch
+        yield "injected", "", self.all_injected
+        yield "rest", "", self.rest
         for name, gradient in self.injected.items():
             yield "injected", name, gradient
         for name, gradient in self.reference.items():
@@ -164,14 +164,14 @@ class Cosine:
     Attributes:
         task: whose reference.
         kind: `batch` (g), `injected` (g_t), `rest` (g_nt) or `reference` (g_r).
-        of: the one task that the gradient is of; None for all of the batch's.
+        of: the one task that the gradient is of; empty for all of the batch's.
         cosine: None where the gradient is zero, as g_t in a step without an injection.
         norm: of the gradient.
     """
 
     task: str
     kind: str
-    of: str | None
+    of: str
     cosine: float | None
     norm: float
 

@@ -54,7 +54,7 @@ class GradientCosines(Callback):
             )
         values = {}
         for found in cosines(gradients, self.config.neurons):
-            ending = found.kind if found.of is None else f"{found.kind}/{found.of}"
+            ending = f"{found.kind}/{found.of}" if found.of else found.kind
             if found.cosine is not None:
                 values[f"gradient/{found.task}/cos_{ending}"] = found.cosine
             values[f"gradient/{found.task}/norm_{ending}"] = found.norm
