@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from analysis.problems import Problems
-from analysis.runs import Run, read_run
+from analysis.runs import Run, order_of, read_run
 from olmo_inject.errors import UserError
 from olmo_inject.run_folder import EXPERIMENT
 from olmo_inject.tasks import Task
@@ -56,11 +56,11 @@ class Subject:
         return self.path.name if self.run is None else f"{self.run.name} {self.path.name}"
 
     def columns(self) -> dict[str, Any]:
-        """What tells it from others in a joined table."""
+        """What tells it from others in a joined table; the step of a model on its own is -1."""
         if self.run is None:
-            return {"run": self.path.name, "model": self.path.name, "parameters": None, "step": None}
+            return {"run": self.path.name, "folder": str(self.path), "model": self.path.name, "step": -1}
         run = self.run
-        return {"run": run.name, "model": run.size, "parameters": run.parameters, "step": self.step}
+        return {"run": run.name, "folder": str(run.folder), "model": run.size, "step": self.step}
 
     def load(self, device: torch.device) -> PreTrainedModel:
         """The model, in evaluation mode and float32.
@@ -90,7 +90,7 @@ def expand(paths: Sequence[Path]) -> list[Path]:
 
 
 def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Sequence[Path] = ()) -> list[Subject]:
-    """The checkpoints of runs, and models on their own, in the order given and by step.
+    """The checkpoints of runs, ordered as `read_runs` does and by step, then models on their own.
 
     Args:
         paths: run folders, folders of runs, checkpoints of runs, or models on their own.
@@ -102,9 +102,10 @@ def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Seque
         UserError: nothing there, a folder that is neither, or no task for a model on its own.
     """
     found: list[Subject] = []
+    runs: list[Run] = []
     for path in expand(paths):
         if (path / EXPERIMENT).is_file():
-            found += _of_run(read_run(path), steps, problems)
+            runs.append(read_run(path))
         elif (path.parent / EXPERIMENT).is_file() and (match := _STEP.fullmatch(path.name)):
             found.append(_checkpoint(read_run(path.parent), int(match[1])))
         elif is_model(path):
@@ -113,7 +114,9 @@ def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Seque
             found.append(Subject(path, None, None, [Task.load(file) for file in tasks], path / "analysis"))
         else:
             raise UserError(f"{path} is neither a run folder, nor a folder of runs, nor a model")
-    return found
+    for run in sorted(runs, key=order_of):
+        found += _of_run(run, steps, problems)
+    return sorted(found, key=lambda subject: subject.run is None)  # stable: each kind keeps its order
 
 
 def chosen_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[int]]:

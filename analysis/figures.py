@@ -17,13 +17,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis.runs import LEARNED_ABOVE, Accuracy, Run, baselines
-from analysis.style import FRAME, GREY, SMALL, colour_and_marker, legend, sizes_of, style
+from analysis.style import FRAME, GREY, SMALL, colour_and_marker, legend, panels, sizes_of, style
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Injections, Plan
 from olmo_inject.tasks import Task
 
-PER_ROW = 4  # panels side by side
 SMOOTHED_STEPS = 25  # of losses drawn against steps
 PLAN_STEPS = 48
 NO_FLOOR_ABOVE = 0.9  # a majority label as common as this would leave the colours no range
@@ -66,20 +65,20 @@ def heatmap(runs: Sequence[Run], task: str) -> Figure | None:
 def curves(runs: Sequence[Run], task: str, measure: Measure) -> Figure | None:
     """One measure against steps: a panel for each schedule, a line for each run, coloured by model size."""
     runs = [run for run in runs if len(run.series(measure.metric.format(task=task)))]
-    panels = list(dict.fromkeys(run.schedule_label(task) for run in sorted(runs, key=lambda run: run.rate(task))))
-    if not panels:
+    schedules = list(dict.fromkeys(run.schedule_label(task) for run in sorted(runs, key=lambda run: run.rate(task))))
+    if not schedules:
         return None
     with style():
-        figure, grid = _panels(len(panels), 2.5, 2.3)
-        for axes, panel in zip(grid, panels, strict=True):
+        figure, grid = panels(len(schedules), 2.5, 2.3)
+        for axes, schedule in zip(grid, schedules, strict=True):
             _draw_curves(
                 axes,
-                [run for run in runs if run.schedule_label(task) == panel],
+                [run for run in runs if run.schedule_label(task) == schedule],
                 sizes_of(runs),
                 task,
                 measure,
             )
-            axes.set_title(panel)
+            axes.set_title(schedule)
         _label_baselines(grid[-1], runs, task, measure)
         figure.supxlabel("step", fontsize=9)
         figure.supylabel(measure.label, fontsize=9)
@@ -126,7 +125,7 @@ def plan_raster(runs: Sequence[Run]) -> Figure | None:
         return None
     names = list(dict.fromkeys(task.name for _, plan in plans.values() for task in plan.tasks))
     with style():
-        figure, grid = _panels(len(plans), 2.5, 2.1)
+        figure, grid = panels(len(plans), 2.5, 2.1)
         for axes, (label, (run, plan)) in zip(grid, plans.items(), strict=True):
             _draw_plan(axes, plan, min(PLAN_STEPS, run.experiment.steps), names)
             axes.set_title(label)
@@ -180,16 +179,6 @@ class _Cells:
         built = runs[0].task(task)
         assert built is not None
         return cls(built, sizes, rates, cells)
-
-
-def _panels(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    columns = min(PER_ROW, n)
-    rows = -(-n // columns)
-    figure = Figure(figsize=(1.6 + width * columns, 0.6 + height * rows))
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten().tolist()
-    for unused in grid[n:]:
-        unused.remove()
-    return figure, grid[:n]
 
 
 def _draw_heatmap(axes: Axes, cells: _Cells) -> None:

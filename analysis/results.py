@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
@@ -119,6 +120,20 @@ def read_tables(folder: Path) -> Tables:
         except (OSError, ValueError) as error:  # pyarrow's own errors are of these
             raise UserError(f"{path} is damaged, delete its folder to compute it again: {error}") from None
     return tables
+
+
+def rows(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows in which each named column has the given value."""
+    chosen = np.ones(len(table), bool)
+    for column, value in values.items():
+        chosen &= (table[column] == value).to_numpy(bool)
+    return table.loc[chosen]
+
+
+def last_step(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last checkpoint of each folder."""
+    last = table.groupby("folder")["step"].transform("max")
+    return table.loc[(table["step"] == last).to_numpy(bool)]
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -272,10 +272,11 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         if resolved.count(folder.resolve()) > 1:
             raise UserError(f"{folder} is given twice")
     runs = [read_run(folder) for folder in folders]
-    return sorted(runs, key=_order)
+    return sorted(runs, key=order_of)
 
 
-def _order(run: Run) -> tuple[Any, ...]:
+def order_of(run: Run) -> tuple[Any, ...]:
+    """What runs are sorted by: size, then frequency, then name."""
     return run.parameters, run.rates(), run.name
 
 

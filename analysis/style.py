@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -24,6 +25,7 @@ FRAME = "#D55E00"  # around what was learned
 GREY = "#555555"
 SMALL = 6.5  # points, of what is written into a panel
 DOTS_PER_INCH = 130  # of raster files
+PER_ROW = 4  # panels side by side
 
 _RC: Any = {
     "figure.constrained_layout.use": True,
@@ -49,6 +51,24 @@ def sizes_of(runs: Sequence[Run]) -> list[str]:
 def colour_and_marker(number: int) -> tuple[str, str]:
     """Those of the `number`-th thing; beyond the palette they repeat."""
     return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+
+
+def panels(n: int, width: float, height: float, *, share: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure of `n` panels side by side, four in a row.
+
+    Args:
+        n: at least 1.
+        width: of a panel, inches.
+        height: of a panel, inches.
+        share: whether they have their axes in common.
+    """
+    columns = min(PER_ROW, n)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(1.6 + width * columns, 0.6 + height * rows))
+    grid = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).flatten().tolist()
+    for unused in grid[n:]:
+        unused.remove()
+    return figure, grid[:n]
 
 
 def legend(figure: Figure, title: str, names: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from olmo_inject.commands.shared import print_json
+from olmo_inject.commands.shared import JsonOption, print_json
 
 if TYPE_CHECKING:
     from analysis.page import Section
@@ -84,3 +84,32 @@ def deliver(
             print(path)
     if problems.found:
         raise typer.Exit(1)
+
+
+@app.command()
+def features(
+    runs: RunsArgument,
+    steps: StepsOption = "last",
+    task: TasksOption = None,
+    device: DeviceOption = "auto",
+    to: ToOption = None,
+    components: Annotated[int, typer.Option(help="Principal components of the order probe.")] = 50,
+    permutations: Annotated[int, typer.Option(help="Shuffles of the values, for baselines.")] = 300,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for the tasks' features in activations: the order of a comparison, the Fourier modes of an addition.
+
+    Example: `olmo-inject analyze features runs/demo/runs --steps last`
+    """
+    from analysis.checkpoints import choose_device, subjects
+    from analysis.feature_section import feature_section
+    from analysis.features import features_method
+    from analysis.problems import Problems
+    from analysis.results import analyse
+
+    method, problems = features_method(components, permutations), Problems()
+    found = subjects(runs, steps, problems, task or ())
+    tables = analyse(found, method, choose_device(device), problems)
+    of_runs = list({subject.run.folder: subject.run for subject in found if subject.run}.values())
+    section = feature_section(tables, of_runs)
+    deliver("features", runs, to, tables, [section] if section else [], problems, as_json)

@@ -55,9 +55,9 @@ def test_runs_folders_of_runs_and_checkpoints(trained: Path, copies: Copies) -> 
     problems = Problems()
     found = subjects([trained, copies.folder], "0:9,12", problems)
     assert [(s.run and s.run.name, s.step) for s in found] == [
-        (n, s) for n in ("run", "first", "second") for s in (4, 8, 12)
+        (n, s) for n in ("first", "run", "second") for s in (4, 8, 12)
     ]
-    assert found[3].folder == copies.folder / "first" / "analysis"
+    assert found[0].folder == copies.folder / "first" / "analysis"
     assert not problems.found
     direct = subjects([trained / "step8"], "last", problems)
     assert [s.path for s in direct] == [trained / "step8"]
@@ -157,8 +157,8 @@ def test_adding_a_checkpoint_computes_only_it(copies: Copies) -> None:
     assert list(first["widths"]["step"]) == [4, 8]
     assert second["widths"].to_dict("list") == {
         "run": ["kept"] * 3,
+        "folder": [str(run)] * 3,
         "model": ["tiny-8"] * 3,
-        "parameters": [read_run(run).parameters] * 3,
         "step": [4, 8, 12],
         "width": [8, 8, 8],
     }

@@ -1,0 +1,105 @@
+"""How much of a task's feature a checkpoint has, in one number, and what a set of runs shows of it.
+
+The amount of order is the held-out R2 of the order probe at the first block's output; the amount of Fourier modes is
+the number of modes present, counted over all layers (PAPER.md, Fig. 7). Both at TOK2, of its own value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from analysis.features import ORDER
+from analysis.results import Tables, last_step, rows
+from analysis.runs import Run
+
+HEADLINE_SITE = "TOK2 at TOK2"
+HEADLINE_LAYER = 1
+RUN = ["folder", "run", "model", "step", "task"]  # what a row of amounts is of
+
+
+def amounts(tables: Tables, feature: str) -> pd.DataFrame:
+    """One row for each checkpoint and task: `amount`, its interval where it has one, and the two controls.
+
+    Args:
+        tables: of the method `features`, joined over checkpoints.
+        feature: `order` or `fourier`.
+    """
+    table = tables.get("order" if feature == ORDER else "modes")
+    if table is None:
+        return pd.DataFrame(columns=[*RUN, "feature", "amount", "low", "high", "random", "shuffled"])
+    of = _headline if feature == ORDER else _counted
+    trained, random = (of(rows(table, site=HEADLINE_SITE, weights=weights)) for weights in ("trained", "random"))
+    control = pd.DataFrame({**{column: random[column] for column in RUN}, "random": random["amount"]})
+    return trained.merge(control, on=RUN).assign(feature=feature)
+
+
+def _headline(order: pd.DataFrame) -> pd.DataFrame:
+    chosen = rows(order, headline=True, layer=HEADLINE_LAYER)
+    columns = {"amount": "held_out", "low": "low", "high": "high", "shuffled": "shuffled_held_out"}
+    return pd.DataFrame(
+        {**{column: chosen[column] for column in RUN}, **{name: chosen[column] for name, column in columns.items()}}
+    )
+
+
+def _counted(modes: pd.DataFrame) -> pd.DataFrame:
+    grouped = modes.groupby(RUN, sort=False)
+    counts = grouped.agg(amount=("present", "sum"), shuffled=("present_shuffled", "sum")).reset_index()
+    return counts.assign(low=np.nan, high=np.nan)
+
+
+def with_schedules(found: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+    """Amounts with what each run says of its task: `per_batch`, `evenly`, `schedule` and the model's parameters."""
+    by_folder = {str(run.folder): run for run in runs}
+    described = []
+    for row in found.to_dict("records"):
+        if (run := by_folder.get(row["folder"])) is not None:
+            row |= {
+                "per_batch": float(run.frequency(row["task"]).per_batch),
+                "evenly": run.evenly_injected(row["task"]),
+                "schedule": run.schedule_label(row["task"]),
+                "parameters": run.parameters,
+            }
+            described.append(row)
+    return pd.DataFrame(described)
+
+
+def sentences(found: pd.DataFrame) -> Iterator[str]:
+    """What amounts say: one sentence on the last checkpoint of each run, then the trend over runs."""
+    for task, feature in dict.fromkeys(zip(found["task"], found["feature"], strict=True)):
+        last = last_step(rows(found, task=task, feature=feature))
+        for row in last.to_dict("records"):
+            yield f"{row['run']}, {_when(row['step'])}: {_amount(task, feature, row)}."
+        yield from _trend(task, feature, last)
+
+
+def _when(step: int) -> str:
+    return "as it is" if step < 0 else f"step {step}"
+
+
+def _amount(task: str, feature: str, row: dict[Any, Any]) -> str:
+    if feature == ORDER:
+        return (
+            f"{task}'s order has a held-out R2 of {row['amount']:.2f} (95% interval {row['low']:.2f} to "
+            f"{row['high']:.2f}; 95 of 100 shuffles below {row['shuffled']:.2f}, random weights {row['random']:.2f})"
+        )
+    return (
+        f"{row['amount']} Fourier modes of {task} over all layers (shuffled values {row['shuffled']}, "
+        f"random weights {row['random']})"
+    )
+
+
+def _trend(task: str, feature: str, last: pd.DataFrame) -> Iterator[str]:
+    if "parameters" not in last:
+        return
+    what = "order" if feature == ORDER else "Fourier modes"
+    even = rows(last, evenly=True)
+    for name, column in (("model size", "parameters"), ("frequency", "per_batch")):
+        of, amount = even[column].to_numpy(float), even["amount"].to_numpy(float)
+        if len(np.unique(of)) > 1 and len(np.unique(amount)) > 1:
+            rank = np.corrcoef(rankdata(of), rankdata(amount))[0, 1]
+            yield f"Amount of {what} of {task} against {name}: rank correlation {rank:+.2f} over {len(even)} runs."

@@ -1,0 +1,112 @@
+"""Task features in the report and on the command line: from the method's tables to figures and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import feature_figures as figures
+from analysis.feature_amounts import amounts, sentences, with_schedules
+from analysis.features import FOURIER, ORDER
+from analysis.page import Drawing, Section
+from analysis.results import Tables, last_step, rows
+from analysis.runs import Run
+
+TITLE = "Task features in activations"
+_ABOUT = (
+    "Mean activations of the residual stream for each value of a task's tokens. Order: a linear regression of the "
+    "value on principal components, judged on tokens held out. Fourier modes: the share of variance in the plane of "
+    "a cosine and a sine, present if beyond 99 of 100 shuffles of the values at any mode and layer."
+)
+
+
+def feature_section(tables: Tables, runs: Sequence[Run]) -> Section | None:
+    """Figures of every task's feature, and what they come to.
+
+    Args:
+        tables: of the method `features`, joined over checkpoints.
+        runs: those of them that are runs.
+    """
+    if not tables:
+        return None
+    findings: list[str] = []
+    drawings: list[Drawing] = []
+    tasks = list(dict.fromkeys(task for table in tables.values() for task in table["task"]))
+    for task in tasks:
+        mine = {name: rows(table, task=task) for name, table in tables.items()}
+        last = {name: _labelled(last_step(table)) for name, table in mine.items() if len(table)}
+        for feature, make in ((ORDER, _order), (FOURIER, _fourier)):
+            found = amounts(mine, feature)
+            if found.empty:
+                continue
+            planned = with_schedules(found, runs)
+            findings += sentences(found if planned.empty else planned)
+            drawings += make(task, last)
+            drawings += [] if planned.empty else _amounts(task, feature, planned)
+    return Section(TITLE, [_ABOUT], findings, drawings=drawings)
+
+
+def _order(task: str, tables: Tables) -> list[Drawing]:
+    return _drawn(
+        (
+            f"order-layers-{task}",
+            figures.order_by_layer(tables["order"]),
+            f"{task}: how well the value of a token is predicted from its activation, by layer, at the last "
+            "checkpoint of each run. Bars: 95% bootstrap intervals over tokens.",
+        ),
+        (
+            f"order-line-{task}",
+            figures.order_lines(tables["line"], tables["order"]),
+            f"{task}: where each value lies along the order direction after the first block, found without its token.",
+        ),
+    )
+
+
+def _fourier(task: str, tables: Tables) -> list[Drawing]:
+    return _drawn(
+        (
+            f"modes-{task}",
+            figures.modes_by_layer(tables["modes"]),
+            f"{task}: share of the variance of activations at TOK2 in each Fourier mode. Dots: present.",
+        ),
+        (
+            f"circles-{task}",
+            figures.circles(tables["circles"], tables["modes"]),
+            f"{task}: values in the plane of the strongest mode, each placed in a plane found without it, joined in "
+            "the order of their turn. A mode that is there is a circle of radius 1.",
+        ),
+    )
+
+
+def _amounts(task: str, feature: str, planned: pd.DataFrame) -> list[Drawing]:
+    what = "order" if feature == ORDER else "modes"
+    chance = "Dashed: with the values shuffled" + (", the 95th percentile." if feature == ORDER else ".")
+    return _drawn(
+        (
+            f"{what}-frequency-{task}",
+            figures.amount_by_frequency(planned, feature),
+            f"{task}: amount of the feature at the last checkpoint against frequency. {chance}",
+        ),
+        (
+            f"{what}-steps-{task}",
+            figures.amount_by_step(planned, feature),
+            f"{task}: amount of the feature over checkpoints. {chance}",
+        ),
+    )
+
+
+def _drawn(*made: tuple[str, Figure | None, str]) -> list[Drawing]:
+    return [Drawing(name, figure, caption) for name, figure, caption in made if figure is not None]
+
+
+def _labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """With a column `label`: the run's name, or its folder where two runs have one name."""
+    folders: dict[str, set[str]] = {}
+    for run, folder in zip(table["run"], table["folder"], strict=True):
+        folders.setdefault(run, set()).add(folder)
+    labels = [
+        run if len(folders[run]) == 1 else folder for run, folder in zip(table["run"], table["folder"], strict=True)
+    ]
+    return table.assign(label=labels)
