@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from olmo_inject.commands import analysis, corpus, reporting, runs, sweeps
+from olmo_inject.commands import corpus, interventions, reporting, runs, sweeps
 from olmo_inject.commands.shared import is_first_rank
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.theory import commands as theory
@@ -23,7 +23,7 @@ app = typer.Typer(
 for command in (runs.plan, runs.train, runs.audit, sweeps.sweep, reporting.demo, reporting.report):
     app.command()(command)
 app.add_typer(corpus.app, name="corpus")
-app.add_typer(analysis.app, name="analyze")
+app.add_typer(interventions.app, name="analyze")
 app.add_typer(theory.app, name="theory")
 
 _PREFIX = f"{FoundByOneRank.__module__}.{FoundByOneRank.__name__}: "

@@ -42,6 +42,7 @@ MAY_CHANGE = (
     "folder",
     "checkpoints",
     "evaluation",
+    "gradients",
     "safety",
     "train.device_train_microbatch_size",
     "train.device_eval_batch_size",

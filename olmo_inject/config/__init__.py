@@ -17,6 +17,7 @@ from olmo_inject.config.schema import (
     CorpusConfig,
     EvaluationConfig,
     Experiment,
+    GradientConfig,
     InjectionConfig,
     SafetyConfig,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "CorpusConfig",
     "EvaluationConfig",
     "Experiment",
+    "GradientConfig",
     "InjectionConfig",
     "SafetyConfig",
     "configs_folder",

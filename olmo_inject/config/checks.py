@@ -6,9 +6,18 @@ from collections.abc import Sequence
 
 from olmo.config import DistributedStrategy, TrainConfig
 
-from olmo_inject.config.schema import DRAWS, SCHEDULES, START_STATES, CorpusConfig, Experiment, InjectionConfig
+from olmo_inject.config.schema import (
+    DRAWS,
+    GRADIENT_TARGETS,
+    SCHEDULES,
+    START_STATES,
+    CorpusConfig,
+    Experiment,
+    InjectionConfig,
+)
 from olmo_inject.errors import UserError
 from olmo_inject.injection.frequency import UNITS
+from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import SPLICED_TOKENS
 
 
@@ -150,6 +159,7 @@ def _check_choices(experiment: Experiment) -> None:
     _positive("train.eval_interval", experiment.train.eval_interval)
     if experiment.train.save_interval is not None:
         _positive("train.save_interval", experiment.train.save_interval)
+    _check_gradients(experiment)
     if experiment.safety.spike_factor is not None and experiment.safety.spike_factor <= 0:
         raise UserError(f"safety.spike_factor: {experiment.safety.spike_factor} must be above 0, or null")
     if experiment.safety.spike_window < 2:
@@ -162,6 +172,24 @@ def _check_choices(experiment: Experiment) -> None:
     for name in ("dtype", "tokenizer", "vocab_size"):
         if corpus.folder and getattr(corpus, name) != getattr(CorpusConfig(), name):
             raise UserError(f"corpus.{name}: not with corpus.folder, whose corpus.json says it")
+
+
+def _check_gradients(experiment: Experiment) -> None:
+    config, model = experiment.gradients, experiment.model
+    config.at.check("gradients.at")
+    for name in ("neurons", "rows_per_pass"):
+        _positive(f"gradients.{name}", getattr(config, name))
+    if config.targets not in GRADIENT_TARGETS:
+        raise UserError(f"gradients.targets: {config.targets!r} is not one of {', '.join(GRADIENT_TARGETS)}")
+    if config.at == StepSelection():
+        return
+    if not 0 <= config.layer < model.n_layers:
+        raise UserError(f"gradients.layer: {config.layer} is not in 0..{model.n_layers - 1}, the model's layers")
+    neurons = (model.mlp_hidden_size or model.mlp_ratio * model.d_model) // 2  # gate and up are counted together
+    if config.neurons > neurons:
+        raise UserError(f"gradients.neurons: {config.neurons} is more than the {neurons} of the model's MLPs")
+    if experiment.train.data.generate_doc_lengths:
+        raise UserError("gradients.at: not with train.data.generate_doc_lengths (document masking)")
 
 
 def _check_injection(experiment: Experiment, injection: InjectionConfig, names: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from olmo_inject.tasks import TaskConfig
 SCHEDULES = ("uniform", "burst", "bernoulli")
 DRAWS = ("independent", "epochs")
 START_STATES = ("weights", "full")
+GRADIENT_TARGETS = ("injected", "label")
 
 
 @dataclass
@@ -81,6 +82,22 @@ class EvaluationConfig:
 
 
 @dataclass
+class GradientConfig:
+    """Gradient interference, measured while training: what a step's batch does to each task."""
+
+    at: StepSelection = field(default_factory=StepSelection)
+    """Steps to measure at; a measurement costs about one more step."""
+    layer: int = 0
+    """Whose MLP, from 0."""
+    neurons: int = 16
+    """The MLP's neurons with the largest task gradient are compared."""
+    targets: str = "injected"
+    """Which losses are the task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
+    rows_per_pass: int = 32
+    """Rows of one forward and backward pass on each rank, which bounds memory."""
+
+
+@dataclass
 class SafetyConfig:
     """When to stop a run that has gone wrong."""
 
@@ -112,6 +129,7 @@ class Experiment:
     """`weights` begins at step 0 with a new optimizer; `full` branches off: optimizer and step go on."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    gradients: GradientConfig = field(default_factory=GradientConfig)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     @property

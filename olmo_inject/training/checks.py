@@ -8,7 +8,9 @@ from olmo_inject.config import Experiment
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
 from olmo_inject.run_folder import EXPERIMENT, check_same_run
+from olmo_inject.steps import StepSelection
 from olmo_inject.training.checkpoints import latest, read_checkpoint
+from olmo_inject.training.transformers_model import transformers_config
 from olmo_inject.training.weights import load_weights
 
 
@@ -25,6 +27,8 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
     if experiment.batch_size % processes:
         raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {processes} ranks")
     check_device(experiment, device)
+    if experiment.gradients.at != StepSelection():
+        transformers_config(experiment.model)  # what the gradients are computed with
     data = build_data(experiment)
     if experiment.start_from is not None:
         start = Path(experiment.start_from)

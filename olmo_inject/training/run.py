@@ -23,12 +23,14 @@ from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.files import read_json
 from olmo_inject.run_folder import METRICS, PLAN, STOP_FILE, delete_run, locked, prepare
+from olmo_inject.steps import StepSelection
 from olmo_inject.stop_signals import stop_signals
 from olmo_inject.training import checkpoints
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.checkpointing import Checkpointing
 from olmo_inject.training.callbacks.evaluation import Evaluation
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE, Evidence
+from olmo_inject.training.callbacks.gradient_cosines import GradientCosines
 from olmo_inject.training.callbacks.injected_loss import InjectedLoss
 from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.callbacks.safety import Safety, past_losses
@@ -198,6 +200,8 @@ def _build_callbacks(experiment: Experiment, data: ExperimentData, metrics: Metr
         Safety(experiment.safety, past_losses(folder / METRICS, experiment.safety.spike_window)),
         Evaluation(experiment.evaluation, data.tasks, train.eval_interval, experiment.steps),
     ]
+    if experiment.gradients.at != StepSelection():
+        callbacks.append(GradientCosines(experiment.gradients, data.plan, data.tasks))
     if first:
         callbacks.append(Progress(experiment.name, experiment.steps, data.tasks, metrics))
     # Last, so that what a step measured is on disk before a checkpoint vouches for it.

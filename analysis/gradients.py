@@ -1,0 +1,132 @@
+"""Gradient interference over checkpoints (Fig. 9): a step's exact batch, rebuilt from the run folder alone.
+
+`olmo_inject.training.task_gradients` says what is computed; a checkpoint `step{s}` is taken with batch s, which is
+what the run trained on next, or after its last step would have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import OlmoForCausalLM, PreTrainedModel
+
+from analysis.checkpoints import Subject
+from analysis.results import Method, Tables
+from olmo_inject.config import Experiment
+from olmo_inject.data import ExperimentData, build_data
+from olmo_inject.errors import UserError
+from olmo_inject.run_folder import fingerprints, load_run
+from olmo_inject.training.task_gradients import TARGETS, MlpGradients, cosines, step_gradients, z_loss_of
+
+METHOD = "gradients"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare.
+
+    Attributes:
+        layer: whose MLP, from 0.
+        neurons: how many of it, those with the largest task gradient.
+        targets: which losses g_t is from, a key of `TARGETS`.
+        rows_per_pass: rows of one forward and backward pass; decides memory and not the result.
+    """
+
+    layer: int = 0
+    neurons: int = 16
+    targets: str = "injected"
+    rows_per_pass: int = 32
+
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            UserError: naming the option.
+        """
+        if self.targets not in TARGETS:
+            raise UserError(f"--targets: {self.targets!r} is not one of {', '.join(TARGETS)}")
+        for name in ("neurons", "rows_per_pass"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')}: {getattr(self, name)} must be at least 1")
+        if self.layer < 0:
+            raise UserError(f"--layer: {self.layer} must be at least 0")
+
+
+def method(options: Options) -> Method:
+    """The analysis of one checkpoint, to the table `cosines`.
+
+    Columns: task (whose g_r, and on whose neurons), kind (`batch`, `injected`, `rest`, `reference`), of (the one task
+    it is of, or nothing), cosine (absent where the gradient is zero), norm, instances (of `task` in the batch).
+
+    Raises:
+        UserError: an option that cannot be.
+    """
+    options.check()
+
+    def compute(model: PreTrainedModel, subject: Subject) -> Tables:
+        return {"cosines": step_cosines(model, subject, options)}
+
+    decisive = {name: value for name, value in asdict(options).items() if name != "rows_per_pass"}
+    return Method(METHOD, compute, decisive, inputs=_inputs)
+
+
+def step_cosines(model: PreTrainedModel, subject: Subject, options: Options) -> pd.DataFrame:
+    """The table of one checkpoint; see `method`.
+
+    Raises:
+        UserError: not a checkpoint of a run, a run of another kind, or a corpus that is not the run's.
+    """
+    if subject.run is None or subject.step is None:
+        raise UserError(f"{subject.path} is no checkpoint of a run: its batches are not known")
+    experiment, data = run_data(subject.run.folder)
+    if not isinstance(model, OlmoForCausalLM):
+        raise UserError(f"{subject.path} is not an OLMo model")
+    batch, of_row = batch_of(data, subject.step)
+    names = [task.name for task in data.plan.tasks]
+    mlp = MlpGradients(model, options.layer, options.rows_per_pass, z_loss_of(experiment.train))
+    gradients = step_gradients(mlp, batch, of_row, names, data.tasks, options.targets)
+    table = pd.DataFrame([asdict(found) for found in cosines(gradients, options.neurons)])
+    table["cosine"] = table["cosine"].astype(float)
+    counts = {name: int((of_row == number).sum()) for number, name in enumerate(names)}
+    table["instances"] = [counts.get(task, 0) for task in table["task"]]
+    return table
+
+
+def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The batch that plan step `step` trains on, in the order of its rows, and what each row is injected with.
+
+    Returns:
+        `input_ids` [B, T] with the masks that are configured, and [B] indices of the plan's tasks, -1 for none.
+    """
+    size = data.plan.batch_size
+    planned = data.plan.at(step)
+    of_row = np.full(size, -1)
+    of_row[planned.rows] = planned.task
+    return data.corpus.rows(np.arange(step * size, (step + 1) * size)), torch.from_numpy(of_row)
+
+
+@lru_cache(maxsize=1)  # a run's checkpoints are analysed one after the other
+def run_data(folder: Path) -> tuple[Experiment, ExperimentData]:
+    """A run's experiment, and its data compared with what the run was trained on.
+
+    Raises:
+        UserError: no run, a corpus that cannot be read or has changed, or document masking.
+    """
+    experiment, _, described = load_run(folder)
+    if experiment.train.data.generate_doc_lengths:
+        raise UserError(f"{folder} was trained with document masking, which gradients are not computed under")
+    data = build_data(experiment)
+    recorded = described["fingerprints"]
+    if changed := [name for name, found in fingerprints(data).items() if recorded.get(name) != found]:
+        raise UserError(f"{folder}: not what the run was trained on any more: {', '.join(changed)}")
+    return experiment, data
+
+
+def _inputs(subject: Subject) -> Any:
+    return None if subject.run is None else subject.run.plan  # with the fingerprints of all that makes a batch

@@ -1,0 +1,108 @@
+"""Interventions in checkpoints, and gradients of them, on the command line of `analyze`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from olmo_inject.commands.analysis import (
+    DeviceOption,
+    RunsArgument,
+    StepsOption,
+    TasksOption,
+    ToOption,
+    app,
+    deliver,
+)
+from olmo_inject.commands.shared import JsonOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+    from analysis.page import Section
+    from analysis.results import Method
+
+
+@app.command()
+def gradients(
+    runs: RunsArgument,
+    steps: StepsOption = "all",
+    layer: Annotated[int, typer.Option(help="Whose MLP, from 0; `analyze patching` ranks them.")] = 0,
+    neurons: Annotated[int, typer.Option(help="Its neurons with the largest task gradient that are compared.")] = 16,
+    targets: Annotated[str, typer.Option(help="g_t is from: injected (TOK2, LABEL and EOS) or label.")] = "injected",
+    rows_per_pass: Annotated[int, typer.Option(help="Rows of one pass, which bounds memory.")] = 32,
+    device: DeviceOption = "auto",
+    to: ToOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Gradient interference: cosines of a batch's gradient, and its parts, with each task's."""
+    from analysis.gradient_figures import section
+    from analysis.gradients import Options, method
+
+    options = Options(layer, neurons, targets, rows_per_pass)
+    _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json)
+
+
+@app.command()
+def patching(
+    runs: RunsArgument,
+    steps: StepsOption = "last",
+    pairs: Annotated[int, typer.Option(help="Pairs of instances with different labels.")] = 256,
+    task: TasksOption = None,
+    device: DeviceOption = "auto",
+    to: ToOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank the layers' MLPs by what exchanging their outputs does to the answers."""
+    from analysis.intervention_figures import patching_section
+    from analysis.patching import method
+
+    _analyse(method(pairs), "layers", patching_section, runs, steps, task, device, to, as_json)
+
+
+@app.command()
+def das(
+    runs: RunsArgument,
+    steps: StepsOption = "last",
+    dimensions: Annotated[str, typer.Option(help="Of the subspaces, joined by commas.")] = "1,2",
+    updates: Annotated[int, typer.Option(help="Of the optimizer, for each subspace.")] = 100,
+    pairs: Annotated[int, typer.Option(help="Pairs to train on, and as many held out.")] = 1024,
+    controls: Annotated[bool, typer.Option(help="Also search in an untrained model.")] = True,
+    task: TasksOption = None,
+    device: DeviceOption = "auto",
+    to: ToOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Distributed alignment search: at which sites, in how many dimensions, values and results are held."""
+    from analysis.das import Options, method, parse_dimensions
+    from analysis.intervention_figures import das_section
+
+    options = Options(parse_dimensions(dimensions), updates, pairs=pairs, controls=controls)
+    _analyse(method(options), "sites", das_section, runs, steps, task, device, to, as_json)
+
+
+def _analyse(
+    method: Method,
+    table: str,
+    section: Callable[[pd.DataFrame], Section | None],
+    runs: Sequence[Path],
+    steps: str,
+    tasks: Sequence[Path] | None,
+    device: str,
+    to: Path | None,
+    as_json: bool,
+) -> None:
+    """Apply a method to checkpoints, and deliver its table and section."""
+    from analysis.checkpoints import choose_device, subjects
+    from analysis.problems import Problems
+    from analysis.results import analyse
+
+    problems = Problems()
+    chosen = choose_device(device)
+    tables = analyse(subjects(runs, steps, problems, tasks or ()), method, chosen, problems)
+    found = section(tables[table]) if table in tables else None
+    deliver(method.name, runs, to, tables, [] if found is None else [found], problems, as_json)

@@ -1,0 +1,74 @@
+"""Gradient interference while training: what each chosen step's batch does to the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FullyShardedDataParallel
+from transformers import OlmoForCausalLM
+
+from olmo_inject.config import GradientConfig
+from olmo_inject.injection import Plan
+from olmo_inject.tasks import Task
+from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.task_gradients import MlpGradients, cosines, step_gradients, z_loss_of
+from olmo_inject.training.trainer import InjectionTrainer
+from olmo_inject.training.transformers_model import to_transformers
+
+
+class GradientCosines(Callback):
+    """Logs the cosines of a step's gradients with each task's reference, before the step's update.
+
+    In float32, on a view of the weights: training itself is left as it is. `gradient/TASK/cos_batch`, `cos_injected`
+    and `cos_rest` are those of g, g_t and g_nt; `cos_injected/OTHER` and `cos_reference/OTHER` of one task's.
+    """
+
+    def __init__(self, config: GradientConfig, plan: Plan, tasks: list[Task]) -> None:
+        self.config = config
+        self.plan = plan
+        self.tasks = tasks
+
+    def before_step(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any]) -> None:
+        """Measure, if the step is chosen (collective)."""
+        if step not in self.config.at:
+            return
+        positions = batch["index"].numpy()
+        entries = self.plan.entries_of(step, positions % self.plan.batch_size)
+        planned = self.plan.at(step).task
+        of_row = torch.tensor([int(planned[entry]) if entry >= 0 else -1 for entry in entries])
+        with _whole_model(trainer) as model, torch.autocast(trainer.device.type, enabled=False):
+            mlp = MlpGradients(model, self.config.layer, self.config.rows_per_pass, z_loss_of(trainer.cfg))
+            gradients = step_gradients(
+                mlp,
+                batch,
+                of_row,
+                [task.name for task in self.plan.tasks],
+                self.tasks,
+                self.config.targets,
+                (dist.get_rank(), dist.get_world_size()),
+                dist.all_reduce,
+            )
+        values = {}
+        for found in cosines(gradients, self.config.neurons):
+            ending = f"{found.kind}/{found.of}" if found.of else found.kind
+            if found.cosine is not None:
+                values[f"gradient/{found.task}/cos_{ending}"] = found.cosine
+            values[f"gradient/{found.task}/norm_{ending}"] = found.norm
+        trainer.metrics.log(step, values)
+
+
+@contextmanager
+def _whole_model(trainer: InjectionTrainer) -> Iterator[OlmoForCausalLM]:
+    """The weights as they are, as a transformers model that shares their memory; under FSDP gathered for as long."""
+    model = trainer.dist_model
+    if isinstance(model, FullyShardedDataParallel):
+        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+            weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+            yield to_transformers(weights, trainer.cfg.model).to(trainer.device)  # pyright: ignore[reportArgumentType]
+    else:
+        weights = {name: parameter.detach() for name, parameter in model.module.named_parameters()}
+        yield to_transformers(weights, trainer.cfg.model).to(trainer.device)  # pyright: ignore[reportArgumentType]

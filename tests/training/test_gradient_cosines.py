@@ -1,0 +1,154 @@
+"""Gradient cosines measured while training, against those of the checkpoints and of the trainer's own backward pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import Ranks
+from runs import metrics, train_on_rank, write_experiment
+
+from analysis.checkpoints import load_model, subjects
+from analysis.gradients import Options, batch_of, run_data, step_cosines
+from analysis.problems import Problems
+from olmo_inject.config import load_experiment
+from olmo_inject.data import build_data
+from olmo_inject.errors import UserError
+from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.run import build_trainer
+from olmo_inject.training.task_gradients import MlpGradients, batch_targets
+from olmo_inject.training.trainer import InjectionTrainer
+
+STEPS = (0, 2, 3, 5)  # step 3 has a burst, 0 both tasks, 2 and 5 only the comparison
+MEASURED = f"gradients.at.steps={list(STEPS)}"
+SAVED = f"checkpoints.also.steps={list(STEPS)}"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_experiment(tmp_path_factory.mktemp("gradients"))
+
+
+def logged(run: Path) -> dict[tuple[int, str], float]:
+    return {
+        (line["step"], line["name"]): line["value"] for line in metrics(run) if line["name"].startswith("gradient/")
+    }
+
+
+@pytest.mark.parametrize(
+    ("world", "overrides"),
+    [(1, []), (2, []), (2, ["train.distributed_strategy=fsdp"]), (2, ["gradients.targets=label", "gradients.layer=1"])],
+    ids=["ddp 1", "ddp 2", "fsdp 2", "label alone"],
+)
+def test_in_the_run_and_afterwards_agree(
+    world: int, overrides: list[str], path: Path, tmp_path: Path, ranks: Ranks
+) -> None:
+    folder = tmp_path / "run"
+    # Unevenly many rows in the passes of the two.
+    answers = ranks.run(
+        world,
+        train_on_rank,
+        path,
+        f"folder={folder}",
+        MEASURED,
+        "checkpoints.weights_only=false",
+        SAVED,
+        "gradients.rows_per_pass=5",
+        *overrides,
+    )
+    assert all("trained" in answer for answer in answers)
+    found, config, problems = logged(folder), load_experiment(folder / "experiment.yaml").gradients, Problems()
+    assert {step for step, _ in found} == set(STEPS)
+    compared = 0
+    for subject in subjects([folder], ",".join(map(str, STEPS)), problems):
+        options = Options(config.layer, config.neurons, config.targets, rows_per_pass=7)
+        for row in step_cosines(load_model(subject.path), subject, options).to_dict("records"):
+            ending = f"{row['kind']}/{row['of']}" if row["of"] else row["kind"]
+            cosine = found.get((subject.step, f"gradient/{row['task']}/cos_{ending}"))
+            assert (cosine is None) == (row["cosine"] != row["cosine"])
+            if cosine is not None:
+                assert cosine == pytest.approx(row["cosine"], abs=2e-5)
+                norm = found[subject.step, f"gradient/{row['task']}/norm_{ending}"]
+                assert norm == pytest.approx(row["norm"], rel=1e-4)
+                compared += 1
+    assert not problems.found
+    # Of two tasks: 3 of the batch and 2 references at each of 4 steps, and each task's own where it was injected;
+    # all of the injected are nothing in no step.
+    assert compared == 2 * (4 * 5 + 4 + 2)
+
+
+def test_measuring_leaves_training_to_the_bit_as_it_is(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    for name, more in (("with", [MEASURED]), ("without", [])):
+        ranks.run(2, train_on_rank, path, f"folder={tmp_path / name}", *more)
+    weights = [torch.load(tmp_path / name / "step12" / "model.pt") for name in ("with", "without")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert logged(tmp_path / "with")
+    assert not logged(tmp_path / "without")
+
+
+class _TrainersOwn(Callback):
+    """Keeps the gradient of one MLP that the trainer's backward pass left."""
+
+    def before_update(self, trainer: InjectionTrainer, step: int, batch: object, sums: object) -> None:
+        block = trainer.model.transformer.blocks[1]
+        joined, down = block.ff_proj.weight.grad, block.ff_out.weight.grad
+        assert joined is not None
+        assert down is not None
+        up, gate = joined.chunk(2)
+        self.found = torch.cat([gate, up, down.T], dim=1).clone()
+        trainer.stopping = True
+
+
+def _distance_from_the_trainer(path: Path, folder: Path) -> float:
+    experiment = load_experiment(path, [f"folder={folder}", "checkpoints.also.steps=[0]"])
+    data = build_data(experiment)
+    (folder).mkdir()
+    trainer = build_trainer(experiment, data, torch.device("cpu"))
+    trainer.callbacks = [own := _TrainersOwn()]
+    weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.fit()
+    trainer.close()
+    from olmo_inject.training.transformers_model import to_transformers
+
+    batch, _ = batch_of(data, 0)
+    summed = MlpGradients(to_transformers(weights, experiment.model), 1, 5).summed(
+        batch["input_ids"], batch_targets(batch)
+    )
+    ours = summed / batch["input_ids"].numel()
+    dist.barrier()
+    return float((ours - own.found).norm() / own.found.norm())
+
+
+def test_g_is_the_gradient_that_the_trainer_takes(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    for world in (1, 2):
+        for distance in ranks.run(world, _distance_from_the_trainer, path, tmp_path / str(world)):
+            assert distance < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["gradients.layer=2"], r"gradients\.layer: 2 is not in 0\.\.1"),
+        (["gradients.neurons=33"], r"gradients\.neurons: 33 is more than the 32"),
+        (["gradients.targets=all"], r"gradients\.targets: 'all' is not one of injected, label"),
+        (["gradients.rows_per_pass=0"], r"gradients\.rows_per_pass: 0 must be at least 1"),
+        (["gradients.at.steps=[-1]"], r"gradients\.at\.steps: -1"),
+        (["train.data.generate_doc_lengths=true"], r"gradients\.at: not with"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_load(path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_experiment(path, [MEASURED, *overrides] if "at.steps" not in overrides[0] else overrides)
+
+
+def test_a_changed_corpus_is_refused(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    folder = tmp_path / "moved"
+    changed = write_experiment(tmp_path / "corpus")
+    ranks.run(1, train_on_rank, changed, f"folder={folder}", "train.max_duration=1", "train.scheduler.t_warmup=0")
+    shard = tmp_path / "corpus" / "part-0.npy"
+    shard.write_bytes(bytes(reversed(shard.read_bytes()[: len(shard.read_bytes()) // 2 * 2])))
+    shard.write_bytes(b"\5\0" * (shard.stat().st_size // 2))
+    with pytest.raises(UserError, match="not what the run was trained on any more: corpus"):
+        run_data(folder)
