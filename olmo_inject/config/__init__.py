@@ -11,7 +11,7 @@ train:                           # ai2-olmo's TrainConfig; its overrides work as
   max_duration: 1000
 """
 
-from olmo_inject.config.loading import configs_folder, experiment_yaml, load_experiment
+from olmo_inject.config.loading import configs_folder, experiment_yaml, find_config, load_experiment
 from olmo_inject.config.schema import (
     CheckpointConfig,
     CorpusConfig,
@@ -30,5 +30,6 @@ __all__ = [
     "SafetyConfig",
     "configs_folder",
     "experiment_yaml",
+    "find_config",
     "load_experiment",
 ]

@@ -36,7 +36,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     Raises:
         UserError: anything that cannot be a run, in one line that names the key, the value and what is allowed.
     """
-    given = _with_named_model(_over(_read_extended(_find(path, "experiments")), _parse_overrides(overrides)))
+    given = _with_named_model(_over(_read_extended(find_config(path, "experiments")), _parse_overrides(overrides)))
     schema, defaults = _schema()
     _over(defaults, given)  # refuses a list for keys by name, which OmegaConf does not
     try:
@@ -60,7 +60,12 @@ def experiment_yaml(experiment: Experiment) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(experiment))
 
 
-def _find(path: Path | str, kind: str) -> Path:
+def find_config(path: Path | str, kind: str) -> Path:
+    """A configuration: a file, or the name of one in the folder `kind` of the shipped ones.
+
+    Raises:
+        UserError: neither.
+    """
     candidates = [Path(path), configs_folder() / kind / f"{path}", configs_folder() / kind / f"{path}.yaml"]
     for candidate in candidates:
         if candidate.is_file():
@@ -142,7 +147,7 @@ def _with_named_model(plain: dict[str, Any]) -> dict[str, Any]:
         if plain.get("model_name") is not None and not model.keys() >= {entry.name for entry in fields(ModelConfig)}:
             raise UserError("model_name: stands in resolved experiments only; write `model: NAME`")
         return plain
-    return _over(_read_extended(_find(str(name), "models")), plain | {"model": model, "model_name": str(name)})
+    return _over(_read_extended(find_config(str(name), "models")), plain | {"model": model, "model_name": str(name)})
 
 
 def _one_line(error: Exception) -> str:

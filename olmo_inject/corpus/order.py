@@ -73,6 +73,13 @@ class Order:
                     self._shuffle(epoch)[:needed].tofile(temporary)
         self._epoch.cache_clear()  # what is mapped may be a shorter file than is there now
 
+    def require(self, steps: range, rows: Int64[np.ndarray, " r"]) -> None:
+        """Refuse what a reader of `rows` of every batch in `steps` could not be given; here, nothing.
+
+        Raises:
+            UserError: an order of a part of the corpus lacks some.
+        """
+
     def _load_epoch(self, epoch: int) -> UInt32[np.ndarray, " n"]:
         if self.folder is not None and (path := self._path(epoch)).is_file():
             return np.memmap(path, np.uint32, mode="r").view(np.ndarray)
