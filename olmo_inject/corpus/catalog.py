@@ -77,7 +77,7 @@ def read_catalog(path: Path) -> NamedCorpus:
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
     except Exception as error:  # YAML's own errors are of many types
-        raise UserError(f"{path}: cannot be read: {'; '.join(str(error).split())}") from None
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     assert isinstance(entry, CatalogEntry)
     try:
         shards = tuple(name for folder in entry.folders for name in _names(entry.shards, folder))

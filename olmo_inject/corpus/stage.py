@@ -95,6 +95,11 @@ class StageRecord:
         """How many are staged."""
         return (self.beyond_step - self.first_step) * len(self.rows)
 
+    @property
+    def nbytes(self) -> int:
+        """Of all parts."""
+        return self.sequences * self.sequence_length * np.dtype(self.dtype).itemsize
+
     def positions(self, places: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """Place in the stage -> position in the order of training."""
         rows = self.rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 CHECK_BYTES = 4
@@ -56,7 +57,8 @@ class BlockCache:
             temporary.write_bytes(content)
             temporary.replace(path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             return
         with self._lock:
             self._bytes = self._remove_oldest() if self._bytes is None else self._bytes + len(content)

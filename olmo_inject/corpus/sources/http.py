@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import requests
 
-from olmo_inject.corpus.sources.source import CHUNK, Cost, Source, Transient
+from olmo_inject.corpus.sources.source import NETWORK_CHUNK, Cost, Source, Transient
 from olmo_inject.errors import UserError
 
 TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
@@ -43,7 +43,7 @@ class HttpSource(Source):
             left = stop - start
             if answer.status_code == 200 and start > 0:
                 raise UserError(f"{self.where(name)}: the server ignores byte ranges and sends whole files")
-            for chunk in answer.iter_content(CHUNK):
+            for chunk in answer.iter_content(NETWORK_CHUNK):
                 yield chunk[:left]
                 left -= len(chunk)
                 if left <= 0:  # a server that ignored the range has more to say

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
 
-from olmo_inject.corpus.sources.source import CHUNK, Cost, Source, Transient
+from olmo_inject.corpus.sources.source import NETWORK_CHUNK, Cost, Source, Transient
 from olmo_inject.errors import UserError
 
 
@@ -51,8 +51,8 @@ class S3Source(Source):
                 Bucket=self.bucket, Key=self.prefix + name, Range=f"bytes={start}-{stop - 1}"
             )
             self.check_size(name, int(answer["ContentRange"].rpartition("/")[2]), size)
-            with answer["Body"] as body:
-                yield from body.iter_chunks(CHUNK)
+            with closing(answer["Body"]) as body:
+                yield from body.iter_chunks(NETWORK_CHUNK)
 
     @contextmanager
     def _faults(self, name: str) -> Iterator[None]:

@@ -15,6 +15,7 @@ T = TypeVar("T")
 ATTEMPTS = 6  # in a row without a byte received; they take 31 s with the pauses below
 FIRST_PAUSE_S = 1.0
 CHUNK = 4 << 20  # bytes
+NETWORK_CHUNK = 1 << 18  # what a dropped connection loses at most
 
 
 class Transient(Exception):
