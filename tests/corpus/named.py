@@ -60,6 +60,19 @@ class Faults:
         self.requests: list[tuple[str, str, tuple[int, int] | None]] = []
         self.next_fault: Callable[[int], str | None] = lambda number: None
         self.met: Counter[str] = Counter()
+        self.nth = 0  # how often what is asked now was asked before, up to the same byte
+        self._asked: Counter[tuple[str, int]] = Counter()
+
+    def ask(self, method: str, name: str, span: tuple[int, int] | None) -> str | None:
+        """Note a request; the fault it meets."""
+        self.requests.append((method, name, span))
+        key = (name, span[1] if span else 0)
+        self.nth = self._asked[key]
+        self._asked[key] += 1
+        fault = self.next_fault(len(self.requests) - 1)
+        if fault:
+            self.met[fault] += 1
+        return fault
 
     @property
     def bytes_asked(self) -> int:
@@ -88,10 +101,7 @@ def served(folder: Path) -> Iterator[tuple[str, Faults]]:
             match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             span = (int(match[1]), int(match[2]) + 1) if match else None
             with lock:
-                faults.requests.append((self.command, self.path.lstrip("/"), span))
-                fault = faults.next_fault(len(faults.requests) - 1)
-                if fault:
-                    faults.met[fault] += 1
+                fault = faults.ask(self.command, self.path.lstrip("/"), span)
             if fault == "close":  # before a word
                 self.close_connection = True
                 return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt32
@@ -74,7 +73,6 @@ class Estimate:
         streamed: files that are streamed, ascending.
         ranged: how many are read by ranges.
         streamed_bytes: to read by streaming.
-        spilled_bytes: of them to be kept in runs until the end.
         ranges: number of ranges.
         ranged_bytes: to read by ranges.
         seconds: roughly, for reading and for the runs.
@@ -84,16 +82,10 @@ class Estimate:
     streamed: tuple[int, ...]
     ranged: int
     streamed_bytes: int
-    spilled_bytes: int
     ranges: int
     ranged_bytes: int
     seconds: float
     otherwise: tuple[float, float]
-
-    @cached_property
-    def is_streamed(self) -> frozenset[int]:
-        """The streamed files as a set."""
-        return frozenset(self.streamed)
 
 
 def estimate(
@@ -128,7 +120,6 @@ def estimate(
         streamed=tuple(np.flatnonzero(chosen).tolist()),
         ranged=int(np.count_nonzero(~chosen & (counts > 0))),
         streamed_bytes=int(sizes[chosen].sum()),
-        spilled_bytes=int(needed[chosen].sum()),
         ranges=int(counts[~chosen].sum()),
         ranged_bytes=int(needed[~chosen].sum()),
         seconds=float(np.where(chosen, by_streams, by_ranges).sum()),

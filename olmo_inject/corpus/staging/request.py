@@ -91,7 +91,8 @@ def look_at_folder(record: StageRecord, part_sequences: int, overwrite: bool) ->
             if not missing:
                 shutil.rmtree(folder / WORK, ignore_errors=True)  # a kill may have left it
                 raise Staged
-            raise UserError(f"{folder / missing[0]} is missing or of another size; --overwrite stages anew")
+            if not overwrite:
+                raise UserError(f"{folder / missing[0]} is missing or of another size; --overwrite stages anew")
     elif (folder / WORK / "request.json").is_file():
         begun = read_json(folder / WORK / "request.json")
         if {key: begun.get(key) for key in request} == request:

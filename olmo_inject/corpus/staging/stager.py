@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from olmo_inject.corpus.folder import TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
@@ -75,9 +77,12 @@ class Stager:
         """What the disk must still have: parts and runs that are not there yet."""
         width = self.shards.sequence_bytes
         parts = sum(part.sequences for part in self.parts if part.done(width) is None)
-        runs = sum(len(run.these) for run in self.runs if parts and not run.is_complete())
-        indices = 16 * runs
-        return (parts + runs) * width + indices
+        return parts * width + (self._run_bytes if parts else 0)
+
+    @property
+    def _run_bytes(self) -> int:
+        """Rows of runs that are not there yet, and their indices."""
+        return sum(len(run.these) for run in self.runs if not run.is_complete()) * (self.shards.sequence_bytes + 16)
 
     @property
     def work_bytes(self) -> int:
@@ -95,14 +100,14 @@ class Stager:
         rows = "all rows" if record.ranks is None else f"the rows of {record.ranks}"
         by_ranges, by_streams = chosen.otherwise
         return [
-            f"{record.folder}: {steps}, {rows}: {record.sequences:,} sequences, {self.stage_bytes / 1e9:,.2f} GB "
+            f"{record.folder}: {steps}, {rows}: {record.sequences:,} sequences, {decimal(self.stage_bytes)} "
             f"in {len(self.parts):,} parts",
-            f"streamed: {len(chosen.streamed):,} files, {chosen.streamed_bytes / 1e9:,.2f} GB; by ranges: "
-            f"{chosen.ranged:,} files, {chosen.ranges:,} ranges, {chosen.ranged_bytes / 1e9:,.2f} GB",
+            f"streamed: {len(chosen.streamed):,} files, {decimal(chosen.streamed_bytes)}; by ranges: "
+            f"{chosen.ranged:,} files, {chosen.ranges:,} ranges, {decimal(chosen.ranged_bytes)}",
             f"reading takes roughly {_duration(chosen.seconds)} (all by ranges {_duration(by_ranges)}, "
             f"all streamed {_duration(by_streams)})",
-            f"disk still needed: {self.disk_bytes / 1e9:,.2f} GB, of which {chosen.spilled_bytes / 1e9:,.2f} GB are "
-            "runs, deleted at the end",
+            f"disk still needed: {decimal(self.disk_bytes)}, of which {decimal(self._run_bytes)} for runs that are "
+            "deleted at the end",
         ]
 
     def check_disk(self) -> None:
@@ -116,9 +121,7 @@ class Stager:
             folder = folder.parent
         free = shutil.disk_usage(folder).free
         if free < self.disk_bytes:
-            raise UserError(
-                f"{self.record.folder}: needs {self.disk_bytes / 1e9:,.2f} GB of disk, {free / 1e9:,.2f} GB are free"
-            )
+            raise UserError(f"{self.record.folder}: needs {decimal(self.disk_bytes)} of disk, {decimal(free)} are free")
 
     def run(self, advance: Advance, should_stop: Callable[[], bool] = lambda: False) -> bool:
         """Do what is left; True when the stage is complete, False when it was stopped first.
