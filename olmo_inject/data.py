@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path
 
-from olmo_inject.config import CorpusConfig, Experiment
-from olmo_inject.corpus.folder import read_corpus_folder
+import numpy as np
+
+from olmo_inject.config import Experiment
 from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus_source import CorpusSource, read_source
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan, PlannedTask
 from olmo_inject.tasks import Task, build_tasks
 from olmo_inject.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True)
-class CorpusSource:
-    """Where an experiment's tokens come from, with all that a corpus folder said filled in."""
-
-    paths: list[Path]
-    dtype: str
-    vocabulary: Vocabulary
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,7 @@ def build_plan(experiment: Experiment) -> TaskPlan:
         UserError: a missing corpus folder or tokenizer, ids that contradict the model's, a task that does
             not fit the vocabulary, a plan that could overflow a batch.
     """
-    source = _source(experiment.corpus)
+    source = read_source(experiment.corpus)
     _check_ids(experiment, source.vocabulary)
     tasks = build_tasks(experiment.tasks, source.vocabulary)
     by_name = {task.name: task for task in tasks}
@@ -70,14 +62,18 @@ def build_data(experiment: Experiment, order_folder: Path | None = None) -> Expe
         order_folder: as `Order`'s.
 
     Raises:
-        UserError: as `build_plan`; shards that are missing, truncated, of another dtype or vocabulary.
+        UserError: as `build_plan`; shards that are missing, truncated, of another dtype or vocabulary; a staged
+            corpus that ends before the run does.
     """
     what = build_plan(experiment)
-    shards = TokenShards(what.source.paths, experiment.sequence_length, what.source.dtype, what.source.vocabulary.size)
-    shards.check_sample()
-    order = Order(len(shards), experiment.batch_size, experiment.corpus.seed, order_folder)
     data = experiment.train.data
     masks = data.label_mask_paths
+    if masks is not None and not what.source.paths:
+        raise UserError("train.data.label_mask_paths: a staged or remote corpus has no label masks beside its shards")
+    shards = what.source.open_shards(experiment.sequence_length)
+    shards.check_sample()
+    order = what.source.open_order(shards, experiment.batch_size, experiment.corpus.seed, order_folder)
+    order.require(range(experiment.steps - 1, experiment.steps), np.empty(0, np.int64))
     corpus = InjectedCorpus(
         shards,
         order,
@@ -107,44 +103,6 @@ class RepetitionFilter:
             tokens, max_period=self.repetition_max_period, min_period=self.repetition_min_period
         )
         return all(match.times < self.repetition_max_count for match in found)
-
-
-def _source(corpus: CorpusConfig) -> CorpusSource:
-    if corpus.folder is not None:
-        folder = read_corpus_folder(Path(corpus.folder))
-        _refuse_contradictions(corpus, folder.eos_token_id, folder.pad_token_id)
-        return CorpusSource([shard.path for shard in folder.shards], folder.dtype, folder.load_vocabulary())
-    paths = [Path(match) for pattern in corpus.paths for match in _expand(pattern)]
-    if corpus.tokenizer is not None:
-        vocabulary = Vocabulary.load(
-            corpus.tokenizer, eos_id=corpus.eos_token_id, pad_id=corpus.pad_token_id, size=corpus.vocab_size
-        )
-    elif None in (corpus.vocab_size, corpus.eos_token_id, corpus.pad_token_id):
-        raise UserError("corpus: without a tokenizer, give vocab_size, eos_token_id and pad_token_id")
-    else:
-        assert corpus.vocab_size is not None
-        assert corpus.eos_token_id is not None
-        assert corpus.pad_token_id is not None
-        vocabulary = Vocabulary.without_tokenizer(corpus.vocab_size, corpus.eos_token_id, corpus.pad_token_id)
-    return CorpusSource(paths, corpus.dtype, vocabulary)
-
-
-def _expand(pattern: str) -> list[str]:
-    if not glob.has_magic(pattern):
-        return [pattern]
-    matches = sorted(glob.glob(pattern))
-    if not matches:
-        raise UserError(f"corpus.paths: nothing matches {pattern}")
-    return matches
-
-
-def _refuse_contradictions(corpus: CorpusConfig, eos_id: int, pad_id: int) -> None:
-    for name, given, recorded in (
-        ("eos_token_id", corpus.eos_token_id, eos_id),
-        ("pad_token_id", corpus.pad_token_id, pad_id),
-    ):
-        if given is not None and given != recorded:
-            raise UserError(f"corpus.{name}: {given}, but {corpus.folder} was written with {recorded}")
 
 
 def _check_ids(experiment: Experiment, vocabulary: Vocabulary) -> None:

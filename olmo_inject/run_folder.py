@@ -68,9 +68,16 @@ MAY_CHANGE = (
     "train.python_profiling",
     "train.torch_profiling",
     # Where the corpus lies may change; what it is, is compared by fingerprint.
+    "corpus.name",
+    "corpus.root",
+    "corpus.manifest",
     "corpus.folder",
     "corpus.paths",
+    "corpus.dtype",
     "corpus.tokenizer",
+    "corpus.vocab_size",
+    "corpus.eos_token_id",
+    "corpus.pad_token_id",
 )
 _UNENDING = (
     SchedulerType.constant,

@@ -128,11 +128,11 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         ("safety: {spike_factor: 0}", "safety.spike_factor: 0.0 must be above 0, or null"),
         ("safety: {spike_window: 1}", "safety.spike_window: 1 must be at least 2"),
         # The corpus.
-        ("corpus: {folder: null}", "corpus: give either folder or paths"),
-        ("corpus: {paths: [a.npy]}", "corpus: give either folder or paths"),
-        ("corpus: {tokenizer: other}", "corpus.tokenizer: not with corpus.folder, whose corpus.json says it"),
-        ("corpus: {dtype: uint32}", "corpus.dtype: not with corpus.folder, whose corpus.json says it"),
-        ("corpus: {vocab_size: 100}", "corpus.vocab_size: not with corpus.folder, whose corpus.json says it"),
+        ("corpus: {folder: null}", "corpus: give one of name, folder and paths"),
+        ("corpus: {paths: [a.npy]}", "corpus: give one of name, folder and paths"),
+        ("corpus: {tokenizer: other}", "corpus.tokenizer: not with corpus.folder, which says it itself"),
+        ("corpus: {dtype: uint32}", "corpus.dtype: not with corpus.folder, which says it itself"),
+        ("corpus: {vocab_size: 100}", "corpus.vocab_size: not with corpus.folder, which says it itself"),
         # Injections.
         ("injections: [{task: sorting, instances_per_batch: 1}]", "task 'sorting' is not one of tcmp, tadd"),
         ("injections: [{instances_per_batch: 1}]", "injections: task '' is not one of tcmp, tadd"),
@@ -434,7 +434,7 @@ def test_extends_what_is_not_there_or_itself(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "x.yaml: "),
         (b"- a\n- b", "x.yaml: must hold keys and values"),
         (b"just words", "Key 'just words' not in 'Experiment'"),
-        (b"", "corpus: give either folder or paths"),
+        (b"", "corpus: give one of name, folder and paths"),
         (b"!!python/object/apply:os.system ['true']", "x.yaml: is not YAML: "),
     ],
 )

@@ -167,11 +167,15 @@ def _check_choices(experiment: Experiment) -> None:
     corpus = experiment.corpus
     if corpus.seed < 0:
         raise UserError(f"corpus.seed: {corpus.seed} must be at least 0")
-    if bool(corpus.folder) == bool(corpus.paths):
-        raise UserError("corpus: give either folder or paths")
+    given = [key for key in ("name", "folder", "paths") if getattr(corpus, key)]
+    if len(given) != 1:
+        raise UserError(f"corpus: give one of name, folder and paths, not {' and '.join(given) or 'none'}")
     for name in ("dtype", "tokenizer", "vocab_size"):
-        if corpus.folder and getattr(corpus, name) != getattr(CorpusConfig(), name):
-            raise UserError(f"corpus.{name}: not with corpus.folder, whose corpus.json says it")
+        if given != ["paths"] and getattr(corpus, name) != getattr(CorpusConfig(), name):
+            raise UserError(f"corpus.{name}: not with corpus.{given[0]}, which says it itself")
+    for name in ("root", "manifest"):
+        if given != ["name"] and getattr(corpus, name) is not None:
+            raise UserError(f"corpus.{name}: only with corpus.name")
 
 
 def _check_gradients(experiment: Experiment) -> None:

@@ -22,10 +22,16 @@ GRADIENT_TARGETS = ("injected", "label")
 
 @dataclass
 class CorpusConfig:
-    """Where the tokens are: a folder made by `olmo-inject corpus`, or shards of one's own."""
+    """Where the tokens are: a named corpus, a folder made by `olmo-inject corpus`, or shards of one's own."""
 
+    name: str | None = None
+    """One of configs/corpora, or a file like them; it says everything else but where the shards are and the seed."""
+    root: str | None = None
+    """Of a named corpus: the folder, http(s)://... or s3://... under which its shards are."""
+    manifest: str | None = None
+    """Of a named corpus: its manifest, if it is not where `olmo-inject corpus manifest` puts it."""
     folder: str | None = None
-    """A corpus folder; its `corpus.json` says everything else but the seed."""
+    """A corpus folder, or a staged corpus; its `corpus.json` or `stage.json` says everything else but the seed."""
     paths: list[str] = field(default_factory=list)
     """Shards in order, raw arrays of token ids; a path may be a glob."""
     dtype: str = "uint16"

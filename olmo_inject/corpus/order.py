@@ -14,6 +14,7 @@ from olmo_inject.files import replacing
 # From so many sequences on, processes share shuffles on disk: below, each shuffles 4 MB in 10 ms by itself, and
 # the many epochs of a small corpus would be as many files.
 SHARED_FROM = 2**20
+WRITTEN_AT_ONCE = 2**22  # positions
 MAX_SEQUENCES = 2**32 - 1  # ai2-olmo's indices are uint32
 
 
@@ -73,6 +74,13 @@ class Order:
                     self._shuffle(epoch)[:needed].tofile(temporary)
         self._epoch.cache_clear()  # what is mapped may be a shorter file than is there now
 
+    def require(self, steps: range, rows: Int64[np.ndarray, " r"]) -> None:
+        """Refuse what a reader of `rows` of every batch in `steps` could not be given; here, nothing.
+
+        Raises:
+            UserError: an order of a part of the corpus lacks some.
+        """
+
     def _load_epoch(self, epoch: int) -> UInt32[np.ndarray, " n"]:
         if self.folder is not None and (path := self._path(epoch)).is_file():
             return np.memmap(path, np.uint32, mode="r").view(np.ndarray)
@@ -87,3 +95,10 @@ class Order:
     def _path(self, epoch: int) -> Path:
         assert self.folder is not None
         return self.folder / f"epoch{epoch}-n{self.n_sequences}-seed{self.seed}.u32"
+
+
+def write_order(order: Order, n_positions: int, path: Path) -> None:
+    """Write the sequences at positions below `n_positions` as raw uint32, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for start in range(0, n_positions, WRITTEN_AT_ONCE):
+            order[np.arange(start, min(start + WRITTEN_AT_ONCE, n_positions))].astype(np.uint32).tofile(file)

@@ -7,10 +7,12 @@ import json
 import resource
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt
 
+from olmo_inject.corpus.sources import LocalSource, Source
 from olmo_inject.errors import FoundByOneRank, UserError
 
 DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64}
@@ -28,6 +30,12 @@ class TokenShards:
         sequence_length: tokens per sequence.
         dtype: `uint8`, `uint16`, `uint32` or `uint64`.
         vocab_size: ids at or beyond it are refused when read; None accepts all.
+        sizes: in bytes, from a manifest; shards of other sizes are refused.
+
+    Attributes:
+        names: of the shards, as `source` knows them.
+        sizes: of the shards, in bytes.
+        offsets: the first sequence of each shard, and the number of all.
 
     Raises:
         UserError: a missing, empty, truncated or foreign file, or a dtype that is not a token type
@@ -40,8 +48,20 @@ class TokenShards:
         sequence_length: int,
         dtype: str = "uint16",
         vocab_size: int | None = None,
+        sizes: Sequence[int] | None = None,
     ) -> None:
-        if not paths:
+        self._describe([str(path) for path in paths], sequence_length, dtype, vocab_size)
+        distinct = list(dict.fromkeys(self.paths))
+        _allow_open_files(len(distinct))
+        mapped = {path: _map(path, self.dtype) for path in distinct}
+        self._arrays = [mapped[path] for path in self.paths]
+        self._lay_out([array.nbytes for array in self._arrays])
+        if sizes is not None:
+            for path, found, expected in zip(self.names, self.sizes, sizes, strict=True):
+                self.source.check_size(path, found, expected)
+
+    def _describe(self, names: Sequence[str], sequence_length: int, dtype: str, vocab_size: int | None) -> None:
+        if not names:
             raise UserError("corpus: there are no shards; name at least one path")
         if sequence_length < 1:
             raise UserError(f"corpus: sequence length {sequence_length} must be at least 1")
@@ -49,22 +69,24 @@ class TokenShards:
             raise UserError(f"corpus: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         if vocab_size is not None and vocab_size - 1 > np.iinfo(DTYPES[dtype]).max:
             raise UserError(f"corpus: dtype {dtype} cannot hold the ids of a vocabulary of {vocab_size}")
-        self.paths = [Path(path) for path in paths]
+        self.names = list(names)
+        self.paths = [Path(name) for name in names]
         self.sequence_length = sequence_length
         self.dtype = np.dtype(DTYPES[dtype])
         self.vocab_size = vocab_size
-        distinct = list(dict.fromkeys(self.paths))
-        _allow_open_files(len(distinct))
-        mapped = {path: _map(path, self.dtype) for path in distinct}
-        self._arrays = [mapped[path] for path in self.paths]
-        lengths = [len(array) // sequence_length for array in self._arrays]
+
+    def _lay_out(self, sizes: Sequence[int]) -> None:
+        self.sizes = list(sizes)
+        self.sequence_bytes = self.sequence_length * self.dtype.itemsize
+        lengths = [size // self.sequence_bytes for size in sizes]
         self.offsets: Int64[np.ndarray, " shards+1"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         if len(self) == 0:
             raise UserError(
-                f"corpus: no shard holds a whole sequence of {sequence_length} tokens (the first is {self.paths[0]})"
+                f"corpus: no shard holds a whole sequence of {self.sequence_length} tokens (the first is "
+                f"{self.names[0]})"
             )
 
-    def __reduce__(self) -> tuple[type[TokenShards], tuple[list[Path], int, str, int | None]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return TokenShards, (self.paths, self.sequence_length, self.dtype.name, self.vocab_size)
 
     def __len__(self) -> int:
@@ -83,17 +105,25 @@ class TokenShards:
         shards = np.searchsorted(self.offsets, sequences, side="right") - 1
         starts = (sequences - self.offsets[shards]) * self.sequence_length
         out = np.empty((len(sequences), self.sequence_length), self.dtype)
-        arrays, length = self._arrays, self.sequence_length
-        for row, (shard, start) in enumerate(zip(shards.tolist(), starts.tolist(), strict=True)):
-            out[row] = arrays[shard][start : start + length]
+        self._fill(out, shards, starts)
         if self.vocab_size is not None and out.size and out.max() >= self.vocab_size:
             self._refuse_foreign_id(sequences, shards, out)
         return out
 
+    def _fill(self, out: np.ndarray, shards: np.ndarray, starts: np.ndarray) -> None:
+        arrays, length = self._arrays, self.sequence_length
+        for row, (shard, start) in enumerate(zip(shards.tolist(), starts.tolist(), strict=True)):
+            out[row] = arrays[shard][start : start + length]
+
+    @property
+    def source(self) -> Source:
+        """Where the shards are read from by byte ranges."""
+        return LocalSource("")
+
     @property
     def shard_tokens(self) -> list[int]:
         """Tokens of every shard, with the remainder that no sequence uses."""
-        return [len(array) for array in self._arrays]
+        return [size // self.dtype.itemsize for size in self.sizes]
 
     def locate(self, sequence: int) -> tuple[Path, int]:
         """The shard that holds `sequence`, and the index of its first token there."""
@@ -120,8 +150,7 @@ class TokenShards:
         Of sizes, not contents: hashing 3.6 TB before a run is no option. `corpus.json`, where there is
         one, records the contents' hashes, and the audit hashes what the model was given.
         """
-        record = [[path.name, array.nbytes] for path, array in zip(self.paths, self._arrays, strict=True)]
-        return hashlib.sha256(json.dumps([record, self.dtype.name, self.sequence_length]).encode()).hexdigest()
+        return fingerprint(self.names, self.sizes, self.dtype.name, self.sequence_length)
 
     def _refuse_foreign_id(self, sequences: np.ndarray, shards: np.ndarray, tokens: np.ndarray) -> None:
         row = int(tokens.max(axis=1).argmax())
@@ -129,6 +158,12 @@ class TokenShards:
             f"corpus: {self.paths[shards[row]]} holds token id {tokens[row].max()} in sequence {sequences[row]}, "
             f"at or beyond the vocabulary of {self.vocab_size}: wrong tokenizer or dtype ({self.dtype.name})?"
         )
+
+
+def fingerprint(names: Sequence[str], sizes: Sequence[int], dtype: str, sequence_length: int) -> str:
+    """A corpus's fingerprint, from what a manifest holds: wherever its shards lie, it is the same."""
+    record = [[Path(name).name, size] for name, size in zip(names, sizes, strict=True)]
+    return hashlib.sha256(json.dumps([record, dtype, sequence_length]).encode()).hexdigest()
 
 
 def _map(path: Path, dtype: np.dtype) -> np.ndarray:

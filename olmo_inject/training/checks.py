@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from olmo_inject.config import Experiment
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
@@ -22,7 +24,7 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
 
     Raises:
         UserError: as `build_data`, `load_weights` and `check_same_run`; a batch that the ranks cannot share;
-            what this device cannot do.
+            what this device cannot do; steps or rows that a staged corpus does not hold.
     """
     if experiment.batch_size % processes:
         raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {processes} ranks")
@@ -30,19 +32,21 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
     if experiment.gradients.at != StepSelection():
         transformers_config(experiment.model)  # what the gradients are computed with
     data = build_data(experiment)
+    first_step = 0
     if experiment.start_from is not None:
         start = Path(experiment.start_from)
         if experiment.start_state == "full":
-            read_checkpoint(start)
+            first_step = read_checkpoint(start).step
         else:
             load_weights(start, experiment.model)
     folder = experiment.run_folder
-    if overwrite or not (folder / EXPERIMENT).is_file():
-        return None
-    check_same_run(experiment, data)
-    last = latest(folder)
-    if last is not None and last.step == experiment.steps:
-        return f"already trained to step {last.step}: nothing to do"
+    if not overwrite and (folder / EXPERIMENT).is_file():
+        check_same_run(experiment, data)
+        last = latest(folder)
+        if last is not None and last.step == experiment.steps:
+            return f"already trained to step {last.step}: nothing to do"
+        first_step = first_step if last is None else last.step
+    data.order.require(range(first_step, experiment.steps), np.arange(experiment.batch_size))
     return None
 
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from olmo.config import TrainConfig
@@ -168,6 +169,8 @@ def build_trainer(experiment: Experiment, data: ExperimentData, device: torch.de
         evaluators=[],
     )
     restored = _restore(experiment, trainer)
+    with on_every_rank("the corpus lacks what this rank reads"):
+        data.order.require(range(trainer.global_step, experiment.steps), np.arange(rank, experiment.batch_size, world))
     folder = experiment.run_folder
     with on_every_rank(f"cannot write {folder}"):
         if rank == 0:

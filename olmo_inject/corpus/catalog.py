@@ -1,0 +1,105 @@
+"""Corpora known by name: a YAML file that says which shards there are, in which order, and what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from olmo_inject.errors import UserError
+
+
+@dataclass
+class Folder:
+    """One folder of shards in the table."""
+
+    path: str = MISSING
+    parts: int = MISSING
+    digits: int = 5
+    """Of a part's number, with leading zeros."""
+    pieces: dict[int, Any] | None = None
+    """Number of files -> the parts that have so many, as `0-4 6`; one file where nothing is said."""
+    times: int = 1
+    """How often the whole folder stands in the order, one after the other."""
+
+
+@dataclass
+class CatalogEntry:
+    """A corpus as its YAML file says it."""
+
+    root: str | None = None
+    """Where the shards are: a folder, http(s)://... or s3://...; an experiment's `corpus.root` goes before."""
+    dtype: str = "uint16"
+    tokenizer: str = MISSING
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+    seed: int = 6198
+    sequence_length: int = 4096
+    batch_size: int = 1024
+    shards: str = MISSING
+    """A shard's name under `root`, with {path}, {part} and {piece}."""
+    folders: list[Folder] = MISSING
+
+
+@dataclass(frozen=True)
+class NamedCorpus:
+    """A corpus of the catalog, with the names of its shards in order.
+
+    Attributes:
+        name: of its file, without `.yaml`.
+        entry: what the file says.
+        shards: relative to the root; one may stand more than once.
+    """
+
+    name: str
+    entry: CatalogEntry
+    shards: tuple[str, ...]
+
+    @cached_property
+    def listing(self) -> str:
+        """SHA-256 of the names in order, one a line."""
+        return hashlib.sha256("".join(f"{name}\n" for name in self.shards).encode()).hexdigest()
+
+
+def read_catalog(path: Path) -> NamedCorpus:
+    """Read a corpus's YAML file.
+
+    Raises:
+        UserError: a key that does not exist, a value of the wrong type, or a table that names no shard.
+    """
+    try:
+        entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CatalogEntry), OmegaConf.load(path)))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # YAML's own errors are of many types
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    assert isinstance(entry, CatalogEntry)
+    try:
+        shards = tuple(name for folder in entry.folders for name in _names(entry.shards, folder))
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"{path}: the table of shards: {error}") from None
+    if not shards:
+        raise UserError(f"{path}: the table names no shard")
+    return NamedCorpus(path.stem, entry, shards)
+
+
+def _names(pattern: str, folder: Folder) -> list[str]:
+    pieces = dict.fromkeys(range(folder.parts), 1)
+    for number, parts in (folder.pieces or {}).items():
+        for span in str(parts).split():
+            first, _, last = span.partition("-")
+            for part in range(int(first), int(last or first) + 1):
+                if part not in pieces:
+                    raise ValueError(f"{folder.path} has no part {part} among {folder.parts}")
+                pieces[part] = number
+    once = [
+        pattern.format(path=folder.path, part=f"{part:0{folder.digits}d}", piece=piece)
+        for part, number in pieces.items()
+        for piece in range(number)
+    ]
+    return once * folder.times

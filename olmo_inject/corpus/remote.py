@@ -1,0 +1,75 @@
+"""Shards that lie elsewhere, read by sequences as local ones are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.sources import Source
+from olmo_inject.corpus.sources.cache import BlockCache, cache_folder
+
+SAMPLE = 16  # sequences that `check_sample` reads: each is a request
+
+
+class RemoteShards(TokenShards):
+    """Shards of a remote source: a sequence is one byte range, kept in a bounded cache on the local disk.
+
+    Args:
+        source: where they are.
+        names: the shards in order, relative to the source's root.
+        sizes: of each in bytes, from the manifest.
+        sequence_length: as `TokenShards`.
+        dtype: as `TokenShards`.
+        vocab_size: as `TokenShards`.
+
+    Raises:
+        UserError: as `TokenShards`; reading also where a shard has changed or cannot be had.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        names: Sequence[str],
+        sizes: Sequence[int],
+        sequence_length: int,
+        dtype: str = "uint16",
+        vocab_size: int | None = None,
+    ) -> None:
+        self._source = source
+        self._describe(names, sequence_length, dtype, vocab_size)
+        self._lay_out(sizes)
+        self._cache = BlockCache(cache_folder() / "blocks" / self.fingerprint()[:16])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        vocabulary = self.vocab_size
+        return RemoteShards, (self._source, self.names, self.sizes, self.sequence_length, self.dtype.name, vocabulary)
+
+    @property
+    def source(self) -> Source:
+        """Where the shards are read from by byte ranges."""
+        return self._source
+
+    def check_sample(self, n: int = SAMPLE) -> None:
+        """As `TokenShards.check_sample`, over fewer sequences."""
+        super().check_sample(n)
+
+    def _fill(self, out: np.ndarray, shards: np.ndarray, starts: np.ndarray) -> None:
+        def fetch(row: int) -> None:
+            out[row] = np.frombuffer(self._block(int(shards[row]), int(starts[row])), self.dtype)
+
+        with ThreadPoolExecutor(self._source.connections) as pool:
+            for _ in pool.map(fetch, range(len(out))):
+                pass
+
+    def _block(self, shard: int, start: int) -> bytes:
+        first = start * self.dtype.itemsize
+        key = f"{shard}-{first}"
+        block = self._cache.get(key)
+        if block is None:
+            block = self._source.read(self.names[shard], first, first + self.sequence_bytes, self.sizes[shard])
+            self._cache.put(key, block)
+        return block

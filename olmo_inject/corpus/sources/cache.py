@@ -1,0 +1,85 @@
+"""A bounded cache on the local disk for what was fetched from afar."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+CHECK_BYTES = 4
+LIMIT = 1 << 30  # bytes
+
+
+def cache_folder() -> Path:
+    """Where manifests, orders and fetched blocks are kept: $OLMO_INJECT_CACHE, or olmo-inject in the user's cache."""
+    if given := os.environ.get("OLMO_INJECT_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "olmo-inject"
+
+
+class BlockCache:
+    """Small files by key, the least recently used removed once they exceed the limit.
+
+    Each ends with the CRC-32 of its content: a damaged or cut-off one counts as absent. Processes may share a
+    folder. A cache that cannot be written (a full or read-only disk) caches nothing, and says nothing.
+
+    Args:
+        folder: made when first needed.
+        limit: bytes in all.
+    """
+
+    def __init__(self, folder: Path, limit: int = LIMIT) -> None:
+        self.folder = folder
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._bytes: int | None = None  # unknown until the first `put` has looked
+
+    def get(self, key: str) -> bytes | None:
+        """What was put under `key`, or None."""
+        path = self.folder / key
+        try:
+            content = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return None
+        block, check = content[:-CHECK_BYTES], content[-CHECK_BYTES:]
+        return block if zlib.crc32(block).to_bytes(CHECK_BYTES, "little") == check else None
+
+    def put(self, key: str, block: bytes) -> None:
+        """Keep `block` under `key`."""
+        path = self.folder / key
+        temporary = self.folder / f".{key}.{os.getpid()}-{threading.get_ident()}.tmp"
+        content = block + zlib.crc32(block).to_bytes(CHECK_BYTES, "little")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            return
+        with self._lock:
+            self._bytes = self._remove_oldest() if self._bytes is None else self._bytes + len(content)
+            if self._bytes > self.limit:
+                self._bytes = self._remove_oldest()
+
+    def _remove_oldest(self) -> int:
+        """Bring the folder to nine tenths of the limit if it is over it; returns what is left."""
+        entries = []
+        for entry in os.scandir(self.folder):
+            try:
+                stat = entry.stat()
+            except OSError:  # another process removed it
+                continue
+            entries.append((stat.st_mtime, stat.st_size, entry.path))
+        total = sum(size for _, size, _ in entries)
+        if total <= self.limit:
+            return total
+        for _, size, path in sorted(entries):
+            if total <= self.limit * 9 // 10:
+                break
+            Path(path).unlink(missing_ok=True)
+            total -= size
+        return total

@@ -1,0 +1,91 @@
+"""Shards on a web server, by HTTP range requests."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import quote
+
+import requests
+
+from olmo_inject.corpus.sources.source import NETWORK_CHUNK, Cost, Source, Transient
+from olmo_inject.errors import UserError
+
+TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class HttpSource(Source):
+    """Names are appended to the root URL."""
+
+    cost = Cost(request_s=0.1, bytes_per_s=50e6)
+    connections = 32
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self._of_thread = threading.local()  # a requests.Session must not be shared
+
+    def _size(self, name: str) -> int:
+        with self._request("HEAD", name) as answer:
+            if answer.status_code not in (405, 501):
+                self._check_status(name, answer)
+                return self._total(name, answer)
+        with self._request("GET", name, 0, 1) as answer:  # a server without HEAD
+            self._check_status(name, answer)
+            return self._total(name, answer)
+
+    def _open(self, name: str, start: int, stop: int, size: int) -> Iterator[bytes]:
+        with self._request("GET", name, start, stop) as answer:
+            self._check_status(name, answer)
+            self.check_size(name, self._total(name, answer), size)
+            left = stop - start
+            if answer.status_code == 200 and start > 0:
+                raise UserError(f"{self.where(name)}: the server ignores byte ranges and sends whole files")
+            for chunk in answer.iter_content(NETWORK_CHUNK):
+                yield chunk[:left]
+                left -= len(chunk)
+                if left <= 0:  # a server that ignored the range has more to say
+                    return
+
+    @contextmanager
+    def _request(self, method: str, name: str, start: int = 0, stop: int = 0) -> Iterator[requests.Response]:
+        session = getattr(self._of_thread, "session", None)
+        if session is None:
+            session = self._of_thread.session = requests.Session()
+        headers = {"Accept-Encoding": "identity"}
+        if stop:
+            headers["Range"] = f"bytes={start}-{stop - 1}"
+        try:
+            with session.request(
+                method, self._url(name), headers=headers, stream=True, timeout=TIMEOUT_S, allow_redirects=True
+            ) as answer:
+                yield answer
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise UserError(f"{self.where(name)}: {error}") from None
+        except requests.RequestException as error:
+            raise Transient(f"{type(error).__name__}: {error}") from error
+
+    def _check_status(self, name: str, answer: requests.Response) -> None:
+        status = answer.status_code
+        if status in (200, 206):
+            return
+        said = f"the server answers {status} {answer.reason}"
+        if status >= 500 or status in (408, 425, 429):
+            raise Transient(said)
+        if status == 416:
+            said += ": it is shorter than the manifest records; it has changed"
+        raise UserError(f"{self.where(name)}: {said}")
+
+    def _total(self, name: str, answer: requests.Response) -> int:
+        """Bytes of the whole shard, from whichever header says it."""
+        if answer.status_code == 206:
+            if (match := _RANGE.fullmatch(answer.headers.get("Content-Range", ""))) is not None:
+                return int(match[3])
+        elif (length := answer.headers.get("Content-Length", "")).isdigit():
+            return int(length)
+        raise UserError(f"{self.where(name)}: the server does not say how large it is")
+
+    def _url(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{quote(name)}"

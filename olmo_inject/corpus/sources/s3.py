@@ -1,0 +1,70 @@
+"""Shards in S3, or in anything that speaks its protocol (AWS_ENDPOINT_URL says where)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cached_property
+from typing import Any
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError
+from urllib3.exceptions import HTTPError
+
+from olmo_inject.corpus.sources.source import NETWORK_CHUNK, Cost, Source, Transient
+from olmo_inject.errors import UserError
+
+
+class S3Source(Source):
+    """s3://bucket/prefix; without credentials the bucket is read as the public one it must then be."""
+
+    cost = Cost(request_s=0.03, bytes_per_s=80e6)
+    connections = 32
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.bucket, _, prefix = root.removeprefix("s3://").partition("/")
+        self.prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+        if not self.bucket:
+            raise UserError(f"corpus.root: {root} names no bucket; write s3://bucket/prefix")
+
+    @cached_property
+    def _client(self) -> Any:
+        session = boto3.Session()
+        anonymous = session.get_credentials() is None
+        config = Config(
+            signature_version=UNSIGNED if anonymous else None,
+            max_pool_connections=self.connections,
+            retries={"max_attempts": 1},  # ours, which know how far a stream had come
+        )
+        return session.client("s3", config=config, region_name=session.region_name or "us-east-1")
+
+    def _size(self, name: str) -> int:
+        with self._faults(name):
+            return int(self._client.head_object(Bucket=self.bucket, Key=self.prefix + name)["ContentLength"])
+
+    def _open(self, name: str, start: int, stop: int, size: int) -> Iterator[bytes]:
+        with self._faults(name):
+            answer = self._client.get_object(
+                Bucket=self.bucket, Key=self.prefix + name, Range=f"bytes={start}-{stop - 1}"
+            )
+            self.check_size(name, int(answer["ContentRange"].rpartition("/")[2]), size)
+            with closing(answer["Body"]) as body:
+                yield from body.iter_chunks(NETWORK_CHUNK)
+
+    @contextmanager
+    def _faults(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            said = f"S3 answers {status} {error.response.get('Error', {}).get('Code', '')}"
+            if status >= 500 or status in (408, 429):
+                raise Transient(said) from error
+            if status == 416:
+                said += ": it is shorter than the manifest records; it has changed"
+            raise UserError(f"{self.where(name)}: {said}") from None
+        except (BotoCoreError, IncompleteReadError, HTTPError, OSError) as error:
+            raise Transient(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,145 @@
+"""One source of shards: sizes and byte ranges, with everything that can go wrong on the way tried again."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from olmo_inject.errors import UserError
+
+T = TypeVar("T")
+ATTEMPTS = 6  # in a row without a byte received; they take 31 s with the pauses below
+FIRST_PAUSE_S = 1.0
+CHUNK = 4 << 20  # bytes
+NETWORK_CHUNK = 1 << 18  # what a dropped connection loses at most
+
+
+class Transient(Exception):
+    """What may go well when it is tried again: a dropped connection, a server's 500, a short answer."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What reading costs, for choosing between ranges and whole shards; round figures, per connection.
+
+    Attributes:
+        request_s: seconds until a range's first byte.
+        bytes_per_s: afterwards.
+    """
+
+    request_s: float
+    bytes_per_s: float
+
+
+class Source(ABC):
+    """Shards below one root. Threads may share a source; pickling gives a new one.
+
+    Attributes:
+        root: as the user wrote it.
+        cost: of reading from here.
+        connections: ranges that are worth asking for at once.
+    """
+
+    cost: Cost
+    connections: int
+    pause_s = FIRST_PAUSE_S
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def __reduce__(self) -> tuple[type[Source], tuple[str]]:
+        return type(self), (self.root,)
+
+    def size(self, name: str) -> int:
+        """Bytes of a shard.
+
+        Raises:
+            UserError: it is not there, or cannot be asked after several attempts.
+        """
+        return self._patiently(name, lambda: self._size(name))
+
+    def sizes(self, names: list[str], advance: Callable[[], None] = lambda: None) -> dict[str, int]:
+        """`size` of every shard, asked in parallel; `advance` is called after each."""
+        found: dict[str, int] = {}
+        with ThreadPoolExecutor(self.connections) as pool:
+            distinct = list(dict.fromkeys(names))
+            for name, size in zip(distinct, pool.map(self.size, distinct), strict=True):
+                found[name] = size
+                advance()
+        return found
+
+    def read(self, name: str, start: int, stop: int, size: int) -> bytes:
+        """Bytes [start, stop) of a shard of `size` bytes.
+
+        Raises:
+            UserError: as `stream`.
+        """
+        return b"".join(self.stream(name, start, stop, size))
+
+    def stream(self, name: str, start: int, stop: int, size: int) -> Iterator[bytes]:
+        """Bytes [start, stop) in chunks; after a fault it goes on at the byte it had come to.
+
+        Args:
+            name: of the shard.
+            start: first byte.
+            stop: first byte that is not wanted.
+            size: of the shard, from the manifest; another size means that the shard has changed.
+
+        Raises:
+            UserError: the shard is gone, has changed, cannot be read by ranges, or gives nothing in several attempts.
+        """
+        failures = 0
+        while start < stop:
+            try:
+                for chunk in self._open(name, start, stop, size):
+                    if len(chunk) > stop - start:
+                        raise Transient(f"more than the {stop - start} bytes asked for")
+                    start += len(chunk)
+                    failures = 0
+                    yield chunk
+                if start < stop:
+                    raise Transient(f"the answer ended {stop - start:,} bytes early")
+            except Transient as fault:
+                failures += 1
+                self._pause(name, failures, fault)
+
+    def where(self, name: str) -> str:
+        """A shard for people."""
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def check_size(self, name: str, found: int, expected: int) -> None:
+        """Refuse a shard whose size is not the manifest's.
+
+        Raises:
+            UserError: it is not.
+        """
+        if found != expected:
+            raise UserError(
+                f"{self.where(name)} has {found:,} bytes where the manifest records {expected:,}: it has changed"
+            )
+
+    @abstractmethod
+    def _size(self, name: str) -> int:
+        """One attempt at `size`; raises Transient or UserError."""
+
+    @abstractmethod
+    def _open(self, name: str, start: int, stop: int, size: int) -> Iterator[bytes]:
+        """One attempt at `stream`; may end early; raises Transient or UserError."""
+
+    def _patiently(self, name: str, attempt: Callable[[], T]) -> T:
+        failures = 0
+        while True:
+            try:
+                return attempt()
+            except Transient as fault:
+                failures += 1
+                self._pause(name, failures, fault)
+
+    def _pause(self, name: str, failures: int, fault: Transient) -> None:
+        if failures >= ATTEMPTS:
+            raise UserError(f"{self.where(name)}: {fault} ({failures} attempts)") from None
+        time.sleep(self.pause_s * 2 ** (failures - 1))

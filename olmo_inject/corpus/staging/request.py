@@ -1,0 +1,125 @@
+"""What is to be staged, and what of it the folder holds already."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from olmo_inject.corpus.folder import TOKENIZER
+from olmo_inject.corpus.order import Order
+from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.stage import STAGE, RankShard, StagePart, StageRecord, read_stage
+from olmo_inject.errors import UserError
+from olmo_inject.files import read_json
+from olmo_inject.vocabulary import Vocabulary
+
+WORK = ".staging"  # inside the stage while it is made
+
+
+class Staged(Exception):
+    """The folder holds this very stage already, complete."""
+
+
+def make_record(
+    shards: TokenShards, order: Order, vocabulary: Vocabulary, steps: range, to: Path, ranks: RankShard | None
+) -> StageRecord:
+    """What `stage.json` will say, but for the parts.
+
+    Raises:
+        UserError: steps or ranks that cannot be, or that the corpus itself does not hold.
+    """
+    if not len(steps) or steps[0] < 0:
+        raise UserError(f"--steps: {steps.start}:{steps.stop} are not steps; give first:beyond, such as 0:50000")
+    if ranks is not None:
+        if not 0 <= ranks.first <= ranks.last < ranks.world:
+            raise UserError(f"--rank-shard: {ranks.first}-{ranks.last}/{ranks.world} are not ranks of {ranks.world}")
+        if order.batch_size % ranks.world:
+            raise UserError(f"--rank-shard: {ranks.world} ranks do not share a batch of {order.batch_size}")
+    own = vocabulary.tokenizer is not None and Path(vocabulary.identifier).is_file()
+    record = StageRecord(
+        folder=to,
+        corpus=shards.fingerprint(),
+        corpus_sequences=order.n_sequences,
+        batch_size=order.batch_size,
+        seed=order.seed,
+        first_step=steps.start,
+        beyond_step=steps.stop,
+        ranks=ranks,
+        sequence_length=shards.sequence_length,
+        dtype=shards.dtype.name,
+        tokenizer=None if vocabulary.tokenizer is None else TOKENIZER if own else vocabulary.identifier,
+        vocabulary=vocabulary.fingerprint,
+        vocab_size=vocabulary.size,
+        eos_token_id=vocabulary.eos_id,
+        pad_token_id=vocabulary.pad_id,
+    )
+    order.require(steps, record.rows)
+    return record
+
+
+def request_of(record: StageRecord, part_sequences: int) -> dict[str, Any]:
+    """What must be the same for a begun staging to go on."""
+    fields = asdict(record)
+    del fields["folder"], fields["parts"]
+    return json.loads(json.dumps(fields | {"part_sequences": part_sequences}))
+
+
+def look_at_folder(record: StageRecord, part_sequences: int, overwrite: bool) -> list[int] | None:
+    """The files that a begun staging of the same request streams; None where the folder is free, or was made so.
+
+    Raises:
+        UserError: something else is in the folder.
+        Staged: the stage itself is.
+    """
+    folder, request = record.folder, request_of(record, part_sequences)
+    if not folder.exists():
+        return None
+    present = sorted(entry.name for entry in folder.iterdir())
+    if not present:
+        return None
+    if (folder / STAGE).is_file():
+        there = read_stage(folder)
+        of_parts = there.parts[0].sequences if there.parts else 0
+        if request_of(there, part_sequences) == request and of_parts == min(part_sequences, record.sequences):
+            missing = _missing(there)
+            if not missing:
+                shutil.rmtree(folder / WORK, ignore_errors=True)  # a kill may have left it
+                raise Staged
+            if not overwrite:
+                raise UserError(f"{folder / missing[0]} is missing or of another size; --overwrite stages anew")
+    elif (folder / WORK / "request.json").is_file():
+        begun = read_json(folder / WORK / "request.json")
+        if {key: begun.get(key) for key in request} == request:
+            return begun["streamed"]
+    if not overwrite:
+        raise UserError(f"{folder} holds something else than a stage of these arguments; --overwrite replaces a stage")
+    _delete(folder, present)
+    return None
+
+
+def _missing(there: StageRecord) -> list[str]:
+    width = there.sequence_length * np.dtype(there.dtype).itemsize
+
+    def is_there(part: StagePart) -> bool:
+        path = there.folder / part.name
+        return path.is_file() and path.stat().st_size == part.sequences * width
+
+    return [part.name for part in there.parts if not is_there(part)]
+
+
+def _delete(folder: Path, present: Sequence[str]) -> None:
+    ours = [name for name in present if name in (STAGE, TOKENIZER, WORK) or name.startswith(("part-", ".part-"))]
+    if foreign := set(present) - set(ours):
+        raise UserError(f"{folder} is not overwritten: it holds {min(foreign)}, which is no part of a stage")
+    for name in (STAGE, *ours):  # first what vouches for the rest
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

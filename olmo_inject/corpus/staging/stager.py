@@ -1,0 +1,233 @@
+"""One staging from what is needed to `stage.json`, resumable wherever it was killed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.filesize import decimal
+
+from olmo_inject.corpus.folder import TOKENIZER
+from olmo_inject.corpus.order import Order
+from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.stage import RankShard, StageRecord, write_stage
+from olmo_inject.corpus.staging.layout import READS, Estimate, Layout, estimate
+from olmo_inject.corpus.staging.parts import Part
+from olmo_inject.corpus.staging.pieces import Halt, in_parallel, locked
+from olmo_inject.corpus.staging.request import WORK, look_at_folder, make_record, request_of
+from olmo_inject.corpus.staging.runs import Advance, plan_runs
+from olmo_inject.errors import UserError
+from olmo_inject.files import write_json
+from olmo_inject.vocabulary import Vocabulary
+
+PART_BYTES = 512 << 20
+
+
+@dataclass
+class Stager:
+    """A staging that may begin; made by `open_stager`.
+
+    Attributes:
+        record: what `stage.json` will say, but for its parts.
+        layout: which sequences are needed of which file.
+        estimate: how they are read, and what that costs.
+        shards: of the source.
+        jobs: streams read, and parts put together, at once.
+        part_sequences: in a part.
+        vocabulary: whose tokenizer goes with the stage.
+    """
+
+    record: StageRecord
+    layout: Layout
+    estimate: Estimate
+    shards: TokenShards
+    jobs: int
+    part_sequences: int
+    vocabulary: Vocabulary
+
+    def __post_init__(self) -> None:
+        work, width = self.record.folder / WORK, self.shards.sequence_bytes
+        self.parts = [
+            Part(
+                self.record.folder / f"part-{number:05d}.npy",
+                work / f"part-{number:05d}.json",
+                first,
+                min(self.part_sequences, self.record.sequences - first),
+            )
+            for number, first in enumerate(range(0, self.record.sequences, self.part_sequences))
+        ]
+        source = self.shards.source
+        self.runs = [
+            run for file in self.estimate.streamed for run in plan_runs(self.layout, file, source, width, work)
+        ]
+
+    @property
+    def stage_bytes(self) -> int:
+        """Of the finished stage."""
+        return self.record.nbytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the disk must still have: parts and runs that are not there yet."""
+        width = self.shards.sequence_bytes
+        parts = sum(part.sequences for part in self.parts if part.done(width) is None)
+        return parts * width + (self._run_bytes if parts else 0)
+
+    @property
+    def _run_bytes(self) -> int:
+        """Rows of runs that are not there yet, and their indices."""
+        return sum(len(run.these) for run in self.runs if not run.is_complete()) * (self.shards.sequence_bytes + 16)
+
+    @property
+    def work_bytes(self) -> int:
+        """What `advance` is told in all: bytes streamed, and bytes written and read back."""
+        return sum(run.stop - run.start for run in self.runs) + self.stage_bytes
+
+    def choice(self) -> dict[str, Any]:
+        """How the files are read, as plain values."""
+        return asdict(self.estimate) | {"streamed": len(self.estimate.streamed), "disk_bytes": self.disk_bytes}
+
+    def describe(self) -> list[str]:
+        """What will be done, for people."""
+        record, chosen = self.record, self.estimate
+        steps = f"steps {record.first_step:,} to {record.beyond_step - 1:,}"
+        rows = "all rows" if record.ranks is None else f"the rows of {record.ranks}"
+        by_ranges, by_streams = chosen.otherwise
+        return [
+            f"{record.folder}: {steps}, {rows}: {record.sequences:,} sequences, {decimal(self.stage_bytes)} "
+            f"in {len(self.parts):,} parts",
+            f"streamed: {len(chosen.streamed):,} files, {decimal(chosen.streamed_bytes)}; by ranges: "
+            f"{chosen.ranged:,} files, {chosen.ranges:,} ranges, {decimal(chosen.ranged_bytes)}",
+            f"reading takes roughly {_duration(chosen.seconds)} (all by ranges {_duration(by_ranges)}, "
+            f"all streamed {_duration(by_streams)})",
+            f"disk still needed: {decimal(self.disk_bytes)}, of which {decimal(self._run_bytes)} for runs that are "
+            "deleted at the end",
+        ]
+
+    def check_disk(self) -> None:
+        """Refuse a disk that is too small.
+
+        Raises:
+            UserError: it is.
+        """
+        folder = self.record.folder
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if free < self.disk_bytes:
+            raise UserError(f"{self.record.folder}: needs {decimal(self.disk_bytes)} of disk, {decimal(free)} are free")
+
+    def run(self, advance: Advance, should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Do what is left; True when the stage is complete, False when it was stopped first.
+
+        Args:
+            advance: told of bytes as they are done, also of those that were done before.
+            should_stop: asked often; what is complete by then is kept.
+
+        Raises:
+            UserError: the source fails, has changed, or the disk does.
+        """
+        folder, width = self.record.folder, self.shards.sequence_bytes
+        with locked(folder / WORK):
+            write_json(folder / WORK / "request.json", self._request())
+            for leftover in (*folder.glob(".*.tmp"), *(folder / WORK).glob(".*.tmp")):
+                leftover.unlink()
+            halt = Halt(advance, should_stop)
+            missing = [part for part in self.parts if part.done(width) is None]
+            if missing and not self._gather(halt):
+                return False
+            if not self._assemble(missing, halt):
+                return False
+            self._finish()
+        shutil.rmtree(folder / WORK)
+        return True
+
+    def _gather(self, halt: Halt) -> bool:
+        width = self.shards.sequence_bytes
+        todo = []
+        for run in self.runs:
+            if run.is_complete():
+                halt.advance(run.stop - run.start)
+            else:
+                todo.append(partial(run.gather, width, halt.advance))
+        return in_parallel(todo, self.jobs, halt)
+
+    def _assemble(self, missing: Sequence[Part], halt: Halt) -> bool:
+        halt.advance(self.stage_bytes - sum(part.sequences for part in missing) * self.shards.sequence_bytes)
+        runs = [run.opened() for run in self.runs] if missing else []
+        with ThreadPoolExecutor(self.shards.source.connections) as pool:
+
+            def make(part: Part) -> None:
+                part.write(part.assemble(self.layout, self.shards, runs, pool), halt.advance)
+
+            return in_parallel([partial(make, part) for part in missing], self.jobs, halt)
+
+    def _finish(self) -> None:
+        folder, width = self.record.folder, self.shards.sequence_bytes
+        records = [part.done(width) for part in self.parts]
+        parts = tuple(record for record in records if record is not None)
+        assert len(parts) == len(self.parts)
+        if self.record.tokenizer == TOKENIZER:
+            shutil.copyfile(self.vocabulary.identifier, folder / TOKENIZER)
+        write_stage(replace(self.record, parts=parts))
+
+    def _request(self) -> dict[str, Any]:
+        return request_of(self.record, self.part_sequences) | {"streamed": list(self.estimate.streamed)}
+
+
+def open_stager(
+    shards: TokenShards,
+    order: Order,
+    vocabulary: Vocabulary,
+    steps: range,
+    to: Path,
+    *,
+    ranks: RankShard | None = None,
+    read: str = "auto",
+    jobs: int = 4,
+    part_bytes: int = PART_BYTES,
+    overwrite: bool = False,
+) -> Stager:
+    """Look at what is asked and what is there already, and plan the rest; writes nothing.
+
+    Args:
+        shards: of the corpus.
+        order: of its training.
+        vocabulary: of its ids.
+        steps: to stage.
+        to: the stage's folder; a stage that was begun there with the same arguments goes on.
+        ranks: stage only the rows that these read.
+        read: `ranges` or `stream` for all files, or `auto`.
+        jobs: streams and parts at once; each holds 256 MB or a part in memory.
+        part_bytes: of a part, about.
+        overwrite: delete another stage that is there.
+
+    Raises:
+        UserError: impossible arguments, or something else in the folder.
+        Staged: nothing is left to do.
+    """
+    to = to.resolve()
+    record = make_record(shards, order, vocabulary, steps, to, ranks)
+    if read not in READS:
+        raise UserError(f"--read: {read} is not one of {', '.join(READS)}")
+    if jobs < 1:
+        raise UserError(f"--jobs: {jobs} must be at least 1")
+    part_sequences = part_bytes // shards.sequence_bytes
+    if part_sequences < 1:
+        raise UserError(f"--part-size: {part_bytes} bytes do not hold a sequence of {shards.sequence_bytes}")
+    streamed = look_at_folder(record, part_sequences, overwrite)
+    layout = Layout(record, shards, order)
+    chosen = estimate(
+        layout, shards.sequence_bytes, shards.source.cost, jobs, shards.source.connections, read, streamed
+    )
+    return Stager(record, layout, chosen, shards, jobs, part_sequences, vocabulary)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,122 @@
+"""A corpus as the command line names it, opened for reading steps of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from olmo_inject.config import CorpusConfig, Experiment, find_config, load_experiment
+from olmo_inject.corpus.catalog import read_catalog
+from olmo_inject.corpus.order import SHARED_FROM, Order
+from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.sources.cache import cache_folder
+from olmo_inject.corpus.stage import STAGE, read_stage
+from olmo_inject.corpus_source import CorpusSource, read_source
+from olmo_inject.errors import UserError
+
+STEPS_AT_ONCE = 50_000  # whose order is written the first time one of them is asked for: 205 MB at 1,024 rows
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides which sequences a step holds, beside the corpus; None where nothing says it yet."""
+
+    batch_size: int | None = None
+    sequence_length: int | None = None
+    seed: int | None = None
+
+    def filled(self, other: Shape) -> Shape:
+        """This, with what it leaves open taken from `other`."""
+        ours, theirs = vars(self), vars(other)
+        return Shape(**{name: theirs[name] if ours[name] is None else ours[name] for name in ours})
+
+
+@dataclass(frozen=True)
+class OpenCorpus:
+    """Shards and their order.
+
+    Attributes:
+        name: as the user gave it.
+        config: as an experiment would write it.
+        source: what the corpus is.
+        shards: its tokens.
+        order: position -> sequence.
+    """
+
+    name: str
+    config: CorpusConfig
+    source: CorpusSource
+    shards: TokenShards
+    order: Order
+
+
+def open_corpus(
+    name: str,
+    root: str | None,
+    manifest: str | None,
+    shape: Shape,
+    beyond_step: int,
+) -> OpenCorpus:
+    """Open a corpus for reading the steps below `beyond_step`.
+
+    Args:
+        name: a name of configs/corpora or a file like them, a corpus folder, a staged corpus, or an experiment.
+        root: where a named corpus is.
+        manifest: of a named corpus.
+        shape: what the user says; the rest comes from the named corpus, the stage or the experiment.
+        beyond_step: decides how much of a long order is written to the cache.
+
+    Raises:
+        UserError: no such corpus, or nothing says how long its sequences or large its batches are.
+    """
+    config, known = _resolve(name, root, manifest)
+    shape = shape.filled(known).filled(Shape(seed=CorpusConfig().seed))
+    for key, value in vars(shape).items():
+        if value is None:
+            raise UserError(f"--{key.replace('_', '-')}: give it, {name} does not say it")
+    assert shape.batch_size is not None
+    assert shape.sequence_length is not None
+    assert shape.seed is not None
+    source = read_source(config)
+    shards = source.open_shards(shape.sequence_length)
+    folder = cache_folder() / "order" if len(shards) >= SHARED_FROM else None
+    order = source.open_order(shards, shape.batch_size, shape.seed, folder)
+    if folder is not None:
+        least = min(STEPS_AT_ONCE * order.batch_size, order.epoch_length)
+        order.prepare(max(beyond_step * order.batch_size, least))
+    return OpenCorpus(name, config, source, shards, order)
+
+
+def shape_of(experiment: Experiment) -> Shape:
+    """An experiment's."""
+    return Shape(experiment.batch_size, experiment.sequence_length, experiment.corpus.seed)
+
+
+def _resolve(name: str, root: str | None, manifest: str | None) -> tuple[CorpusConfig, Shape]:
+    path = Path(name)
+    if path.is_dir():
+        if root is not None or manifest is not None:
+            raise UserError(f"--root and --manifest: for a named corpus, and {name} is a folder")
+        if not (path / STAGE).is_file():
+            return CorpusConfig(folder=name), Shape()
+        stage = read_stage(path)
+        return CorpusConfig(folder=name), Shape(stage.batch_size, stage.sequence_length, stage.seed)
+    if path.is_file() and not _is_catalog(path):
+        experiment = load_experiment(path)
+        config = experiment.corpus
+        config.root, config.manifest = root or config.root, manifest or config.manifest
+        return config, shape_of(experiment)
+    entry = read_catalog(find_config(name, "corpora")).entry
+    shape = Shape(entry.batch_size, entry.sequence_length, entry.seed)
+    return CorpusConfig(name=name, root=root, manifest=manifest), shape
+
+
+def _is_catalog(path: Path) -> bool:
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # YAML's own errors are of many types
+        raise UserError(f"{path}: is neither a corpus folder nor YAML: {' '.join(str(error).split())[:200]}") from None
+    return isinstance(content, dict) and "folders" in content
