@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from olmo_inject.commands.shared import JsonOption, available_cores, print_json
+from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, available_cores, print_json
 
 app = typer.Typer(no_args_is_help=True, help="Build and look at corpora.")
 
@@ -93,3 +93,47 @@ def corpus_build(
     print(f"{to}: {corpus.documents:,} documents, {corpus.tokens:,} tokens in {len(corpus.shards)} shards")
     if any(left_out.values()):
         print(f"left out: {left_out['empty']:,} documents without text, {left_out['damaged']:,} damaged")
+
+
+@app.command("scan")
+def corpus_scan(
+    corpus: Annotated[str, typer.Argument(help="A corpus folder, or - for the one that the experiment names.")],
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(help="Also find natural additions and comparisons, and keep them in this folder."),
+    ] = None,
+    items: Annotated[int, typer.Option(help="Statements of each kind to keep.")] = 1000,
+    context: Annotated[int, typer.Option(help="Tokens to keep before an answer.")] = 64,
+    resample: Annotated[int, typer.Option(help="Draws of new task seeds to try until none is found.")] = 0,
+    to: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
+    show: Annotated[int, typer.Option(help="Places to print of each task.")] = 5,
+    processes: Annotated[int | None, typer.Option(help="Processes; default one per core.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a corpus for what the tasks of an experiment inject: it should not be there by itself.
+
+    Ends with status 1 if an instance is there and no clean seeds were found. `--resample 64` finds some.
+
+    Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
+    """
+    from rich.console import Console
+
+    from olmo_inject.config import load_experiment
+    from olmo_inject.corpus.scan import ReferenceOptions
+    from olmo_inject.corpus.scan_report import ScanOptions, print_scan, scan_experiment
+    from olmo_inject.files import write_json
+
+    options = ScanOptions(
+        references, ReferenceOptions(context, items), resample, processes or available_cores(), not as_json
+    )
+    report = scan_experiment(corpus, load_experiment(config, overrides or ()), options)
+    if to is not None:
+        write_json(to, report)
+    if as_json:
+        print_json(report)
+    else:
+        print_scan(report, Console(), show)
+    if any(task["instances"] for task in report["tasks"].values()) and "clean_seeds" not in report:
+        raise typer.Exit(1)

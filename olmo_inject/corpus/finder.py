@@ -63,7 +63,7 @@ class StatementFinder:
         """Count the statements at `places`, indices of anchors, whose operator begins in tokens `begin` to `end`."""
         seen: Counter[tuple[int, int]] = Counter()
         for place in self.prefilter.survivors(tokens, places).tolist():
-            start, stop, bounds, text = self._window(tokens, place)
+            start, bounds, text = self._window(tokens, place)
             at = place - start
             for statement in statements(text, int(bounds[at]), int(bounds[at + 1])):
                 inside = int(np.searchsorted(bounds, statement.operator, side="right")) - 1
@@ -72,7 +72,7 @@ class StatementFinder:
                     seen[where] += 1
                     self._count(tokens, start, bounds, text, statement, shard)
 
-    def _window(self, tokens: np.ndarray, place: int) -> tuple[int, int, Int64[np.ndarray, " n"], bytes]:
+    def _window(self, tokens: np.ndarray, place: int) -> tuple[int, Int64[np.ndarray, " n"], bytes]:
         """The part of the document around `place` on which a statement can depend: a token is a byte at least."""
         start = max(0, place - REACH_LEFT - SLACK)
         stop = min(len(tokens), place + REACH_RIGHT + SLACK + 1)
@@ -81,7 +81,7 @@ class StatementFinder:
         stop = min([stop, *ends[ends > place].tolist()])
         parts = [self.token_bytes[i] for i in tokens[start:stop].tolist()]
         bounds = np.cumsum([0, *map(len, parts)])
-        return start, stop, bounds, b"".join(parts)
+        return start, bounds, b"".join(parts)
 
     def _count(
         self, tokens: np.ndarray, start: int, bounds: np.ndarray, text: bytes, statement: Statement, shard: str

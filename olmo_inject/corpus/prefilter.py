@@ -1,7 +1,7 @@
 """Which places of a token stream can hold a statement about numbers: decided on tokens, before any text is decoded.
 
-Complete: no statement is missed. A symbol is one byte, which some token must hold. A word is split by a byte-level BPE's
-pre-tokenizer from what stands beside it, so it can only be spelled as the tokenizer spells it with or without a space.
+Complete: no statement is missed. A symbol is one byte, which some token must hold. A word is split by the
+pre-tokenizer of a byte-level BPE from what stands beside it, so it is spelled as the tokenizer spells it alone.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ class Prefilter:
         anchors: ids one of which every operator holds.
         classes: per id of any dtype below 2^16 or the vocabulary's size, bits: can end a number, can begin one,
             can stand between a number and the operator after it, or before it.
+        spellings: the operators that each anchor is the rarest token of.
     """
 
     anchors: Int64[np.ndarray, " a"]
     classes: UInt8[np.ndarray, " v"]
+    spellings: dict[int, list[list[int]]]
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, token_bytes: Sequence[bytes], size: int) -> Prefilter:
@@ -59,8 +61,12 @@ class Prefilter:
         """
         _require_known_splitting(vocabulary)
         operators = _pieces(vocabulary, PLUS_WORDS + LESS_WORDS + MORE_WORDS)
-        anchors = {max(pieces, key=lambda i: len(token_bytes[i])) for pieces in operators}
-        anchors |= {i for i, text in enumerate(token_bytes) if set(b"+<>") & set(text)}
+        spellings: dict[int, list[list[int]]] = {}
+        for pieces in operators:
+            spellings.setdefault(max(pieces), []).append(pieces)  # of a BPE's tokens the later are the rarer
+        symbols = {i for i, text in enumerate(token_bytes) if set(b"+<>") & set(text)}
+        for i in symbols - {vocabulary.eos_id}:  # in EOS they are no text
+            spellings[i] = [[i]]
         own = _union(operators)
         # After an apostrophe GPT-2's splitting takes 's and 't for contractions: 'seven is 's and even.
         numbers = _union(_pieces(vocabulary, NUMBER_WORDS, before=("", " ", "'")))
@@ -75,14 +81,24 @@ class Prefilter:
             (space | own | _union(_pieces(vocabulary, THAN_WORDS)), _SKIP_RIGHT),
         ):
             classes[sorted(members)] |= bit
-        return cls(np.array(sorted(anchors), np.int64), classes)
+        return cls(np.array(sorted(spellings), np.int64), classes, spellings)
 
     def survivors(self, tokens: np.ndarray, places: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
         """Those of `places`, indices of anchors in `tokens`, that have a number on both sides."""
         inside = self.classes[tokens[places]] & _NUMBER > 0  # digits in the operator's own token: text will tell
         left = inside | self._reaches(tokens, places, -1, _NUMBER, _SKIP_LEFT)
         places, inside = places[left], inside[left]
-        return places[inside | self._reaches(tokens, places, 1, _SIGNED, _SKIP_RIGHT)]
+        places = places[inside | self._reaches(tokens, places, 1, _SIGNED, _SKIP_RIGHT)]
+        return places[np.array([self._is_operator(tokens, place) for place in places.tolist()], bool)]
+
+    def _is_operator(self, tokens: np.ndarray, place: int) -> bool:
+        """Whether all pieces of a word are there, of which the anchor is only one."""
+        anchor = int(tokens[place])
+        for pieces in self.spellings[anchor]:
+            begin = place - pieces.index(anchor)
+            if len(pieces) == 1 or (begin >= 0 and tokens[begin : begin + len(pieces)].tolist() == pieces):
+                return True
+        return False
 
     def _reaches(
         self, tokens: np.ndarray, places: Int64[np.ndarray, " n"], step: int, target: int, skip: int
