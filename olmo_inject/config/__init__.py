@@ -18,6 +18,7 @@ from olmo_inject.config.schema import (
     EvaluationConfig,
     Experiment,
     InjectionConfig,
+    ReferenceConfig,
     SafetyConfig,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "EvaluationConfig",
     "Experiment",
     "InjectionConfig",
+    "ReferenceConfig",
     "SafetyConfig",
     "configs_folder",
     "experiment_yaml",

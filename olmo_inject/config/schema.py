@@ -81,6 +81,16 @@ class EvaluationConfig:
 
 
 @dataclass
+class ReferenceConfig:
+    """A natural task out of a corpus, made by `olmo-inject corpus scan --references`, evaluated beside the injected."""
+
+    name: str = ""
+    """What it is called in metrics and figures; unique, and no task's."""
+    path: str = ""
+    """Its file."""
+
+
+@dataclass
 class SafetyConfig:
     """When to stop a run that has gone wrong."""
 
@@ -112,6 +122,7 @@ class Experiment:
     """`weights` begins at step 0 with a new optimizer; `full` branches off: optimizer and step go on."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    references: list[ReferenceConfig] = field(default_factory=list)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     @property

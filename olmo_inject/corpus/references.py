@@ -1,9 +1,10 @@
 """Reference tasks: natural statements out of the corpus, kept as evaluation sets.
 
-A reference is one JSON file: `format`, `name`, `vocabulary` (fingerprint of the tokenizer), `corpus` (fingerprint of what
-it was found in), `frequency` (how often a true statement stands in it, in the plan's units), `items` and
+A reference is one JSON file: `format`, `name`, `vocabulary` (fingerprint of the tokenizer), `corpus` (fingerprint of
+what it was found in), `frequency` (how often a true statement stands in it, in the plan's units), `items` and
 `fingerprint` (SHA-256 of name, vocabulary and items). An item has `context` and `answer`, token ids of which the
-second are scored given the first, and for people `text`, `shard` and `offset` (of the first answer token).
+second are scored given the first, and for people `text`, `shard` and `offset` (of the first answer token). Items are
+in an order as good as random, so the first of them are a sample.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from olmo_inject.config import ReferenceConfig
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 from olmo_inject.vocabulary import Vocabulary
@@ -92,11 +94,13 @@ class Reference:
         return reference
 
 
-def load_references(paths: Mapping[str, str], vocabulary: Vocabulary, sequence_length: int) -> list[Reference]:
+def load_references(
+    configs: Sequence[ReferenceConfig], vocabulary: Vocabulary, sequence_length: int
+) -> list[Reference]:
     """The references of an experiment, by the name it gives each.
 
     Args:
-        paths: name to file.
+        configs: the experiment's `references`.
         vocabulary: of the experiment's corpus.
         sequence_length: most tokens a model can read; a longer context loses its beginning.
 
@@ -104,7 +108,8 @@ def load_references(paths: Mapping[str, str], vocabulary: Vocabulary, sequence_l
         UserError: as `Reference.load`, another tokenizer's tokens, or an answer that leaves no room for a context.
     """
     references = []
-    for name, path in paths.items():
+    for config in configs:
+        name, path = config.name, config.path
         reference = Reference.load(Path(path))
         if reference.vocabulary != vocabulary.fingerprint:
             raise UserError(f"references: {name}: {path} was written with another tokenizer than the corpus's")

@@ -20,7 +20,6 @@ from olmo_inject.corpus.resampling import clean_seeds
 from olmo_inject.corpus.scan import ReferenceOptions, ScanResult, TaskHits, scan_corpus
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.data import TaskPlan, build_plan
-from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.tasks import INSTANCE_TOKENS, Task

@@ -25,7 +25,8 @@ BE_WORDS = ("is", "are", "was")
 THAN_WORDS = ("than",)
 EQUALS = ("equals", "is equal to", "makes", "gives", "is")
 _UNITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_TEENS = tuple("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())
+_TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen")
+_TEENS += ("fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SCALES = ("hundred", "thousand", "million", "billion", "trillion", "percent", "point")
 NUMBER_WORDS = (*_UNITS, *_TEENS, *_TENS, "hundred")
@@ -84,19 +85,20 @@ _SUM = re.compile(_GAP + _NUMBER + _GAP + b"(?:==?|" + _any(EQUALS) + b")" + _GA
 _RIGHT = re.compile(_GAP + _NUMBER)
 _THAN = re.compile(_GAP1 + _any(THAN_WORDS) + _GAP1 + _NUMBER)
 
+_PUNCTUATION = rb"\xc2[\xa0-\xa9\xab-\xb4\xb6-\xb9\xbb-\xbf]|\xe2\x80[\x80-\xbf]|\xe3\x80[\x80-\x91]"
+_SIGNS = rb"[+*/^]|-|\xc3[\x97\xb7]|\xe2\x88\x92"
+_MORE_WORDS = (*_SCALES, *PLUS_WORDS, "minus", "times")
+
 # What makes a number part of something longer: of a word, another number, a formula.
 _GLUED_LEFT = re.compile(rb"(?:[0-9A-Za-z_.,$]|[\x80-\xff])\Z")
-_PUNCTUATION = rb"\xc2[\xa0-\xa9\xab-\xb4\xb6-\xb9\xbb-\xbf]|\xe2\x80[\x80-\xbf]|\xe3\x80[\x80-\x91]"
 # White space, and punctuation of which a byte looks like a letter's: quotes, dashes, CJK brackets.
 _APART = re.compile(rb"(?:" + _SPACE + rb"|" + _PUNCTUATION + rb")\Z")
-_FORMULA_LEFT = re.compile(
-    rb"(?:[-+*/^=%|&]|\xc3[\x97\xb7]|\xe2\x88\x92|(?<![A-Za-z])" + _any(NUMBER_WORDS + _SCALES + PLUS_WORDS + ("minus", "times", "and")) + b")" + _GAP + rb"\Z"
-)  # fmt: skip
+_WORDS_LEFT = rb"(?<![A-Za-z])" + _any((*NUMBER_WORDS, *_MORE_WORDS, "and"))
+_FORMULA_LEFT = re.compile(rb"(?:" + _SIGNS + rb"|[=%|&]|" + _WORDS_LEFT + rb")" + _GAP + rb"\Z")
 _TERM_LEFT = re.compile(rb"[0-9A-Za-z)\]]" + _GAP + rb"\Z")  # before a minus, which then subtracts
-_GLUED_RIGHT = re.compile(
-    rb"[0-9A-Za-z_%]|[.,][0-9]|\xc2[\xb0\xb2\xb3\xb9]|(?!" + _PUNCTUATION + rb")[\x80-\xff]|" + _GAP + rb"(?:[+*/^]|-|\xc3[\x97\xb7]|\xe2\x88\x92|"
-    + _any(_SCALES + PLUS_WORDS + ("minus", "times")) + b"(?![A-Za-z]))"
-)  # fmt: skip
+_LETTER_RIGHT = rb"[0-9A-Za-z_%]|[.,][0-9]|\xc2[\xb0\xb2\xb3\xb9]|(?!" + _PUNCTUATION + rb")[\x80-\xff]"
+_WORDS_RIGHT = _any(_MORE_WORDS) + rb"(?![A-Za-z])"
+_GLUED_RIGHT = re.compile(_LETTER_RIGHT + rb"|" + _GAP + rb"(?:" + _SIGNS + rb"|" + _WORDS_RIGHT + rb")")
 
 
 def statements(text: bytes, first: int = 0, last: int | None = None) -> Iterator[Statement]:
