@@ -73,8 +73,9 @@ def corpus_build(
 
     Example: `olmo-inject corpus build wiki/ books.jsonl.zst --to runs/mine`
     """
-    from olmo_inject.corpus.build import BuildOptions, build_corpus
-    from olmo_inject.corpus.documents import TextOptions
+    from olmo_inject.corpus.build import build_corpus
+    from olmo_inject.corpus.build_job import BuildOptions
+    from olmo_inject.corpus.inputs import TextOptions
 
     text = TextOptions(text_field, id_field, text_unit, dataset_config, dataset_split)
     corpus = build_corpus(

@@ -31,7 +31,7 @@ def plan(
 
     experiment = load_experiment(config, overrides or ())
     what = build_plan(experiment)
-    load_references(experiment.references, what.source.vocabulary, experiment.sequence_length)
+    load_references(experiment.reference_paths, what.source.vocabulary, experiment.sequence_length)
     if step is not None and not 0 <= step < experiment.steps:
         raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}")
     if parquet is not None:

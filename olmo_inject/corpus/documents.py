@@ -5,20 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from olmo_inject.corpus.inputs import COMPRESSIONS, Input, TextOptions, joined, open_dataset
 from olmo_inject.errors import UserError
 
-DATASET = "hf:"  # before the name of a Hugging Face dataset
-TEXT_UNITS = ("file", "line")
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-_KINDS = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".parquet": "parquet", ".txt": "text"}
-FORMATS = "JSON lines (.jsonl, .json), .txt, each also .gz or .zst, and .parquet"
 LONGEST_LINE = 2**30  # bytes; more is no document but a file of another format
 ROWS = 512  # of a table in memory at once
 _READ_BYTES = 2**20
@@ -40,46 +35,6 @@ class Document(NamedTuple):
     line: int
 
 
-@dataclass(frozen=True)
-class TextOptions:
-    """How documents are found in what is read.
-
-    Attributes:
-        text_field: key or column of the text.
-        id_field: key or column of the document's id; it may be absent.
-        text_unit: what is a document in plain text, one of `TEXT_UNITS`.
-        dataset_config: configuration of a Hugging Face dataset.
-        dataset_split: its split.
-    """
-
-    text_field: str = "text"
-    id_field: str = "id"
-    text_unit: str = "file"
-    dataset_config: str | None = None
-    dataset_split: str = "train"
-
-
-@dataclass(frozen=True)
-class Input:
-    """What is read from its beginning to its end by one process: a file, or one of a dataset's own shards.
-
-    Attributes:
-        source: the source given by the user that it belongs to.
-        path: of the file, or the dataset's name with `hf:` before it.
-        kind: `json`, `text`, `parquet`, `saved` (a dataset folder) or `dataset`.
-        size: bytes of the file; 1 where unknown.
-        shard: which of the dataset's shards.
-        of: how many it has.
-    """
-
-    source: str
-    path: str
-    kind: str
-    size: int
-    shard: int = 0
-    of: int = 1
-
-
 class Reading:
     """The progress of reading one input, and what becomes of its damaged parts.
 
@@ -96,36 +51,9 @@ class Reading:
         """Report line (or row) `line`."""
         if not self.skip_damaged:
             raise UserError(
-                f"{path}: line {line} is damaged: {_joined(what)} (--skip-damaged counts such lines and goes on)"
+                f"{path}: line {line} is damaged: {joined(what)} (--skip-damaged counts such lines and goes on)"
             )
         self.damaged += 1
-
-
-def find_inputs(sources: Sequence[str], options: TextOptions) -> list[Input]:
-    """The inputs of `sources`, in their order and sorted within a folder, so that they are the same on every machine.
-
-    Raises:
-        UserError: nothing there, a file of no known format, or a dataset that cannot be opened.
-    """
-    if options.text_unit not in TEXT_UNITS:
-        raise UserError(f"text unit {options.text_unit!r}: allowed are {', '.join(TEXT_UNITS)}")
-    inputs: list[Input] = []
-    for source in sources:
-        path = Path(source)
-        if source.startswith(DATASET):
-            count = getattr(_dataset(source, options), "num_shards", 1)
-            inputs += [Input(source, source, "dataset", 1, i, count) for i in range(count)]
-        elif path.is_file():
-            if (kind := _kind(path)) is None:
-                raise UserError(f"{path}: not a known format; there are {FORMATS}")
-            inputs.append(Input(source, str(path), kind, path.stat().st_size))
-        elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            inputs += _saved_inputs(source, options)
-        elif path.is_dir():
-            inputs += _folder_inputs(source)
-        else:
-            raise UserError(f"{source} is neither a file nor a folder; a Hugging Face dataset is written {DATASET}NAME")
-    return inputs
 
 
 def read_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
@@ -144,31 +72,13 @@ def read_documents(what: Input, options: TextOptions, reading: Reading) -> Itera
     try:
         yield from readers[what.kind](what, options, reading)
     except OSError as error:
-        raise UserError(f"{what.path}: cannot be read: {_joined(error)}") from None
-
-
-def _kind(path: Path) -> str | None:
-    compressed = path.suffix in _COMPRESSIONS
-    kind = _KINDS.get(path.with_suffix("").suffix if compressed else path.suffix)
-    return None if compressed and kind == "parquet" else kind
-
-
-def _folder_inputs(source: str) -> list[Input]:
-    folder = Path(source)
-    found = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file() and (kind := _kind(path)) is not None:
-            found.append(Input(source, str(path), kind, path.stat().st_size))
-    if not found:
-        raise UserError(f"{source}: no file of a known format in it; there are {FORMATS}")
-    return found
+        raise UserError(f"{what.path}: cannot be read: {joined(error)}") from None
 
 
 def _lines(what: Input, reading: Reading) -> Iterator[tuple[int, bytes]]:
     """Line numbers and lines, decompressed; a file that breaks off is damaged at the line where it does."""
     with pa.OSFile(what.path) as raw:
-        compression = _COMPRESSIONS.get(Path(what.path).suffix)
+        compression = COMPRESSIONS.get(Path(what.path).suffix)
         stream = raw if compression is None else pa.CompressedInputStream(raw, compression)
         buffer = io.BufferedReader(stream, _READ_BYTES)
         number = 0
@@ -233,17 +143,11 @@ def _parquet_documents(what: Input, options: TextOptions, reading: Reading) -> I
                     yield from _row(fields, what.path, number, options, reading)
                 reading.position = what.size * number // rows
     except pa.ArrowInvalid as error:
-        raise UserError(f"{what.path}: is not a Parquet file: {_joined(error)}") from None
-
-
-def _saved_inputs(source: str, options: TextOptions) -> list[Input]:
-    """One input for each Arrow file of a folder that `datasets` saved."""
-    count = max(1, len(_dataset(source, options).cache_files))
-    return [Input(source, source, "saved", 1, i, count) for i in range(count)]
+        raise UserError(f"{what.path}: is not a Parquet file: {joined(error)}") from None
 
 
 def _dataset_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
-    dataset = _dataset(what.source, options)
+    dataset = open_dataset(what.source, options)
     number, name = 0, f"{what.path}/{options.dataset_split}"
     if what.kind == "saved":
         # Contiguous parts, so that the row is the dataset's own.
@@ -262,8 +166,8 @@ def _dataset_documents(what: Input, options: TextOptions, reading: Reading) -> I
             fields = next(rows)
         except StopIteration:
             break
-        except Exception as error:  # as in `_dataset`
-            raise UserError(f"{name}: cannot be read on after row {number}: {_joined(error)}") from None
+        except Exception as error:  # as in `open_dataset`
+            raise UserError(f"{name}: cannot be read on after row {number}: {joined(error)}") from None
         number += 1
         yield from _row(fields, name, number, options, reading)
     reading.position = what.size
@@ -276,30 +180,6 @@ def _row(fields: Any, name: str, number: int, options: TextOptions, reading: Rea
         reading.damage(name, number, error)
         return
     yield Document(text, _id(fields, options), name, number)
-
-
-def _dataset(source: str, options: TextOptions) -> Any:
-    """The dataset `source`, streamed where it is given by name."""
-    import datasets
-
-    try:
-        if source.startswith(DATASET):
-            name = source.removeprefix(DATASET)
-            return datasets.load_dataset(
-                name, options.dataset_config, split=options.dataset_split, streaming=True, trust_remote_code=False
-            )
-        dataset = datasets.load_from_disk(source)
-    except Exception as error:  # whatever its loaders meet: names, configurations, the network
-        raise UserError(f"{source}: cannot be opened: {_joined(error)}") from None
-    if isinstance(dataset, datasets.DatasetDict):
-        if options.dataset_split not in dataset:
-            raise UserError(f"{source}: no split {options.dataset_split}; there are {', '.join(map(str, dataset))}")
-        return dataset[options.dataset_split]
-    return dataset
-
-
-def _joined(message: object) -> str:
-    return " ".join(str(message).split())
 
 
 def _require_column(where: str, field: str, names: Sequence[str]) -> None:

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from olmo_inject.config import ReferenceConfig
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 from olmo_inject.vocabulary import Vocabulary
@@ -94,13 +93,11 @@ class Reference:
         return reference
 
 
-def load_references(
-    configs: Sequence[ReferenceConfig], vocabulary: Vocabulary, sequence_length: int
-) -> list[Reference]:
+def load_references(paths: Mapping[str, str], vocabulary: Vocabulary, sequence_length: int) -> list[Reference]:
     """The references of an experiment, by the name it gives each.
 
     Args:
-        configs: the experiment's `references`.
+        paths: name to file, `Experiment.reference_paths`.
         vocabulary: of the experiment's corpus.
         sequence_length: most tokens a model can read; a longer context loses its beginning.
 
@@ -108,8 +105,7 @@ def load_references(
         UserError: as `Reference.load`, another tokenizer's tokens, or an answer that leaves no room for a context.
     """
     references = []
-    for config in configs:
-        name, path = config.name, config.path
+    for name, path in paths.items():
         reference = Reference.load(Path(path))
         if reference.vocabulary != vocabulary.fingerprint:
             raise UserError(f"references: {name}: {path} was written with another tokenizer than the corpus's")

@@ -20,14 +20,14 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
         Why nothing needs to be started, or None.
 
     Raises:
-        UserError: as `build_data`, `load_references`, `load_weights` and `check_same_run`; a batch that the ranks cannot share;
-            what this device cannot do.
+        UserError: as `build_data`, `load_references`, `load_weights` and `check_same_run`; a batch
+            that the ranks cannot share; what this device cannot do.
     """
     if experiment.batch_size % processes:
         raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {processes} ranks")
     check_device(experiment, device)
     data = build_data(experiment)
-    load_references(experiment.references, data.source.vocabulary, experiment.sequence_length)
+    load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
     if experiment.start_from is not None:
         start = Path(experiment.start_from)
         if experiment.start_state == "full":

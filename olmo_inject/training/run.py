@@ -178,7 +178,7 @@ def build_trainer(experiment: Experiment, data: ExperimentData, device: torch.de
                 # ai2-olmo writes these from 1: step n of the file is plan step n - 1.
                 cut_back(old, lambda line: int(line.split("\t", 1)[0]) <= trainer.global_step)
     with on_every_rank(f"cannot read the references, or write them to {folder}"):
-        references = load_references(experiment.references, data.source.vocabulary, experiment.sequence_length)
+        references = load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
         for reference in references if rank == 0 else ():
             reference.save(folder / "references" / f"{reference.name}.json")
     with on_every_rank(f"cannot write {folder}"):

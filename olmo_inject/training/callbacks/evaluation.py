@@ -46,7 +46,7 @@ class Evaluation(Callback):
             self.evaluate(trainer, completed)
 
     def evaluate(self, trainer: InjectionTrainer, step: int) -> None:
-        """Evaluate now, and log under `eval/TASK/train|test/...` and `eval/NAME/reference/...` at `step` (collective)."""
+        """Evaluate now, and log under `eval/TASK/train|test/...` and `eval/NAME/reference/...` (collective)."""
         for task in self.tasks:
             for half, ids in (("train", task.train_ids), ("test", task.test_ids)):
                 chosen = self._subset(task, half, ids)
