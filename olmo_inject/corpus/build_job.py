@@ -135,19 +135,21 @@ def _write_batch(batch: list[tuple[int, Document]], vocabulary: Vocabulary, writ
     # The text "<|endoftext|>" in a document is text: only its end is EOS.
     tokenizer.encode_special_tokens = True
     encodings = tokenizer.encode_batch_fast([document.text for _, document in batch], add_special_tokens=False)
-    tokens = 0
-    for (read, document), encoding in zip(batch, encodings, strict=True):
-        ids = encoding.ids
+    ids: list[int] = []
+    ends: list[int] = []
+    for encoding in encodings:
+        ids += encoding.ids
         ids.append(eos)
-        array = np.fromiter(ids, writer.dtype, len(ids))
-        if np.count_nonzero(array == eos) != 1:
-            raise UserError(
-                f"{document.source}: line {document.line}: the tokenizer makes its text the EOS token {eos}, "
-                "which is not among the tokenizer's special tokens"
-            )
-        writer.add(array, document, read)
-        tokens += len(ids)
-    return tokens
+        ends.append(len(ids))
+    array = np.fromiter(ids, writer.dtype, len(ids))
+    if np.count_nonzero(array == eos) != len(batch):
+        document = next(d for (_, d), encoding in zip(batch, encodings, strict=True) if eos in encoding.ids)
+        raise UserError(
+            f"{document.source}: line {document.line}: the tokenizer makes its text the EOS token {eos}, "
+            "which is not among the tokenizer's special tokens"
+        )
+    writer.add(array, ends, [document for _, document in batch], batch[0][0])
+    return len(ids)
 
 
 def token_dtype(vocabulary: Vocabulary) -> np.dtype:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +56,39 @@ class ShardWriter:
         self.documents = 0
         self._open = False
 
-    def add(self, ids: np.ndarray, document: Document, read: int) -> None:
-        """Append a document with its EOS; `read` is the number of documents the job had read before it."""
-        if self._open and self.tokens + len(ids) > self.most:
-            self.finish(read)
+    def add(self, ids: np.ndarray, ends: Sequence[int], documents: Sequence[Document], read: int) -> None:
+        """Append documents, each with its EOS.
+
+        Args:
+            ids: of all of them, one after another.
+            ends: in `ids`, of each.
+            documents: as many.
+            read: the number of documents the job had read before the first.
+        """
+        done = begin = 0
+        while done < len(documents):
+            fit = bisect_right(ends, begin + self.most - self.tokens)
+            if fit <= done and self.documents:
+                self.finish(read + done)
+                continue
+            fit = max(fit, done + 1)
+            self._append(ids[begin : ends[fit - 1]], [begin, *ends[done:fit]], documents[done:fit])
+            done, begin = fit, ends[fit - 1]
+
+    def _append(self, ids: np.ndarray, bounds: Sequence[int], documents: Sequence[Document]) -> None:
         if not self._open:
             self._begin()
         data = ids.tobytes()
+        shift = self.tokens - bounds[0]
         try:
             self._file.write(data)
-            self._origins.add(Origin(self.tokens, self.tokens + len(ids), document.id, document.source, document.line))
+            for start, end, document in zip(bounds, bounds[1:], documents, strict=False):
+                self._origins.add(Origin(start + shift, end + shift, document.id, document.source, document.line))
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
         self._hash.update(data)
         self.tokens += len(ids)
-        self.documents += 1
+        self.documents += len(documents)
 
     def finish(self, read: int) -> None:
         """Make the shard at hand whole, if there is one; its successor begins after `read` documents."""
@@ -95,11 +115,11 @@ class ShardWriter:
         }
         write_json(self.folder / WORK / f"{self._path.name}.json", marker)
         self.number += 1
+        self.tokens = self.documents = 0
 
     def _begin(self) -> None:
         self._path = self.folder / shard_name(self.job, self.number)
         self._hash = hashlib.sha256()
-        self.tokens = self.documents = 0
         try:
             self._file = self._temporary(self._path).open("wb")
             self._origins = ProvenanceWriter(self._temporary(provenance_path(self._path)))
