@@ -102,7 +102,7 @@ def _json_documents(what: Input, options: TextOptions, reading: Reading) -> Iter
         if line.isspace():
             continue
         try:
-            fields = json.loads(line)
+            fields = json.loads(line.decode())
             text = _text(fields, options)
             if b"\\u" in line:
                 text.encode()  # half of a surrogate pair is valid JSON, and no text
