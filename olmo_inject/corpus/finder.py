@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -40,6 +42,14 @@ class FoundStatements:
         self.items = chosen(self.items + other.items, most)
 
 
+class _Window(NamedTuple):
+    """Tokens from `start` on as text, token i of them at bytes `bounds[i]` to `bounds[i + 1]`."""
+
+    start: int
+    bounds: list[int]
+    text: bytes
+
+
 @dataclass
 class StatementFinder:
     """Finds statements in tokens.
@@ -61,53 +71,58 @@ class StatementFinder:
 
     def look(self, tokens: np.ndarray, places: Int64[np.ndarray, " n"], begin: int, end: int, shard: str) -> None:
         """Count the statements at `places`, indices of anchors, whose operator begins in tokens `begin` to `end`."""
-        seen: Counter[tuple[int, int]] = Counter()
+        seen: set[tuple[int, int]] = set()
         for place in self.prefilter.survivors(tokens, places).tolist():
-            start, bounds, text = self._window(tokens, place)
-            at = place - start
-            for statement in statements(text, int(bounds[at]), int(bounds[at + 1])):
-                inside = int(np.searchsorted(bounds, statement.operator, side="right")) - 1
-                where = (start + inside, statement.operator - int(bounds[inside]))
-                if begin <= where[0] < end and not seen[where]:  # two anchors may stand in one operator
-                    seen[where] += 1
-                    self._count(tokens, start, bounds, text, statement, shard)
+            window = self._window(tokens, place)
+            at = place - window.start
+            for statement in statements(window.text, window.bounds[at], window.bounds[at + 1]):
+                inside = bisect_right(window.bounds, statement.operator) - 1
+                where = (window.start + inside, statement.operator - window.bounds[inside])
+                if begin <= where[0] < end and where not in seen:  # two anchors may stand in one operator
+                    seen.add(where)
+                    self._count(tokens, window, statement, shard)
 
-    def _window(self, tokens: np.ndarray, place: int) -> tuple[int, Int64[np.ndarray, " n"], bytes]:
+    def _window(self, tokens: np.ndarray, place: int) -> _Window:
         """The part of the document around `place` on which a statement can depend: a token is a byte at least."""
         start = max(0, place - REACH_LEFT - SLACK)
-        stop = min(len(tokens), place + REACH_RIGHT + SLACK + 1)
-        ends = np.flatnonzero(tokens[start:stop] == self.eos_id) + start
-        start = max([start, *(ends[ends < place] + 1).tolist()])
-        stop = min([stop, *ends[ends > place].tolist()])
-        parts = [self.token_bytes[i] for i in tokens[start:stop].tolist()]
-        bounds = np.cumsum([0, *map(len, parts)])
-        return start, bounds, b"".join(parts)
+        ids = tokens[start : place + REACH_RIGHT + SLACK + 1].tolist()
+        at = place - start
+        if self.eos_id in ids:
+            before = next((i + 1 for i in range(at - 1, -1, -1) if ids[i] == self.eos_id), 0)
+            after = next((i for i in range(at + 1, len(ids)) if ids[i] == self.eos_id), len(ids))
+            start, ids = start + before, ids[before:after]
+        parts = [self.token_bytes[i] for i in ids]
+        return _Window(start, list(accumulate(map(len, parts), initial=0)), b"".join(parts))
 
-    def _count(
-        self, tokens: np.ndarray, start: int, bounds: np.ndarray, text: bytes, statement: Statement, shard: str
-    ) -> None:
+    def _count(self, tokens: np.ndarray, window: _Window, statement: Statement, shard: str) -> None:
         found = self.found.setdefault(statement.kind, FoundStatements())
         if not statement.true:
             found.false += 1
             return
         found.true += 1
-        first = int(np.searchsorted(bounds, statement.answer, side="right")) - 1
-        last = int(np.searchsorted(bounds, statement.end, side="left"))
-        lead = text[int(bounds[first]) : statement.answer]
+        bounds, text = window.bounds, window.text
+        first = bisect_right(bounds, statement.answer) - 1
+        last = bisect_left(bounds, statement.end)
+        lead = text[bounds[first] : statement.answer]
         if (lead and not lead.isspace()) or bounds[last] != statement.end:
             found.unaligned += 1
             return
-        opening = start + int(np.searchsorted(bounds, statement.start, side="right")) - 1
-        begin = self._context_start(tokens, start + first, opening)
-        answer, context = tokens[start + first : start + last], tokens[begin : start + first]
-        words = text[statement.start : statement.end].decode(errors="replace")
-        item = ReferenceItem(tuple(context.tolist()), tuple(answer.tolist()), words, shard, start + first)
+        answer = window.start + first
+        opening = window.start + bisect_right(bounds, statement.start) - 1
+        item = ReferenceItem(
+            context=tuple(self._context(tokens, answer, opening)),
+            answer=tuple(tokens[answer : window.start + last].tolist()),
+            text=text[statement.start : statement.end].decode(errors="replace"),
+            shard=shard,
+            offset=answer,
+        )
         found.items.append(item)
         if len(found.items) > 4 * self.most:
             found.items = chosen(found.items, self.most)
 
-    def _context_start(self, tokens: np.ndarray, answer: int, opening: int) -> int:
-        """Where the context begins: the document, or so many tokens before the answer, but never inside a statement."""
-        begin = max(0, min(answer - self.context, opening))
-        ends = np.flatnonzero(tokens[begin:answer] == self.eos_id)
-        return begin + int(ends[-1]) + 1 if len(ends) else begin
+    def _context(self, tokens: np.ndarray, answer: int, opening: int) -> list[int]:
+        """So many tokens before the answer, from the beginning of a document on, but always the whole statement."""
+        ids = tokens[max(0, min(answer - self.context, opening)) : answer].tolist()
+        while self.eos_id in ids:
+            ids = ids[ids.index(self.eos_id) + 1 :]
+        return ids

@@ -145,7 +145,9 @@ def _part_of_more(before: bytes, first: bytes, after: bytes) -> bool:
     return bool(glued or subtracts or _FORMULA_LEFT.search(before) or _GLUED_RIGHT.match(after))
 
 
-def _value(number: bytes) -> Fraction:
+def _value(number: bytes) -> Fraction | int:
+    if number.isdigit():
+        return int(number)
     text = number.decode().replace("\N{MINUS SIGN}", "-").replace(",", "")
     if text[-1].isdigit():
         return Fraction(text)
