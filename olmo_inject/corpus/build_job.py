@@ -95,7 +95,8 @@ def run_job(job: Job, report: Report) -> dict[str, int]:
     for batch in _batches(islice(numbered, read, None)):
         tokens = _write_batch(batch, vocabulary, writer)
         report(0, tokens)
-    writer.finish(-1)
+        read = batch[-1][0] + 1
+    writer.finish(read)
     write_json(path, counts)
     return counts
 

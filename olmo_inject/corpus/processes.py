@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
+from multiprocessing.connection import wait as wait_for
 from multiprocessing.sharedctypes import SynchronizedArray
 from typing import Any, TypeVar
 
@@ -87,16 +89,24 @@ def _watch(futures: list[Future[Any]], counts: SynchronizedArray[int], meter: _M
 
 
 _counts: SynchronizedArray[int] | None = None
-_parent = 0
 
 
 def _begin(counts: SynchronizedArray[int], threads: int) -> None:
     """In a new process, before the tokenizers library counts its threads."""
-    global _counts, _parent
-    _counts, _parent = counts, os.getppid()
+    global _counts
+    _counts = counts
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to answer
+
+
+def _end_with_parent() -> None:
+    """However the first process ends, also by SIGKILL, this one does not outlive it, whether at work or idle."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait_for([parent.sentinel])
+    os._exit(1)
 
 
 def _call(function: Callable[[J, Report], R], job: J) -> R:
@@ -110,8 +120,6 @@ def _report(done: int, tokens: int) -> None:
         _counts[_TOKENS] += tokens
     if _counts[_STOP]:
         raise Stopped
-    if os.getppid() != _parent:  # the first process was killed
-        os._exit(1)
 
 
 class _Meter:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import datasets
@@ -18,11 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from olmo_inject.corpus.build import build_corpus
-from olmo_inject.corpus.build_job import BuildOptions, make_jobs
+from olmo_inject.corpus.build_job import BuildOptions, make_jobs, run_job
 from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
 from olmo_inject.corpus.inputs import TextOptions, find_inputs
 from olmo_inject.corpus.provenance import Origin, origins_at, provenance_path, read_origins
 from olmo_inject.corpus.sample import DOLMA
+from olmo_inject.corpus.shard_writer import WORK
 from olmo_inject.corpus.text import documents
 from olmo_inject.errors import UserError
 from olmo_inject.vocabulary import Vocabulary
@@ -205,19 +207,55 @@ def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
         process = subprocess.Popen(command(tmp_path / "in", killed, "--processes", str(1 + kills % 2)))
         deadline = time.monotonic() + 60
         # After some shards more than there were.
-        while process.poll() is None and len(set(map(str, killed.glob("part-*.npy"))) - before) < 2 + kills:
+        while process.poll() is None and len(set(map(str, killed.glob("part-*.npy"))) - before) < 4 * (kills + 1):
             assert time.monotonic() < deadline
             time.sleep(0.002)
+        children = _descendants(process.pid)
         process.kill()
         if process.wait() != -signal.SIGKILL:
             break
         kills += 1
+        assert _gone_soon(children), "a killed build leaves processes behind"
         before = set(map(str, killed.glob("part-*.npy")))
         with pytest.raises(UserError, match="does not exist"):
             read_corpus_folder(killed)
     assert kills >= 2
     assert contents(killed) == contents(tmp_path / "whole")
     assert len(read_corpus_folder(killed).shards) > 10
+
+
+def _descendants(pid: int) -> set[int]:
+    """The processes below `pid`."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found, new = set[int](), {pid}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new}
+        found |= new
+    return found
+
+
+def _gone_soon(pids: set[int]) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_build_killed_between_its_last_shard_and_saying_so(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(json_lines(TEXTS))
+    (tmp_path / "out" / WORK).mkdir(parents=True)
+    inputs = find_inputs([str(tmp_path / "t.jsonl")], TextOptions())
+    (job,) = make_jobs(inputs, tmp_path / "out", SMALL, Vocabulary.load(DOLMA))
+    counts = run_job(job, lambda done, tokens: None)
+    before = contents(tmp_path / "out" / WORK)
+    (tmp_path / "out" / WORK / "job-00000.json").unlink()
+    assert run_job(job, lambda done, tokens: None) == counts == {"empty": 1, "damaged": 0}
+    assert contents(tmp_path / "out" / WORK) == before
 
 
 def test_what_is_finished_is_not_built_again(tmp_path: Path) -> None:
