@@ -7,7 +7,6 @@ was found on pairs of train instances is judged on pairs of test instances, amon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -220,5 +219,3 @@ def parse_dimensions(text: str) -> tuple[int, ...]:
         return tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         raise UserError(f"--dimensions: {text!r} is not numbers joined by commas, as 1,2,4") from None
-
-

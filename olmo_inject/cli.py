@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from olmo_inject.commands import corpus, interventions, reporting, runs, sweeps
+from olmo_inject.commands import corpus_text, interventions, reporting, runs, sweeps
 from olmo_inject.commands.shared import is_first_rank
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.theory import commands as theory
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 for command in (runs.plan, runs.train, runs.audit, sweeps.sweep, reporting.demo, reporting.report):
     app.command()(command)
-app.add_typer(corpus.app, name="corpus")
+app.add_typer(corpus_text.app, name="corpus")
 app.add_typer(interventions.app, name="analyze")
 app.add_typer(theory.app, name="theory")
 

@@ -4,6 +4,7 @@ experiment.yaml   the resolved experiment          metrics.jsonl    measurements
 config.yaml       ai2-olmo's TrainConfig           evidence.jsonl   what the audit checks
 plan.json         totals, units, fingerprints      data-indices/    positions seen, per rank
 tasks/NAME.json   tasks as they were built         step*/           checkpoints
+references/       reference tasks as evaluated
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ MAY_CHANGE = (
     "checkpoints",
     "evaluation",
     "gradients",
+    "references",
     "safety",
     "train.device_train_microbatch_size",
     "train.device_eval_batch_size",

@@ -140,6 +140,25 @@ class Vocabulary:
             return " ".join(self.token_text(i) for i in ids)
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def token_bytes(self) -> list[bytes]:
+        """The UTF-8 bytes of every id, empty for an id without a token; those of a text are its tokens' bytes joined.
+
+        Raises:
+            UserError: no tokenizer is known, or it is not a byte-level BPE.
+        """
+        if self.tokenizer is None:
+            raise UserError(f"{self.identifier}: without a tokenizer there is no text")
+        added = {i: token.content for i, token in self.tokenizer.get_added_tokens_decoder().items()}
+        out = [b""] * self.size
+        for token, i in self.tokenizer.get_vocab(with_added_tokens=True).items():
+            if i in added:
+                out[i] = added[i].encode()
+            elif all(character in _BYTE_OF for character in token):
+                out[i] = bytes(_BYTE_OF[character] for character in token)
+            else:
+                raise UserError(f"{self.identifier}: token {token!r} is not of a byte-level BPE")
+        return out
+
     def token_text(self, token_id: SupportsIndex) -> str:
         """One token for people: spaces and control characters visible, never empty.
 

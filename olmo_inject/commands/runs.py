@@ -25,11 +25,13 @@ def plan(
     """
     from olmo_inject import plan_report
     from olmo_inject.config import load_experiment
+    from olmo_inject.corpus.references import load_references
     from olmo_inject.data import build_plan
     from olmo_inject.plan_summary import plan_summary
 
     experiment = load_experiment(config, overrides or ())
     what = build_plan(experiment)
+    load_references(experiment.reference_paths, what.source.vocabulary, experiment.sequence_length)
     if step is not None and not 0 <= step < experiment.steps:
         raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}")
     if parquet is not None:

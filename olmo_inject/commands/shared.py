@@ -34,3 +34,8 @@ def say_once(message: str) -> None:
     """A line that one rank prints for all."""
     if is_first_rank():
         print(message, flush=True)
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use, which in a container or a SLURM job are not all of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,6 +19,7 @@ from olmo_inject.config.schema import (
     Experiment,
     GradientConfig,
     InjectionConfig,
+    ReferenceConfig,
     SafetyConfig,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "Experiment",
     "GradientConfig",
     "InjectionConfig",
+    "ReferenceConfig",
     "SafetyConfig",
     "configs_folder",
     "experiment_yaml",

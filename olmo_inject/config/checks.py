@@ -33,6 +33,7 @@ def check(experiment: Experiment) -> None:
     names = [task.name for task in experiment.tasks]
     for injection in experiment.injections:
         _check_injection(experiment, injection, names)
+    _check_references(experiment, names)
     injected = [injection.task for injection in experiment.injections]
     if len(set(injected)) != len(injected):
         raise UserError("injections: a task stands twice; give each task one entry")
@@ -225,6 +226,18 @@ def _check_injection(experiment: Experiment, injection: InjectionConfig, names: 
             )
     if injection.start < 0 or (injection.stop is not None and injection.stop <= injection.start):
         raise UserError(f"{where}: steps {injection.start} to {injection.stop} are not a window")
+
+
+def _check_references(experiment: Experiment, tasks: Sequence[str]) -> None:
+    taken = set(tasks)
+    for reference in experiment.references:
+        if not reference.name.isidentifier():
+            raise UserError(f"references: name {reference.name!r} must be a word of letters, digits and underscores")
+        if reference.name in taken:
+            raise UserError(f"references: name {reference.name!r} stands twice, or is a task's; names must differ")
+        if not reference.path:
+            raise UserError(f"references: {reference.name}: path is missing: a file of `corpus scan --references`")
+        taken.add(reference.name)
 
 
 def _positive(where: str, value: int | None) -> None:

@@ -104,6 +104,16 @@ class GradientConfig:
 
 
 @dataclass
+class ReferenceConfig:
+    """A natural task out of a corpus, made by `olmo-inject corpus scan --references`, evaluated beside the injected."""
+
+    name: str = ""
+    """What it is called in metrics and figures; unique, and no task's."""
+    path: str = ""
+    """Its file."""
+
+
+@dataclass
 class SafetyConfig:
     """When to stop a run that has gone wrong."""
 
@@ -136,12 +146,18 @@ class Experiment:
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientConfig = field(default_factory=GradientConfig)
+    references: list[ReferenceConfig] = field(default_factory=list)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     @property
     def run_folder(self) -> Path:
         """The run folder."""
         return Path(self.folder)
+
+    @property
+    def reference_paths(self) -> dict[str, str]:
+        """The files of `references` by name."""
+        return {reference.name: reference.path for reference in self.references}
 
     @property
     def batch_size(self) -> int:

@@ -36,6 +36,7 @@ from olmo_inject.vocabulary import Vocabulary
 
 DOLMA = "allenai_gpt-neox-olmo-dolma-v1_5"
 EOS, PAD = "<|endoftext|>", "<|padding|>"
+OWN_FILES = (DESCRIPTION, TOKENIZER, "build.json", ".build")  # and shards: what `--overwrite` may remove
 SMALLEST_BPE = 256 + 2  # every byte, EOS and PAD
 LARGEST_BPE = 2**16  # ids are written as uint16
 
@@ -79,7 +80,7 @@ def build_sample(
         except UserError:
             if not overwrite:
                 raise
-    _check_free(folder, overwrite)
+    check_free(folder, overwrite)
 
     texts = documents(names)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -134,8 +135,12 @@ def _reused(folder: Path, tokenizer: str, vocab_size: int, names: list[str]) -> 
     return corpus
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that would be lost; overwriting removes a corpus, never anything else."""
+def check_free(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that would be lost; overwriting removes a corpus, never anything else.
+
+    Raises:
+        UserError: it is no folder, or holds something.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -143,7 +148,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     present = sorted(path.name for path in folder.iterdir())
     if present and not overwrite:
         raise UserError(f"{folder} exists and is not empty; --overwrite replaces a corpus that is there")
-    foreign = [name for name in present if name not in (DESCRIPTION, TOKENIZER) and not name.startswith("part-")]
+    foreign = [name for name in present if name not in OWN_FILES and not name.startswith("part-")]
     if foreign:
         raise UserError(f"{folder} is not overwritten: it holds {foreign[0]}, which is no part of a corpus")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from olmo_inject.config import Experiment
+from olmo_inject.corpus.references import load_references
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
 from olmo_inject.run_folder import EXPERIMENT, check_same_run
@@ -23,8 +24,8 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
         Why nothing needs to be started, or None.
 
     Raises:
-        UserError: as `build_data`, `load_weights` and `check_same_run`; a batch that the ranks cannot share;
-            what this device cannot do; steps or rows that a staged corpus does not hold.
+        UserError: as `build_data`, `load_references`, `load_weights` and `check_same_run`; a batch that the ranks
+            cannot share; what this device cannot do; steps or rows that a staged corpus does not hold.
     """
     if experiment.batch_size % processes:
         raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {processes} ranks")
@@ -32,6 +33,7 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
     if experiment.gradients.at != StepSelection():
         transformers_config(experiment.model)  # what the gradients are computed with
     data = build_data(experiment)
+    load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
     first_step = 0
     if experiment.start_from is not None:
         start = Path(experiment.start_from)

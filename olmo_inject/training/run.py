@@ -20,6 +20,7 @@ from olmo.config import TrainConfig
 
 from olmo_inject.config import Experiment
 from olmo_inject.corpus.order import SHARED_FROM
+from olmo_inject.corpus.references import Reference, load_references
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.files import read_json
@@ -181,17 +182,23 @@ def build_trainer(experiment: Experiment, data: ExperimentData, device: torch.de
             for old in (folder / "data-indices").glob("*.tsv"):
                 # ai2-olmo writes these from 1: step n of the file is plan step n - 1.
                 cut_back(old, lambda line: int(line.split("\t", 1)[0]) <= trainer.global_step)
+    with on_every_rank(f"cannot read the references, or write them to {folder}"):
+        references = load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
+        for reference in references if rank == 0 else ():
+            reference.save(folder / "references" / f"{reference.name}.json")
     with on_every_rank(f"cannot write {folder}"):
         if cfg.save_data_indices:
             indices.parent.mkdir(exist_ok=True)
             trainer.indices_file = indices.open("a", encoding="utf-8")
         trainer.metrics = Metrics(folder / METRICS if rank == 0 else None)
         trainer.resumed = restored
-        trainer.callbacks = _build_callbacks(experiment, data, trainer.metrics)
+        trainer.callbacks = _build_callbacks(experiment, data, references, trainer.metrics)
     return trainer
 
 
-def _build_callbacks(experiment: Experiment, data: ExperimentData, metrics: Metrics) -> list[Callback]:
+def _build_callbacks(
+    experiment: Experiment, data: ExperimentData, references: list[Reference], metrics: Metrics
+) -> list[Callback]:
     """In the order in which they are called."""
     train, folder, first = experiment.train, experiment.run_folder, dist.get_rank() == 0
     callbacks: list[Callback] = []
@@ -201,7 +208,7 @@ def _build_callbacks(experiment: Experiment, data: ExperimentData, metrics: Metr
         InjectedLoss(data.plan),
         Evidence(folder if first else None),
         Safety(experiment.safety, past_losses(folder / METRICS, experiment.safety.spike_window)),
-        Evaluation(experiment.evaluation, data.tasks, train.eval_interval, experiment.steps),
+        Evaluation(experiment.evaluation, data.tasks, references, train.eval_interval, experiment.steps),
     ]
     if experiment.gradients.at != StepSelection():
         callbacks.append(GradientCosines(experiment.gradients, data.plan, data.tasks))

@@ -1,13 +1,15 @@
-"""Held-out evaluation of every task while training."""
+"""Held-out evaluation of every task while training, and of natural reference tasks beside them."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from olmo_inject.config import EvaluationConfig
+from olmo_inject.corpus.references import Reference
 from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import Task
 from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.reference_evaluation import evaluate_reference
 from olmo_inject.training.task_evaluation import evaluate_instances
 from olmo_inject.training.trainer import InjectionTrainer
 
@@ -18,9 +20,17 @@ class Evaluation(Callback):
     A result at step s is of the weights before plan step s, those of checkpoint `step{s}`.
     """
 
-    def __init__(self, config: EvaluationConfig, tasks: list[Task], interval: int, last_step: int) -> None:
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        tasks: list[Task],
+        references: list[Reference],
+        interval: int,
+        last_step: int,
+    ) -> None:
         self.config = config
         self.tasks = tasks
+        self.references = references
         self.interval = interval
         self.last_step = last_step
 
@@ -36,7 +46,7 @@ class Evaluation(Callback):
             self.evaluate(trainer, completed)
 
     def evaluate(self, trainer: InjectionTrainer, step: int) -> None:
-        """Evaluate now, and log under `eval/TASK/train|test/...` at `step` (collective)."""
+        """Evaluate now, and log under `eval/TASK/train|test/...` and `eval/NAME/reference/...` (collective)."""
         for task in self.tasks:
             for half, ids in (("train", task.train_ids), ("test", task.test_ids)):
                 chosen = self._subset(task, half, ids)
@@ -51,6 +61,12 @@ class Evaluation(Callback):
                     {f"eval/{task.name}/{half}/{name}": v for name, v in values.items()},
                     count=len(chosen),
                 )
+        for reference in self.references:
+            # Their order is as good as random, so the first are a sample, the same one each time.
+            scores = evaluate_reference(trainer, reference.items[: self.config.max_instances])
+            prefix = f"eval/{reference.name}/reference"
+            trainer.metrics.log(step, {f"{prefix}/loss": scores.loss}, count=scores.tokens)
+            trainer.metrics.log(step, {f"{prefix}/accuracy": scores.accuracy}, count=scores.items)
         trainer.dist_model.train()
 
     def _subset(self, task: Task, half: str, ids: np.ndarray) -> np.ndarray:

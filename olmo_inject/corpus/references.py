@@ -1,0 +1,127 @@
+"""Reference tasks: natural statements out of the corpus, kept as evaluation sets.
+
+A reference is one JSON file: `format`, `name`, `vocabulary` (fingerprint of the tokenizer), `corpus` (fingerprint of
+what it was found in), `frequency` (how often a true statement stands in it, in the plan's units), `items` and
+`fingerprint` (SHA-256 of name, vocabulary and items). An item has `context` and `answer`, token ids of which the
+second are scored given the first, and for people `text`, `shard` and `offset` (of the first answer token). Items are
+in an order as good as random, so the first of them are a sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from olmo_inject.errors import UserError
+from olmo_inject.files import read_json, write_json
+from olmo_inject.vocabulary import Vocabulary
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ReferenceItem:
+    """One natural statement; the model is scored on `answer` given `context`."""
+
+    context: tuple[int, ...]
+    answer: tuple[int, ...]
+    text: str = ""
+    shard: str = ""
+    offset: int = 0
+
+    @property
+    def key(self) -> str:
+        """The same for the same tokens: what decides which items are kept, and that none is kept twice."""
+        return hashlib.sha256(json.dumps([self.context, self.answer]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference task.
+
+    Attributes:
+        name: what it is called in metrics and figures.
+        vocabulary: fingerprint.
+        items: never empty.
+        corpus: fingerprint of where they were found.
+        frequency: exact fractions as text by unit, and the count they come from.
+    """
+
+    name: str
+    vocabulary: str
+    items: tuple[ReferenceItem, ...]
+    corpus: str = ""
+    frequency: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what is scored."""
+        scored = [[item.context, item.answer] for item in self.items]
+        return hashlib.sha256(json.dumps([self.name, self.vocabulary, scored]).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_json(path, {"format": FORMAT} | asdict(self) | {"fingerprint": self.fingerprint})
+
+    @classmethod
+    def load(cls, path: Path) -> Reference:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: missing, not a reference, changed since, or without items.
+        """
+        record = read_json(path)
+        try:
+            if record.pop("format") != FORMAT:
+                raise UserError(f"{path}: this version reads references of format {FORMAT}")
+            recorded = record.pop("fingerprint")
+            items = tuple(
+                ReferenceItem(**item | {"context": tuple(item["context"]), "answer": tuple(item["answer"])})
+                for item in record.pop("items")
+            )
+            reference = cls(items=items, **record)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a reference: {error!r}") from None
+        if reference.fingerprint != recorded:
+            raise UserError(f"{path} was changed: its contents do not match its fingerprint")
+        if not items or not all(item.context and item.answer for item in items):
+            raise UserError(f"{path}: a reference needs items with a context and an answer")
+        return reference
+
+
+def load_references(paths: Mapping[str, str], vocabulary: Vocabulary, sequence_length: int) -> list[Reference]:
+    """The references of an experiment, by the name it gives each.
+
+    Args:
+        paths: name to file, `Experiment.reference_paths`.
+        vocabulary: of the experiment's corpus.
+        sequence_length: most tokens a model can read; a longer context loses its beginning.
+
+    Raises:
+        UserError: as `Reference.load`, another tokenizer's tokens, or an answer that leaves no room for a context.
+    """
+    references = []
+    for name, path in paths.items():
+        reference = Reference.load(Path(path))
+        if reference.vocabulary != vocabulary.fingerprint:
+            raise UserError(f"references: {name}: {path} was written with another tokenizer than the corpus's")
+        items = tuple(_shortened(item, sequence_length, name) for item in reference.items)
+        references.append(Reference(name, reference.vocabulary, items, reference.corpus, reference.frequency))
+    return references
+
+
+def _shortened(item: ReferenceItem, length: int, name: str) -> ReferenceItem:
+    room = length - len(item.answer)
+    if room < 1:
+        raise UserError(f"references: {name}: an answer of {len(item.answer)} tokens, sequences of {length}")
+    return ReferenceItem(item.context[-room:], item.answer, item.text, item.shard, item.offset)
+
+
+def chosen(items: Sequence[ReferenceItem], most: int) -> list[ReferenceItem]:
+    """At most `most` distinct items, as good as drawn at random, whatever the order they come in."""
+    distinct = {item.key: item for item in sorted(items, key=lambda item: (item.shard, item.offset), reverse=True)}
+    return [distinct[key] for key in sorted(distinct)[:most]]

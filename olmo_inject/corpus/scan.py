@@ -1,0 +1,216 @@
+"""A corpus searched once for what tasks inject and for what it says of numbers by itself; exact, in several processes.
+
+Every token goes through one table of flags; all else is done at the few places whose flags can begin a hit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from olmo_inject.corpus.contamination import MAX_IDS, Needles
+from olmo_inject.corpus.finder import SLACK, FoundStatements, StatementFinder
+from olmo_inject.corpus.prefilter import Prefilter
+from olmo_inject.corpus.processes import Report, map_jobs
+from olmo_inject.corpus.references import chosen
+from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.errors import UserError
+from olmo_inject.tasks import Task
+from olmo_inject.vocabulary import Vocabulary
+
+CHUNK = 2**16  # tokens at once: their flags stay in the cache
+PART = 2**26  # tokens of a job
+_REPORT = 2**20
+LOCATIONS = 1000  # of each kind that are told; counts are exact beyond them
+_FIRST, _SECOND, _TASK, _ANCHOR, _FOREIGN = 1, 2, 4, 8, 128
+
+
+@dataclass
+class TaskHits:
+    """What a corpus holds of one task.
+
+    Attributes:
+        instances: places where all three tokens of an instance stand in a row.
+        pairs: places where TOK1 and TOK2 of an instance do; every one of `instances` is one.
+        tokens: how often each of the task's tokens occurs, in ascending order of their ids.
+        instance_places: shard and index of the first token, the first `LOCATIONS` of them.
+        pair_places: likewise.
+    """
+
+    instances: int
+    pairs: int
+    tokens: Int64[np.ndarray, " t"]
+    instance_places: list[tuple[int, int]] = field(default_factory=list)
+    pair_places: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, other: TaskHits) -> None:
+        """Count a later part of the corpus."""
+        self.instances += other.instances
+        self.pairs += other.pairs
+        self.tokens = self.tokens + other.tokens
+        self.instance_places = (self.instance_places + other.instance_places)[:LOCATIONS]
+        self.pair_places = (self.pair_places + other.pair_places)[:LOCATIONS]
+
+
+@dataclass(frozen=True)
+class ReferenceOptions:
+    """How natural statements are kept: tokens before an answer, and items of each kind."""
+
+    context: int = 64
+    items: int = 1000
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """Hits of each task, in the order given, and statements by kind."""
+
+    tokens: int
+    tasks: list[TaskHits]
+    statements: dict[str, FoundStatements]
+
+
+@dataclass(frozen=True)
+class ScanPart:
+    """Tokens `start` to `stop` of shard number `shard`, and what to look for in them."""
+
+    path: Path
+    dtype: str
+    shard: int
+    start: int
+    stop: int
+    table: UInt8[np.ndarray, " v"]
+    needles: list[Needles]
+    finder: StatementFinder | None
+
+
+def scan_corpus(
+    shards: TokenShards,
+    vocabulary: Vocabulary,
+    tasks: Sequence[Task],
+    references: ReferenceOptions | None = None,
+    *,
+    processes: int = 1,
+    progress: bool = False,
+) -> ScanResult:
+    """Count what `shards` hold; a shard that stands twice counts twice, as it is trained on twice.
+
+    Args:
+        shards: all their tokens, those after the last whole sequence too.
+        vocabulary: theirs.
+        tasks: whose tokens to look for; of several samples of a task, each counts on its own.
+        references: also find natural statements, and keep some.
+        processes: how many search.
+        progress: show a line of progress on standard error.
+
+    Raises:
+        UserError: ids beyond the vocabulary, or a tokenizer in which statements cannot be found.
+    """
+    parts = scan_parts(shards, vocabulary, tasks, references)
+    total = sum(shards.shard_tokens)
+    found = map_jobs(scan_part, parts, processes=processes, what="scanning", total=total, progress=progress)
+    result = ScanResult(total, [_no_hits(needle) for needle in parts[0].needles], {})
+    for hits, statements in found:
+        for ours, more in zip(result.tasks, hits, strict=True):
+            ours.add(more)
+        for kind, more in statements.items():
+            assert references is not None
+            result.statements.setdefault(kind, FoundStatements()).add(more, references.items)
+    return result
+
+
+def scan_parts(
+    shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
+) -> list[ScanPart]:
+    """The work of `scan_corpus` in pieces, in the order of the corpus."""
+    if vocabulary.size > MAX_IDS:
+        raise UserError(f"a vocabulary of {vocabulary.size:,} ids: at most {MAX_IDS:,} can be searched for")
+    needles = [Needles(task) for task in tasks]
+    size = 2**16 if shards.dtype.itemsize <= 2 else vocabulary.size
+    finder = None if references is None else _finder(vocabulary, size, references)
+    table = _table(needles, finder, vocabulary.size, size)
+    return [
+        ScanPart(path, shards.dtype.name, number, start, min(start + PART, length), table, needles, finder)
+        for number, (path, length) in enumerate(zip(shards.paths, shards.shard_tokens, strict=True))
+        for start in range(0, length, PART)
+    ]
+
+
+def scan_part(part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str, FoundStatements]]:
+    """Search tokens `start` to `stop` of one shard, looking beyond them where a hit reaches over."""
+    tokens = np.memmap(part.path, part.dtype, mode="r").view(np.ndarray)
+    finder = None if part.finder is None else replace(part.finder, found={})
+    hits = [_no_hits(needle) for needle in part.needles]
+    watched = np.unique(np.concatenate([np.empty(0, np.int64), *(needle.tokens for needle in part.needles)]))
+    counts, reported = np.zeros(len(watched), np.int64), part.start
+    for begin in range(part.start, part.stop, CHUNK):
+        end = min(begin + CHUNK, part.stop)
+        flags = _flags(part, tokens[begin : end + SLACK])
+        own = end - begin
+        known = tokens[begin + np.flatnonzero((flags[:own] & _TASK).astype(bool))]
+        counts += np.bincount(np.searchsorted(watched, known), minlength=len(watched))
+        pairs = begin + np.flatnonzero(((flags[:-1] & (flags[1:] >> 1))[:own] & _FIRST).view(bool))
+        if len(pairs):
+            for needle, hit in zip(part.needles, hits, strict=True):
+                _add_hits(tokens, pairs, part.shard, needle, hit)
+        if finder is not None:
+            anchors = begin + np.flatnonzero((flags & _ANCHOR).astype(bool))
+            finder.look(tokens, anchors, begin, end, part.path.name)
+        if end - reported >= _REPORT or end == part.stop:
+            report(end - reported, end - reported)
+            reported = end
+    for needle, hit in zip(part.needles, hits, strict=True):
+        hit.tokens = counts[np.searchsorted(watched, needle.tokens)]
+    statements = {} if finder is None else finder.found
+    for found in statements.values():
+        found.items = chosen(found.items, finder.most if finder is not None else 0)
+    return hits, statements
+
+
+def _no_hits(needle: Needles) -> TaskHits:
+    return TaskHits(0, 0, np.zeros(len(needle.tokens), np.int64))
+
+
+def _add_hits(tokens: np.ndarray, places: Int64[np.ndarray, " n"], shard: int, needle: Needles, hit: TaskHits) -> None:
+    pairs, instances = needle.found(tokens, places)
+    hit.pairs += len(pairs)
+    hit.instances += len(instances)
+    for places, known in ((pairs, hit.pair_places), (instances, hit.instance_places)):
+        room = LOCATIONS - len(known)
+        known += [(shard, place) for place in places[:room].tolist()]
+
+
+def _flags(part: ScanPart, tokens: np.ndarray) -> UInt8[np.ndarray, " n"]:
+    try:
+        flags = part.table.take(tokens)
+    except IndexError:
+        flags = np.array([_FOREIGN], np.uint8)
+    if flags.max() >= _FOREIGN:
+        raise UserError(f"{part.path}: token id {tokens.max()} is beyond the vocabulary: wrong tokenizer or dtype?")
+    return flags
+
+
+def _table(
+    needles: Sequence[Needles], finder: StatementFinder | None, vocabulary_size: int, size: int
+) -> UInt8[np.ndarray, " v"]:
+    """What a token can be part of, for every id that the shards' dtype can hold."""
+    table = np.zeros(size, np.uint8)
+    table[vocabulary_size:] = _FOREIGN
+    for needle in needles:
+        table[needle.first] |= _FIRST
+        table[needle.second] |= _SECOND
+        table[needle.tokens] |= _TASK
+    if finder is not None:
+        table[finder.prefilter.anchors] |= _ANCHOR
+    return table
+
+
+def _finder(vocabulary: Vocabulary, size: int, options: ReferenceOptions) -> StatementFinder:
+    if options.context < 1 or options.items < 1:
+        raise UserError("references: a context of at least 1 token and at least 1 item")
+    token_bytes = vocabulary.token_bytes()
+    prefilter = Prefilter.of(vocabulary, token_bytes, size)
+    return StatementFinder(prefilter, token_bytes, vocabulary.eos_id, options.context, options.items)

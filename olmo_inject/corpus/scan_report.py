@@ -1,0 +1,255 @@
+"""What a scan found, for people and for programs: counts, places with their training steps, frequencies, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from olmo_inject.config import CorpusConfig, Experiment
+from olmo_inject.corpus.order import Order
+from olmo_inject.corpus.provenance import origins_at
+from olmo_inject.corpus.references import Reference
+from olmo_inject.corpus.resampling import clean_seeds
+from olmo_inject.corpus.scan import ReferenceOptions, ScanResult, TaskHits, scan_corpus
+from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.data import TaskPlan, build_plan
+from olmo_inject.injection import Frequency
+from olmo_inject.injection.frequency import UNITS
+from olmo_inject.tasks import INSTANCE_TOKENS, Task
+
+AS_CONFIGURED = "-"  # instead of a corpus folder: the corpus that the experiment names
+_CHUNK = 2**22  # positions of the order looked through at once
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """What a scan does beside counting.
+
+    Attributes:
+        references: folder to write the reference tasks to; None: do not look for any.
+        reference: how they are kept.
+        resample: draws of new seeds to try for tasks that are found; 0: none.
+        processes: how many search.
+        progress: show a line of progress.
+    """
+
+    references: Path | None = None
+    reference: ReferenceOptions = field(default_factory=ReferenceOptions)
+    resample: int = 0
+    processes: int = 1
+    progress: bool = False
+
+
+def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -> dict[str, Any]:
+    """Scan a corpus for the tasks of an experiment; the report as it is written to JSON.
+
+    Args:
+        corpus: a corpus folder, or `-` for the experiment's own.
+        experiment: its tasks, order, batch size and sequence length count.
+        options: what else to do.
+
+    Raises:
+        UserError: as `build_plan` and `scan_corpus`; no clean seeds.
+    """
+    if corpus != AS_CONFIGURED:
+        experiment = replace(experiment, corpus=CorpusConfig(folder=corpus, seed=experiment.corpus.seed))
+    what = build_plan(experiment)
+    vocabulary = what.source.vocabulary
+    shards = TokenShards(what.source.paths, experiment.sequence_length, what.source.dtype, vocabulary.size)
+
+    def scan(tasks: Sequence[Task], references: ReferenceOptions | None = None) -> ScanResult:
+        how = {"processes": options.processes, "progress": options.progress}
+        return scan_corpus(shards, vocabulary, tasks, references, **how)
+
+    result = scan(what.tasks, options.reference if options.references is not None else None)
+    report = {
+        "corpus": str(shards.paths[0].parent) if corpus == AS_CONFIGURED else corpus,
+        "tokens": result.tokens,
+        "sequences": len(shards),
+        "sequence_length": experiment.sequence_length,
+        "steps": experiment.steps,
+        "tasks": _tasks_record(experiment, what, shards, result),
+    }
+    if options.references is not None:
+        report["references"] = _save_references(options.references, experiment, what, shards, result)
+    if options.resample:
+        found = [hits.instances for hits in result.tasks]
+        clean = clean_seeds(
+            experiment.tasks,
+            vocabulary,
+            found,
+            lambda tasks: [hits.instances for hits in scan(tasks).tasks],
+            options.resample,
+        )
+        report["clean_seeds"] = {config.name: config.seed for config in clean}
+    return report
+
+
+def first_steps(order: Order, sequences: Sequence[int], steps: int) -> dict[int, int]:
+    """The first of `steps` training steps that reads each of `sequences`; those that none reads are left out."""
+    wanted = np.unique(np.array(sequences, np.int64))
+    out: dict[int, int] = {}
+    total = steps * order.batch_size
+    for start in range(0, total if len(wanted) else 0, _CHUNK):
+        read = order[np.arange(start, min(start + _CHUNK, total), dtype=np.int64)]
+        places = np.flatnonzero(np.isin(read, wanted))
+        for place in places.tolist():
+            out.setdefault(int(read[place]), (start + place) // order.batch_size)
+        if len(out) == len(wanted):
+            break
+    return out
+
+
+def _tasks_record(experiment: Experiment, what: TaskPlan, shards: TokenShards, result: ScanResult) -> dict[str, Any]:
+    text = what.source.vocabulary.token_text
+    out = {}
+    for task, hits in zip(what.tasks, result.tasks, strict=True):
+        ids = np.unique(task.tokens).tolist()
+        out[task.name] = {
+            "seed": task.config.seed,
+            "instances": hits.instances,
+            "pairs": hits.pairs,
+            "token_occurrences": int(hits.tokens.sum()),
+            "tokens": [
+                {"id": i, "text": text(i), "count": count} for i, count in zip(ids, hits.tokens.tolist(), strict=True)
+            ],
+            "places": _places(experiment, what, shards, hits),
+        }
+    return out
+
+
+def _places(experiment: Experiment, what: TaskPlan, shards: TokenShards, hits: TaskHits) -> list[dict[str, Any]]:
+    """Instances first, then pairs: shard, offset, sequence, first training step, text and document."""
+    length, text = experiment.sequence_length, what.source.vocabulary.token_text
+    known = [("instance", *place) for place in hits.instance_places] + [("pair", *p) for p in hits.pair_places]
+    out: list[dict[str, Any]] = []
+    for kind, shard, offset in known:
+        size = INSTANCE_TOKENS if kind == "instance" else 2
+        tokens = np.memmap(shards.paths[shard], shards.dtype, mode="r")[offset : offset + size].tolist()
+        row = offset // length
+        # A sequence holds it only if it ends in the one where it begins, which is not the shard's remainder.
+        whole = (offset + size - 1) // length == row and row < int(np.diff(shards.offsets)[shard])
+        out.append(
+            {
+                "kind": kind,
+                "shard": shards.paths[shard].name,
+                "offset": offset,
+                "sequence": int(shards.offsets[shard]) + row if whole else None,
+                "tokens": tokens,
+                "text": [text(token) for token in tokens],
+            }
+        )
+    _add_steps(experiment, shards, out)
+    _add_documents(shards, known, out)
+    return out
+
+
+def _add_steps(experiment: Experiment, shards: TokenShards, places: list[dict[str, Any]]) -> None:
+    sequences = [place["sequence"] for place in places if place["sequence"] is not None]
+    if len(shards) >= experiment.batch_size:  # else nothing can be trained on it
+        order = Order(len(shards), experiment.batch_size, experiment.corpus.seed)
+        steps = first_steps(order, sequences, experiment.steps)
+    else:
+        steps = {}
+    for place in places:
+        place["step"] = steps.get(place["sequence"])
+
+
+def _add_documents(shards: TokenShards, known: list[tuple[str, int, int]], places: list[dict[str, Any]]) -> None:
+    for shard in {shard for _, shard, _ in known}:
+        mine = [i for i, (_, number, _) in enumerate(known) if number == shard]
+        for i, origin in zip(mine, origins_at(shards.paths[shard], [known[i][2] for i in mine]), strict=True):
+            if origin is not None:
+                places[i]["document"] = {"id": origin.id, "source": origin.source, "line": origin.line}
+
+
+def _save_references(
+    folder: Path, experiment: Experiment, what: TaskPlan, shards: TokenShards, result: ScanResult
+) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for kind, found in sorted(result.statements.items()):
+        per_token = Fraction(found.true, result.tokens)
+        frequency = Frequency.in_unit("per_token", per_token, experiment.batch_size, experiment.sequence_length)
+        values = [frequency.per_batch, frequency.per_sequence, frequency.per_token]
+        exact = dict(zip(UNITS, map(str, values), strict=True))
+        path = folder / f"{kind}.json"
+        out[kind] = {
+            "true": found.true,
+            "false": found.false,
+            "unaligned": found.unaligned,
+            "frequency": exact,
+            "items": len(found.items),
+            "file": str(path) if found.items else None,
+        }
+        if found.items:
+            counts = {"statements": found.true, "tokens": result.tokens}
+            fingerprint = what.source.vocabulary.fingerprint
+            Reference(kind, fingerprint, tuple(found.items), shards.fingerprint(), exact | counts).save(path)
+    return out
+
+
+def print_scan(report: dict[str, Any], console: Console, shown: int) -> None:
+    """Print a report, at most `shown` places of each task."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    say(
+        f"{report['corpus']}: {report['tokens']:,} tokens, "
+        f"{report['sequences']:,} sequences of {report['sequence_length']:,}"
+    )
+    table = Table()
+    for column in ("task", "seed", "instances found", "TOK1 TOK2 found", "its tokens occur"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, task in report["tasks"].items():
+        table.add_row(name, *(f"{task[key]:,}" for key in ("seed", "instances", "pairs", "token_occurrences")))
+    console.print(table, markup=False)
+    for name, task in report["tasks"].items():
+        for place in task["places"][:shown]:
+            say(f"{name}: {_place_line(place)}")
+        told, all_of_them = min(shown, len(task["places"])), task["instances"] + task["pairs"]
+        if all_of_them > told:
+            say(f"{name}: {all_of_them - told:,} more")
+    for kind, found in report.get("references", {}).items():
+        units = ", ".join(f"{float(Fraction(v)):.3g} {u.replace('_', ' ')}" for u, v in found["frequency"].items())
+        say(f"{kind}: {found['true']:,} true statements ({units}), {found['false']:,} false; {_kept(found)}")
+    if "references" in report and not report["references"]:
+        say("no statements about numbers were found")
+    for line in _seed_lines(report):
+        say(line)
+
+
+def _kept(found: dict[str, Any]) -> str:
+    return f"{found['items']:,} kept in {found['file']}" if found["file"] else "none can be scored"
+
+
+def _place_line(place: dict[str, Any]) -> str:
+    where = f"{place['shard']} token {place['offset']:,}"
+    if place["sequence"] is None:
+        where += ", in no one sequence"
+    else:
+        step = "not in this run" if place["step"] is None else f"step {place['step']:,}"
+        where += f", sequence {place['sequence']:,}, {step}"
+    if document := place.get("document"):
+        where += f", {document['source']} line {document['line']:,}"
+    return f"{place['kind']} {' | '.join(place['text'])} at {where}"
+
+
+def _seed_lines(report: dict[str, Any]) -> list[str]:
+    if "clean_seeds" not in report:
+        return []
+    tasks = report["tasks"]
+    changed = {name: seed for name, seed in report["clean_seeds"].items() if seed != tasks[name]["seed"]}
+    if not changed:
+        return ["clean: no seed needs changing"]
+    numbers = {name: number for number, name in enumerate(tasks)}
+    return ["clean with these seeds:"] + [
+        f"  tasks.{numbers[name]}.seed={seed}  ({name})" for name, seed in changed.items()
+    ]

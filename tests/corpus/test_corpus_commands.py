@@ -1,0 +1,88 @@
+"""`corpus build` and `corpus scan` as they are typed: what they print, and their exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from olmo_inject.cli import main
+from olmo_inject.corpus.folder import read_corpus_folder
+from olmo_inject.corpus.references import Reference
+from olmo_inject.corpus.text import documents
+from olmo_inject.tasks import TaskConfig, build_tasks
+
+EXPERIMENT = """
+name: small
+folder: {folder}/run
+model: {{name: tiny-8, vocab_size: 512, embedding_size: 512, max_sequence_length: 32}}
+corpus: {{folder: {folder}/corpus}}
+tasks: [{{name: less, kind: comparison, options: {{n_values: 4}}}}]
+injections: [{{task: less, instances_per_batch: 1/2}}]
+train: {{max_duration: 20, global_train_batch_size: 8}}
+"""
+
+
+def ends(status: int, *arguments: object) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert ended.value.code == status
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("commands")
+    texts = documents(["openbookqa", "arithmetic"])
+    (folder / "t.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for ts in texts.values() for t in ts))
+    (folder / "small.yaml").write_text(EXPERIMENT.format(folder=folder))
+    bpe = ("--tokenizer", "bpe", "--vocab-size", 512)
+    ends(0, "corpus", "build", folder / "t.jsonl", "--to", folder / "corpus", *bpe, "--json")
+    return folder
+
+
+def test_build(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ends(0, "corpus", "build", folder / "t.jsonl", "--to", tmp_path / "out", "--processes", 1)
+    out, err = capfd.readouterr()
+    corpus = read_corpus_folder(tmp_path / "out")
+    assert out == f"{tmp_path / 'out'}: {corpus.documents:,} documents, {corpus.tokens:,} tokens in 1 shards\n"
+    assert err == ""
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n{"text": "b"\n{"text": ""}\n')
+    ends(2, "corpus", "build", tmp_path / "t.jsonl", "--to", tmp_path / "two")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"olmo-inject: {tmp_path / 't.jsonl'}: line 2 is damaged: ")
+    assert len(err.splitlines()) == 1
+    ends(0, "corpus", "build", tmp_path / "t.jsonl", "--to", tmp_path / "two", "--skip-damaged")
+    assert "left out: 1 documents without text, 1 damaged" in capfd.readouterr().out
+    ends(0, "corpus", "build", tmp_path / "t.jsonl", "--to", tmp_path / "two", "--skip-damaged", "--json")
+    record = json.loads(capfd.readouterr().out)
+    assert (record["documents"], record["empty"], record["damaged"]) == (1, 1, 1)
+
+
+def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    corpus = read_corpus_folder(folder / "corpus")
+    (task,) = build_tasks([TaskConfig("less", "comparison", options={"n_values": 4})], corpus.load_vocabulary())
+    shard = np.memmap(corpus.shards[0].path, corpus.dtype, mode="r+")
+    shard[:9] = 2  # clear of the instance below
+    shard[3:6] = task.instances[5]
+    shard.flush()
+    report = folder / "report.json"
+    ends(1, "corpus", "scan", folder / "corpus", folder / "small.yaml", "--to", report)
+    out = capfd.readouterr().out
+    assert f"instance {' | '.join(map(corpus.load_vocabulary().token_text, task.instances[5]))} at part-" in out
+    assert "token 3, sequence 0" in out
+    assert json.loads(report.read_text())["tasks"]["less"]["instances"] >= 1
+    references = folder / "references"
+    arguments = ("--resample", 32, "--references", references, "--items", 50, "--processes", 2)
+    ends(0, "corpus", "scan", "-", folder / "small.yaml", *arguments)
+    out = capfd.readouterr().out
+    seed = int(out.rpartition("tasks.0.seed=")[2].split()[0])
+    assert "clean with these seeds:" in out
+    assert f"50 kept in {references / 'R_add.json'}" in out
+    assert len(Reference.load(references / "R_add.json").items) == 50
+    ends(0, "corpus", "scan", "-", folder / "small.yaml", f"tasks.0.seed={seed}", "--json")
+    assert json.loads(capfd.readouterr().out)["tasks"]["less"]["instances"] == 0
+    ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
+    assert "corpus.json does not exist" in capfd.readouterr().err
