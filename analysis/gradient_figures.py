@@ -180,5 +180,3 @@ def _sentences(summary: pd.DataFrame) -> Iterator[str]:
 
 def _steps(n: int) -> str:
     return "1 step" if n == 1 else f"{n} steps"
-
-
