@@ -1,8 +1,8 @@
 """Distributed alignment search (Geiger et al. 2023): where, and in how many dimensions, a model holds a value.
 
 At a site, the residual stream after so many blocks at one operand, an orthogonal subspace is trained such that
-putting the source's part of it into the base's run gives the label that the base would have with the source's value. What
-was found on pairs of train instances is judged on pairs of test instances, among the task's own labels.
+putting the source's part of it into the base's run gives the label that the base would have with the source's
+value. What was found on pairs of train instances is judged on pairs of test instances, among the task's own labels.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch import nn
 from torch.nn.utils import parametrizations, skip_init
 from transformers import PreTrainedModel
 
+from analysis.activations import residual_points
 from analysis.checkpoints import Subject
 from analysis.counterfactuals import TOK1, TOK2, Pairs, draw_pairs, scores
-from analysis.hooks import blocks, changed, last_logits, outputs, residual, untrained
+from analysis.hooks import changed, last_logits, outputs, untrained
 from analysis.results import Method, Tables
 from analysis.runs import wilson
 from olmo_inject.errors import UserError
@@ -85,8 +86,8 @@ class Options:
 def method(options: Options) -> Method:
     """The analysis of one checkpoint, to the table `sites`.
 
-    Columns: task, weights (`trained`, or `untrained` as a control), subspace (`found`, or `random` as a control), layer,
-    position, variable, dimension, accuracy on held-out pairs with the ends `low` and `high` of its Wilson interval,
+    Columns: task, weights (`trained`, or `untrained` as a control), subspace (`found`, or `random` as a control),
+    layer, position, variable, dimension, accuracy on held-out pairs with the ends `low` and `high` of its Wilson interval,
     pairs, and nothing: the accuracy of changing nothing.
 
     Raises:
@@ -119,7 +120,7 @@ def search(model: PreTrainedModel, task: Task, options: Options) -> pd.DataFrame
     for position, variable in QUESTIONS:
         train = draw_pairs(task, variable, task.train_ids, options.pairs, "das train")
         held_out = draw_pairs(task, variable, task.test_ids, options.pairs, "das held out")
-        for layer in range(len(blocks(model)) + 1):
+        for layer in range(len(residual_points(model))):
             site = Site(layer, position, variable)
             for dimension in options.dimensions:
                 start = random_basis(width, dimension, f"{task.name} {layer} {position} {variable}")
@@ -189,13 +190,13 @@ def interchanged(
         new[:, site.position] += (source - hidden[:, site.position]) @ basis.T @ basis
         return new
 
-    with changed(residual(model, site.layer), interchange):
+    with changed(residual_points(model)[site.layer], interchange):
         return last_logits(model, base.to(source.device))
 
 
 def source_states(model: PreTrainedModel, site: Site, pairs: Pairs) -> Float[torch.Tensor, "n d"]:
     """The stream at the site in the sources' own runs."""
-    device, module = next(model.parameters()).device, residual(model, site.layer)
+    device, module = next(model.parameters()).device, residual_points(model)[site.layer]
     parts = [outputs(model, [module], rows.to(device))[1][0] for rows in pairs.source.split(ROWS_PER_PASS)]
     return torch.cat([part[:, site.position] for part in parts])
 

@@ -46,8 +46,8 @@ class Effects:
 def method(pairs: int) -> Method:
     """The analysis of one checkpoint, to the table `layers`.
 
-    Columns: task, weights (`trained`, or `untrained` as a control), layer, rank (1: the largest effect), pairs, whole, and
-    effect, recovery and surprise with `_low` and `_high`, the ends of the 95% bootstrap interval over pairs.
+    Columns: task, weights (`trained`, or `untrained` as a control), layer, rank (1: the largest effect), pairs, whole,
+    and effect, recovery and surprise with `_low` and `_high`, the ends of the 95% bootstrap interval over pairs.
 
     Raises:
         UserError: fewer than two pairs.

@@ -1,11 +1,11 @@
-"""Run all benchmarks, or those named: `python -m benchmarks [plan] [loader] [trainer] [theory] [build] [scan]`."""
+"""Run all benchmarks, or those named: `python -m benchmarks [NAME]...`; a module of this package each."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-NAMES = ("plan", "loader", "trainer", "theory", "build", "scan")
+NAMES = ("plan", "loader", "trainer", "theory", "gradients", "build", "scan")
 
 
 def main() -> None:
