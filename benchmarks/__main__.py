@@ -1,11 +1,11 @@
-"""Run all benchmarks, or those named: `python -m benchmarks [plan] [loader] [trainer] [theory]`."""
+"""Run all benchmarks, or those named: `python -m benchmarks [plan] [loader] [trainer] [theory] [stage]`."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-NAMES = ("plan", "loader", "trainer", "theory")
+NAMES = ("plan", "loader", "trainer", "theory", "stage")
 
 
 def main() -> None:
