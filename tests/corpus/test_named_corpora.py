@@ -1,0 +1,251 @@
+"""Corpora by name: the official listing, manifests, and experiments that name one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from named import BATCH, LENGTH, NAMES, served, write_named
+
+from olmo_inject.cli import app
+from olmo_inject.config import Experiment, configs_folder, load_experiment
+from olmo_inject.corpus.catalog import read_catalog
+from olmo_inject.corpus.manifest import default_path, make_manifest, read_manifest, write_manifest
+from olmo_inject.corpus.order import Order
+from olmo_inject.corpus.remote import RemoteShards
+from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.sources import Source, open_source
+from olmo_inject.data import build_data
+from olmo_inject.errors import UserError
+from olmo_inject.vocabulary import Vocabulary
+
+# Of the 1,033 names of OLMo-7B-0424's published configuration, one a line.
+OFFICIAL = "7221f55c40aed8883c42238ebfed42f1d9ce9f6d018739b32c4ca154ce65552c"
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLMO_INJECT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Source, "pause_s", 0.001)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    return write_named(tmp_path)
+
+
+def experiment(tmp_path: Path, corpus: dict[str, Any], *overrides: str) -> Experiment:
+    path = tmp_path / "x.yaml"
+    sizes = {"vocab_size": 50280, "embedding_size": 50304, "eos_token_id": 50279, "pad_token_id": 1}
+    record = {
+        "model": {"d_model": 16, "n_heads": 2, "n_layers": 1, "max_sequence_length": LENGTH, **sizes},
+        "corpus": {"seed": 7, **corpus},
+        "tasks": [{"name": "tcmp", "kind": "comparison", "options": {"n_values": 10}}],
+        "injections": [{"task": "tcmp", "instances_per_batch": "5/2"}],
+        "train": {"max_duration": 7, "global_train_batch_size": BATCH},
+    }
+    path.write_text(json.dumps(record))
+    return load_experiment(path, overrides)
+
+
+def test_the_official_order_is_the_published_listing() -> None:
+    corpus = read_catalog(configs_folder() / "corpora" / "dolma-v1_7.yaml")
+    assert corpus.listing == OFFICIAL
+    assert (len(corpus.shards), len(set(corpus.shards))) == (1033, 1031)
+    entry = corpus.entry
+    assert (entry.dtype, entry.seed, entry.sequence_length, entry.batch_size) == ("uint16", 6198, 4096, 1024)
+    vocabulary = Vocabulary.load(entry.tokenizer)
+    assert (vocabulary.eos_id, vocabulary.pad_id, vocabulary.size) == (entry.eos_token_id, entry.pad_token_id, 50280)
+
+
+@pytest.mark.parametrize("path", sorted((configs_folder() / "corpora").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_corpus_is_read(path: Path) -> None:
+    assert read_catalog(path).shards
+
+
+def test_a_small_table(catalog: Path) -> None:
+    assert list(read_catalog(catalog).shards) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("times: 2", "tines: 2", "tines"),
+        ("parts: 2", "parts: two", "parts"),
+        ("{2: 1}", "{2: 1-2}", "books has no part 2 among 2"),
+        ("{path}/", "{place}/", "the table of shards: 'place'"),
+        ("dtype: uint16", "dtype: [", "cannot be read"),
+    ],
+)
+def test_mistakes_in_a_table(catalog: Path, before: str, after: str, message: str) -> None:
+    catalog.write_text(catalog.read_text().replace(before, after))
+    with pytest.raises(UserError, match=f"small.yaml: .*{message}") as refused:
+        read_catalog(catalog)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_manifest_is_the_same_from_anywhere(catalog: Path, tmp_path: Path) -> None:
+    corpus = read_catalog(catalog)
+    asked: list[None] = []
+    local = make_manifest(corpus, open_source(str(tmp_path / "root")), lambda: asked.append(None))
+    assert len(asked) == 4
+    with served(tmp_path / "root") as (url, _):
+        web = make_manifest(corpus, open_source(url))
+    assert vars(web) | {"root": ""} == vars(local) | {"root": ""}
+    shards = TokenShards([tmp_path / "root" / name for name in NAMES], LENGTH)
+    assert (local.sequences, local.fingerprint) == (len(shards), shards.fingerprint())
+    write_manifest(local, tmp_path / "m.json")
+    assert read_manifest(tmp_path / "m.json", corpus) == local
+
+
+def test_the_order_needs_the_manifest_alone(catalog: Path, tmp_path: Path) -> None:
+    manifest = make_manifest(read_catalog(catalog), open_source(str(tmp_path / "root")))
+    nowhere = RemoteShards(open_source("http://127.0.0.1:9"), NAMES, manifest.sizes, LENGTH)
+    assert len(nowhere) == manifest.sequences
+    assert nowhere.fingerprint() == manifest.fingerprint
+    assert len(Order(len(nowhere), BATCH, 7)[np.arange(100)]) == 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "has format 2"),
+        ({"listing": "0"}, "is the manifest of small with other shards than small has now"),
+        ({"dtype": "uint32"}, "with other shards"),
+        ({"sizes": [2, 2, 2, 2, 2]}, "is damaged: its sizes do not give its fingerprint"),
+        ({"sizes": [2]}, "is not a manifest"),
+        ({"more": 1}, "is not a manifest"),
+    ],
+)
+def test_a_manifest_of_something_else(catalog: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    corpus = read_catalog(catalog)
+    path = tmp_path / "m.json"
+    write_manifest(make_manifest(corpus, open_source(str(tmp_path / "root"))), path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        read_manifest(path, corpus)
+
+
+def test_a_shard_cut_in_a_token_has_no_manifest(catalog: Path, tmp_path: Path) -> None:
+    with (tmp_path / "root" / NAMES[1]).open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(UserError, match=r"part-1-000\.npy has 1067 bytes, not a positive multiple of 2"):
+        make_manifest(read_catalog(catalog), open_source(str(tmp_path / "root")))
+
+
+def test_an_experiment_reads_the_same_from_disk_and_server(catalog: Path, tmp_path: Path) -> None:
+    corpus = read_catalog(catalog)
+    positions = np.arange(7 * BATCH)
+    with served(tmp_path / "root") as (url, faults):
+        named = {"name": str(catalog), "root": url}
+        with pytest.raises(UserError, match=r"small\.json: no manifest of .*small\.yaml; `olmo-inject corpus manifest"):
+            build_data(experiment(tmp_path, named))
+        write_manifest(make_manifest(corpus, open_source(url)), default_path(corpus))
+        web = build_data(experiment(tmp_path, named))
+        from_web = web.corpus.rows(positions)["input_ids"]
+        assert faults.bytes_asked < 182 * 2 * LENGTH
+    local = build_data(experiment(tmp_path, {"name": str(catalog)}))
+    assert (local.corpus.rows(positions)["input_ids"] == from_web).all()
+    assert local.shards.fingerprint() == web.shards.fingerprint()
+    own = build_data(
+        experiment(
+            tmp_path,
+            {"paths": [str(tmp_path / "root" / name) for name in NAMES], "tokenizer": corpus.entry.tokenizer},
+        )
+    )
+    assert (own.corpus.rows(positions)["input_ids"] == from_web).all()
+
+
+def test_a_local_shard_is_checked_against_the_manifest(catalog: Path, tmp_path: Path) -> None:
+    corpus = read_catalog(catalog)
+    write_manifest(make_manifest(corpus, open_source(str(tmp_path / "root"))), tmp_path / "m.json")
+    config = experiment(tmp_path, {"name": str(catalog), "manifest": str(tmp_path / "m.json")})
+    build_data(config)
+    with (tmp_path / "root" / NAMES[2]).open("ab") as file:
+        file.write(b"\0\0")
+    with pytest.raises(
+        UserError, match=r"part-1-001\.npy has 236 bytes where the manifest records 234: it has changed"
+    ):
+        build_data(config)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        ({"name": "dolma-v1_7"}, "corpus.root: dolma-v1_7 needs one: a folder, http"),
+        ({"name": "pile"}, "pile is neither a file nor one of the shipped corpora: dolma-v1_7"),
+        ({"name": "dolma-v1_7", "root": "r", "eos_token_id": 0}, "corpus.eos_token_id: 0, but dolma-v1_7"),
+        ({"name": "dolma-v1_7", "root": "r", "manifest": "none.json"}, "none.json does not exist"),
+        ({"name": "dolma-v1_7", "root": "/nowhere"}, "cannot read shard /nowhere/preprocessed/olmo-mix"),
+        ({"name": "dolma-v1_7", "folder": "x"}, "corpus: give one of name, folder and paths, not name and folder"),
+        ({"paths": ["x"], "root": "r"}, "corpus.root: only with corpus.name"),
+        ({"name": "dolma-v1_7", "dtype": "uint32"}, "corpus.dtype: not with corpus.name, which says it itself"),
+    ],
+)
+def test_refused(tmp_path: Path, corpus: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_data(experiment(tmp_path, corpus))
+
+
+def command(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app(["corpus", *map(str, arguments)])
+    assert ended.value.code == 0
+
+
+def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    command(*arguments, "--json")
+    return json.loads(capfd.readouterr().out)
+
+
+def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A server's corpus is measured, looked at, staged, verified, and looked at again in the stage."""
+    load = experiment(tmp_path, {"name": str(catalog)})
+    expected = build_data(load).corpus.rows(np.arange(3 * BATCH, 4 * BATCH))["input_ids"].tolist()
+    with served(tmp_path / "root") as (url, faults):
+        web = ("--root", url)
+        assert run(capfd, "manifest", catalog, *web)["sequences"] == 182
+        before = faults.bytes_asked
+        shown = run(capfd, "show", catalog, *web, "--step", 3, "--rows", "0-2,7", "--injections", tmp_path / "x.yaml")
+        assert faults.bytes_asked - before <= 4 * 2 * LENGTH, "four rows are fetched, and nothing else"
+        assert [row["tokens"] for row in shown["rows"]] == [expected[row] for row in (0, 1, 2, 7)]
+        planned = build_data(load).plan.at(3).rows.tolist()
+        assert [row["row"] for row in shown["rows"] if row["injected"]] == [r for r in (0, 1, 2, 7) if r in planned]
+        by_default = run(capfd, "show", catalog, *web, "--step", 3, "--injections", tmp_path / "x.yaml")
+        assert [row["row"] for row in by_default["rows"]] == sorted(planned)
+        staged = run(capfd, "stage", catalog, *web, "--steps", "2:9", "--to", tmp_path / "stage")
+        assert staged["complete"]
+        assert staged["bytes"] == 7 * BATCH * 2 * LENGTH
+    assert run(capfd, "stage", catalog, *web, "--steps", "2:9", "--to", tmp_path / "stage")["already"]
+    assert run(capfd, "verify", tmp_path / "stage")["damaged"] == []
+    again = run(capfd, "show", tmp_path / "stage", "--step", 3, "--rows", "all", "--injections", tmp_path / "x.yaml")
+    assert [row["tokens"] for row in again["rows"]] == expected
+    written = run(capfd, "order", catalog, *web, "--steps", 30, "--to", tmp_path / "order.u32")
+    assert written["rows"] == 240
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "order.u32", np.uint32), Order(182, BATCH, 7)[np.arange(240)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "--step", "0", "--rows", "5-9"), r"--rows: 5-9 are not all in 0\.\.7"),
+        (("show", "--step", "0", "--rows", "few"), "--rows: 'few' is neither `all` nor numbers"),
+        (("show", "--step", "-1"), "--step: -1 must be at least 0"),
+        (("stage", "--to", "t", "--steps", "5"), "--steps: '5' is not first:beyond"),
+        (("stage", "--to", "t", "--steps", "0:5", "--rank-shard", "0"), "--rank-shard: '0' is not first-last/world"),
+        (("order", "--to", "t", "--steps", "0"), "--steps: 0 must be at least 1"),
+    ],
+)
+def test_mistakes_on_the_command_line(catalog: Path, arguments: tuple[str, ...], message: str) -> None:
+    name, *more = arguments
+    with pytest.raises(UserError, match=message):
+        app(["corpus", name, str(catalog), *more])
+
+
+def test_a_folder_does_not_say_how_long_its_sequences_are(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    with pytest.raises(UserError, match="--batch-size: give it"):
+        app(["corpus", "show", str(tmp_path / "corpus"), "--step", "0"])
