@@ -33,6 +33,16 @@ class StepSelection:
             or self._is_log_spaced(step)
         )
 
+    def up_to(self, last: int) -> set[int]:
+        """The selected steps from 0 to `last`, it included."""
+        found = {step for step in self.steps if step <= last}
+        for window in self.windows:
+            found |= set(range(window.start, min(window.stop, last + 1), window.every))
+        if self.log_spaced:
+            powers = (round(10 ** (k / self.log_spaced)) for k in range(self.log_spaced * len(str(last)) + 1))
+            found |= {step for step in powers if step <= last}
+        return found
+
     def check(self, where: str) -> None:
         """Refuse what selects nothing.
 

@@ -15,7 +15,9 @@ UP_TO = 1100
 
 
 def selected(selection: StepSelection, up_to: int = UP_TO) -> list[int]:
-    return [step for step in range(up_to) if step in selection]
+    one_by_one = [step for step in range(up_to) if step in selection]
+    assert sorted(selection.up_to(up_to - 1)) == one_by_one
+    return one_by_one
 
 
 @pytest.mark.parametrize(
