@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from olmo_inject.commands import corpus, costs, reporting, runs
+from olmo_inject.commands import checkpoints, corpus, costs, reporting, runs
 from olmo_inject.commands.shared import is_first_rank
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.theory import commands as theory
@@ -20,7 +20,9 @@ app = typer.Typer(
     help="Controlled injection of task instances into OLMo pretraining.",
     epilog="A first run: `olmo-inject demo`. Errors of yours end with status 2 and one line.",
 )
-for command in (runs.plan, costs.cost, runs.train, runs.audit, reporting.demo, reporting.report):
+for command in (runs.plan, costs.cost, costs.preflight, runs.train, runs.audit, reporting.demo, reporting.report):
+    app.command()(command)
+for command in (checkpoints.evaluate, checkpoints.unshard, checkpoints.export):
     app.command()(command)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(theory.app, name="theory")
