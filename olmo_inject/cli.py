@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from olmo_inject.commands import corpus_text, interventions, reporting, runs, sweeps
+from olmo_inject.commands import checkpoints, corpus_text, costs, interventions, reporting, runs, sweeps
 from olmo_inject.commands.shared import is_first_rank
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.theory import commands as theory
@@ -20,7 +20,10 @@ app = typer.Typer(
     help="Controlled injection of task instances into OLMo pretraining.",
     epilog="A first run: `olmo-inject demo`. Errors of yours end with status 2 and one line.",
 )
-for command in (runs.plan, runs.train, runs.audit, sweeps.sweep, reporting.demo, reporting.report):
+for command in (
+    *(runs.plan, costs.cost, costs.preflight, runs.train, runs.audit, sweeps.sweep),
+    *(checkpoints.evaluate, checkpoints.unshard, checkpoints.export, reporting.demo, reporting.report),
+):
     app.command()(command)
 app.add_typer(corpus_text.app, name="corpus")
 app.add_typer(interventions.app, name="analyze")

@@ -34,14 +34,14 @@ class StepSelection:
         )
 
     def up_to(self, last: int) -> set[int]:
-        """All selected steps from 0 to `last`."""
-        chosen = {step for step in self.steps if step <= last}
+        """The selected steps from 0 to `last`, it included."""
+        found = {step for step in self.steps if step <= last}
         for window in self.windows:
-            chosen |= set(range(window.start, min(window.stop, last + 1), window.every))
+            found |= set(range(window.start, min(window.stop, last + 1), window.every))
         if self.log_spaced:
             powers = (round(10 ** (k / self.log_spaced)) for k in range(self.log_spaced * len(str(last)) + 1))
-            chosen |= {step for step in powers if step <= last}
-        return chosen
+            found |= {step for step in powers if step <= last}
+        return found
 
     def check(self, where: str) -> None:
         """Refuse what selects nothing.

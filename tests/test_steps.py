@@ -22,7 +22,9 @@ def test_all_at_once_are_those_one_by_one() -> None:
 
 
 def selected(selection: StepSelection, up_to: int = UP_TO) -> list[int]:
-    return [step for step in range(up_to) if step in selection]
+    one_by_one = [step for step in range(up_to) if step in selection]
+    assert sorted(selection.up_to(up_to - 1)) == one_by_one
+    return one_by_one
 
 
 @pytest.mark.parametrize(

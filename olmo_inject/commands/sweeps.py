@@ -13,7 +13,12 @@ from olmo_inject.commands.shared import JsonOption, print_json
 from olmo_inject.errors import UserError
 
 AcceleratorOption = Annotated[str, typer.Option(help="With --cost: a card of configs/accelerators.yaml.")]
-UtilizationOption = Annotated[float, typer.Option(help="With --cost: share of the card's peak that is reached.")]
+UtilizationOption = Annotated[
+    float | None,
+    typer.Option(
+        help="With --cost: share of the peak; `olmo-inject cost --calibrate` measures it.", show_default=False
+    ),
+]
 PriceOption = Annotated[float | None, typer.Option(help="With --cost: US$ a GPU hour.", show_default=False)]
 
 
@@ -37,8 +42,8 @@ def sweep(
     site: Annotated[
         Path | None, typer.Option(help="With --submit slurm: the cluster's settings (YAML).", show_default=False)
     ] = None,
-    accelerator: AcceleratorOption = "H100",
-    utilization: UtilizationOption = 0.4,
+    accelerator: AcceleratorOption = "h100",
+    utilization: UtilizationOption = None,
     price: PriceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,17 +77,15 @@ def sweep(
 
         print_json(grid_records(described)) if as_json else console.print(grid_table(described))
     elif cost:
-        from dataclasses import asdict
+        from launch.accelerators import find_accelerator
+        from launch.cost_report import cost_table, room_table
+        from launch.grid import cell_costs
 
-        from launch.cost import accelerator as find_accelerator
-        from launch.grid import cell_costs, cost_table
-
-        card = find_accelerator(accelerator, price)
-        costs = cell_costs(described, card, utilization)
+        costs = cell_costs(described, find_accelerator(accelerator).with_changes(price, utilization))
         if as_json:
-            print_json({name: asdict(one) for name, one in costs.items()})
+            print_json([one.record() for one in costs])
         else:
-            console.print(cost_table(described, costs, card, utilization))
+            console.print(cost_table(costs), room_table(costs))
     elif status:
         found = cells.statuses(described, slurm.active(described))
         print_json([one.record() for one in found]) if as_json else console.print(cells.status_table(found))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from olmo_inject.config import Experiment
 from olmo_inject.corpus.references import load_references
@@ -27,9 +29,7 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
         UserError: as `build_data`, `load_references`, `load_weights` and `check_same_run`; a batch that the ranks
             cannot share; what this device cannot do; steps or rows that a staged corpus does not hold.
     """
-    if experiment.batch_size % processes:
-        raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {processes} ranks")
-    check_device(experiment, device)
+    check_ranks(experiment, processes, device)
     if experiment.gradients.at != StepSelection():
         transformers_config(experiment.model)  # what the gradients are computed with
     data = build_data(experiment)
@@ -52,16 +52,25 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
     return None
 
 
-def check_device(experiment: Experiment, device: str) -> None:
-    """Refuse what needs a GPU, or a package, that is not there.
+def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
+    """Refuse what so many ranks, or ranks on such a device, cannot train: before they start, and by each of them.
+
+    Args:
+        experiment: the run.
+        ranks: of all nodes; before a launch, of this one.
+        device: auto, cpu or cuda.
 
     Raises:
-        UserError: document masking, flash attention or the fused loss without flash-attn on a GPU.
+        UserError: a batch that the ranks cannot share; document masking, flash attention or the fused loss
+            without flash-attn on a GPU.
     """
-    import importlib.util
+    if experiment.batch_size % ranks:
+        raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {ranks} ranks")
+    _check_device(experiment, device)
 
-    import torch
 
+def _check_device(experiment: Experiment, device: str) -> None:
+    """Refuse what needs a GPU, or a package, that is not there."""
     train, model = experiment.train, experiment.model
     for key, asked in (
         ("model.flash_attention", model.flash_attention),

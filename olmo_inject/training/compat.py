@@ -5,7 +5,6 @@ Every shim has a test in `tests/training/test_compat.py` that fails once the shi
 
 from __future__ import annotations
 
-import pathlib
 import random
 import warnings
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.serialization import safe_globals
 
 if TYPE_CHECKING:
     from olmo.train import Trainer as _Trainer
@@ -95,23 +93,6 @@ def quiet_autocast() -> Iterator[None]:
         warnings.filterwarnings("ignore", r"CUDA is not available or torch_xla", UserWarning)
         warnings.filterwarnings("ignore", r"User provided device_type of 'cuda'", UserWarning)  # torch < 2.9
         yield
-
-
-# What ai2-olmo's own `train.pt` holds beyond plain types: the paths of its checkpoints and numpy's random
-# state. None of these can run code. numpy 1.26 pickles arrays by way of a private module.
-AI2_OLMO_GLOBALS = [
-    pathlib.PosixPath,
-    np.ndarray,
-    np.dtype,
-    np.dtypes.UInt32DType,
-    np.core.multiarray._reconstruct,  # type: ignore[attr-defined]
-]
-
-
-def load_ai2_olmo(path: pathlib.Path) -> Any:
-    """Read a `train.pt` of ai2-olmo's own without running anything; `torch.load` alone refuses it."""
-    with safe_globals(AI2_OLMO_GLOBALS):
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def init_optimizer(optim: torch.optim.Optimizer) -> None:

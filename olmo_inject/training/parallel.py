@@ -25,6 +25,19 @@ DistModel = DistributedDataParallel | FullyShardedDataParallel
 HYBRID = (ShardingStrategy.HYBRID_SHARD, ShardingStrategy._HYBRID_SHARD_ZERO2)
 
 
+def choose_device(name: str) -> torch.device:
+    """The device of a process alone: `auto` (a GPU where there is one), `cpu` or `cuda`.
+
+    Raises:
+        UserError: another name, or there is no GPU.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}: use auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: there is no GPU that torch can use")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def init_process_group(device: str = "auto") -> torch.device:
     """Join the process group that torchrun describes, or be a group of one without torchrun.
 

@@ -37,6 +37,7 @@ from olmo_inject.training.callbacks.injected_loss import InjectedLoss
 from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.callbacks.safety import Safety, past_losses
 from olmo_inject.training.callbacks.wandb_run import WandbRun
+from olmo_inject.training.checks import check_ranks
 from olmo_inject.training.loader import build_loader
 from olmo_inject.training.metrics import Metrics, belongs_before, cut_back
 from olmo_inject.training.parallel import (
@@ -86,7 +87,7 @@ def train(experiment: Experiment, device: torch.device, *, overwrite: bool = Fal
         UserError: on every rank, whatever a user can mend.
     """
     with ExitStack() as stack:
-        data = _prepare_folder(experiment, stack, overwrite)
+        data = _prepare_folder(experiment, device, stack, overwrite)
         trainer = build_trainer(experiment, data, device)
         stack.enter_context(_closing(trainer))
         if trainer.global_step >= experiment.steps:
@@ -114,13 +115,10 @@ def _closing(trainer: InjectionTrainer) -> Iterator[None]:
     trainer.close()
 
 
-def _prepare_folder(experiment: Experiment, stack: ExitStack, overwrite: bool) -> ExperimentData:
+def _prepare_folder(experiment: Experiment, device: torch.device, stack: ExitStack, overwrite: bool) -> ExperimentData:
     """Check everything on every rank, then let rank 0 write the folder and the shuffles all ranks share."""
     folder, first = experiment.run_folder, dist.get_rank() == 0
-    if experiment.batch_size % dist.get_world_size():
-        raise UserError(
-            f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {dist.get_world_size()} ranks"
-        )
+    check_ranks(experiment, dist.get_world_size(), device.type)
     with on_every_rank("cannot read the corpus"):
         data = build_data(experiment, folder / "order")
     with on_every_rank(f"cannot prepare {folder}"):

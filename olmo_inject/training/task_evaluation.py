@@ -1,7 +1,8 @@
-"""Scoring a model on instances of a task: LABEL given TOK1 TOK2, spread over ranks."""
+"""Scoring a model on instances of a task: LABEL given TOK1 TOK2, by a trainer over its ranks or by a plain model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,16 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
+from olmo.model import OLMo
 
+from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import LABEL_POSITION, Task
 from olmo_inject.training.compat import quiet_autocast
 
 if TYPE_CHECKING:
     from olmo_inject.training.trainer import InjectionTrainer
+
+NextLogits = Callable[[torch.Tensor], torch.Tensor]  # rows [b, t] -> logits after the last token [b, V], float32
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,24 @@ class Scores:
         }
 
 
+def chosen_ids(task: Task, half: str, most: int | None) -> Int64[np.ndarray, " n"]:
+    """The instances of a half, `train` or `test`, or `most` of them, the same ones each time."""
+    ids = task.train_ids if half == "train" else task.test_ids
+    if most is None or most >= len(ids):
+        return ids
+    return np.sort(ids[permutation(key("evaluation", task.name, half), len(ids))[:most]])
+
+
+def half_means(task: Task, half: str, ids: Int64[np.ndarray, " n"], scores: Scores) -> dict[str, float]:
+    """The means of a half's scores; of a test half also that on pairs whose mirror was not trained on."""
+    values = scores.means()
+    if half == "test":
+        unmirrored = task.unmirrored[np.searchsorted(task.test_ids, ids)]
+        if unmirrored.any() and not unmirrored.all():
+            values["accuracy_unmirrored"] = float(scores.correct[unmirrored].mean())
+    return values
+
+
 def evaluate_instances(trainer: InjectionTrainer, task: Task, ids: Int64[np.ndarray, " n"], batch_size: int) -> Scores:
     """Score `ids` of `task` with the trainer's model; leaves gradients, random states and the mode's effects alone.
 
@@ -53,18 +76,45 @@ def evaluate_instances(trainer: InjectionTrainer, task: Task, ids: Int64[np.ndar
         ids: indices into `task.instances`.
         batch_size: instances per forward pass on each rank.
     """
+
+    def next_logits(rows: torch.Tensor) -> torch.Tensor:
+        with quiet_autocast(), torch.autocast("cuda", dtype=trainer.cfg.autocast_precision):
+            return trainer.dist_model(input_ids=rows).logits[:, -1].float()
+
+    trainer.dist_model.eval()
     rank, world = dist.get_rank(), dist.get_world_size()
+    results = _scored(next_logits, task, ids, batch_size, trainer.device, rank, world)
+    dist.all_reduce(results)
+    return _scores(results)
+
+
+def evaluate_model(model: OLMo, task: Task, ids: Int64[np.ndarray, " n"], batch_size: int) -> Scores:
+    """Score `ids` of `task` with a plain model, in the precision of its weights; as `evaluate_instances`."""
+    model.eval()
+    device = next(model.parameters()).device
+    return _scores(_scored(lambda rows: model(input_ids=rows).logits[:, -1].float(), task, ids, batch_size, device))
+
+
+def _scored(
+    next_logits: NextLogits,
+    task: Task,
+    ids: Int64[np.ndarray, " n"],
+    batch_size: int,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+) -> Float[torch.Tensor, "n 3"]:
+    """Loss and both kinds of correct for each instance; zeros where it was another rank's."""
     # TOK1 and TOK2 decide the LABEL, so two tokens are all the model reads.
     instances = torch.from_numpy(task.instances[ids].astype(np.int64))
-    labels = torch.from_numpy(task.label_tokens.astype(np.int64)).to(trainer.device)
-    results = torch.zeros(len(ids), 3, dtype=torch.float64, device=trainer.device)
-    trainer.dist_model.eval()
+    labels = torch.from_numpy(task.label_tokens.astype(np.int64)).to(device)
+    results = torch.zeros(len(ids), 3, dtype=torch.float64, device=device)
     for start in range(0, len(ids), batch_size * world):
         mine = torch.arange(start + rank, min(start + batch_size * world, len(ids)), world)
         # A rank whose share has run out still takes part, with any one instance.
-        rows = instances[mine if len(mine) else mine.new_zeros(1)].to(trainer.device)
-        with torch.no_grad(), quiet_autocast(), torch.autocast("cuda", dtype=trainer.cfg.autocast_precision):
-            logits = trainer.dist_model(input_ids=rows[:, :LABEL_POSITION]).logits[:, -1].float()
+        rows = instances[mine if len(mine) else mine.new_zeros(1)].to(device)
+        with torch.no_grad():
+            logits = next_logits(rows[:, :LABEL_POSITION])
         target = rows[:, LABEL_POSITION]
         among = labels[logits[:, labels].argmax(dim=-1)]
         scored = torch.stack(
@@ -76,7 +126,10 @@ def evaluate_instances(trainer: InjectionTrainer, task: Task, ids: Int64[np.ndar
             dim=1,
         )
         if len(mine):
-            results[mine.to(trainer.device)] = scored.to(torch.float64)
-    dist.all_reduce(results)
+            results[mine.to(device)] = scored.to(torch.float64)
+    return results
+
+
+def _scores(results: Float[torch.Tensor, "n 3"]) -> Scores:
     loss, correct, among_correct = results.cpu().numpy().T
     return Scores(loss, correct > 0, among_correct > 0)

@@ -8,7 +8,7 @@ from ranks import Ranks
 
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[Ranks]:
-    """Three processes for jobs on 1, 2 or 3 ranks; they start once."""
+    """Four processes for jobs on 1 to 4 ranks; they start once."""
     pool = Ranks()
     yield pool
     pool.close()

@@ -1,4 +1,4 @@
-"""Real process groups for tests: three processes, started once, that form gloo groups of 1, 2 or 3."""
+"""Real process groups for tests: four processes, started once, that form gloo groups of 1 to 4."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RankError(AssertionError):
 class Ranks:
     """Runs a function on every rank of a fresh process group, and returns what each gave."""
 
-    def __init__(self, processes: int = 3) -> None:
+    def __init__(self, processes: int = 4) -> None:
         # A server imports torch once and is forked for each process, which saves most of the start.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["ranks", "olmo_inject.training.checkpoints"])

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import random
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from olmo.checkpoint import FullCheckpointer
 from olmo.train import Trainer
 from olmo_core.distributed.checkpoint import init_optimizer_state
 from olmo_core.io import serialize_to_tensor
@@ -26,16 +22,6 @@ no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="the shim is for 
 
 class Shimmed(compat.TrainerShims, Trainer):
     pass
-
-
-class Malicious:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
 
 
 def trainer_of(kind: type[Trainer], device: torch.device) -> Trainer:
@@ -82,51 +68,6 @@ def test_trainer_state_is_plain_and_brings_random_numbers_back(tmp_path: Path) -
         trainer.restore_rng_state(state["rng"])
         assert draw() == expected
     assert (state["global_step"], state["world_size"]) == (3, 1)
-
-
-def ai2_olmo_state(folder: Path) -> dict[str, Any]:
-    """What ai2-olmo's trainer saves, where CUDA lets it."""
-    rng = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
-    return {"global_step": 5, "checkpoints": [folder / "step1"], "rng": rng}
-
-
-def ai2_olmo_checkpoint(folder: Path) -> Path:
-    """A checkpoint written by ai2-olmo's own code."""
-    with alone():
-        model, optim = build(tiny_config())
-        FullCheckpointer(tiny_config()).save_checkpoint(
-            folder / "step5-unsharded", model, optim, ai2_olmo_state(folder)
-        )
-    return folder / "step5-unsharded" / "train.pt"
-
-
-def test_ai2_olmo_state_is_read_through_the_allow_list(tmp_path: Path) -> None:
-    path = ai2_olmo_checkpoint(tmp_path)
-    expected = draw()
-    with pytest.raises(pickle.UnpicklingError, match="PosixPath"):
-        torch.load(path, weights_only=True)
-    state = compat.load_ai2_olmo(path)
-    assert state["checkpoints"] == [tmp_path / "step1"]
-    compat.restore_rng(state["rng"])
-    assert draw() == expected
-
-
-@pytest.mark.parametrize("needless", compat.AI2_OLMO_GLOBALS, ids=lambda item: item.__name__)
-def test_every_entry_of_the_allow_list_is_needed(tmp_path: Path, monkeypatch, needless: Any) -> None:
-    path = ai2_olmo_checkpoint(tmp_path)
-    rest = [item for item in compat.AI2_OLMO_GLOBALS if item is not needless]
-    monkeypatch.setattr(compat, "AI2_OLMO_GLOBALS", rest)
-    with pytest.raises(pickle.UnpicklingError):
-        compat.load_ai2_olmo(path)
-
-
-def test_the_allow_list_lets_no_code_run(tmp_path: Path) -> None:
-    torch.save({"rng": Malicious(tmp_path / "ran")}, tmp_path / "train.pt")
-    with pytest.raises(pickle.UnpicklingError):
-        compat.load_ai2_olmo(tmp_path / "train.pt")
-    assert not (tmp_path / "ran").exists()
-    torch.load(tmp_path / "train.pt", weights_only=False)  # it would have
-    assert (tmp_path / "ran").exists()
 
 
 @no_cuda

@@ -106,8 +106,10 @@ def test_a_resume_under_ddp_is_bit_identical_at_any_world_size(
         (3, ["train.data.num_workers=1"]),
         (2, ["train.distributed_strategy=fsdp"]),
         (3, ["train.distributed_strategy=fsdp"]),
+        (4, ["train.device_train_microbatch_size=2"]),  # of a rank's three rows: an uneven last one
+        (4, ["train.distributed_strategy=fsdp"]),
     ],
-    ids=["one microbatch", "ddp 2", "ddp 3", "fsdp 2", "fsdp 3"],
+    ids=["one microbatch", "ddp 2", "ddp 3", "fsdp 2", "fsdp 3", "ddp 4", "fsdp 4"],
 )
 def test_world_size_and_strategy_change_nothing_but_the_last_digits(
     finished: Path, path: Path, tmp_path: Path, ranks: Ranks, world: int, more: list[str]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from olmo_inject.config import EvaluationConfig
 from olmo_inject.corpus.references import Reference
-from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import Task
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.reference_evaluation import evaluate_reference
-from olmo_inject.training.task_evaluation import evaluate_instances
+from olmo_inject.training.task_evaluation import chosen_ids, evaluate_instances, half_means
 from olmo_inject.training.trainer import InjectionTrainer
 
 
@@ -48,18 +45,13 @@ class Evaluation(Callback):
     def evaluate(self, trainer: InjectionTrainer, step: int) -> None:
         """Evaluate now, and log under `eval/TASK/train|test/...` and `eval/NAME/reference/...` (collective)."""
         for task in self.tasks:
-            for half, ids in (("train", task.train_ids), ("test", task.test_ids)):
-                chosen = self._subset(task, half, ids)
-                scores = evaluate_instances(trainer, task, chosen, self.config.batch_size)
-                values = scores.means()
-                if half == "test":
-                    unmirrored = task.unmirrored[np.searchsorted(task.test_ids, chosen)]
-                    if unmirrored.any() and not unmirrored.all():
-                        values["accuracy_unmirrored"] = float(scores.correct[unmirrored].mean())
+            for half in ("train", "test"):
+                ids = chosen_ids(task, half, self.config.max_instances)
+                values = half_means(task, half, ids, evaluate_instances(trainer, task, ids, self.config.batch_size))
                 trainer.metrics.log(
                     step,
                     {f"eval/{task.name}/{half}/{name}": v for name, v in values.items()},
-                    count=len(chosen),
+                    count=len(ids),
                 )
         for reference in self.references:
             # Their order is as good as random, so the first are a sample, the same one each time.
@@ -68,9 +60,3 @@ class Evaluation(Callback):
             trainer.metrics.log(step, {f"{prefix}/loss": scores.loss}, count=scores.tokens)
             trainer.metrics.log(step, {f"{prefix}/accuracy": scores.accuracy}, count=scores.items)
         trainer.dist_model.train()
-
-    def _subset(self, task: Task, half: str, ids: np.ndarray) -> np.ndarray:
-        most = self.config.max_instances
-        if most is None or most >= len(ids):
-            return ids
-        return np.sort(ids[permutation(key("evaluation", task.name, half), len(ids))[:most]])

@@ -1,0 +1,118 @@
+"""Costs for people: tables of many runs, and all about one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from launch.cost import Cost
+
+
+def cost_table(costs: Sequence[Cost]) -> Table:
+    """Runs as rows, with their sums: work, time and money."""
+    table = _table("run", "params", "tokens", "6ND", "FLOPs", "GPUs", "GPU time", "time", "money")
+    for cost in costs:
+        numbers = (cost.parameters.total, cost.tokens)
+        flops = (cost.flops_6nd, cost.flops)
+        table.add_row(
+            cost.name,
+            *map(short, numbers),
+            *(f"{value:.2e}" for value in flops),
+            f"{cost.gpus} {cost.accelerator.name}",
+            hours(cost.gpu_hours),
+            hours(cost.hours),
+            money(cost.money),
+        )
+    if len(costs) > 1:
+        table.add_section()
+        flops = (sum(cost.flops_6nd for cost in costs), sum(cost.flops for cost in costs))
+        time, price = hours(sum(cost.gpu_hours for cost in costs)), money(sum(cost.money for cost in costs))
+        tokens = short(sum(cost.tokens for cost in costs))
+        table.add_row(f"{len(costs)} runs", "", tokens, *(f"{value:.2e}" for value in flops), "", time, "", price)
+    return table
+
+
+def room_table(costs: Sequence[Cost]) -> Table:
+    """Runs as rows: memory of a GPU (an estimate), checkpoints, and the corpus, which runs share."""
+    table = _table("run", "strategy", "GPU memory", "of", "full", "weights", "checkpoints", "corpus")
+    for cost in costs:
+        disk = cost.checkpoints
+        table.add_row(
+            cost.name,
+            cost.strategy,
+            in_bytes(cost.memory.total),
+            in_bytes(cost.accelerator.memory) + ("" if cost.fits else ": too much"),
+            str(disk.full),
+            str(disk.weights_only),
+            in_bytes(disk.bytes),
+            in_bytes(cost.corpus_bytes),
+        )
+    if len(costs) > 1:
+        table.add_section()
+        most, disk = max(cost.memory.total for cost in costs), sum(cost.checkpoints.bytes for cost in costs)
+        corpus = in_bytes(max(cost.corpus_bytes for cost in costs))
+        table.add_row(f"{len(costs)} runs", "", f"max {in_bytes(most)}", "", "", "", in_bytes(disk), f"max {corpus}")
+    return table
+
+
+def run_table(cost: Cost) -> Table:
+    """All about one run, a figure a line."""
+    used, memory, disk = cost.accelerator, cost.memory, cost.checkpoints
+    table = Table(box=SIMPLE, show_header=False, padding=(0, 1))
+    rows = {
+        "parameters": f"{cost.parameters.total:,}; {cost.parameters.without_embedding:,} without the input embedding",
+        "tokens": f"{cost.tokens:,} in {cost.steps:,} steps",
+        "FLOPs": f"{cost.flops:.4g} with attention; {cost.flops_6nd:.4g} as 6ND",
+        "accelerators": f"{cost.gpus} {used.name}, {used.peak_flops:.4g} FLOP/s each, at {used.utilization:.3g} of it",
+        "time": f"{hours(cost.gpu_hours)} of one, {hours(cost.hours)} by the clock, {cost.step_seconds:.3g} s a step",
+        "money": f"{money(cost.money)} at ${used.price:g} an hour",
+        f"memory, {cost.strategy}": f"{in_bytes(memory.total)} of {in_bytes(used.memory)} on each"
+        + ("" if cost.fits else ": TOO MUCH"),
+        "  weights": in_bytes(memory.weights),
+        "  gradients": in_bytes(memory.gradients),
+        "  optimizer": in_bytes(memory.optimizer),
+        "  working copies": f"{in_bytes(memory.working)} (estimate)",
+        "  activations": f"{in_bytes(memory.activations)} (estimate)",
+        "checkpoints": f"{in_bytes(disk.bytes)} at most: {disk.full} full, {disk.weights_only} of weights alone",
+        "corpus": f"{in_bytes(cost.corpus_bytes)} as it is read",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE, padding=(0, 1))
+    for name in columns:
+        left = name in ("run", "strategy")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "run", overflow="fold")
+    return table
+
+
+def in_bytes(value: float) -> str:
+    """Bytes in three digits: 20.5 GB."""
+    text = short(value)
+    return f"{text} B" if text[-1].isdigit() else f"{text[:-1]} {text[-1]}B"
+
+
+def short(value: float) -> str:
+    """A count in three digits: 371M, 4.16G."""
+    units = ("", "K", "M", "G", "T", "P")
+    power = next((i for i in range(len(units)) if value / 1000**i < 999.5), len(units) - 1)
+    return f"{value / 1000**power:.3g}{units[power]}"
+
+
+def hours(value: float) -> str:
+    """Hours in a readable unit: 4.2 s, 12 min, 3.2 h, 1,204 h."""
+    if value < 1 / 60:
+        return f"{value * 3600:.2g} s"
+    if value < 1:
+        return f"{value * 60:.2g} min"
+    return f"{value:.1f} h" if value < 100 else f"{value:,.0f} h"
+
+
+def money(value: float) -> str:
+    """US dollars."""
+    return f"${value:,.2f}" if value < 100 else f"${value:,.0f}"

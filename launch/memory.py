@@ -1,0 +1,155 @@
+"""What a run holds in the memory of each GPU: exact for weights and optimizer, an estimate for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from olmo.config import (
+    DistributedStrategy,
+    FSDPConfig,
+    FSDPPrecision,
+    FSDPWrapStrategy,
+    ModelConfig,
+    OptimizerType,
+    TrainConfig,
+)
+from olmo.model import OLMo, should_checkpoint_block
+from omegaconf import OmegaConf
+from torch.distributed.fsdp import ShardingStrategy
+
+from olmo_inject.config import Experiment
+
+FP32, HALF = 4, 2  # bytes
+_HYBRID = (ShardingStrategy.HYBRID_SHARD, ShardingStrategy._HYBRID_SHARD_ZERO2)
+_KEEP_WEIGHTS = (ShardingStrategy.SHARD_GRAD_OP, ShardingStrategy._HYBRID_SHARD_ZERO2)  # whole from forward to backward
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters.
+
+    Attributes:
+        total: all of them.
+        without_embedding: all but the input embedding, ai2-olmo's N for FLOPs and learning rates.
+        block: of one transformer block.
+        computing: those a token is multiplied with; `without_embedding`, and the head where it is tied.
+    """
+
+    total: int
+    without_embedding: int
+    block: int
+    computing: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each GPU at the peak of a step.
+
+    Attributes:
+        weights: the parameters this GPU keeps, in fp32.
+        gradients: theirs, in fp32.
+        optimizer: AdamW's two averages, or Lion's one.
+        working: estimate; DDP's buckets and the half-precision copies, or what FSDP gathers and reduces.
+        activations: estimate; what one microbatch keeps for its backward pass, the logits included.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    working: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it. CUDA's own (about a gigabyte) and fragmentation come on top."""
+        return self.weights + self.gradients + self.optimizer + self.working + self.activations
+
+
+def count_parameters(model: ModelConfig) -> Parameters:
+    """Count by building the model without memory, so that whatever ai2-olmo can build is counted right."""
+    return _count(OmegaConf.to_yaml(OmegaConf.structured(model)))
+
+
+@cache
+def _count(model_yaml: str) -> Parameters:
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.create(model_yaml)))
+    assert isinstance(config, ModelConfig)
+    model = OLMo(config.update_with(init_device="meta"), init_params=False)
+    without = model.num_params(include_embedding=False)
+    blocks = sum(p.numel() for name, p in model.named_parameters() if ".block" in name)
+    total = model.num_params()
+    head = (config.embedding_size or config.vocab_size) * config.d_model if config.weight_tying else 0
+    return Parameters(total, without, blocks // config.n_layers, without + head)
+
+
+def estimate_memory(experiment: Experiment, gpus: int, gpus_per_node: int) -> Memory:
+    """The memory of each GPU at the peak of a step.
+
+    Args:
+        experiment: its strategy, precision, microbatch and activation checkpointing are taken.
+        gpus: in all; a microbatch is at most a GPU's share of the batch.
+        gpus_per_node: over which hybrid sharding shards.
+    """
+    train, count = experiment.train, count_parameters(experiment.model)
+    microbatch = min(train.device_train_microbatch_size, -(-experiment.batch_size // gpus))
+    activations = activation_bytes(experiment.model, train, microbatch)
+    averages = 2 if train.optimizer.name == OptimizerType.adamw else 1
+    half = HALF if train.precision != "fp32" else 0
+    if train.distributed_strategy == DistributedStrategy.ddp or gpus == 1 or train.fsdp is None:
+        # Its buckets are a second copy of the gradients, where it is not told to share them.
+        buckets = FP32 * count.total if train.distributed_strategy == DistributedStrategy.ddp else 0
+        whole = FP32 * count.total
+        return Memory(whole, whole, averages * whole, buckets + half * count.total, activations)
+    shards = _shards(train.fsdp, gpus, gpus_per_node)
+    part = -(-FP32 * count.total // shards)
+    keeps = train.fsdp.sharding_strategy in (*_KEEP_WEIGHTS, ShardingStrategy.NO_SHARD)
+    return Memory(part, part, averages * part, _gathered(experiment, train.fsdp, count, keeps), activations)
+
+
+def activation_bytes(model: ModelConfig, train: TrainConfig, sequences: int) -> int:
+    """What the backward pass of `sequences` rows keeps, for OLMo's block of norm, attention, norm, SwiGLU.
+
+    A block keeps, for each token, its input and its middle in fp32, and in the precision of the matrix
+    products two outputs of norms, q, k, v, the attention's output, the MLP's joined up and gate, silu(gate) and
+    their product. Each logit is kept four times at the peak: as computed, without the last position, as log
+    probability, and as gradient.
+    """
+    b = FP32 if train.precision == "fp32" else HALF
+    head = model.d_model // model.n_heads
+    hidden = model.mlp_hidden_size or model.mlp_ratio * model.d_model
+    q_k_v = model.d_model + 2 * model.effective_n_kv_heads * head
+    residuals = 2 * FP32 * model.d_model
+    block = residuals + b * (3 * model.d_model + q_k_v + 2 * hidden)
+    recomputed = [should_checkpoint_block(train.activation_checkpointing, i) for i in range(model.n_layers)]
+    kept = sum(FP32 * model.d_model if again else block for again in recomputed)
+    if any(recomputed):
+        kept += block  # the one that is being computed again
+    logits = (2 * b + 2 * FP32) * (model.embedding_size or model.vocab_size)
+    return sequences * model.max_sequence_length * (kept + logits)
+
+
+def _shards(fsdp: FSDPConfig, gpus: int, gpus_per_node: int) -> int:
+    """Over how many GPUs the weights are spread."""
+    if fsdp.sharding_strategy == ShardingStrategy.NO_SHARD:
+        return 1
+    if fsdp.sharding_strategy in _HYBRID:
+        return max(1, gpus // (fsdp.hybrid_sharding_num_model_replicas or max(1, gpus // gpus_per_node)))
+    return gpus
+
+
+def _gathered(experiment: Experiment, fsdp: FSDPConfig, count: Parameters, keeps: bool) -> int:
+    """What FSDP holds whole at its peak: the outermost unit and two blocks, and one unit's gradients."""
+    in_half = fsdp.precision is not None and experiment.train.precision != "fp32"
+    weights = HALF if in_half else FP32
+    gradients = HALF if in_half and fsdp.precision == FSDPPrecision.pure else FP32
+    blocks = count.block * experiment.model.n_layers
+    outer = count.total if fsdp.wrapping_strategy is None else count.total - blocks
+    block = 0 if fsdp.wrapping_strategy is None else count.block * _blocks_in_a_unit(fsdp, experiment.model)
+    whole = count.total if keeps else outer + 2 * block
+    return weights * whole + (weights + gradients) * max(outer, block)
+
+
+def _blocks_in_a_unit(fsdp: FSDPConfig, model: ModelConfig) -> int:
+    grouped = (FSDPWrapStrategy.by_block_group, FSDPWrapStrategy.by_block_group_and_size)
+    return model.block_group_size if fsdp.wrapping_strategy in grouped else 1

@@ -1,0 +1,214 @@
+"""What can go wrong with a run, tried on its own ranks before it starts; the run folder is never written to."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.box import SIMPLE
+from rich.table import Table
+
+from launch.cost import count_checkpoints
+from launch.cost_report import in_bytes
+from launch.memory import estimate_memory
+from olmo_inject.config import Experiment
+from olmo_inject.corpus.folder import read_corpus_folder
+from olmo_inject.data import build_data
+from olmo_inject.errors import UserError
+from olmo_inject.run_folder import EXPERIMENT, check_same_run
+from olmo_inject.training.checkpoints import latest
+from olmo_inject.training.checks import check_before_launch
+from olmo_inject.training.parallel import on_every_rank
+from olmo_inject.training.trial import Trial, measure
+
+REDUCED = 4 * 2**20  # float32 numbers: 16 MiB, of the order of DDP's buckets
+SPARE_SECONDS = 30  # between the signal and the first look at it, and for the processes to end
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the result.
+
+    Attributes:
+        name: what was tried.
+        passed: whether it works.
+        detail: what was found, with its numbers.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The result, the same on every rank.
+
+    Attributes:
+        checks: in order; after one that failed come those that do not need it.
+        signal_seconds: how long before its time limit a job should be told to stop; None where no checkpoint
+            was timed.
+        trial: what was measured, if the steps could be trained.
+    """
+
+    checks: list[Check]
+    signal_seconds: int | None
+    trial: Trial | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether all is well."""
+        return all(check.passed for check in self.checks)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+def preflight(experiment: Experiment, device: torch.device, *, quick: bool = False) -> Preflight:
+    """Try everything (collective).
+
+    Args:
+        experiment: the run.
+        device: this rank's.
+        quick: one timed step, no checkpoint, and the corpus's contents are not hashed.
+    """
+    world = dist.get_world_size()
+    checks = [_try("devices", lambda: _devices(device)), _try("all-reduce", lambda: _all_reduce(device))]
+    checks.append(_try("experiment", lambda: _experiment(experiment, world, device)))
+    checks.append(_try("corpus", lambda: _corpus(experiment, quick)))
+    checks.append(_try("disk", lambda: _disk(experiment)))
+    trial: Trial | None = None
+    if all(check.passed for check in checks):
+
+        def steps() -> str:
+            nonlocal trial
+            near = _existing(experiment.run_folder.absolute().parent)
+            trial = measure(experiment, device, steps=1 if quick else 3, checkpoint=not quick, near=near)
+            rate = experiment.batch_size * experiment.sequence_length / trial.step_seconds
+            return f"{trial.step_seconds:.3g} s, {rate:,.0f} tokens/s"
+
+        checks.append(_try("step", steps))
+    signal: int | None = None
+    if trial is not None:
+        checks.append(_memory(experiment, trial))
+        if trial.checkpoint_seconds is not None:
+            signal = signal_seconds(trial.step_seconds, trial.checkpoint_seconds)
+            detail = f"{in_bytes(trial.checkpoint_bytes or 0)} in {trial.checkpoint_seconds:.3g} s"
+            checks.append(Check("checkpoint", True, f"{detail}; tell jobs to stop {signal} s before their limit"))
+    return Preflight(checks, signal, trial)
+
+
+def signal_seconds(step: float, checkpoint: float) -> int:
+    """SLURM's `--signal` time: a step that has begun and a checkpoint, each at twice its time, and some to spare."""
+    return math.ceil(2 * (step + checkpoint)) + SPARE_SECONDS
+
+
+def checks_table(result: Preflight) -> Table:
+    """The checks as rows."""
+    table = Table(box=SIMPLE, show_header=False, padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in result.checks:
+        table.add_row("ok" if check.passed else "FAILED", check.name, check.detail)
+    return table
+
+
+def _try(name: str, work: Callable[[], str]) -> Check:
+    """Run a check; a user's mistake, and memory that runs out, is its failure."""
+    try:
+        return Check(name, True, work())
+    except (UserError, torch.cuda.OutOfMemoryError) as error:
+        return Check(name, False, " ".join(str(error).split()))
+
+
+def _devices(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    names: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(names, name)
+    counted = ", ".join(f"{names.count(name)} x {name}" for name in sorted(set(names)))
+    if len(set(names)) > 1:
+        raise UserError(f"ranks are on different devices: {counted}")
+    return f"{counted}, {dist.get_backend()}"
+
+
+def _all_reduce(device: torch.device) -> str:
+    """Twice, since the first builds its connections; each rank contributes its number."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    seconds = 0.0
+    for _ in range(2):
+        numbers = torch.full((REDUCED,), float(rank + 1), device=device)
+        begun = time.monotonic()
+        dist.all_reduce(numbers)
+        wrong = int((numbers != world * (world + 1) / 2).sum())  # waits for the device, too
+        seconds = time.monotonic() - begun
+        with on_every_rank("all-reduce"):
+            if wrong:
+                raise UserError(f"rank {rank} of {world} received {wrong:,} wrong sums of {REDUCED:,}")
+    return f"{world} ranks, {in_bytes(4 * REDUCED)} in {1000 * seconds:.3g} ms, sums right"
+
+
+def _experiment(experiment: Experiment, world: int, device: torch.device) -> str:
+    with on_every_rank("experiment"):
+        done = check_before_launch(experiment, world, device.type, overwrite=False)
+    if done is not None:
+        return done
+    begun = latest(experiment.run_folder)
+    return f"{experiment.steps:,} steps" if begun is None else f"goes on from step {begun.step:,}"
+
+
+def _corpus(experiment: Experiment, quick: bool) -> str:
+    """Readable, sampled, and what it was; each rank hashes its share of a corpus folder's shards."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    with on_every_rank("corpus"):
+        data = build_data(experiment)
+        if (experiment.run_folder / EXPERIMENT).is_file():
+            check_same_run(experiment, data)
+        hashed = experiment.corpus.folder is not None and not quick
+        if hashed:
+            for shard in read_corpus_folder(Path(str(experiment.corpus.folder))).shards[rank::world]:
+                if _sha256(shard.path) != shard.sha256:
+                    raise UserError(f"{shard.path} is not what corpus.json records: its contents were changed")
+    sequences = f"{len(data.shards):,} sequences of {experiment.sequence_length} in {len(data.source.paths)} shards"
+    how = "every byte hashed" if hashed else "sampled"
+    return f"{sequences}, {how}, fingerprint {data.shards.fingerprint()[:12]}"
+
+
+def _disk(experiment: Experiment) -> str:
+    begun = latest(experiment.run_folder)
+    needed = count_checkpoints(experiment, 0 if begun is None else begun.step).bytes
+    place = _existing(experiment.run_folder.absolute())
+    with on_every_rank(f"{place}"):
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise UserError(f"{in_bytes(free)} are free at {place}, checkpoints need {in_bytes(needed)}")
+    return f"checkpoints need {in_bytes(needed)}, {in_bytes(free)} are free at {place}"
+
+
+def _memory(experiment: Experiment, trial: Trial) -> Check:
+    estimated = estimate_memory(experiment, trial.ranks, trial.ranks).total
+    of = "" if trial.memory is None else f" of {in_bytes(trial.memory)}"
+    what = "each process, libraries included" if trial.memory is None else "each GPU"
+    return Check("memory", True, f"{in_bytes(trial.peak_memory)}{of} on {what}; estimated {in_bytes(estimated)}")
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder that is there."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
