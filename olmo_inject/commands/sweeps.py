@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +16,7 @@ from olmo_inject.errors import UserError
 AcceleratorOption = Annotated[str, typer.Option(help="With --cost: a card of configs/accelerators.yaml.")]
 UtilizationOption = Annotated[
     float | None,
-    typer.Option(
-        help="With --cost: share of the peak; `olmo-inject cost --calibrate` measures it.", show_default=False
-    ),
+    typer.Option(help="With --cost: share of the peak; `cost --calibrate` measures it.", show_default=False),
 ]
 PriceOption = Annotated[float | None, typer.Option(help="With --cost: US$ a GPU hour.", show_default=False)]
 
@@ -64,7 +63,7 @@ def sweep(
     if retry_failed and submit is None:
         raise UserError("--retry-failed: goes with --submit")
     described = load_sweep(file)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)  # names in a file are not cut
     if show is not None:
         from olmo_inject.config import experiment_yaml
 
