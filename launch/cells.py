@@ -3,8 +3,9 @@
 runs/CELL/           the run folder: the truth about how far a cell is
 configs/CELL.yaml    its resolved experiment, written when it is submitted
 logs/CELL.log        what all its attempts printed
-attempts/CELL.json   of the last attempt: backend, job and the identity it was submitted with
+attempts/CELL.json   of the last attempt: its backend and the identity it was submitted with
 attempts/CELL.exit   its exit status, once it has ended
+attempts/CELL.cancel while it is asked to save and stop
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,15 +23,17 @@ from typing import Any
 
 from rich.table import Table
 
-from launch.pool import last_line
+from launch.pool import last_lines
 from launch.sweep import Cell, Sweep
 from olmo_inject.config import experiment_yaml
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
-from olmo_inject.run_folder import METRICS, in_use
+from olmo_inject.run_folder import EXPERIMENT, METRICS, in_use
 from olmo_inject.training.checkpoints import latest
 
 DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, PENDING = "done", "running", "queued", "failed", "interrupted", "pending"
+LOCK, SUBMITTER = ".lock", ".submitter"  # the file that is locked, and who locked it
+WHY_LINES = 5
 TAIL_BYTES = 2**16  # of metrics.jsonl: the last evaluations and losses
 
 
@@ -65,6 +69,11 @@ class CellFiles:
         """The exit status of the last attempt, once it has ended."""
         return self.sweep / "attempts" / f"{self.name}.exit"
 
+    @property
+    def cancel(self) -> Path:
+        """There while a job on SLURM is asked to save and stop."""
+        return self.sweep / "attempts" / f"{self.name}.cancel"
+
 
 @dataclass(frozen=True)
 class Status:
@@ -78,7 +87,7 @@ class Status:
         rate: steps a second, as last measured.
         seconds_left: at that rate.
         accuracies: last test accuracy of each task.
-        why: the last line of its log, where it failed.
+        why: the last lines of its log, where it failed.
     """
 
     cell: str
@@ -88,7 +97,7 @@ class Status:
     rate: float | None
     seconds_left: float | None
     accuracies: dict[str, float]
-    why: str
+    why: list[str]
 
     def record(self) -> dict[str, Any]:
         """As plain values."""
@@ -125,7 +134,7 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
     elif exit_status:
         state = FAILED
     else:
-        state = INTERRUPTED if mine.attempt.exists() else PENDING
+        state = INTERRUPTED if (mine.run / EXPERIMENT).exists() else PENDING
     rate = measured.get("speed/steps_per_second")
     accuracies = {
         task.name: measured[name]
@@ -133,7 +142,16 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
         if (name := f"eval/{task.name}/test/accuracy") in measured
     }
     left = (steps - step) / rate if rate and state == RUNNING else None
-    return Status(cell.name, state, step, steps, rate, left, accuracies, last_line(mine.log) if state == FAILED else "")
+    return Status(
+        cell.name,
+        state,
+        step,
+        steps,
+        rate,
+        left,
+        accuracies,
+        last_lines(mine.log, WHY_LINES) if state == FAILED else [],
+    )
 
 
 def _exit_status(path: Path) -> int | None:
@@ -188,19 +206,33 @@ def submitting(sweep: Sweep) -> Iterator[None]:
     """Hold the sweep for one submitter: a local one for as long as its cells run.
 
     Raises:
-        UserError: another process submits or runs it.
+        UserError: another process submits or runs it, or the file system cannot lock.
     """
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    with (sweep.folder / ".lock").open("a+") as file:
+    path = sweep.folder / LOCK
+    try:
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            raise UserError(f"{sweep.folder} is in use: process {file.read()} submits or runs this sweep") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            host, process = submitter(sweep)
+            raise UserError(f"{sweep.folder} is in use: process {process} of {host} submits or runs it") from None
+        except OSError as error:
+            raise UserError(f"cannot lock {path}: {error.strerror}") from None
+        write_text(sweep.folder / SUBMITTER, f"{socket.gethostname()} {os.getpid()}\n")
         yield
+
+
+def submitter(sweep: Sweep) -> tuple[str, int]:
+    """Host and process of the last one that submitted the sweep."""
+    try:
+        host, process = (sweep.folder / SUBMITTER).read_text(encoding="utf-8").split()
+        return host, int(process)
+    except (OSError, ValueError):  # it has only just begun
+        return "unknown", 0
 
 
 def begin(sweep: Sweep, cell: Cell, attempt: Mapping[str, Any]) -> None:
@@ -209,6 +241,7 @@ def begin(sweep: Sweep, cell: Cell, attempt: Mapping[str, Any]) -> None:
     write_text(mine.config, experiment_yaml(cell.experiment))
     write_json(mine.attempt, {"identity": cell.identity, **attempt})
     mine.exit_status.unlink(missing_ok=True)
+    mine.cancel.unlink(missing_ok=True)
     mine.log.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -234,6 +267,6 @@ def status_table(found: Sequence[Status]) -> Table:
             "" if status.rate is None else f"{status.rate:.3g}",
             left,
             ", ".join(f"{name} {value:.3f}" for name, value in status.accuracies.items()),
-            status.why,
+            "\n".join(status.why),
         )
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from launch.pool import Job, Outcome, run_jobs, train_command
 from launch.sweep import Cell, Sweep
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
+from olmo_inject.run_folder import in_use
 
 
 def run_cells(sweep: Sweep, todo: Sequence[Cell], *, at_once: int | None, console: Console) -> bool:
@@ -35,16 +37,16 @@ def run_cells(sweep: Sweep, todo: Sequence[Cell], *, at_once: int | None, consol
         if cell.resources.nodes > 1:
             raise UserError(f"cell {cell.name} is for {cell.resources.nodes} nodes: submit it to slurm")
     gpus = _gpus() if any(cell.resources.gpus_per_node for cell in todo) else []
-    ranks = max((cell.resources.ranks_per_node for cell in todo), default=1)
     if at_once is None:
-        at_once = len(gpus) or max(1, len(os.sched_getaffinity(0)) // ranks)
+        cores = max((cell.resources.cpus_per_node for cell in todo), default=1)
+        at_once = len(gpus) or max(1, len(os.sched_getaffinity(0)) // cores)
     jobs = []
     for cell in todo:
         mine, resources = cells.files(sweep, cell), cell.resources
         cells.begin(sweep, cell, {"backend": "local"})
         device = "cuda" if resources.gpus_per_node else "cpu"
         command = train_command(str(mine.config), "--nproc", str(resources.ranks_per_node), "--device", device)
-        jobs.append(Job(cell.name, command, mine.log, resources.gpus_per_node))
+        jobs.append(Job(cell.name, command, mine.log, resources.cpus_per_process, resources.gpus_per_node))
     outcomes = run_jobs(jobs, at_once, gpus=gpus, ended=lambda outcome: _record(sweep, outcome), console=console)
     return all(outcome.succeeded for outcome in outcomes)
 
@@ -54,12 +56,15 @@ def cancel(sweep: Sweep) -> str:
 
     Returns:
         What was done, in a few words.
+
+    Raises:
+        UserError: it runs on another host.
     """
-    try:
-        with cells.submitting(sweep):
-            return "nothing runs on this machine"
-    except UserError:
-        process = int((sweep.folder / ".lock").read_text())
+    if not in_use(sweep.folder):
+        return "nothing runs on this machine"
+    host, process = cells.submitter(sweep)
+    if host != socket.gethostname():
+        raise UserError(f"{sweep.folder} is in use by process {process} of {host}: cancel it there")
     os.kill(process, signal.SIGTERM)
     return f"process {process} was asked to stop"
 
@@ -70,10 +75,8 @@ def _record(sweep: Sweep, outcome: Outcome) -> None:
         write_text(cells.CellFiles(sweep.folder, outcome.job.name).exit_status, f"{outcome.status}\n")
 
 
-def _gpus() -> list[int]:
+def _gpus() -> list[str]:
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible:
-        return [int(number) for number in visible.split(",")]
-    return list(range(torch.cuda.device_count()))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers, or names as GPU-8932f937
+    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]

@@ -43,12 +43,14 @@ class Job:
         name: unique among the jobs of a pool.
         command: the program and its arguments.
         log: where its standard output and error go, appended to what is there.
+        threads: of computation in each of its processes, `OMP_NUM_THREADS`.
         gpus: how many it takes of the pool's.
     """
 
     name: str
     command: Sequence[str]
     log: Path
+    threads: int = 1
     gpus: int = 0
 
 
@@ -95,8 +97,7 @@ def run_jobs(
     jobs: Sequence[Job],
     at_once: int,
     *,
-    threads: int = 1,
-    gpus: Sequence[int] = (),
+    gpus: Sequence[str] = (),
     ended: Callable[[Outcome], None] = lambda _: None,
     console: Console | None = None,
 ) -> list[Outcome]:
@@ -105,8 +106,7 @@ def run_jobs(
     Args:
         jobs: what to run.
         at_once: how many run together.
-        threads: of computation in each process, `OMP_NUM_THREADS`.
-        gpus: numbers of the GPUs that jobs may take; each job sees its own alone.
+        gpus: numbers or ids of the GPUs that jobs may take, as in CUDA_VISIBLE_DEVICES; each job sees its own alone.
         ended: told each outcome as soon as it is known.
         console: where to show progress; standard error by default.
 
@@ -134,7 +134,7 @@ def run_jobs(
                 while waiting and len(running) < at_once and waiting[0].gpus <= len(free):
                     job = waiting.pop(0)
                     mine, free = free[: job.gpus], free[job.gpus :]
-                    running.append(_Running.start(job, threads, mine))
+                    running.append(_Running.start(job, mine))
                     display.say(f"{job.name}: started, log in {job.log}")
                 for one in _collect(running, outcomes, display):
                     free += one.gpus
@@ -156,14 +156,14 @@ def run_jobs(
 class _Running:
     job: Job
     process: subprocess.Popen[bytes]
-    gpus: list[int]
+    gpus: list[str]
     begun: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def start(cls, job: Job, threads: int, gpus: list[int]) -> _Running:
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+    def start(cls, job: Job, gpus: list[str]) -> _Running:
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(job.threads)}
         if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         try:
             job.log.parent.mkdir(parents=True, exist_ok=True)
             with job.log.open("ab") as log:
@@ -192,14 +192,24 @@ class _Running:
 
 def last_line(log: Path) -> str:
     """The last line of `log` that is not empty; nothing where its command has not written any yet."""
+    return next(iter(last_lines(log, 1)), "")
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """At most `count` lines at the end of `log`, of the last command in it, without empty ones."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             lines = file.read().decode("utf-8", errors="replace").split("\n")
     except OSError:
-        return ""
-    line = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return "" if line.startswith(_COMMAND) else line
+        return []
+    found: list[str] = []
+    for line in reversed(lines):
+        if line.startswith(_COMMAND) or len(found) == count:
+            break
+        if line.strip():
+            found.insert(0, line.strip())
+    return found
 
 
 def _collect(running: list[_Running], outcomes: dict[str, Outcome], display: _Display) -> list[_Running]:

@@ -24,9 +24,11 @@ from launch import cells
 from launch.sweep import Cell, Resources, Sweep
 from olmo_inject.config import one_line
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json, write_text
-from olmo_inject.run_folder import STOP_FILE
+from olmo_inject.files import write_text
 
+WAIT_SECONDS = 600  # for what a lost node may have left running to let go of the run folder
+EARLY_SECONDS = 60  # SLURM may send its signal so much sooner than asked
+ARRAYS = "arrays"  # in the sweep's folder: NUMBER.sbatch and NUMBER.cells, the names of its cells
 TEMPLATE = Path(__file__).parent / "templates" / "cells.sbatch"
 
 
@@ -80,8 +82,13 @@ def render(sweep: Sweep, resources: Resources, n_cells: int, listing: Path, site
         site: the cluster's settings.
 
     Raises:
-        UserError: a template that cannot be rendered.
+        UserError: a template that cannot be rendered, or a time limit too short for its signal.
     """
+    if _seconds(resources.time) <= site.signal_seconds + EARLY_SECONDS:
+        raise UserError(
+            f"resources.time: {resources.time} leaves no time to train: a cell is told to save "
+            f"{site.signal_seconds} s before (signal_seconds), and SLURM may say so {EARLY_SECONDS} s sooner"
+        )
     template = Path(site.template) if site.template else TEMPLATE
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -97,6 +104,8 @@ def render(sweep: Sweep, resources: Resources, n_cells: int, listing: Path, site
             working_folder=Path.cwd(),
             resources=resources,
             ranks=resources.ranks_per_node,
+            cpus=resources.cpus_per_node,
+            wait_seconds=WAIT_SECONDS,
             device="cuda" if resources.gpus_per_node else "cpu",
             site=site,
         )
@@ -119,36 +128,50 @@ def submit(sweep: Sweep, todo: Sequence[Cell], site: SiteFile) -> list[str]:
     by_resources = sorted(todo, key=lambda cell: str(asdict(cell.resources)))
     for _, group in groupby(by_resources, key=lambda cell: asdict(cell.resources)):
         chosen = list(group)
-        number = sum(1 for _ in (sweep.folder / "arrays").glob("*.sbatch"))
-        listing = sweep.folder / "arrays" / f"{number}.cells"
+        number = sum(1 for _ in (sweep.folder / ARRAYS).glob("*.sbatch"))
+        listing = sweep.folder / ARRAYS / f"{number}.cells"
         script = listing.with_suffix(".sbatch")
         write_text(listing, "".join(f"{cell.name}\n" for cell in chosen))
         write_text(script, render(sweep, chosen[0].resources, len(chosen), listing, site))
         for cell in chosen:
-            cells.begin(sweep, cell, {"backend": "slurm", "job": None})
-        job = _run(["sbatch", "--parsable", str(script)]).strip().split(";")[0]
-        for place, cell in enumerate(chosen):
-            attempt = cells.files(sweep, cell).attempt
-            write_json(attempt, read_json(attempt) | {"job": f"{job}_{place}"})
+            cells.begin(sweep, cell, {"backend": "slurm", "array": number})
+        job = _run(["sbatch", "--parsable", str(script.resolve())]).strip().split(";")[0]
         lines.append(f"job array {job}: {len(chosen)} cells, script {script}")
     return lines
 
 
-def active(sweep: Sweep) -> dict[str, str]:
-    """Cells that SLURM still has: name to `running` or `queued`; nothing where there is no SLURM."""
-    jobs = {}
-    for cell in sweep.cells:
-        attempt = cells.files(sweep, cell).attempt
-        if attempt.exists() and (job := read_json(attempt).get("job")):
-            jobs[job] = cell.name
-    if not jobs or shutil.which("squeue") is None:
-        return {}
-    found = {}
-    for line in _run(["squeue", "--noheader", "--array", "--me", "--format=%F_%K %T"]).splitlines():
-        job, state = line.split()
-        if job in jobs:
-            found[jobs[job]] = cells.RUNNING if state in ("RUNNING", "COMPLETING", "SIGNALING") else cells.QUEUED
+@dataclass(frozen=True)
+class Task:
+    """A task of a job array that SLURM has, waiting or running."""
+
+    job: str
+    cell: str
+    state: str
+
+
+def tasks(sweep: Sweep) -> list[Task]:
+    """What SLURM has of this sweep; nothing where there is no SLURM.
+
+    SLURM itself is asked, by the path of the scripts, so that a submitter that was killed before it could write
+    down what it submitted doubles nothing later.
+    """
+    folder = (sweep.folder / ARRAYS).resolve()
+    if not folder.is_dir() or shutil.which("squeue") is None:
+        return []
+    found = []
+    for line in _run(["squeue", "--noheader", "--array", "--me", "--format=%F %K %T %o"]).splitlines():
+        job, place, state, script = line.strip().split(" ", 3)
+        if Path(script).parent != folder:
+            continue
+        names = Path(script).with_suffix(".cells").read_text(encoding="utf-8").splitlines()
+        running = state in ("RUNNING", "COMPLETING", "SIGNALING", "STOPPED", "SUSPENDED")
+        found.append(Task(f"{job}_{place}", names[int(place)], cells.RUNNING if running else cells.QUEUED))
     return found
+
+
+def active(sweep: Sweep) -> dict[str, str]:
+    """Cells that SLURM has: name to `running` or `queued`."""
+    return {task.cell: task.state for task in tasks(sweep)}
 
 
 def cancel(sweep: Sweep) -> str:
@@ -157,14 +180,20 @@ def cancel(sweep: Sweep) -> str:
     Returns:
         What was done, in a few words.
     """
-    states = active(sweep)
-    queued = [name for name, state in states.items() if state == cells.QUEUED]
-    running = [name for name, state in states.items() if state == cells.RUNNING]
+    found = tasks(sweep)
+    for task in found:  # first, for what starts meanwhile
+        write_text(cells.CellFiles(sweep.folder, task.cell).cancel, "")
+    queued = [task.job for task in found if task.state == cells.QUEUED]
     if queued:
-        _run(["scancel", *(read_json(cells.CellFiles(sweep.folder, name).attempt)["job"] for name in queued)])
-    for name in running:
-        write_text(cells.CellFiles(sweep.folder, name).run / STOP_FILE, "")
-    return f"{len(queued)} cells taken out of SLURM's queue, {len(running)} asked to save and stop"
+        _run(["scancel", *queued])
+    return f"{len(queued)} cells taken out of SLURM's queue, {len(found) - len(queued)} asked to save and stop"
+
+
+def _seconds(time: str) -> int:
+    """Of SLURM's [days-]hours:minutes:seconds."""
+    days, _, rest = time.rpartition("-")
+    hours, minutes, seconds = map(int, rest.split(":"))
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _run(command: Sequence[str]) -> str:

@@ -49,6 +49,11 @@ class Resources:
         """Processes that torchrun starts on each node."""
         return self.processes_per_node or max(1, self.gpus_per_node)
 
+    @property
+    def cpus_per_node(self) -> int:
+        """Cores of each node."""
+        return self.ranks_per_node * self.cpus_per_process
+
 
 @dataclass
 class Axis:

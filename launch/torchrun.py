@@ -1,9 +1,10 @@
-"""Starting the ranks of a run on this machine with torchrun's own agent."""
+"""Starting the ranks of a run with torchrun's own agent, one on each node."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,10 +32,33 @@ def default_processes() -> int:
     return max(1, torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
-def run_ranks(module: str, arguments: Sequence[str], processes: int) -> int:
-    """Run `python -m module arguments` as `processes` ranks and wait for them.
+def check_rendezvous(nodes: int, rendezvous: str | None) -> None:
+    """Refuse what cannot join several nodes.
+
+    Raises:
+        UserError: no nodes, several without a place to meet, or one that is no HOST:PORT.
+    """
+    if nodes < 1:
+        raise UserError(f"--nodes: {nodes} must be at least 1")
+    if nodes > 1 and rendezvous is None:
+        raise UserError(f"--nodes: {nodes} nodes need --rendezvous HOST:PORT, HOST being one of them")
+    if rendezvous is not None and not re.fullmatch(r"[^:\s]+:\d+", rendezvous):
+        raise UserError(f"--rendezvous: {rendezvous!r} is not HOST:PORT")
+
+
+def run_ranks(
+    module: str, arguments: Sequence[str], processes: int, *, nodes: int = 1, rendezvous: str | None = None
+) -> int:
+    """Run `python -m module arguments` as `processes` ranks here and wait for them.
 
     SIGTERM and Ctrl-C are passed on to the ranks, which are waited for and killed after 30 s.
+
+    Args:
+        module: what each rank runs.
+        arguments: its command line.
+        processes: ranks on this node.
+        nodes: how many nodes do the same, and wait for each other.
+        rendezvous: HOST:PORT where they meet, the same on all; HOST is one of them. Not needed for one node.
 
     Returns:
         The exit status: 0, 2 for a user's mistake, which the rank has reported, 128 + the signal's number
@@ -47,6 +71,7 @@ def run_ranks(module: str, arguments: Sequence[str], processes: int) -> int:
 
     if processes < 1:
         raise UserError(f"--nproc: {processes} must be at least 1")
+    check_rendezvous(nodes, rendezvous)
     # What a rank could not mend it has said itself; the agent's log would bury it.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Unset, every rank would start a thread per core.
@@ -54,12 +79,12 @@ def run_ranks(module: str, arguments: Sequence[str], processes: int) -> int:
     for name, value in _ALLOCATOR.items():
         os.environ.setdefault(name, value)
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=nodes,
+        max_nodes=nodes,
         nproc_per_node=processes,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # a free port
-        run_id=f"olmo-inject-{os.getpid()}",
+        rdzv_endpoint=rendezvous or "localhost:0",  # a free port
+        run_id=f"olmo-inject-{rendezvous or os.getpid()}",
         max_restarts=0,  # a rerun resumes; restarting here would hide what went wrong
         monitor_interval=0.2,
         logs_specs=DefaultLogsSpecs(),

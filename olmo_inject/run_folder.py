@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ METRICS = "metrics.jsonl"
 STOP_FILE = "stop"
 AUDIT = Path("analysis", "audit.json")  # the record of the last audit
 FORMAT = 1
+LOCK_ATTEMPTS = 5  # a tenth of a second apart
 
 # What a resume may change: how a step is computed and what is recorded, never what is computed.
 MAY_CHANGE = (
@@ -187,7 +189,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder for this process; the lock goes with the process, however it ends.
 
     Raises:
-        UserError: another process trains in it.
+        UserError: another process trains in it, or the file system cannot lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -195,10 +197,16 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder} is in use: another process is training this run") from None
+        for attempt in range(LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # perhaps by one that only looks, in `in_use`
+                if attempt == LOCK_ATTEMPTS - 1:
+                    raise UserError(f"{folder} is in use: another process is training this run") from None
+                time.sleep(0.1)
+            except OSError as error:
+                raise UserError(f"cannot lock the run folder {folder}: {error.strerror}") from None
         yield
 
 

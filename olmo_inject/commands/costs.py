@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, is_first_rank, print_json
-
-NprocOption = Annotated[
-    int | None, typer.Option(help="Ranks on this machine; default one per GPU, or one.", show_default=False)
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+from olmo_inject.commands.shared import (
+    ConfigArgument,
+    DeviceOption,
+    JsonOption,
+    NodesOption,
+    NprocOption,
+    OverridesArgument,
+    RendezvousOption,
+    is_first_rank,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from olmo_inject.config import Experiment
@@ -89,12 +94,14 @@ def preflight(
     quick: Annotated[
         bool, typer.Option("--quick", help="One timed step, no checkpoint, no hashing: for the start of a job.")
     ] = False,
+    nodes: NodesOption = 1,
+    rendezvous: RendezvousOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try a run before it starts: devices, ranks, corpus, disk, a real step, a checkpoint, memory.
 
-    Ends with status 1 if anything fails. The run folder is not written to. Under torchrun or srun it is one of
-    the ranks, as `train`: `torchrun --nproc-per-node 8 -m olmo_inject preflight CONFIG --quick`.
+    Ends with status 1 if anything fails. The run folder is not written to. Started bare, on several nodes or by
+    torchrun as `train` is.
     """
     from launch.torchrun import default_processes, is_rank, run_ranks
     from olmo_inject.config import load_experiment
@@ -103,7 +110,8 @@ def preflight(
     if not is_rank():
         flags = [*(["--quick"] if quick else []), *(["--json"] if as_json else [])]
         arguments = ["preflight", config, *(overrides or ()), "--device", device, *flags]
-        raise typer.Exit(run_ranks("olmo_inject", arguments, nproc or default_processes()))
+        processes = nproc or default_processes()
+        raise typer.Exit(run_ranks("olmo_inject", arguments, processes, nodes=nodes, rendezvous=rendezvous))
     import logging
 
     from launch.preflight import checks_table

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, print_json, say_once
+from olmo_inject.commands.shared import (
+    ConfigArgument,
+    DeviceOption,
+    JsonOption,
+    NodesOption,
+    NprocOption,
+    OverridesArgument,
+    RendezvousOption,
+    print_json,
+    say_once,
+)
 from olmo_inject.errors import UserError
 
 
@@ -47,21 +57,21 @@ def plan(
 def train(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    nproc: Annotated[
-        int | None,
-        typer.Option(help="Ranks on this machine; default one per GPU, or one.", show_default=False),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    nproc: NprocOption = None,
+    device: DeviceOption = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
+    nodes: NodesOption = 1,
+    rendezvous: RendezvousOption = None,
 ) -> None:
     """Train a run, or go on with it: the same command resumes from the last checkpoint.
 
-    Run bare it starts its ranks itself; under torchrun or srun it is one of them:
-    `torchrun --nproc-per-node 8 -m olmo_inject train CONFIG`.
+    Run bare it starts its ranks itself, with torchrun's agent. On several nodes run it once on each:
+    `srun --ntasks-per-node=1 olmo-inject train CONFIG --nproc 8 --nodes 4 --rendezvous node1:29500`.
+    Started by torchrun it is one of the ranks: `torchrun --nproc-per-node 8 -m olmo_inject train CONFIG`.
 
     To stop a run cleanly, create the file `stop` in its folder, or send SIGTERM.
     """
-    from launch.torchrun import default_processes, is_rank, run_ranks
+    from launch.torchrun import check_rendezvous, default_processes, is_rank, run_ranks
     from olmo_inject.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
@@ -74,7 +84,8 @@ def train(
     from olmo_inject.training.checks import check_before_launch
 
     processes = nproc or default_processes()
-    if (done := check_before_launch(experiment, processes, device, overwrite)) is not None:
+    check_rendezvous(nodes, rendezvous)
+    if (done := check_before_launch(experiment, nodes * processes, device, overwrite)) is not None:
         say_once(f"{experiment.name}: {done}")
         return
     arguments = [
@@ -85,7 +96,7 @@ def train(
         device,
         *(["--overwrite"] if overwrite else []),
     ]
-    raise typer.Exit(run_ranks("olmo_inject", arguments, processes))
+    raise typer.Exit(run_ranks("olmo_inject", arguments, processes, nodes=nodes, rendezvous=rendezvous))
 
 
 def audit(

@@ -19,6 +19,15 @@ OverridesArgument = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
+NprocOption = Annotated[
+    int | None, typer.Option(help="Ranks on this machine; default one per GPU, or one.", show_default=False)
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+NodesOption = Annotated[int, typer.Option(help="Nodes that each run this command.")]
+RendezvousOption = Annotated[
+    str | None, typer.Option(help="HOST:PORT where several nodes meet; HOST is one of them.", show_default=False)
+]
+
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from olmo_inject.commands.shared import JsonOption, print_json
+from olmo_inject.commands.shared import INTERRUPTED, JsonOption, print_json
 from olmo_inject.errors import UserError
+
+if TYPE_CHECKING:
+    from launch.sweep import Cell, Sweep
 
 AcceleratorOption = Annotated[str, typer.Option(help="With --cost: a card of configs/accelerators.yaml.")]
 UtilizationOption = Annotated[
@@ -99,5 +102,18 @@ def sweep(
             if submit is Backend.slurm:
                 for said in slurm.submit(described, todo, slurm.load_site(site)):
                     print(said)
-            elif not local.run_cells(described, todo, at_once=jobs, console=Console(stderr=True)):
-                raise typer.Exit(1)
+            else:
+                _run_here(described, todo, jobs)
+
+
+def _run_here(described: Sweep, todo: list[Cell], jobs: int | None) -> None:
+    from launch import local
+    from launch.pool import Stopped
+
+    try:
+        succeeded = local.run_cells(described, todo, at_once=jobs, console=Console(stderr=True))
+    except Stopped:
+        print("olmo-inject: stopped; the same command goes on", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    if not succeeded:
+        raise typer.Exit(1)

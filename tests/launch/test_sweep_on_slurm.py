@@ -1,0 +1,214 @@
+"""A sweep on a real SLURM, through what happens on clusters, and the same sweep on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from cluster import Cluster, missing, wait_until
+from runs import metrics, same_bits, write_experiment
+
+from olmo_inject.audit import audit_run
+from olmo_inject.cli import main
+
+REPOSITORY = Path(__file__).parents[2]
+STEPS = 800
+SWEEP = """
+name: faults
+folder: {folder}
+experiment: {experiment}
+set: {{train.max_duration: {steps}, train.save_interval: 40, train.eval_interval: 200, safety.spike_factor: null}}
+axes:
+  - {{name: rate, key: injections.0.instances_per_batch, values: [1/2, 1, 2]}}
+  - {{name: ranks, cases: {{one: {{}}, two: {{}}}}}}
+exclude: [{{ranks: two, rate: [1, 2]}}]
+rules: [{{when: {{ranks: two}}, resources: {two}}}]
+resources: {{gpus_per_node: 0, time: "01:00:00"}}
+"""
+WIDE = "rate-1of2_ranks-two"  # over both nodes
+CELLS = ["rate-1of2_ranks-one", WIDE, "rate-1_ranks-one", "rate-2_ranks-one"]
+PATIENCE = 400.0  # seconds; a busy machine takes its time
+MIDDLE = 60  # the step after which cells are stopped and killed
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    here = Cluster(tmp_path_factory.mktemp("slurm"))
+    yield here
+    here.stop()
+
+
+class Job(NamedTuple):
+    number: str
+    state: str
+    minutes: int
+    nodes: str
+
+
+class Sweeping:
+    """The command on one sweep, and what is seen of its cells from outside."""
+
+    def __init__(self, file: Path, folder: Path, cluster: Cluster) -> None:
+        self.file, self.folder, self.cluster = file, folder, cluster
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """The command in a process of its own."""
+        command = [sys.executable, "-m", "olmo_inject", "sweep", str(self.file), *options]
+        environment = self.cluster.environment | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def say(self, *options: str) -> str:
+        """The command here, which saves the time of imports."""
+        out = StringIO()
+        with redirect_stdout(out), pytest.raises(SystemExit) as exit_:
+            main(["sweep", str(self.file), *options])
+        assert exit_.value.code in (0, None), out.getvalue()
+        return out.getvalue()
+
+    def states(self) -> dict[str, str]:
+        return {record["cell"]: record["state"] for record in json.loads(self.say("--status", "--json"))}
+
+    def jobs(self) -> dict[str, Job]:
+        """Of each cell; none has two."""
+        found: dict[str, Job] = {}
+        lines = self.cluster.say("squeue", "--noheader", "--array", "--format=%F %K %T %M %o %N").splitlines()
+        for array, place, state, elapsed, script, *nodes in (line.split() for line in lines):
+            cell = Path(script).with_suffix(".cells").read_text().splitlines()[int(place)]
+            assert cell not in found, f"two jobs for {cell}"
+            minutes = int(elapsed.split(":")[-2])  # of minutes:seconds
+            found[cell] = Job(f"{array}_{place}", state, minutes, nodes[0] if nodes else "")
+        return found
+
+    def step(self, cell: str) -> int:
+        """Steps measured in whole lines so far."""
+        try:
+            lines = (self.folder / "runs" / cell / "metrics.jsonl").read_text().split("\n")[:-1]
+        except FileNotFoundError:
+            return 0
+        return max((json.loads(line)["step"] for line in lines if '"train/loss"' in line), default=0)
+
+    def ranks(self, cell: str) -> list[int]:
+        """Process ids of the cell's ranks, not of what started them."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                mine = f"{self.folder}/configs/{cell}.yaml".encode() in (folder / "cmdline").read_bytes()
+                if mine and b"\0TORCHELASTIC_RUN_ID=" in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:
+                continue  # it has just ended
+        return found
+
+    def signal(self, cell: str, number: signal.Signals) -> None:
+        for process in self.ranks(cell):
+            os.kill(process, number)
+
+    def stop_in_the_middle(self, cells: list[str]) -> None:
+        """Hold each cell's ranks once it is half-way, so that what comes next finds it there."""
+        waiting = set(cells)
+
+        def stop_those() -> bool:
+            self.cluster.hurry()
+            for cell in list(waiting):
+                if self.step(cell) >= MIDDLE:
+                    self.signal(cell, signal.SIGSTOP)
+                    waiting.remove(cell)
+            return not waiting
+
+        wait_until(stop_those, PATIENCE, f"{cells} to train", every=0.05)
+        assert all(self.step(cell) < STEPS - 1 for cell in cells)
+
+
+@pytest.mark.timeout(1800)
+def test_through_faults_every_cell_is_trained_once_and_as_on_one_machine(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    begun = time.monotonic()
+    slurm, local = (write_sweep(tmp_path, name, cluster) for name in ("slurm", "local"))
+    site = tmp_path / "site.yaml"
+    site.write_text("{sbatch: [--partition=all], setup: [export FROM_SITE=yes], signal_seconds: 55}")
+    submit = ("--submit", "slurm", "--site", str(site))
+
+    # Two submitters at once: every cell is submitted by one of them.
+    submitters = [slurm.start(*submit) for _ in range(2)]
+    said = [process.communicate() for process in submitters]
+    assert {process.returncode for process in submitters} <= {0, 2}, said
+    assert sorted(slurm.jobs()) == sorted(CELLS)
+
+    # The node of two cells has no room for the one that needs both nodes, until the process of one is killed.
+    slurm.stop_in_the_middle([cell for cell in CELLS if cell != WIDE])
+    where = {cell: job.nodes for cell, job in slurm.jobs().items() if cell != WIDE}
+    crowded = max(where.values(), key=list(where.values()).count)
+    killed, orphaned = (cell for cell in where if where[cell] == crowded)
+    (limited,) = (cell for cell in where if where[cell] != crowded)
+    slurm.signal(killed, signal.SIGKILL)
+    slurm.stop_in_the_middle([WIDE])
+
+    # The crowded node's daemon dies and comes back; SLURM requeues what ran there, which is still running.
+    cluster.kill_node(crowded)
+
+    def requeued() -> bool:
+        jobs = slurm.jobs()
+        return jobs[orphaned].state == jobs[WIDE].state == "PENDING"
+
+    wait_until(requeued, PATIENCE, "jobs to be requeued", every=1)
+    states = slurm.states()
+    assert (states[killed], states[limited]) == ("failed", "running")
+    assert "0 of 4 cells to train" in slurm.say(*submit)
+    cluster.start_node(crowded)
+
+    # The third cell nears its time limit, which is brought to the next minute but one.
+    job = slurm.jobs()[limited]
+    cluster.say("scontrol", "update", f"JobId={job.number}", f"TimeLimit={job.minutes + 2}")
+    wait_until((slurm.folder / "runs" / limited / "stop").exists, PATIENCE, "the signal before the time limit")
+    slurm.signal(limited, signal.SIGCONT)
+    assert "1 of 4 cells to train" in slurm.say(*submit, "--retry-failed")
+
+    def ended() -> bool:
+        cluster.hurry()
+        return not slurm.jobs()
+
+    wait_until(ended, PATIENCE, "all cells to end", every=1)
+    print(f"{time.monotonic() - begun:.0f} s on SLURM")
+    assert slurm.states() == dict.fromkeys(CELLS, "done"), (slurm.say("--status"), logs(slurm))
+    assert "saved before the time limit" in (slurm.folder / "logs" / f"{limited}.log").read_text()
+    assert "0 of 4 cells to train" in slurm.say(*submit, "--retry-failed")
+
+    local.say("--submit", "local", "--jobs", "2")
+    assert local.states() == dict.fromkeys(CELLS, "done")
+    for cell in CELLS:
+        run, same = slurm.folder / "runs" / cell, local.folder / "runs" / cell
+        assert audit_run(run, progress=False).passed
+        steps = [line["step"] for line in metrics(run) if line["name"] == "train/loss"]
+        assert steps == list(range(STEPS)), cell
+        assert same_bits(run, same, STEPS), cell
+
+
+def write_sweep(folder: Path, name: str, cluster: Cluster) -> Sweeping:
+    """The sweep in a folder of its own; here two ranks run on two nodes, there on one."""
+    two = "{nodes: 2}" if name == "slurm" else "{processes_per_node: 2}"
+    file = folder / f"{name}.yaml"
+    file.write_text(
+        SWEEP.format(folder=folder / name, experiment=write_experiment(folder / "data"), steps=STEPS, two=two)
+    )
+    return Sweeping(file, folder / name, cluster)
+
+
+def logs(sweep: Sweeping) -> str:
+    """For a failure's message."""
+    return "\n".join(path.read_text()[-3000:] for path in sorted((sweep.folder / "logs").glob("*.log")))
