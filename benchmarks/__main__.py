@@ -1,11 +1,11 @@
-"""Run all benchmarks, or those named: `python -m benchmarks [plan] [loader] [trainer] [theory]`."""
+"""Run all benchmarks, or those named: `python -m benchmarks [plan] [loader] [trainer] [theory] [analysis]`."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-NAMES = ("plan", "loader", "trainer", "theory")
+NAMES = ("plan", "loader", "trainer", "theory", "analysis")
 
 
 def main() -> None:
