@@ -87,8 +87,8 @@ def method(options: Options) -> Method:
     """The analysis of one checkpoint, to the table `sites`.
 
     Columns: task, weights (`trained`, or `untrained` as a control), subspace (`found`, or `random` as a control),
-    layer, position, variable, dimension, accuracy on held-out pairs with the ends `low` and `high` of its Wilson interval,
-    pairs, and nothing: the accuracy of changing nothing.
+    layer, position, variable, dimension, accuracy on held-out pairs with the ends `low` and `high` of its Wilson
+    interval, pairs, and nothing: the accuracy of changing nothing.
 
     Raises:
         UserError: an option that cannot be.

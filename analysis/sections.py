@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from analysis import figures
+from analysis import figures, kept_sections
 from analysis.findings import sentences
 from analysis.page import Drawing, Section, Table
 from analysis.runs import LEARNED_ABOVE, LM_LOSS_STEPS, Run, task_names
@@ -122,6 +122,9 @@ SECTIONS: tuple[Callable[[Sequence[Run]], Section | None], ...] = (
     learning,
     bursts,
     language_model,
+    kept_sections.interference,
+    kept_sections.patched,
+    kept_sections.aligned,
     table,
     plan,
     decoded,
