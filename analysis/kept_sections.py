@@ -34,6 +34,6 @@ def _section(
     tables = []
     for run in runs:
         for about, folder in kept(run.folder / "analysis", method):
-            of_run = {"run": run.name, "model": run.size, "parameters": run.parameters, "step": about["step"]}
+            of_run = {"run": run.name, "model": run.size, "step": about["step"]}
             tables.append(read_tables(folder)[table].assign(**of_run))
     return make(pd.concat(tables, ignore_index=True)) if tables else None
