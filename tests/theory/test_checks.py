@@ -5,6 +5,7 @@ import math
 import pytest
 
 from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.scaling_laws import Regimes
 from olmo_inject.theory.validate import CHECKS
 
 
@@ -14,6 +15,12 @@ def test_acceptance_check(number: int) -> None:
     assert measures
     assert {measure.check for measure in measures} == {number}
     assert [measure for measure in measures if not measure.passed] == []
+
+
+def test_the_first_check_fails_with_a_wrong_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Regimes, "small_limit", lambda *_: 700.0)
+    failed = [measure for measure in CHECKS[1][1](Effort(quick=True)) if not measure.passed]
+    assert [(measure.what, measure.value) for measure in failed] == [("N_s* against brute force, 12 cases, wrong", 12)]
 
 
 def test_there_are_fourteen_in_order() -> None:
