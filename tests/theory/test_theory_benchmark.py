@@ -3,12 +3,15 @@
 import json
 import runpy
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from olmo_inject.theory import gaps
 from olmo_inject.theory.checks import speed
 
+MEASURED = speed.closed_form_seconds  # before it is made up
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,6 +30,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     for name in ("benchmarks", "benchmarks.theory"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return asked
+
+
+@pytest.mark.parametrize("name", ["gap_critical_widths", "longest_gaps"])
+def test_what_gaps_do_is_timed_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    real = getattr(gaps, name)
+
+    def slow(*args):
+        stop = time.process_time() + 0.2
+        while time.process_time() < stop:
+            pass
+        return real(*args)
+
+    monkeypatch.setattr(gaps, name, slow)
+    assert MEASURED(100, 1000) >= 0.2
 
 
 def test_among_all_benchmarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quick) -> None:
