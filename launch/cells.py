@@ -122,7 +122,10 @@ def statuses(sweep: Sweep, active: Mapping[str, str]) -> list[Status]:
 def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
     mine, steps = files(sweep, cell), cell.experiment.steps
     measured = _last_values(mine.run / METRICS)
-    last = latest(mine.run) if mine.run.is_dir() else None
+    try:
+        last = latest(mine.run)
+    except UserError as error:  # a damaged checkpoint is this cell's trouble, not the sweep's
+        return Status(cell.name, FAILED, int(measured.get("step", 0)), steps, None, None, {}, [str(error)])
     step = int(max(measured.get("step", 0), last.step if last else 0))
     exit_status = _exit_status(mine.exit_status)
     if last is not None and last.step >= steps:

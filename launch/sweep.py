@@ -92,7 +92,7 @@ class SweepFile:
     """Later ones win."""
     resources: Resources = field(default_factory=Resources)
     at_once: int = 8
-    """Most cells that run together on SLURM."""
+    """Most cells that run together of a job array; cells of different resources are in different arrays."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,10 @@ def load_sweep(path: Path | str) -> Sweep:
     assert isinstance(file, SweepFile)
     if not file.name or not file.experiment or not file.axes:
         raise UserError(f"{found}: name, experiment and axes are needed")
+    if not re.fullmatch(r"\w[\w.-]*", file.name):
+        raise UserError(f"{found}: name: {file.name!r} must be letters, digits, '.', '_' and '-'")
+    if file.at_once < 1:
+        raise UserError(f"{found}: at_once: {file.at_once} must be at least 1")
     beside = found.parent / file.experiment
     config = str(beside) if beside.is_file() else file.experiment
     cells = _cells(file, config, f"{found}")

@@ -92,7 +92,10 @@ def run_ranks(
     try:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
-        status = error.get_first_failure()[1].exitcode
+        rank, failure = error.get_first_failure()
+        status = failure.exitcode
+        if status < 0:  # it could not say so itself
+            print(f"olmo-inject: rank {rank} was killed by {failure.signal_name()}", file=sys.stderr, flush=True)
         return status if status == USER_ERROR else 1
     except SignalException as error:
         return 128 + (error.sigval.value if isinstance(error.sigval, signal.Signals) else int(error.sigval))

@@ -119,6 +119,10 @@ def test_overrides_reach_the_experiment_unchanged(key: str, value: int) -> None:
     [
         ({"axs": []}, "axs"),
         ({"name": ""}, "name, experiment and axes"),
+        ({"name": "../grid"}, "name: '../grid'"),
+        ({"name": "two words"}, "name: 'two words'"),
+        ({"at_once": 0}, "at_once: 0"),
+        ({"resources": {"gpus_per_node": -1}}, "GPUs"),
         ({"axes": [{"name": "a b", "key": "model", "values": ["tiny-8"]}]}, "letters and digits"),
         ({"axes": [{"name": "m", "key": "model", "values": ["tiny-8", "tiny-8"]}]}, "two values are one"),
         ({"axes": [{"name": "m", "key": "model"}]}, "either key and values, or cases"),

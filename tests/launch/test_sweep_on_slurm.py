@@ -167,7 +167,9 @@ def test_through_faults_every_cell_is_trained_once_and_as_on_one_machine(
         return jobs[orphaned].state == jobs[WIDE].state == "PENDING"
 
     wait_until(requeued, PATIENCE, "jobs to be requeued", every=1)
-    states = slurm.states()
+    found = {record["cell"]: record for record in json.loads(slurm.say("--status", "--json"))}
+    states = {cell: record["state"] for cell, record in found.items()}
+    assert any("was killed by SIGKILL" in line for line in found[killed]["why"]), found[killed]
     assert (states[killed], states[limited]) == ("failed", "running")
     assert "0 of 4 cells to train" in slurm.say(*submit)
     cluster.start_node(crowded)

@@ -1,0 +1,157 @@
+"""Cells of a sweep on this machine: trained once, gone on with, retried, refused when changed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from cluster import wait_until
+from rich.console import Console
+from sweeps import small_sweep, write_sweep
+
+from launch import cells, local
+from launch.sweep import load_sweep
+from olmo_inject.audit import audit_run
+from olmo_inject.cli import main
+from olmo_inject.errors import UserError
+from olmo_inject.run_folder import in_use, locked
+
+OFTEN, RARE = "rate-2", "rate-1of2"
+
+
+def say(file: Path, *options: str) -> tuple[int, str]:
+    """The command's exit status, and all it printed."""
+    out = StringIO()
+    with redirect_stdout(out), redirect_stderr(out), pytest.raises(SystemExit) as end:
+        main(["sweep", str(file), *options])
+    return int(end.value.code or 0), out.getvalue()
+
+
+def states(file: Path) -> dict[str, str]:
+    return {record["cell"]: record["state"] for record in json.loads(say(file, "--status", "--json")[1])}
+
+
+def test_a_sweep_is_gone_on_with_until_every_cell_is_done(tmp_path: Path) -> None:
+    file = write_sweep(tmp_path)
+    run = tmp_path / "sweep" / "runs" / RARE
+    assert states(file) == {RARE: "pending", OFTEN: "pending"}
+    assert not (tmp_path / "sweep").exists()
+
+    run.mkdir(parents=True)
+    (run / "foreign").touch()  # so this cell cannot begin
+    status, said = say(file, "--submit", "local")
+    assert (status, states(file)) == (1, {RARE: "failed", OFTEN: "done"})
+    assert "2 of 2 cells to train" in said
+    failed = json.loads(say(file, "--status", "--json")[1])[0]
+    assert "exists and is not a run" in failed["why"][-1]
+    assert "is not a run" in say(file, "--status")[1].replace("\n", " ")
+
+    (run / "foreign").unlink()
+    trained = (tmp_path / "sweep" / "runs" / OFTEN / "metrics.jsonl").stat()
+    assert "0 of 2 cells to train" in say(file, "--submit", "local")[1]
+    status, said = say(file, "--submit", "local", "--retry-failed")
+    assert (status, states(file)) == (0, {RARE: "done", OFTEN: "done"})
+    assert "1 of 2 cells to train" in said
+    assert (tmp_path / "sweep" / "runs" / OFTEN / "metrics.jsonl").stat() == trained
+    assert all(audit_run(tmp_path / "sweep" / "runs" / cell, progress=False).passed for cell in (RARE, OFTEN))
+
+    shown = json.loads(say(file, "--status", "--json")[1])[0]
+    assert (shown["step"], shown["steps"], set(shown["accuracies"])) == (12, 12, {"less", "plus"})
+
+
+def test_a_killed_submitter_is_followed_by_another_that_doubles_nothing(tmp_path: Path) -> None:
+    file = write_sweep(tmp_path)
+    file.write_text(file.read_text().replace("max_duration: 12", "max_duration: 60000, train.save_interval: 20"))
+    command = [sys.executable, "-m", "olmo_inject", "sweep", str(file), "--submit", "local", "--jobs", "1"]
+    repository = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "sweep" / "runs" / RARE
+    try:
+        wait_until((run / "step20" / "checkpoint.json").exists, 300, "a checkpoint")
+        assert states(file) == {RARE: "running", OFTEN: "pending"}
+        status, said = say(file, "--submit", "local")
+        assert status == 2
+        assert f"process {process.pid} of " in said
+        process.kill()
+        process.wait()
+        # The cell outlives its submitter: it is still running, so it is not started again.
+        assert states(file)[RARE] == "running"
+        sweep = load_sweep(file)
+        assert [cell.name for cell in cells.unfinished(sweep, {}, retry_failed=True)] == [OFTEN]
+    finally:
+        process.kill()
+        (run / "stop").touch()
+    wait_until(lambda: not in_use(run), 300, "the cell to save")
+    assert states(file) == {RARE: "interrupted", OFTEN: "pending"}
+
+    # Cancelled, the next submitter lets its cell save.
+    process = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: in_use(run), 300, "the cell to begin")
+    assert f"process {process.pid} was asked to stop" in say(file, "--cancel")[1]
+    assert process.wait(120) == 130
+    assert states(file) == {RARE: "interrupted", OFTEN: "pending"}
+    assert "nothing runs on this machine" in say(file, "--cancel")[1]
+
+
+def test_a_changed_definition_is_refused_and_under_another_name_a_new_cell(tmp_path: Path) -> None:
+    sweep = small_sweep(tmp_path)
+    for cell in sweep.cells:
+        cells.begin(sweep, cell, {"backend": "local"})
+    cells.check_unchanged(sweep)
+    file = tmp_path / "sweep.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("max_duration: 12", "max_duration: 12, train.save_interval: 6"))
+    cells.check_unchanged(load_sweep(file))
+    file.write_text(text.replace("max_duration: 12", "max_duration: 13"))
+    status, said = say(file, "--submit", "local")
+    assert status == 2
+    assert f"has changed since it was submitted for {RARE}, {OFTEN}" in said
+    file.write_text(text.replace("max_duration: 12", "max_duration: 13").replace("/sweep\n", "/other\n"))
+    cells.check_unchanged(load_sweep(file))
+    assert states(file) == {RARE: "pending", OFTEN: "pending"}
+
+
+def test_looking_at_a_run_does_not_keep_it_from_starting(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        assert in_use(tmp_path)
+        with pytest.raises(UserError, match="in use"), locked(tmp_path):
+            pass
+    with (tmp_path / ".lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.2, looking.close).start()
+        with locked(tmp_path):
+            assert in_use(tmp_path)
+
+
+def test_what_cannot_run_here_is_refused(tmp_path: Path) -> None:
+    sweep = small_sweep(tmp_path, more="rules: [{when: {rate: 2}, resources: {nodes: 2}}]\n")
+    with pytest.raises(UserError, match="rate-2 is for 2 nodes"):
+        local.run_cells(sweep, sweep.cells, at_once=None, console=Console())
+    with pytest.raises(UserError, match="give one of"):
+        main(["sweep", "tiny-retention", "--status", "--dry-run"])
+
+
+def test_a_submitter_on_another_host_is_not_killed_here(tmp_path: Path) -> None:
+    sweep = small_sweep(tmp_path)
+    with cells.submitting(sweep):
+        (sweep.folder / cells.SUBMITTER).write_text(f"elsewhere {os.getpid()}\n")
+        with pytest.raises(UserError, match="of elsewhere: cancel it there"):
+            local.cancel(sweep)
+
+
+def test_a_damaged_checkpoint_fails_its_cell_only(tmp_path: Path) -> None:
+    sweep = small_sweep(tmp_path)
+    (sweep.folder / "runs" / RARE / "step4").mkdir(parents=True)
+    (sweep.folder / "runs" / RARE / "step4" / "checkpoint.json").write_text("{")
+    found = cells.statuses(sweep, {})
+    assert [status.state for status in found] == ["failed", "pending"]
+    assert "step4" in found[0].why[0]

@@ -1,0 +1,113 @@
+"""What SLURM is given, without a SLURM; `test_sweep_on_slurm` has a real one."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from sweeps import small_sweep, write_sweep
+
+from launch import slurm
+from launch.slurm import SiteFile, load_site, render
+from launch.sweep import Resources, load_sweep
+from olmo_inject.errors import UserError
+
+
+def directives(script: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
+
+
+def is_bash(script: str) -> bool:
+    return subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_a_script_asks_for_what_the_cells_need(tmp_path: Path) -> None:
+    sweep = small_sweep(tmp_path)
+    needs = Resources(nodes=4, gpus_per_node=8, cpus_per_process=6, time="2-12:00:00")
+    site = SiteFile(["--account=abc"], ["module load cuda"], "apptainer exec --nv my.sif", "/opt/python", 300)
+    script = render(sweep, needs, 40, tmp_path / "0.cells", site)
+    assert is_bash(script)
+    asked = directives(script)
+    for option in (
+        *("--job-name=small", "--array=0-39%8", "--nodes=4", "--ntasks-per-node=1", "--cpus-per-task=48"),
+        *("--gpus-per-node=8", "--time=2-12:00:00", "--requeue", "--signal=B:USR1@300", "--account=abc"),
+    ):
+        assert option in asked, option
+    assert f"--output={sweep.folder}/logs/slurm-%A_%a.log" in asked
+    assert "\nmodule load cuda\n" in script
+    assert "apptainer exec --nv my.sif /opt/python -m olmo_inject" in script
+    assert "--device cuda --nproc 8 " in script
+    assert "--nodes 4 --rendezvous" in script
+    assert script.index("preflight") < script.index(" train ")
+
+
+def test_a_cell_on_cores_of_one_node_asks_for_no_gpu_and_meets_nobody(tmp_path: Path) -> None:
+    needs = Resources(gpus_per_node=0, processes_per_node=2, time="01:00:00")
+    script = render(small_sweep(tmp_path), needs, 2, tmp_path / "0.cells", SiteFile())
+    assert is_bash(script)
+    assert "gpu" not in script
+    assert "rendezvous" not in script
+    assert "--array=0-1%2" in directives(script)
+    assert "--device cpu --nproc 2" in script
+
+
+def test_folders_with_spaces_are_quoted(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    sweep = small_sweep(folder)
+    script = render(sweep, sweep.cells[0].resources, 2, folder / "0.cells", SiteFile())
+    assert is_bash(script)
+    assert f"\nfolder='{sweep.folder}'\n" in script
+    assert f"--output='{sweep.folder}/logs/slurm-%A_%a.log'" in directives(script)
+
+
+def test_a_template_of_the_site_s_own(tmp_path: Path) -> None:
+    sweep, template = small_sweep(tmp_path), tmp_path / "own.sbatch"
+    template.write_text("#!/bin/bash\n#SBATCH --array=0-{{ last }}\n")
+    site = SiteFile(template=str(template))
+    assert directives(render(sweep, sweep.cells[0].resources, 2, tmp_path / "0.cells", site)) == ["--array=0-1"]
+    for text, said in (("{{ lst }}", "'lst' is undefined"), ("{% if %}", "own.sbatch")):
+        template.write_text(text)
+        with pytest.raises(UserError, match=said):
+            render(sweep, sweep.cells[0].resources, 2, tmp_path / "0.cells", site)
+    with pytest.raises(UserError, match="cannot be read"):
+        render(sweep, sweep.cells[0].resources, 2, tmp_path, SiteFile(template=str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize(
+    ("limit", "signal", "fits"), [("00:03:00", 119, True), ("00:03:00", 120, False), ("1-00:00:00", 86000, True)]
+)
+def test_a_limit_must_leave_time_to_train(tmp_path: Path, limit: str, signal: int, fits: bool) -> None:
+    sweep, needs = small_sweep(tmp_path), Resources(gpus_per_node=0, time=limit)
+    if fits:
+        render(sweep, needs, 2, tmp_path / "0.cells", SiteFile(signal_seconds=signal))
+    else:
+        with pytest.raises(UserError, match="leaves no time to train"):
+            render(sweep, needs, 2, tmp_path / "0.cells", SiteFile(signal_seconds=signal))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sbach: []", "sbach"),
+        ("signal_seconds: 0", "at least 1"),
+        ("signal_seconds: soon", "signal_seconds"),
+        ("sbatch: [", "YAML"),
+    ],
+)
+def test_a_site_file_that_cannot_be(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_site(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_site(tmp_path / "none.yaml")
+
+
+def test_where_there_is_no_slurm_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = load_sweep(write_sweep(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="sbatch is not here"):
+        slurm.submit(sweep, sweep.cells, SiteFile())
+    assert slurm.active(sweep) == {}
