@@ -73,7 +73,8 @@ def run_ranks(
         raise UserError(f"--nproc: {processes} must be at least 1")
     check_rendezvous(nodes, rendezvous)
     # What a rank could not mend it has said itself; the agent's log would bury it.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # Unset, every rank would start a thread per core.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     for name, value in _ALLOCATOR.items():

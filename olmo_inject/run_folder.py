@@ -110,8 +110,6 @@ def prepare(experiment: Experiment, data: ExperimentData) -> None:
     folder = experiment.run_folder
     if (folder / EXPERIMENT).is_file():
         check_same_run(experiment, data)
-    elif folder.exists() and not _is_unfinished_start(folder):
-        raise UserError(f"{folder} exists and is not a run; choose another folder or give --overwrite")
     for task in data.tasks:
         task.save(folder / "tasks")
     # Written again when a run goes on, since it may have been extended; the id stays.
@@ -120,6 +118,20 @@ def prepare(experiment: Experiment, data: ExperimentData) -> None:
     write_json(folder / PLAN, summary | plan_summary(experiment, data) | {"fingerprints": fingerprints(data)})
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(experiment.train)))
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
+
+
+def check_no_other_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else than a run, before anything is written to it.
+
+    Raises:
+        UserError: it does; no option deletes it.
+    """
+    if (
+        folder.exists()
+        and not (folder / EXPERIMENT).is_file()
+        and not (folder.is_dir() and _is_unfinished_start(folder))
+    ):
+        raise UserError(f"{folder} exists and is not a run; choose another folder")
 
 
 def _is_unfinished_start(folder: Path) -> bool:
@@ -179,8 +191,7 @@ def delete_run(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    if not (folder / EXPERIMENT).is_file() and not _is_unfinished_start(folder):
-        raise UserError(f"{folder} is not a run, so --overwrite does not delete it")
+    check_no_other_folder(folder)
     for entry in folder.iterdir():
         if entry.name == ".lock":
             continue
@@ -236,12 +247,12 @@ def _may_change(key: str, experiment: Experiment) -> bool:
 
 
 def _flat(experiment: Experiment) -> dict[str, str]:
-    """Dotted keys to values; whole lists count as one value each."""
+    """Dotted keys to values, entries of lists by their number."""
     out: dict[str, str] = {}
 
     def walk(value: Any, prefix: str) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
+        if isinstance(value, dict | list | tuple) and value:
+            for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
                 walk(inner, f"{prefix}.{name}" if prefix else str(name))
         else:
             out[prefix] = json.dumps(value, default=str)

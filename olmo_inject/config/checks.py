@@ -31,6 +31,8 @@ def check(experiment: Experiment) -> None:
     _check_train(experiment)
     _check_choices(experiment)
     names = [task.name for task in experiment.tasks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"tasks: two are named {twice[0]}")
     for injection in experiment.injections:
         _check_injection(experiment, injection, names)
     _check_references(experiment, names)
@@ -166,6 +168,8 @@ def _whole_steps(experiment: Experiment) -> int:
 def _check_choices(experiment: Experiment) -> None:
     if experiment.start_state not in START_STATES:
         raise UserError(f"start_state: {experiment.start_state!r} is not one of {', '.join(START_STATES)}")
+    if experiment.start_state == "full" and experiment.start_from is None:
+        raise UserError("start_state: full needs start_from, a checkpoint to go on from")
     experiment.checkpoints.also.check("checkpoints.also")
     experiment.evaluation.also.check("evaluation.also")
     _positive("evaluation.batch_size", experiment.evaluation.batch_size)
@@ -240,6 +244,8 @@ def _check_injection(experiment: Experiment, injection: InjectionConfig, names: 
             )
     if injection.start < 0 or (injection.stop is not None and injection.stop <= injection.start):
         raise UserError(f"{where}: steps {injection.start} to {injection.stop} are not a window")
+    if injection.start >= experiment.steps:
+        raise UserError(f"{where}: start {injection.start} is beyond the run's {experiment.steps} steps")
 
 
 def _check_references(experiment: Experiment, tasks: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from olmo_inject.config import Experiment
 from olmo_inject.corpus.references import load_references
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import EXPERIMENT, check_same_run
+from olmo_inject.run_folder import EXPERIMENT, check_no_other_folder, check_same_run
 from olmo_inject.steps import StepSelection
 from olmo_inject.training.checkpoints import latest, read_checkpoint
 from olmo_inject.training.transformers_model import transformers_config
@@ -30,6 +30,7 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
             cannot share; what this device cannot do; steps or rows that a staged corpus does not hold.
     """
     check_ranks(experiment, processes, device)
+    check_no_other_folder(experiment.run_folder)
     if experiment.gradients.at != StepSelection():
         transformers_config(experiment.model)  # what the gradients are computed with
     data = build_data(experiment)

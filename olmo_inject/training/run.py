@@ -24,7 +24,7 @@ from olmo_inject.corpus.references import Reference, load_references
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.files import read_json
-from olmo_inject.run_folder import METRICS, PLAN, STOP_FILE, delete_run, locked, prepare
+from olmo_inject.run_folder import METRICS, PLAN, STOP_FILE, check_no_other_folder, delete_run, locked, prepare
 from olmo_inject.steps import StepSelection
 from olmo_inject.stop_signals import stop_signals
 from olmo_inject.training import checkpoints
@@ -123,6 +123,7 @@ def _prepare_folder(experiment: Experiment, device: torch.device, stack: ExitSta
         data = build_data(experiment, folder / "order")
     with on_every_rank(f"cannot prepare {folder}"):
         if first:
+            check_no_other_folder(folder)
             stack.enter_context(locked(folder))
             if overwrite:
                 delete_run(folder)

@@ -41,6 +41,8 @@ class Progress(Callback):
         """Start the clock and the bar."""
         self._begun, self._first_step = time.monotonic(), trainer.global_step
         self._marked = (self._begun, trainer.global_step)
+        if trainer.global_step:
+            print(f"{self.name}: going on from step {trainer.global_step}", file=sys.stderr, flush=True)
         console = Console(stderr=True)
         if console.is_terminal:
             columns = (
