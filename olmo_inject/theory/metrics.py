@@ -59,9 +59,13 @@ def feature_overlap(
 def excess_loss(
     mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"], width: int
 ) -> Float[np.ndarray, "*batch"]:
-    """L / L* - 1, where L* > 0 is the loss of the best encoder of this width."""
+    """L / L* - 1, where L* is the loss of the best encoder of this width; L itself where that is zero.
+
+    It is zero from as many latents on as there are features.
+    """
     loss = (mixture.utilities * (1 - captured)).sum(-1)
-    return np.asarray(loss / mixture_losses(mixture, [width])[0] - 1)
+    best = mixture_losses(mixture, [width])[0]
+    return np.asarray(loss / best - 1 if best > 0 else loss)
 
 
 def haar_moments(spectrum: Float[np.ndarray, " m"], width: int, dimension: int) -> tuple[float, float]:

@@ -113,7 +113,7 @@ class Trained:
 
     @property
     def excess(self) -> Float[np.ndarray, "S G"]:
-        """L / L* - 1."""
+        """L / L* - 1; L itself at a width that holds every feature, where L* is zero."""
         return metrics.excess_loss(self.mixture, self.captures, self.width)
 
     def troughs(self) -> Float[np.ndarray, "S G"]:

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from olmo_inject.theory import validate
 from olmo_inject.theory.checks.measure import Effort, Measure
 from olmo_inject.theory.commands import app
+from olmo_inject.theory.drawing import injection
 from olmo_inject.theory.figures import FIGURES, save
 
 CLOSED = ("two-directions", "complexity", "regimes")
@@ -43,3 +44,9 @@ def test_trained_figures_draw_theory_and_training(name: str) -> None:
         assert axes.get_ylabel()
         assert axes.get_legend() is not None
         assert len(axes.lines) >= 2
+
+
+def test_what_a_gap_leaves_is_drawn_from_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(injection, "gap_retention", lambda gap, eigenvalue, step_size: gap * 0.0 + 0.25)
+    _, _, right = injection.two_directions(Effort(quick=True)).axes
+    assert [set(line.get_ydata()) for line in right.lines] == [{0.25}] * 4  # type: ignore[arg-type]

@@ -42,3 +42,9 @@ def test_overlap_and_excess_of_the_best_and_of_one_wrong_feature() -> None:
     assert metrics.excess_loss(MIXTURE, best, 3) == pytest.approx(0, abs=1e-15)
     assert metrics.feature_overlap(MIXTURE, wrong, 3) == pytest.approx(2 / 3)
     assert metrics.excess_loss(MIXTURE, wrong, 3) == pytest.approx((0.3 + 0.04) / 0.08 - 1)
+
+
+@pytest.mark.parametrize("width", [5, 6])
+def test_excess_is_the_loss_itself_where_the_best_encoder_has_none(width: int) -> None:
+    wrong = np.array([[1, 0, 1, 1, 0.5], [1, 1, 1, 1, 1]])
+    assert metrics.excess_loss(MIXTURE, wrong, width).tolist() == pytest.approx([0.3 + 0.02, 0])

@@ -264,11 +264,11 @@ def test_every_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_the_module_runs_and_a_mistake_exits_with_two(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "olmo_inject.theory", "predict", str(tmp_path / "none.yaml")]
+def test_from_the_main_command_line_a_mistake_exits_with_two(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "olmo_inject", "theory", "predict", str(tmp_path / "none.yaml")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("error: cannot read")
+    assert result.stderr.startswith("olmo-inject: cannot read")

@@ -45,6 +45,12 @@ def test_every_way_to_train_reaches_the_predicted_features(problem, dtype, recip
     assert np.abs(result.task_losses - expected).max() < 2 * excess
 
 
+def test_the_excess_of_a_width_for_every_feature_is_its_loss() -> None:
+    result = train(SMALL, SMALL.features, Recipe(steps=60), seeds=(0, 1))
+    assert result.excess == pytest.approx(result.task_losses @ SMALL.frequencies, abs=1e-15)
+    assert 0 < result.excess.min() <= result.excess.max() < 0.1
+
+
 def test_a_width_that_loses_a_rare_task_in_the_mixture_learns_it_alone() -> None:
     rare, width = 2, 2
     assert closed_forms.critical_widths(SMALL)[SMALL.starts[rare]] > width

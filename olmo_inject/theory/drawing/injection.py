@@ -9,6 +9,7 @@ from olmo_inject.theory.checks.measure import Effort
 from olmo_inject.theory.closed_forms import critical_widths
 from olmo_inject.theory.drawing import style
 from olmo_inject.theory.dynamics import two_direction_flow, two_direction_steps
+from olmo_inject.theory.gaps import gap_retention
 from olmo_inject.theory.mixture import TaskMixture
 from olmo_inject.theory.streams import Bursts
 from olmo_inject.theory.training import Recipe, train
@@ -89,8 +90,7 @@ def two_directions(effort: Effort) -> Figure:
 
     gaps = np.arange(1, 401)
     for common, color in ((0.4, style.BLUE), (0.1, style.ORANGE), (0.02, style.PINK), (0.0, style.GREEN)):
-        kept = (1 - 2 * step_size * common) ** (gaps - 1)
-        right.plot(gaps, kept, color=color, label=f"λ = {common:g}")
+        right.plot(gaps, gap_retention(gaps, common, step_size), color=color, label=f"λ = {common:g}")
     style.label(right, "What one gap leaves", "gap T (steps)", "share of the amplitude kept")
     style.legend(right, 2)
     return figure
