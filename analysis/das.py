@@ -8,6 +8,7 @@ value. What was found on pairs of train instances is judged on pairs of test ins
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,8 +88,8 @@ def method(options: Options) -> Method:
     """The analysis of one checkpoint, to the table `sites`.
 
     Columns: task, weights (`trained`, or `untrained` as a control), subspace (`found`, or `random` as a control),
-    layer, position, variable, dimension, accuracy on held-out pairs with the ends `low` and `high` of its Wilson interval,
-    pairs, and nothing: the accuracy of changing nothing.
+    layer, position, variable, dimension, accuracy on held-out pairs with the ends `low` and `high` of its Wilson
+    interval, pairs, and nothing: the accuracy of changing nothing.
 
     Raises:
         UserError: an option that cannot be.
@@ -96,7 +97,9 @@ def method(options: Options) -> Method:
     options.check()
 
     def compute(model: PreTrainedModel, subject: Subject) -> Tables:
-        models = {"trained": model} | ({"untrained": untrained(model)} if options.controls else {})
+        models: dict[str, PreTrainedModel] = {"trained": model} | (
+            {"untrained": untrained(model)} if options.controls else {}
+        )
         tables = [
             search(which, task, options).assign(weights=weights)
             for weights, which in models.items()
@@ -113,7 +116,7 @@ def search(model: PreTrainedModel, task: Task, options: Options) -> pd.DataFrame
     Raises:
         UserError: more dimensions than the model is wide.
     """
-    width = model.get_input_embeddings().weight.shape[1]
+    width = int(model.config.hidden_size)
     if max(options.dimensions) > width:
         raise UserError(f"--dimensions: {max(options.dimensions)} is more than the model's width {width}")
     rows = []
@@ -150,10 +153,10 @@ def align(model: PreTrainedModel, task: Task, site: Site, pairs: Pairs, start: B
     """
     model.requires_grad_(False)
     device = next(model.parameters()).device
-    projection = skip_init(nn.Linear, start.shape[1], len(start), bias=False)
+    projection: Any = skip_init(nn.Linear, start.shape[1], len(start), bias=False)
     with torch.no_grad():
         projection.weight.copy_(start)
-    projection = parametrizations.orthogonal(projection.to(device))
+    parametrizations.orthogonal(projection.to(device))
     optimizer = torch.optim.Adam(projection.parameters(), options.learning_rate)
     source = source_states(model, site, pairs)
     drawn = integers(key("das updates", task.name, str(site)), options.updates * options.batch, len(pairs.base))

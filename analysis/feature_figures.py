@@ -131,7 +131,7 @@ def circles(circle: pd.DataFrame, modes: pd.DataFrame) -> Figure:
         note = f"mode {best['mode']} at layer {best['layer']}: {share}"
         axes.text(0.5, 1.01, note, transform=axes.transAxes, ha="center", va="bottom", fontsize=SMALL)
 
-    figure = _pictures(_runs(circle), draw, aspect=1.0, title_pad=14, share=False)
+    figure = _pictures(_runs(circle), draw, aspect=1.0, title_pad=14.0, share=False)
     with style():
         figure.supxlabel("along the cosine's direction", fontsize=9)
         figure.supylabel("along the sine's direction", fontsize=9)
@@ -199,7 +199,7 @@ def _pictures(
     draw: Callable[[Axes, str], None],
     aspect: float,
     *,
-    title_pad: float = 4,
+    title_pad: float = 4.0,
     share: bool = True,
 ) -> Figure:
     """A panel for each run, at most twelve: the first six and the last six."""

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.bootstrap import mean_interval
 from analysis.page import Drawing, Section
+from analysis.results import rows
 from analysis.style import COLOURS, GREY, MARKERS, SMALL, style
 
 TITLE = "Gradient interference"
@@ -30,7 +31,7 @@ def section(table: pd.DataFrame) -> Section | None:
     summary = summarize(table)
     drawings = []
     for task in dict.fromkeys(table["task"]):
-        of_task = table[(table["task"] == task) & (table["of"] == "")]
+        of_task = rows(table, task=task, of="")
         if of_task.groupby("run")["step"].nunique().max() > 1:
             drawings.append(
                 Drawing(
@@ -40,7 +41,7 @@ def section(table: pd.DataFrame) -> Section | None:
                     "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly.",
                 )
             )
-        means = summary[summary["task"] == task]
+        means = rows(summary, task=task)
         drawings.append(
             Drawing(
                 f"means-{task}",
@@ -68,32 +69,32 @@ def section(table: pd.DataFrame) -> Section | None:
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """Mean cosines over steps with and without an injection of the task, of g, g_t and g_nt.
 
-    Columns: run, model, parameters, task, kind, injected, steps, mean, low, high.
+    Columns: run, model, task, kind, injected, steps, mean, low, high.
     """
-    rows = []
+    found = []
     whole = table[(table["of"] == "") & table["cosine"].notna()]
-    keys = ["run", "model", "parameters", "task", "kind"]
+    keys = ["run", "model", "task", "kind"]
     for place, group in whole.assign(injected=whole["instances"] > 0).groupby([*keys, "injected"], sort=False):
         assert isinstance(place, tuple)
         values = group["cosine"].to_numpy(float)
         ends = mean_interval(values, "gradients " + " ".join(map(str, place)))
         about = dict(zip([*keys, "injected"], place, strict=True))
-        rows.append(about | {"steps": len(values)} | dict(zip(("mean", "low", "high"), ends, strict=True)))
-    return pd.DataFrame(rows, columns=pd.Index([*keys, "injected", "steps", "mean", "low", "high"]))
+        found.append(about | {"steps": len(values)} | dict(zip(("mean", "low", "high"), ends, strict=True)))
+    return pd.DataFrame(found, columns=pd.Index([*keys, "injected", "steps", "mean", "low", "high"]))
 
 
 def over_steps(table: pd.DataFrame) -> Figure:
     """One task's cosines against steps, a panel a run."""
     runs = list(dict.fromkeys(table["run"]))
     columns = min(PER_ROW, len(runs))
-    rows = -(-len(runs) // columns)
+    lines = -(-len(runs) // columns)
     with style():
-        figure = Figure(figsize=(1.2 + 3.3 * columns, 0.9 + 2.1 * rows))
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        figure = Figure(figsize=(1.2 + 3.3 * columns, 0.9 + 2.1 * lines))
+        axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
         for axis, run in zip(axes.flat, runs, strict=False):
-            of_run = table[table["run"] == run]
+            of_run = rows(table, run=run)
             for kind, (label, colour, marker) in LINES.items():
-                line = of_run[of_run["kind"] == kind].sort_values("step")
+                line = rows(of_run, kind=kind).sort_values("step")
                 axis.plot(line["step"], line["cosine"], marker, ls="-", ms=2.5, lw=0.8, color=colour, label=label)
             steps = of_run.loc[of_run["instances"] > 0, "step"].unique()
             low = axis.get_xaxis_transform()
@@ -111,15 +112,15 @@ def over_steps(table: pd.DataFrame) -> Figure:
 
 
 def bars(summary: pd.DataFrame) -> Figure:
-    """One task's means, a group of bars a run, largest models first; a panel for steps with and without it."""
+    """One task's means, a group of bars a run; a panel for steps with and without it."""
     panels = [injected for injected in WHEN if (summary["injected"] == injected).any()]
-    runs = list(dict.fromkeys(summary.sort_values("parameters", ascending=False, kind="stable")["run"]))
+    runs = list(dict.fromkeys(summary["run"]))
     with style():
         figure = Figure(figsize=(1.6 + 1.1 * len(runs) * len(panels), 3.1))
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axis, injected in zip(axes, panels, strict=True):
             for offset, (kind, (label, colour, _)) in enumerate(LINES.items()):
-                chosen = summary[(summary["injected"] == injected) & (summary["kind"] == kind)].set_index("run")
+                chosen = rows(summary, injected=injected, kind=kind).set_index("run")
                 for place, run in enumerate(runs):
                     if run not in chosen.index:
                         continue
@@ -129,7 +130,7 @@ def bars(summary: pd.DataFrame) -> Figure:
                     if one["steps"] > 1:
                         reach = [[one["mean"] - one["low"]], [one["high"] - one["mean"]]]
                         axis.errorbar(x, one["mean"], reach, color=GREY, lw=1, capsize=2)
-            counts = summary[(summary["injected"] == injected) & (summary["kind"] == "batch")].set_index("run")["steps"]
+            counts = rows(summary, injected=injected, kind="batch").set_index("run")["steps"]
             labels = [f"{run}\n{counts.get(run, 0)} steps" for run in runs]
             axis.set_xticks(range(len(runs)), labels, fontsize=SMALL + 1)
             axis.axhline(0, color=GREY, lw=0.6)
@@ -150,7 +151,7 @@ def matrix(table: pd.DataFrame) -> Figure:
         means = np.zeros((len(tasks), len(columns)))
         for row, task in enumerate(tasks):
             for column, (kind, of) in enumerate(columns):
-                chosen = table[(table["task"] == task) & (table["kind"] == kind) & (table["of"] == of)]
+                chosen = rows(table, task=task, kind=kind, of=of)
                 values = chosen["cosine"].dropna().to_numpy(float)
                 mean, low, high = mean_interval(values, f"matrix {task} {kind} {of}")
                 means[row, column] = mean
@@ -168,7 +169,9 @@ def matrix(table: pd.DataFrame) -> Figure:
 
 
 def _sentences(summary: pd.DataFrame) -> Iterator[str]:
-    for (run, task), group in summary.groupby(["run", "task"], sort=False):
+    for place, group in summary.groupby(["run", "task"], sort=False):
+        assert isinstance(place, tuple)
+        run, task = place
         parts = []
         for row in group.sort_values(["kind", "injected"], ascending=[True, False]).to_dict("records"):
             when = "at injections" if row["injected"] else "between"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.counterfactuals import TOK1
 from analysis.page import Drawing, Section
+from analysis.results import rows
 from analysis.style import COLOURS, GREY, SMALL, style
 
 PATCHING_TITLE = "Which layers' MLPs the task depends on"
@@ -27,7 +30,7 @@ def patching_section(table: pd.DataFrame) -> Section | None:
             "two instances with different labels. Dashed: exchanging all of the input. Grey: untrained weights."
         )
         drawings.append(Drawing(_name("layers", task, run, step), layers(group), caption))
-        first = group[(group["weights"] == "trained") & (group["rank"] == 1)].iloc[0]
+        first = rows(group, weights="trained", rank=1).iloc[0]
         findings.append(
             f"{task}, {where}: the MLP of layer {first['layer']} has the largest effect, {first['effect']:.2f} logits "
             f"({first['effect_low']:.2f} to {first['effect_high']:.2f}) of {first['whole']:.2f} for all of the input, "
@@ -48,8 +51,9 @@ def das_section(table: pd.DataFrame) -> Section | None:
             "subspaces found by search; below, controls. Changing nothing gives the accuracy in the titles."
         )
         drawings.append(Drawing(_name("sites", task, run, step), sites(group), caption))
-        found = group[(group["weights"] == "trained") & (group["subspace"] == "found")]
-        for (position, variable), of_site in found.groupby(["position", "variable"]):
+        found = rows(group, weights="trained", subspace="found")
+        for position, variable in dict.fromkeys(zip(found["position"], found["variable"], strict=True)):
+            of_site = rows(found, position=position, variable=variable)
             best = of_site.loc[of_site["accuracy"].idxmax()]
             findings.append(
                 f"{task}, {where}: {_variable(variable)} at {_token(position)} is best exchanged after "
@@ -68,10 +72,12 @@ def layers(table: pd.DataFrame) -> Figure:
         axes = figure.subplots(1, 2, sharey=True)
         for axis, (name, label) in zip(axes, MEASURES, strict=True):
             for offset, (weights, colour) in ((-0.2, ("trained", COLOURS[0])), (0.2, ("untrained", "#BBBBBB"))):
-                rows = table[table["weights"] == weights].sort_values("layer")
-                reach = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
-                axis.bar(rows["layer"] + offset, rows[name], 0.38, color=colour, label=weights)
-                axis.errorbar(rows["layer"] + offset, rows[name], reach, fmt="none", color="black", lw=0.8, capsize=2)
+                of_model = rows(table, weights=weights).sort_values("layer")
+                reach = [of_model[name] - of_model[f"{name}_low"], of_model[f"{name}_high"] - of_model[name]]
+                axis.bar(of_model["layer"] + offset, of_model[name], 0.38, color=colour, label=weights)
+                axis.errorbar(
+                    of_model["layer"] + offset, of_model[name], reach, fmt="none", color="black", lw=0.8, capsize=2
+                )
             whole = table.loc[table["weights"] == "trained", "whole"].iloc[0]
             axis.axhline(whole, color=GREY, ls="--", lw=0.9, label="all of the input")
             axis.axhline(0, color=GREY, lw=0.6)
@@ -101,15 +107,10 @@ def sites(table: pd.DataFrame) -> Figure:
         axes = figure.subplots(len(controls), len(questions), squeeze=False, sharex=True, sharey=True)
         for row, (weights, subspace) in enumerate(controls):
             for column, (position, variable) in enumerate(questions):
-                chosen = table[
-                    (table["weights"] == weights)
-                    & (table["subspace"] == subspace)
-                    & (table["position"] == position)
-                    & (table["variable"] == variable)
-                ]
+                chosen = rows(table, weights=weights, subspace=subspace, position=position, variable=variable)
                 cells = chosen.pivot(index="layer", columns="dimension", values="accuracy").to_numpy(float)
                 axis = axes[row, column]
-                image = axis.imshow(cells, cmap="cividis", vmin=0, vmax=1, origin="lower", aspect="auto")
+                axis.imshow(cells, cmap="cividis", vmin=0, vmax=1, origin="lower", aspect="auto")
                 for (layer, place), value in np.ndenumerate(cells):
                     colour = "black" if value > 0.6 else "white"
                     axis.text(place, layer, f"{value:.2f}", ha="center", va="center", fontsize=SMALL, color=colour)
@@ -124,20 +125,22 @@ def sites(table: pd.DataFrame) -> Figure:
             label = "random subspace" if subspace == "random" else "untrained model" if weights != "trained" else label
             axes[row, 0].set_ylabel(f"{label}\nafter blocks", fontsize=SMALL + 1.5)
         figure.supxlabel("dimensions of the subspace", fontsize=SMALL + 2)
-        figure.colorbar(image, ax=axes, label="interchange accuracy", shrink=0.8)
+        figure.colorbar(axes[0, 0].images[0], ax=axes, label="interchange accuracy", shrink=0.8)
     return figure
 
 
-def _by_checkpoint(table: pd.DataFrame):
-    return table.groupby(["run", "step", "task"], sort=False, dropna=False)
+def _by_checkpoint(table: pd.DataFrame) -> Iterator[tuple[tuple[str, int, str], pd.DataFrame]]:
+    for place, group in table.groupby(["run", "step", "task"], sort=False):
+        assert isinstance(place, tuple)
+        yield place, group
 
 
-def _where(run: str, step: float) -> str:
-    return run if pd.isna(step) else f"{run} before step {int(step)}"
+def _where(run: str, step: int) -> str:
+    return run if step < 0 else f"{run} before step {step}"
 
 
-def _name(what: str, task: str, run: str, step: float) -> str:
-    return f"{what}-{task}-{run}" + ("" if pd.isna(step) else f"-step{int(step)}")
+def _name(what: str, task: str, run: str, step: int) -> str:
+    return f"{what}-{task}-{run}" + ("" if step < 0 else f"-step{step}")
 
 
 def _variable(variable: str) -> str:

@@ -61,14 +61,14 @@ def _scores(model: PreTrainedModel, subject: Subject) -> Tables:
     return {"scores": pd.DataFrame(found, columns=["task", "half", "measure", "value", "count"])}
 
 
-@torch.no_grad()
 def _of_task(model: PreTrainedModel, task: Task) -> Iterator[dict[str, Any]]:
     check_vocabulary(model, task)
     instances = torch.from_numpy(task.instances.astype(np.int64)).to(model.device)
     labels = torch.from_numpy(task.label_tokens.astype(np.int64)).to(model.device)
     scored = []
     for chunk in instances.split(INSTANCES_PER_PASS):
-        logits = model(input_ids=chunk[:, :LABEL_POSITION], use_cache=False).logits[:, -1].float()
+        with torch.no_grad():
+            logits = model(input_ids=chunk[:, :LABEL_POSITION], use_cache=False).logits[:, -1].float()
         label = chunk[:, LABEL_POSITION]
         among = labels[logits[:, labels].argmax(-1)]
         loss = F.cross_entropy(logits, label, reduction="none")

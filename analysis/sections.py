@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from analysis import figures
+from analysis import figures, kept_sections
 from analysis.behaviour_section import behaviour_section
 from analysis.feature_section import feature_section
 from analysis.findings import sentences
@@ -138,6 +138,9 @@ SECTIONS: tuple[Callable[[Sequence[Run]], Section | None], ...] = (
     behaviour,
     features,
     language_model,
+    kept_sections.interference,
+    kept_sections.patched,
+    kept_sections.aligned,
     table,
     plan,
     decoded,

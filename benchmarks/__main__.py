@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("plan", "loader", "trainer", "theory", "gradients", "stage", "build", "scan")
+NAMES = ("plan", "loader", "trainer", "theory", "gradients", "analysis", "stage", "build", "scan")
 
 
 def main() -> None:

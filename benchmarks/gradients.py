@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,7 @@ class Case:
             F.cross_entropy(
                 logits.flatten(0, 1), targets[rows].flatten(), ignore_index=IGNORED, reduction="sum"
             ).backward()
-        mlp = self.model.model.layers[LAYER].mlp
+        mlp: Any = self.model.model.layers[LAYER].mlp
         grads = [part.weight.grad for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
         return by_neuron([grad for grad in grads if grad is not None])
 

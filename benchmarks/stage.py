@@ -18,7 +18,7 @@ from olmo_inject.corpus.staging import open_stager
 from olmo_inject.vocabulary import Vocabulary
 
 LENGTH = 4096
-SHARDS, SEQUENCES = 8, 8192  # of a shard: 537 MB in all
+SHARDS, SEQUENCES = 8, 4096  # of a shard: 268 MB in all
 BATCH = 256
 TENTH = range(SHARDS * SEQUENCES // BATCH // 10)  # as the first 50,000 batches of Dolma
 ALL = range(SHARDS * SEQUENCES // BATCH)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -18,12 +20,13 @@ from olmo_inject.theory.mixture import Basis
 FLOORS: dict[Basis, float] = {"axis": 5.0, "random": 3.0}
 
 
-def main() -> None:
+def main(options: Sequence[str] = ()) -> None:
+    """Measure and print both; `options` as on the command line of this module, none when all benchmarks run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=150, help="optimizer steps of every run")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each; the fastest counts")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
 
     rows = []
     for basis, floor in FLOORS.items():
@@ -59,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -87,7 +87,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1))
     for name in columns:
         left = name in ("run", "strategy")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "run", overflow="fold")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
     return table
 
 

@@ -19,6 +19,7 @@ from olmo_inject.corpus.sample import build_sample
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
 from olmo_inject.run_folder import AUDIT
+from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
 from olmo_inject.training.checks import check_before_launch
 
 # Configuration and width of every run; the slowest first, so that no core waits for one at the end.
@@ -77,7 +78,7 @@ def demo(folder: Path, *, jobs: int | None = None, overrides: Sequence[str] = ()
     waiting = [run for run in runs if check_before_launch(run.experiment, 1, "cpu", overwrite=False) is None]
     _say(console, f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished already; {at_once} at a time")
     outcomes = run_jobs([_job(folder, run) for run in waiting], at_once, console=console)
-    trained = [run.experiment.run_folder for run in runs if (run.experiment.run_folder / "plan.json").is_file()]
+    trained = [run.experiment.run_folder for run in runs if (run.experiment.run_folder / EVIDENCE_FILE).is_file()]
     passed = [_audited(run, console) for run in trained]
     if not trained:
         raise UserError(f"no run has begun; the first log: {outcomes[0].job.log}: {outcomes[0].last_line}")
@@ -109,7 +110,7 @@ def _job(folder: Path, run: DemoRun) -> Job:
 
 def _audited(run: Path, console: Console) -> bool:
     """Audit a run, unless that was done at its present length; True if it passed."""
-    evidence, record = run / "evidence.jsonl", run / AUDIT
+    evidence, record = run / EVIDENCE_FILE, run / AUDIT
     if record.exists() and record.stat().st_mtime >= evidence.stat().st_mtime:
         return read_json(record)["passed"]
     audit = audit_run(run, progress=False)

@@ -1,7 +1,9 @@
 """Audit: what a run's model was given, against what corpus, order and plan say it should have been.
 
 The evidence was written by the trainer from the tensors it handed to the model; everything here is
-recomputed from the run folder's experiment, without the loader and without the run's stored order.
+recomputed from the run folder's experiment, without the loader and without the run's stored order. It uses the same
+`Plan` and `InjectedCorpus` as the run: it finds what went wrong between the plan and the model, not a plan that is
+itself wrong, which is for the tests.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
 from olmo_inject.run_folder import AUDIT, fingerprints, load_run
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
+from olmo_inject.training.checkpoints import latest
 from olmo_inject.training.metrics import read_lines
 
 DIFFERENCES_KEPT = 20
@@ -87,12 +90,19 @@ def audit_run(folder: Path, *, progress: bool = True) -> Audit:
     lines = list(read_lines(folder / EVIDENCE_FILE))
     audit.steps = len(lines)
     first = lines[0]["step"] if lines else 0
+    if experiment.start_state == "weights" or experiment.start_from is None:
+        audit.compare("steps without a gap", "first line", first, 0)
+    last = latest(folder)
+    vouched = first + len(lines) if last is None else last.step
+    audit.compare("steps without a gap", "up to the last checkpoint", first + len(lines) >= vouched, True)
     console = Console(stderr=True)
     shown = track(lines, f"auditing {folder.name}", console=console) if progress else lines
     for number, line in enumerate(shown):
         audit.compare("steps without a gap", f"line {number + 1}", line["step"], first + number)
         _compare_step(audit, data, line)
-    _compare_indices(audit, folder, data, first, len(lines))
+    if experiment.train.save_data_indices:
+        # What a killed run had not brought to its disk is missing at either end; a checkpoint vouches for the rest.
+        _compare_indices(audit, folder, data, first, len(lines), 0 if last is None else last.step - first)
     return audit
 
 
@@ -115,6 +125,7 @@ def _compare_step(audit: Audit, data: ExperimentData, line: dict[str, Any]) -> N
         total = int(evidence.hash_rows(positions, tokens).sum(dtype=np.uint64))
     audit.compare("tokens given to the model", where, line["tokens"], evidence.to_hex(total))
     audit.compare("rows", where, line["rows"], size)
+    audit.compare("targets", where, line["targets"], _targets(batch))
     overrides = int(batch["mask_overridden"].sum()) if "mask_overridden" in batch else 0
     audit.compare("masks lifted", where, line["overrides"], overrides)
     planned = data.plan.at(step)
@@ -124,6 +135,16 @@ def _compare_step(audit: Audit, data: ExperimentData, line: dict[str, Any]) -> N
         audit.compare("LABELs in the loss", f"{where}, {task.name}", line["labels"].get(task.name, 0), expected)
         audit.labels[task.name] += line["labels"].get(task.name, 0)
     audit.overrides += line["overrides"]
+
+
+def _targets(batch: dict[str, Any]) -> int:
+    """How many tokens of a batch are targets: all but the first of each row, less what masks leave out."""
+    counts = np.ones(batch["input_ids"].shape, bool)
+    if "label_mask" in batch:
+        counts &= batch["label_mask"].numpy()
+    if "instance_mask" in batch:
+        counts &= batch["instance_mask"].numpy()[:, None]
+    return int(counts[:, 1:].sum())
 
 
 def _compare_rows(audit: Audit, data: ExperimentData, where: str, planned: Any, tokens: np.ndarray) -> None:
@@ -137,20 +158,29 @@ def _compare_rows(audit: Audit, data: ExperimentData, where: str, planned: Any, 
         audit.compare("instances of the train half", f"{where}, row {row}", bool(in_train), True)
 
 
-def _compare_indices(audit: Audit, folder: Path, data: ExperimentData, first: int, steps: int) -> None:
-    """ai2-olmo's own record of what each rank was given: together, each step's positions exactly once."""
+def _compare_indices(audit: Audit, folder: Path, data: ExperimentData, first: int, steps: int, vouched: int) -> None:
+    """ai2-olmo's own record of what each rank was given: together, each step's positions exactly once.
+
+    Args:
+        audit: takes the comparisons.
+        folder: the run's.
+        data: its plan.
+        first: the first step with evidence.
+        steps: how many have it; what is recorded beyond them is not looked at.
+        vouched: of how many, from the first, nothing may be missing.
+    """
     files = sorted((folder / "data-indices").glob("*.tsv"))
-    if not files:
-        return
     size = data.plan.batch_size
     seen = np.zeros(steps * size, np.uint8)
     for path in files:
         for step, positions in _index_lines(path):
+            if step >= first + steps:
+                continue
             within = positions - first * size
             inside = (within >= 0) & (within < len(seen)) & (positions // size == step)
             audit.compare("data-indices", f"{path.name}, step {step}", bool(inside.all()), True)
             np.add.at(seen, within[inside], 1)
-    missing, repeated = int((seen == 0).sum()), int((seen > 1).sum())
+    missing, repeated = int((seen[: vouched * size] == 0).sum()), int((seen > 1).sum())
     audit.compare("data-indices", "positions missing", missing, 0)
     audit.compare("data-indices", "positions given twice", repeated, 0)
 

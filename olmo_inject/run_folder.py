@@ -110,15 +110,21 @@ def prepare(experiment: Experiment, data: ExperimentData) -> None:
     folder = experiment.run_folder
     if (folder / EXPERIMENT).is_file():
         check_same_run(experiment, data)
-    elif folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+    elif folder.exists() and not _is_unfinished_start(folder):
         raise UserError(f"{folder} exists and is not a run; choose another folder or give --overwrite")
     for task in data.tasks:
         task.save(folder / "tasks")
-    if not (folder / PLAN).exists():
-        summary = {"format": FORMAT, "run_id": uuid.uuid4().hex}
-        write_json(folder / PLAN, summary | plan_summary(experiment, data) | {"fingerprints": fingerprints(data)})
+    # Written again when a run goes on, since it may have been extended; the id stays.
+    run_id = read_json(folder / PLAN)["run_id"] if (folder / PLAN).exists() else uuid.uuid4().hex
+    summary = {"format": FORMAT, "run_id": run_id}
+    write_json(folder / PLAN, summary | plan_summary(experiment, data) | {"fingerprints": fingerprints(data)})
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(experiment.train)))
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
+
+
+def _is_unfinished_start(folder: Path) -> bool:
+    """Whether a folder holds nothing, or only what `prepare` writes before the experiment, which comes last."""
+    return {entry.name for entry in folder.iterdir()} <= {".lock", "tasks", PLAN, "config.yaml", "order", "stop"}
 
 
 def identity(experiment: Experiment) -> str:
@@ -173,7 +179,7 @@ def delete_run(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    if not (folder / EXPERIMENT).is_file() and any(entry.name != ".lock" for entry in folder.iterdir()):
+    if not (folder / EXPERIMENT).is_file() and not _is_unfinished_start(folder):
         raise UserError(f"{folder} is not a run, so --overwrite does not delete it")
     for entry in folder.iterdir():
         if entry.name == ".lock":

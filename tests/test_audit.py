@@ -61,6 +61,16 @@ def _drop_a_step(run: Path) -> None:
     (run / "evidence.jsonl").write_text("".join(lines[:2] + lines[3:]))
 
 
+def _keep_the_last_steps(run: Path) -> None:
+    lines = (run / "evidence.jsonl").read_text().splitlines(keepends=True)
+    (run / "evidence.jsonl").write_text("".join(lines[3:]))
+
+
+def _drop_the_end(run: Path) -> None:
+    lines = (run / "evidence.jsonl").read_text().splitlines(keepends=True)
+    (run / "evidence.jsonl").write_text("".join(lines[:-1]))
+
+
 def _swap_positions(run: Path) -> None:
     path = next((run / "data-indices").glob("*.tsv"))
     lines = path.read_text().splitlines()
@@ -88,6 +98,10 @@ def _other_plan_seed(run: Path) -> None:
         (_edit_evidence("rows", BATCH - 1), "step 3: rows"),
         (_edit_evidence("overrides", 1), "step 3: masks lifted"),
         (_drop_a_step, "steps without a gap"),
+        (_edit_evidence("targets", 7), "step 3: targets"),
+        (_keep_the_last_steps, "first line"),
+        (_drop_the_end, "up to the last checkpoint"),
+        (lambda run: shutil.rmtree(run / "data-indices"), "positions missing"),
         (_swap_positions, "data-indices"),
         (_other_rate, "LABELs in the loss"),
         (_other_plan_seed, "tokens given to the model"),
@@ -98,6 +112,16 @@ def test_whatever_was_changed_is_found(run: Path, spoil: Callable[[Path], None],
     audit = audit_run(run, progress=False)
     assert not audit.passed
     assert any(found in difference for difference in audit.differences), audit.differences
+
+
+def test_what_a_kill_left_beyond_the_last_checkpoint_is_no_difference(run: Path) -> None:
+    for checkpoint in run.glob("step*"):
+        shutil.rmtree(checkpoint)
+    path = next((run / "data-indices").glob("*.tsv"))
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+    audit = audit_run(run, progress=False)
+    assert audit.passed, audit.differences
+    assert audit.steps == 5
 
 
 def test_a_changed_token_of_the_corpus_is_found(trained: Path) -> None:

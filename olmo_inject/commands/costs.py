@@ -65,7 +65,8 @@ def cost(
         from launch.calibrate import calibrated
         from launch.torchrun import default_processes
 
-        trial = measure(experiment, nproc or default_processes(), device=device, steps=calibrate_steps)
+        ranks = default_processes() if nproc is None else nproc
+        trial = measure(experiment, ranks, device=device, steps=calibrate_steps)
         used = calibrated(experiment, used, trial)
     result = estimate(
         experiment,
@@ -110,7 +111,7 @@ def preflight(
     if not is_rank():
         flags = [*(["--quick"] if quick else []), *(["--json"] if as_json else [])]
         arguments = ["preflight", config, *(overrides or ()), "--device", device, *flags]
-        processes = nproc or default_processes()
+        processes = default_processes() if nproc is None else nproc
         raise typer.Exit(run_ranks("olmo_inject", arguments, processes, nodes=nodes, rendezvous=rendezvous))
     import logging
 

@@ -31,7 +31,7 @@ def plan(
 ) -> None:
     """Say what an experiment injects, in all units, before anything is trained.
 
-    Example: `olmo-inject plan demo --step 31337`
+    Example: `olmo-inject plan demo --step 313`
     """
     from olmo_inject import plan_report
     from olmo_inject.config import load_experiment
@@ -83,7 +83,7 @@ def train(
         return
     from olmo_inject.training.checks import check_before_launch
 
-    processes = nproc or default_processes()
+    processes = default_processes() if nproc is None else nproc
     check_rendezvous(nodes, rendezvous)
     if (done := check_before_launch(experiment, nodes * processes, device, overwrite)) is not None:
         say_once(f"{experiment.name}: {done}")

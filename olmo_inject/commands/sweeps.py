@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 AcceleratorOption = Annotated[str, typer.Option(help="With --cost: a card of configs/accelerators.yaml.")]
 UtilizationOption = Annotated[
     float | None,
-    typer.Option(
-        help="With --cost: share of the peak; `olmo-inject cost --calibrate` measures it.", show_default=False
-    ),
+    typer.Option(help="With --cost: share of the peak; `cost --calibrate` measures it.", show_default=False),
 ]
 PriceOption = Annotated[float | None, typer.Option(help="With --cost: US$ a GPU hour.", show_default=False)]
 
@@ -68,7 +66,7 @@ def sweep(
     if retry_failed and submit is None:
         raise UserError("--retry-failed: goes with --submit")
     described = load_sweep(file)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)  # names in a file are not cut
     if show is not None:
         from olmo_inject.config import experiment_yaml
 

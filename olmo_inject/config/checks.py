@@ -115,6 +115,20 @@ def _check_train(experiment: Experiment) -> None:
         raise UserError(
             f"model.n_heads: rotary embeddings need an even head size, not {model.d_model // model.n_heads}"
         )
+    _positive("model.mlp_ratio", model.mlp_ratio)
+    for name, value in (
+        ("train.optimizer.learning_rate", train.optimizer.learning_rate),
+        ("train.max_grad_norm", train.max_grad_norm),
+    ):
+        if value is not None and not value > 0:
+            raise UserError(f"{name}: {value} must be above 0")
+    for name, value in (
+        ("train.data.num_workers", train.data.num_workers),
+        ("train.optimizer.weight_decay", train.optimizer.weight_decay),
+        ("train.scheduler.t_warmup", train.scheduler.t_warmup),
+    ):
+        if value < 0:
+            raise UserError(f"{name}: {value} must be at least 0")
     train.max_duration = _whole_steps(experiment)
     if train.precision is None:
         train.precision = "fp32"

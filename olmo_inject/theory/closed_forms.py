@@ -151,7 +151,10 @@ def widths_to_meet(
     if against is not None:
         competes = np.isin(mixture.task_of, np.asarray(against, dtype=np.int64))
     level = mixture.utilities * (1 + TIE if some_minimiser else 1 - TIE)
-    everyone = competes.sum() - np.searchsorted(np.sort(demanded[competes]), level, side="left")
+    order = mixture.learning_order
+    everyone = np.empty(mixture.features, dtype=np.int64)
+    # Asked in order, a search stays in the cache.
+    everyone[order] = competes.sum() - np.searchsorted(np.sort(demanded[competes]), level[order], side="left")
     return mixture.rank_of + everyone - np.where(competes, _own_at_least(mixture, demanded, level), 0)
 
 

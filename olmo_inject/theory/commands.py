@@ -82,9 +82,9 @@ def figures(to: Annotated[Path, typer.Option(help="Folder for the pictures.")], 
 
 @app.command("predict")
 def predict_command(
-    config: Annotated[Path, typer.Argument(help="Frequencies and spectra, or an experiment.")],
+    config: Annotated[Path, typer.Argument(help="Frequencies and spectra; or a plan's JSON; or an experiment.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value over the files.")] = None,
-    spectra: Annotated[Path | None, typer.Option(help="What an experiment leaves out: spectra, corpus.")] = None,
+    spectra: Annotated[Path | None, typer.Option(help="What a plan or experiment leaves out: spectra, corpus.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which tasks are held at which width and gap, before any GPU is spent."""

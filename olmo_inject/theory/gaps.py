@@ -112,19 +112,32 @@ def longest_gaps(
     """
     check_step_size(mixture, step_size)
     sizes = checked_widths(mixture, widths)
-    chosen = np.arange(mixture.tasks) if against is None else np.asarray(against, dtype=np.int64)
-    gaps = np.empty((len(sizes), mixture.tasks))
-    for task, first in enumerate(mixture.starts[:-1]):
-        others = mixture.utilities[np.isin(mixture.task_of, chosen[chosen != task])]
-        falling = np.append(-np.sort(-others), 0.0)
-        rivals = falling[np.minimum(sizes, len(falling)) - 1]
-        gaps[:, task] = _longest_gap(rivals, float(mixture.utilities[first]), step_size)
-    return gaps
+    rivals = _rivals(mixture, sizes, against)
+    return _longest_gap(rivals, mixture.utilities[mixture.starts[:-1]], step_size)
 
 
-def _longest_gap(rivals: Float[np.ndarray, " W"], utility: float, step_size: float) -> Float[np.ndarray, " W"]:
-    def survives(gap: Float[np.ndarray, " W"]) -> Bool[np.ndarray, " W"]:
-        return demanded_utility(np.maximum(gap, 1), rivals, step_size) < utility * (1 - TIE)
+def _rivals(mixture: TaskMixture, sizes: Int[np.ndarray, " W"], against: Tasks | None) -> Float[np.ndarray, "W K"]:
+    """The N-th largest utility of the competing tasks other than each task itself; zero if there are fewer."""
+    competes = np.ones(mixture.tasks, dtype=bool)
+    if against is not None:
+        competes = np.isin(np.arange(mixture.tasks), np.asarray(against, dtype=np.int64))
+    order = mixture.learning_order[competes[mixture.task_of[mixture.learning_order]]]
+    falling = np.append(mixture.utilities[order], 0.0)
+    place = np.empty(mixture.features, dtype=np.int64)
+    place[order] = np.arange(len(order))
+    places = np.tile(sizes[:, None] - 1, mixture.tasks)
+    for task in np.flatnonzero(competes):
+        own = place[mixture.starts[task] : mixture.starts[task + 1]]
+        # So many others are before each of its own; those with fewer than N push the N-th back by one.
+        places[:, task] += np.searchsorted(own - np.arange(len(own)), sizes - 1, side="right")
+    return falling[np.minimum(places, len(order))]
+
+
+def _longest_gap(
+    rivals: Float[np.ndarray, "W K"], utilities: Float[np.ndarray, " K"], step_size: float
+) -> Float[np.ndarray, "W K"]:
+    def survives(gap: Float[np.ndarray, "W K"]) -> Bool[np.ndarray, "W K"]:
+        return demanded_utility(np.maximum(gap, 1), rivals, step_size) < utilities * (1 - TIE)
 
     # Gamma(T) / T falls in T, so there is one crossing; beyond 2^40 steps nobody asks.
     low, high = np.zeros_like(rivals), np.full_like(rivals, 2.0**40)

@@ -1,11 +1,10 @@
-"""The configuration of a prediction: a file of its own, or an experiment's injections beside one."""
+"""The configuration of a prediction: a file of its own, or a plan's or experiment's injections beside one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +13,7 @@ from yaml import YAMLError
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.frequencies import mixture_from_frequencies, parse_rate
+from olmo_inject.theory.injected_rates import injected_rates, is_injected
 from olmo_inject.theory.mixture import TaskMixture, power_law
 
 # OmegaConf reads these annotations at run time, on Python 3.10 too.
@@ -64,9 +64,9 @@ def load_predict_config(path: Path, spectra: Path | None = None, overrides: Sequ
     """Read a prediction's configuration.
 
     Args:
-        path: a PredictConfig as YAML; or an experiment, known by its `injections`, of which only each
-            entry's `task`, `schedule` and `instances_per_batch` are read.
-        spectra: a PredictConfig with what an experiment does not say, above all the tasks' spectra.
+        path: a PredictConfig as YAML; or a run's plan or an experiment, known by their `injections`, of which
+            only rates are read and, from a plan, the batch (see `injected_rates`).
+        spectra: a PredictConfig with what those do not say, above all the tasks' spectra.
         overrides: `key=value` in OmegaConf's dotted form, over both.
 
     Raises:
@@ -74,8 +74,8 @@ def load_predict_config(path: Path, spectra: Path | None = None, overrides: Sequ
     """
     first = _read(path)
     layers = [(str(spectra), _read(spectra))] if spectra else []
-    if "injections" in first:
-        layers.append((str(path), OmegaConf.create({"tasks": _injected_rates(path, first)})))
+    if is_injected(first):
+        layers.append((str(path), OmegaConf.create(injected_rates(path, first))))
     else:
         layers.insert(0, (str(path), first))
     for override in overrides:
@@ -158,25 +158,6 @@ def _spectrum(where: str, config: SpectrumConfig) -> np.ndarray:
         return power_law(config.features, config.power)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def _injected_rates(path: Path, experiment: DictConfig) -> dict[str, Any]:
-    """Instances per batch of every injected task, summed over its entries."""
-    entries = OmegaConf.to_container(experiment)["injections"]  # type: ignore[index, call-overload]
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: injections must be a list of one or more entries")
-    rates: dict[str, Any] = {}
-    for i, entry in enumerate(entries):
-        where = f"{path}: injections[{i}]"
-        if not isinstance(entry, dict) or not isinstance(entry.get("task"), str):
-            raise UserError(f"{where} must name its task")
-        if entry.get("schedule", "uniform") != "uniform":
-            raise UserError(f"{where}: schedule must be uniform, got {entry['schedule']!r}; for bursts set gaps=[...]")
-        if "instances_per_batch" not in entry:
-            raise UserError(f"{where} must give instances_per_batch")
-        rate = parse_rate(entry["instances_per_batch"], f"{where}.instances_per_batch")
-        rates[entry["task"]] = rates.get(entry["task"], 0) + rate
-    return {task: {"instances_per_batch": str(rate)} for task, rate in rates.items()}
 
 
 def _read(path: Path) -> DictConfig:

@@ -92,13 +92,13 @@ class Regimes:
 
     def largest_small(self, large: int, margin: float = 0.0) -> int:
         """N_s*(eps) in whole parameters, at most `large`; 0 if no size needs more."""
-        guess = math.ceil(self.small_limit(large, margin)) - 1
-        # The closed form's rounding may land beside a whole number; the definition decides.
-        while guess < large and self.needs_size(guess + 1, large, margin):
-            guess += 1
-        while guess >= 1 and not self.needs_size(guess, large, margin):
-            guess -= 1
-        return guess
+        closed = math.ceil(self.small_limit(large, margin)) - 1
+        # Rounding may put a supremum that is a whole number on its other side: one size, which the definition decides.
+        if closed < large and self.needs_size(closed + 1, large, margin):
+            return closed + 1
+        if closed >= 1 and not self.needs_size(closed, large, margin):
+            return closed - 1
+        return closed
 
     def sound_from(self) -> float:
         """The size from which L_C >= L_inf, as it must be: two independent fits may cross below it."""

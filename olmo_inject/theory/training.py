@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ from olmo_inject.theory.gradients import (
 from olmo_inject.theory.mixture import TaskMixture
 from olmo_inject.theory.streams import Bursts, MassStream, SampleStream
 
+Optimizer = Literal["adam", "gd"]
+Schedule = Literal["cosine", "constant"]
+Decoders = Literal["optimal", "learned"]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -45,13 +49,16 @@ class Recipe:
         batch: samples per step; the expected gradient where None.
         dtype: of encoder and gradients; measurements are float64 always.
         device: torch's name of it.
+
+    Raises:
+        UserError: a number is impossible, or a word is not one of those.
     """
 
     steps: int = 20_000
     learning_rate: float = 1e-2
-    optimizer: Literal["adam", "gd"] = "adam"
-    schedule: Literal["cosine", "constant"] = "cosine"
-    decoders: Literal["optimal", "learned"] = "optimal"
+    optimizer: Optimizer = "adam"
+    schedule: Schedule = "cosine"
+    decoders: Decoders = "optimal"
     batch: int | None = None
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
@@ -61,6 +68,9 @@ class Recipe:
             raise UserError(f"steps must be 0 or more and batch 1 or more, got {self.steps} and {self.batch}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UserError(f"learning rate must be a positive number, got {self.learning_rate}")
+        for name, allowed in (("optimizer", Optimizer), ("schedule", Schedule), ("decoders", Decoders)):
+            if getattr(self, name) not in get_args(allowed):
+                raise UserError(f"{name} must be one of {', '.join(get_args(allowed))}, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ CHECKS: dict[int, tuple[str, Check]] = {
     8: ("gradient flow", injection.flow_order),
     9: ("growth over a gap", injection.gap_growth),
     10: ("Adam over a gap", injection.adam_displacement),
-    11: ("trained encoders", optimum.trained_optimum),
+    11: ("trained encoders, N = powers of two", optimum.trained_optimum),
     12: ("matched-frequency injection", injection.matched_frequency),
     13: ("frequency against complexity", optimum.complexity_sweep),
     14: ("speed", speed.speed),

@@ -34,20 +34,20 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
         transformers_config(experiment.model)  # what the gradients are computed with
     data = build_data(experiment)
     load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
-    first_step = 0
-    if experiment.start_from is not None:
+    folder = experiment.run_folder
+    goes_on = not overwrite and (folder / EXPERIMENT).is_file()
+    last = latest(folder) if goes_on else None
+    first_step = 0 if last is None else last.step
+    if experiment.start_from is not None and last is None:  # once it has a checkpoint, a run needs its origin no more
         start = Path(experiment.start_from)
         if experiment.start_state == "full":
             first_step = read_checkpoint(start).step
         else:
             load_weights(start, experiment.model)
-    folder = experiment.run_folder
-    if not overwrite and (folder / EXPERIMENT).is_file():
+    if goes_on:
         check_same_run(experiment, data)
-        last = latest(folder)
         if last is not None and last.step == experiment.steps:
             return f"already trained to step {last.step}: nothing to do"
-        first_step = first_step if last is None else last.step
     data.order.require(range(first_step, experiment.steps), np.arange(experiment.batch_size))
     return None
 

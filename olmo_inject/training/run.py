@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from olmo.config import TrainConfig
+from olmo.config import DDPConfig, DistributedStrategy, TrainConfig
 
 from olmo_inject.config import Experiment
 from olmo_inject.corpus.order import SHARED_FROM
@@ -147,6 +147,8 @@ def runtime_config(experiment: Experiment, world_size: int) -> TrainConfig:
     cfg.save_interval = None  # checkpoints are a callback's
     cfg.wandb = None  # so is W&B
     cfg.data.drop_last = True
+    if cfg.distributed_strategy == DistributedStrategy.ddp and cfg.ddp is None:
+        cfg.ddp = DDPConfig()  # unset, ai2-olmo reduces the gradients of every micro-batch, not of the batch
     return cfg
 
 
@@ -173,13 +175,15 @@ def build_trainer(experiment: Experiment, data: ExperimentData, device: torch.de
     folder = experiment.run_folder
     with on_every_rank(f"cannot write {folder}"):
         if rank == 0:
+            # Without a checkpoint of its own a run begins anew, also in what it evaluated before its first step.
+            keep = belongs_before(trainer.global_step) if restored else lambda line: False
             for name in (METRICS, EVIDENCE_FILE):
-                cut_back(folder / name, belongs_before(trainer.global_step))
+                cut_back(folder / name, keep)
         indices = folder / "data-indices" / f"rank{rank}-of-{world}.tsv"
         if rank == 0:
             for old in (folder / "data-indices").glob("*.tsv"):
                 # ai2-olmo writes these from 1: step n of the file is plan step n - 1.
-                cut_back(old, lambda line: int(line.split("\t", 1)[0]) <= trainer.global_step)
+                cut_back(old, lambda line: restored and int(line.split("\t", 1)[0]) <= trainer.global_step)
     with on_every_rank(f"cannot read the references, or write them to {folder}"):
         references = load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
         for reference in references if rank == 0 else ():
@@ -234,6 +238,7 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer) -> bool:
         if experiment.start_state == "full":
             state = checkpoints.restore(checkpoints.read_checkpoint(start), trainer.dist_model, trainer.optim)
             trainer.load_trainer_state_dict(state)
+            _check_branch(experiment, trainer)
             if trainer.global_step >= experiment.steps:
                 raise UserError(
                     f"start_from: {start} is at step {trainer.global_step}, train.max_duration {experiment.steps}"
@@ -243,6 +248,20 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer) -> bool:
                 weights = load_weights(start, experiment.model)
             assign_weights(trainer.dist_model, weights)
     return False
+
+
+def _check_branch(experiment: Experiment, trainer: InjectionTrainer) -> None:
+    """Refuse a branch whose steps would be other positions than its parent's; give it its own optimizer settings."""
+    seen, step = trainer.global_train_examples_seen_this_epoch, trainer.global_step
+    if seen != step * experiment.batch_size:
+        raise UserError(
+            f"train.global_train_batch_size: {experiment.batch_size}, but {experiment.start_from} has read {seen} rows "
+            f"in {step} steps; a branch keeps the batch, or starts with start_state: weights"
+        )
+    # The restored ones are the parent's; the learning rate and the decay are set in every step.
+    own = {name: value for name, value in trainer.optim.defaults.items() if name in ("betas", "eps")}
+    for group in trainer.optim.param_groups:
+        group.update(own)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,11 +52,11 @@ class MlpGradients:
     def __init__(self, model: OlmoForCausalLM, layer: int, rows_per_pass: int, z_loss: float = 0.0) -> None:
         if not 0 <= layer < model.config.num_hidden_layers:
             raise UserError(f"layer {layer} is not in 0..{model.config.num_hidden_layers - 1}, the model's layers")
-        mlp = model.model.layers[layer].mlp
+        mlp: Any = model.model.layers[layer].mlp
         self.model = model
         self.rows_per_pass = rows_per_pass
         self.z_loss = z_loss
-        self.parameters = [mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight]
+        self.parameters: list[torch.Tensor] = [mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight]
         model.requires_grad_(False)
         for parameter in self.parameters:
             parameter.requires_grad_(True)

@@ -1,10 +1,14 @@
 """The acceptance checks at reduced cost. The fourteenth is a benchmark and no unit test."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.closed_forms import frequent_tasks
+from olmo_inject.theory.mixture import TaskMixture
+from olmo_inject.theory.scaling_laws import Regimes
 from olmo_inject.theory.validate import CHECKS
 
 
@@ -14,6 +18,22 @@ def test_acceptance_check(number: int) -> None:
     assert measures
     assert {measure.check for measure in measures} == {number}
     assert [measure for measure in measures if not measure.passed] == []
+
+
+def test_the_first_check_fails_with_a_wrong_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Regimes, "small_limit", lambda *_: 700.0)
+    failed = [measure for measure in CHECKS[1][1](Effort(quick=True)) if not measure.passed]
+    assert [(measure.what, measure.value) for measure in failed] == [("N_s* against brute force, 12 cases, wrong", 12)]
+
+
+def test_what_the_page_says_of_the_checks_holds() -> None:
+    mixture = TaskMixture.power_law()
+    share = mixture.frequencies[frequent_tasks(mixture)].sum()
+    assert f"{share:.8f}"[1:] == ".90653601"
+    page = (Path(__file__).parents[2] / "docs" / "theory.md").read_text()
+    assert ".90653601" in page
+    assert "N = powers of two" in page
+    assert CHECKS[11][0] == "trained encoders, N = powers of two"
 
 
 def test_there_are_fourteen_in_order() -> None:

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -7,7 +9,7 @@ from problems import mixtures
 from olmo_inject.errors import UserError
 from olmo_inject.theory import gaps
 from olmo_inject.theory.closed_forms import critical_widths
-from olmo_inject.theory.mixture import TaskMixture
+from olmo_inject.theory.mixture import TIE, TaskMixture
 
 few = settings(max_examples=40, deadline=None)
 steps = st.floats(0.01, 0.45)
@@ -54,6 +56,33 @@ def test_longest_gap_is_the_last_at_which_the_width_suffices(mixture: TaskMixtur
         assert (enough == (longest >= gap)).all()
     rivals = mixture.features - np.diff(mixture.starts)
     assert (np.isinf(longest) == (widths[:, None] > rivals)).all()
+
+
+@few
+@given(mixtures() | mixtures(tied=True), steps, st.none() | st.sets(st.integers(0, 5), min_size=1))
+def test_longest_gap_is_that_of_every_task_s_rivals_sorted_anew(
+    mixture: TaskMixture, eta: float, against: set[int] | None
+) -> None:
+    step_size = eta / float(mixture.utilities.max())
+    widths = np.arange(1, mixture.dimension + 1)
+    chosen = None if against is None else sorted(task for task in against if task < mixture.tasks)
+    longest = gaps.longest_gaps(mixture, widths, step_size, chosen)
+    for task in range(mixture.tasks):
+        counted = (mixture.task_of != task) & np.isin(mixture.task_of, range(6) if chosen is None else chosen)
+        rivals = np.append(-np.sort(-mixture.utilities[counted]), np.zeros(len(widths)))[: len(widths)]
+        utility = float(mixture.utilities[mixture.starts[task]])
+        for rival, gap in zip(rivals, longest[:, task], strict=True):
+            assert np.isinf(gap) == (rival == 0)
+            if rival > 0:
+                holds = gaps.demanded_utility(np.array([max(gap, 1), gap + 1]), rival, step_size) < utility * (1 - TIE)
+                assert holds.tolist() == [gap > 0, False]
+
+
+def test_longest_gaps_of_a_million_features_take_one_sort() -> None:
+    mixture = TaskMixture.power_law(100, 10_000, null_directions=0)
+    started = time.process_time()
+    gaps.longest_gaps(mixture, [10, 1000, 100_000], 0.1 / float(mixture.utilities.max()))
+    assert time.process_time() - started < 2  # a quarter of a second; a sort per task takes seven
 
 
 def test_gap_decays_at_the_rival_s_rate_alone() -> None:

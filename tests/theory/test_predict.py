@@ -90,6 +90,39 @@ def test_an_experiment_beside_spectra_says_the_same_as_a_file_of_its_own(files) 
         assert mixture.utilities == pytest.approx(own.utilities)
 
 
+def test_a_plan_says_rates_of_every_schedule_and_the_batch(files, tmp_path: Path) -> None:
+    entry = {"schedule": "burst", "draw": "independent", "stop": None, "per_token": 0.00390625, "instances": 4032}
+    plan = {
+        "steps": 500,
+        "batch_size": 64,
+        "sequence_length": 32,
+        "injections": {
+            "common": {**entry, "instances_per_batch": "8"},
+            "rare": {**entry, "schedule": "uniform", "instances_per_batch": "1/30"},
+        },
+    }
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan, indent=2))
+    config = load_predict_config(path, files["spectra"], ["background={tasks: 3, power: 1}"])
+    assert config.batch == 64
+    mixture = configured_mixture(config)
+    assert mixture.names[:2] == ("common", "rare")
+    assert mixture.frequencies[:2] == pytest.approx([8 / 64, 1 / 30 / 64], rel=1e-15)
+    assert mixture.frequencies.sum() == pytest.approx(1)
+
+
+def test_bursts_of_an_experiment_count_at_their_long_run_rate(files, tmp_path: Path) -> None:
+    path = tmp_path / "bursts.yaml"
+    path.write_text(
+        "injections:\n"
+        "  - {task: common, schedule: burst, instances: 64, every: 8, phase: 3}\n"
+        "  - {task: common, schedule: bernoulli, instances_per_batch: 1}\n"
+        "  - {task: rare, schedule: burst, instances: 1, every: 10}\n"
+    )
+    found = configured_mixture(load_predict_config(path, files["spectra"]))
+    assert (found.frequencies == configured_mixture(load_predict_config(files["own"])).frequencies).all()
+
+
 def test_shares_and_background(tmp_path: Path) -> None:
     path = tmp_path / "shares.yaml"
     path.write_text(
@@ -200,8 +233,17 @@ def test_every_mistake_is_one_line(files, tmp_path: Path, name: str, overrides: 
         ("injections: []", "injections must be a list of one or more"),
         ("injections: 3", "injections must be a list"),
         ("injections: [{schedule: uniform}]", r"injections\[0\] must name its task"),
-        ("injections: [{task: a}]", r"injections\[0\] must give instances_per_batch"),
-        ("injections: [{task: a, schedule: burst, instances_per_batch: 1}]", "must be uniform, got 'burst'"),
+        ("injections: [{task: a}]", r"injections\[0\] does not give instances_per_batch; use the JSON"),
+        ("injections: [{task: a, per_token: 1e-6}]", "does not give instances_per_batch; use the JSON of `olmo-inject"),
+        ("extends: base.yaml\ninjections: [{task: a, instances_per_batch: 1}]", "extends another .* use the JSON"),
+        ("extends: base.yaml", "extends another .* use the JSON of `olmo-inject plan EXPERIMENT --json`"),
+        ("injections: [{task: a, schedule: often, instances_per_batch: 1}]", "'often' is not one of uniform, burst"),
+        ("injections: [{task: a, schedule: burst, instances: 1}]", "a burst must give instances and every"),
+        ("injections: [{task: a, schedule: burst, instances: 1, every: 0}]", r"\[0\].every must be above 0"),
+        ('{"injections": {}, "batch_size": 8}', "the plan injects no task"),
+        ('{"injections": {"a": {"instances_per_batch": "1"}}}', "must give batch_size"),
+        ('{"injections": {"a": {}}, "batch_size": 8}', "injections.a must give instances_per_batch"),
+        ('{"injections": {"a": {"instances_per_batch": "0"}}, "batch_size": 8}', "per_batch must be above 0"),
         (
             "injections: [{task: a, instances_per_batch: zero}]",
             r"injections\[0\].instances_per_batch must be a positive",

@@ -54,6 +54,13 @@ def test_whole_numbers_at_the_supremum_are_left_out() -> None:
     assert Regimes(QUOTED, Frontier(0.0, 1e9, 0.1)).largest_small(50) == 0
 
 
+@pytest.mark.parametrize(("limit", "found"), [(4 - 1e-9, 3), (4 + 1e-9, 3), (3.0, 3), (500.0, 498), (1.5, 2)])
+def test_only_rounding_is_corrected(monkeypatch: pytest.MonkeyPatch, limit: float, found: int) -> None:
+    regimes = Regimes(ScalingLaw(0.0, 1.0, 1.0, 0.5, 0.5), Frontier(0.0, 0.5, 0.0))
+    monkeypatch.setattr(Regimes, "small_limit", lambda *_: limit)
+    assert regimes.largest_small(1000) == found
+
+
 def test_fit_finds_the_law_behind_exact_points() -> None:
     sizes, data = points(40)
     fit = fit_scaling_law(sizes, data, CHINCHILLA.loss(sizes, data))

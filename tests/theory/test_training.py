@@ -182,6 +182,9 @@ def test_cuda_reaches_the_same_optimum(more) -> None:
         (lambda: train(SMALL, 2, Recipe(steps=10), bursts=Bursts(3, (1,))), "task 3 is not among"),
         (lambda: Recipe(learning_rate=float("nan")), "learning rate must be a positive number"),
         (lambda: Recipe(batch=0), "batch 1 or more"),
+        (lambda: Recipe(optimizer="Adam"), "optimizer must be one of adam, gd, got 'Adam'"),  # type: ignore[arg-type]
+        (lambda: Recipe(schedule="linear"), "schedule must be one of cosine, constant, got"),  # type: ignore[arg-type]
+        (lambda: Recipe(decoders="free"), "decoders must be one of optimal, learned, got"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_input(call, message: str) -> None:

@@ -369,3 +369,45 @@ def _read_wandb(file: Path) -> list[dict[str, float]]:
             if "plan_step" in items:
                 rows.append(items)
     return rows
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    """Also what it evaluated before its first step is there once."""
+    run = tmp_path / "run"
+    ranks.run(1, train_on_rank, path, *into(run, "train.max_duration=4"))
+    whole = metrics(run)
+    for checkpoint in run.glob("step*"):
+        shutil.rmtree(checkpoint)
+    ranks.run(1, train_on_rank, path, *into(run, "train.max_duration=4"))
+    assert metrics(run) == whole
+    assert audit_run(run, progress=False).passed
+
+
+def test_a_start_killed_before_the_experiment_was_written_goes_on(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    run = tmp_path / "run"
+    ranks.run(1, train_on_rank, path, *into(run, "train.max_duration=4"))
+    for left in run.iterdir():
+        if left.name not in ("tasks", "plan.json", "config.yaml", ".lock"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    assert "trained to step 4" in ranks.run(1, train_on_rank, path, *into(run, "train.max_duration=4"))[0]
+
+
+def test_a_branch_keeps_the_batch_and_has_its_own_settings(
+    finished: Path, path: Path, tmp_path: Path, ranks: Ranks
+) -> None:
+    branch = into(tmp_path / "branch", f"start_from={finished / 'step4'}", "start_state=full", "train.max_duration=6")
+    said = ranks.run(1, train_on_rank, path, *branch, "train.global_train_batch_size=24")[0]
+    assert "a branch keeps the batch" in said
+    own = into(tmp_path / "own", *branch[1:], "train.optimizer.betas=[0.5,0.6]")
+    ranks.run(1, train_on_rank, path, *own)
+    optimizer = torch.load(tmp_path / "own" / "step6" / "optim.pt")
+    assert {tuple(group["betas"]) for group in optimizer["param_groups"]} == {(0.5, 0.6)}
+
+
+def test_the_plan_s_record_follows_an_extension(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    run, records = tmp_path / "run", []
+    for steps in (4, 6):
+        ranks.run(1, train_on_rank, path, *into(run, f"train.max_duration={steps}"))
+        records.append(json.loads((run / "plan.json").read_text()))
+    assert [record["steps"] for record in records] == [4, 6]
+    assert records[0]["run_id"] == records[1]["run_id"]

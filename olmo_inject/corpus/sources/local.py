@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
 
 from olmo_inject.corpus.sources.source import CHUNK, Cost, Source
 from olmo_inject.errors import UserError
@@ -15,6 +18,7 @@ class LocalSource(Source):
 
     cost = Cost(request_s=1e-3, bytes_per_s=1e9)  # a parallel file system; a solid-state disk is quicker at ranges
     connections = 16
+    rows_at_once = 256
 
     def _size(self, name: str) -> int:
         try:
@@ -33,6 +37,23 @@ class LocalSource(Source):
                         raise UserError(f"{path} ended at byte {start:,} while it was read: it has changed")
                     start += len(chunk)
                     yield chunk
+        except OSError as error:
+            raise UserError(f"corpus: cannot read shard {path}: {error.strerror}") from None
+
+    def read_rows(self, name: str, starts: Sequence[int], rows: UInt8[np.ndarray, "n b"], size: int) -> None:
+        """As `Source.read_rows`; the file is opened once and read straight into the rows."""
+        path = self._path(name)
+        try:
+            with path.open("rb", buffering=0) as file:
+                descriptor = file.fileno()
+                self.check_size(name, os.fstat(descriptor).st_size, size)
+                for start, row in zip(starts, rows, strict=True):
+                    done = 0
+                    while done < len(row):
+                        found = os.preadv(descriptor, [row.data[done:]], start + done)
+                        if not found:
+                            raise UserError(f"{path} ended at byte {start + done:,} while it was read: it has changed")
+                        done += found
         except OSError as error:
             raise UserError(f"corpus: cannot read shard {path}: {error.strerror}") from None
 

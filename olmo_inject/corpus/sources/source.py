@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
 
 from olmo_inject.errors import UserError
 
@@ -42,10 +45,12 @@ class Source(ABC):
         root: as the user wrote it.
         cost: of reading from here.
         connections: ranges that are worth asking for at once.
+        rows_at_once: ranges of one file that are best asked for one after the other.
     """
 
     cost: Cost
     connections: int
+    rows_at_once = 1
     pause_s = FIRST_PAUSE_S
 
     def __init__(self, root: str) -> None:
@@ -106,6 +111,15 @@ class Source(ABC):
             except Transient as fault:
                 failures += 1
                 self._pause(name, failures, fault)
+
+    def read_rows(self, name: str, starts: Sequence[int], rows: UInt8[np.ndarray, "n b"], size: int) -> None:
+        """Fill each row with the bytes of a shard of `size` bytes from its start on.
+
+        Raises:
+            UserError: as `stream`.
+        """
+        for start, row in zip(starts, rows, strict=True):
+            row[:] = np.frombuffer(self.read(name, start, start + len(row), size), np.uint8)
 
     def where(self, name: str) -> str:
         """A shard for people."""

@@ -59,19 +59,29 @@ class Part:
         there = np.zeros(self.sequences, bool)
         for run in runs:
             run.copy(self.first, part, there)
-        lacking = np.flatnonzero(~there)
+        self._fill(part, np.flatnonzero(~there), layout, shards, pool)
+        return part
+
+    def _fill(self, part: np.ndarray, lacking: np.ndarray, layout: Layout, shards: TokenShards, pool: Executor) -> None:
+        """Read the rows `lacking` by ranges, in the order in which they lie in their files."""
         source, width = shards.source, shards.sequence_bytes
         files, indices = layout.locate(lacking + self.first)
+        by_file = np.lexsort((indices, files))
+        cuts = np.flatnonzero(np.diff(files[by_file])) + 1
+        groups = [
+            group[i : i + source.rows_at_once]
+            for group in np.split(by_file, cuts)
+            for i in range(0, len(group), source.rows_at_once)
+        ]
 
-        def fetch(task: tuple[int, int, int]) -> None:
-            place, file, index = task
-            start = index * width
-            data = source.read(layout.files[file], start, start + width, layout.file_sizes[file])
-            part[place] = np.frombuffer(data, np.uint8)
+        def fetch(group: np.ndarray) -> None:
+            file = int(files[group[0]])
+            rows = np.empty((len(group), width), np.uint8)
+            source.read_rows(layout.files[file], (indices[group] * width).tolist(), rows, layout.file_sizes[file])
+            part[lacking[group]] = rows
 
-        for _ in pool.map(fetch, zip(lacking.tolist(), files.tolist(), indices.tolist(), strict=True)):
+        for _ in pool.map(fetch, groups):
             pass
-        return part
 
     def write(self, part: UInt8[np.ndarray, "n b"], advance: Advance) -> None:
         """Write the part, read it back from the disk, and vouch for it.

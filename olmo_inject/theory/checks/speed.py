@@ -107,7 +107,7 @@ def naive_losses(mixture: TaskMixture, width: int, steps: int) -> list[float]:
 
 
 def closed_form_seconds(tasks: int = 1000, features: int = 1000) -> float:
-    """CPU seconds for order, losses, minimal, critical and residual widths of `tasks * features` features."""
+    """CPU seconds of `tasks * features` features: order, losses, all kinds of widths, and what gaps do to them."""
 
     def everything() -> None:
         mixture = TaskMixture.power_law(tasks, features, null_directions=0, basis="axis")
@@ -117,7 +117,9 @@ def closed_form_seconds(tasks: int = 1000, features: int = 1000) -> float:
         closed_forms.minimal_widths(mixture, [1, 2, 3])
         closed_forms.critical_widths(mixture)
         closed_forms.residual_width(mixture, 0.05, closed_forms.frequent_tasks(mixture))
-        gaps.adam_displacement(np.arange(1, 1001), 1e-3)
+        step_size = 0.1 / float(mixture.utilities.max())
+        gaps.gap_critical_widths(mixture, 100, step_size)
+        gaps.longest_gaps(mixture, widths, step_size)
 
     return _timed(everything)[0]
 

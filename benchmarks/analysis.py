@@ -1,0 +1,83 @@
+"""Activations of all layers in one pass against a pass for each, and the whole of `analyze` on a 20M checkpoint."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import OlmoForCausalLM, PreTrainedModel
+
+from analysis.activations import activations, residual_points
+from analysis.checkpoints import Subject
+from analysis.features import features_method
+from analysis.results import result
+from analysis.scores import scores_method
+from benchmarks.timing import in_turns, paired_ratio, print_table
+from olmo_inject.config import load_experiment
+from olmo_inject.tasks import Task, TaskConfig
+from olmo_inject.training.transformers_model import transformers_config
+from olmo_inject.vocabulary import Vocabulary
+
+ROUNDS = 3
+
+
+def model_of(name: str, folder: Path) -> tuple[OlmoForCausalLM, int]:
+    """A random model of a shipped size, and the size of its vocabulary."""
+    file = folder / f"{name}.yaml"
+    file.write_text(f"model: {name}\ncorpus: {{folder: never-opened}}\n")
+    config = load_experiment(file).model
+    return OlmoForCausalLM(transformers_config(config)).eval(), config.vocab_size
+
+
+def main() -> None:
+    """Print both tables."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small, size = model_of("tiny-64", folder)
+        task = Task.build(TaskConfig("tcmp", "comparison"), Vocabulary.without_tokenizer(size, 0, 1))
+        large, vocab_size = model_of("20M", folder)
+        vocabulary = Vocabulary.without_tokenizer(vocab_size, vocab_size - 1, 1)
+        tasks = [Task.build(TaskConfig(kind, kind), vocabulary) for kind in ("comparison", "modular_addition")]
+        fewer = Task.build(TaskConfig("tcmp", "comparison", options={"n_values": 30}), vocabulary)
+        rows = [_passes("tiny-64, 10,000 instances", small, task), _passes("20M, 900 instances", large, fewer)]
+        print_table(
+            f"Activations of all layers, {ROUNDS} rounds in turns",
+            ["model", "layers", "one pass", "a pass for each", "ratio"],
+            rows,
+        )
+        large.save_pretrained(folder / "large")
+        whole = []
+        for method in (scores_method(), features_method()):
+            subject = Subject(folder / "large", None, None, tasks, folder / "results")
+            seconds = _timed(lambda method=method, subject=subject: result(subject, method, torch.device("cpu")))
+            again = _timed(lambda method=method, subject=subject: result(subject, method, torch.device("cpu")))
+            whole.append([method.name, f"{seconds:.0f} s", f"{again:.2f} s"])
+        print_table(
+            f"One 20M checkpoint, both tasks, {torch.get_num_threads()} threads", ["method", "computed", "kept"], whole
+        )
+
+
+def _passes(label: str, model: PreTrainedModel, task: Task) -> list[str]:
+    points = residual_points(model)
+    seconds = in_turns(
+        {
+            "one": lambda: _timed(lambda: activations(model, task)),
+            "each": lambda: _timed(lambda: [activations(model, task, [point]) for point in points]),
+        },
+        ROUNDS,
+    )
+    ratio = paired_ratio(seconds["one"], seconds["each"])
+    return [label, str(len(points)), f"{min(seconds['one']):.2f} s", f"{min(seconds['each']):.2f} s", f"{ratio:.1f}"]
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()

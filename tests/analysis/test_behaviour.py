@@ -1,0 +1,174 @@
+"""Order of learning, retention and scores: against closed forms, real runs and training's own evaluation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from copies import Copies
+
+from analysis.behaviour_section import behaviour_section
+from analysis.checkpoints import subjects
+from analysis.learning_order import learned_from, learning_order, rank_correlation, sentences
+from analysis.problems import Problems
+from analysis.report import write_report
+from analysis.results import analyse
+from analysis.retention import retention
+from analysis.runs import Run, read_run
+from analysis.scores import scores_method, unmeasured, with_scores
+from olmo_inject.cli import main
+
+CPU = torch.device("cpu")
+
+
+def measured(run: Run, name: str, values: dict[int, float], count: int = 1000) -> Run:
+    """The run with nothing measured but this."""
+    lines = [{"step": step, "name": name, "value": value, "count": count} for step, value in values.items()]
+    return replace(run, metrics=pd.DataFrame(lines))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "step"),
+    [
+        ({0: 0.5, 4: 0.9, 8: 0.95}, 4),
+        ({0: 0.5, 4: 0.9, 8: 0.5, 12: 0.95}, 12),
+        ({0: 0.9, 4: 0.9}, 0),
+        ({0: 0.5, 4: 0.86}, None),  # the interval's lower end is below 0.85
+        ({4: 0.9, 8: 0.8}, None),
+        ({}, None),
+    ],
+)
+def test_learned_from(trained: Path, accuracies: dict[int, float], step: int | None) -> None:
+    run = read_run(trained)
+    if accuracies:
+        run = measured(run, "eval/less/test/accuracy", accuracies)
+    else:
+        run = replace(run, metrics=run.metrics.iloc[:0])
+    assert learned_from(run, "less") == step
+
+
+def order(*pairs: tuple[float, float]) -> pd.DataFrame:
+    frequencies, steps = zip(*pairs, strict=True)
+    return pd.DataFrame({"per_batch": frequencies, "learned_from": steps})
+
+
+def test_rank_correlations() -> None:
+    assert rank_correlation(order((1, 900), (2, 500), (8, 10))) == pytest.approx(1)
+    assert rank_correlation(order((1, 10), (2, 500), (8, 900))) == pytest.approx(-1)
+    # The two that were never learned share the last place: by hand, ranks 1 2 3 4 against 1.5 1.5 3 4.
+    assert rank_correlation(order((1, np.nan), (2, np.nan), (4, 50), (8, 10))) == pytest.approx(0.948683)
+    assert rank_correlation(order((1, 10), (8, 5))) is None
+    assert rank_correlation(order((1, np.nan), (2, np.nan), (8, np.nan))) is None
+
+
+def test_order_over_runs(copies: Copies) -> None:
+    runs = []
+    for rate, step in (("1", None), ("2", 8), ("4", 4)):
+        folder = copies.make(f"at-{rate}", ("instances_per_batch: 5/2", f"instances_per_batch: {rate}"))
+        values = {s: 0.95 if step is not None and s >= step else 0.5 for s in (0, 4, 8, 12)}
+        runs.append(measured(read_run(folder), "eval/less/test/accuracy", values))
+    found = learning_order(runs)
+    assert found["learned_from"].fillna(-1).tolist() == [-1, 8, 4]
+    assert list(sentences(found)) == [
+        "tiny-8, comparison: order of learning against order of frequency: rank correlation +1.00 over 3, 2 of them "
+        "learned."
+    ]
+
+
+def bursts(trained: Path, every: int, intervals: int, gain: np.ndarray, noise: float = 0.0) -> Run:
+    """A run with bursts every `every` steps, whose loss falls by `gain` after each; gain[0] is one step after."""
+    run = read_run(trained)
+    entry = run.injection("plus")
+    assert entry is not None
+    entry.every, run.experiment.train.max_duration = every, every * (intervals + 1)
+    rng = np.random.default_rng(0)
+    losses = {0: 5.0}
+    for k in range(intervals):
+        for u in range(1, every + 1):
+            losses[k * every + u] = losses[k * every] - gain[u - 1] * (1 + noise * rng.normal() if u < every else 1)
+    return measured(run, "eval/plus/test/loss", losses)
+
+
+def test_an_exponential_is_found(trained: Path) -> None:
+    u = np.arange(1, 41)
+    gain = np.where(u < 5, 2.0 * u / 5, 0.3 + 1.7 * np.exp(-(u - 5) / 8.0))
+    exact = retention(bursts(trained, 40, 4, gain), "plus")
+    assert exact is not None
+    assert exact.decay == pytest.approx((1.7, 8.0, 0.3), rel=1e-3)
+    assert exact.r2 == pytest.approx(1)
+    assert exact.peak == 5
+    assert exact.kept == pytest.approx((0.3 + 1.7 * np.exp(-35 / 8)) / 2)
+    assert exact.half_life == pytest.approx(-8 * np.log(0.7 / 1.7), abs=0.1)
+    assert exact.error.max() < 1e-9
+    noisy = retention(bursts(trained, 40, 8, gain, noise=0.1), "plus")
+    assert noisy is not None
+    assert noisy.tau_interval is not None
+    assert noisy.tau_interval[0] < 8 < noisy.tau_interval[1]
+    assert noisy.tau_interval[1] - noisy.tau_interval[0] < 8
+    assert noisy.error.max() > 0.01
+
+
+def test_what_is_kept_for_good_and_what_cannot_be_told(trained: Path) -> None:
+    kept = retention(bursts(trained, 30, 3, np.full(30, 1.0)), "plus")
+    assert kept is not None
+    assert kept.kept == pytest.approx(1)
+    assert kept.half_life is None
+    run = bursts(trained, 30, 3, np.full(30, 1.0))
+    assert retention(run, "less") is None
+    sparse = replace(run, metrics=run.metrics.loc[run.metrics["step"] % 15 == 0])
+    assert retention(sparse, "plus") is None
+
+
+def test_scores_are_those_of_training(copies: Copies) -> None:
+    run = copies.make("scored")
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept_lines = [line for line in lines if not (json.loads(line)["step"] == 8 and "eval/" in line)]
+    (run / "metrics.jsonl").write_text("".join(kept_lines))
+    problems = Problems()
+    missing = unmeasured(subjects([run], "all", problems))
+    assert [subject.step for subject in missing] == [8]
+    tables = analyse(missing, scores_method(), CPU, problems)
+    again, before = with_scores(read_run(run), tables), read_run(copies.trained)
+    for task in ("less", "plus"):
+        for half in ("train", "test"):
+            for measure in ("loss", "accuracy", "accuracy_among_labels"):
+                name = f"eval/{task}/{half}/{measure}"
+                assert again.series(name)[8] == pytest.approx(before.series(name)[8], rel=1e-5)
+                assert len(again.series(name)) == len(before.series(name))
+    assert not problems.found
+
+
+def test_the_command_and_the_report(copies: Copies, capsys: pytest.CaptureFixture[str]) -> None:
+    run = copies.make("drawn", accuracy={"less": (9, 10)})
+    with (run / "metrics.jsonl").open("a") as file:
+        for step in (0, 4, 8, 12):
+            file.write(json.dumps({"step": step, "name": "eval/R_cmp/reference/loss", "value": 3.0, "count": 9}) + "\n")
+    for step in (4, 8, 12):
+        shutil.rmtree(run / f"step{step}")
+    with pytest.raises(SystemExit) as end:
+        main(["analyze", "behaviour", str(run), "--json"])
+    assert end.value.code == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["left_out"] == []
+    assert all(Path(file).is_file() for file in said["files"])
+    names = {Path(file).name for file in said["files"]}
+    assert {"behaviour-train-loss-less.svg", "behaviour-curves-less.png", "behaviour-scores.parquet"} <= names
+    section = behaviour_section([read_run(run)])
+    assert section is not None
+    page = write_report([run], copies.folder / "page.html")[0].read_text()
+    assert "Learning and retention" in page
+    assert "Task features in activations" not in page
+
+
+def test_a_step_that_is_not_there(trained: Path, copies: Copies, capsys: pytest.CaptureFixture[str]) -> None:
+    run = copies.make("asked")
+    with pytest.raises(SystemExit) as end:
+        main(["analyze", "behaviour", str(run), "--steps", "5", "--to", str(copies.folder / "to")])
+    assert end.value.code == 1
+    assert f"left out: {run} has no checkpoint step5" in capsys.readouterr().err

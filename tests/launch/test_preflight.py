@@ -1,0 +1,185 @@
+"""Preflight and calibration try the real thing, find what is wrong, and leave no trace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from launch.accelerators import Accelerator
+from launch.calibrate import calibrate, calibrated, utilization
+from launch.cost import flops_per_token
+from launch.preflight import Preflight, preflight, signal_seconds
+from olmo_inject.cli import main
+from olmo_inject.config import Experiment, load_experiment
+from olmo_inject.corpus.folder import CorpusDescription, Shard, write_description
+from olmo_inject.corpus.sample import train_bpe
+from olmo_inject.errors import UserError
+from olmo_inject.training import parallel
+from olmo_inject.training.trial import Trial
+from olmo_inject.vocabulary import Vocabulary
+
+CONFIG = """
+name: tried
+folder: {folder}/run
+model: {{name: tiny-8, vocab_size: 270, embedding_size: 270, max_sequence_length: 16}}
+corpus: {{folder: {folder}/corpus}}
+tasks: [{{name: less, kind: comparison, options: {{n_values: 6}}}}]
+injections: [{{task: less, instances_per_batch: 2}}]
+train: {{max_duration: 9, global_train_batch_size: 8, device_train_microbatch_size: 4, data: {{num_workers: 0}}}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """An experiment over a small corpus folder with a tokenizer."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    train_bpe(["a little text, and a little more of it"] * 3, 270).save(str(corpus / "tokenizer.json"))
+    vocabulary = Vocabulary.load(str(corpus / "tokenizer.json"))
+    ids = np.random.default_rng(0).integers(2, 270, 2000).astype(np.uint16)
+    ids.tofile(corpus / "part-0.npy")
+    shard = Shard(corpus / "part-0.npy", 2000, hashlib.sha256(ids.tobytes()).hexdigest())
+    counted = {"vocab_size": 270, "eos_token_id": 0, "pad_token_id": 1, "documents": 0, "sources": {}}
+    path = str(corpus / "tokenizer.json")
+    write_description(
+        CorpusDescription(corpus, path, vocabulary.fingerprint, "uint16", shards=(shard,), **counted)  # type: ignore[arg-type]
+    )
+    (tmp_path / "experiment.yaml").write_text(CONFIG.format(folder=tmp_path))
+    return tmp_path / "experiment.yaml"
+
+
+@pytest.fixture
+def alone() -> Iterator[torch.device]:
+    yield parallel.init_process_group("cpu")
+    parallel.destroy()
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "olmo_inject", *arguments]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def verdicts(result: Preflight) -> dict[str, bool]:
+    return {check.name: check.passed for check in result.checks}
+
+
+def test_two_real_ranks_and_nothing_left_behind(config: Path) -> None:
+    before = sorted(config.parent.rglob("*"))
+    done = command("preflight", str(config), "--nproc", "2", "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    checks = {check["name"]: check["detail"] for check in result["checks"]}
+    assert list(checks) == ["devices", "all-reduce", "experiment", "corpus", "disk", "step", "memory", "checkpoint"]
+    assert checks["devices"] == "2 x cpu, gloo"
+    assert "every byte hashed" in checks["corpus"]
+    trial = result["trial"]
+    assert (trial["ranks"], trial["steps"]) == (2, 3)
+    assert trial["step_seconds"] > 0
+    assert trial["checkpoint_bytes"] > 12 * (2 * 270 * 8 + 2 * 768)  # weights and two averages, fp32
+    assert result["signal_seconds"] == signal_seconds(trial["step_seconds"], trial["checkpoint_seconds"]) > 30
+    assert sorted(config.parent.rglob("*")) == before
+
+
+def test_a_failure_is_status_1(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:  # as torchrun would start it
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ours = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in ours.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main(["preflight", str(config), "--device", "cpu", "model.flash_attention=true"])
+    assert ended.value.code == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "FAILED experiment model.flash_attention: needs a GPU" in said
+    assert "tried: not ready" in said
+    assert not dist.is_initialized()
+
+
+def load(config: Path, *overrides: str) -> Experiment:
+    return load_experiment(config, overrides)
+
+
+def test_the_quick_form(config: Path, alone: torch.device) -> None:
+    result = preflight(load(config), alone, quick=True)
+    assert result.passed
+    assert (result.trial and result.trial.steps, result.signal_seconds) == (1, None)
+    assert "checkpoint" not in verdicts(result)
+    assert "sampled" in next(check.detail for check in result.checks if check.name == "corpus")
+
+
+def test_changed_contents_of_the_corpus(config: Path, alone: torch.device) -> None:
+    with (config.parent / "corpus" / "part-0.npy").open("r+b") as file:
+        file.write(b"\x07\x00")
+    result = preflight(load(config), alone)
+    assert verdicts(result) == {
+        **dict.fromkeys(("devices", "all-reduce", "experiment", "disk"), True),
+        "corpus": False,
+    }
+    assert "contents were changed" in next(check.detail for check in result.checks if not check.passed)
+    assert not result.passed
+
+
+def test_a_corpus_that_is_gone(config: Path, alone: torch.device) -> None:
+    (config.parent / "corpus" / "part-0.npy").unlink()
+    result = preflight(load(config), alone)
+    assert not verdicts(result)["corpus"]
+    assert "step" not in verdicts(result)
+
+
+def test_a_full_disk(config: Path, alone: torch.device) -> None:
+    # Full checkpoints after each of a million steps fill any disk.
+    many = load(config, "train.max_duration=1000000", "train.save_interval=1", "model.d_model=512")
+    result = preflight(many, alone)
+    failed = [check for check in result.checks if not check.passed]
+    assert [check.name for check in failed] == ["disk"]
+    assert "are free at" in failed[0].detail
+
+
+def test_calibration_restates_the_estimate(config: Path) -> None:
+    experiment = load(config)
+    trial = calibrate(experiment, 1, device="cpu", steps=2)
+    assert (trial.ranks, trial.steps, trial.device) == (1, 2, "cpu")
+    assert not (config.parent / "run").exists()
+    core = Accelerator("core", peak_flops=1e12, memory=1e9, price=1, utilization=0.3)
+    reached = calibrated(experiment, core, trial).utilization
+    assert reached == pytest.approx(flops_per_token(experiment.model) * 8 * 16 / trial.step_seconds / 1e12)
+    with pytest.raises(UserError, match="core is not what was measured"):
+        calibrated(experiment, Accelerator("core", 1.0, 1e9, 1, 0.3), trial)
+
+
+def test_utilization_is_shared_among_ranks(config: Path) -> None:
+    core = Accelerator("core", peak_flops=1e12, memory=1e9, price=1, utilization=0.3)
+    one, two = (Trial(ranks, "cpu", 1, 0.5, None, None, 0, None) for ranks in (1, 2))
+    assert utilization(load(config), core, one) == 2 * utilization(load(config), core, two)
+
+
+def test_what_cannot_be_calibrated(config: Path) -> None:
+    with pytest.raises(UserError, match="--calibrate-steps: 0"):
+        calibrate(load(config), 1, steps=0)
+    with pytest.raises(UserError, match="not divisible by 3 ranks"):
+        calibrate(load(config), 3, device="cpu")
+
+
+def test_a_wrong_sum_is_found(alone: torch.device, monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    def broken(tensor: torch.Tensor, *arguments: object) -> None:
+        tensor[7] = 3.0
+
+    monkeypatch.setattr(dist, "all_reduce", broken)
+    result = preflight(load(config, "train.max_duration=1"), alone, quick=True)
+    assert not verdicts(result)["all-reduce"]
+    assert "1 wrong sums" in result.checks[1].detail
