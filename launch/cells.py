@@ -258,7 +258,7 @@ def unfinished(sweep: Sweep, active: Mapping[str, str], *, retry_failed: bool) -
 def status_table(found: Sequence[Status]) -> Table:
     """For people."""
     table = Table()
-    for column in ("cell", "state", "step", "steps/s", "left", "test accuracy", "why"):
+    for column in ("cell", "state", "step", "steps/s", "left", "test accuracy"):
         right = column in ("step", "steps/s", "left")
         table.add_column(column, justify="right" if right else "left", no_wrap=column in ("cell", "step", "state"))
     for status in found:
@@ -270,6 +270,10 @@ def status_table(found: Sequence[Status]) -> Table:
             "" if status.rate is None else f"{status.rate:.3g}",
             left,
             ", ".join(f"{name} {value:.3f}" for name, value in status.accuracies.items()),
-            "\n".join(status.why),
         )
     return table
+
+
+def failures(found: Sequence[Status]) -> str:
+    """Why cells failed, for people: the last lines of each one's log."""
+    return "".join(f"{one.cell} failed:\n" + "".join(f"  {line}\n" for line in one.why) for one in found if one.why)

@@ -90,7 +90,11 @@ def sweep(
             console.print(cost_table(costs), room_table(costs))
     elif status:
         found = cells.statuses(described, slurm.active(described))
-        print_json([one.record() for one in found]) if as_json else console.print(cells.status_table(found))
+        if as_json:
+            print_json([one.record() for one in found])
+        else:
+            console.print(cells.status_table(found))
+            print(cells.failures(found), end="")
     elif cancel:
         for said in (local.cancel(described), slurm.cancel(described)):
             print(said)
