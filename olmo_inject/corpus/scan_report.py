@@ -20,6 +20,7 @@ from olmo_inject.corpus.resampling import clean_seeds
 from olmo_inject.corpus.scan import ReferenceOptions, ScanResult, TaskHits, scan_corpus
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.data import TaskPlan, build_plan
+from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.tasks import INSTANCE_TOKENS, Task
@@ -62,6 +63,8 @@ def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -
         experiment = replace(experiment, corpus=CorpusConfig(folder=corpus, seed=experiment.corpus.seed))
     what = build_plan(experiment)
     vocabulary = what.source.vocabulary
+    if not what.source.paths:
+        raise UserError("corpus scan: reads shards that lie here in full; this corpus is remote or staged")
     shards = TokenShards(what.source.paths, experiment.sequence_length, what.source.dtype, vocabulary.size)
 
     def scan(tasks: Sequence[Task], references: ReferenceOptions | None = None) -> ScanResult:
