@@ -143,7 +143,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_command_that_cannot_start_is_the_users_error_and_leaves_nothing_running(tmp_path: Path) -> None:
-    waits = job(tmp_path, "waits", "import os; print(os.getpid(), flush=True); " + WAITS.replace("print", "str"))
+    waits = job(tmp_path, "waits", "import os, time; print(os.getpid(), flush=True); time.sleep(600)")
     nothing = Job("nothing", [str(tmp_path / "absent")], tmp_path / "nothing.log")
     with pytest.raises(UserError, match="cannot start nothing") as error:
         run([waits, nothing])
