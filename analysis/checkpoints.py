@@ -159,19 +159,6 @@ def is_model(path: Path) -> bool:
     return (path / "config.json").is_file() or any(_weight_files(path))
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `auto` (a GPU where there is one), `cpu` or `cuda`.
-
-    Raises:
-        UserError: another name, or there is no GPU.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device: {name!r} is not auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device: there is no GPU that torch can use")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def load_model(path: Path) -> PreTrainedModel:
     """The weights in a folder as a transformers model on the CPU, in evaluation mode and float32.
 

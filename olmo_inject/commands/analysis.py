@@ -101,11 +101,12 @@ def features(
 
     Example: `olmo-inject analyze features runs/demo/runs --steps last`
     """
-    from analysis.checkpoints import choose_device, subjects
+    from analysis.checkpoints import subjects
     from analysis.feature_section import feature_section
     from analysis.features import features_method
     from analysis.problems import Problems
     from analysis.results import analyse
+    from olmo_inject.training.parallel import choose_device
 
     method, problems = features_method(components, permutations), Problems()
     found = subjects(runs, steps, problems, task or ())
@@ -129,11 +130,12 @@ def behaviour(
     Example: `olmo-inject analyze behaviour runs/demo/runs`
     """
     from analysis.behaviour_section import behaviour_drawings, behaviour_section, behaviour_tables
-    from analysis.checkpoints import choose_device, expand, is_run, subjects
+    from analysis.checkpoints import expand, is_run, subjects
     from analysis.problems import Problems
     from analysis.results import analyse
     from analysis.runs import read_runs
     from analysis.scores import scores_method, unmeasured, with_scores
+    from olmo_inject.training.parallel import choose_device
 
     problems, paths = Problems(), expand(runs)
     # A run is drawn from its measurements also without checkpoints.

@@ -97,9 +97,10 @@ def _analyse(
     as_json: bool,
 ) -> None:
     """Apply a method to checkpoints, and deliver its table and section."""
-    from analysis.checkpoints import choose_device, subjects
+    from analysis.checkpoints import subjects
     from analysis.problems import Problems
     from analysis.results import analyse
+    from olmo_inject.training.parallel import choose_device
 
     problems = Problems()
     chosen = choose_device(device)

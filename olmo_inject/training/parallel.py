@@ -26,15 +26,15 @@ HYBRID = (ShardingStrategy.HYBRID_SHARD, ShardingStrategy._HYBRID_SHARD_ZERO2)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a process alone: `auto` (a GPU where there is one), `cpu` or `cuda`.
+    """The device called `auto` (a GPU where there is one), `cpu` or `cuda`.
 
     Raises:
         UserError: another name, or there is no GPU.
     """
     if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown device {name!r}: use auto, cpu or cuda")
+        raise UserError(f"--device: {name!r} is not auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda: there is no GPU that torch can use")
+        raise UserError("--device: there is no GPU that torch can use")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -14,11 +14,12 @@ from ranks import alone
 from runs import train_on_rank, write_experiment
 from transformers import GPT2Config, GPT2LMHeadModel, OlmoForCausalLM, PreTrainedModel
 
-from analysis.checkpoints import Subject, choose_device, chosen_steps, identity, load_model, subjects
+from analysis.checkpoints import Subject, chosen_steps, identity, load_model, subjects
 from analysis.problems import Problems
 from analysis.results import Method, analyse, kept
 from analysis.runs import read_run
 from olmo_inject.errors import UserError
+from olmo_inject.training.parallel import choose_device
 from olmo_inject.training.weights import load_weights
 
 CPU = torch.device("cpu")
