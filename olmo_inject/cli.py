@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -30,15 +31,29 @@ app.add_typer(interventions.app, name="analyze")
 app.add_typer(theory.app, name="theory")
 
 _PREFIX = f"{FoundByOneRank.__module__}.{FoundByOneRank.__name__}: "
+# What was typed wrong; typer names only this kind of it publicly, and which class is above it depends on its version.
+_TypedWrong: Any = typer.BadParameter.__bases__[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line on standard error and status 2."""
     try:
-        app(arguments)
+        status = app(arguments, standalone_mode=False)
+    except _TypedWrong as error:
+        if (message := error.format_message()).count("\n") > 1:  # the help, for want of a command
+            print(message)
+        elif message:
+            context = error.ctx
+            where = f"; see `{context.command_path} --help`" if context else ""
+            _fail(" ".join(message.split()).removesuffix(".") + where)
+        raise SystemExit(2) from None
     except UserError as error:
         if is_first_rank() or isinstance(error, FoundByOneRank):
             # A loader worker's error arrives with its traceback in front; the last line is the message.
-            message = str(error).strip().splitlines()[-1]
-            print(f"olmo-inject: {message.removeprefix(_PREFIX)}", file=sys.stderr, flush=True)
+            _fail(str(error).strip().splitlines()[-1].removeprefix(_PREFIX))
         raise SystemExit(2) from None
+    raise SystemExit(status or 0)
+
+
+def _fail(message: str) -> None:
+    print(f"olmo-inject: {message}", file=sys.stderr, flush=True)

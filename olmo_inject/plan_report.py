@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,19 @@ def print_step(what: TaskPlan, step: int, console: Console, most: int | None = N
     table = Table(title=f"Step {step}: {len(entries)} of {what.plan.batch_size} rows injected", title_justify="left")
     for column in ("row", "task", "instance", "TOK1", "TOK2", "LABEL"):
         table.add_column(column, justify="right" if column in ("row", "instance") else "left")
-    for entry in entries[:most]:
+    shown = entries if most is None else _some_of_each_task(entries, most)
+    for entry in shown:
         table.add_row(str(entry["row"]), entry["task"], str(entry["instance"]), *entry["text"])
-    if most is not None and len(entries) > most:
-        table.add_row("...", f"{len(entries) - most} more", *[""] * 4)
+    if len(entries) > len(shown):
+        table.add_row("...", f"{len(entries) - len(shown)} more", *[""] * 4)
     console.print(table, markup=False)
+
+
+def _some_of_each_task(entries: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """At most `most` entries, of each task the first few."""
+    by_task = [list(group) for _, group in groupby(entries, key=lambda entry: entry["task"])]
+    in_turns = [entry for turn in zip_longest(*by_task) for entry in turn if entry is not None]
+    return sorted(in_turns[:most], key=entries.index)
 
 
 def print_plan(experiment: Experiment, what: TaskPlan, console: Console) -> None:

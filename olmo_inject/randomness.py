@@ -53,5 +53,9 @@ def integers(key: int, n: int, bound: int, counter: int = 0) -> Int64[np.ndarray
 
 
 def permutation(key: int, n: int, counter: int = 0) -> Int64[np.ndarray, " n"]:
-    """A random permutation of range(n): the order of `n` random words."""
-    return np.argsort(bits(key, n, counter))
+    """A random permutation of range(n), n <= 2^32: the order of `n` random words."""
+    # Each word carries its place in its low bits: sorting the words is twice as fast as sorting places by them.
+    place_bits = np.uint64(max(n - 1, 1).bit_length())
+    words = bits(key, n, counter) >> place_bits << place_bits | np.arange(n, dtype=np.uint64)
+    words.sort()
+    return (words & np.uint64((1 << int(place_bits)) - 1)).astype(np.int64)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,19 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert sorted(config.parent.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["trian"], "No such command 'trian'. Did you mean 'train'?; see `"),
+        (["plan"], "Missing argument 'config'; see `"),
+        (["train", "demo", "--nproc", "two"], "--nproc"),
+        (["corpus", "show", "x", "--rowz", "1"], "corpus show --help`"),
+    ],
+)
+def test_what_is_typed_wrong_is_one_line(capfd: pytest.CaptureFixture[str], typed: list[str], said: str) -> None:
+    assert said in fails(capfd, *typed)
+
+
 def test_a_batch_that_could_overflow_is_refused(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config.write_text(config.read_text().replace("1/2", "9"))
     assert "more than its 8 rows" in fails(capfd, "plan", config)
@@ -132,6 +147,15 @@ def test_a_full_disk_is_one_line(config: Path, tmp_path: Path, capfd: pytest.Cap
         assert not list((disk / "run").glob("**/*.tmp"))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_weights_and_biases_without_a_key_is_one_line(config: Path, tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "olmo_inject", "train", str(config), "train.wandb.project=p", "--nproc", "2"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+    assert ended.stderr.startswith("olmo-inject: train.wandb: ")
 
 
 def test_plan_in_words(config: Path, capfd: pytest.CaptureFixture[str]) -> None:

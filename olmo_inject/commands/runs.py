@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,7 @@ def plan(
         raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}")
     if parquet is not None:
         plan_report.write_parquet(experiment, what, parquet)
+        print(f"every injection of the run: {parquet}", file=sys.stderr)
     if as_json:
         print_json(plan_report.step_record(what, step) if step is not None else plan_summary(experiment, what))
     elif step is not None:

@@ -69,7 +69,7 @@ class InjectionConfig:
 
 @dataclass
 class CheckpointConfig:
-    """Checkpoints beside those at every `train.save_interval` steps and at the end."""
+    """Checkpoints beside those at every `train.save_interval` steps and at the end; they are all kept."""
 
     also: StepSelection = field(default_factory=StepSelection)
     weights_only: bool = False

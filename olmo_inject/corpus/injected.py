@@ -111,14 +111,11 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         where, what = [], []
         # A loader's batch lies in one step; only a user's own sampler mixes them.
         for step in dict.fromkeys(steps.tolist()):
-            injections = self.plan.at(step)
-            if not len(injections.rows):
-                continue
-            mine = np.flatnonzero(steps == step)
-            entries = self.plan.entries_of(step, rows[mine])
-            where.append(mine[entries >= 0])
-            ours = entries[entries >= 0]  # of a rank's share of the batch; tokens of the others are not needed
-            what.append(self.plan.tokens(Injections(*(column[ours] for column in injections))))
+            entries = self.plan.entries_of(step, rows)
+            spliced = np.flatnonzero((entries >= 0) & (steps == step))
+            ours = entries[spliced]  # of a rank's share of the batch; tokens of the others are not needed
+            where.append(spliced)
+            what.append(self.plan.tokens(Injections(*(column[ours] for column in self.plan.at(step)))))
         if not where:
             return np.empty(0, np.int64), np.empty((0, INSTANCE_TOKENS), np.uint32)
         return np.concatenate(where), np.concatenate(what)

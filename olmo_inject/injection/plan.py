@@ -91,12 +91,15 @@ class Plan:
 
     def entries_of(self, step: int, rows: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
         """For each of `rows` of `step`, its entry in `at(step)`, or -1 where nothing is injected."""
+        injected = self.at(step).rows
         entry_of_row = np.full(self.batch_size, -1)
-        entry_of_row[self.at(step).rows] = np.arange(len(self.at(step).rows))
+        entry_of_row[injected] = np.arange(len(injected))
         return entry_of_row[rows]
 
     def tokens(self, injections: Injections) -> UInt32[np.ndarray, "k 3"]:
         """TOK1, TOK2, LABEL of every entry."""
+        if len(self.entries) == 1:
+            return self.entries[0].task.instances[injections.instance]
         out = np.empty((len(injections.rows), 3), np.uint32)
         for number, entry in enumerate(self.entries):
             mine = injections.task == number

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,13 @@ def latest(run_folder: Path, full: bool = True) -> Checkpoint | None:
     return found[-1] if found else None
 
 
-def prune(run_folder: Path, keep: int) -> None:
-    """Remove the oldest full checkpoints beyond `keep`; weights-only ones stay, and so does the newest.
+def prune(run_folder: Path, keep: int, listed: Container[int] = ()) -> None:
+    """Remove the oldest full checkpoints beyond `keep`; weights-only ones stay, those `listed`, and the newest.
 
     For one process, while no other writes checkpoints.
     """
-    full = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.weights_only]
+    found = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.weights_only]
+    full = [checkpoint for checkpoint in found if checkpoint is found[-1] or checkpoint.step not in listed]
     for checkpoint in full[: -max(keep, 1)]:
         sealed.discard(checkpoint.path)
 

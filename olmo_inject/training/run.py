@@ -205,7 +205,7 @@ def _build_callbacks(
     """In the order in which they are called."""
     train, folder, first = experiment.train, experiment.run_folder, dist.get_rank() == 0
     callbacks: list[Callback] = []
-    if first and train.wandb is not None:  # it listens, so it comes before what measures
+    if train.wandb is not None:  # it listens, so it comes before what measures
         callbacks.append(WandbRun(experiment, read_json(folder / PLAN)["run_id"]))
     callbacks += [
         InjectedLoss(data.plan),

@@ -270,6 +270,8 @@ def test_finding_and_pruning(tmp_path: Path) -> None:
     assert (newest.step, newest_full.step) == (12, 10)
     prune(tmp_path, keep=2)
     assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path)] == [2, 4, 9, 10, 12]
+    prune(tmp_path, keep=1, listed=[4])  # it stays, and does not count
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path)] == [2, 4, 9, 10, 12]
     prune(tmp_path, keep=0)  # the newest full one stays
     assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path)] == [2, 9, 10, 12]
     assert not list(tmp_path.glob(".*"))

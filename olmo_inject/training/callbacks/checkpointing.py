@@ -31,6 +31,6 @@ class Checkpointing(Callback):
         if regular or completed == self.last_step or trainer.stopping:
             trainer.save()
             if self.keep > 0 and dist.get_rank() == 0:
-                checkpoints.prune(trainer.run_folder, self.keep)
+                checkpoints.prune(trainer.run_folder, self.keep, listed=self.config.also)
         elif completed in self.config.also:
             trainer.save(weights_only=self.config.weights_only)

@@ -43,6 +43,8 @@ class Progress(Callback):
         self._marked = (self._begun, trainer.global_step)
         if trainer.global_step:
             print(f"{self.name}: going on from step {trainer.global_step}", file=sys.stderr, flush=True)
+        if trainer.device.type == "cpu" and trainer.cfg.precision != "fp32":  # as ai2-olmo does
+            print(f"{self.name}: {trainer.cfg.precision} is for GPUs; on a CPU it is fp32", file=sys.stderr, flush=True)
         console = Console(stderr=True)
         if console.is_terminal:
             columns = (

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch.distributed as dist
 import wandb
 from omegaconf import OmegaConf
 
 from olmo_inject.config import Experiment
 from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.parallel import on_every_rank
 from olmo_inject.training.trainer import InjectionTrainer
 
 STEP = "plan_step"
 
 
 class WandbRun(Callback):
-    """One W&B run per run folder, also across restarts; rank 0 only, and nothing is polled.
+    """One W&B run per run folder, also across restarts; rank 0's alone, and nothing is polled.
 
     Every value is drawn against `plan_step`, since evaluations and training steps interleave and W&B's own
     counter only goes up.
@@ -28,7 +30,21 @@ class WandbRun(Callback):
         self._run: Any = None
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
-        """Open the run, or go on with it."""
+        """Open the run, or go on with it (collective).
+
+        Raises:
+            UserError: Weights & Biases does not take it: no API key, no network.
+        """
+        with on_every_rank("train.wandb"):
+            if dist.get_rank() == 0:
+                self._open(trainer)
+
+    def on_close(self, trainer: InjectionTrainer) -> None:
+        """Close the run."""
+        if self._run is not None:
+            self._run.finish()
+
+    def _open(self, trainer: InjectionTrainer) -> None:
         config = self.experiment.train.wandb
         assert config is not None
         self._run = wandb.init(
@@ -48,11 +64,6 @@ class WandbRun(Callback):
         self._run.define_metric("*", step_metric=STEP)
         self._interval = config.log_interval
         trainer.metrics.listen(self._log)
-
-    def on_close(self, trainer: InjectionTrainer) -> None:
-        """Close the run."""
-        if self._run is not None:
-            self._run.finish()
 
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
         if step % self._interval == 0 or any(name.startswith("eval/") for name in values):
