@@ -162,13 +162,13 @@ def count_checkpoints(experiment: Experiment, first_step: int = 0) -> Checkpoint
     regular = {last}
     if train.save_interval is not None:
         regular |= set(range(train.save_interval, last + 1, train.save_interval))
-    also = experiment.checkpoints.also.up_to(last) - regular
-    full = len({step for step in regular if step > first_step})
-    extra = len({step for step in also if step >= first_step})
-    weights_only = extra if experiment.checkpoints.weights_only else 0
-    full += extra - weights_only
+    regular = {step for step in regular if step > first_step}
+    listed = {step for step in experiment.checkpoints.also.up_to(last) if step >= first_step}  # never removed
+    weights_only = len(listed - regular) if experiment.checkpoints.weights_only else 0
+    passing = len(regular - listed)
     if train.save_num_checkpoints_to_keep > 0:
-        full = min(full, train.save_num_checkpoints_to_keep + 1)  # the oldest goes when the newest is whole
+        passing = min(passing, train.save_num_checkpoints_to_keep + 1)  # the oldest goes when the newest is whole
+    full = len(listed) - weights_only + passing
     weights = FP32 * count_parameters(experiment.model).total
     averages = 2 if train.optimizer.name == OptimizerType.adamw else 1
     return Checkpoints(full, weights_only, weights * ((1 + averages) * full + weights_only))

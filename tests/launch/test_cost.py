@@ -141,7 +141,7 @@ def test_checkpoints_are_those_that_training_writes(tmp_path: Path) -> None:
     assert counted("train.save_interval=300", "checkpoints.also.steps=[0,7,300]") == (6, 0)
     also = ("checkpoints.also.steps=[0,7,300]", "checkpoints.weights_only=true")
     assert counted("train.save_interval=300", *also) == (4, 2)
-    assert counted("train.save_interval=100", "train.save_num_checkpoints_to_keep=2", *also) == (3, 2)
+    assert counted("train.save_interval=100", "train.save_num_checkpoints_to_keep=2", *also) == (4, 2)  # 300 too
     window = "checkpoints.also.windows=[{start: 500, stop: 600, every: 10}]"
     assert counted("train.save_interval=500", window, "checkpoints.weights_only=true") == (2, 9)
 
