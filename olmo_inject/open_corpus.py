@@ -72,7 +72,7 @@ def open_corpus(
     Raises:
         UserError: no such corpus, or nothing says how long its sequences or large its batches are.
     """
-    config, known = _resolve(name, root, manifest)
+    config, known = resolve(name, root, manifest)
     shape = shape.filled(known).filled(Shape(seed=CorpusConfig().seed))
     for key, value in vars(shape).items():
         if value is None:
@@ -95,7 +95,12 @@ def shape_of(experiment: Experiment) -> Shape:
     return Shape(experiment.batch_size, experiment.sequence_length, experiment.corpus.seed)
 
 
-def _resolve(name: str, root: str | None, manifest: str | None) -> tuple[CorpusConfig, Shape]:
+def resolve(name: str, root: str | None, manifest: str | None) -> tuple[CorpusConfig, Shape]:
+    """A corpus as an experiment would write it, and what is known of its shape; arguments as `open_corpus`'s.
+
+    Raises:
+        UserError: no such corpus, or arguments that do not belong to it.
+    """
     path = Path(name)
     if path.is_dir():
         if root is not None or manifest is not None:

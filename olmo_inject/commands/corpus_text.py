@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from olmo_inject.commands.corpus import app
+from olmo_inject.commands.corpus import ManifestOption, RootOption, app
 from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, available_cores, print_json
 
 
@@ -68,7 +68,13 @@ def corpus_build(
 
 @app.command("scan")
 def corpus_scan(
-    corpus: Annotated[str, typer.Argument(help="A corpus folder, or - for the one that the experiment names.")],
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="A corpus folder, a staged corpus, a name of configs/corpora or a file like them, an experiment's "
+            "file, or - for the corpus that CONFIG names."
+        ),
+    ],
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     references: Annotated[
@@ -81,11 +87,14 @@ def corpus_scan(
     to: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
     show: Annotated[int, typer.Option(help="Places to print of each task.")] = 5,
     processes: Annotated[int | None, typer.Option(help="Processes; default one per core.", show_default=False)] = None,
+    root: RootOption = None,
+    manifest: ManifestOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search a corpus for what the tasks of an experiment inject: it should not be there by itself.
 
-    Ends with status 1 if an instance is there and no clean seeds were found. `--resample 64` finds some.
+    Ends with status 1 if an instance is there and no clean seeds were found. `--resample 64` finds some. A remote
+    corpus is streamed, all of it, and again for every eight draws of `--resample`.
 
     Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
     """
@@ -97,7 +106,13 @@ def corpus_scan(
     from olmo_inject.files import write_json
 
     options = ScanOptions(
-        references, ReferenceOptions(context, items), resample, processes or available_cores(), not as_json
+        references,
+        ReferenceOptions(context, items),
+        resample,
+        processes or available_cores(),
+        not as_json,
+        root,
+        None if manifest is None else str(manifest),
     )
     report = scan_experiment(corpus, load_experiment(config, overrides or ()), options)
     if to is not None:

@@ -14,8 +14,10 @@ from jaxtyping import Int64
 from olmo_inject.corpus.prefilter import Prefilter
 from olmo_inject.corpus.references import ReferenceItem, chosen
 from olmo_inject.corpus.statements import REACH_LEFT, REACH_RIGHT, Statement, statements
+from olmo_inject.corpus.stretches import Stretch
 
 SLACK = 8  # bytes, so tokens, of the longest operator: its token that was found may not be its first
+AROUND = REACH_RIGHT + 2 * SLACK + 1  # tokens from a place within which all stands that decides what it is
 
 
 @dataclass
@@ -69,23 +71,29 @@ class StatementFinder:
     most: int
     found: dict[str, FoundStatements] = field(default_factory=dict)
 
-    def look(self, tokens: np.ndarray, places: Int64[np.ndarray, " n"], begin: int, end: int, shard: str) -> None:
+    @property
+    def around(self) -> int:
+        """Tokens before and after a place that can decide what is there, or are kept of it."""
+        return max(AROUND, self.context)
+
+    def look(self, stretch: Stretch, places: Int64[np.ndarray, " n"], begin: int, end: int, shard: str) -> None:
         """Count the statements at `places`, indices of anchors, whose operator begins in tokens `begin` to `end`."""
         seen: set[tuple[int, int]] = set()
-        for place in self.prefilter.survivors(tokens, places).tolist():
-            window = self._window(tokens, place)
+        for place in self.prefilter.survivors(stretch.tokens, places).tolist():
+            window = self._window(stretch, place)
             at = place - window.start
             for statement in statements(window.text, window.bounds[at], window.bounds[at + 1]):
                 inside = bisect_right(window.bounds, statement.operator) - 1
                 where = (window.start + inside, statement.operator - window.bounds[inside])
                 if begin <= where[0] < end and where not in seen:  # two anchors may stand in one operator
                     seen.add(where)
-                    self._count(tokens, window, statement, shard)
+                    self._count(stretch, window, statement, shard)
 
-    def _window(self, tokens: np.ndarray, place: int) -> _Window:
+    def _window(self, stretch: Stretch, place: int) -> _Window:
         """The part of the document around `place` on which a statement can depend: a token is a byte at least."""
-        start = max(0, place - REACH_LEFT - SLACK)
-        ids = tokens[start : place + REACH_RIGHT + SLACK + 1].tolist()
+        first, beyond = stretch.bounds(place)
+        start = max(first, place - REACH_LEFT - SLACK)
+        ids = stretch.tokens[start : min(beyond, place + REACH_RIGHT + SLACK + 1)].tolist()
         at = place - start
         if self.eos_id in ids:
             before = next((i + 1 for i in range(at - 1, -1, -1) if ids[i] == self.eos_id), 0)
@@ -94,7 +102,7 @@ class StatementFinder:
         parts = [self.token_bytes[i] for i in ids]
         return _Window(start, list(accumulate(map(len, parts), initial=0)), b"".join(parts))
 
-    def _count(self, tokens: np.ndarray, window: _Window, statement: Statement, shard: str) -> None:
+    def _count(self, stretch: Stretch, window: _Window, statement: Statement, shard: str) -> None:
         found = self.found.setdefault(statement.kind, FoundStatements())
         if not statement.true:
             found.false += 1
@@ -110,19 +118,20 @@ class StatementFinder:
         answer = window.start + first
         opening = window.start + bisect_right(bounds, statement.start) - 1
         item = ReferenceItem(
-            context=tuple(self._context(tokens, answer, opening)),
-            answer=tuple(tokens[answer : window.start + last].tolist()),
+            context=tuple(self._context(stretch, answer, opening)),
+            answer=tuple(stretch.tokens[answer : window.start + last].tolist()),
             text=text[statement.start : statement.end].decode(errors="replace"),
             shard=shard,
-            offset=answer,
+            offset=stretch.base + answer,
         )
         found.items.append(item)
         if len(found.items) > 4 * self.most:
             found.items = chosen(found.items, self.most)
 
-    def _context(self, tokens: np.ndarray, answer: int, opening: int) -> list[int]:
+    def _context(self, stretch: Stretch, answer: int, opening: int) -> list[int]:
         """So many tokens before the answer, from the beginning of a document on, but always the whole statement."""
-        ids = tokens[max(0, min(answer - self.context, opening)) : answer].tolist()
+        first, _ = stretch.bounds(answer)
+        ids = stretch.tokens[max(first, min(answer - self.context, opening)) : answer].tolist()
         while self.eos_id in ids:
             ids = ids[ids.index(self.eos_id) + 1 :]
         return ids

@@ -8,13 +8,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
+from itertools import islice
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.sharedctypes import SynchronizedArray
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from olmo_inject.errors import UserError
 
@@ -23,6 +25,7 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 _POLL_S = 0.2
+_WATCHED = 1024  # jobs; they are begun in order, so one that fails is not far from the first that is not done
 _FIRST_S = 2.0  # before anything is shown
 _LINE_S = 10.0  # between lines where standard error is no terminal
 _DONE, _TOKENS, _STOP = range(3)
@@ -42,7 +45,22 @@ def map_jobs(
     progress: bool,
     threads: int = 1,
 ) -> list[R]:
-    """`function(job, report)` for every job, spread over processes; results in the order of `jobs`.
+    """As `each_result`, all results at once."""
+    how = {"processes": processes, "what": what, "total": total, "progress": progress, "threads": threads}
+    return list(each_result(function, jobs, **how))
+
+
+def each_result(
+    function: Callable[[J, Report], R],
+    jobs: Sequence[J],
+    *,
+    processes: int,
+    what: str,
+    total: int,
+    progress: bool,
+    threads: int = 1,
+) -> Iterator[R]:
+    """`function(job, report)` for every job, spread over processes; results in the order of `jobs`, none kept here.
 
     Args:
         function: importable; calls `report` every second or so, which also ends it when the others have ended.
@@ -67,9 +85,7 @@ def map_jobs(
         min(processes, max(1, len(jobs))), mp_context=context, initializer=_begin, initargs=(counts, threads)
     )
     try:
-        futures = [pool.submit(_call, function, job) for job in jobs]
-        _watch(futures, counts, meter)
-        return [future.result() for future in futures]
+        yield from _watch(deque(pool.submit(_call, function, job) for job in jobs), counts, meter)
     except BrokenProcessPool:
         raise UserError(f"{what}: a process was killed: is there too little memory?") from None
     finally:
@@ -78,13 +94,14 @@ def map_jobs(
         meter.close()
 
 
-def _watch(futures: list[Future[Any]], counts: SynchronizedArray[int], meter: _Meter) -> None:
-    """Show progress until all are done; raise what the first to fail raised."""
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_EXCEPTION)
-        for future in done:
+def _watch(futures: deque[Future[R]], counts: SynchronizedArray[int], meter: _Meter) -> Iterator[R]:
+    """Show progress and hand out results in order until all are done; raise what the first to fail raised."""
+    while futures:
+        near = list(islice(futures, _WATCHED))
+        for future in wait(near, timeout=_POLL_S, return_when=FIRST_EXCEPTION).done:
             future.result()
+        while futures and futures[0].done():
+            yield futures.popleft().result()
         meter.show(counts[_DONE], counts[_TOKENS])
 
 

@@ -8,18 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from olmo_inject.corpus.contamination import MAX_IDS, Needles
-from olmo_inject.corpus.finder import SLACK, FoundStatements, StatementFinder
+from olmo_inject.corpus.finder import AROUND, SLACK, FoundStatements, StatementFinder
 from olmo_inject.corpus.prefilter import Prefilter
-from olmo_inject.corpus.processes import Report, map_jobs
+from olmo_inject.corpus.processes import Report, each_result
 from olmo_inject.corpus.references import chosen
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.sources import Source
+from olmo_inject.corpus.stage import StagedShards
+from olmo_inject.corpus.stretches import Stretch, stretches
 from olmo_inject.errors import UserError
-from olmo_inject.tasks import Task
+from olmo_inject.tasks import INSTANCE_TOKENS, Task
 from olmo_inject.vocabulary import Vocabulary
 
 CHUNK = 2**16  # tokens at once: their flags stay in the cache
@@ -27,6 +31,14 @@ PART = 2**26  # tokens of a job
 _REPORT = 2**20
 LOCATIONS = 1000  # of each kind that are told; counts are exact beyond them
 _FIRST, _SECOND, _TASK, _ANCHOR, _FOREIGN = 1, 2, 4, 8, 128
+
+
+class Place(NamedTuple):
+    """Where a hit is: number of the shard, index of its first token there, its tokens."""
+
+    shard: int
+    offset: int
+    tokens: tuple[int, ...]
 
 
 @dataclass
@@ -37,15 +49,15 @@ class TaskHits:
         instances: places where all three tokens of an instance stand in a row.
         pairs: places where TOK1 and TOK2 of an instance do; every one of `instances` is one.
         tokens: how often each of the task's tokens occurs, in ascending order of their ids.
-        instance_places: shard and index of the first token, the first `LOCATIONS` of them.
+        instance_places: the first `LOCATIONS` of them.
         pair_places: likewise.
     """
 
     instances: int
     pairs: int
     tokens: Int64[np.ndarray, " t"]
-    instance_places: list[tuple[int, int]] = field(default_factory=list)
-    pair_places: list[tuple[int, int]] = field(default_factory=list)
+    instance_places: list[Place] = field(default_factory=list)
+    pair_places: list[Place] = field(default_factory=list)
 
     def add(self, other: TaskHits) -> None:
         """Count a later part of the corpus."""
@@ -75,10 +87,13 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class ScanPart:
-    """Tokens `start` to `stop` of shard number `shard`, and what to look for in them."""
+    """Tokens `start` to `stop` of shard number `shard`, and what to look for in them; `row` as `Stretch`'s."""
 
-    path: Path
+    source: Source
+    name: str
+    size: int
     dtype: str
+    row: int | None
     shard: int
     start: int
     stop: int
@@ -98,6 +113,9 @@ def scan_corpus(
 ) -> ScanResult:
     """Count what `shards` hold; a shard that stands twice counts twice, as it is trained on twice.
 
+    Of a stage each sequence is searched by itself: its neighbours there are not its neighbours in the text. Remote
+    shards are streamed, once, with a few megabytes of each process's part in memory.
+
     Args:
         shards: all their tokens, those after the last whole sequence too.
         vocabulary: theirs.
@@ -111,7 +129,7 @@ def scan_corpus(
     """
     parts = scan_parts(shards, vocabulary, tasks, references)
     total = sum(shards.shard_tokens)
-    found = map_jobs(scan_part, parts, processes=processes, what="scanning", total=total, progress=progress)
+    found = each_result(scan_part, parts, processes=processes, what="scanning", total=total, progress=progress)
     result = ScanResult(total, [_no_hits(needle) for needle in parts[0].needles], {})
     for hits, statements in found:
         for ours, more in zip(result.tasks, hits, strict=True):
@@ -132,36 +150,32 @@ def scan_parts(
     size = 2**16 if shards.dtype.itemsize <= 2 else vocabulary.size
     finder = None if references is None else _finder(vocabulary, size, references)
     table = _table(needles, finder, vocabulary.size, size)
+    row = shards.sequence_length if isinstance(shards, StagedShards) else None
+    source, dtype = shards.source, shards.dtype
     return [
-        ScanPart(path, shards.dtype.name, number, start, min(start + PART, length), table, needles, finder)
-        for number, (path, length) in enumerate(zip(shards.paths, shards.shard_tokens, strict=True))
+        ScanPart(source, name, size, dtype.name, row, number, start, min(start + PART, length), table, needles, finder)
+        for number, (name, size) in enumerate(zip(shards.names, shards.sizes, strict=True))
+        for length in (size // dtype.itemsize,)
         for start in range(0, length, PART)
     ]
 
 
 def scan_part(part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str, FoundStatements]]:
     """Search tokens `start` to `stop` of one shard, looking beyond them where a hit reaches over."""
-    tokens = np.memmap(part.path, part.dtype, mode="r").view(np.ndarray)
     finder = None if part.finder is None else replace(part.finder, found={})
     hits = [_no_hits(needle) for needle in part.needles]
     watched = np.unique(np.concatenate([np.empty(0, np.int64), *(needle.tokens for needle in part.needles)]))
-    counts, reported = np.zeros(len(watched), np.int64), part.start
-    for begin in range(part.start, part.stop, CHUNK):
-        end = min(begin + CHUNK, part.stop)
-        flags = _flags(part, tokens[begin : end + SLACK])
-        own = end - begin
-        known = tokens[begin + np.flatnonzero((flags[:own] & _TASK).astype(bool))]
-        counts += np.bincount(np.searchsorted(watched, known), minlength=len(watched))
-        pairs = begin + np.flatnonzero(((flags[:-1] & (flags[1:] >> 1))[:own] & _FIRST).view(bool))
-        if len(pairs):
-            for needle, hit in zip(part.needles, hits, strict=True):
-                _add_hits(tokens, pairs, part.shard, needle, hit)
-        if finder is not None:
-            anchors = begin + np.flatnonzero((flags & _ANCHOR).astype(bool))
-            finder.look(tokens, anchors, begin, end, part.path.name)
-        if end - reported >= _REPORT or end == part.stop:
-            report(end - reported, end - reported)
-            reported = end
+    counts, reported = np.zeros(len(watched), np.int64), 0
+    around = AROUND if finder is None else finder.around
+    shard = part.source, part.name, part.size, part.dtype
+    for stretch in stretches(*shard, part.start, part.stop, around, part.row):
+        for begin in range(stretch.begin, stretch.end, CHUNK):
+            end = min(begin + CHUNK, stretch.end)
+            counts += _search(part, stretch, begin, end, watched, hits, finder)
+            done = stretch.base + end - part.start
+            if done - reported >= _REPORT or stretch.base + end == part.stop:
+                report(done - reported, done - reported)
+                reported = done
     for needle, hit in zip(part.needles, hits, strict=True):
         hit.tokens = counts[np.searchsorted(watched, needle.tokens)]
     statements = {} if finder is None else finder.found
@@ -170,17 +184,46 @@ def scan_part(part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str,
     return hits, statements
 
 
+def _search(
+    part: ScanPart,
+    stretch: Stretch,
+    begin: int,
+    end: int,
+    watched: Int64[np.ndarray, " w"],
+    hits: Sequence[TaskHits],
+    finder: StatementFinder | None,
+) -> Int64[np.ndarray, " w"]:
+    """Add what begins in tokens `begin` to `end` of a stretch; how often each of `watched` stands there."""
+    tokens = stretch.tokens
+    flags = _flags(part, tokens[begin : end + SLACK])
+    own = end - begin
+    known = tokens[begin + np.flatnonzero((flags[:own] & _TASK).astype(bool))]
+    pairs = begin + np.flatnonzero(((flags[:-1] & (flags[1:] >> 1))[:own] & _FIRST).view(bool))
+    if len(pairs):
+        pairs = pairs[stretch.whole(pairs, 2)]
+        for needle, hit in zip(part.needles, hits, strict=True):
+            _add_hits(stretch, pairs, part.shard, needle, hit)
+    if finder is not None:
+        anchors = begin + np.flatnonzero((flags & _ANCHOR).astype(bool))
+        finder.look(stretch, anchors, begin, end, Path(part.name).name)
+    return np.bincount(np.searchsorted(watched, known), minlength=len(watched))
+
+
 def _no_hits(needle: Needles) -> TaskHits:
     return TaskHits(0, 0, np.zeros(len(needle.tokens), np.int64))
 
 
-def _add_hits(tokens: np.ndarray, places: Int64[np.ndarray, " n"], shard: int, needle: Needles, hit: TaskHits) -> None:
-    pairs, instances = needle.found(tokens, places)
+def _add_hits(stretch: Stretch, places: Int64[np.ndarray, " n"], shard: int, needle: Needles, hit: TaskHits) -> None:
+    pairs, instances = needle.found(stretch.tokens, places)
+    instances = instances[stretch.whole(instances, INSTANCE_TOKENS)]
     hit.pairs += len(pairs)
     hit.instances += len(instances)
-    for places, known in ((pairs, hit.pair_places), (instances, hit.instance_places)):
+    for places, length, known in ((pairs, 2, hit.pair_places), (instances, INSTANCE_TOKENS, hit.instance_places)):
         room = LOCATIONS - len(known)
-        known += [(shard, place) for place in places[:room].tolist()]
+        known += [
+            Place(shard, stretch.base + place, tuple(stretch.tokens[place : place + length].tolist()))
+            for place in places[:room].tolist()
+        ]
 
 
 def _flags(part: ScanPart, tokens: np.ndarray) -> UInt8[np.ndarray, " n"]:
@@ -189,7 +232,8 @@ def _flags(part: ScanPart, tokens: np.ndarray) -> UInt8[np.ndarray, " n"]:
     except IndexError:
         flags = np.array([_FOREIGN], np.uint8)
     if flags.max() >= _FOREIGN:
-        raise UserError(f"{part.path}: token id {tokens.max()} is beyond the vocabulary: wrong tokenizer or dtype?")
+        where = part.source.where(part.name)
+        raise UserError(f"{where}: token id {tokens.max()} is beyond the vocabulary: wrong tokenizer or dtype?")
     return flags
 
 

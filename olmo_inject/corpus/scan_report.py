@@ -12,20 +12,28 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from olmo_inject.config import CorpusConfig, Experiment
+from olmo_inject.config import Experiment
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.provenance import origins_at
 from olmo_inject.corpus.references import Reference
 from olmo_inject.corpus.resampling import clean_seeds
-from olmo_inject.corpus.scan import ReferenceOptions, ScanResult, TaskHits, scan_corpus
+from olmo_inject.corpus.scan import Place, ReferenceOptions, ScanResult, TaskHits, scan_corpus
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.sources import LocalSource
+from olmo_inject.corpus.stage import StageOrder
 from olmo_inject.data import TaskPlan, build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency
 from olmo_inject.injection.frequency import UNITS
-from olmo_inject.tasks import INSTANCE_TOKENS, Task
+from olmo_inject.open_corpus import resolve
+from olmo_inject.tasks import Task
 
-AS_CONFIGURED = "-"  # instead of a corpus folder: the corpus that the experiment names
+AS_CONFIGURED = "-"  # instead of a corpus: the one that the experiment names
+IN_SHARDS = "offset: token of the shard; sequence: its number in the corpus; step: the first that reads it"
+IN_STAGE = (
+    "offset: token of the stage's part; sequence: its number in the stage; step: the one that reads it. Each sequence "
+    "is searched by itself: those beside it in the stage are not beside it in the text"
+)
 _CHUNK = 2**22  # positions of the order looked through at once
 
 
@@ -39,6 +47,8 @@ class ScanOptions:
         resample: draws of new seeds to try for tasks that are found; 0: none.
         processes: how many search.
         progress: show a line of progress.
+        root: where a named corpus is, if its file or the experiment does not say it.
+        manifest: of a named corpus, likewise.
     """
 
     references: Path | None = None
@@ -46,26 +56,28 @@ class ScanOptions:
     resample: int = 0
     processes: int = 1
     progress: bool = False
+    root: str | None = None
+    manifest: str | None = None
 
 
 def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -> dict[str, Any]:
     """Scan a corpus for the tasks of an experiment; the report as it is written to JSON.
 
     Args:
-        corpus: a corpus folder, or `-` for the experiment's own.
+        corpus: whatever `open_corpus` takes, or `-` for the experiment's own.
         experiment: its tasks, order, batch size and sequence length count.
         options: what else to do.
 
     Raises:
         UserError: as `build_plan` and `scan_corpus`; no clean seeds.
     """
-    if corpus != AS_CONFIGURED:
-        experiment = replace(experiment, corpus=CorpusConfig(folder=corpus, seed=experiment.corpus.seed))
+    experiment = _with_corpus(experiment, corpus, options)
     what = build_plan(experiment)
     vocabulary = what.source.vocabulary
-    if not what.source.paths:
-        raise UserError("corpus scan: reads shards that lie here in full; this corpus is remote or staged")
-    shards = TokenShards(what.source.paths, experiment.sequence_length, what.source.dtype, vocabulary.size)
+    shards = what.source.open_shards(experiment.sequence_length)
+    order = None  # of a corpus too small to be trained on
+    if len(shards) >= experiment.batch_size:
+        order = what.source.open_order(shards, experiment.batch_size, experiment.corpus.seed)
 
     def scan(tasks: Sequence[Task], references: ReferenceOptions | None = None) -> ScanResult:
         how = {"processes": options.processes, "progress": options.progress}
@@ -73,12 +85,13 @@ def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -
 
     result = scan(what.tasks, options.reference if options.references is not None else None)
     report = {
-        "corpus": str(shards.paths[0].parent) if corpus == AS_CONFIGURED else corpus,
+        "corpus": _name(what) if corpus == AS_CONFIGURED else corpus,
         "tokens": result.tokens,
         "sequences": len(shards),
         "sequence_length": experiment.sequence_length,
         "steps": experiment.steps,
-        "tasks": _tasks_record(experiment, what, shards, result),
+        "where": IN_SHARDS if what.source.stage is None else IN_STAGE,
+        "tasks": _tasks_record(experiment, what, shards, order, result),
     }
     if options.references is not None:
         report["references"] = _save_references(options.references, experiment, what, shards, result)
@@ -98,6 +111,9 @@ def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -
 def first_steps(order: Order, sequences: Sequence[int], steps: int) -> dict[int, int]:
     """The first of `steps` training steps that reads each of `sequences`; those that none reads are left out."""
     wanted = np.unique(np.array(sequences, np.int64))
+    if isinstance(order, StageOrder):
+        at = order.stage.positions(wanted) // order.batch_size
+        return {s: step for s, step in zip(wanted.tolist(), at.tolist(), strict=True) if step < steps}
     out: dict[int, int] = {}
     total = steps * order.batch_size
     for start in range(0, total if len(wanted) else 0, _CHUNK):
@@ -110,7 +126,28 @@ def first_steps(order: Order, sequences: Sequence[int], steps: int) -> dict[int,
     return out
 
 
-def _tasks_record(experiment: Experiment, what: TaskPlan, shards: TokenShards, result: ScanResult) -> dict[str, Any]:
+def _with_corpus(experiment: Experiment, corpus: str, options: ScanOptions) -> Experiment:
+    """The experiment, of another corpus than its own if one is given; the order's seed stays its own."""
+    if corpus != AS_CONFIGURED:
+        config, _ = resolve(corpus, options.root, options.manifest)
+        return replace(experiment, corpus=replace(config, seed=experiment.corpus.seed))
+    if (options.root or options.manifest) and experiment.corpus.name is None:
+        raise UserError("--root and --manifest: for a named corpus, and the experiment's is none")
+    ours = experiment.corpus
+    config = replace(ours, root=options.root or ours.root, manifest=options.manifest or ours.manifest)
+    return replace(experiment, corpus=config)
+
+
+def _name(what: TaskPlan) -> str:
+    source = what.source
+    if source.stage is not None:
+        return str(source.stage.folder)
+    return str(source.paths[0].parent) if source.named is None else f"{source.named.name} at {source.root}"
+
+
+def _tasks_record(
+    experiment: Experiment, what: TaskPlan, shards: TokenShards, order: Order | None, result: ScanResult
+) -> dict[str, Any]:
     text = what.source.vocabulary.token_text
     out = {}
     for task, hits in zip(what.tasks, result.tasks, strict=True):
@@ -123,52 +160,45 @@ def _tasks_record(experiment: Experiment, what: TaskPlan, shards: TokenShards, r
             "tokens": [
                 {"id": i, "text": text(i), "count": count} for i, count in zip(ids, hits.tokens.tolist(), strict=True)
             ],
-            "places": _places(experiment, what, shards, hits),
+            "places": _places(experiment, what, shards, order, hits),
         }
     return out
 
 
-def _places(experiment: Experiment, what: TaskPlan, shards: TokenShards, hits: TaskHits) -> list[dict[str, Any]]:
+def _places(
+    experiment: Experiment, what: TaskPlan, shards: TokenShards, order: Order | None, hits: TaskHits
+) -> list[dict[str, Any]]:
     """Instances first, then pairs: shard, offset, sequence, first training step, text and document."""
     length, text = experiment.sequence_length, what.source.vocabulary.token_text
-    known = [("instance", *place) for place in hits.instance_places] + [("pair", *p) for p in hits.pair_places]
+    known = [("instance", place) for place in hits.instance_places] + [("pair", place) for place in hits.pair_places]
     out: list[dict[str, Any]] = []
-    for kind, shard, offset in known:
-        size = INSTANCE_TOKENS if kind == "instance" else 2
-        tokens = np.memmap(shards.paths[shard], shards.dtype, mode="r")[offset : offset + size].tolist()
+    for kind, (shard, offset, tokens) in known:
         row = offset // length
         # A sequence holds it only if it ends in the one where it begins, which is not the shard's remainder.
-        whole = (offset + size - 1) // length == row and row < int(np.diff(shards.offsets)[shard])
+        whole = (offset + len(tokens) - 1) // length == row and row < int(np.diff(shards.offsets)[shard])
         out.append(
             {
                 "kind": kind,
                 "shard": shards.paths[shard].name,
                 "offset": offset,
                 "sequence": int(shards.offsets[shard]) + row if whole else None,
-                "tokens": tokens,
+                "tokens": list(tokens),
                 "text": [text(token) for token in tokens],
             }
         )
-    _add_steps(experiment, shards, out)
-    _add_documents(shards, known, out)
+    sequences = [place["sequence"] for place in out if place["sequence"] is not None]
+    steps = {} if order is None else first_steps(order, sequences, experiment.steps)
+    for place in out:
+        place["step"] = steps.get(place["sequence"])
+    if isinstance(shards.source, LocalSource):
+        _add_documents(shards, [place for _, place in known], out)
     return out
 
 
-def _add_steps(experiment: Experiment, shards: TokenShards, places: list[dict[str, Any]]) -> None:
-    sequences = [place["sequence"] for place in places if place["sequence"] is not None]
-    if len(shards) >= experiment.batch_size:  # else nothing can be trained on it
-        order = Order(len(shards), experiment.batch_size, experiment.corpus.seed)
-        steps = first_steps(order, sequences, experiment.steps)
-    else:
-        steps = {}
-    for place in places:
-        place["step"] = steps.get(place["sequence"])
-
-
-def _add_documents(shards: TokenShards, known: list[tuple[str, int, int]], places: list[dict[str, Any]]) -> None:
-    for shard in {shard for _, shard, _ in known}:
-        mine = [i for i, (_, number, _) in enumerate(known) if number == shard]
-        for i, origin in zip(mine, origins_at(shards.paths[shard], [known[i][2] for i in mine]), strict=True):
+def _add_documents(shards: TokenShards, known: list[Place], places: list[dict[str, Any]]) -> None:
+    for shard in {place.shard for place in known}:
+        mine = [i for i, place in enumerate(known) if place.shard == shard]
+        for i, origin in zip(mine, origins_at(shards.paths[shard], [known[i].offset for i in mine]), strict=True):
             if origin is not None:
                 places[i]["document"] = {"id": origin.id, "source": origin.source, "line": origin.line}
 
@@ -220,6 +250,8 @@ def print_scan(report: dict[str, Any], console: Console, shown: int) -> None:
         told, all_of_them = min(shown, len(task["places"])), task["instances"] + task["pairs"]
         if all_of_them > told:
             say(f"{name}: {all_of_them - told:,} more")
+    if shown and any(task["places"] for task in report["tasks"].values()):
+        say(f"places: {report['where']}")
     for kind, found in report.get("references", {}).items():
         units = ", ".join(f"{float(Fraction(v)):.3g} {u.replace('_', ' ')}" for u, v in found["frequency"].items())
         say(f"{kind}: {found['true']:,} true statements ({units}), {found['false']:,} false; {_kept(found)}")

@@ -85,4 +85,7 @@ def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ends(0, "corpus", "scan", "-", folder / "small.yaml", f"tasks.0.seed={seed}", "--json")
     assert json.loads(capfd.readouterr().out)["tasks"]["less"]["instances"] == 0
     ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
+    assert "nothing is neither a file nor one of the shipped corpora" in capfd.readouterr().err
+    (folder / "nothing").mkdir()
+    ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
     assert "corpus.json does not exist" in capfd.readouterr().err

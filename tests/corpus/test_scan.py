@@ -55,8 +55,8 @@ def brute_force(arrays: list[np.ndarray], task: Task) -> tuple[Counter, list, li
     for number, array in enumerate(arrays):
         ids = array.tolist()
         tokens.update(i for i in ids if i in set(task.tokens.tolist()))
-        pair_places += [(number, i) for i in range(len(ids) - 1) if tuple(ids[i : i + 2]) in pairs]
-        instance_places += [(number, i) for i in range(len(ids) - 2) if tuple(ids[i : i + 3]) in instances]
+        pair_places += [(number, i, t) for i in range(len(ids) - 1) if (t := tuple(ids[i : i + 2])) in pairs]
+        instance_places += [(number, i, t) for i in range(len(ids) - 2) if (t := tuple(ids[i : i + 3])) in instances]
     return tokens, pair_places, instance_places
 
 
@@ -272,7 +272,8 @@ def test_a_shard_that_stands_twice_counts_twice(tmp_path: Path) -> None:
     path = tmp_path / "0.npy"
     np.concatenate([[EOS], task.instances[4], [EOS] * 12]).astype(np.uint16).tofile(path)
     result = scan_here(TokenShards([path, path], 16), vocabulary(), [task])
-    assert result.tasks[0].instance_places == [(0, 1), (1, 1)]
+    found = tuple(task.instances[4].tolist())
+    assert result.tasks[0].instance_places == [(0, 1, found), (1, 1, found)]
 
 
 def test_hits_name_their_document(tmp_path: Path) -> None:
