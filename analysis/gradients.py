@@ -21,7 +21,7 @@ from analysis.results import Method, Tables
 from olmo_inject.config import Experiment
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import fingerprints, load_run
+from olmo_inject.run_folder import changed, fingerprints, load_run
 from olmo_inject.training.task_gradients import TARGETS, MlpGradients, cosines, step_gradients, z_loss_of
 
 METHOD = "gradients"
@@ -122,9 +122,8 @@ def run_data(folder: Path) -> tuple[Experiment, ExperimentData]:
     if experiment.train.data.generate_doc_lengths:
         raise UserError(f"{folder} was trained with document masking, which gradients are not computed under")
     data = build_data(experiment)
-    recorded = described["fingerprints"]
-    if changed := [name for name, found in fingerprints(data).items() if recorded.get(name) != found]:
-        raise UserError(f"{folder}: not what the run was trained on any more: {', '.join(changed)}")
+    if differing := changed(described["fingerprints"], fingerprints(data)):
+        raise UserError(f"{folder}: not what the run was trained on any more: {', '.join(differing)}")
     return experiment, data
 
 

@@ -52,7 +52,7 @@ def samples(runs: Sequence[Run]) -> Iterator[Sample]:
     seen = set()
     for run in runs:
         same = run.plan["fingerprints"]
-        key = tuple(value for name, value in same.items() if name == "corpus" or name.startswith("task "))
+        key = tuple(value for name, value in same.items() if name.startswith(("corpus", "task ")))
         if key in seen or not run.experiment.injections:
             continue
         seen.add(key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 import time
@@ -20,7 +19,7 @@ from launch.cost import count_checkpoints
 from launch.cost_report import in_bytes
 from launch.memory import estimate_memory
 from olmo_inject.config import Experiment
-from olmo_inject.corpus.folder import read_corpus_folder
+from olmo_inject.corpus.verify import recorded_files
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
 from olmo_inject.run_folder import EXPERIMENT, check_same_run
@@ -167,7 +166,7 @@ def _experiment(experiment: Experiment, world: int, device: torch.device) -> str
 
 
 def _corpus(experiment: Experiment, quick: bool) -> str:
-    """Readable, sampled, and what it was; each rank hashes its share of a corpus folder's shards."""
+    """Readable, sampled, and what it was; each rank hashes its share of the files of a corpus folder or a stage."""
     rank, world = dist.get_rank(), dist.get_world_size()
     with on_every_rank("corpus"):
         data = build_data(experiment)
@@ -175,10 +174,10 @@ def _corpus(experiment: Experiment, quick: bool) -> str:
             check_same_run(experiment, data)
         hashed = experiment.corpus.folder is not None and not quick
         if hashed:
-            for shard in read_corpus_folder(Path(str(experiment.corpus.folder))).shards[rank::world]:
-                if _sha256(shard.path) != shard.sha256:
-                    raise UserError(f"{shard.path} is not what corpus.json records: its contents were changed")
-    sequences = f"{len(data.shards):,} sequences of {experiment.sequence_length} in {len(data.source.paths)} shards"
+            for file in recorded_files(Path(str(experiment.corpus.folder)))[rank::world]:
+                if not file.is_sound():
+                    raise UserError(f"{file.path} is not what its folder records: its contents were changed")
+    sequences = f"{len(data.shards):,} sequences of {experiment.sequence_length} in {len(data.shards.names)} shards"
     how = "every byte hashed" if hashed else "sampled"
     return f"{sequences}, {how}, fingerprint {data.shards.fingerprint()[:12]}"
 
@@ -204,11 +203,3 @@ def _memory(experiment: Experiment, trial: Trial) -> Check:
 def _existing(path: Path) -> Path:
     """The nearest folder that is there."""
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -23,7 +23,7 @@ from olmo_inject import evidence
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
-from olmo_inject.run_folder import AUDIT, fingerprints, load_run
+from olmo_inject.run_folder import AUDIT, CONTENTS, fingerprints, load_run
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
 from olmo_inject.training.checkpoints import latest
 from olmo_inject.training.metrics import read_lines
@@ -83,8 +83,10 @@ def audit_run(folder: Path, *, progress: bool = True) -> Audit:
     experiment, tasks, described = load_run(folder)
     data = build_data(experiment)
     audit = Audit(str(folder))
+    recorded = described["fingerprints"]
     for name, found in fingerprints(data).items():
-        audit.compare("fingerprints", name, described["fingerprints"].get(name), found)
+        if name in recorded or name != CONTENTS:
+            audit.compare("fingerprints", name, recorded.get(name), found)
     for saved, built in zip(tasks, data.tasks, strict=True):
         audit.compare("fingerprints", f"saved task {saved.name}", saved.fingerprint, built.fingerprint)
     lines = list(read_lines(folder / EVIDENCE_FILE))

@@ -31,6 +31,7 @@ class CorpusSource:
         root: of a named corpus.
         manifest: of a named corpus, where there is one; a remote corpus always has it.
         stage: the staged corpus, if it is one.
+        sums: SHA-256 of each shard, where a folder records them.
     """
 
     paths: list[Path]
@@ -40,6 +41,7 @@ class CorpusSource:
     root: str | None = None
     manifest: Manifest | None = field(default=None, repr=False)
     stage: StageRecord | None = field(default=None, repr=False)
+    sums: list[str] | None = field(default=None, repr=False)
 
     def open_shards(self, sequence_length: int) -> TokenShards:
         """The tokens as sequences.
@@ -51,7 +53,7 @@ class CorpusSource:
             return StagedShards(self.stage, sequence_length, self.vocabulary.size)
         if self.paths:
             sizes = None if self.manifest is None else self.manifest.sizes
-            return TokenShards(self.paths, sequence_length, self.dtype, self.vocabulary.size, sizes)
+            return TokenShards(self.paths, sequence_length, self.dtype, self.vocabulary.size, sizes, self.sums)
         assert self.named is not None
         assert self.root is not None
         assert self.manifest is not None
@@ -129,7 +131,8 @@ def _folder(corpus: CorpusConfig, path: Path) -> CorpusSource:
         return CorpusSource([], stage.dtype, stage.load_vocabulary(), stage=stage)
     folder = read_corpus_folder(path)
     _refuse_contradictions(corpus, str(path), folder.eos_token_id, folder.pad_token_id)
-    return CorpusSource([shard.path for shard in folder.shards], folder.dtype, folder.load_vocabulary())
+    paths, sums = [shard.path for shard in folder.shards], [shard.sha256 for shard in folder.shards]
+    return CorpusSource(paths, folder.dtype, folder.load_vocabulary(), sums=sums)
 
 
 def _expand(pattern: str) -> list[str]:

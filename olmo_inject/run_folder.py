@@ -15,7 +15,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -83,6 +83,7 @@ MAY_CHANGE = (
     "corpus.eos_token_id",
     "corpus.pad_token_id",
 )
+CONTENTS = "corpus contents"  # the fingerprint that not every way of naming a corpus knows
 _UNENDING = (
     SchedulerType.constant,
     SchedulerType.constant_with_warmup,
@@ -93,12 +94,20 @@ _UNENDING = (
 def fingerprints(data: ExperimentData) -> dict[str, str]:
     """What must be the same on a resume and in every analysis."""
     order = f"{data.order.n_sequences} sequences, batch {data.order.batch_size}, seed {data.order.seed}"
+    contents = data.shards.contents()
     return {
         "corpus": data.shards.fingerprint(),
+        **({} if contents is None else {CONTENTS: contents}),
         "vocabulary": data.source.vocabulary.fingerprint,
         "order": order,
         **{f"task {task.name}": task.fingerprint for task in data.tasks},
     }
+
+
+def changed(recorded: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """The names of the fingerprints that differ; the corpus's contents count where both know them."""
+    differing = [name for name in recorded | found if recorded.get(name) != found.get(name)]
+    return [name for name in differing if name != CONTENTS or (name in recorded and name in found)]
 
 
 def prepare(experiment: Experiment, data: ExperimentData) -> None:
@@ -113,9 +122,10 @@ def prepare(experiment: Experiment, data: ExperimentData) -> None:
     for task in data.tasks:
         task.save(folder / "tasks")
     # Written again when a run goes on, since it may have been extended; the id stays.
-    run_id = read_json(folder / PLAN)["run_id"] if (folder / PLAN).exists() else uuid.uuid4().hex
-    summary = {"format": FORMAT, "run_id": run_id}
-    write_json(folder / PLAN, summary | plan_summary(experiment, data) | {"fingerprints": fingerprints(data)})
+    before = read_json(folder / PLAN) if (folder / PLAN).exists() else {"run_id": uuid.uuid4().hex, "fingerprints": {}}
+    known = {name: value for name, value in before["fingerprints"].items() if name == CONTENTS} | fingerprints(data)
+    summary = {"format": FORMAT, "run_id": before["run_id"]}
+    write_json(folder / PLAN, summary | plan_summary(experiment, data) | {"fingerprints": known})
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(experiment.train)))
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
 
@@ -160,8 +170,8 @@ def check_same_run(experiment: Experiment, data: ExperimentData) -> None:
         if old.get(key) != new.get(key) and not _may_change(key, experiment)
     ]
     if not differing:
-        recorded, found = read_json(folder / PLAN)["fingerprints"], fingerprints(data)
-        differing = [f"{key} has changed" for key in recorded | found if recorded.get(key) != found.get(key)]
+        found = changed(read_json(folder / PLAN)["fingerprints"], fingerprints(data))
+        differing = [f"{name} {'have' if name == CONTENTS else 'has'} changed" for name in found]
     if differing:
         raise UserError(
             f"{folder} is a run of another experiment: {'; '.join(differing)} "

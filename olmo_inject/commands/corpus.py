@@ -235,24 +235,22 @@ def corpus_stage(
 
 @app.command("verify")
 def corpus_verify(
-    stage: Annotated[Path, typer.Argument(help="A staged corpus.")],
+    folder: Annotated[Path, typer.Argument(help="A staged corpus, or a corpus folder.")],
     jobs: Annotated[int, typer.Option(help="Files read at once.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every byte of a staged corpus again and compare checksums. Ends with status 1 if any differs."""
-    from olmo_inject.corpus.stage import read_stage
-    from olmo_inject.corpus.staging import verify_stage
+    """Read every byte of a stage or a corpus folder and compare checksums. Ends with status 1 if any differs."""
+    from olmo_inject.corpus.verify import damaged, recorded_files
     from olmo_inject.progress import bytes_done
 
-    with bytes_done("verifying", read_stage(stage).nbytes, not as_json) as advance:
-        record, damaged = verify_stage(stage, advance, jobs)
+    files = recorded_files(folder, provenance=True)
+    with bytes_done("verifying", sum(file.nbytes for file in files), not as_json) as advance:
+        bad = damaged(files, advance, jobs)
     if as_json:
-        print_json({"folder": str(stage), "parts": len(record.parts), "damaged": damaged})
+        print_json({"folder": str(folder), "files": len(files), "damaged": bad})
     else:
-        print(
-            f"{stage}: {len(record.parts):,} parts, " + (f"damaged: {', '.join(damaged)}" if damaged else "all sound")
-        )
-    if damaged:
+        print(f"{folder}: {len(files):,} files, " + (f"damaged: {', '.join(bad)}" if bad else "all sound"))
+    if bad:
         raise typer.Exit(1)
 
 

@@ -40,6 +40,7 @@ class RemoteShards(TokenShards):
         vocab_size: int | None = None,
     ) -> None:
         self._source = source
+        self._sums = None
         self._describe(names, sequence_length, dtype, vocab_size)
         self._lay_out(sizes)
         self._cache = BlockCache(cache_folder() / "blocks" / self.fingerprint()[:16])

@@ -31,6 +31,7 @@ class TokenShards:
         dtype: `uint8`, `uint16`, `uint32` or `uint64`.
         vocab_size: ids at or beyond it are refused when read; None accepts all.
         sizes: in bytes, from a manifest; shards of other sizes are refused.
+        sums: SHA-256 of each shard as its folder records it; reading does not check them, `corpus verify` does.
 
     Attributes:
         names: of the shards, as `source` knows them.
@@ -49,7 +50,9 @@ class TokenShards:
         dtype: str = "uint16",
         vocab_size: int | None = None,
         sizes: Sequence[int] | None = None,
+        sums: Sequence[str] | None = None,
     ) -> None:
+        self._sums = None if sums is None else list(sums)
         self._describe([str(path) for path in paths], sequence_length, dtype, vocab_size)
         distinct = list(dict.fromkeys(self.paths))
         _allow_open_files(len(distinct))
@@ -87,7 +90,7 @@ class TokenShards:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TokenShards, (self.paths, self.sequence_length, self.dtype.name, self.vocab_size)
+        return TokenShards, (self.paths, self.sequence_length, self.dtype.name, self.vocab_size, None, self._sums)
 
     def __len__(self) -> int:
         """The number of sequences."""
@@ -147,10 +150,14 @@ class TokenShards:
     def fingerprint(self) -> str:
         """SHA-256 of the shards' names and sizes, the dtype and the sequence length.
 
-        Of sizes, not contents: hashing 3.6 TB before a run is no option. `corpus.json`, where there is
-        one, records the contents' hashes, and the audit hashes what the model was given.
+        Of sizes, not contents, so that it is the same wherever the shards lie: hashing 3.6 TB before a run is no
+        option. What is known of the contents is `contents`, and the audit hashes what the model was given.
         """
         return fingerprint(self.names, self.sizes, self.dtype.name, self.sequence_length)
+
+    def contents(self) -> str | None:
+        """SHA-256 of the recorded SHA-256s of the shards in order; None where no folder records them."""
+        return None if self._sums is None else hashlib.sha256(json.dumps(self._sums).encode()).hexdigest()
 
     def _refuse_foreign_id(self, sequences: np.ndarray, shards: np.ndarray, tokens: np.ndarray) -> None:
         row = int(tokens.max(axis=1).argmax())

@@ -62,6 +62,7 @@ class StageRecord:
         eos_token_id: ends documents.
         pad_token_id: never in the shards.
         parts: the files in order.
+        contents: as `TokenShards.contents` of the corpus that was staged, if it was known.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class StageRecord:
     eos_token_id: int
     pad_token_id: int
     parts: tuple[StagePart, ...] = ()
+    contents: str | None = None
 
     @property
     def rows(self) -> Int64[np.ndarray, " r"]:
@@ -205,6 +207,10 @@ class StagedShards(TokenShards):
     def fingerprint(self) -> str:
         """The source's, so that a run may move from it to the stage and back."""
         return self.stage.corpus
+
+    def contents(self) -> str | None:
+        """The source's, likewise."""
+        return self.stage.contents
 
 
 def write_stage(stage: StageRecord) -> None:

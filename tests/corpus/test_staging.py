@@ -24,7 +24,8 @@ from olmo_inject.corpus.remote import RemoteShards
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source, open_source
 from olmo_inject.corpus.stage import RankShard, StagedShards, StageOrder, read_stage
-from olmo_inject.corpus.staging import Staged, open_stager, runs, verify_stage
+from olmo_inject.corpus.staging import Staged, open_stager, runs
+from olmo_inject.corpus.verify import damaged, recorded_files
 from olmo_inject.errors import UserError
 from olmo_inject.vocabulary import Vocabulary
 
@@ -75,7 +76,7 @@ def check_same(to: Path, shards: TokenShards, order: Order, rows: list[int] | No
     assert len(staged) == len(positions) == len(set(places[positions].tolist()))
     np.testing.assert_array_equal(staged.read(places[positions]), shards.read(order[positions]))
     assert staged.fingerprint() == shards.fingerprint()
-    assert verify_stage(to, lambda n: None)[1] == []
+    assert damaged(recorded_files(to), lambda n: None) == []
     for outside in (record.first_step * order.batch_size - 1, record.beyond_step * order.batch_size):
         with pytest.raises(UserError, match=f"holds steps {record.first_step} to {record.beyond_step - 1}, not step"):
             places[np.array([outside])]
@@ -274,7 +275,7 @@ def test_damage_and_loss_are_found(root: Path, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[7] ^= 4
     path.write_bytes(content)
-    assert verify_stage(to, lambda n: None)[1] == ["part-00002.npy"]
+    assert damaged(recorded_files(to), lambda n: None) == ["part-00002.npy"]
     path.write_bytes(content[:-2])
     with pytest.raises(UserError, match=r"part-00002\.npy has 318 bytes where the manifest records 320"):
         StagedShards(read_stage(to), LENGTH)

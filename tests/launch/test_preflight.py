@@ -24,7 +24,9 @@ from olmo_inject.cli import main
 from olmo_inject.config import Experiment, load_experiment
 from olmo_inject.corpus.folder import CorpusDescription, Shard, write_description
 from olmo_inject.corpus.sample import train_bpe
+from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
+from olmo_inject.open_corpus import Shape, open_corpus
 from olmo_inject.training import parallel
 from olmo_inject.training.trial import Trial
 from olmo_inject.vocabulary import Vocabulary
@@ -132,6 +134,20 @@ def test_changed_contents_of_the_corpus(config: Path, alone: torch.device) -> No
     }
     assert "contents were changed" in next(check.detail for check in result.checks if not check.passed)
     assert not result.passed
+
+
+def test_a_staged_corpus_and_its_bytes(config: Path, alone: torch.device) -> None:
+    opened = open_corpus(str(config), None, None, Shape(), 9)
+    to = config.parent / "stage"
+    assert open_stager(opened.shards, opened.order, opened.source.vocabulary, range(9), to).run(lambda n: None)
+    found = preflight(load(config, f"corpus.folder={to}"), alone, quick=False)
+    (detail,) = [check.detail for check in found.checks if check.name == "corpus"]
+    assert "72 sequences of 16 in 1 shards, every byte hashed" in detail
+    with (to / "part-00000.npy").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\x07\x00")
+    found = preflight(load(config, f"corpus.folder={to}"), alone)
+    assert "part-00000.npy is not what its folder records" in next(c.detail for c in found.checks if not c.passed)
 
 
 def test_a_corpus_that_is_gone(config: Path, alone: torch.device) -> None:

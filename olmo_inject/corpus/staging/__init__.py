@@ -8,6 +8,5 @@ read and write of a disk is long, and memory is bounded.
 
 from olmo_inject.corpus.staging.request import Staged
 from olmo_inject.corpus.staging.stager import PART_BYTES, Stager, open_stager
-from olmo_inject.corpus.staging.verify import verify_stage
 
-__all__ = ["PART_BYTES", "Staged", "Stager", "open_stager", "verify_stage"]
+__all__ = ["PART_BYTES", "Staged", "Stager", "open_stager"]

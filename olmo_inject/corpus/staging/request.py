@@ -58,6 +58,7 @@ def make_record(
         vocab_size=vocabulary.size,
         eos_token_id=vocabulary.eos_id,
         pad_token_id=vocabulary.pad_id,
+        contents=shards.contents(),
     )
     order.require(steps, record.rows)
     return record

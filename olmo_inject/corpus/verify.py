@@ -1,0 +1,84 @@
+"""The bytes of a corpus folder or a stage against the SHA-256s that it records."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
+from olmo_inject.corpus.stage import STAGE, read_stage
+from olmo_inject.errors import UserError
+
+READ_BYTES = 16 << 20  # at once
+
+
+@dataclass(frozen=True)
+class RecordedFile:
+    """A file and the SHA-256 that its folder records of it."""
+
+    path: Path
+    sha256: str
+
+    @property
+    def nbytes(self) -> int:
+        """On disk; 0 where it is missing."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def is_sound(self, advance: Callable[[int], None] = lambda n: None) -> bool:
+        """Whether it is there and what was recorded; every byte is read, and `advance` told of."""
+        try:
+            return sha256_on_disk(self.path, advance) == self.sha256
+        except OSError:
+            return False
+
+
+def recorded_files(folder: Path, *, provenance: bool = False) -> list[RecordedFile]:
+    """What the folder's own description vouches for: a stage's parts, or a corpus's shards, and where these come from.
+
+    Raises:
+        UserError: neither a stage nor a corpus; a corpus's shard that is missing or of another size.
+    """
+    if (folder / STAGE).is_file():
+        stage = read_stage(folder)
+        return [RecordedFile(stage.folder / part.name, part.sha256) for part in stage.parts]
+    corpus = read_corpus_folder(folder)
+    shards = [RecordedFile(shard.path, shard.sha256) for shard in corpus.shards]
+    return shards + (_provenance(corpus) if provenance else [])
+
+
+def damaged(files: Sequence[RecordedFile], advance: Callable[[int], None], jobs: int = 4) -> list[str]:
+    """The names of those that are missing or not what was recorded; `jobs` are read at once.
+
+    Raises:
+        UserError: no jobs.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs: {jobs} must be at least 1")
+    with ThreadPoolExecutor(jobs) as pool:
+        sound = pool.map(lambda file: file.is_sound(advance), files)
+        return [file.path.name for file, good in zip(files, sound, strict=True) if not good]
+
+
+def sha256_on_disk(path: Path, advance: Callable[[int], None]) -> str:
+    """SHA-256 of a file as the disk holds it, past the page cache where the system lets us ask for that."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
+
+
+def _provenance(corpus: CorpusDescription) -> list[RecordedFile]:
+    """Of a corpus that `corpus build` made; others have none."""
+    return [
+        RecordedFile(corpus.folder / record["provenance"], record["sha256"])
+        for source in corpus.sources.values()
+        for record in source.get("shards", {}).values()
+    ]
