@@ -10,7 +10,6 @@ attempts/CELL.cancel while it is asked to save and stop
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -27,7 +26,7 @@ from launch.pool import last_lines
 from launch.sweep import Cell, Sweep
 from olmo_inject.config import experiment_yaml
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json, write_text
+from olmo_inject.files import locked, read_json, write_json, write_text
 from olmo_inject.run_folder import EXPERIMENT, METRICS, in_use
 from olmo_inject.training.checkpoints import latest
 
@@ -212,19 +211,12 @@ def submitting(sweep: Sweep) -> Iterator[None]:
         UserError: another process submits or runs it, or the file system cannot lock.
     """
     path = sweep.folder / LOCK
-    try:
-        sweep.folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            host, process = submitter(sweep)
-            raise UserError(f"{sweep.folder} is in use: process {process} of {host} submits or runs it") from None
-        except OSError as error:
-            raise UserError(f"cannot lock {path}: {error.strerror}") from None
+
+    def in_use() -> str:
+        host, process = submitter(sweep)
+        return f"{sweep.folder} is in use: process {process} of {host} submits or runs it"
+
+    with locked(path, in_use, str(path)):
         write_text(sweep.folder / SUBMITTER, f"{socket.gethostname()} {os.getpid()}\n")
         yield
 

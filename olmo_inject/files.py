@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from olmo_inject.errors import UserError
+
+LOCK_ATTEMPTS = 5  # a tenth of a second apart: perhaps it is held by one that only looks
+
+
+@contextmanager
+def locked(path: Path, in_use: Callable[[], str], what: str) -> Iterator[None]:
+    """Hold the file `path`, made if need be, for this process alone; the lock goes with it, however it ends.
+
+    Args:
+        path: of an empty file.
+        in_use: what to say where another process holds it, after some attempts.
+        what: cannot be written or locked, in words.
+
+    Raises:
+        UserError: it is held, or cannot be made or locked.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise UserError(f"cannot write {what}: {error.strerror}") from None
+    with file:
+        _lock(file, in_use, what)
+        yield
+
+
+def _lock(file: IO[str], in_use: Callable[[], str], what: str) -> None:
+    for attempt in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if attempt == LOCK_ATTEMPTS - 1:
+                raise UserError(in_use()) from None
+            time.sleep(0.1)
+        except OSError as error:
+            raise UserError(f"cannot lock {what}: {error.strerror}") from None
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import json
 import shutil
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import Any
 from olmo.config import SchedulerType
 from omegaconf import OmegaConf
 
+from olmo_inject import files
 from olmo_inject.config import Experiment, experiment_yaml, load_experiment
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
@@ -37,7 +37,6 @@ METRICS = "metrics.jsonl"
 STOP_FILE = "stop"
 AUDIT = Path("analysis", "audit.json")  # the record of the last audit
 FORMAT = 1
-LOCK_ATTEMPTS = 5  # a tenth of a second apart
 
 # What a resume may change: how a step is computed and what is recorded, never what is computed.
 MAY_CHANGE = (
@@ -106,7 +105,7 @@ def fingerprints(data: ExperimentData) -> dict[str, str]:
 
 def changed(recorded: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     """The names of the fingerprints that differ; the corpus's contents count where both know them."""
-    differing = [name for name in recorded | found if recorded.get(name) != found.get(name)]
+    differing = [name for name in {**recorded, **found} if recorded.get(name) != found.get(name)]
     return [name for name in differing if name != CONTENTS or (name in recorded and name in found)]
 
 
@@ -218,22 +217,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process trains in it, or the file system cannot lock.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from None
-    with file:
-        for attempt in range(LOCK_ATTEMPTS):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:  # perhaps by one that only looks, in `in_use`
-                if attempt == LOCK_ATTEMPTS - 1:
-                    raise UserError(f"{folder} is in use: another process is training this run") from None
-                time.sleep(0.1)
-            except OSError as error:
-                raise UserError(f"cannot lock the run folder {folder}: {error.strerror}") from None
+    in_use = f"{folder} is in use: another process is training this run"
+    with files.locked(folder / ".lock", lambda: in_use, f"the run folder {folder}"):
         yield
 
 

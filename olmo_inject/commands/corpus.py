@@ -194,6 +194,9 @@ def corpus_stage(
     read: Annotated[str, typer.Option(help="auto, ranges or stream.")] = "auto",
     jobs: Annotated[int, typer.Option(help="Streams, then parts, at once; each takes half a GB of memory.")] = 4,
     part_size: Annotated[int, typer.Option(help="Bytes of a part, about.")] = 512 << 20,
+    memory: Annotated[
+        int, typer.Option(help="Bytes; a stage of no more is streamed into memory, a larger one through its disk.")
+    ] = 2 << 30,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another stage in the folder.")] = False,
     root: RootOption = None,
     manifest: ManifestOption = None,
@@ -225,6 +228,7 @@ def corpus_stage(
             read=read,
             jobs=jobs,
             part_bytes=part_size,
+            memory_bytes=memory,
             overwrite=overwrite,
         )
     except Staged:

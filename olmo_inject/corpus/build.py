@@ -7,7 +7,6 @@ corpus.json        written last: the corpus is whole
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -39,7 +38,7 @@ from olmo_inject.corpus.sample import (
 )
 from olmo_inject.corpus.shard_writer import WORK, finished_shards
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json, write_text
+from olmo_inject.files import locked, read_json, write_json, write_text
 from olmo_inject.vocabulary import Vocabulary, bundled_tokenizers, find_tokenizer
 
 PLAN = "build.json"
@@ -105,16 +104,8 @@ def _prepared(folder: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[b
     if overwrite or not same:
         _check_interrupted(folder, overwrite)
         check_free(folder, overwrite)
-    try:
-        (folder / WORK).mkdir(parents=True, exist_ok=True)
-        lock = (folder / WORK / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder} is in use: another process is building it") from None
+    in_use = f"{folder} is in use: another process is building it"
+    with locked(folder / WORK / "lock", lambda: in_use, str(folder)):
         if overwrite or not same:
             for path in folder.iterdir():
                 if path.name != WORK:

@@ -22,9 +22,9 @@ from named import BATCH, LENGTH, NAMES, served, write_named
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.remote import RemoteShards
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus.sources import Source, open_source
+from olmo_inject.corpus.sources import Source, local, open_source
 from olmo_inject.corpus.stage import RankShard, StagedShards, StageOrder, read_stage
-from olmo_inject.corpus.staging import Staged, open_stager, runs
+from olmo_inject.corpus.staging import Staged, open_stager, parts, runs
 from olmo_inject.corpus.verify import damaged, recorded_files
 from olmo_inject.errors import UserError
 from olmo_inject.vocabulary import Vocabulary
@@ -94,6 +94,8 @@ def contents(to: Path) -> dict[str, str]:
     part=st.integers(16, 400),
     run=st.integers(10, 60),
     jobs=st.integers(1, 3),
+    memory=st.sampled_from([0, 40_000, 1 << 30]),
+    chunk=st.sampled_from([13, 100, 1 << 20]),
 )
 def test_any_stage_is_its_source(
     tmp_path_factory: pytest.TempPathFactory,
@@ -104,33 +106,35 @@ def test_any_stage_is_its_source(
     part: int,
     run: int,
     jobs: int,
+    memory: int,
+    chunk: int,
 ) -> None:
-    """22 steps are an epoch: also over its end, with a shard that stands twice, in parts and runs of any size."""
+    """22 steps are an epoch: also over its end, with a shard that stands twice; parts, runs, chunks of any size."""
     to = tmp_path_factory.mktemp("stage") / "stage"
     shards, order = opened(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "RUN_BYTES", run * 2 * LENGTH)
-        patch.setattr(runs, "WINDOW", 3 * 2 * LENGTH)
-        more = {"read": read, "jobs": jobs, "part_bytes": part * 2 * LENGTH}
+        patch.setattr(local, "CHUNK", chunk)
+        more = {"read": read, "jobs": jobs, "part_bytes": part * 2 * LENGTH, "memory_bytes": memory}
         stage(shards, order, range(first, first + count), to, **more)
     check_same(to, shards, order)
     shutil.rmtree(to)
 
 
-@pytest.mark.parametrize("read", ["ranges", "stream"])
+@pytest.mark.parametrize(("read", "memory"), [("ranges", 0), ("stream", 0), ("stream", 1 << 20)])
 def test_from_a_server_that_fails_in_every_way(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str, memory: int
 ) -> None:
     monkeypatch.setattr(runs, "RUN_BYTES", 10 * 2 * LENGTH)
     with served(root) as (url, faults):
         shards = remote(url)
         kinds = ["drop", "500", "short", "close", "429"]
         faults.next_fault = lambda number: kinds[number % len(kinds)] if faults.nth < 3 else None
-        local, order = opened(root)
-        stage(shards, order, range(3, 25), tmp_path / "web", read=read)
+        here, order = opened(root)
+        stage(shards, order, range(3, 25), tmp_path / "web", read=read, memory_bytes=memory)
         assert set(faults.met) == set(kinds)
-    check_same(tmp_path / "web", local, order)
-    stage(local, order, range(3, 25), tmp_path / "disk", read=read)
+    check_same(tmp_path / "web", here, order)
+    stage(here, order, range(3, 25), tmp_path / "disk", read=read)
     assert contents(tmp_path / "web") == contents(tmp_path / "disk")
 
 
@@ -178,8 +182,8 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import numpy as np
-root, to, kill_at, read = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-sys.path.insert(0, sys.argv[5])
+root, to, kill_at, read, memory = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
+sys.path.insert(0, sys.argv[6])
 import test_staging
 from test_staging import opened, VOCABULARY, LENGTH, open_stager, runs
 runs.RUN_BYTES = 20 * 2 * LENGTH
@@ -192,13 +196,16 @@ def dying(descriptor):
     fsync(descriptor)
 os.fsync = dying
 shards, order = opened(root)
-stager = open_stager(shards, order, VOCABULARY, range(3, 25), to, part_bytes=40 * 2 * LENGTH, read=read, jobs=2)
+how = {"part_bytes": 40 * 2 * LENGTH, "read": read, "jobs": 2, "memory_bytes": memory}
+stager = open_stager(shards, order, VOCABULARY, range(3, 25), to, **how)
 assert stager.run(lambda n: None)
 """
 
 
-@pytest.mark.parametrize("read", ["stream", "ranges"])
-def test_killed_wherever_nothing_is_lost_or_twice(root: Path, tmp_path: Path, read: str) -> None:
+@pytest.mark.parametrize(("read", "memory", "kill_at"), [("stream", 0, 11), ("ranges", 0, 11), ("stream", 1 << 20, 7)])
+def test_killed_wherever_nothing_is_lost_or_twice(
+    root: Path, tmp_path: Path, read: str, memory: int, kill_at: int
+) -> None:
     """Killed just before every few files are on disk: what was finished is kept, what was not is made again."""
     to = tmp_path / "stage"
     script = tmp_path / "killed.py"
@@ -207,14 +214,14 @@ def test_killed_wherever_nothing_is_lost_or_twice(root: Path, tmp_path: Path, re
     attempts, kept = 0, []
     while ended == -signal.SIGKILL:
         attempts += 1
-        command = [sys.executable, str(script), str(root), str(to), "11", read, str(Path(__file__).parent)]
-        result = subprocess.run(command, capture_output=True, text=True)
+        arguments = (script, root, to, kill_at, read, memory, Path(__file__).parent)
+        result = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
         ended = result.returncode
         vouched = [path for path in to.glob("part-*") if (to / ".staging" / f"{path.stem}.json").exists()]
         kept.append({path: path.stat().st_mtime_ns for path in (*vouched, *(to / ".staging").glob("*.index"))})
         assert not (to / "stage.json").exists() or ended == 0
     assert ended == 0, result.stderr
-    assert attempts >= (3 if read == "stream" else 2)
+    assert attempts >= (3 if read == "stream" and not memory else 2)
     for before, after in itertools.pairwise(kept[:-1]):
         assert before.items() <= after.items(), "what was complete is not made again"
     shards, order = opened(root)
@@ -253,17 +260,18 @@ def test_a_shard_that_changes_ends_it_in_one_line(root: Path, tmp_path: Path) ->
 def test_a_damaged_run_is_made_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards, order = opened(root)
     to = tmp_path / "s"
-    stager = open_stager(shards, order, VOCABULARY, range(20), to, read="stream")
+    how = {"read": "stream", "memory_bytes": 0}
+    stager = open_stager(shards, order, VOCABULARY, range(20), to, **how)
     with monkeypatch.context() as patch:
-        patch.setattr(stager, "_assemble", lambda missing, halt: False)
+        patch.setattr(stager, "_assemble", lambda missing, streamed, halt: False)
         assert not stager.run(lambda n: None)
     run = sorted((to / ".staging").glob("*.rows"))[1]
     content = bytearray(run.read_bytes())
     content[100] ^= 1
     run.write_bytes(content)
     with pytest.raises(UserError, match=f"{run.name} is damaged; the same command makes it again"):
-        open_stager(shards, order, VOCABULARY, range(20), to, read="stream").run(lambda n: None)
-    stage(shards, order, range(20), to, read="stream", part_bytes=512 << 20)
+        open_stager(shards, order, VOCABULARY, range(20), to, **how).run(lambda n: None)
+    stage(shards, order, range(20), to, part_bytes=512 << 20, **how)
     check_same(to, shards, order)
 
 
@@ -311,13 +319,34 @@ def test_two_at_once_in_one_folder(root: Path, tmp_path: Path) -> None:
     assert stager.run(lambda n: None)
 
 
+def test_a_disk_that_forgets_is_not_trusted(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the disk gives back is compared, to the last byte, with what was to be written."""
+    shards, order = opened(root)
+    content = shards.read(order[np.arange(8 * BATCH)]).tobytes()
+    advanced: list[int] = []
+    for number, kept in enumerate((content, content[:-1] + bytes([content[-1] ^ 1]), content[:-1], content + b"\0")):
+        path = tmp_path / str(number)
+        path.write_bytes(kept)
+        sound = parts._is_on_disk(path, np.frombuffer(content, np.uint8), advanced.append)
+        assert sound == (kept == content)
+    monkeypatch.setattr(parts, "_is_on_disk", lambda path, content, advance: False)
+    with pytest.raises(UserError, match="the disk gives back something else than was written; it is not trusted"):
+        stage(shards, order, range(5), tmp_path / "s")
+    assert not (tmp_path / "s" / "stage.json").exists()
+
+
 def test_a_disk_that_is_too_small(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards, order = opened(root)
-    stager = open_stager(shards, order, VOCABULARY, range(20), tmp_path / "deep" / "s", read="stream")
     needed = 20 * BATCH * 2 * LENGTH
+    to = tmp_path / "deep" / "s"
+    stager = open_stager(shards, order, VOCABULARY, range(20), to, read="stream", memory_bytes=needed - 1)
     assert stager.disk_bytes == 2 * needed + 16 * 20 * BATCH, "the stage, the runs, their indices"
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 0, needed))  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"needs 12\.8 kB of disk, 5\.1 kB are free"):
+    assert "for runs that are deleted at the end" in stager.describe()[-1]
+    stager = open_stager(shards, order, VOCABULARY, range(20), to, read="stream", memory_bytes=needed)
+    assert stager.disk_bytes == needed
+    assert "5.1 kB of memory hold what is streamed" in stager.describe()[-1]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 0, needed - 1))  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"needs 5\.1 kB of disk, 5\.1 kB are free"):
         stager.check_disk()
     assert not (tmp_path / "deep").exists()
 

@@ -40,7 +40,7 @@ class LocalSource(Source):
         except OSError as error:
             raise UserError(f"corpus: cannot read shard {path}: {error.strerror}") from None
 
-    def read_rows(self, name: str, starts: Sequence[int], rows: UInt8[np.ndarray, "n b"], size: int) -> None:
+    def read_rows(self, name: str, starts: Sequence[int], rows: Sequence[UInt8[np.ndarray, " b"]], size: int) -> None:
         """As `Source.read_rows`; the file is opened once and read straight into the rows."""
         path = self._path(name)
         try:
@@ -48,7 +48,7 @@ class LocalSource(Source):
                 descriptor = file.fileno()
                 self.check_size(name, os.fstat(descriptor).st_size, size)
                 for start, row in zip(starts, rows, strict=True):
-                    done = 0
+                    done = os.preadv(descriptor, [row.data], start)  # mostly all of it
                     while done < len(row):
                         found = os.preadv(descriptor, [row.data[done:]], start + done)
                         if not found:

@@ -112,7 +112,7 @@ class Source(ABC):
                 failures += 1
                 self._pause(name, failures, fault)
 
-    def read_rows(self, name: str, starts: Sequence[int], rows: UInt8[np.ndarray, "n b"], size: int) -> None:
+    def read_rows(self, name: str, starts: Sequence[int], rows: Sequence[UInt8[np.ndarray, " b"]], size: int) -> None:
         """Fill each row with the bytes of a shard of `size` bytes from its start on.
 
         Raises:

@@ -16,11 +16,12 @@ from jaxtyping import UInt8
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.stage import StagePart
 from olmo_inject.corpus.staging.layout import Layout
-from olmo_inject.corpus.staging.runs import Advance, OpenRun
+from olmo_inject.corpus.staging.runs import Advance, Held, OpenRun
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
 
-READ_BACK = 16 << 20  # bytes
+WRITE = 1 << 20  # bytes at once
+READ_BACK = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,21 @@ class Part:
         return None
 
     def assemble(
-        self, layout: Layout, shards: TokenShards, runs: Sequence[OpenRun], pool: Executor
+        self, layout: Layout, shards: TokenShards, streamed: Held | Sequence[OpenRun], pool: Executor
     ) -> UInt8[np.ndarray, "n b"]:
-        """The part's bytes: slices of the runs, and for what they lack, ranges of the source.
+        """The part's bytes: what was streamed, and for what that lacks, ranges of the source.
 
         Raises:
             UserError: as `Source.read`; a damaged run.
         """
-        part = np.empty((self.sequences, shards.sequence_bytes), np.uint8)
-        there = np.zeros(self.sequences, bool)
-        for run in runs:
-            run.copy(self.first, part, there)
+        if isinstance(streamed, Held):
+            here = slice(self.first, self.first + self.sequences)
+            part, there = streamed.rows[here], streamed.there[here]
+        else:
+            part = np.empty((self.sequences, shards.sequence_bytes), np.uint8)
+            there = np.zeros(self.sequences, bool)
+            for run in streamed:
+                run.copy(self.first, part, there)
         self._fill(part, np.flatnonzero(~there), layout, shards, pool)
         return part
 
@@ -76,34 +81,38 @@ class Part:
 
         def fetch(group: np.ndarray) -> None:
             file = int(files[group[0]])
-            rows = np.empty((len(group), width), np.uint8)
+            rows = [part[row] for row in lacking[group].tolist()]
             source.read_rows(layout.files[file], (indices[group] * width).tolist(), rows, layout.file_sizes[file])
-            part[lacking[group]] = rows
 
         for _ in pool.map(fetch, groups):
             pass
 
     def write(self, part: UInt8[np.ndarray, "n b"], advance: Advance) -> None:
-        """Write the part, read it back from the disk, and vouch for it.
+        """Write the part, compare what the disk gives back, and vouch for it.
 
         Raises:
             UserError: it cannot be written, or the disk gives back something else.
         """
-        digest = hashlib.sha256(part.data).hexdigest()
-        with replacing(self.path) as temporary:
-            part.tofile(temporary)
-        if sha256_on_disk(self.path, advance) != digest:
+        digest, content = hashlib.sha256(), part.reshape(-1)
+        with replacing(self.path) as temporary, temporary.open("wb") as file:
+            for start in range(0, len(content), WRITE):
+                piece = content[start : start + WRITE].data
+                file.write(piece)
+                digest.update(piece)  # while it is in the processor's cache
+        if not _is_on_disk(self.path, content, advance):
             raise UserError(f"{self.path}: the disk gives back something else than was written; it is not trusted")
-        write_json(self.marker, asdict(StagePart(self.path.name, self.sequences, digest)))
+        write_json(self.marker, asdict(StagePart(self.path.name, self.sequences, digest.hexdigest())))
 
 
-def sha256_on_disk(path: Path, advance: Advance) -> str:
-    """SHA-256 of a file as the disk holds it, past the page cache where the system lets us ask for that."""
-    digest = hashlib.sha256()
+def _is_on_disk(path: Path, content: UInt8[np.ndarray, " n"], advance: Advance) -> bool:
+    """Whether a file holds `content`, read past the page cache where the system lets us ask for that."""
+    at = 0
     with path.open("rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         while chunk := file.read(READ_BACK):
-            digest.update(chunk)
+            if chunk != content[at : at + len(chunk)].tobytes():
+                return False
+            at += len(chunk)
             advance(len(chunk))
-    return digest.hexdigest()
+    return at == len(content)

@@ -1,15 +1,11 @@
-"""Pieces of work done side by side, ended together; and one process at a time in a folder."""
+"""Pieces of work done side by side, ended together."""
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from pathlib import Path
 
 from olmo_inject.corpus.staging.runs import Advance
-from olmo_inject.errors import UserError
 
 
 class _Stopped(Exception):
@@ -44,23 +40,3 @@ def in_parallel(pieces: Sequence[Callable[[], None]], at_once: int, halt: Halt) 
         if not isinstance(error, _Stopped):
             raise error
     return not errors
-
-
-@contextmanager
-def locked(work: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, for this process.
-
-    Raises:
-        UserError: another process holds it, or it cannot be made.
-    """
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        file = (work / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write {work}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{work.parent} is in use: another process is staging there") from None
-        yield

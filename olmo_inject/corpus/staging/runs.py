@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int, Int64, UInt8
 
 from olmo_inject.corpus.sources import Source
 from olmo_inject.corpus.staging.layout import Layout
@@ -16,8 +16,20 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
 
 RUN_BYTES = 256 << 20
-WINDOW = 8 << 20  # bytes looked through at once
 Advance = Callable[[int], None]
+
+
+class Held:
+    """A whole stage in memory, where what is streamed is put at once; a row is only touched when it is written.
+
+    Attributes:
+        rows: by place.
+        there: which of them have been put.
+    """
+
+    def __init__(self, sequences: int, sequence_bytes: int) -> None:
+        self.rows: UInt8[np.ndarray, "n b"] = np.empty((sequences, sequence_bytes), np.uint8)
+        self.there: Bool[np.ndarray, " n"] = np.zeros(sequences, bool)
 
 
 @dataclass(frozen=True)
@@ -48,43 +60,60 @@ class Run:
         return self.path.with_suffix(".index")
 
     def gather(self, sequence_bytes: int, advance: Advance) -> None:
-        """Stream the stretch and write the run; memory is the run's size and a window.
+        """Stream the stretch and write the run; memory is the run's size and a chunk.
 
         Raises:
             UserError: as `Source.stream`; the run cannot be written.
         """
-        these = slice(self.these.start, self.these.stop)
-        indices, places = (column[these] for column in self.layout.of_file(self.file))
+        indices, places = self._needed()
         by_place = np.argsort(places, kind="stable")
         slots = np.empty(len(by_place), np.int64)
         slots[by_place] = np.arange(len(by_place))
         rows = np.empty((len(slots), sequence_bytes), np.uint8)
-        window = np.empty(max(1, WINDOW // sequence_bytes) * sequence_bytes, np.uint8)
-        filled, base = 0, int(indices[0])
-
-        def take() -> None:
-            whole = filled // sequence_bytes
-            first, beyond = np.searchsorted(indices, [base, base + whole])
-            found = window[:filled].reshape(whole, sequence_bytes)
-            rows[slots[first:beyond]] = found[indices[first:beyond] - base]
-
-        name, size = self.layout.files[self.file], self.layout.file_sizes[self.file]
-        for chunk in self.source.stream(name, self.start, self.stop, size):
-            left = np.frombuffer(chunk, np.uint8)
-            while len(left):
-                fits = min(len(left), len(window) - filled)
-                window[filled : filled + fits] = left[:fits]
-                filled, left = filled + fits, left[fits:]
-                if filled == len(window):
-                    take()
-                    filled, base = 0, base + len(window) // sequence_bytes
-            advance(len(chunk))
-        take()
+        self._stream(indices, slots, rows, advance)
         with replacing(self.path) as temporary:
             rows.tofile(temporary)
         record = np.stack([places[by_place], [zlib.crc32(row) for row in rows]], axis=1).astype(np.int64)
         with replacing(self.index) as temporary:
             record.tofile(temporary)
+
+    def hold(self, held: Held, advance: Advance) -> None:
+        """Stream the stretch into the memory that holds the whole stage.
+
+        Raises:
+            UserError: as `Source.stream`.
+        """
+        indices, places = self._needed()
+        self._stream(indices, places, held.rows, advance)
+        held.there[places] = True
+
+    def _needed(self) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        indices, places = self.layout.of_file(self.file)
+        these = slice(self.these.start, self.these.stop)
+        return indices[these], places[these]
+
+    def _stream(
+        self,
+        indices: Int[np.ndarray, " n"],
+        slots: Int[np.ndarray, " n"],
+        rows: UInt8[np.ndarray, "m b"],
+        advance: Advance,
+    ) -> None:
+        """Put the sequences `indices` of the file, ascending, into the rows `slots`."""
+        width, base = rows.shape[1], int(indices[0])
+        each_once = bool((np.diff(indices) > 0).all())  # a file may stand twice, or be read in two epochs
+        cut = b""  # the beginning of a sequence whose rest is in the next chunk
+        name, size = self.layout.files[self.file], self.layout.file_sizes[self.file]
+        for chunk in self.source.stream(name, self.start, self.stop, size):
+            content = cut + chunk if cut else chunk
+            whole = len(content) // width
+            found = np.frombuffer(content, np.uint8, whole * width).reshape(whole, width)
+            first, beyond = np.searchsorted(indices, [base, base + whole])
+            if beyond - first < whole or not each_once:  # else all of the chunk is needed as it stands
+                found = found[indices[first:beyond] - base]
+            rows[slots[first:beyond]] = found
+            cut, base = content[whole * width :], base + whole
+            advance(len(chunk))
 
     def is_complete(self) -> bool:
         """Whether it was written to the end."""

@@ -19,14 +19,15 @@ from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.stage import RankShard, StageRecord, write_stage
 from olmo_inject.corpus.staging.layout import READS, Estimate, Layout, estimate
 from olmo_inject.corpus.staging.parts import Part
-from olmo_inject.corpus.staging.pieces import Halt, in_parallel, locked
+from olmo_inject.corpus.staging.pieces import Halt, in_parallel
 from olmo_inject.corpus.staging.request import WORK, look_at_folder, make_record, request_of
-from olmo_inject.corpus.staging.runs import Advance, plan_runs
+from olmo_inject.corpus.staging.runs import Advance, Held, OpenRun, plan_runs
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_json
+from olmo_inject.files import locked, write_json
 from olmo_inject.vocabulary import Vocabulary
 
 PART_BYTES = 512 << 20
+MEMORY_BYTES = 2 << 30
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Stager:
         jobs: streams read, and parts put together, at once.
         part_sequences: in a part.
         vocabulary: whose tokenizer goes with the stage.
+        memory_bytes: a stage of at most so many is put together in memory, if anything of it is streamed.
     """
 
     record: StageRecord
@@ -50,6 +52,7 @@ class Stager:
     jobs: int
     part_sequences: int
     vocabulary: Vocabulary
+    memory_bytes: int
 
     def __post_init__(self) -> None:
         work, width = self.record.folder / WORK, self.shards.sequence_bytes
@@ -80,8 +83,15 @@ class Stager:
         return parts * width + (self._run_bytes if parts else 0)
 
     @property
+    def in_memory(self) -> bool:
+        """Whether what is streamed is kept in memory; if not, in runs on the disk."""
+        return bool(self.runs) and self.stage_bytes <= self.memory_bytes
+
+    @property
     def _run_bytes(self) -> int:
         """Rows of runs that are not there yet, and their indices."""
+        if self.in_memory:
+            return 0
         return sum(len(run.these) for run in self.runs if not run.is_complete()) * (self.shards.sequence_bytes + 16)
 
     @property
@@ -106,8 +116,12 @@ class Stager:
             f"{chosen.ranged:,} files, {chosen.ranges:,} ranges, {decimal(chosen.ranged_bytes)}",
             f"reading takes roughly {_duration(chosen.seconds)} (all by ranges {_duration(by_ranges)}, "
             f"all streamed {_duration(by_streams)})",
-            f"disk still needed: {decimal(self.disk_bytes)}, of which {decimal(self._run_bytes)} for runs that are "
-            "deleted at the end",
+            f"disk still needed: {decimal(self.disk_bytes)}"
+            + (
+                f"; {decimal(self.stage_bytes)} of memory hold what is streamed"
+                if self.in_memory
+                else f", of which {decimal(self._run_bytes)} for runs that are deleted at the end"
+            ),
         ]
 
     def check_disk(self) -> None:
@@ -134,37 +148,44 @@ class Stager:
             UserError: the source fails, has changed, or the disk does.
         """
         folder, width = self.record.folder, self.shards.sequence_bytes
-        with locked(folder / WORK):
+        in_use = f"{folder} is in use: another process is staging there"
+        with locked(folder / WORK / "lock", lambda: in_use, str(folder / WORK)):
             write_json(folder / WORK / "request.json", self._request())
             for leftover in (*folder.glob(".*.tmp"), *(folder / WORK).glob(".*.tmp")):
                 leftover.unlink()
             halt = Halt(advance, should_stop)
             missing = [part for part in self.parts if part.done(width) is None]
-            if missing and not self._gather(halt):
-                return False
-            if not self._assemble(missing, halt):
+            streamed = self._gather(halt) if missing else []
+            if streamed is None or not self._assemble(missing, streamed, halt):
                 return False
             self._finish()
         shutil.rmtree(folder / WORK)
         return True
 
-    def _gather(self, halt: Halt) -> bool:
+    def _gather(self, halt: Halt) -> Held | list[OpenRun] | None:
+        """What is streamed, in memory or in runs; None where it was stopped first."""
         width = self.shards.sequence_bytes
+        if self.in_memory:
+            held = Held(self.record.sequences, width)
+            return (
+                held
+                if in_parallel([partial(run.hold, held, halt.advance) for run in self.runs], self.jobs, halt)
+                else None
+            )
         todo = []
         for run in self.runs:
             if run.is_complete():
                 halt.advance(run.stop - run.start)
             else:
                 todo.append(partial(run.gather, width, halt.advance))
-        return in_parallel(todo, self.jobs, halt)
+        return [run.opened() for run in self.runs] if in_parallel(todo, self.jobs, halt) else None
 
-    def _assemble(self, missing: Sequence[Part], halt: Halt) -> bool:
+    def _assemble(self, missing: Sequence[Part], streamed: Held | Sequence[OpenRun], halt: Halt) -> bool:
         halt.advance(self.stage_bytes - sum(part.sequences for part in missing) * self.shards.sequence_bytes)
-        runs = [run.opened() for run in self.runs] if missing else []
         with ThreadPoolExecutor(self.shards.source.connections) as pool:
 
             def make(part: Part) -> None:
-                part.write(part.assemble(self.layout, self.shards, runs, pool), halt.advance)
+                part.write(part.assemble(self.layout, self.shards, streamed, pool), halt.advance)
 
             return in_parallel([partial(make, part) for part in missing], self.jobs, halt)
 
@@ -192,6 +213,7 @@ def open_stager(
     read: str = "auto",
     jobs: int = 4,
     part_bytes: int = PART_BYTES,
+    memory_bytes: int = MEMORY_BYTES,
     overwrite: bool = False,
 ) -> Stager:
     """Look at what is asked and what is there already, and plan the rest; writes nothing.
@@ -206,6 +228,8 @@ def open_stager(
         read: `ranges` or `stream` for all files, or `auto`.
         jobs: streams and parts at once; each holds 256 MB or a part in memory.
         part_bytes: of a part, about.
+        memory_bytes: a smaller stage of which anything is streamed is put together in memory, and written once; but
+            what was streamed when it is killed is streamed again. A larger one goes through runs on the disk.
         overwrite: delete another stage that is there.
 
     Raises:
@@ -226,7 +250,7 @@ def open_stager(
     chosen = estimate(
         layout, shards.sequence_bytes, shards.source.cost, jobs, shards.source.connections, read, streamed
     )
-    return Stager(record, layout, chosen, shards, jobs, part_sequences, vocabulary)
+    return Stager(record, layout, chosen, shards, jobs, part_sequences, vocabulary, memory_bytes)
 
 
 def _duration(seconds: float) -> str:
