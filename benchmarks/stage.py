@@ -47,8 +47,8 @@ def main() -> None:
                 rows.append([rival, what, f"{nbytes / min(values) / 1e6:,.0f}", f"{ratio:.2f}"])
     print_table(
         "Stage against a plain copy of as many bytes, flushed to disk (a stage is also hashed, read back from the disk "
-        "and compared; streamed, it reads the whole corpus, and through the disk it writes everything twice, as a stage "
-        "must that does not fit the memory)",
+        "and compared; streamed, it reads the whole corpus; through the disk, as where it does not fit the memory, it "
+        "writes everything twice)",
         ["", "of the corpus", "MB of stage/s", "x plain copy"],
         rows,
     )
