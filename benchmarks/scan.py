@@ -47,7 +47,8 @@ def main() -> None:
                 times = 1 / paired_ratio(values, seconds["np.bincount"])
                 rows.append([rival, name, f"{len(tokens) / min(values) / 1e6:,.0f} M", f"{times:.2f}"])
     print_table(
-        "Scan of Dolma-tokenized text on one core (to reach: at most 3 times np.bincount)",
+        "Scan of Dolma-tokenized text on one core (to reach: at most 3 times np.bincount: so it is in prose; in all "
+        "sources one token in 4,600 begins an addition, and each is read by Python in some 40 microseconds)",
         ["searched for", "in", "tokens/s", "times np.bincount"],
         rows,
     )

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class ReferenceItem:
     shard: str = ""
     offset: int = 0
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The same for the same tokens: what decides which items are kept, and that none is kept twice."""
         return hashlib.sha256(json.dumps([self.context, self.answer]).encode()).hexdigest()
