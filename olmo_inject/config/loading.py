@@ -42,10 +42,21 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     try:
         experiment = OmegaConf.to_object(OmegaConf.merge(schema, given))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {one_line(error)}") from None
+        raise UserError(f"{_blamed(path, overrides)}: {one_line(error)}") from None
     assert isinstance(experiment, Experiment)
     check(experiment)
     return experiment
+
+
+def _blamed(path: Path | str, overrides: Sequence[str]) -> str:
+    """Where a mistake stands: in the file, or in the overrides if the file is good without them."""
+    try:
+        if overrides:
+            load_experiment(path)
+            return "command line"
+    except UserError:
+        pass
+    return str(path)
 
 
 @cache

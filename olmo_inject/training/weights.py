@@ -94,7 +94,13 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
     elif (path / "model.safetensors").is_file():
         weights = load_safetensors(path / "model.safetensors")
     else:
-        raise UserError(f"{path} holds no weights: model.pt, model.safetensors or a transformers folder is needed")
+        inside = sorted(path.glob("step*"))  # of a run
+        wanted = (
+            "one of its checkpoints, as " + str(inside[-1])
+            if inside
+            else "model.pt, model.safetensors or a transformers folder"
+        )
+        raise UserError(f"{path} holds no weights: {wanted} is needed")
     weights = {name.replace(sharded.FSDP_PREFIX, ""): value for name, value in weights.items()}
     if foreign := [name for name in weights if not name.startswith("transformer.")]:
         raise UserError(f"{path} is not an OLMo model: it holds a tensor named {foreign[0][:80]!r}")
