@@ -101,8 +101,13 @@ def fingerprints(data: ExperimentData) -> dict[str, str]:
     }
 
 
-def prepare(experiment: Experiment, data: ExperimentData) -> None:
+def prepare(experiment: Experiment, data: ExperimentData, first_step: int = 0) -> None:
     """Write a new run's description, or check that the folder holds this very run (one process).
+
+    Args:
+        experiment: the run.
+        data: its corpus, tasks and plan.
+        first_step: with which a new run begins, if it branches off.
 
     Raises:
         UserError: the folder holds something else, or a run that differs in what a resume may not change.
@@ -112,9 +117,9 @@ def prepare(experiment: Experiment, data: ExperimentData) -> None:
         check_same_run(experiment, data)
     for task in data.tasks:
         task.save(folder / "tasks")
-    # Written again when a run goes on, since it may have been extended; the id stays.
-    run_id = read_json(folder / PLAN)["run_id"] if (folder / PLAN).exists() else uuid.uuid4().hex
-    summary = {"format": FORMAT, "run_id": run_id}
+    # Written again when a run goes on, since it may have been extended; id and first step stay.
+    before = read_json(folder / PLAN) if (folder / EXPERIMENT).is_file() else {"run_id": uuid.uuid4().hex}
+    summary = {"format": FORMAT, "run_id": before["run_id"], "first_step": before.get("first_step", first_step)}
     write_json(folder / PLAN, summary | plan_summary(experiment, data) | {"fingerprints": fingerprints(data)})
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(experiment.train)))
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
@@ -136,7 +141,9 @@ def check_no_other_folder(folder: Path) -> None:
 
 def _is_unfinished_start(folder: Path) -> bool:
     """Whether a folder holds nothing, or only what `prepare` writes before the experiment, which comes last."""
-    return {entry.name for entry in folder.iterdir()} <= {".lock", "tasks", PLAN, "config.yaml", "order", "stop"}
+    # A kill may leave one of them half-written, under a name of its own.
+    names = {entry.name for entry in folder.iterdir() if not entry.match(".*.tmp")}
+    return names <= {".lock", "tasks", PLAN, "config.yaml", "order", "stop"}
 
 
 def identity(experiment: Experiment) -> str:

@@ -25,8 +25,7 @@ from olmo_inject.training import checkpoints, sealed
 from olmo_inject.training.parallel import (
     build_model,
     build_optimizer,
-    destroy,
-    init_process_group,
+    process_group,
 )
 from olmo_inject.training.weights import Weights, load_weights
 from olmo_inject.vocabulary import Vocabulary
@@ -91,16 +90,13 @@ def unshard_with_optimizer(path: Path, to: Path) -> checkpoints.Checkpoint:
     config.distributed_strategy = DistributedStrategy.ddp
     config.precision = "fp32"  # of the model's computations, which there are none of
     config.compile = None
-    device = init_process_group("cpu")
-    try:
+    with process_group("cpu") as device:
         _, dist_model = build_model(config, device)
         optim = build_optimizer(config, dist_model)
         state = checkpoints.restore(source, dist_model, optim)
         with _new_folder(to) as tmp:
             written = checkpoints.save(tmp, source.step, dist_model, optim, state, read_config(path))
             written.path.rename(to)
-    finally:
-        destroy()
     return checkpoints.read_checkpoint(to)
 
 
