@@ -71,6 +71,15 @@ def experiment_yaml(experiment: Experiment) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(experiment))
 
 
+def named_model(name: str) -> dict[str, Any]:
+    """What the named model's file, and those it extends, say of ai2-olmo's model settings.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    return dict(_read_extended(find_config(name, "models")).get("model") or {})
+
+
 def find_config(path: Path | str, kind: str) -> Path:
     """The file at `path`, or the shipped configuration of that name in configs/`kind`.
 
