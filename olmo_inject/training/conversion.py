@@ -27,7 +27,7 @@ from olmo_inject.training.parallel import (
     build_optimizer,
     process_group,
 )
-from olmo_inject.training.weights import Weights, load_weights
+from olmo_inject.training.weights import Weights, load_weights, read_model_config
 from olmo_inject.vocabulary import Vocabulary
 
 CONFIG = "config.yaml"
@@ -53,9 +53,9 @@ def read_model(path: Path) -> tuple[Weights, ModelConfig]:
     """The weights of a checkpoint of any kind, and the model they fit.
 
     Raises:
-        UserError: as `read_config` and `load_weights`.
+        UserError: as `read_model_config` and `load_weights`.
     """
-    config = read_config(path).model
+    config = read_model_config(path)
     return load_weights(path, config), config
 
 
