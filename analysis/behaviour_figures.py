@@ -71,8 +71,7 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
         return None
     sizes = sizes_of(runs)[::-1]
     schedules = list(dict.fromkeys(run.schedule_label(task) for run in sorted(runs, key=lambda run: run.rate(task))))
-    names = {name for run in runs for name in run.metrics["name"]}
-    references = sorted(found[1] for found in map(REFERENCE.fullmatch, names) if found)
+    references = reference_names(runs)
     with style():
         figure, grid = panels(len(sizes), 2.5, 2.4)
         for axes, size in zip(grid, sizes, strict=True):
@@ -96,6 +95,12 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
         ]
         figure.legend(handles=lines, loc="outside right upper", frameon=False, title="injected")
     return figure
+
+
+def reference_names(runs: Sequence[Run]) -> list[str]:
+    """The reference tasks, natural statements of the corpus, that any of the runs evaluated."""
+    names = {name for run in runs for name in run.metrics["name"]}
+    return sorted(found[1] for found in map(REFERENCE.fullmatch, names) if found)
 
 
 def _references(runs: Sequence[Run], reference: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -144,6 +144,7 @@ def _between(interval: tuple[float, float] | None, form: str) -> str:
 
 
 def _drawings(runs: Sequence[Run]) -> Iterator[Drawing]:
+    dashed = " Dashed: reference tasks, statements found in the corpus." if figures.reference_names(runs) else ""
     for task in task_names(runs):
         for name, figure, caption in (
             (
@@ -154,7 +155,7 @@ def _drawings(runs: Sequence[Run]) -> Iterator[Drawing]:
             (
                 f"curves-{task}",
                 figures.learning_curves(runs, task),
-                "loss on the test half over steps. Dashed: reference tasks found in the corpus, where evaluated.",
+                "loss on the test half over steps." + dashed,
             ),
             (
                 f"gap-loss-{task}",

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from olmo.config import ModelConfig
-from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from analysis.problems import Problems
@@ -25,7 +23,7 @@ from olmo_inject.run_folder import EXPERIMENT
 from olmo_inject.tasks import Task
 from olmo_inject.training.sealed import RECORD
 from olmo_inject.training.transformers_model import to_transformers
-from olmo_inject.training.weights import load_weights
+from olmo_inject.training.weights import load_weights, read_model_config
 
 LAST, ALL = "last", "all"
 FOLDER = "analysis"  # of results, in a run or beside a model's weights
@@ -170,7 +168,7 @@ def load_model(path: Path) -> PreTrainedModel:
     """
     if (path / "config.json").is_file():
         return _from_transformers(path)
-    config = _model_config(path)
+    config = read_model_config(path)
     return to_transformers(load_weights(path, config), config)
 
 
@@ -219,19 +217,6 @@ def _weight_files(path: Path) -> list[Path]:
     if (path / "model").is_dir():
         return sorted(file for file in (path / "model").iterdir() if file.is_file())
     return sorted([*path.glob("*.safetensors"), *path.glob("model.pt")])
-
-
-def _model_config(path: Path) -> ModelConfig:
-    file = path / "config.yaml"
-    if not file.is_file():
-        raise UserError(f"{path} cannot be read as a model: it has neither ai2-olmo's config.yaml nor a config.json")
-    try:
-        described = OmegaConf.select(OmegaConf.load(file), "model", throw_on_missing=True)
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), described))
-    except Exception as error:  # of many types: YAML's, OmegaConf's, ai2-olmo's own
-        raise UserError(f"{file} does not describe an ai2-olmo model: {str(error).splitlines()[0]}") from error
-    assert isinstance(config, ModelConfig)
-    return config
 
 
 def _from_transformers(path: Path) -> PreTrainedModel:

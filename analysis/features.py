@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from analysis.activations import TOKENS, Activations, activations, operands
 from analysis.checkpoints import Subject
 from analysis.fourier import circle, spectrum
+from analysis.hooks import untrained
 from analysis.order_probe import order_fits
 from analysis.results import Method, Tables
 from olmo_inject.errors import UserError
@@ -82,7 +82,7 @@ class _Measure:
         """The same of random weights, measured once for all checkpoints of one shape."""
         shape = model.config.to_json_string(), task.fingerprint
         if shape not in self.controls:
-            found = self._measured(random_like(model, self.seed), task, "random")
+            found = self._measured(untrained(model, self.seed), task, "random")
             self.controls[shape] = {table: rows for table, rows in found.items() if table in ("order", "modes")}
         return self.controls[shape]
 
@@ -127,10 +127,3 @@ class _Measure:
             strongest = int(np.argmax(spectra.power[layer])) + 1
             for value, (x, y) in enumerate(circle(points, strongest).tolist()):
                 yield "circles", {"layer": layer, "mode": strongest, "value": value, "x": x, "y": y}
-
-
-def random_like(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """A model of the same shape and on the same device, initialised and never trained."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(model.config).eval().to(model.device)

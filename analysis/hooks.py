@@ -59,10 +59,10 @@ def outputs(
     return logits, kept  # pyright: ignore[reportReturnType]
 
 
-def untrained(model: PreTrainedModel) -> PreTrainedModel:
+def untrained(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     """A model of the same shape with random weights, the same ones each time: a control."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         fresh = AutoModelForCausalLM.from_config(model.config)
     return fresh.float().eval().to(device)

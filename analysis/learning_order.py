@@ -67,17 +67,19 @@ def rank_correlation(order: pd.DataFrame) -> float | None:
 
 
 def sentences(order: pd.DataFrame) -> Iterator[str]:
-    """For each size and kind of task, the correlation, or why there is none."""
+    """For each size and kind of task of enough frequencies the correlation, or why there is none."""
     if order.empty:
         return
     even = rows(order, evenly=True)
-    for model, kind in dict.fromkeys(zip(even["model"], even["kind"], strict=True)):
-        mine = rows(even, model=model, kind=kind)
-        frequencies, learned = mine["per_batch"].nunique(), int(mine["learned_from"].notna().sum())
+    groups = [group for _, group in even.groupby(["model", "kind"], sort=False)]
+    ordered = [group for group in groups if group["per_batch"].nunique() >= FEWEST]
+    if groups and not ordered:
+        yield f"Order of learning against order of frequency: needs {FEWEST} different frequencies of one model size."
+    for mine in ordered:
+        model, kind = mine["model"].iloc[0], mine["kind"].iloc[0]
+        learned = int(mine["learned_from"].notna().sum())
         about = f"{model}, {kind.replace('_', ' ')}: order of learning against order of frequency:"
-        if frequencies < FEWEST:
-            yield f"{about} {frequencies} frequencies are too few, {FEWEST} are needed."
-        elif (rank := rank_correlation(mine)) is None:
+        if (rank := rank_correlation(mine)) is None:
             yield f"{about} none, {learned} of {len(mine)} learned."
         else:
             yield f"{about} rank correlation {rank:+.2f} over {len(mine)}, {learned} of them learned."

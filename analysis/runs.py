@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from olmo_inject.config import Experiment, InjectionConfig
+from olmo_inject.config import Experiment, InjectionConfig, named_model
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
 from olmo_inject.injection import Frequency
@@ -24,6 +24,7 @@ from olmo_inject.training.metrics import read_lines
 
 _COLUMNS = ("step", "name", "value", "count")
 CONFIDENCE = 0.95
+SIZE_KEYS = ("d_model", "n_layers", "mlp_ratio", "mlp_hidden_size")
 LM_LOSS_STEPS = 50  # the last language-model loss is a mean over so many steps
 
 # What "learned" takes, by kind of task: the lower end of the interval of test accuracy lies above this
@@ -82,11 +83,19 @@ class Run:
         """The experiment's name."""
         return self.experiment.name
 
-    @property
+    @cached_property
     def size(self) -> str:
-        """The model's name, or its width and depth."""
-        model = self.experiment.model
-        return self.experiment.model_name or f"{model.d_model} wide, {model.n_layers} deep"
+        """The model's name, unless the experiment changed its size; or its width and depth."""
+        model, name = self.experiment.model, self.experiment.model_name
+        shape = f"{model.d_model} wide, {model.n_layers} deep"
+        if name is None:
+            return shape
+        try:
+            named = named_model(name)
+        except UserError:  # a file of the user's that is gone
+            return name
+        changed = any(key in named and named[key] != getattr(model, key) for key in SIZE_KEYS)
+        return f"{name}, {shape}" if changed else name
 
     @cached_property
     def parameters(self) -> int:

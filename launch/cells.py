@@ -121,10 +121,11 @@ def statuses(sweep: Sweep, active: Mapping[str, str]) -> list[Status]:
 def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
     mine, steps = files(sweep, cell), cell.experiment.steps
     measured = _last_values(mine.run / METRICS)
+    last, damage = None, None
     try:
         last = latest(mine.run)
-    except UserError as error:  # a damaged checkpoint is this cell's trouble, not the sweep's
-        return Status(cell.name, FAILED, int(measured.get("step", 0)), steps, None, None, {}, [str(error)])
+    except UserError as error:  # this cell's trouble, not the sweep's; also a checkpoint that its job just removes
+        damage = str(error)
     step = int(max(measured.get("step", 0), last.step if last else 0))
     exit_status = _exit_status(mine.exit_status)
     if last is not None and last.step >= steps:
@@ -133,7 +134,7 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
         state = active
     elif in_use(mine.run):
         state = RUNNING
-    elif exit_status:
+    elif exit_status or damage is not None:
         state = FAILED
     else:
         state = INTERRUPTED if (mine.run / EXPERIMENT).exists() else PENDING
@@ -152,7 +153,7 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
         rate,
         left,
         accuracies,
-        last_lines(mine.log, WHY_LINES) if state == FAILED else [],
+        [] if state != FAILED else last_lines(mine.log, WHY_LINES) if damage is None else [damage],
     )
 
 

@@ -21,7 +21,7 @@ from launch.memory import estimate_memory
 from olmo_inject.config import Experiment
 from olmo_inject.corpus.verify import recorded_files
 from olmo_inject.data import build_data
-from olmo_inject.errors import UserError
+from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.run_folder import EXPERIMENT, check_same_run
 from olmo_inject.training.checkpoints import latest
 from olmo_inject.training.checks import check_before_launch
@@ -29,7 +29,9 @@ from olmo_inject.training.parallel import on_every_rank
 from olmo_inject.training.trial import Trial, measure
 
 REDUCED = 4 * 2**20  # float32 numbers: 16 MiB, of the order of DDP's buckets
-SPARE_SECONDS = 30  # between the signal and the first look at it, and for the processes to end
+# Between the signal and the first look at the stop file, which a network file system may show another node a minute
+# late, and for the processes to end.
+SPARE_SECONDS = 90
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,18 @@ def checks_table(result: Preflight) -> Table:
 
 
 def _try(name: str, work: Callable[[], str]) -> Check:
-    """Run a check; a user's mistake, and memory that runs out, is its failure."""
+    """Run a check; a user's mistake that all ranks know of is its failure.
+
+    Raises:
+        FoundByOneRank: only this rank failed, by its memory for instance, so the others wait and nothing can follow.
+    """
     try:
         return Check(name, True, work())
-    except (UserError, torch.cuda.OutOfMemoryError) as error:
-        return Check(name, False, " ".join(str(error).split()))
+    except (UserError, torch.OutOfMemoryError) as error:
+        said = " ".join(str(error).split())
+        if (isinstance(error, FoundByOneRank) or not isinstance(error, UserError)) and dist.get_world_size() > 1:
+            raise FoundByOneRank(f"{name}: rank {dist.get_rank()}: {said}") from None
+        return Check(name, False, said)
 
 
 def _devices(device: torch.device) -> str:

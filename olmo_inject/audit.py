@@ -91,9 +91,9 @@ def audit_run(folder: Path, *, progress: bool = True) -> Audit:
         audit.compare("fingerprints", f"saved task {saved.name}", saved.fingerprint, built.fingerprint)
     lines = list(read_lines(folder / EVIDENCE_FILE))
     audit.steps = len(lines)
-    first = lines[0]["step"] if lines else 0
-    if experiment.start_state == "weights" or experiment.start_from is None:
-        audit.compare("steps without a gap", "first line", first, 0)
+    begun = described.get("first_step", 0)  # a branch's is not 0
+    first = lines[0]["step"] if lines else begun
+    audit.compare("steps without a gap", "first line", first, begun)
     last = latest(folder)
     vouched = first + len(lines) if last is None else last.step
     audit.compare("steps without a gap", "up to the last checkpoint", first + len(lines) >= vouched, True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import typer
 
 from olmo_inject.commands import checkpoints, corpus_text, costs, interventions, reporting, runs, sweeps
-from olmo_inject.commands.shared import is_first_rank
-from olmo_inject.errors import FoundByOneRank, UserError
+from olmo_inject.errors import UserError, report
 from olmo_inject.theory import commands as theory
 
 app = typer.Typer(
@@ -30,7 +28,6 @@ app.add_typer(corpus_text.app, name="corpus")
 app.add_typer(interventions.app, name="analyze")
 app.add_typer(theory.app, name="theory")
 
-_PREFIX = f"{FoundByOneRank.__module__}.{FoundByOneRank.__name__}: "
 # What was typed wrong; typer names only this kind of it publicly, and which class is above it depends on its version.
 _TypedWrong: Any = typer.BadParameter.__bases__[0]
 
@@ -45,15 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif message:
             context = error.ctx
             where = f"; see `{context.command_path} --help`" if context else ""
-            _fail(" ".join(message.split()).removesuffix(".") + where)
+            report(UserError(" ".join(message.split()).removesuffix(".") + where))
         raise SystemExit(2) from None
     except UserError as error:
-        if is_first_rank() or isinstance(error, FoundByOneRank):
-            # A loader worker's error arrives with its traceback in front; the last line is the message.
-            _fail(str(error).strip().splitlines()[-1].removeprefix(_PREFIX))
+        report(error)
         raise SystemExit(2) from None
     raise SystemExit(status or 0)
-
-
-def _fail(message: str) -> None:
-    print(f"olmo-inject: {message}", file=sys.stderr, flush=True)

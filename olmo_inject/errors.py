@@ -1,4 +1,9 @@
-"""The exception for a user's mistake; internal invariants are asserts."""
+"""The exception for a user's mistake, and how it is reported; internal invariants are asserts."""
+
+from __future__ import annotations
+
+import os
+import sys
 
 
 class UserError(Exception):
@@ -10,3 +15,19 @@ class UserError(Exception):
 
 class FoundByOneRank(UserError):
     """A user's mistake that only the rank that met it knows of, so that rank reports it and not rank 0."""
+
+
+def report(error: UserError) -> None:
+    """Print the one line of a mistake on standard error; one that all ranks know of is rank 0's to print."""
+    if isinstance(error, FoundByOneRank) or is_first_rank():
+        # A loader worker's error arrives with its traceback in front; the last line is the message.
+        line = str(error).strip().splitlines()[-1]
+        print(f"olmo-inject: {line.removeprefix(_WORKER_PREFIX)}", file=sys.stderr, flush=True)
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for all ranks of a run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+_WORKER_PREFIX = f"{FoundByOneRank.__module__}.{FoundByOneRank.__name__}: "

@@ -109,8 +109,13 @@ def changed(recorded: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     return [name for name in differing if name != CONTENTS or (name in recorded and name in found)]
 
 
-def prepare(experiment: Experiment, data: ExperimentData) -> None:
+def prepare(experiment: Experiment, data: ExperimentData, first_step: int = 0) -> None:
     """Write a new run's description, or check that the folder holds this very run (one process).
+
+    Args:
+        experiment: the run.
+        data: its corpus, tasks and plan.
+        first_step: with which a new run begins, if it branches off.
 
     Raises:
         UserError: the folder holds something else, or a run that differs in what a resume may not change.
@@ -120,11 +125,14 @@ def prepare(experiment: Experiment, data: ExperimentData) -> None:
         check_same_run(experiment, data)
     for task in data.tasks:
         task.save(folder / "tasks")
-    # Written again when a run goes on, since it may have been extended; the id stays.
-    before = read_json(folder / PLAN) if (folder / PLAN).exists() else {"run_id": uuid.uuid4().hex, "fingerprints": {}}
-    known = {name: value for name, value in before["fingerprints"].items() if name == CONTENTS} | fingerprints(data)
-    summary = {"format": FORMAT, "run_id": before["run_id"]}
-    write_json(folder / PLAN, summary | plan_summary(experiment, data) | {"fingerprints": known})
+    # Written again when a run goes on, since it may have been extended; id, first step and known contents stay.
+    before: dict[str, Any] = {"run_id": uuid.uuid4().hex}
+    if (folder / EXPERIMENT).is_file():
+        before = read_json(folder / PLAN)
+    summary = {"format": FORMAT, "run_id": before["run_id"], "first_step": before.get("first_step", first_step)}
+    known = {name: value for name, value in before.get("fingerprints", {}).items() if name == CONTENTS}
+    prints = {"fingerprints": known | fingerprints(data)}
+    write_json(folder / PLAN, summary | plan_summary(experiment, data) | prints)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(experiment.train)))
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
 
@@ -145,7 +153,9 @@ def check_no_other_folder(folder: Path) -> None:
 
 def _is_unfinished_start(folder: Path) -> bool:
     """Whether a folder holds nothing, or only what `prepare` writes before the experiment, which comes last."""
-    return {entry.name for entry in folder.iterdir()} <= {".lock", "tasks", PLAN, "config.yaml", "order", "stop"}
+    # A kill may leave one of them half-written, under a name of its own.
+    names = {entry.name for entry in folder.iterdir() if not entry.match(".*.tmp")}
+    return names <= {".lock", "tasks", PLAN, "config.yaml", "order", "stop"}
 
 
 def identity(experiment: Experiment) -> str:

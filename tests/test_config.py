@@ -10,7 +10,7 @@ import pytest
 from olmo.config import ModelConfig
 
 from olmo_inject.config import Experiment, configs_folder, experiment_yaml, load_experiment
-from olmo_inject.config.checks import OWNED, OWNED_DATA
+from olmo_inject.config.checks import OWNED, OWNED_DATA, OWNED_OPTIMIZER, OWNED_WANDB
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Bernoulli, Burst, Uniform
 from olmo_inject.injection.schedules import Window
@@ -116,7 +116,7 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         ("train: {max_duration: infT}", "train.max_duration: 'infT' is not a positive number of steps"),
         ("train: {max_duration: nanT}", "train.max_duration: 'nanT' is not a positive number of steps"),
         # Choices.
-        ("train: {precision: bf16}", "train.precision: 'bf16' is not fp32, amp_bf16 or amp_fp16"),
+        ("train: {precision: bf16}", "train.precision: 'bf16' is not fp32 or amp_bf16"),
         ("train: {distributed_strategy: single}", "train.distributed_strategy: "),
         ("train: {eval_interval: 0}", "train.eval_interval: 0 must be at least 1"),
         ("train: {save_interval: 0}", "train.save_interval: 0 must be at least 1"),
@@ -179,6 +179,7 @@ def other_value(name: str, default: Any) -> str:
         "memmap_dtype": "uint32",
         "pad_direction": "left",
         "save_folder": "elsewhere",
+        "speed_monitor": "{window_size: 7}",
     }
     if name in special:
         return special[name]
@@ -202,6 +203,14 @@ def test_owned_data_keys_point_to_where_it_is_said(base: Path, name: str, instea
     value = other_value(name, getattr(Experiment().train.data, name))
     message = refusal(changed(base, f"train: {{data: {{{name}: {value}}}}}"))
     assert message == f"train.data.{name}: not set here; use {instead}"
+
+
+@pytest.mark.parametrize(("name", "instead"), [*OWNED_OPTIMIZER.items(), *OWNED_WANDB.items()])
+def test_owned_keys_of_parts_point_to_where_it_is_said(base: Path, name: str, instead: str) -> None:
+    part = "optimizer" if name in OWNED_OPTIMIZER else "wandb"
+    value = {"metrics_log_interval": "5", "rank_zero_only": "false"}.get(name, "true")
+    message = refusal(changed(base, f"train: {{{part}: {{{name}: {value}}}}}"))
+    assert message == f"train.{part}.{name}: not set here; use {instead}"
 
 
 def test_owned_keys_may_stand_with_their_defaults(base: Path) -> None:

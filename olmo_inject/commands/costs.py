@@ -17,9 +17,9 @@ from olmo_inject.commands.shared import (
     NprocOption,
     OverridesArgument,
     RendezvousOption,
-    is_first_rank,
     print_json,
 )
+from olmo_inject.errors import is_first_rank
 
 if TYPE_CHECKING:
     from olmo_inject.config import Experiment
@@ -117,14 +117,11 @@ def preflight(
 
     from launch.preflight import checks_table
     from launch.preflight import preflight as try_all
-    from olmo_inject.training.parallel import destroy, init_process_group
+    from olmo_inject.training.parallel import process_group
 
     logging.getLogger("olmo").setLevel(logging.ERROR)
-    torch_device = init_process_group(device)
-    try:
+    with process_group(device) as torch_device:
         result = try_all(experiment, torch_device, quick=quick)
-    finally:
-        destroy()
     if is_first_rank():
         if as_json:
             print_json(result.record())

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from olmo_inject.errors import is_first_rank
+
 INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM, as a shell's
 
 ConfigArgument = Annotated[
@@ -32,11 +34,6 @@ RendezvousOption = Annotated[
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(value, indent=2))
-
-
-def is_first_rank() -> bool:
-    """Whether this process speaks for all ranks of a run."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def say_once(message: str) -> None:

@@ -11,7 +11,14 @@ train:                           # ai2-olmo's TrainConfig; its overrides work as
   max_duration: 1000
 """
 
-from olmo_inject.config.loading import configs_folder, experiment_yaml, find_config, load_experiment, one_line
+from olmo_inject.config.loading import (
+    configs_folder,
+    experiment_yaml,
+    find_config,
+    load_experiment,
+    named_model,
+    one_line,
+)
 from olmo_inject.config.schema import (
     CheckpointConfig,
     CorpusConfig,
@@ -36,5 +43,6 @@ __all__ = [
     "experiment_yaml",
     "find_config",
     "load_experiment",
+    "named_model",
     "one_line",
 ]

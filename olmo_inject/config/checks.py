@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from olmo.config import DistributedStrategy, TrainConfig
+from olmo.config import DistributedStrategy, TrainConfig, WandbConfig
 
 from olmo_inject.config.schema import (
     DRAWS,
@@ -83,6 +83,9 @@ OWNED = {
     "early_stopping_factor": "safety.spike_factor",
     "module_outputs_save_steps": "olmo-inject analyze",
     "hf_datasets_cache_dir": "nothing: it is deprecated in ai2-olmo",
+    "auxiliary_loss_multiplier": "nothing: ai2-olmo's trainer weighs the z-loss by 1e-4 whatever it says",
+    "device_eval_batch_size": "evaluation.batch_size",
+    "speed_monitor": "nothing: steps and tokens a second are always measured",
 }
 OWNED_DATA = {
     "paths": "corpus.paths",
@@ -92,6 +95,14 @@ OWNED_DATA = {
     "generate_attention_mask": "nothing: rows are full, there is no padding to mask",
     "pad_direction": "nothing: rows are full, there is no padding",
 }
+OWNED_OPTIMIZER = {
+    "metrics_log_interval": "nothing: gradient norm and learning rate of every step are in metrics.jsonl",
+    "record_update_metrics": "nothing: gradient norm and learning rate of every step are in metrics.jsonl",
+}
+OWNED_WANDB = {
+    "log_artifacts": "nothing: checkpoints stay in the run folder",
+    "rank_zero_only": "nothing: one W&B run holds what all ranks measured",
+}
 
 
 def _refuse_owned_keys(train: TrainConfig) -> None:
@@ -99,6 +110,8 @@ def _refuse_owned_keys(train: TrainConfig) -> None:
     for keys, given, default, prefix in (
         (OWNED, train, defaults, "train"),
         (OWNED_DATA, train.data, defaults.data, "train.data"),
+        (OWNED_OPTIMIZER, train.optimizer, defaults.optimizer, "train.optimizer"),
+        (OWNED_WANDB if train.wandb else {}, train.wandb, WandbConfig(), "train.wandb"),
     ):
         for name, instead in keys.items():
             if getattr(given, name) != getattr(default, name):
@@ -134,8 +147,8 @@ def _check_train(experiment: Experiment) -> None:
     train.max_duration = _whole_steps(experiment)
     if train.precision is None:
         train.precision = "fp32"
-    if train.precision not in ("fp32", "amp_bf16", "amp_fp16"):
-        raise UserError(f"train.precision: {train.precision!r} is not fp32, amp_bf16 or amp_fp16")
+    if train.precision not in ("fp32", "amp_bf16"):  # ai2-olmo's amp_fp16 does not scale gradients, which underflow
+        raise UserError(f"train.precision: {train.precision!r} is not fp32 or amp_bf16")
     if train.distributed_strategy not in (DistributedStrategy.ddp, DistributedStrategy.fsdp):
         raise UserError(f"train.distributed_strategy: {train.distributed_strategy!r} is not ddp or fsdp")
     if model.embedding_size is not None and model.embedding_size < model.vocab_size:
@@ -200,8 +213,9 @@ def _check_choices(experiment: Experiment) -> None:
 def _check_gradients(experiment: Experiment) -> None:
     config, model = experiment.gradients, experiment.model
     config.at.check("gradients.at")
-    for name in ("neurons", "rows_per_pass"):
-        _positive(f"gradients.{name}", getattr(config, name))
+    _positive("gradients.neurons", config.neurons)
+    if config.rows_per_pass is not None:
+        _positive("gradients.rows_per_pass", config.rows_per_pass)
     if config.targets not in GRADIENT_TARGETS:
         raise UserError(f"gradients.targets: {config.targets!r} is not one of {', '.join(GRADIENT_TARGETS)}")
     if config.at == StepSelection():

@@ -42,10 +42,21 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     try:
         experiment = OmegaConf.to_object(OmegaConf.merge(schema, given))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {one_line(error)}") from None
+        raise UserError(f"{_blamed(path, overrides)}: {one_line(error)}") from None
     assert isinstance(experiment, Experiment)
     check(experiment)
     return experiment
+
+
+def _blamed(path: Path | str, overrides: Sequence[str]) -> str:
+    """Where a mistake stands: in the file, or in the overrides if the file is good without them."""
+    try:
+        if overrides:
+            load_experiment(path)
+            return "command line"
+    except UserError:
+        pass
+    return str(path)
 
 
 @cache
@@ -58,6 +69,15 @@ def _schema() -> tuple[DictConfig, Any]:
 def experiment_yaml(experiment: Experiment) -> str:
     """The resolved experiment as YAML; `load_experiment` reads it back to the same."""
     return OmegaConf.to_yaml(OmegaConf.structured(experiment))
+
+
+def named_model(name: str) -> dict[str, Any]:
+    """What the named model's file, and those it extends, say of ai2-olmo's model settings.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    return dict(_read_extended(find_config(name, "models")).get("model") or {})
 
 
 def find_config(path: Path | str, kind: str) -> Path:

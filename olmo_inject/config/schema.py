@@ -99,8 +99,8 @@ class GradientConfig:
     """The MLP's neurons with the largest task gradient are compared."""
     targets: str = "injected"
     """Which losses are the task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
-    rows_per_pass: int = 32
-    """Rows of one forward and backward pass on each rank, which bounds memory."""
+    rows_per_pass: int | None = None
+    """Rows of one forward and backward pass on each rank, which bounds memory; None: the micro-batch's, at most 32."""
 
 
 @dataclass

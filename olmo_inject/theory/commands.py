@@ -17,7 +17,11 @@ from olmo_inject.theory.checks.measure import Effort, Measure
 from olmo_inject.theory.predict import Prediction, predict
 from olmo_inject.theory.predict_config import configured_mixture, load_predict_config
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Which task a model of which width holds: multi-task linear regression, in closed form.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller problems and fewer steps.")]

@@ -38,19 +38,33 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
     folder = experiment.run_folder
     goes_on = not overwrite and (folder / EXPERIMENT).is_file()
     last = latest(folder) if goes_on else None
-    first_step = 0 if last is None else last.step
     if experiment.start_from is not None and last is None:  # once it has a checkpoint, a run needs its origin no more
         start = Path(experiment.start_from)
         if experiment.start_state == "full":
-            first_step = read_checkpoint(start).step
+            read_checkpoint(start)
         else:
             load_weights(start, experiment.model)
     if goes_on:
         check_same_run(experiment, data)
         if last is not None and last.step == experiment.steps:
             return f"already trained to step {last.step}: nothing to do"
-    data.order.require(range(first_step, experiment.steps), np.arange(experiment.batch_size))
+    # A stage may hold the rows of this node's ranks alone; which they are, each rank knows and checks.
+    data.order.require(range(first_step_of(experiment, overwrite), experiment.steps), np.empty(0, np.int64))
     return None
+
+
+def first_step_of(experiment: Experiment, overwrite: bool = False) -> int:
+    """The step that a run would begin with: after its own last checkpoint, or where it branches off.
+
+    Raises:
+        UserError: a checkpoint's record is damaged.
+    """
+    own = None if overwrite else latest(experiment.run_folder)
+    if own is not None:
+        return own.step
+    if experiment.start_from is not None and experiment.start_state == "full":
+        return read_checkpoint(Path(experiment.start_from)).step
+    return 0
 
 
 def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:

@@ -25,10 +25,9 @@ from olmo_inject.training import checkpoints, sealed
 from olmo_inject.training.parallel import (
     build_model,
     build_optimizer,
-    destroy,
-    init_process_group,
+    process_group,
 )
-from olmo_inject.training.weights import Weights, load_weights
+from olmo_inject.training.weights import Weights, load_weights, read_model_config
 from olmo_inject.vocabulary import Vocabulary
 
 CONFIG = "config.yaml"
@@ -54,9 +53,9 @@ def read_model(path: Path) -> tuple[Weights, ModelConfig]:
     """The weights of a checkpoint of any kind, and the model they fit.
 
     Raises:
-        UserError: as `read_config` and `load_weights`.
+        UserError: as `read_model_config` and `load_weights`.
     """
-    config = read_config(path).model
+    config = read_model_config(path)
     return load_weights(path, config), config
 
 
@@ -91,16 +90,13 @@ def unshard_with_optimizer(path: Path, to: Path) -> checkpoints.Checkpoint:
     config.distributed_strategy = DistributedStrategy.ddp
     config.precision = "fp32"  # of the model's computations, which there are none of
     config.compile = None
-    device = init_process_group("cpu")
-    try:
+    with process_group("cpu") as device:
         _, dist_model = build_model(config, device)
         optim = build_optimizer(config, dist_model)
         state = checkpoints.restore(source, dist_model, optim)
         with _new_folder(to) as tmp:
             written = checkpoints.save(tmp, source.step, dist_model, optim, state, read_config(path))
             written.path.rename(to)
-    finally:
-        destroy()
     return checkpoints.read_checkpoint(to)
 
 

@@ -15,7 +15,7 @@ from olmo.util import roundrobin, threaded_generator
 from torch.utils.data import DataLoader, get_worker_info
 
 from olmo_inject.corpus.injected import InjectedCorpus
-from olmo_inject.errors import UserError
+from olmo_inject.errors import FoundByOneRank, UserError
 
 READ_AHEAD_THREADS = 4  # as ai2-olmo's, where there are no worker processes
 
@@ -59,7 +59,10 @@ class PositionStream(IterableDataset):
     def batch(self, step: int) -> dict[str, Any]:
         """This rank's batch of `step`: ai2-olmo's keys, with `index` holding positions."""
         positions = self.positions(step)
-        batch: dict[str, Any] = self.corpus.rows(positions)
+        try:
+            batch: dict[str, Any] = self.corpus.rows(positions)
+        except UserError as error:  # of this rank's rows alone
+            raise FoundByOneRank(str(error)) from error
         batch["index"] = torch.from_numpy(positions)
         if "doc_lens" in batch:
             batch["max_doc_lens"] = batch["doc_lens"].amax(dim=1).tolist()
@@ -99,7 +102,7 @@ def build_loader(corpus: InjectedCorpus, cfg: TrainConfig, rank: int, world_size
         pin_memory=cfg.data.pin_memory,
         prefetch_factor=cfg.data.prefetch_factor if workers else None,
         persistent_workers=cfg.data.persistent_workers and workers > 0,
-        timeout=cfg.data.timeout,
+        timeout=cfg.data.timeout if workers else 0,
     )
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,10 +22,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from olmo_inject.errors import UserError
+from olmo_inject.errors import FoundByOneRank, UserError, report
 
+T = TypeVar("T")
 DistModel = DistributedDataParallel | FullyShardedDataParallel
 
+# All ranks wait while rank 0 writes, hashes or deletes a checkpoint, or shuffles a corpus; torch allows ten minutes.
+TIMEOUT = timedelta(hours=1)
 HYBRID = (ShardingStrategy.HYBRID_SHARD, ShardingStrategy._HYBRID_SHARD_ZERO2)
 
 
@@ -51,22 +58,59 @@ def init_process_group(device: str = "auto") -> torch.device:
         UserError: CUDA was asked for and this process has no GPU of its own.
 
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown device {device!r}: use auto, cpu or cuda")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "cpu" or (device == "auto" and count == 0):
+    if choose_device(device).type == "cpu":
         chosen, backend = torch.device("cpu"), "gloo"
-    elif get_local_rank() >= count:
+    elif get_local_rank() >= (count := torch.cuda.device_count()):
         raise UserError(f"local rank {get_local_rank()} needs a GPU of its own: this node has {count}")
     else:
         chosen, backend = torch.device("cuda", get_local_rank()), "nccl"
         torch.cuda.set_device(chosen)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=TIMEOUT)
     else:  # ai2-olmo's trainer reduces over a group even when alone; a store in memory needs no port
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     return chosen
+
+
+@contextmanager
+def process_group(device: str = "auto") -> Iterator[torch.device]:
+    """Join the process group, give this rank's device, and leave the group in the end.
+
+    After an error that this rank alone knows of, the others wait for it in a collective, and NCCL's leaving would
+    wait for them: it is reported and the process ends at once, which torchrun's agent sees and ends the others.
+
+    Args:
+        device: as `init_process_group`.
+
+    Raises:
+        UserError: as `init_process_group`.
+    """
+    chosen = init_process_group(device)
+    try:
+        yield chosen
+    except torch.OutOfMemoryError as error:
+        _leave_after(FoundByOneRank(f"rank {dist.get_rank()}: {' '.join(str(error).split())}"))
+    except Exception as error:
+        _leave_after(error)
+    except BaseException:
+        destroy()
+        raise
+    destroy()
+
+
+def _leave_after(error: Exception) -> NoReturn:
+    known_to_all = isinstance(error, UserError) and not isinstance(error, FoundByOneRank)
+    if known_to_all or dist.get_world_size() == 1:
+        destroy()
+        raise error
+    if isinstance(error, UserError):
+        report(error)
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2 if isinstance(error, UserError) else 1)
 
 
 _last_group: dist.ProcessGroup | None = None
@@ -110,6 +154,21 @@ def on_every_rank(what: str) -> Iterator[None]:
     for found in problems:
         if found is not None:
             raise UserError(found) from cause
+
+
+def from_rank_0(make: Callable[[], T], what: str) -> T:
+    """What `make` gives on rank 0, on every rank (collective): of files that others may see late, or otherwise.
+
+    Args:
+        make: called on rank 0 alone; must not communicate, and its result must pickle.
+        what: as `on_every_rank`.
+    """
+    made: list[T | None] = [None]
+    with on_every_rank(what):
+        if dist.get_rank() == 0:
+            made[0] = make()
+    dist.broadcast_object_list(made, src=0)
+    return cast("T", made[0])
 
 
 def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel]:

@@ -23,8 +23,7 @@ from olmo_inject.corpus.order import SHARED_FROM
 from olmo_inject.corpus.references import Reference, load_references
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.files import read_json
-from olmo_inject.run_folder import METRICS, PLAN, STOP_FILE, check_no_other_folder, delete_run, locked, prepare
+from olmo_inject.run_folder import METRICS, STOP_FILE, check_no_other_folder, delete_run, locked, prepare
 from olmo_inject.steps import StepSelection
 from olmo_inject.stop_signals import stop_signals
 from olmo_inject.training import checkpoints
@@ -37,20 +36,22 @@ from olmo_inject.training.callbacks.injected_loss import InjectedLoss
 from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.callbacks.safety import Safety, past_losses
 from olmo_inject.training.callbacks.wandb_run import WandbRun
-from olmo_inject.training.checks import check_ranks
+from olmo_inject.training.checks import check_ranks, first_step_of
 from olmo_inject.training.loader import build_loader
 from olmo_inject.training.metrics import Metrics, belongs_before, cut_back
 from olmo_inject.training.parallel import (
     build_model,
     build_optimizer,
     build_scheduler,
-    destroy,
-    init_process_group,
+    from_rank_0,
     on_every_rank,
+    process_group,
     settle_ddp_buckets,
 )
 from olmo_inject.training.trainer import InjectionTrainer
 from olmo_inject.training.weights import assign_weights, load_weights
+
+OPTIMIZER_SETTINGS = ("betas", "eps", "weight_decay")
 
 
 def train_as_rank(experiment: Experiment, *, overwrite: bool = False, device: str = "auto") -> str:
@@ -58,11 +59,8 @@ def train_as_rank(experiment: Experiment, *, overwrite: bool = False, device: st
     _stop_with_parent()
     # It warns on every rank of random states that a change of world size leaves behind; dropout 0 uses none.
     logging.getLogger("olmo").setLevel(logging.ERROR)
-    torch_device = init_process_group(device)
-    try:
+    with process_group(device) as torch_device:
         return train(experiment, torch_device, overwrite=overwrite)
-    finally:
-        destroy()
 
 
 def _stop_with_parent() -> None:
@@ -127,7 +125,7 @@ def _prepare_folder(experiment: Experiment, device: torch.device, stack: ExitSta
             stack.enter_context(locked(folder))
             if overwrite:
                 delete_run(folder)
-            prepare(experiment, data)
+            prepare(experiment, data, first_step_of(experiment))
             if len(data.shards) >= SHARED_FROM:
                 data.order.prepare(len(data.corpus))
             (folder / STOP_FILE).unlink(missing_ok=True)
@@ -153,8 +151,17 @@ def runtime_config(experiment: Experiment, world_size: int) -> TrainConfig:
     return cfg
 
 
-def build_trainer(experiment: Experiment, data: ExperimentData, device: torch.device) -> InjectionTrainer:
-    """A trainer restored to where its run folder says, its logs cut back to there (collective)."""
+def build_trainer(
+    experiment: Experiment, data: ExperimentData, device: torch.device, first_step: int = 0
+) -> InjectionTrainer:
+    """A trainer restored to where its run folder says, its logs cut back to there (collective).
+
+    Args:
+        experiment: the run.
+        data: its corpus and plan.
+        device: this rank's.
+        first_step: where new weights begin, if not with step 0.
+    """
     rank, world = dist.get_rank(), dist.get_world_size()
     cfg = runtime_config(experiment, world)
     model, dist_model = build_model(cfg, device)
@@ -171,6 +178,8 @@ def build_trainer(experiment: Experiment, data: ExperimentData, device: torch.de
         evaluators=[],
     )
     restored = _restore(experiment, trainer)
+    if first_step:
+        trainer.begin_at(first_step)
     with on_every_rank("the corpus lacks what this rank reads"):
         data.order.require(range(trainer.global_step, experiment.steps), np.arange(rank, experiment.batch_size, world))
     folder = experiment.run_folder
@@ -185,6 +194,7 @@ def build_trainer(experiment: Experiment, data: ExperimentData, device: torch.de
             for old in (folder / "data-indices").glob("*.tsv"):
                 # ai2-olmo writes these from 1: step n of the file is plan step n - 1.
                 cut_back(old, lambda line: restored and int(line.split("\t", 1)[0]) <= trainer.global_step)
+    losses = from_rank_0(lambda: past_losses(folder / METRICS, experiment.safety.spike_window), f"cannot read {folder}")
     with on_every_rank(f"cannot read the references, or write them to {folder}"):
         references = load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
         for reference in references if rank == 0 else ():
@@ -195,22 +205,22 @@ def build_trainer(experiment: Experiment, data: ExperimentData, device: torch.de
             trainer.indices_file = indices.open("a", encoding="utf-8")
         trainer.metrics = Metrics(folder / METRICS if rank == 0 else None)
         trainer.resumed = restored
-        trainer.callbacks = _build_callbacks(experiment, data, references, trainer.metrics)
+        trainer.callbacks = _build_callbacks(experiment, data, references, trainer.metrics, losses)
     return trainer
 
 
 def _build_callbacks(
-    experiment: Experiment, data: ExperimentData, references: list[Reference], metrics: Metrics
+    experiment: Experiment, data: ExperimentData, references: list[Reference], metrics: Metrics, losses: list[float]
 ) -> list[Callback]:
-    """In the order in which they are called."""
+    """In the order in which they are called; `losses` are those of the last steps before a resume."""
     train, folder, first = experiment.train, experiment.run_folder, dist.get_rank() == 0
     callbacks: list[Callback] = []
     if train.wandb is not None:  # it listens, so it comes before what measures
-        callbacks.append(WandbRun(experiment, read_json(folder / PLAN)["run_id"]))
+        callbacks.append(WandbRun(experiment))
     callbacks += [
         InjectedLoss(data.plan),
         Evidence(folder if first else None),
-        Safety(experiment.safety, past_losses(folder / METRICS, experiment.safety.spike_window)),
+        Safety(experiment.safety, losses),
         Evaluation(experiment.evaluation, data.tasks, references, train.eval_interval, experiment.steps),
     ]
     if experiment.gradients.at != StepSelection():
@@ -225,7 +235,8 @@ def _build_callbacks(
 
 def _restore(experiment: Experiment, trainer: InjectionTrainer) -> bool:
     """Go on from the run's own last full checkpoint, else begin where `start_from` says; True for the former."""
-    own = checkpoints.latest(experiment.run_folder)
+    # Rank 0 alone looks: on a network file system another node may not see the newest one yet.
+    own = from_rank_0(lambda: checkpoints.latest(experiment.run_folder), f"cannot read {experiment.run_folder}")
     if own is not None:
         if own.step > experiment.steps:
             raise UserError(
@@ -237,8 +248,14 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer) -> bool:
     if experiment.start_from is not None:
         start = Path(experiment.start_from)
         if experiment.start_state == "full":
-            state = checkpoints.restore(checkpoints.read_checkpoint(start), trainer.dist_model, trainer.optim)
+            with on_every_rank(f"start_from: {start}"):
+                parent = checkpoints.read_checkpoint(start)
+            own_settings = [dict(group) for group in trainer.optim.param_groups]
+            state = checkpoints.restore(parent, trainer.dist_model, trainer.optim)
             trainer.load_trainer_state_dict(state)
+            for group, settings in zip(trainer.optim.param_groups, own_settings, strict=True):
+                # The restored ones are the parent's; of these the learning rate alone is set in every step.
+                group.update({name: settings[name] for name in OPTIMIZER_SETTINGS if name in settings})
             _check_branch(experiment, trainer)
             if trainer.global_step >= experiment.steps:
                 raise UserError(
@@ -252,17 +269,13 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer) -> bool:
 
 
 def _check_branch(experiment: Experiment, trainer: InjectionTrainer) -> None:
-    """Refuse a branch whose steps would be other positions than its parent's; give it its own optimizer settings."""
+    """Refuse a branch whose steps would be other positions than its parent's."""
     seen, step = trainer.global_train_examples_seen_this_epoch, trainer.global_step
     if seen != step * experiment.batch_size:
         raise UserError(
             f"train.global_train_batch_size: {experiment.batch_size}, but {experiment.start_from} has read {seen} rows "
             f"in {step} steps; a branch keeps the batch, or starts with start_state: weights"
         )
-    # The restored ones are the parent's; the learning rate and the decay are set in every step.
-    own = {name: value for name, value in trainer.optim.defaults.items() if name in ("betas", "eps")}
-    for group in trainer.optim.param_groups:
-        group.update(own)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from olmo_inject.training.compat import TrainerShims
 from olmo_inject.training.metrics import Metrics
 from olmo_inject.training.sums import StepSums
 
+GRADIENT_NORM = "optim/total_grad_norm"
+
 
 @dataclass
 class InjectionTrainer(TrainerShims, Trainer):
@@ -54,13 +56,21 @@ class InjectionTrainer(TrainerShims, Trainer):
             callback.before_first_step(self)
         super().fit()
 
+    def begin_at(self, step: int) -> None:
+        """Make `step` the next one, with the weights as they are."""
+        self.global_step = step
+        self.global_train_examples_seen_this_epoch = step * self.cfg.global_train_batch_size
+        self.global_train_tokens_seen = self.global_train_examples_seen_this_epoch * self.cfg.model.max_sequence_length
+        self.dataset.start_index = self.global_train_examples_seen_this_epoch
+
     def train_step(self, batch: dict[str, Any], reduce_global_loss: bool = True) -> dict[str, float]:
         """One step, with its moments. ai2-olmo's console and W&B get nothing: `metrics` has it all."""
         step = self.global_step - 1
         self._batch = batch
         for callback in self.callbacks:
             callback.before_step(self, step, batch)
-        super().train_step(batch, reduce_global_loss=False)
+        norm = super().train_step(batch, reduce_global_loss=False)[GRADIENT_NORM]  # before clipping
+        self.metrics.log(step, {GRADIENT_NORM: norm, "optim/learning_rate": self.optim.param_groups[0]["lr"]})
         for callback in self.callbacks:
             callback.after_step(self, step, self._reduced)
         self.metrics.flush()

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,19 +19,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from olmo_inject.commands.shared import is_first_rank
 from olmo_inject.config import CheckpointConfig, EvaluationConfig, Experiment, load_experiment
 from olmo_inject.data import build_data
-from olmo_inject.errors import FoundByOneRank, UserError
+from olmo_inject.errors import UserError, report
 from olmo_inject.files import write_json
+from olmo_inject.steps import StepSelection
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.evaluation import Evaluation
 from olmo_inject.training.callbacks.progress import Progress
-from olmo_inject.training.checks import check_ranks
-from olmo_inject.training.parallel import destroy, init_process_group, on_every_rank
+from olmo_inject.training.checks import check_ranks, first_step_of
+from olmo_inject.training.parallel import from_rank_0, on_every_rank, process_group
 from olmo_inject.training.run import build_trainer
 from olmo_inject.training.trainer import InjectionTrainer
 
+FOLDER_PREFIX = ".olmo-inject-trial-"
+LEFT_FOR_DEAD = 24 * 3600  # seconds
 WARM_UP = 1  # steps that are not timed: kernels are chosen, memory is allocated
 
 
@@ -82,8 +84,10 @@ def measure(
 ) -> Trial:
     """Train `steps` steps after one that is not timed, from new weights, and perhaps write a checkpoint (collective).
 
+    They are the steps that the run would do next, which a staged corpus may hold alone.
+
     Args:
-        experiment: what to train; where it starts from and what it would save and evaluate is left out.
+        experiment: what to train; the weights it starts from and what it would save and evaluate are left out.
         device: this rank's.
         steps: to be timed, at least 1.
         checkpoint: whether to write a full checkpoint, and time it.
@@ -95,12 +99,13 @@ def measure(
     """
     check_ranks(experiment, dist.get_world_size(), device.type)
     with _folder(near) as folder:
-        trial = _shortened(experiment, folder, WARM_UP + steps)
+        first_step = from_rank_0(lambda: first_step_of(experiment), f"cannot read {experiment.run_folder}")
+        trial = _shortened(experiment, folder, first_step, WARM_UP + steps)
         with on_every_rank("cannot read the corpus"):
             data = build_data(trial)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        trainer = build_trainer(trial, data, device)
+        trainer = build_trainer(trial, data, device, first_step)
         clock = _Clock()
         kept = [callback for callback in trainer.callbacks if not isinstance(callback, Progress | Evaluation)]
         trainer.callbacks = [*kept[:-1], clock]  # the last writes checkpoints
@@ -132,21 +137,20 @@ def measure(
 def measure_as_rank(experiment_file: Path, result: Path, steps: int, device: str) -> None:
     """One rank of `python -m olmo_inject.training.trial`: `measure`, and rank 0 writes the result as JSON."""
     logging.getLogger("olmo").setLevel(logging.ERROR)
-    torch_device = init_process_group(device)
-    try:
+    with process_group(device) as torch_device:
         trial = measure(load_experiment(experiment_file), torch_device, steps=steps, checkpoint=False)
         if dist.get_rank() == 0:
             write_json(result, asdict(trial))
-    finally:
-        destroy()
 
 
-def _shortened(experiment: Experiment, folder: Path, steps: int) -> Experiment:
+def _shortened(experiment: Experiment, folder: Path, first_step: int, steps: int) -> Experiment:
     trial = deepcopy(experiment)
     trial.folder = str(folder)
     trial.start_from = None
     trial.checkpoints, trial.evaluation = CheckpointConfig(), EvaluationConfig()
-    trial.train.max_duration = steps
+    trial.train.max_duration = first_step + steps
+    if trial.gradients.at != StepSelection():  # they take the most memory; in the step that is not timed
+        trial.gradients.at = StepSelection(steps=[first_step])
     trial.train.wandb = None
     return trial
 
@@ -168,24 +172,26 @@ def _peak(device: torch.device) -> int:
 @contextmanager
 def _folder(near: Path | None) -> Iterator[Path]:
     """A folder of this trial's own that all ranks see, deleted in the end (collective)."""
-    first = dist.get_rank() == 0
-    made: list[str | None] = [None]
-    with on_every_rank(f"cannot write {near or tempfile.gettempdir()}"):
-        if first:
-            made[0] = tempfile.mkdtemp(prefix=".olmo-inject-trial-", dir=near)
-    dist.broadcast_object_list(made, src=0)
-    assert made[0] is not None
+    place = Path(tempfile.gettempdir()) if near is None else near
+
+    def make() -> Path:
+        for left in place.glob(f"{FOLDER_PREFIX}*"):  # by trials that were killed
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > LEFT_FOR_DEAD:
+                    shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=place))
+
+    folder = from_rank_0(make, f"cannot write {place}")
     try:
-        yield Path(made[0])
+        yield folder
     finally:
-        if first:
-            shutil.rmtree(made[0], ignore_errors=True)
+        if dist.get_rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
     try:
         measure_as_rank(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     except UserError as error:
-        if is_first_rank() or isinstance(error, FoundByOneRank):
-            print(f"olmo-inject: {error}", file=sys.stderr, flush=True)
+        report(error)
         raise SystemExit(2) from None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from olmo.config import ModelConfig
 from olmo.model import OLMo
+from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
 from olmo_inject.errors import UserError
@@ -68,6 +69,24 @@ def load_safetensors(path: Path) -> Weights:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from None
 
 
+def read_model_config(path: Path) -> ModelConfig:
+    """The model that a checkpoint of this project or of ai2-olmo is of; nothing else of its configuration is read.
+
+    Raises:
+        UserError: there is no configuration, or it describes none.
+    """
+    file = path / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{path} cannot be read as a model: it has neither ai2-olmo's config.yaml nor a config.json")
+    try:
+        described = OmegaConf.select(OmegaConf.load(file), "model", throw_on_missing=True)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), described))
+    except Exception as error:  # of many types: YAML's, OmegaConf's, ai2-olmo's own
+        raise UserError(f"{file} does not describe an ai2-olmo model: {str(error).splitlines()[0]}") from error
+    assert isinstance(config, ModelConfig)
+    return config
+
+
 def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
     """Read a model's weights, under ai2-olmo's names, on the CPU, in the precision they were stored in.
 
@@ -94,7 +113,13 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
     elif (path / "model.safetensors").is_file():
         weights = load_safetensors(path / "model.safetensors")
     else:
-        raise UserError(f"{path} holds no weights: model.pt, model.safetensors or a transformers folder is needed")
+        inside = sorted(path.glob("step*"))  # of a run
+        wanted = (
+            "one of its checkpoints, as " + str(inside[-1])
+            if inside
+            else "model.pt, model.safetensors or a transformers folder"
+        )
+        raise UserError(f"{path} holds no weights: {wanted} is needed")
     weights = {name.replace(sharded.FSDP_PREFIX, ""): value for name, value in weights.items()}
     if foreign := [name for name in weights if not name.startswith("transformer.")]:
         raise UserError(f"{path} is not an OLMo model: it holds a tensor named {foreign[0][:80]!r}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from copies import Copies
 from made import tasks_of
 
 from analysis.runs import Accuracy, baselines, read_run, read_runs, wilson
@@ -81,6 +82,12 @@ def test_a_run_is_read_as_it_was_written(trained: Path) -> None:
     assert run.schedule_label("plus") == "2 every 3 batches"
     assert run.gap("plus") == 3
     assert not run.evenly_injected("plus")
+
+
+def test_a_named_model_made_larger_is_another_size(copies: Copies) -> None:
+    assert read_run(copies.make("deep", ("n_layers: 2\n", "n_layers: 3\n"))).size == "tiny-8, 8 wide, 3 deep"
+    assert read_run(copies.make("long", ("max_sequence_length: 16\n", "max_sequence_length: 32\n"))).size == "tiny-8"
+    assert read_run(copies.make("gone", ("model_name: tiny-8", "model_name: mine.yaml"))).size == "mine.yaml"
 
 
 def _with_accuracy(run: Path, name: str, correct: int, n: int) -> None:

@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,27 @@ def when(condition: Callable[[], bool], act: Callable[[], object]) -> threading.
     thread = threading.Thread(target=wait)
     thread.start()
     return thread
+
+
+def test_no_two_jobs_share_a_gpu(tmp_path: Path) -> None:
+    """Each says when it began and ended and which GPUs it saw."""
+    code = (
+        "import os, time; begun = time.monotonic(); time.sleep(0.3);"
+        "print(begun, time.monotonic(), os.environ['CUDA_VISIBLE_DEVICES'])"
+    )
+    counts = [1, 2, 1, 3, 1, 1]
+    jobs = [replace(job(tmp_path, f"job{i}", code), gpus=n) for i, n in enumerate(counts)]
+    outcomes = run_jobs(jobs, 6, gpus=["0", "2", "GPU-8932f937"], console=Console(file=StringIO()))
+    seen = []
+    for outcome, count in zip(outcomes, counts, strict=True):
+        begun, ended, gpus = outcome.last_line.split()
+        assert len(set(gpus.split(","))) == count
+        assert set(gpus.split(",")) <= {"0", "2", "GPU-8932f937"}
+        seen.append((float(begun), float(ended), set(gpus.split(","))))
+    for one, other in combinations(seen, 2):
+        together = one[0] < other[1] and other[0] < one[1]
+        assert not (together and one[2] & other[2])
+    assert any(one[0] < other[1] and other[0] < one[1] for one, other in combinations(seen, 2))
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:

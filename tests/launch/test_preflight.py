@@ -117,7 +117,12 @@ def load(config: Path, *overrides: str) -> Experiment:
 
 
 def test_the_quick_form(config: Path, alone: torch.device) -> None:
+    dead, alive = (config.parent / f".olmo-inject-trial-{name}" for name in ("dead", "alive"))
+    for folder in (dead, alive):
+        folder.mkdir()
+    os.utime(dead, (0, 0))  # left by one that was killed long ago
     result = preflight(load(config), alone, quick=True)
+    assert (dead.exists(), alive.exists()) == (False, True)
     assert result.passed
     assert (result.trial and result.trial.steps, result.signal_seconds) == (1, None)
     assert "checkpoint" not in verdicts(result)

@@ -25,7 +25,7 @@ from torch.utils.data._utils import worker as torch_worker
 from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.errors import UserError
+from olmo_inject.errors import FoundByOneRank
 from olmo_inject.injection import Bernoulli, Burst, Plan, PlannedTask, Uniform
 from olmo_inject.training.loader import PositionStream, build_loader
 
@@ -242,7 +242,7 @@ def test_a_users_error_arrives_as_one(tmp_path: Path, workers: int, threads: int
         else PositionStream(corpus, SIZE, rank=0, world_size=1, threads=threads)
     )
     seen = []
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(FoundByOneRank) as refused:  # no other rank reads these rows
         seen += (int(batch["index"][0]) // SIZE for batch in batches)
     # From a worker process torch brings the traceback along; the command line prints the last line.
     message = str(refused.value).strip().splitlines()[-1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -109,11 +110,45 @@ for _ in range(100):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_rank_that_fails_alone_says_so_and_does_not_wait_for_the_others() -> None:
+    """NCCL's leaving of a group waits for its other ranks, as this one does for ever."""
+    script = """
+import time
+import torch.distributed as dist
+from olmo_inject.errors import FoundByOneRank
+from olmo_inject.training import parallel
+
+parallel.destroy = lambda: time.sleep(1000)
+with parallel.process_group("cpu"):
+    if dist.get_rank() == 1:
+        raise FoundByOneRank("row 7 is damaged")
+    dist.barrier()
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = os.environ | {"PYTHONPATH": str(Path(parallel.__file__).parents[2]), "WORLD_SIZE": "2"}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=100)[1] for process in processes]
+    assert processes[1].returncode == 2
+    assert said[1].strip() == "olmo-inject: row 7 is damaged"
+    assert processes[0].returncode == 1  # gloo tells it that its peer is gone; torchrun's agent would end it
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UserError, match="this node has 0"):
+    with pytest.raises(UserError, match="there is no GPU"):
         parallel.init_process_group("cuda")
-    with pytest.raises(UserError, match="use auto, cpu or cuda"):
+    with pytest.raises(UserError, match="is not auto, cpu or cuda"):
         parallel.init_process_group("tpu")
     assert not dist.is_initialized()
 

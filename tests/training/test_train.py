@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from ranks import Ranks, alone
 from runs import BATCH, metrics, same_bits, series, train_on_rank, write_experiment
 
@@ -18,7 +19,7 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
 from olmo_inject.training import checkpoints
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.parallel import build_model
+from olmo_inject.training.parallel import build_model, build_scheduler
 from olmo_inject.training.run import build_trainer, runtime_config
 from olmo_inject.training.trainer import InjectionTrainer
 from olmo_inject.training.weights import assign_weights, load_weights
@@ -236,6 +237,9 @@ def test_branching_off_continues_the_run_itself(finished: Path, path: Path, tmp_
     assert (run / "step12/model.pt").read_bytes() == (finished / "step12/model.pt").read_bytes()
     assert list(series(run, "train/loss")) == list(range(8, 12))
     assert audit_run(run, progress=False).passed
+    evidence = run / "evidence.jsonl"
+    evidence.write_text("".join(evidence.read_text().splitlines(keepends=True)[1:]))
+    assert any("first line" in difference for difference in audit_run(run, progress=False).differences)
 
 
 def test_losses_are_what_an_independent_computation_gives(finished: Path, path: Path) -> None:
@@ -390,6 +394,7 @@ def test_a_start_killed_before_the_experiment_was_written_goes_on(path: Path, tm
     for left in run.iterdir():
         if left.name not in ("tasks", "plan.json", "config.yaml", ".lock"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+    (run / ".plan.json.123.tmp").write_text("{")
     assert "trained to step 4" in ranks.run(1, train_on_rank, path, *into(run, "train.max_duration=4"))[0]
 
 
@@ -399,10 +404,44 @@ def test_a_branch_keeps_the_batch_and_has_its_own_settings(
     branch = into(tmp_path / "branch", f"start_from={finished / 'step4'}", "start_state=full", "train.max_duration=6")
     said = ranks.run(1, train_on_rank, path, *branch, "train.global_train_batch_size=24")[0]
     assert "a branch keeps the batch" in said
-    own = into(tmp_path / "own", *branch[1:], "train.optimizer.betas=[0.5,0.6]")
-    ranks.run(1, train_on_rank, path, *own)
+    settings = ("train.optimizer.betas=[0.5,0.6]", "train.optimizer.weight_decay=0")
+    ranks.run(1, train_on_rank, path, *into(tmp_path / "own", *branch[1:], *settings))
     optimizer = torch.load(tmp_path / "own" / "step6" / "optim.pt")
     assert {tuple(group["betas"]) for group in optimizer["param_groups"]} == {(0.5, 0.6)}
+    assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.0}
+    # And from none to some, which ai2-olmo does not set where it finds none.
+    again = (f"start_from={tmp_path / 'own' / 'step6'}", "start_state=full", "train.max_duration=8")
+    ranks.run(1, train_on_rank, path, *into(tmp_path / "again", *again, "train.optimizer.weight_decay=0.1"))
+    optimizer = torch.load(tmp_path / "again" / "step8" / "optim.pt")
+    assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.1}
+
+
+def test_all_ranks_go_on_from_the_checkpoint_that_rank_0_sees(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    """On a network file system another node may not see the newest yet."""
+    run = into(tmp_path / "run")
+    ranks.run(2, train_on_rank, path, *run, "train.max_duration=8")
+    assert ranks.run(2, _train_with_an_old_view, path, *run) == ["trained to step 12"] * 2
+    assert audit_run(tmp_path / "run", progress=False).passed
+
+
+def _train_with_an_old_view(path: Path, *overrides: str) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        if dist.get_rank() == 1:
+            newest = checkpoints.latest
+            patch.setattr(checkpoints, "latest", lambda folder, full=True: newest(folder / "nowhere", full))
+        return train_on_rank(path, *overrides).split(" in ")[0]
+
+
+def test_norm_and_rate_of_every_update_are_measured(finished: Path, path: Path) -> None:
+    """The rate is the schedule's: linear for two steps, then a cosine down to a tenth."""
+    config = load_experiment(path).train
+    rates = series(finished, "optim/learning_rate")
+    scheduler = build_scheduler(config)
+    peak = config.optimizer.learning_rate
+    assert rates == {step: scheduler.get_lr(peak, step + 1, config.max_duration) for step in range(12)}
+    norms = series(finished, "optim/total_grad_norm")
+    assert list(norms) == list(range(12))
+    assert all(norm > 0 for norm in norms.values())
 
 
 def test_the_plan_s_record_follows_an_extension(path: Path, tmp_path: Path, ranks: Ranks) -> None:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ranks import Ranks
+from ranks import Ranks, alone
 from runs import BATCH, same_bits, train_on_rank, write_experiment
 
 from olmo_inject.audit import audit_run
@@ -17,6 +17,7 @@ from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
 from olmo_inject.open_corpus import Shape, open_corpus
 from olmo_inject.training.checks import check_before_launch
+from olmo_inject.training.trial import measure
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,10 @@ def test_a_run_moves_to_a_stage_of_what_is_left(finished: Path, path: Path, tmp_
         shutil.rmtree(run / f"step{step}")
     from_stage = staged(path, tmp_path / "rest", range(4, 12))
     overrides = (f"folder={run}", *from_stage)
-    assert check_before_launch(load_experiment(path, overrides), 1, "cpu", False) is None
+    experiment = load_experiment(path, overrides)
+    assert check_before_launch(experiment, 1, "cpu", False) is None
+    with alone() as device:  # a trial is of the next steps too
+        assert measure(experiment, device, steps=1, checkpoint=False).steps == 1
     assert "trained to step 12" in ranks.run(1, train_on_rank, path, *overrides)[0]
     assert same_bits(finished, run, 12)
     with pytest.raises(UserError, match="holds steps 4 to 11, not step 0"):
@@ -86,6 +90,8 @@ def test_a_node_has_the_rows_of_its_ranks_alone(path: Path, tmp_path: Path, rank
     both = staged(path, tmp_path / "node", range(12), RankShard(0, 1, 2))
     said = ranks.run(2, train_on_rank, path, f"folder={tmp_path}/run", *half)
     assert all("holds the rows of ranks 0-0 of 2, not row 1 of a batch" in each for each in said)
+    whole = load_experiment(path, (f"folder={tmp_path}/whole", *both))
+    assert check_before_launch(whole, 2, "cpu", False) is None
     said = ranks.run(2, train_on_rank, path, f"folder={tmp_path}/whole", *both)
     assert all("trained to step 12" in each for each in said)
 

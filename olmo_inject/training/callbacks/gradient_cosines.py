@@ -19,6 +19,8 @@ from olmo_inject.training.task_gradients import MlpGradients, cosines, step_grad
 from olmo_inject.training.trainer import InjectionTrainer
 from olmo_inject.training.transformers_model import to_transformers
 
+MOST_ROWS = 32  # in one pass, unless more are asked for
+
 
 class GradientCosines(Callback):
     """Logs the cosines of a step's gradients with each task's reference, before the step's update.
@@ -40,8 +42,9 @@ class GradientCosines(Callback):
         entries = self.plan.entries_of(step, positions % self.plan.batch_size)
         planned = self.plan.at(step).task
         of_row = torch.tensor([int(planned[entry]) if entry >= 0 else -1 for entry in entries])
+        rows = self.config.rows_per_pass or min(MOST_ROWS, trainer.cfg.device_train_microbatch_size)
         with _whole_model(trainer) as model, torch.autocast(trainer.device.type, enabled=False):
-            mlp = MlpGradients(model, self.config.layer, self.config.rows_per_pass, z_loss_of(trainer.cfg))
+            mlp = MlpGradients(model, self.config.layer, rows, z_loss_of(trainer.cfg))
             gradients = step_gradients(
                 mlp,
                 batch,

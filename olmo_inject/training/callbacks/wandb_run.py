@@ -10,6 +10,8 @@ import wandb
 from omegaconf import OmegaConf
 
 from olmo_inject.config import Experiment
+from olmo_inject.files import read_json
+from olmo_inject.run_folder import PLAN
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.parallel import on_every_rank
 from olmo_inject.training.trainer import InjectionTrainer
@@ -24,9 +26,8 @@ class WandbRun(Callback):
     counter only goes up.
     """
 
-    def __init__(self, experiment: Experiment, run_id: str) -> None:
+    def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        self.run_id = run_id
         self._run: Any = None
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
@@ -48,7 +49,7 @@ class WandbRun(Callback):
         config = self.experiment.train.wandb
         assert config is not None
         self._run = wandb.init(
-            id=self.run_id,
+            id=read_json(self.experiment.run_folder / PLAN)["run_id"],  # the same after a restart
             resume="allow",
             reinit="create_new",  # not the process-wide run, which ai2-olmo's loop would log to and poll
             dir=self.experiment.run_folder,
