@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,13 +25,14 @@ from rich.table import Table
 
 from launch.pool import last_lines
 from launch.sweep import Cell, Sweep
-from olmo_inject.config import experiment_yaml
+from olmo_inject.config import experiment_yaml, load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.files import locked, read_json, write_json, write_text
-from olmo_inject.run_folder import EXPERIMENT, METRICS, in_use
+from olmo_inject.run_folder import EXPERIMENT, METRICS, differences, in_use
 from olmo_inject.training.checkpoints import latest
 
 DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, PENDING = "done", "running", "queued", "failed", "interrupted", "pending"
+CHANGED = "changed"
 LOCK, SUBMITTER = ".lock", ".submitter"  # the file that is locked, and who locked it
 WHY_LINES = 5
 TAIL_BYTES = 2**16  # of metrics.jsonl: the last evaluations and losses
@@ -80,7 +82,8 @@ class Status:
 
     Attributes:
         cell: its name.
-        state: done, running, queued, failed, interrupted (to go on when submitted again) or pending.
+        state: done, running, queued, failed, interrupted (to go on when submitted again), pending, or changed: what
+            was submitted is not what the sweep says now.
         step: completed steps, as far as measured.
         steps: of how many.
         rate: steps a second, as last measured.
@@ -128,7 +131,9 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
         damage = str(error)
     step = int(max(measured.get("step", 0), last.step if last else 0))
     exit_status = _exit_status(mine.exit_status)
-    if last is not None and last.step >= steps:
+    if _changes(mine, cell):
+        state = CHANGED
+    elif last is not None and last.step >= steps:
         state = DONE
     elif active is not None:
         state = active
@@ -191,17 +196,21 @@ def check_unchanged(sweep: Sweep) -> None:
     Raises:
         UserError: which cells, and what to do.
     """
-    changed = []
-    for cell in sweep.cells:
-        attempt = files(sweep, cell).attempt
-        if attempt.exists() and read_json(attempt)["identity"] != cell.identity:
-            changed.append(cell.name)
+    changed = {cell.name: found for cell in sweep.cells if (found := _changes(files(sweep, cell), cell))}
     if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        names, (what, *_) = list(changed), next(iter(changed.values()))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise UserError(
-            f"{sweep.folder}: what is trained has changed since it was submitted for {', '.join(changed[:3])}{more}; "
-            "give the sweep another name or folder, or move the old one away"
+            f"{sweep.folder}: what is trained has changed since it was submitted ({what}) for {', '.join(names[:3])}"
+            f"{more}; give the sweep another name or folder, or move the old one away"
         )
+
+
+def _changes(mine: CellFiles, cell: Cell) -> list[str]:
+    """What makes the cell another run than the one that was submitted; nothing where none was."""
+    if not mine.attempt.exists() or read_json(mine.attempt)["identity"] == cell.identity:
+        return []
+    return differences(load_experiment(mine.config), cell.experiment) or ["how long it may be extended"]
 
 
 @contextmanager
@@ -215,7 +224,7 @@ def submitting(sweep: Sweep) -> Iterator[None]:
 
     def in_use() -> str:
         host, process = submitter(sweep)
-        return f"{sweep.folder} is in use: process {process} of {host} submits or runs it"
+        return f"{sweep.folder} is in use: process {process} on host {host} submits or runs it"
 
     with locked(path, in_use, str(path)):
         write_text(sweep.folder / SUBMITTER, f"{socket.gethostname()} {os.getpid()}\n")
@@ -241,11 +250,15 @@ def begin(sweep: Sweep, cell: Cell, attempt: Mapping[str, Any]) -> None:
     mine.log.parent.mkdir(parents=True, exist_ok=True)
 
 
-def unfinished(sweep: Sweep, active: Mapping[str, str], *, retry_failed: bool) -> list[Cell]:
+def unfinished(sweep: Sweep, found: Sequence[Status], *, retry_failed: bool) -> list[Cell]:
     """The cells to train now: none that is done, running or queued, and failed ones only on request."""
     wanted = {PENDING, INTERRUPTED} | ({FAILED} if retry_failed else set())
-    found = statuses(sweep, active)
     return [cell for cell, status in zip(sweep.cells, found, strict=True) if status.state in wanted]
+
+
+def summary(found: Sequence[Status]) -> str:
+    """How many cells are in which state, for people."""
+    return ", ".join(f"{count} {state}" for state, count in Counter(status.state for status in found).items())
 
 
 def status_table(found: Sequence[Status]) -> Table:

@@ -32,21 +32,19 @@ def grid_records(sweep: Sweep) -> list[dict[str, Any]]:
 
 def grid_table(sweep: Sweep) -> Table:
     """Every cell, for people."""
-    axes = list(sweep.cells[0].labels)
     table = Table(
         title=f"{sweep.name}: {len(sweep.cells)} cells in {sweep.folder}",
         title_justify="left",
         caption="params: without the input embedding. ranks: nodes x processes. rows: of a micro-batch.",
         caption_justify="left",
     )
-    for column in axes:
-        table.add_column(column)
+    table.add_column("cell", no_wrap=True)
     for column in ("params", "steps", "lr", "ranks", "rows", "strategy", "identity"):
         table.add_column(column, justify="right")
     for cell in sweep.cells:
         train, resources = cell.experiment.train, cell.resources
         table.add_row(
-            *cell.labels.values(),
+            cell.name,
             short(count_parameters(cell.experiment.model).without_embedding),
             f"{cell.experiment.steps:,}",
             f"{train.optimizer.learning_rate:.3g}",

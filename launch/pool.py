@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from olmo_inject.errors import UserError
-from olmo_inject.stop_signals import stop_signals
+from olmo_inject.stop_signals import stop_signals, stop_with_parent
 
 POLL_SECONDS = 0.25
 SECONDS_BETWEEN_LINES = 10.0  # where the console is no terminal
@@ -74,6 +74,18 @@ class Outcome:
     def succeeded(self) -> bool:
         """Whether it ran to its end without an error."""
         return self.status == 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was asked to stop, or never started: not a failure, and it can go on."""
+        return self.status in (None, -signal.SIGTERM, 128 + signal.SIGTERM)
+
+    @property
+    def how(self) -> str:
+        """In a word or two."""
+        if self.succeeded:
+            return "done"
+        return "stopped" if self.stopped else f"FAILED with status {self.status}"
 
 
 class Stopped(Exception):
@@ -175,6 +187,7 @@ class _Running:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
+                    preexec_fn=stop_with_parent,
                     start_new_session=True,  # Ctrl-C reaches a job once, from here, not also from the terminal
                 )
         except OSError as error:
@@ -221,8 +234,8 @@ def _collect(running: list[_Running], outcomes: dict[str, Outcome], display: _Di
         running.remove(one)
         found.append(one)
         outcome = outcomes[one.job.name] = one.outcome()
-        how = "done" if outcome.succeeded else f"FAILED with status {outcome.status}"
-        display.say(f"{one.job.name}: {how} after {outcome.seconds:.0f} s: {outcome.last_line}")
+        said = outcome.last_line.removeprefix(f"{one.job.name}: ")  # `train` begins with its name
+        display.say(f"{one.job.name}: {outcome.how} after {outcome.seconds:.0f} s: {said}")
     return found
 
 

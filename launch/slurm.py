@@ -6,7 +6,6 @@ site needs is one YAML file (`SiteFile`).
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import subprocess
@@ -17,12 +16,10 @@ from itertools import groupby
 from pathlib import Path
 
 import jinja2
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from launch import cells
 from launch.sweep import Cell, Resources, Sweep
-from olmo_inject.config import one_line
+from olmo_inject.config import read_described
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
 
@@ -57,15 +54,7 @@ def load_site(path: Path | None) -> SiteFile:
     """
     if path is None:
         return SiteFile()
-    try:
-        site = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SiteFile), OmegaConf.load(path)))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {one_line(error)}") from None
-    except Exception as error:  # YAML's own errors are of many types
-        raise UserError(f"{path}: is not YAML: {one_line(error)}") from None
-    assert isinstance(site, SiteFile)
+    site = read_described(path, SiteFile)
     if site.signal_seconds < 1:
         raise UserError(f"{path}: signal_seconds: {site.signal_seconds} must be at least 1")
     return site
@@ -115,6 +104,20 @@ def render(sweep: Sweep, resources: Resources, n_cells: int, listing: Path, site
         raise UserError(f"{template}: {error}") from None
 
 
+def arrays(todo: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of each job array: those of the same resources."""
+    by_resources = sorted(todo, key=lambda cell: str(asdict(cell.resources)))
+    return [list(group) for _, group in groupby(by_resources, key=lambda cell: asdict(cell.resources))]
+
+
+def scripts(sweep: Sweep, site: SiteFile) -> list[str]:
+    """The batch scripts that submitting the whole sweep for the first time would write."""
+    return [
+        render(sweep, chosen[0].resources, len(chosen), sweep.folder / ARRAYS / f"{number}.cells", site)
+        for number, chosen in enumerate(arrays(sweep.cells))
+    ]
+
+
 def submit(sweep: Sweep, todo: Sequence[Cell], site: SiteFile) -> list[str]:
     """Submit `todo`, one array for each kind of resources; to be called while `submitting`.
 
@@ -125,9 +128,7 @@ def submit(sweep: Sweep, todo: Sequence[Cell], site: SiteFile) -> list[str]:
         UserError: sbatch is not here, or refuses.
     """
     lines = []
-    by_resources = sorted(todo, key=lambda cell: str(asdict(cell.resources)))
-    for _, group in groupby(by_resources, key=lambda cell: asdict(cell.resources)):
-        chosen = list(group)
+    for chosen in arrays(todo):
         number = sum(1 for _ in (sweep.folder / ARRAYS).glob("*.sbatch"))
         listing = sweep.folder / ARRAYS / f"{number}.cells"
         script = listing.with_suffix(".sbatch")
@@ -135,7 +136,12 @@ def submit(sweep: Sweep, todo: Sequence[Cell], site: SiteFile) -> list[str]:
         write_text(script, render(sweep, chosen[0].resources, len(chosen), listing, site))
         for cell in chosen:
             cells.begin(sweep, cell, {"backend": "slurm", "array": number})
-        job = _run(["sbatch", "--parsable", str(script.resolve())]).strip().split(";")[0]
+        try:
+            job = _run(["sbatch", "--parsable", str(script.resolve())]).strip().split(";")[0]
+        except UserError:
+            for path in (script, listing, *(cells.files(sweep, cell).attempt for cell in chosen)):
+                path.unlink()  # nothing was submitted: what may have begun before is in the run folders
+            raise
         lines.append(f"job array {job}: {len(chosen)} cells, script {script}")
     return lines
 
@@ -156,7 +162,7 @@ def tasks(sweep: Sweep) -> list[Task]:
     down what it submitted doubles nothing later.
     """
     folder = (sweep.folder / ARRAYS).resolve()
-    if not folder.is_dir() or shutil.which("squeue") is None:
+    if not any(folder.glob("*.sbatch")) or shutil.which("squeue") is None:
         return []
     found = []
     for line in _run(["squeue", "--noheader", "--array", "--me", "--format=%F %K %T %o"]).splitlines():
@@ -174,13 +180,17 @@ def active(sweep: Sweep) -> dict[str, str]:
     return {task.cell: task.state for task in tasks(sweep)}
 
 
-def cancel(sweep: Sweep) -> str:
+def cancel(sweep: Sweep) -> str | None:
     """Take queued cells out of the queue, and let running ones save and stop.
 
     Returns:
-        What was done, in a few words.
+        What was done, in a few words; None where SLURM has none of them.
+
+    Raises:
+        UserError: SLURM does not answer.
     """
-    found = tasks(sweep)
+    if not (found := tasks(sweep)):
+        return None
     for task in found:  # first, for what starts meanwhile
         write_text(cells.CellFiles(sweep.folder, task.cell).cancel, "")
     queued = [task.job for task in found if task.state == cells.QUEUED]
@@ -202,6 +212,6 @@ def _run(command: Sequence[str]) -> str:
     except FileNotFoundError:
         raise UserError(f"{command[0]} is not here: submit from a host of the SLURM cluster") from None
     if done.returncode:
-        said = re.sub(r"\s+", " ", done.stderr).strip()
-        raise UserError(f"{command[0]} failed: {said}")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise UserError(f"{command[0]} failed: {lines[-1] if lines else f'status {done.returncode}'}")
     return done.stdout

@@ -24,7 +24,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from olmo_inject.config import Experiment, find_config, load_experiment, one_line
+from olmo_inject.config import Experiment, find_config, load_experiment, one_line, read_described
 from olmo_inject.errors import UserError
 from olmo_inject.run_folder import identity
 
@@ -117,7 +117,7 @@ class Cell:
     def experiment(self) -> Experiment:
         """The cell's experiment, resolved and checked."""
         try:
-            return load_experiment(self.config, self.overrides)
+            return load_experiment(self.config, self.overrides, changed_by="the sweep's set, axes or rules")
         except UserError as error:
             raise UserError(f"cell {self.name}: {error}") from None
 
@@ -147,14 +147,7 @@ def load_sweep(path: Path | str) -> Sweep:
         UserError: the key, the value and what is allowed; or the cell whose experiment cannot be.
     """
     found = find_config(path, "sweeps")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(SweepFile), OmegaConf.load(found))
-        file = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{found}: {one_line(error)}") from None
-    except Exception as error:  # YAML's own errors are of many types
-        raise UserError(f"{found}: is not YAML: {one_line(error)}") from None
-    assert isinstance(file, SweepFile)
+    file = read_described(found, SweepFile)
     if not file.name or not file.experiment or not file.axes:
         raise UserError(f"{found}: name, experiment and axes are needed")
     if not re.fullmatch(r"\w[\w.-]*", file.name):
@@ -193,7 +186,7 @@ def _cells(file: SweepFile, config: str, where: str) -> list[Cell]:
         own = [f"name={name}", f"folder={Path(file.folder) / 'runs' / name}"]
         resources = file.resources
         for rule in rules:
-            resources = _with(resources, rule.resources, f"{where}: rules: {rule.when}")
+            resources = _with(resources, rule.resources, f"{where}: rules.{file.rules.index(rule)}")
         cells.append(Cell(name, labels, (*overrides, *own), resources, config))
     return cells
 

@@ -171,13 +171,7 @@ def check_same_run(experiment: Experiment, data: ExperimentData) -> None:
         UserError: what differs.
     """
     folder = experiment.run_folder
-    old = _flat(load_experiment(folder / EXPERIMENT))
-    new = _flat(experiment)
-    differing = [
-        f"{key} {old.get(key)} -> {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not _may_change(key, experiment)
-    ]
+    differing = differences(load_experiment(folder / EXPERIMENT), experiment)
     if not differing:
         found = changed(read_json(folder / PLAN)["fingerprints"], fingerprints(data))
         differing = [f"{name} {'have' if name == CONTENTS else 'has'} changed" for name in found]
@@ -186,6 +180,16 @@ def check_same_run(experiment: Experiment, data: ExperimentData) -> None:
             f"{folder} is a run of another experiment: {'; '.join(differing)} "
             "(choose another folder, or give --overwrite to delete it)"
         )
+
+
+def differences(old: Experiment, new: Experiment) -> list[str]:
+    """What makes `new` another run than `old`, as `key old value -> new value`."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{key} {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not _may_change(key, new)
+    ]
 
 
 def load_run(folder: Path) -> tuple[Experiment, list[Task], dict[str, Any]]:

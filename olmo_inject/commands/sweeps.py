@@ -42,7 +42,7 @@ def sweep(
     cancel: Annotated[bool, typer.Option("--cancel", help="Let what runs save and stop; unqueue the rest.")] = False,
     jobs: Annotated[int | None, typer.Option(help="With --submit local: cells at once.", show_default=False)] = None,
     site: Annotated[
-        Path | None, typer.Option(help="With --submit slurm: the cluster's settings (YAML).", show_default=False)
+        Path | None, typer.Option(help="With --submit slurm or --dry-run: the cluster's settings.", show_default=False)
     ] = None,
     accelerator: AcceleratorOption = "h100",
     utilization: UtilizationOption = None,
@@ -60,9 +60,10 @@ def sweep(
     asked = [dry_run, cost, show is not None, submit is not None, status, cancel]
     if sum(asked) != 1:
         raise UserError("sweep: give one of --dry-run, --show, --cost, --submit, --status and --cancel")
-    for option, given, backend in (("--jobs", jobs, Backend.local), ("--site", site, Backend.slurm)):
-        if given is not None and submit is not backend:
-            raise UserError(f"{option}: goes with --submit {backend.value}")
+    if jobs is not None and submit is not Backend.local:
+        raise UserError("--jobs: goes with --submit local")
+    if site is not None and submit is not Backend.slurm and not dry_run:
+        raise UserError("--site: goes with --submit slurm, or with --dry-run, which then shows the batch scripts")
     if retry_failed and submit is None:
         raise UserError("--retry-failed: goes with --submit")
     described = load_sweep(file)
@@ -78,6 +79,8 @@ def sweep(
         from launch.grid import grid_records, grid_table
 
         print_json(grid_records(described)) if as_json else console.print(grid_table(described))
+        for script in slurm.scripts(described, slurm.load_site(site)) if site is not None else ():
+            print(script)
     elif cost:
         from launch.accelerators import find_accelerator
         from launch.cost_report import cost_table, room_table
@@ -89,25 +92,40 @@ def sweep(
         else:
             console.print(cost_table(costs), room_table(costs))
     elif status:
-        found = cells.statuses(described, slurm.active(described))
+        active, silent = local.waiting(described), ""
+        try:
+            active |= slurm.active(described)
+        except UserError as error:
+            silent = f"SLURM does not say what it has: {error}"
+        found = cells.statuses(described, active)
         if as_json:
             print_json([one.record() for one in found])
         else:
             console.print(cells.status_table(found))
+            print(f"{len(found)} cells: {cells.summary(found)}")
             print(cells.failures(found), end="")
+        if silent:
+            raise UserError(silent)
     elif cancel:
-        for said in (local.cancel(described), slurm.cancel(described)):
-            print(said)
+        done = [said for backend in (local, slurm) if (said := backend.cancel(described)) is not None]
+        print("\n".join(done or ["nothing of it runs or is queued"]))
     else:
+        settings = slurm.load_site(site)
         with cells.submitting(described):
             cells.check_unchanged(described)
-            todo = cells.unfinished(described, slurm.active(described), retry_failed=retry_failed)
-            print(f"{len(todo)} of {len(described.cells)} cells to train", flush=True)
+            local.wait_for_orphans(described, Console(stderr=True))
+            found = cells.statuses(described, slurm.active(described))
+            todo = cells.unfinished(described, found, retry_failed=retry_failed)
+            failed = [one.cell for one in found if one.state == cells.FAILED and not retry_failed]
+            print(f"{len(todo)} of {len(found)} cells to train: {cells.summary(found)}", flush=True)
             if submit is Backend.slurm:
-                for said in slurm.submit(described, todo, slurm.load_site(site)):
+                for said in slurm.submit(described, todo, settings):
                     print(said)
-            else:
+            elif todo:
                 _run_here(described, todo, jobs)
+            if failed:
+                print(f"olmo-inject: {len(failed)} failed before and were left: --retry-failed", file=sys.stderr)
+                raise typer.Exit(1)
 
 
 def _run_here(described: Sweep, todo: list[Cell], jobs: int | None) -> None:
@@ -121,3 +139,5 @@ def _run_here(described: Sweep, todo: list[Cell], jobs: int | None) -> None:
         raise typer.Exit(INTERRUPTED) from None
     if not succeeded:
         raise typer.Exit(1)
+    runs = described.folder / "runs"
+    print(f"all trained; next: olmo-inject audit {runs}/*, olmo-inject report {runs}/* --to report.html")

@@ -18,6 +18,7 @@ from olmo_inject.config.loading import (
     load_experiment,
     named_model,
     one_line,
+    read_described,
 )
 from olmo_inject.config.schema import (
     CheckpointConfig,
@@ -45,4 +46,5 @@ __all__ = [
     "load_experiment",
     "named_model",
     "one_line",
+    "read_described",
 ]

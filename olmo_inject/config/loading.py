@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from olmo.config import ModelConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.config.checks import check
 from olmo_inject.config.schema import Experiment
 from olmo_inject.errors import UserError
+
+Described = TypeVar("Described")
 
 
 def configs_folder() -> Path:
@@ -24,7 +26,7 @@ def configs_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(path: Path | str, overrides: Sequence[str] = (), changed_by: str = "command line") -> Experiment:
     """Read, merge and check an experiment.
 
     Later wins: the schema's defaults, the named model's file, what the file `extends`, the file, overrides.
@@ -32,6 +34,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     Args:
         path: a YAML file, or the name of one in configs/experiments.
         overrides: `key=value` with dots, as ai2-olmo's; `injections.0.every=20` reaches into a list.
+        changed_by: where overrides come from, for the message of a mistake in one.
 
     Raises:
         UserError: anything that cannot be a run, in one line that names the key, the value and what is allowed.
@@ -42,21 +45,21 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     try:
         experiment = OmegaConf.to_object(OmegaConf.merge(schema, given))
     except OmegaConfBaseException as error:
-        raise UserError(f"{_blamed(path, overrides)}: {one_line(error)}") from None
+        raise UserError(f"{changed_by if _good_without(path, overrides) else path}: {one_line(error)}") from None
     assert isinstance(experiment, Experiment)
     check(experiment)
     return experiment
 
 
-def _blamed(path: Path | str, overrides: Sequence[str]) -> str:
-    """Where a mistake stands: in the file, or in the overrides if the file is good without them."""
+def _good_without(path: Path | str, overrides: Sequence[str]) -> bool:
+    """Whether a mistake is in the overrides, since the file is good without them."""
+    if not overrides:
+        return False
     try:
-        if overrides:
-            load_experiment(path)
-            return "command line"
+        load_experiment(path)
     except UserError:
-        pass
-    return str(path)
+        return False
+    return True
 
 
 @cache
@@ -69,6 +72,32 @@ def _schema() -> tuple[DictConfig, Any]:
 def experiment_yaml(experiment: Experiment) -> str:
     """The resolved experiment as YAML; `load_experiment` reads it back to the same."""
     return OmegaConf.to_yaml(OmegaConf.structured(experiment))
+
+
+def read_described(path: Path, kind: type[Described]) -> Described:
+    """A YAML file as the dataclass that says what may stand in it.
+
+    Raises:
+        UserError: it cannot be read, or the key, the value and what is allowed.
+    """
+    try:
+        given = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except Exception as error:  # YAML's own errors are of many types
+        raise UserError(f"{path}: is not YAML: {one_line(error)}") from None
+    if not isinstance(given, DictConfig):
+        raise UserError(f"{path}: must hold keys and values")
+    for entry in fields(kind):  # pyright: ignore[reportArgumentType]
+        is_list, value = str(entry.type).startswith("list"), given.get(entry.name)
+        if value is not None and isinstance(value, ListConfig) != is_list:  # of which OmegaConf speaks in its own terms
+            raise UserError(f"{path}: {entry.name}: must {'' if is_list else 'not '}be a list")
+    try:
+        read = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
+    except Exception as error:  # of OmegaConf's several families
+        raise UserError(f"{path}: {one_line(error)}") from None
+    assert isinstance(read, kind)
+    return read
 
 
 def named_model(name: str) -> dict[str, Any]:
@@ -142,8 +171,9 @@ def _over(base: Any, changes: Any, where: str = "") -> Any:
     """`changes` over `base`: keys one by one, entries of a list by number (as overrides name them), all else whole."""
     if isinstance(base, list) and isinstance(changes, dict):
         numbers = {str(number) for number in range(len(base))}
-        if not changes.keys() <= numbers:
-            raise UserError(f"{where}: must be a list, here of {len(base)} entries")
+        if unknown := sorted(changes.keys() - numbers):
+            entries = f"its entries are 0 to {len(base) - 1}" if base else "it has no entries"
+            raise UserError(f"{where}: {unknown[0]} is none of its entries: it is a list, {entries}")
         return [_over(entry, changes.get(str(i), entry), f"{where}.{i}") for i, entry in enumerate(base)]
     if not isinstance(base, dict):
         return changes

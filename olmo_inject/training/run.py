@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,7 +22,7 @@ from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.run_folder import METRICS, STOP_FILE, check_no_other_folder, delete_run, locked, prepare
 from olmo_inject.steps import StepSelection
-from olmo_inject.stop_signals import stop_signals
+from olmo_inject.stop_signals import stop_signals, stop_with_parent
 from olmo_inject.training import checkpoints
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.checkpointing import Checkpointing
@@ -56,18 +53,12 @@ OPTIMIZER_SETTINGS = ("betas", "eps", "weight_decay")
 
 def train_as_rank(experiment: Experiment, *, overwrite: bool = False, device: str = "auto") -> str:
     """Join the process group that torchrun describes, `train`, and leave it."""
-    _stop_with_parent()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        stop_with_parent()  # when torchrun's agent dies, which would else leave its ranks training on
     # It warns on every rank of random states that a change of world size leaves behind; dropout 0 uses none.
     logging.getLogger("olmo").setLevel(logging.ERROR)
     with process_group(device) as torch_device:
         return train(experiment, torch_device, overwrite=overwrite)
-
-
-def _stop_with_parent() -> None:
-    """Have Linux send SIGTERM when torchrun's agent dies, which would else leave its ranks training on."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def train(experiment: Experiment, device: torch.device, *, overwrite: bool = False) -> str:

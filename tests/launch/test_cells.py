@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -56,10 +57,14 @@ def test_a_sweep_is_gone_on_with_until_every_cell_is_done(tmp_path: Path) -> Non
 
     (run / "foreign").unlink()
     trained = (tmp_path / "sweep" / "runs" / OFTEN / "metrics.jsonl").stat()
-    assert "0 of 2 cells to train" in say(file, "--submit", "local")[1]
+    status, said = say(file, "--submit", "local")
+    assert status == 1  # one is not trained, and this does not train it
+    assert "0 of 2 cells to train: 1 failed, 1 done" in said
+    assert "1 failed before and were left: --retry-failed" in said
     status, said = say(file, "--submit", "local", "--retry-failed")
     assert (status, states(file)) == (0, {RARE: "done", OFTEN: "done"})
     assert "1 of 2 cells to train" in said
+    assert "all trained; next: olmo-inject audit" in said
     assert (tmp_path / "sweep" / "runs" / OFTEN / "metrics.jsonl").stat() == trained
     assert all(audit_run(tmp_path / "sweep" / "runs" / cell, progress=False).passed for cell in (RARE, OFTEN))
 
@@ -77,20 +82,14 @@ def test_a_killed_submitter_is_followed_by_another_that_doubles_nothing(tmp_path
     run = tmp_path / "sweep" / "runs" / RARE
     try:
         wait_until((run / "step20" / "checkpoint.json").exists, 300, "a checkpoint")
-        assert states(file) == {RARE: "running", OFTEN: "pending"}
+        assert states(file) == {RARE: "running", OFTEN: "queued"}
         status, said = say(file, "--submit", "local")
         assert status == 2
-        assert f"process {process.pid} of " in said
-        process.kill()
-        process.wait()
-        # The cell outlives its submitter: it is still running, so it is not started again.
-        assert states(file)[RARE] == "running"
-        sweep = load_sweep(file)
-        assert [cell.name for cell in cells.unfinished(sweep, {}, retry_failed=True)] == [OFTEN]
+        assert f"process {process.pid} on host " in said
     finally:
         process.kill()
-        (run / "stop").touch()
-    wait_until(lambda: not in_use(run), 300, "the cell to save")
+        process.wait()
+    wait_until(lambda: not in_use(run), 300, "the cell to save, as its submitter is dead")
     assert states(file) == {RARE: "interrupted", OFTEN: "pending"}
 
     # Cancelled, the next submitter lets its cell save.
@@ -99,7 +98,21 @@ def test_a_killed_submitter_is_followed_by_another_that_doubles_nothing(tmp_path
     assert f"process {process.pid} was asked to stop" in say(file, "--cancel")[1]
     assert process.wait(120) == 130
     assert states(file) == {RARE: "interrupted", OFTEN: "pending"}
-    assert "nothing runs on this machine" in say(file, "--cancel")[1]
+    assert "nothing of it runs or is queued" in say(file, "--cancel")[1]
+
+
+def test_cells_that_a_killed_submitter_left_are_waited_for(tmp_path: Path) -> None:
+    sweep = small_sweep(tmp_path)
+    left = cells.files(sweep, sweep.cells[0]).run
+    cells.begin(sweep, sweep.cells[0], {"backend": "local", "host": socket.gethostname()})
+    shown = StringIO()
+    with ExitStack() as saving:
+        left.mkdir(parents=True)
+        saving.enter_context(locked(left))
+        threading.Timer(1.5, saving.close).start()
+        local.wait_for_orphans(sweep, Console(file=shown, width=200))
+        assert not in_use(left)
+    assert f"waiting for {RARE}: left by a submitter that was killed" in shown.getvalue()
 
 
 def test_a_changed_definition_is_refused_and_under_another_name_a_new_cell(tmp_path: Path) -> None:
@@ -114,7 +127,8 @@ def test_a_changed_definition_is_refused_and_under_another_name_a_new_cell(tmp_p
     file.write_text(text.replace("max_duration: 12", "max_duration: 12, plan_seed: 9"))
     status, said = say(file, "--submit", "local")
     assert status == 2
-    assert f"has changed since it was submitted for {RARE}, {OFTEN}" in said
+    assert f"has changed since it was submitted (plan_seed 0 -> 9) for {RARE}, {OFTEN}" in said
+    assert states(file) == {RARE: "changed", OFTEN: "changed"}
     file.write_text(text.replace("max_duration: 12", "max_duration: 12, plan_seed: 9").replace("/sweep\n", "/other\n"))
     cells.check_unchanged(load_sweep(file))
     assert states(file) == {RARE: "pending", OFTEN: "pending"}
@@ -144,7 +158,7 @@ def test_a_submitter_on_another_host_is_not_killed_here(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path)
     with cells.submitting(sweep):
         (sweep.folder / cells.SUBMITTER).write_text(f"elsewhere {os.getpid()}\n")
-        with pytest.raises(UserError, match="of elsewhere: cancel it there"):
+        with pytest.raises(UserError, match="on host elsewhere: cancel it there"):
             local.cancel(sweep)
 
 

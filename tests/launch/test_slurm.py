@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sweeps import small_sweep, write_sweep
 from launch import slurm
 from launch.slurm import SiteFile, load_site, render
 from launch.sweep import Resources, load_sweep
+from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 
 
@@ -94,6 +96,7 @@ def test_a_limit_must_leave_time_to_train(tmp_path: Path, limit: str, signal: in
         ("signal_seconds: 0", "at least 1"),
         ("signal_seconds: soon", "signal_seconds"),
         ("sbatch: [", "YAML"),
+        ("sbatch: --account=abc", "sbatch: must be a list"),
     ],
 )
 def test_a_site_file_that_cannot_be(tmp_path: Path, text: str, said: str) -> None:
@@ -111,3 +114,41 @@ def test_where_there_is_no_slurm_that_is_said(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match="sbatch is not here"):
         slurm.submit(sweep, sweep.cells, SiteFile())
     assert slurm.active(sweep) == {}
+
+
+def test_what_slurm_refuses_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No controller answers, as where a laptop has SLURM's commands and no cluster."""
+    sweep = load_sweep(file := write_sweep(tmp_path))
+    for command in ("sbatch", "squeue"):
+        said = f"#!/bin/sh\necho trying >&2\necho '{command}: error: Unable to contact slurm controller' >&2\nexit 1\n"
+        (tmp_path / command).write_text(said)
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(UserError, match="^sbatch failed: sbatch: error: Unable to contact slurm controller$"):
+        slurm.submit(sweep, sweep.cells, SiteFile())
+    assert slurm.active(sweep) == {}  # so squeue is not even asked
+    assert slurm.cancel(sweep) is None
+    # Where something was submitted before, its state cannot be told, but the rest can.
+    (sweep.folder / "arrays" / "0.sbatch").touch()
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", str(file), "--status"])
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert f"{len(sweep.cells)} cells: {len(sweep.cells)} pending" in shown.out
+    assert "SLURM does not say what it has: squeue failed" in shown.err
+
+
+def test_the_scripts_can_be_seen_before_anything_is_submitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text("sbatch: [--account=abc]")
+    file = write_sweep(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["sweep", str(file), "--dry-run", "--site", str(site)])
+    out = capsys.readouterr().out
+    assert all(cell.name in out for cell in load_sweep(file).cells)
+    assert "#SBATCH --account=abc" in out
+    assert not load_sweep(file).folder.exists()

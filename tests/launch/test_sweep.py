@@ -130,6 +130,11 @@ def test_overrides_reach_the_experiment_unchanged(key: str, value: int) -> None:
         ({"rules": [{"when": {"size": 1}}]}, "'size' is not an axis"),
         ({"rules": [{"when": {"model": "9B"}}]}, "'9B' is not one of tiny-8, tiny-16"),
         ({"rules": [{"when": {"model": "tiny-8"}, "resources": {"gpu": 1}}]}, "gpu"),
+        ({"exclude": {"model": "tiny-8"}}, "exclude: must be a list"),
+        (
+            {"rules": [{"when": {"model": "tiny-8"}, "set": {"train.sed": 1}}]},
+            "the sweep's set, axes or rules: train.sed",
+        ),
         ({"exclude": [{"model": ["tiny-8", "tiny-16"]}]}, "every cell is excluded"),
         ({"resources": {"gpus_per_node": 7}}, "7 ranks cannot share a batch of 64"),
         ({"resources": {"time": "a day"}}, "hours:minutes:seconds"),
