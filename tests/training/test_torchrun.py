@@ -97,7 +97,10 @@ def test_kill_terminate_and_resume_end_as_if_never_interrupted(tmp_path: Path, r
         _, said = process.communicate()
         assert process.returncode == 0, said
         # What is shown last is the end's evaluation, not an earlier one's.
-        shown = f"step {STEPS}/{STEPS}", f"less test accuracy {series(folder, 'eval/less/test/accuracy')[STEPS]:.3f}"
+        shown = (
+            f"step {STEPS}/{STEPS}",
+            f"accuracy at step {STEPS}: less {series(folder, 'eval/less/test/accuracy')[STEPS]:.3f}",
+        )
         assert any(all(part in line for part in shown) for line in said.splitlines()), said
     assert same_bits(whole, run, STEPS)
     assert audit_run(run, progress=False).passed

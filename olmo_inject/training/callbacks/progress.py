@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from olmo_inject.tasks import Task
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.injected_loss import LM_LOSS
-from olmo_inject.training.metrics import SPEED, Metrics
+from olmo_inject.training.metrics import EVALUATION, SPEED, Metrics
 from olmo_inject.training.trainer import InjectionTrainer
 
 SECONDS_BETWEEN_LINES = 10.0  # where standard error is no terminal
@@ -33,6 +33,7 @@ class Progress(Callback):
         self.steps = steps
         self.task_names = [task.name for task in tasks]
         self.latest: dict[str, float] = {}
+        self.evaluated_at = 0
         self._bar: Bar | None = None
         self._last_line = time.monotonic()
         metrics.listen(self._remember)
@@ -85,11 +86,13 @@ class Progress(Callback):
 
     def _remember(self, step: int, values: Mapping[str, Any]) -> None:
         self.latest.update(values)
+        if any(name.startswith(EVALUATION) for name in values):
+            self.evaluated_at = step
 
     def _values(self) -> str:
         parts = [f"loss {self.latest[LM_LOSS]:.3f}"] if LM_LOSS in self.latest else []
-        for name in self.task_names:
-            accuracy = self.latest.get(f"eval/{name}/test/accuracy")
-            if accuracy is not None:
-                parts.append(f"{name} test accuracy {accuracy:.3f}")
+        accuracies = {name: self.latest.get(f"{EVALUATION}{name}/test/accuracy") for name in self.task_names}
+        known = [f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items() if accuracy is not None]
+        if known:
+            parts.append(f"test accuracy at step {self.evaluated_at}: {', '.join(known)}")
         return ", ".join(parts)
