@@ -1,7 +1,7 @@
 """Figures of task features (PAPER.md, Fig. 7): by layer, as pictures, and against frequency, size and step.
 
-Each takes tables of the method `features`, joined over checkpoints, with a column `label` that names the run, and
-returns a figure. Runs stand in the order of the tables.
+Each takes tables of the method `features`, joined over checkpoints, and returns a figure. Runs stand in the order of
+the tables.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
     def draw(axes: Axes, run: str) -> None:
         for number, site in enumerate(sites):
             colour, marker = colour_and_marker(number)
-            mine = rows(order, label=run, site=site)
+            mine = rows(order, run=run, site=site)
             trained, random = rows(mine, weights="trained"), rows(mine, weights="random")
             y = trained["held_out"].to_numpy(float)
             errors = _errors(trained, y)
@@ -63,7 +63,7 @@ def order_lines(line: pd.DataFrame, order: pd.DataFrame) -> Figure:
     fits = rows(order, headline=True, site=HEADLINE_SITE, layer=HEADLINE_LAYER, weights="trained")
 
     def draw(axes: Axes, run: str) -> None:
-        mine, fit = rows(line, label=run), rows(fits, label=run).to_dict("records")[0]
+        mine, fit = rows(line, run=run), rows(fits, run=run).to_dict("records")[0]
         largest = mine["value"].max()
         axes.plot([0, largest], [0, largest], color=GREY, lw=0.7, zorder=1)
         axes.scatter(mine["value"], mine["predicted"], c=mine["value"], cmap="cividis", s=9, lw=0)
@@ -85,7 +85,7 @@ def modes_by_layer(modes: pd.DataFrame) -> Figure:
     norm = LogNorm(SMALLEST_SHARE, 1)
 
     def draw(axes: Axes, run: str) -> None:
-        mine = rows(modes, label=run)
+        mine = rows(modes, run=run)
         grid = mine.pivot(index="layer", columns="mode", values="power").to_numpy(float)
         extent = (0.5, grid.shape[1] + 0.5, -0.5, len(grid) - 0.5)
         shown = np.maximum(grid, SMALLEST_SHARE)
@@ -109,8 +109,8 @@ def circles(circle: pd.DataFrame, modes: pd.DataFrame) -> Figure:
     modes = rows(modes, site=HEADLINE_SITE, weights="trained")
 
     def draw(axes: Axes, run: str) -> None:
-        best = max(rows(modes, label=run).to_dict("records"), key=lambda row: row["power"])
-        points = rows(circle, label=run, layer=best["layer"]).sort_values("value")
+        best = max(rows(modes, run=run).to_dict("records"), key=lambda row: row["power"])
+        points = rows(circle, run=run, layer=best["layer"]).sort_values("value")
         x, y, turn = (
             points["x"].to_numpy(),
             points["y"].to_numpy(),
@@ -214,7 +214,7 @@ def _pictures(
 
 
 def _runs(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(table["label"]))
+    return list(dict.fromkeys(table["run"]))
 
 
 def _sizes(found: pd.DataFrame) -> list[str]:

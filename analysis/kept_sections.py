@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import das, gradient_figures, gradients, intervention_figures, patching
 from analysis.page import Section
-from analysis.results import kept, read_tables
+from analysis.results import kept_tables
 from analysis.runs import Run
 
 
@@ -31,9 +31,5 @@ def _section(
     runs: Sequence[Run], method: str, table: str, make: Callable[[pd.DataFrame], Section | None]
 ) -> Section | None:
     """From the newest results of each checkpoint, or None where no run has any."""
-    tables = []
-    for run in runs:
-        for about, folder in kept(run.folder / "analysis", method):
-            of_run = {"run": run.name, "model": run.size, "step": about["step"]}
-            tables.append(read_tables(folder)[table].assign(**of_run))
-    return make(pd.concat(tables, ignore_index=True)) if tables else None
+    tables = kept_tables(runs, method)
+    return make(tables[table]) if table in tables else None

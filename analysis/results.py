@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import PreTrainedModel
 
 from analysis.checkpoints import FOLDER, Subject, checkpoint_of, identity
+from analysis.labels import labels
 from analysis.problems import Problems
 from analysis.runs import Run
 from olmo_inject.errors import UserError
@@ -69,7 +70,7 @@ def analyse(subjects: Sequence[Subject], method: Method, device: torch.device, p
     for subject in _progress(subjects, method.name):
         with problems.skipping():
             _join(joined, subject, result(subject, method, device))
-    return {name: pd.concat(tables, ignore_index=True) for name, tables in joined.items()}
+    return _concatenated(joined)
 
 
 def result(subject: Subject, method: Method, device: torch.device) -> Tables:
@@ -132,7 +133,7 @@ def kept_tables(runs: Sequence[Run], method: str) -> Tables:
     for run in runs:
         for about, folder in kept(run.folder / FOLDER, method):
             _join(joined, checkpoint_of(run, about["step"]), read_tables(folder))
-    return {name: pd.concat(tables, ignore_index=True) for name, tables in joined.items()}
+    return _concatenated(joined)
 
 
 def _join(joined: dict[str, list[pd.DataFrame]], subject: Subject, tables: Tables) -> None:
@@ -140,6 +141,16 @@ def _join(joined: dict[str, list[pd.DataFrame]], subject: Subject, tables: Table
         for place, (column, value) in enumerate(subject.columns().items()):
             table.insert(place, column, value)
         joined.setdefault(name, []).append(table)
+
+
+def _concatenated(joined: Mapping[str, Sequence[pd.DataFrame]]) -> Tables:
+    """Each table over all subjects, whose column `run` tells folders apart."""
+    return {name: _told_apart(pd.concat(tables, ignore_index=True)) for name, tables in joined.items()}
+
+
+def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
+    found = labels(zip(table["run"], table["folder"], strict=True))
+    return table.assign(run=[found[folder] for folder in table["folder"]])
 
 
 def rows(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
