@@ -34,6 +34,7 @@ from olmo_inject.randomness import bits, integers, key
 from olmo_inject.tasks import Task
 
 METHOD = "das"
+VERSION = 2
 ROWS_PER_PASS = 512
 # At TOK1 the model has read one operand. At TOK2 it may still hold each, or what comes of them.
 QUESTIONS = ((TOK1, "first"), (TOK2, "first"), (TOK2, "second"), (TOK2, "result"))
@@ -112,7 +113,7 @@ def method(options: Options) -> Method:
         ]
         return {"sites": pd.concat(tables, ignore_index=True)}
 
-    return Method(METHOD, compute, {**asdict(options), "dimensions": list(options.dimensions)}, version=2)
+    return Method(METHOD, compute, {**asdict(options), "dimensions": list(options.dimensions)}, version=VERSION)
 
 
 def search(model: PreTrainedModel, task: Task, options: Options) -> pd.DataFrame:

@@ -15,11 +15,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis.feature_amounts import HEADLINE_LAYER, HEADLINE_SITE
 from analysis.features import FOURIER, ORDER
 from analysis.results import last_step, rows
-from analysis.style import GREY, SMALL, colour_and_marker, legend, panels, style
+from analysis.style import GREY, SMALL, axis_labels, colour_and_marker, legend, panels, style
 
 MOST_PANELS = 12  # of pictures of single runs
 SMALLEST_SHARE = 0.003  # of variance that the colours of modes tell apart
@@ -48,8 +49,7 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
 
     figure = _pictures(_runs(order), draw, aspect=0.9)
     with style():
-        figure.supxlabel("layer (0: embedding)", fontsize=9)
-        figure.supylabel("$R^2$ of the value", fontsize=9)
+        axis_labels(figure, figure.axes, "layer (0: embedding)", "$R^2$ of the value")
         legend(figure, "held out", sites)
         styles = {"in sample": ":", "held out,\nrandom weights": "--"}
         lines = [Line2D([], [], color=GREY, lw=1, ls=dashes, label=name) for name, dashes in styles.items()]
@@ -74,8 +74,7 @@ def order_lines(line: pd.DataFrame, order: pd.DataFrame) -> Figure:
 
     figure = _pictures(_runs(line), draw, aspect=0.95)
     with style():
-        figure.supxlabel("value of the token", fontsize=9)
-        figure.supylabel("place on the order direction, held out", fontsize=9)
+        axis_labels(figure, figure.axes, "value of the token", "place on the order direction, held out")
     return figure
 
 
@@ -96,8 +95,7 @@ def modes_by_layer(modes: pd.DataFrame) -> Figure:
 
     figure = _pictures(_runs(modes), draw, aspect=0.75)
     with style():
-        figure.supxlabel("Fourier mode", fontsize=9)
-        figure.supylabel("layer (0: embedding)", fontsize=9)
+        axis_labels(figure, figure.axes, "Fourier mode", "layer (0: embedding)")
         bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=figure.axes, extend="min", shrink=0.9)
         bar.set_label("share of variance; dots: present", fontsize=8)
     return figure
@@ -133,8 +131,7 @@ def circles(circle: pd.DataFrame, modes: pd.DataFrame) -> Figure:
 
     figure = _pictures(_runs(circle), draw, aspect=1.0, title_pad=14.0, share=False)
     with style():
-        figure.supxlabel("along the cosine's direction", fontsize=9)
-        figure.supylabel("along the sine's direction", fontsize=9)
+        axis_labels(figure, figure.axes, "along the cosine's direction", "along the sine's direction")
     return figure
 
 
@@ -155,6 +152,7 @@ def amount_by_frequency(found: pd.DataFrame, feature: str) -> Figure | None:
         axes.minorticks_off()
         axes.set_xlabel("instances per batch")
         axes.set_ylabel(AMOUNT[feature])
+        _start_counts_at_zero([axes], found, feature)
         legend(figure, "model", sizes)
     return figure
 
@@ -173,8 +171,8 @@ def amount_by_step(found: pd.DataFrame, feature: str) -> Figure | None:
                 run = rows(mine, folder=folder).sort_values("step")
                 _draw_amounts(axes, run, "step", sizes.index(run["model"].to_list()[0]))
             axes.set_title(schedule)
-        figure.supxlabel("step", fontsize=9)
-        figure.supylabel(AMOUNT[feature], fontsize=9)
+        axis_labels(figure, grid, "step", AMOUNT[feature])
+        _start_counts_at_zero(grid, found, feature)
         legend(figure, "model", sizes)
     return figure
 
@@ -185,8 +183,16 @@ def _draw_amounts(axes: Axes, mine: pd.DataFrame, x: str, number: int) -> None:
     y = mine["amount"].to_numpy(float)
     errors = None if mine["low"].isna().any() else _errors(mine, y)
     axes.errorbar(mine[x], y, errors, color=colour, marker=marker, ms=4, lw=1.2, capsize=3)
-    axes.plot(mine[x], mine["shuffled"], color=colour, ls="--", lw=0.8)
+    axes.plot(mine[x], mine["shuffled"], color=colour, ls="--", lw=0.8, marker="_", ms=9)  # also of a single point
     axes.axhline(0, color=GREY, lw=0.6, zorder=1)
+
+
+def _start_counts_at_zero(grid: Sequence[Axes], found: pd.DataFrame, feature: str) -> None:
+    if feature == FOURIER:
+        most = max(1.0, float(found["amount"].max()), float(found["shuffled"].max()))
+        for axes in grid:
+            axes.set_ylim(-0.03 * most, 1.06 * most)
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _errors(mine: pd.DataFrame, y: np.ndarray) -> np.ndarray:

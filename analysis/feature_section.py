@@ -54,7 +54,8 @@ def _order(task: str, tables: Tables) -> list[Drawing]:
             f"order-layers-{task}",
             figures.order_by_layer(tables["order"]),
             f"{task}: how well the value of a token is predicted from its activation, by layer, at the last "
-            "checkpoint of each run. Bars: 95% bootstrap intervals over tokens.",
+            "checkpoint of each run. TOK1 at TOK2: the value of TOK1, from the activation at TOK2. Bars: 95% bootstrap "
+            "intervals over tokens.",
         ),
         (
             f"order-line-{task}",

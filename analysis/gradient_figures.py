@@ -13,7 +13,7 @@ from analysis.bootstrap import mean_interval
 from analysis.labels import file_part
 from analysis.page import Drawing, Section
 from analysis.results import rows
-from analysis.style import COLOURS, GREY, MARKERS, SMALL, style
+from analysis.style import COLOURS, GREY, MARKERS, SMALL, axis_labels, style
 
 TITLE = "Gradient interference"
 PER_ROW = 3
@@ -53,7 +53,7 @@ def section(table: pd.DataFrame) -> Section | None:
                 f"{run}: mean cosine over steps of each task's gradient, and of the tokens that were not injected "
                 "(columns), with a task's own, on that task's neurons (rows); below it the 95% interval."
             )
-            drawings.append(Drawing(f"tasks-{file_part(str(run))}", matrix(of_run), caption))
+            drawings.append(Drawing(f"tasks-{file_part(str(run))}", matrix(of_run, str(run)), caption))
     return Section(TITLE, _ABOUT, findings=[*_sentences(summary), *_proof(table)], drawings=drawings)
 
 
@@ -107,8 +107,7 @@ def over_steps(table: pd.DataFrame) -> Figure:
             axis.set_title(run)
         for axis in axes.flat[len(runs) :]:
             axis.set_axis_off()
-        figure.supxlabel("step", fontsize=9)
-        figure.supylabel(COSINE, fontsize=9)
+        axis_labels(figure, axes.flat[: len(runs)].tolist(), "step", COSINE)
         handles, labels = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4 if columns > 1 else 2, frameon=False)
     return figure
@@ -153,7 +152,7 @@ def _draw_means(axis: Axes, summary: pd.DataFrame, runs: list[str]) -> None:
     axis.grid(axis="x", alpha=0.25, lw=0.5)
 
 
-def matrix(table: pd.DataFrame) -> Figure:
+def matrix(table: pd.DataFrame, title: str) -> Figure:
     """One run's tasks against each other and against the rest of the batch."""
     tasks = list(dict.fromkeys(table["task"]))
     columns = [*(("reference", task) for task in tasks), ("rest", "")]
@@ -171,6 +170,7 @@ def matrix(table: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(columns)), [*tasks, "all other\ntokens, $g_{nt}$"])
         axis.set_yticks(range(len(tasks)), tasks)
         axis.set_xlabel("gradient of")
+        axis.set_title(title)
         axis.set_ylabel("with $g_r$ of, on its neurons")
         axis.spines[:].set_visible(False)
         figure.colorbar(image, label="mean cosine")

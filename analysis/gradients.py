@@ -37,6 +37,7 @@ from olmo_inject.training.task_gradients import (
 )
 
 METHOD = "gradients"
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def method(options: Options) -> Method:
         return {"cosines": step_cosines(model, subject, options)}
 
     decisive = {name: value for name, value in asdict(options).items() if name != "rows_per_pass"}
-    return Method(METHOD, compute, decisive, version=2, inputs=_inputs)
+    return Method(METHOD, compute, decisive, version=VERSION, inputs=_inputs)
 
 
 def step_cosines(model: PreTrainedModel, subject: Subject, options: Options) -> pd.DataFrame:
@@ -163,11 +164,16 @@ def _compare_with_evidence(folder: Path, data: ExperimentData, step: int, batch:
     return True
 
 
-@lru_cache(maxsize=1)
 def _evidence(folder: Path) -> dict[int, dict[str, Any]]:
     """What the run noted of each step's batch; nothing where it kept no evidence."""
     path = folder / EVIDENCE_FILE
-    return {line["step"]: line for line in read_lines(path)} if path.is_file() else {}
+    return _lines(path, path.stat().st_mtime_ns) if path.is_file() else {}
+
+
+@lru_cache(maxsize=1)
+def _lines(path: Path, written: int) -> dict[int, dict[str, Any]]:
+    """The lines of a file by step; read again when it was written to."""
+    return {line["step"]: line for line in read_lines(path)}
 
 
 def _inputs(subject: Subject) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ PATCHING_TITLE = "Which layers' MLPs the task depends on"
 DAS_TITLE = "Where the values are held"
 MEASURES = (("effect", "fall of the logit difference"), ("recovery", "recovered logit difference"))
 CONTROLS = {
-    ("trained", "found"): "found",
+    ("trained", "found"): "found by\nsearch",
     ("trained", "random"): "control:\nrandom subspace",
     ("untrained", "found"): "control:\nuntrained model",
 }
@@ -49,13 +49,13 @@ def patching_section(table: pd.DataFrame) -> Section | None:
             f"{of.words}: mean over pairs, with 95% bootstrap intervals, of exchanging one layer's MLP. "
             "Dashed: exchanging all of the input. Grey: the same model with random weights."
         )
-        drawings.append(Drawing(f"layers-{of.file}", layers(of.last), caption))
-        drawings += _over_steps(of, "layers", [("MLP's effect (logits)", rows(of.all, weights="trained"), "effect")])
+        drawings.append(Drawing(f"layers-{of.file}", layers(of.last, of.words), caption))
+        drawings += _over_steps(of, "layers", {MEASURES[0][1]: rows(of.all, weights="trained")}, "effect")
         first = rows(of.last, weights="trained", rank=1).iloc[0]
         findings.append(
-            f"{of.words}: the MLP of layer {first['layer']} has the largest effect, {first['effect']:.2f} logits "
-            f"({first['effect_low']:.2f} to {first['effect_high']:.2f}) of {first['whole']:.2f} for all of the input, "
-            f"and takes {first['surprise']:.2f} nats of log-probability from the label."
+            f"{of.words}: the MLP of layer {first['layer']} has the largest effect, {first['effect']:.3g} logits "
+            f"({first['effect_low']:.3g} to {first['effect_high']:.3g}) of {first['whole']:.3g} for all of the input; "
+            f"the label's log-probability falls by {first['surprise']:.3g} nats."
         )
     return Section(PATCHING_TITLE, _ABOUT_PATCHING, findings, drawings=drawings)
 
@@ -68,24 +68,26 @@ def das_section(table: pd.DataFrame) -> Section | None:
     for of in _last_checkpoints(table):
         caption = (
             f"{of.words}: interchange accuracy on held-out pairs over layers, tokens and dimensions, of subspaces "
-            "found by search and of controls. In the titles, for the trained model: the accuracy of changing nothing."
+            "found by search and of controls; 95% intervals reach at most "
+            f"{(of.last['high'] - of.last['low']).max() / 2:.2f} to either side. In the titles, for the trained model: "
+            "the accuracy of changing nothing."
         )
-        drawings.append(Drawing(f"sites-{of.file}", sites(of.last), caption))
+        drawings.append(Drawing(f"sites-{of.file}", sites(of.last, of.words), caption))
         found = rows(of.all, weights="trained", subspace="found")
         widest = rows(found, dimension=found["dimension"].max())
-        panels = [
-            (_question(*question), rows(widest, position=question[0], variable=question[1]), "accuracy")
+        panels = {
+            _question(*question): rows(widest, position=question[0], variable=question[1])
             for question in _questions(found)
-        ]
-        drawings += _over_steps(of, "sites", panels)
+        }
+        drawings += _over_steps(of, "sites", panels, "accuracy")
         for position, variable in _questions(found):
             of_site = rows(rows(of.last, weights="trained", subspace="found"), position=position, variable=variable)
             best = of_site.loc[of_site["accuracy"].idxmax()]
+            where = f"{_count(int(best['layer']), 'block')} in {_count(int(best['dimension']), 'dimension')}"
             findings.append(
-                f"{of.words}: {_question(position, variable)} is best exchanged after {_count(best['layer'], 'block')} "
-                f"in {_count(best['dimension'], 'dimension')}, the best of {len(of_site)} searches: "
-                f"{best['accuracy']:.3f} ({best['low']:.3f} to {best['high']:.3f}) of held-out pairs, against "
-                f"{best['nothing']:.3f} for changing nothing."
+                f"{of.words}: {_question(position, variable)} is best exchanged after {where}, the best of "
+                f"{len(of_site)} searches: {best['accuracy']:.3f} ({best['low']:.3f} to {best['high']:.3f}) of "
+                f"held-out pairs, against {best['nothing']:.3f} for changing nothing."
             )
     return Section(DAS_TITLE, _ABOUT_DAS, findings, drawings=drawings)
 
@@ -122,34 +124,34 @@ def _last_checkpoints(table: pd.DataFrame) -> Iterator[_Checkpoints]:
         )
 
 
-def _over_steps(of: _Checkpoints, name: str, panels: Sequence[tuple[str, pd.DataFrame, str]]) -> Iterator[Drawing]:
-    """Where there are several checkpoints, layers over steps: each panel a title, rows, and their column."""
-    if of.all["step"].nunique() < 2:
-        return
-    task = of.all["task"].iloc[0]
-    column = panels[0][2]
-    what = "interchange accuracy in the most dimensions searched" if column == "accuracy" else "the effect"
-    caption = f"{task}, {of.all['run'].iloc[0]}: {what}, of every layer over the checkpoints analysed."
-    yield Drawing(f"{name}-steps-{task}-{file_part(of.all['run'].iloc[0])}", over_steps(panels), caption)
+def _over_steps(of: _Checkpoints, name: str, panels: Mapping[str, pd.DataFrame], column: str) -> Iterator[Drawing]:
+    """Where there are several checkpoints, a column over layers and steps; each panel a title and its rows."""
+    if of.all["step"].nunique() > 1:
+        task, run = of.all["task"].iloc[0], of.all["run"].iloc[0]
+        what = "interchange accuracy in the most dimensions searched" if column == "accuracy" else "the effect"
+        caption = f"{task}, {run}: {what}, of every layer over the checkpoints analysed."
+        figure = over_steps(panels, column, f"{task}, {run}")
+        yield Drawing(f"{name}-steps-{task}-{file_part(run)}", figure, caption)
 
 
-def over_steps(panels: Sequence[tuple[str, pd.DataFrame, str]]) -> Figure:
-    """Layers over checkpoints, a panel for each title: rows, and which of their columns is drawn."""
-    steps, depth = sorted(panels[0][1]["step"].unique()), int(panels[0][1]["layer"].max()) + 1
-    column = panels[0][2]
-    grids = [of.pivot(index="layer", columns="step", values=column).to_numpy(float) for _, of, _ in panels]
+def over_steps(panels: Mapping[str, pd.DataFrame], column: str, title: str) -> Figure:
+    """A column, `accuracy` or of logits, over layers and checkpoints; each panel a title and its rows."""
+    first = next(iter(panels.values()))
+    steps, depth = sorted(first["step"].unique()), int(first["layer"].max()) + 1
+    grids = [of.pivot(index="layer", columns="step", values=column).to_numpy(float) for of in panels.values()]
     if column == "accuracy":
         label, colours, low, high = "interchange accuracy", "cividis", 0.0, 1.0
     else:
         high = max(float(np.abs(grids).max()), 1e-9)
         label, colours, low = "logits", "PuOr", -high
     with style():
-        height = 1.3 + max(1.0, 0.16 * depth)
+        height = 1.6 + max(1.0, 0.16 * depth)
         figure = Figure(figsize=(1.7 + len(panels) * max(1.7, 0.32 * len(steps)), height))
+        figure.suptitle(title, fontsize=9.5)
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for axis, (title, _, _), grid in zip(axes, panels, grids, strict=True):
+        for axis, panel, grid in zip(axes, panels, grids, strict=True):
             axis.imshow(grid, cmap=colours, vmin=low, vmax=high, origin="lower", aspect="auto")
-            axis.set_title(title.replace(" at ", "\nat "), fontsize=SMALL + 1.5)
+            axis.set_title(panel.replace(" at ", "\nat "), fontsize=SMALL + 1.5)
             shown = range(0, len(steps), -(-len(steps) // 8))
             axis.set_xticks(list(shown), [steps[place] for place in shown], fontsize=SMALL + 1, rotation=45)
             axis.set_yticks(range(0, depth, max(1, depth // 8)))
@@ -160,11 +162,12 @@ def over_steps(panels: Sequence[tuple[str, pd.DataFrame, str]]) -> Figure:
     return figure
 
 
-def layers(table: pd.DataFrame) -> Figure:
+def layers(table: pd.DataFrame, title: str) -> Figure:
     """Effect and recovery of every layer's MLP, for one task and checkpoint."""
     with style():
         n = int(table["layer"].max()) + 1
-        figure = Figure(figsize=(2.4 + 2 * max(1.2, 0.28 * n), 2.9))
+        figure = Figure(figsize=(2.4 + 2 * max(1.2, 0.28 * n), 3.2))
+        figure.suptitle(title, fontsize=9.5)
         axes = figure.subplots(1, 2, sharey=True)
         for axis, (name, label) in zip(axes, MEASURES, strict=True):
             for offset, (weights, colour) in ((-0.2, ("trained", COLOURS[0])), (0.2, ("untrained", "#BBBBBB"))):
@@ -186,7 +189,7 @@ def layers(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def sites(table: pd.DataFrame) -> Figure:
+def sites(table: pd.DataFrame, title: str) -> Figure:
     """Interchange accuracy over layers and dimensions (cells), variables and positions (columns), controls (rows)."""
     questions = _questions(table)
     pairs = set(zip(table["weights"], table["subspace"], strict=True))
@@ -194,7 +197,8 @@ def sites(table: pd.DataFrame) -> Figure:
     dimensions, depth = sorted(table["dimension"].unique()), int(table["layer"].max()) + 1
     with style():
         width, height = max(1.45, 0.45 * len(dimensions)), max(1.1, 0.2 * depth)
-        figure = Figure(figsize=(2.2 + len(questions) * width, 1.2 + len(controls) * (height + 0.2)))
+        figure = Figure(figsize=(2.2 + len(questions) * width, 1.5 + len(controls) * (height + 0.2)))
+        figure.suptitle(title, fontsize=9.5)
         axes = figure.subplots(len(controls), len(questions), squeeze=False, sharex=True, sharey=True)
         for row, (weights, subspace) in enumerate(controls):
             for column, question in enumerate(questions):

@@ -76,7 +76,7 @@ def sentences(order: pd.DataFrame) -> Iterator[str]:
         frequencies, learned = mine["per_batch"].nunique(), int(mine["learned_from"].notna().sum())
         about = f"{model}, {kind.replace('_', ' ')}: order of learning against order of frequency:"
         if frequencies < FEWEST:
-            yield f"{about} {frequencies} frequencies are too few, {FEWEST} are needed."
+            yield f"{about} {FEWEST} frequencies are needed, there {'is' if frequencies == 1 else 'are'} {frequencies}."
         elif (rank := rank_correlation(mine)) is None:
             yield f"{about} none, {learned} of {len(mine)} learned."
         else:

@@ -95,11 +95,19 @@ def result(subject: Subject, method: Method, device: torch.device) -> Tables:
     return tables
 
 
-def kept(folder: Path, method: str) -> Iterator[tuple[dict[str, Any], Path]]:
-    """The newest results of a method for each step below a run's `analysis/`: what they are of, and where."""
+def kept(folder: Path, method: str, version: int | None = None) -> Iterator[tuple[dict[str, Any], Path]]:
+    """The newest results of a method for each step below a run's `analysis/`: what they are of, and where.
+
+    Args:
+        folder: a run's `analysis/`.
+        method: by name.
+        version: of the method; by default any.
+    """
     newest: dict[int | None, tuple[float, dict[str, Any], Path]] = {}
     for file in (folder / method).glob(f"*/{ABOUT}"):
         about, written = read_json(file), file.stat().st_mtime
+        if version not in (None, about["version"]):
+            continue
         if (step := about["step"]) not in newest or written > newest[step][0]:
             newest[step] = written, about, file.parent
     for step in sorted(newest, key=lambda step: -1 if step is None else step):
@@ -121,17 +129,18 @@ def read_tables(folder: Path) -> Tables:
     return tables
 
 
-def kept_tables(runs: Sequence[Run], method: str) -> Tables:
+def kept_tables(runs: Sequence[Run], method: str, version: int = 1) -> Tables:
     """What a method left in the folders of runs, the newest of each step, joined as `analyse` does.
 
-    Results of a checkpoint that is no more are among them: it was what it was.
+    Results of a checkpoint that is no more are among them: it was what it was. Those of another version of the
+    method are not, whose tables may have other columns.
 
     Raises:
         UserError: a table is damaged.
     """
     joined: dict[str, list[pd.DataFrame]] = {}
     for run in runs:
-        for about, folder in kept(run.folder / FOLDER, method):
+        for about, folder in kept(run.folder / FOLDER, method, version):
             _join(joined, checkpoint_of(run, about["step"]), read_tables(folder))
     return _concatenated(joined)
 
@@ -190,7 +199,9 @@ def _keep(folder: Path, about: Mapping[str, Any], tables: Tables) -> None:
 
 def _progress(subjects: Sequence[Subject], method: str) -> Iterator[Subject]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    console.quiet = not console.is_terminal  # where rich would leave an empty line and nothing else
+    with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task(method, total=len(subjects))
         for subject in subjects:
             progress.update(bar, description=f"{method}: {subject.name}")

@@ -71,6 +71,16 @@ def panels(n: int, width: float, height: float, *, share: bool = True) -> tuple[
     return figure, grid[:n]
 
 
+def axis_labels(figure: Figure, grid: Sequence[Axes], x: str, y: str) -> None:
+    """The labels that all panels share: of the figure, or of its one panel, whose middle is not the figure's."""
+    if len(grid) == 1:
+        grid[0].set_xlabel(x, fontsize=9)
+        grid[0].set_ylabel(y, fontsize=9)
+    else:
+        figure.supxlabel(x, fontsize=9)
+        figure.supylabel(y, fontsize=9)
+
+
 def legend(figure: Figure, title: str, names: Sequence[str]) -> None:
     """A legend to the right of all panels, in the order of `colour_and_marker`."""
     handles = []

@@ -211,6 +211,19 @@ def test_runs_of_one_name_stay_apart(method: str, copies: Copies, call: Call) ->
     assert "a/twin" in (to / "page.html").read_text()
 
 
+def test_results_of_another_version_are_not_shown(copies: Copies, call: Call) -> None:
+    method = "gradients"
+    run = copies.make("older")
+    assert call(*analyze(method, run, steps="last"))[0] == 0
+    [about] = (run / "analysis" / method).glob("*/about.json")
+    assert call("report", run, "--to", run / "page.html")[0] == 0
+    assert TITLES[method].replace("'", "&#39;") in (run / "page.html").read_text()
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"version": 0}))
+    (about.parent / f"{TABLE[method]}.parquet").write_bytes(b"of a kind that is no longer read")
+    assert call("report", run, "--to", run / "page.html")[0] == 0
+    assert TITLES[method].replace("'", "&#39;") not in (run / "page.html").read_text()
+
+
 TWINS = (("a-twin", "step12"), ("b-twin", "step8"))
 
 
