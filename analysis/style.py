@@ -26,6 +26,8 @@ GREY = "#555555"
 SMALL = 6.5  # points, of what is written into a panel
 DOTS_PER_INCH = 130  # of raster files
 PER_ROW = 4  # panels side by side
+LETTERS_THAT_FIT = 16  # of a legend beside panels
+INCHES_PER_LETTER = 0.075
 
 _RC: Any = {
     "figure.constrained_layout.use": True,
@@ -82,7 +84,9 @@ def axis_labels(figure: Figure, grid: Sequence[Axes], x: str, y: str) -> None:
 
 
 def legend(figure: Figure, title: str, names: Sequence[str]) -> None:
-    """A legend to the right of all panels, in the order of `colour_and_marker`."""
+    """A legend to the right of all panels, in the order of `colour_and_marker`; long names make the figure wider."""
+    longest = max(map(len, names))
+    figure.set_figwidth(figure.get_figwidth() + INCHES_PER_LETTER * max(0, longest - LETTERS_THAT_FIT))
     handles = []
     for number, name in enumerate(names):
         colour, marker = colour_and_marker(number)
