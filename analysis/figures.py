@@ -267,7 +267,7 @@ def _label_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measur
     for name, value, colour, _ in _lines(runs, task, measure):
         named.setdefault((f"{value:.2f}", colour), []).append((name, value))
     for (shown, colour), lines in named.items():
-        where, text = (1.02, lines[0][1]), f"{', '.join(name for name, _ in lines)} {shown}"
+        where, text = (1.02, lines[0][1]), ",\n".join(name for name, _ in lines) + f" {shown}"
         axes.annotate(text, where, xycoords=axes.get_yaxis_transform(), va="center", fontsize=SMALL, color=colour)
 
 

@@ -185,7 +185,7 @@ def layers(table: pd.DataFrame, title: str) -> Figure:
             axis.set_xticks(range(0, n, max(1, n // 8)))
         axes[0].set_ylabel("logits")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=SMALL + 1)
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=SMALL + 1)
     return figure
 
 
