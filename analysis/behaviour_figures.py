@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from analysis.retention import Retention, retention
 from analysis.runs import Run
-from analysis.style import GREY, SMALL, colour_and_marker, legend, panels, sizes_of, style
+from analysis.style import GREY, SMALL, axis_labels, colour_and_marker, legend, panels, sizes_of, style
 
 REFERENCE = re.compile(r"eval/(\w+)/reference/loss")
 REFERENCE_DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
@@ -86,8 +86,7 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
             axes.set_title(size)
             axes.grid(alpha=0.25, lw=0.5)
             axes.set_ylim(bottom=0)
-        figure.supxlabel("step", fontsize=9)
-        figure.supylabel(f"test {LOSS_LABEL}", fontsize=9)
+        axis_labels(figure, grid, "step", f"test {LOSS_LABEL}")
         lines = [Line2D([], [], color=colour_and_marker(n)[0], label=label) for n, label in enumerate(schedules)]
         lines += [
             Line2D([], [], color=GREY, ls=REFERENCE_DASHES[number % 3], label=f"{reference}, in the corpus")

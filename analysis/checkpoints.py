@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from analysis.problems import Problems
 from analysis.runs import Run, order_of, read_run
@@ -193,6 +195,19 @@ def identity(path: Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Within the context, transformers draws none of its own for every folder of weights read or written."""
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
 def _of_run(run: Run, steps: str, problems: Problems) -> Iterator[Subject]:
     existing = sorted(int(match[1]) for path in run.folder.glob("step*") if (match := _STEP.fullmatch(path.name)))
     chosen, missing = chosen_steps(steps, existing)
@@ -221,9 +236,10 @@ def _weight_files(path: Path) -> list[Path]:
 
 def _from_transformers(path: Path) -> PreTrainedModel:
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
-        )
+        with without_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # of many types: no weights, half a file, an unknown architecture, code of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as a transformers model: {reason[:200]}") from error

@@ -1,7 +1,7 @@
 """Figures of task features (PAPER.md, Fig. 7): by layer, as pictures, and against frequency, size and step.
 
-Each takes tables of the method `features`, joined over checkpoints, with a column `label` that names the run, and
-returns a figure. Runs stand in the order of the tables.
+Each takes tables of the method `features`, joined over checkpoints, and returns a figure. Runs stand in the order of
+the tables.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis.feature_amounts import HEADLINE_LAYER, HEADLINE_SITE
 from analysis.features import FOURIER, ORDER
 from analysis.results import last_step, rows
-from analysis.style import GREY, SMALL, colour_and_marker, legend, panels, style
+from analysis.style import GREY, SMALL, axis_labels, colour_and_marker, legend, panels, style
 
 MOST_PANELS = 12  # of pictures of single runs
 SMALLEST_SHARE = 0.003  # of variance that the colours of modes tell apart
@@ -35,7 +36,7 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
     def draw(axes: Axes, run: str) -> None:
         for number, site in enumerate(sites):
             colour, marker = colour_and_marker(number)
-            mine = rows(order, label=run, site=site)
+            mine = rows(order, run=run, site=site)
             trained, random = rows(mine, weights="trained"), rows(mine, weights="random")
             y = trained["held_out"].to_numpy(float)
             errors = _errors(trained, y)
@@ -48,8 +49,7 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
 
     figure = _pictures(_runs(order), draw, aspect=0.9)
     with style():
-        figure.supxlabel("layer (0: embedding)", fontsize=9)
-        figure.supylabel("$R^2$ of the value", fontsize=9)
+        axis_labels(figure, figure.axes, "layer (0: embedding)", "$R^2$ of the value")
         legend(figure, "held out", sites)
         styles = {"in sample": ":", "held out,\nrandom weights": "--"}
         lines = [Line2D([], [], color=GREY, lw=1, ls=dashes, label=name) for name, dashes in styles.items()]
@@ -63,7 +63,7 @@ def order_lines(line: pd.DataFrame, order: pd.DataFrame) -> Figure:
     fits = rows(order, headline=True, site=HEADLINE_SITE, layer=HEADLINE_LAYER, weights="trained")
 
     def draw(axes: Axes, run: str) -> None:
-        mine, fit = rows(line, label=run), rows(fits, label=run).to_dict("records")[0]
+        mine, fit = rows(line, run=run), rows(fits, run=run).to_dict("records")[0]
         largest = mine["value"].max()
         axes.plot([0, largest], [0, largest], color=GREY, lw=0.7, zorder=1)
         axes.scatter(mine["value"], mine["predicted"], c=mine["value"], cmap="cividis", s=9, lw=0)
@@ -74,8 +74,7 @@ def order_lines(line: pd.DataFrame, order: pd.DataFrame) -> Figure:
 
     figure = _pictures(_runs(line), draw, aspect=0.95)
     with style():
-        figure.supxlabel("value of the token", fontsize=9)
-        figure.supylabel("place on the order direction, held out", fontsize=9)
+        axis_labels(figure, figure.axes, "value of the token", "place on the order direction, held out")
     return figure
 
 
@@ -85,7 +84,7 @@ def modes_by_layer(modes: pd.DataFrame) -> Figure:
     norm = LogNorm(SMALLEST_SHARE, 1)
 
     def draw(axes: Axes, run: str) -> None:
-        mine = rows(modes, label=run)
+        mine = rows(modes, run=run)
         grid = mine.pivot(index="layer", columns="mode", values="power").to_numpy(float)
         extent = (0.5, grid.shape[1] + 0.5, -0.5, len(grid) - 0.5)
         shown = np.maximum(grid, SMALLEST_SHARE)
@@ -96,8 +95,7 @@ def modes_by_layer(modes: pd.DataFrame) -> Figure:
 
     figure = _pictures(_runs(modes), draw, aspect=0.75)
     with style():
-        figure.supxlabel("Fourier mode", fontsize=9)
-        figure.supylabel("layer (0: embedding)", fontsize=9)
+        axis_labels(figure, figure.axes, "Fourier mode", "layer (0: embedding)")
         bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=figure.axes, extend="min", shrink=0.9)
         bar.set_label("share of variance; dots: present", fontsize=8)
     return figure
@@ -109,8 +107,8 @@ def circles(circle: pd.DataFrame, modes: pd.DataFrame) -> Figure:
     modes = rows(modes, site=HEADLINE_SITE, weights="trained")
 
     def draw(axes: Axes, run: str) -> None:
-        best = max(rows(modes, label=run).to_dict("records"), key=lambda row: row["power"])
-        points = rows(circle, label=run, layer=best["layer"]).sort_values("value")
+        best = max(rows(modes, run=run).to_dict("records"), key=lambda row: row["power"])
+        points = rows(circle, run=run, layer=best["layer"]).sort_values("value")
         x, y, turn = (
             points["x"].to_numpy(),
             points["y"].to_numpy(),
@@ -133,8 +131,7 @@ def circles(circle: pd.DataFrame, modes: pd.DataFrame) -> Figure:
 
     figure = _pictures(_runs(circle), draw, aspect=1.0, title_pad=14.0, share=False)
     with style():
-        figure.supxlabel("along the cosine's direction", fontsize=9)
-        figure.supylabel("along the sine's direction", fontsize=9)
+        axis_labels(figure, figure.axes, "along the cosine's direction", "along the sine's direction")
     return figure
 
 
@@ -155,6 +152,7 @@ def amount_by_frequency(found: pd.DataFrame, feature: str) -> Figure | None:
         axes.minorticks_off()
         axes.set_xlabel("instances per batch")
         axes.set_ylabel(AMOUNT[feature])
+        _start_counts_at_zero([axes], found, feature)
         legend(figure, "model", sizes)
     return figure
 
@@ -173,8 +171,8 @@ def amount_by_step(found: pd.DataFrame, feature: str) -> Figure | None:
                 run = rows(mine, folder=folder).sort_values("step")
                 _draw_amounts(axes, run, "step", sizes.index(run["model"].to_list()[0]))
             axes.set_title(schedule)
-        figure.supxlabel("step", fontsize=9)
-        figure.supylabel(AMOUNT[feature], fontsize=9)
+        axis_labels(figure, grid, "step", AMOUNT[feature])
+        _start_counts_at_zero(grid, found, feature)
         legend(figure, "model", sizes)
     return figure
 
@@ -185,8 +183,16 @@ def _draw_amounts(axes: Axes, mine: pd.DataFrame, x: str, number: int) -> None:
     y = mine["amount"].to_numpy(float)
     errors = None if mine["low"].isna().any() else _errors(mine, y)
     axes.errorbar(mine[x], y, errors, color=colour, marker=marker, ms=4, lw=1.2, capsize=3)
-    axes.plot(mine[x], mine["shuffled"], color=colour, ls="--", lw=0.8)
+    axes.plot(mine[x], mine["shuffled"], color=colour, ls="--", lw=0.8, marker="_", ms=9)  # also of a single point
     axes.axhline(0, color=GREY, lw=0.6, zorder=1)
+
+
+def _start_counts_at_zero(grid: Sequence[Axes], found: pd.DataFrame, feature: str) -> None:
+    if feature == FOURIER:
+        most = max(1.0, float(found["amount"].max()), float(found["shuffled"].max()))
+        for axes in grid:
+            axes.set_ylim(-0.03 * most, 1.06 * most)
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _errors(mine: pd.DataFrame, y: np.ndarray) -> np.ndarray:
@@ -214,7 +220,7 @@ def _pictures(
 
 
 def _runs(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(table["label"]))
+    return list(dict.fromkeys(table["run"]))
 
 
 def _sizes(found: pd.DataFrame) -> list[str]:

@@ -36,7 +36,7 @@ def feature_section(tables: Tables, runs: Sequence[Run]) -> Section | None:
     tasks = list(dict.fromkeys(task for table in tables.values() for task in table["task"]))
     for task in tasks:
         mine = {name: rows(table, task=task) for name, table in tables.items()}
-        last = {name: _labelled(last_step(table)) for name, table in mine.items() if len(table)}
+        last = {name: last_step(table) for name, table in mine.items() if len(table)}
         for feature, make in ((ORDER, _order), (FOURIER, _fourier)):
             found = amounts(mine, feature)
             if found.empty:
@@ -54,7 +54,8 @@ def _order(task: str, tables: Tables) -> list[Drawing]:
             f"order-layers-{task}",
             figures.order_by_layer(tables["order"]),
             f"{task}: how well the value of a token is predicted from its activation, by layer, at the last "
-            "checkpoint of each run. Bars: 95% bootstrap intervals over tokens.",
+            "checkpoint of each run. TOK1 at TOK2: the value of TOK1, from the activation at TOK2. Bars: 95% bootstrap "
+            "intervals over tokens.",
         ),
         (
             f"order-line-{task}",
@@ -99,14 +100,3 @@ def _amounts(task: str, feature: str, planned: pd.DataFrame) -> list[Drawing]:
 
 def _drawn(*made: tuple[str, Figure | None, str]) -> list[Drawing]:
     return [Drawing(name, figure, caption) for name, figure, caption in made if figure is not None]
-
-
-def _labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """With a column `label`: the run's name, or its folder where two runs have one name."""
-    folders: dict[str, set[str]] = {}
-    for run, folder in zip(table["run"], table["folder"], strict=True):
-        folders.setdefault(run, set()).add(folder)
-    labels = [
-        run if len(folders[run]) == 1 else folder for run, folder in zip(table["run"], table["folder"], strict=True)
-    ]
-    return table.assign(label=labels)

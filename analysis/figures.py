@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis.runs import LEARNED_ABOVE, Accuracy, Run, baselines
-from analysis.style import FRAME, GREY, SMALL, colour_and_marker, legend, panels, sizes_of, style
+from analysis.style import FRAME, GREY, SMALL, axis_labels, colour_and_marker, legend, panels, sizes_of, style
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Injections, Plan
@@ -65,7 +65,11 @@ def heatmap(runs: Sequence[Run], task: str) -> Figure | None:
 def curves(runs: Sequence[Run], task: str, measure: Measure) -> Figure | None:
     """One measure against steps: a panel for each schedule, a line for each run, coloured by model size."""
     runs = [run for run in runs if len(run.series(measure.metric.format(task=task)))]
-    schedules = list(dict.fromkeys(run.schedule_label(task) for run in sorted(runs, key=lambda run: run.rate(task))))
+
+    def label(run: Run) -> str:
+        return run.schedule_label(task) if "{task}" in measure.metric else run.plan_label()
+
+    schedules = list(dict.fromkeys(label(run) for run in sorted(runs, key=lambda run: run.rate(task))))
     if not schedules:
         return None
     with style():
@@ -73,15 +77,14 @@ def curves(runs: Sequence[Run], task: str, measure: Measure) -> Figure | None:
         for axes, schedule in zip(grid, schedules, strict=True):
             _draw_curves(
                 axes,
-                [run for run in runs if run.schedule_label(task) == schedule],
+                [run for run in runs if label(run) == schedule],
                 sizes_of(runs),
                 task,
                 measure,
             )
             axes.set_title(schedule)
         _label_baselines(grid[-1], runs, task, measure)
-        figure.supxlabel("step", fontsize=9)
-        figure.supylabel(measure.label, fontsize=9)
+        axis_labels(figure, grid, "step", measure.label)
         legend(figure, "model", sizes_of(runs))
     return figure
 
@@ -129,8 +132,7 @@ def plan_raster(runs: Sequence[Run]) -> Figure | None:
         for axes, (label, (run, plan)) in zip(grid, plans.items(), strict=True):
             _draw_plan(axes, plan, min(PLAN_STEPS, run.experiment.steps), names)
             axes.set_title(label)
-        figure.supxlabel("step", fontsize=9)
-        figure.supylabel("row of the batch", fontsize=9)
+        axis_labels(figure, grid, "step", "row of the batch")
         if len(names) > 1:
             legend(figure, "task", names)
     return figure
@@ -198,7 +200,7 @@ def _draw_heatmap(axes: Axes, cells: _Cells) -> None:
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     bar = axes.get_figure().colorbar(image, ax=axes, extend="min" if np.nanmin(grid) < floor else "neither")  # pyright: ignore[reportOptionalMemberAccess]
-    bar.set_label("from the majority label's accuracy" if floor else "accuracy", fontsize=SMALL)
+    bar.set_label("accuracy, from the majority label's up" if floor else "accuracy", fontsize=SMALL)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
 
@@ -260,9 +262,12 @@ def _lines(runs: Sequence[Run], task: str, measure: Measure) -> list[tuple[str, 
 
 
 def _label_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measure) -> None:
-    """Name the lines at the panel's right."""
+    """Name the lines at the panel's right, those that lie on each other once."""
+    named: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for name, value, colour, _ in _lines(runs, task, measure):
-        where, text = (1.02, value), f"{name} {value:.2f}"
+        named.setdefault((f"{value:.2f}", colour), []).append((name, value))
+    for (shown, colour), lines in named.items():
+        where, text = (1.02, lines[0][1]), ",\n".join(name for name, _ in lines) + f" {shown}"
         axes.annotate(text, where, xycoords=axes.get_yaxis_transform(), va="center", fontsize=SMALL, color=colour)
 
 

@@ -17,14 +17,14 @@ def sentences(runs: Sequence[Run]) -> list[str]:
             found.append(f"{task} was not evaluated in any run.")
             continue
         found += _learned_by_schedule(measured, task)
-        if any(run.learned(task) is False for run in measured):
-            found.append(
-                f"Not learned means: not in these steps, at this learning rate. Whether a model that failed {task} "
-                "would learn it given more steps, or without the text around it, these runs do not say."
-            )
         found += _by_frequency(measured, task)
         found += _against_expectation(measured, task)
         found += _between_gaps(measured, task)
+    if any(run.learned(task) is False for run in runs for task in task_names(runs)):
+        found.append(
+            "Not learned means: not in these steps, at this learning rate. Whether a model that failed a task would "
+            "learn it given more steps, or without the text around it, these runs do not say."
+        )
     found += _language_model(runs)
     found += _audits(runs)
     if any(not run.finished for run in runs):

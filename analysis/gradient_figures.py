@@ -6,22 +6,26 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.bootstrap import mean_interval
+from analysis.labels import file_part
 from analysis.page import Drawing, Section
 from analysis.results import rows
-from analysis.style import COLOURS, GREY, MARKERS, SMALL, style
+from analysis.style import COLOURS, GREY, MARKERS, SMALL, axis_labels, style
 
 TITLE = "Gradient interference"
 PER_ROW = 3
-# kind of gradient: what it is called and its colour and marker
+# kind of gradient: its symbol, what it is of, and its colour and marker
 LINES = {
-    "batch": ("g, the whole batch", COLOURS[6], MARKERS[0]),
-    "injected": ("g_t, injected tokens", COLOURS[1], MARKERS[2]),
-    "rest": ("g_nt, all other tokens", COLOURS[0], MARKERS[1]),
+    "batch": ("$g$", "the whole batch", COLOURS[6], MARKERS[0]),
+    "injected": ("$g_t$", "injected tokens", COLOURS[1], MARKERS[2]),
+    "rest": ("$g_{nt}$", "all other tokens", COLOURS[0], MARKERS[1]),
 }
-WHEN = {True: "steps that inject the task", False: "steps between"}
+SYMBOLS = {"batch": "g", "injected": "g_t", "rest": "g_nt"}  # in sentences
+WHEN = {True: "steps whose batch holds the task", False: "steps whose batch does not"}
+COSINE = "cosine with the task's gradient $g_r$"
 
 
 def section(table: pd.DataFrame) -> Section | None:
@@ -33,37 +37,34 @@ def section(table: pd.DataFrame) -> Section | None:
     for task in dict.fromkeys(table["task"]):
         of_task = rows(table, task=task, of="")
         if of_task.groupby("run")["step"].nunique().max() > 1:
-            drawings.append(
-                Drawing(
-                    f"steps-{task}",
-                    over_steps(of_task),
-                    f"{task}: cosine of the batch's gradient, and of its two parts, with the task's own, on the task's "
-                    "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly.",
-                )
+            caption = (
+                f"{task}: cosine of the batch's gradient, and of its two parts, with the task's own, on the task's "
+                "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly."
             )
-        means = rows(summary, task=task)
-        drawings.append(
-            Drawing(
-                f"means-{task}",
-                bars(means),
-                f"{task}: means over steps with 95% bootstrap intervals over steps, the number of steps below.",
-            )
-        )
-    if table["task"].nunique() > 1:
+            drawings.append(Drawing(f"steps-{task}", over_steps(of_task), caption))
         caption = (
-            "Mean cosine over steps, of each task's gradient and of the tokens that were not injected (columns), "
-            "with a task's own, on that task's neurons (rows); below it the 95% interval."
+            f"{task}: means over steps with 95% bootstrap intervals over steps, where there are several; at the right "
+            "how many there are."
         )
-        drawings += [
-            Drawing(f"tasks-{run}", matrix(of_run), f"{run}: {caption}") for run, of_run in table.groupby("run")
-        ]
-    text = [
-        "g is the gradient of a step's whole batch as the trainer takes it, g_t its part from injected tokens, g_nt "
-        "the rest, all at one MLP; g_r is that of the task's LABEL loss over all its instances. Cosines are taken "
-        "with g_r, on the neurons on which it is largest, in float32. Batches of different steps are different draws "
-        "of the corpus, so intervals of means resample steps; one batch's cosine is an exact number."
-    ]
-    return Section(TITLE, text, findings=list(_sentences(summary)), drawings=drawings)
+        drawings.append(Drawing(f"means-{task}", means(rows(summary, task=task)), caption))
+    for run, of_run in table.groupby("run", sort=False):
+        if of_run["task"].nunique() > 1:
+            caption = (
+                f"{run}: mean cosine over steps of each task's gradient, and of the tokens that were not injected "
+                "(columns), with a task's own, on that task's neurons (rows); below it the 95% interval."
+            )
+            drawings.append(Drawing(f"tasks-{file_part(str(run))}", matrix(of_run, str(run)), caption))
+    return Section(TITLE, _ABOUT, findings=[*_sentences(summary), *_proof(table)], drawings=drawings)
+
+
+_ABOUT = (
+    "What a batch's gradient does to a task, at one MLP. g is the gradient of a step's whole batch as the trainer "
+    "takes it, g_t its part from injected tokens, g_nt the rest, and g_r that of the task's LABEL loss over all its "
+    "instances. Cosines are taken with g_r, on the neurons on which it is largest, in float32: where one is above "
+    "zero, a step down that gradient lowers the task's loss too; where below, it raises it.",
+    "Batches of different steps are different draws of the corpus, so intervals of means resample steps; one batch's "
+    "cosine is an exact number.",
+)
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
@@ -89,83 +90,99 @@ def over_steps(table: pd.DataFrame) -> Figure:
     columns = min(PER_ROW, len(runs))
     lines = -(-len(runs) // columns)
     with style():
-        figure = Figure(figsize=(1.2 + 3.3 * columns, 0.9 + 2.1 * lines))
+        figure = Figure(figsize=(1.4 + 3.3 * columns, 1.2 + 2.1 * lines))
         axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
         for axis, run in zip(axes.flat, runs, strict=False):
             of_run = rows(table, run=run)
-            for kind, (label, colour, marker) in LINES.items():
+            for kind, (symbol, what, colour, marker) in LINES.items():
                 line = rows(of_run, kind=kind).sort_values("step")
+                label = f"{symbol}, {what}"
                 axis.plot(line["step"], line["cosine"], marker, ls="-", ms=2.5, lw=0.8, color=colour, label=label)
             steps = of_run.loc[of_run["instances"] > 0, "step"].unique()
             low = axis.get_xaxis_transform()
-            axis.plot(steps, np.full(len(steps), 0.02), "|", color=GREY, ms=7, transform=low, label="injected")
+            axis.plot(
+                steps, np.full(len(steps), 0.02), "|", color=GREY, ms=7, transform=low, label="batch holds the task"
+            )
             axis.axhline(0, color=GREY, lw=0.6)
             axis.set_title(run)
-            axis.set_xlabel("step")
-        for axis in axes[:, 0]:
-            axis.set_ylabel("cosine with g_r")
         for axis in axes.flat[len(runs) :]:
             axis.set_axis_off()
+        axis_labels(figure, axes.flat[: len(runs)].tolist(), "step", COSINE)
         handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=4 if columns > 1 else 2, frameon=False)
     return figure
 
 
-def bars(summary: pd.DataFrame) -> Figure:
-    """One task's means, a group of bars a run; a panel for steps with and without it."""
+def means(summary: pd.DataFrame) -> Figure:
+    """One task's means, a line a run; a panel for steps with and without it."""
     panels = [injected for injected in WHEN if (summary["injected"] == injected).any()]
     runs = list(dict.fromkeys(summary["run"]))
     with style():
-        figure = Figure(figsize=(1.6 + 1.1 * len(runs) * len(panels), 3.1))
-        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        figure = Figure(figsize=(2.4 + 3.2 * len(panels), 1.5 + 0.5 * len(runs)))
+        axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
         for axis, injected in zip(axes, panels, strict=True):
-            for offset, (kind, (label, colour, _)) in enumerate(LINES.items()):
-                chosen = rows(summary, injected=injected, kind=kind).set_index("run")
-                for place, run in enumerate(runs):
-                    if run not in chosen.index:
-                        continue
-                    one = chosen.loc[run]
-                    x = place + (offset - 1) * 0.26
-                    axis.bar(x, one["mean"], 0.24, color=colour, label=label if place == 0 else None)
-                    if one["steps"] > 1:
-                        reach = [[one["mean"] - one["low"]], [one["high"] - one["mean"]]]
-                        axis.errorbar(x, one["mean"], reach, color=GREY, lw=1, capsize=2)
-            counts = rows(summary, injected=injected, kind="batch").set_index("run")["steps"]
-            labels = [f"{run}\n{counts.get(run, 0)} steps" for run in runs]
-            axis.set_xticks(range(len(runs)), labels, fontsize=SMALL + 1)
-            axis.axhline(0, color=GREY, lw=0.6)
+            _draw_means(axis, rows(summary, injected=injected), runs)
             axis.set_title(WHEN[injected])
-        axes[0].set_ylabel("mean cosine with g_r")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=SMALL + 1)
+        axes[0].set_yticks(range(len(runs)), runs)
+        for axis in axes[1:]:
+            axis.set_yticks(range(len(runs)), [])
+        figure.supxlabel(f"mean {COSINE}", fontsize=9)
+        handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[0]))
+        columns = 3 if len(panels) > 1 else 1
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
     return figure
 
 
-def matrix(table: pd.DataFrame) -> Figure:
+def _draw_means(axis: Axes, summary: pd.DataFrame, runs: list[str]) -> None:
+    for offset, (kind, (symbol, what, colour, marker)) in enumerate(LINES.items()):
+        for row in rows(summary, kind=kind).to_dict("records"):
+            place = runs.index(row["run"]) + (offset - 1) * 0.22
+            mean, several = row["mean"], row["steps"] > 1
+            # A percentile interval need not enclose the mean.
+            reach = [[max(mean - row["low"], 0)], [max(row["high"] - mean, 0)]] if several else None
+            axis.errorbar(mean, place, xerr=reach, fmt=marker, ms=4, lw=1.2, capsize=2.5, color=colour)
+        if (summary["kind"] == kind).any():
+            axis.plot([], [], marker, ms=4, color=colour, label=f"{symbol}, {what}")
+    for row in rows(summary, kind="batch").to_dict("records"):
+        where = (1.01, runs.index(row["run"]))
+        axis.annotate(_steps(row["steps"]), where, xycoords=axis.get_yaxis_transform(), va="center", fontsize=SMALL)
+    axis.axvline(0, color=GREY, lw=0.6, zorder=1)
+    axis.set_ylim(len(runs) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", alpha=0.25, lw=0.5)
+
+
+def matrix(table: pd.DataFrame, title: str) -> Figure:
     """One run's tasks against each other and against the rest of the batch."""
     tasks = list(dict.fromkeys(table["task"]))
     columns = [*(("reference", task) for task in tasks), ("rest", "")]
     with style():
         figure = Figure(figsize=(2.6 + 1.15 * len(columns), 1.2 + 0.75 * len(tasks)))
         axis = figure.subplots()
-        means = np.zeros((len(tasks), len(columns)))
+        grid = np.zeros((len(tasks), len(columns)))
         for row, task in enumerate(tasks):
             for column, (kind, of) in enumerate(columns):
-                chosen = rows(table, task=task, kind=kind, of=of)
-                values = chosen["cosine"].dropna().to_numpy(float)
-                mean, low, high = mean_interval(values, f"matrix {task} {kind} {of}")
-                means[row, column] = mean
-                text = f"{mean:+.2f}" + ("" if np.isnan(low) else f"\n({low:+.3f} to {high:+.3f})")
-                colour = "white" if abs(mean) > 0.6 else "black"
+                values = rows(table, task=task, kind=kind, of=of)["cosine"].dropna().to_numpy(float)
+                grid[row, column], text = _cell(values, f"matrix {task} {kind} {of}") if of != task else (1, "itself")
+                colour = "white" if abs(grid[row, column]) > 0.6 else "black"
                 axis.text(column, row, text, ha="center", va="center", fontsize=SMALL + 0.5, color=colour)
-        image = axis.imshow(means, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
-        axis.set_xticks(range(len(columns)), [*tasks, "all other\ntokens"])
+        image = axis.imshow(grid, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
+        axis.set_xticks(range(len(columns)), [*tasks, "all other\ntokens, $g_{nt}$"])
         axis.set_yticks(range(len(tasks)), tasks)
         axis.set_xlabel("gradient of")
-        axis.set_ylabel("task, on its neurons")
+        axis.set_title(title)
+        axis.set_ylabel("with $g_r$ of, on its neurons")
         axis.spines[:].set_visible(False)
         figure.colorbar(image, label="mean cosine")
     return figure
+
+
+def _cell(values: np.ndarray, purpose: str) -> tuple[float, str]:
+    """The mean and what is written of it; where no step has the cosine, NaN and a dash."""
+    if not len(values):
+        return np.nan, "-"
+    mean, low, high = mean_interval(values, purpose)
+    return mean, f"{mean:+.2f}" + ("" if np.isnan(low) else f"\n({low:+.3f} to {high:+.3f})")
 
 
 def _sentences(summary: pd.DataFrame) -> Iterator[str]:
@@ -176,9 +193,24 @@ def _sentences(summary: pd.DataFrame) -> Iterator[str]:
         for row in group.sort_values(["kind", "injected"], ascending=[True, False]).to_dict("records"):
             when = "at injections" if row["injected"] else "between"
             interval = f" ({row['low']:+.3f} to {row['high']:+.3f})" if row["steps"] > 1 else ""
-            name = LINES[row["kind"]][0].split(",")[0]
-            parts.append(f"{name} {when} {row['mean']:+.3f}{interval} over {_steps(row['steps'])}")
+            parts.append(f"{SYMBOLS[row['kind']]} {when} {row['mean']:+.3f}{interval} over {_steps(row['steps'])}")
         yield f"{run}, {task}: mean cosine with g_r of {'; '.join(parts)}."
+
+
+def _proof(table: pd.DataFrame) -> Iterator[str]:
+    """Whether the batches were compared with what the runs' models were given."""
+    batches = table.drop_duplicates(["run", "step"])
+    unproven = batches.loc[~batches["proven"].to_numpy(bool)]
+    if len(unproven) == 0:
+        yield f"All {len(batches)} rebuilt batches are, token for token, what the models were given."
+        return
+    which = "; ".join(
+        f"{run} step {', '.join(str(step) for step in sorted(steps))}" for run, steps in unproven.groupby("run")["step"]
+    )
+    yield (
+        f"{len(batches) - len(unproven)} of {len(batches)} rebuilt batches were compared with the runs' evidence of "
+        f"what the models were given, and agree; of the others there is none, as of a step not trained on: {which}."
+    )
 
 
 def _steps(n: int) -> str:

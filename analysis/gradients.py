@@ -1,7 +1,8 @@
 """Gradient interference over checkpoints (Fig. 9): a step's exact batch, rebuilt from the run folder alone.
 
 `olmo_inject.training.task_gradients` says what is computed; a checkpoint `step{s}` is taken with batch s, which is
-what the run trained on next, or after its last step would have.
+what the run trained on next, or after its last step would have. Where the run has evidence of what its model was given
+at that step, the batch is compared with it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,22 @@ from analysis.results import Method, Tables
 from olmo_inject.config import Experiment
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import changed, fingerprints, load_run
-from olmo_inject.training.task_gradients import TARGETS, MlpGradients, cosines, step_gradients, z_loss_of
+from olmo_inject.evidence import step_hash
+from olmo_inject.run_folder import changed, fingerprints, identity, load_run
+from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
+from olmo_inject.training.metrics import read_lines
+from olmo_inject.training.task_gradients import (
+    IGNORED,
+    TARGETS,
+    MlpGradients,
+    batch_targets,
+    cosines,
+    step_gradients,
+    z_loss_of,
+)
 
 METHOD = "gradients"
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,8 @@ def method(options: Options) -> Method:
     """The analysis of one checkpoint, to the table `cosines`.
 
     Columns: task (whose g_r, and on whose neurons), kind (`batch`, `injected`, `rest`, `reference`), of (the one task
-    it is of, or nothing), cosine (absent where the gradient is zero), norm, instances (of `task` in the batch).
+    it is of, or nothing), cosine (absent where the gradient is zero), norm, instances (of `task` in the batch), proven
+    (whether the batch agreed with the run's evidence; false where it has none of the step).
 
     Raises:
         UserError: an option that cannot be.
@@ -73,7 +87,7 @@ def method(options: Options) -> Method:
         return {"cosines": step_cosines(model, subject, options)}
 
     decisive = {name: value for name, value in asdict(options).items() if name != "rows_per_pass"}
-    return Method(METHOD, compute, decisive, inputs=_inputs)
+    return Method(METHOD, compute, decisive, version=VERSION, inputs=_inputs)
 
 
 def step_cosines(model: PreTrainedModel, subject: Subject, options: Options) -> pd.DataFrame:
@@ -88,14 +102,14 @@ def step_cosines(model: PreTrainedModel, subject: Subject, options: Options) -> 
     if not isinstance(model, OlmoForCausalLM):
         raise UserError(f"{subject.path} is not an OLMo model")
     batch, of_row = batch_of(data, subject.step)
+    proven = _compare_with_evidence(subject.run.folder, data, subject.step, batch)
     names = [task.name for task in data.plan.tasks]
     mlp = MlpGradients(model, options.layer, options.rows_per_pass, z_loss_of(experiment.train))
     gradients = step_gradients(mlp, batch, of_row, names, data.tasks, options.targets)
     table = pd.DataFrame([asdict(found) for found in cosines(gradients, options.neurons)])
     table["cosine"] = table["cosine"].astype(float)
     counts = {name: int((of_row == number).sum()) for number, name in enumerate(names)}
-    table["instances"] = [counts.get(task, 0) for task in table["task"]]
-    return table
+    return table.assign(instances=[counts.get(task, 0) for task in table["task"]], proven=proven)
 
 
 def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -127,5 +141,46 @@ def run_data(folder: Path) -> tuple[Experiment, ExperimentData]:
     return experiment, data
 
 
+def _compare_with_evidence(folder: Path, data: ExperimentData, step: int, batch: dict[str, torch.Tensor]) -> bool:
+    """Whether the batch is what the model was given, or else nothing says so.
+
+    Raises:
+        UserError: it is another.
+    """
+    line = _evidence(folder).get(step)
+    if line is None:
+        return False
+    positions = np.arange(step * data.plan.batch_size, (step + 1) * data.plan.batch_size)
+    for name, recorded, found in (
+        ("tokens", line["tokens"], step_hash(positions, batch["input_ids"].numpy())),
+        ("count of targets", line["targets"], int((batch_targets(batch) != IGNORED).sum())),
+    ):
+        if recorded != found:
+            raise UserError(
+                f"{folder}: the batch of step {step} is not what the run's model was given: its {name} differ from "
+                f"{EVIDENCE_FILE} ({found}, recorded {recorded}): has a shard of the corpus changed?"
+            )
+    return True
+
+
+def _evidence(folder: Path) -> dict[int, dict[str, Any]]:
+    """What the run noted of each step's batch; nothing where it kept no evidence."""
+    path = folder / EVIDENCE_FILE
+    return _lines(path, path.stat().st_mtime_ns) if path.is_file() else {}
+
+
+@lru_cache(maxsize=1)
+def _lines(path: Path, written: int) -> dict[int, dict[str, Any]]:
+    """The lines of a file by step; read again when it was written to."""
+    return {line["step"]: line for line in read_lines(path)}
+
+
 def _inputs(subject: Subject) -> Any:
-    return None if subject.run is None else subject.run.plan  # with the fingerprints of all that makes a batch
+    if subject.run is None or subject.step is None:
+        return None
+    # All that makes a batch, and whether it could be compared; not the run's length, which may grow.
+    return {
+        "run": identity(subject.run.experiment),
+        "fingerprints": subject.run.plan["fingerprints"],
+        "evidence": _evidence(subject.run.folder).get(subject.step),
+    }

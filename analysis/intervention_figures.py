@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.counterfactuals import TOK1
+from analysis.labels import file_part
 from analysis.page import Drawing, Section
 from analysis.results import rows
 from analysis.style import COLOURS, GREY, SMALL, style
@@ -16,6 +19,24 @@ from analysis.style import COLOURS, GREY, SMALL, style
 PATCHING_TITLE = "Which layers' MLPs the task depends on"
 DAS_TITLE = "Where the values are held"
 MEASURES = (("effect", "fall of the logit difference"), ("recovery", "recovered logit difference"))
+CONTROLS = {
+    ("trained", "found"): "found by\nsearch",
+    ("trained", "random"): "control:\nrandom subspace",
+    ("untrained", "found"): "control:\nuntrained model",
+}
+_ABOUT_PATCHING = (
+    "Activation patching: for pairs of instances with different labels, a base and a source, the output of one layer's "
+    "MLP (numbered from 0) is exchanged between their two runs through the model. The logit difference is that of the "
+    "base's own label less the source's. Its fall: how much lower it is on the base when the MLP says what it says on "
+    "the source. Recovered: how much higher it is on the source when the MLP says what it says on the base.",
+)
+_ABOUT_DAS = (
+    "Distributed alignment search: after so many blocks (0: the embedding), at one token, an orthogonal subspace of "
+    "the residual stream is sought such that a run on one instance (the base), with the part of its stream that lies "
+    "in the subspace taken from a run on another (the source), answers as the base would with the source's operand or "
+    "result. Interchange accuracy is the share of held-out pairs on which it does, among the task's own labels. Up to "
+    "half of the pairs keep their label, so that changing nothing is right at times: how often is told beside.",
+)
 
 
 def patching_section(table: pd.DataFrame) -> Section | None:
@@ -23,20 +44,20 @@ def patching_section(table: pd.DataFrame) -> Section | None:
     if table.empty:
         return None
     drawings, findings = [], []
-    for (run, step, task), group in _by_checkpoint(table):
-        where = _where(run, step)
+    for of in _last_checkpoints(table):
         caption = (
-            f"{task}, {where}: mean over pairs with 95% bootstrap intervals of exchanging one layer's MLP between "
-            "two instances with different labels. Dashed: exchanging all of the input. Grey: untrained weights."
+            f"{of.words}: mean over pairs, with 95% bootstrap intervals, of exchanging one layer's MLP. "
+            "Dashed: exchanging all of the input. Grey: the same model with random weights."
         )
-        drawings.append(Drawing(_name("layers", task, run, step), layers(group), caption))
-        first = rows(group, weights="trained", rank=1).iloc[0]
+        drawings.append(Drawing(f"layers-{of.file}", layers(of.last, of.words), caption))
+        drawings += _over_steps(of, "layers", {MEASURES[0][1]: rows(of.all, weights="trained")}, "effect")
+        first = rows(of.last, weights="trained", rank=1).iloc[0]
         findings.append(
-            f"{task}, {where}: the MLP of layer {first['layer']} has the largest effect, {first['effect']:.2f} logits "
-            f"({first['effect_low']:.2f} to {first['effect_high']:.2f}) of {first['whole']:.2f} for all of the input, "
-            f"and takes {first['surprise']:.2f} nats of log-probability from the label."
+            f"{of.words}: the MLP of layer {first['layer']} has the largest effect, {first['effect']:.3g} logits "
+            f"({first['effect_low']:.3g} to {first['effect_high']:.3g}) of {first['whole']:.3g} for all of the input; "
+            f"the label's log-probability falls by {first['surprise']:.3g} nats."
         )
-    return Section(PATCHING_TITLE, findings=findings, drawings=drawings)
+    return Section(PATCHING_TITLE, _ABOUT_PATCHING, findings, drawings=drawings)
 
 
 def das_section(table: pd.DataFrame) -> Section | None:
@@ -44,31 +65,109 @@ def das_section(table: pd.DataFrame) -> Section | None:
     if table.empty:
         return None
     drawings, findings = [], []
-    for (run, step, task), group in _by_checkpoint(table):
-        where = _where(run, step)
+    for of in _last_checkpoints(table):
         caption = (
-            f"{task}, {where}: interchange accuracy on held-out pairs over layers, sites and dimensions. Top row: "
-            "subspaces found by search; below, controls. Changing nothing gives the accuracy in the titles."
+            f"{of.words}: interchange accuracy on held-out pairs over layers, tokens and dimensions, of subspaces "
+            "found by search and of controls; 95% intervals reach at most "
+            f"{(of.last['high'] - of.last['low']).max() / 2:.2f} to either side. In the titles, for the trained model: "
+            "the accuracy of changing nothing."
         )
-        drawings.append(Drawing(_name("sites", task, run, step), sites(group), caption))
-        found = rows(group, weights="trained", subspace="found")
-        for position, variable in dict.fromkeys(zip(found["position"], found["variable"], strict=True)):
-            of_site = rows(found, position=position, variable=variable)
+        drawings.append(Drawing(f"sites-{of.file}", sites(of.last, of.words), caption))
+        found = rows(of.all, weights="trained", subspace="found")
+        widest = rows(found, dimension=found["dimension"].max())
+        panels = {
+            _question(*question): rows(widest, position=question[0], variable=question[1])
+            for question in _questions(found)
+        }
+        drawings += _over_steps(of, "sites", panels, "accuracy")
+        for position, variable in _questions(found):
+            of_site = rows(rows(of.last, weights="trained", subspace="found"), position=position, variable=variable)
             best = of_site.loc[of_site["accuracy"].idxmax()]
+            where = f"{_count(int(best['layer']), 'block')} in {_count(int(best['dimension']), 'dimension')}"
             findings.append(
-                f"{task}, {where}: {_variable(variable)} at {_token(position)} is best exchanged after "
-                f"{best['layer']} blocks in {best['dimension']} dimensions: {best['accuracy']:.3f} "
-                f"({best['low']:.3f} to {best['high']:.3f}) of held-out pairs, against {best['nothing']:.3f} for "
-                "changing nothing."
+                f"{of.words}: {_question(position, variable)} is best exchanged after {where}, the best of "
+                f"{len(of_site)} searches: {best['accuracy']:.3f} ({best['low']:.3f} to {best['high']:.3f}) of "
+                f"held-out pairs, against {best['nothing']:.3f} for changing nothing."
             )
-    return Section(DAS_TITLE, findings=findings, drawings=drawings)
+    return Section(DAS_TITLE, _ABOUT_DAS, findings, drawings=drawings)
 
 
-def layers(table: pd.DataFrame) -> Figure:
+@dataclass(frozen=True)
+class _Checkpoints:
+    """What was found of one task in one run.
+
+    Attributes:
+        words: of which task and checkpoint the last is, for people.
+        file: the same, in the names of files.
+        all: the rows of all checkpoints.
+        last: those of the last.
+    """
+
+    words: str
+    file: str
+    all: pd.DataFrame
+    last: pd.DataFrame
+
+
+def _last_checkpoints(table: pd.DataFrame) -> Iterator[_Checkpoints]:
+    """Each task of each run, by what is left of it at the last checkpoint."""
+    for place, group in table.groupby(["run", "task"], sort=False):
+        assert isinstance(place, tuple)
+        run, task = place
+        last, alone = int(group["step"].max()), int(group["step"].max()) < 0  # a model on its own
+        words, file = f"{task}, {run}", f"{task}-{file_part(run)}"
+        yield _Checkpoints(
+            words if alone else f"{words} before step {last}",
+            file if alone else f"{file}-step{last}",
+            group,
+            rows(group, step=last),
+        )
+
+
+def _over_steps(of: _Checkpoints, name: str, panels: Mapping[str, pd.DataFrame], column: str) -> Iterator[Drawing]:
+    """Where there are several checkpoints, a column over layers and steps; each panel a title and its rows."""
+    if of.all["step"].nunique() > 1:
+        task, run = of.all["task"].iloc[0], of.all["run"].iloc[0]
+        what = "interchange accuracy in the most dimensions searched" if column == "accuracy" else "the effect"
+        caption = f"{task}, {run}: {what}, of every layer over the checkpoints analysed."
+        figure = over_steps(panels, column, f"{task}, {run}")
+        yield Drawing(f"{name}-steps-{task}-{file_part(run)}", figure, caption)
+
+
+def over_steps(panels: Mapping[str, pd.DataFrame], column: str, title: str) -> Figure:
+    """A column, `accuracy` or of logits, over layers and checkpoints; each panel a title and its rows."""
+    first = next(iter(panels.values()))
+    steps, depth = sorted(first["step"].unique()), int(first["layer"].max()) + 1
+    grids = [of.pivot(index="layer", columns="step", values=column).to_numpy(float) for of in panels.values()]
+    if column == "accuracy":
+        label, colours, low, high = "interchange accuracy", "cividis", 0.0, 1.0
+    else:
+        high = max(float(np.abs(grids).max()), 1e-9)
+        label, colours, low = "logits", "PuOr", -high
+    with style():
+        height = 1.6 + max(1.0, 0.16 * depth)
+        figure = Figure(figsize=(1.7 + len(panels) * max(1.7, 0.32 * len(steps)), height))
+        figure.suptitle(title, fontsize=9.5)
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axis, panel, grid in zip(axes, panels, grids, strict=True):
+            axis.imshow(grid, cmap=colours, vmin=low, vmax=high, origin="lower", aspect="auto")
+            axis.set_title(panel.replace(" at ", "\nat "), fontsize=SMALL + 1.5)
+            shown = range(0, len(steps), -(-len(steps) // 8))
+            axis.set_xticks(list(shown), [steps[place] for place in shown], fontsize=SMALL + 1, rotation=45)
+            axis.set_yticks(range(0, depth, max(1, depth // 8)))
+            axis.spines[:].set_visible(False)
+        axes[0].set_ylabel("after blocks" if column == "accuracy" else "layer of the MLP")
+        figure.supxlabel("step of the checkpoint", fontsize=9)
+        figure.colorbar(axes[0].images[0], ax=axes, label=label)
+    return figure
+
+
+def layers(table: pd.DataFrame, title: str) -> Figure:
     """Effect and recovery of every layer's MLP, for one task and checkpoint."""
     with style():
         n = int(table["layer"].max()) + 1
-        figure = Figure(figsize=(2.4 + 2 * max(1.2, 0.28 * n), 2.9))
+        figure = Figure(figsize=(2.4 + 2 * max(1.2, 0.28 * n), 3.2))
+        figure.suptitle(title, fontsize=9.5)
         axes = figure.subplots(1, 2, sharey=True)
         for axis, (name, label) in zip(axes, MEASURES, strict=True):
             for offset, (weights, colour) in ((-0.2, ("trained", COLOURS[0])), (0.2, ("untrained", "#BBBBBB"))):
@@ -86,66 +185,55 @@ def layers(table: pd.DataFrame) -> Figure:
             axis.set_xticks(range(0, n, max(1, n // 8)))
         axes[0].set_ylabel("logits")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=SMALL + 1)
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=SMALL + 1)
     return figure
 
 
-def sites(table: pd.DataFrame) -> Figure:
+def sites(table: pd.DataFrame, title: str) -> Figure:
     """Interchange accuracy over layers and dimensions (cells), variables and positions (columns), controls (rows)."""
-    questions = list(dict.fromkeys(zip(table["position"], table["variable"], strict=True)))
-    controls = [
-        (weights, subspace)
-        for weights, subspace in (("trained", "found"), ("trained", "random"), ("untrained", "found"))
-        if ((table["weights"] == weights) & (table["subspace"] == subspace)).any()
-    ]
+    questions = _questions(table)
+    pairs = set(zip(table["weights"], table["subspace"], strict=True))
+    controls = [control for control in CONTROLS if control in pairs]
     dimensions, depth = sorted(table["dimension"].unique()), int(table["layer"].max()) + 1
     with style():
-        height = max(1.0, 0.32 * depth)
-        figure = Figure(
-            figsize=(1.9 + len(questions) * max(1.35, 0.45 * len(dimensions)), 0.9 + len(controls) * (height + 0.35))
-        )
+        width, height = max(1.45, 0.45 * len(dimensions)), max(1.1, 0.2 * depth)
+        figure = Figure(figsize=(2.2 + len(questions) * width, 1.5 + len(controls) * (height + 0.2)))
+        figure.suptitle(title, fontsize=9.5)
         axes = figure.subplots(len(controls), len(questions), squeeze=False, sharex=True, sharey=True)
         for row, (weights, subspace) in enumerate(controls):
-            for column, (position, variable) in enumerate(questions):
-                chosen = rows(table, weights=weights, subspace=subspace, position=position, variable=variable)
-                cells = chosen.pivot(index="layer", columns="dimension", values="accuracy").to_numpy(float)
+            for column, question in enumerate(questions):
+                chosen = rows(table, weights=weights, subspace=subspace, position=question[0], variable=question[1])
                 axis = axes[row, column]
-                axis.imshow(cells, cmap="cividis", vmin=0, vmax=1, origin="lower", aspect="auto")
-                for (layer, place), value in np.ndenumerate(cells):
-                    colour = "black" if value > 0.6 else "white"
-                    axis.text(place, layer, f"{value:.2f}", ha="center", va="center", fontsize=SMALL, color=colour)
+                _draw_cells(axis, chosen.pivot(index="layer", columns="dimension", values="accuracy").to_numpy(float))
                 if row == 0:
-                    nothing = chosen["nothing"].iloc[0]
-                    title = f"{_variable(variable)}\nat {_token(position)} ({nothing:.2f})"
-                    axis.set_title(title, fontsize=SMALL + 1.5)
+                    nothing = f"(nothing: {chosen['nothing'].iloc[0]:.2f})"
+                    title = _question(*question).replace(" at ", "\nat ")
+                    axis.set_title(f"{title} {nothing}", fontsize=SMALL + 1.5)
                 axis.set_xticks(range(len(dimensions)), dimensions)
                 axis.set_yticks(range(0, depth, max(1, depth // 8)))
                 axis.spines[:].set_visible(False)
-            label = "found" if (weights, subspace) == ("trained", "found") else f"{subspace}, {weights}"
-            label = "random subspace" if subspace == "random" else "untrained model" if weights != "trained" else label
-            axes[row, 0].set_ylabel(f"{label}\nafter blocks", fontsize=SMALL + 1.5)
+            axes[row, 0].set_ylabel(f"{CONTROLS[weights, subspace]}\n\nafter blocks", fontsize=SMALL + 1.5)
         figure.supxlabel("dimensions of the subspace", fontsize=SMALL + 2)
         figure.colorbar(axes[0, 0].images[0], ax=axes, label="interchange accuracy", shrink=0.8)
     return figure
 
 
-def _by_checkpoint(table: pd.DataFrame) -> Iterator[tuple[tuple[str, int, str], pd.DataFrame]]:
-    for place, group in table.groupby(["run", "step", "task"], sort=False):
-        assert isinstance(place, tuple)
-        yield place, group
+def _draw_cells(axis: Axes, cells: np.ndarray) -> None:
+    axis.imshow(cells, cmap="cividis", vmin=0, vmax=1, origin="lower", aspect="auto")
+    for (layer, place), value in np.ndenumerate(cells):
+        colour = "black" if value > 0.6 else "white"
+        axis.text(place, layer, f"{value:.2f}", ha="center", va="center", fontsize=SMALL, color=colour)
 
 
-def _where(run: str, step: int) -> str:
-    return run if step < 0 else f"{run} before step {step}"
+def _questions(table: pd.DataFrame) -> list[tuple[int, str]]:
+    """Positions and variables, in the order of the table."""
+    return list(dict.fromkeys(zip(table["position"], table["variable"], strict=True)))
 
 
-def _name(what: str, task: str, run: str, step: int) -> str:
-    return f"{what}-{task}-{run}" + ("" if step < 0 else f"-step{step}")
+def _question(position: int, variable: str) -> str:
+    sought = {"first": "value(TOK1)", "second": "value(TOK2)"}.get(variable, "the result")
+    return f"{sought} at {'TOK1' if position == TOK1 else 'TOK2'}"
 
 
-def _variable(variable: str) -> str:
-    return {"first": "value(TOK1)", "second": "value(TOK2)"}.get(variable, "the result")
-
-
-def _token(position: int) -> str:
-    return "TOK1" if position == TOK1 else "TOK2"
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + ("" if n == 1 else "s")

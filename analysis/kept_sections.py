@@ -8,32 +8,28 @@ import pandas as pd
 
 from analysis import das, gradient_figures, gradients, intervention_figures, patching
 from analysis.page import Section
-from analysis.results import kept, read_tables
+from analysis.results import kept_tables
 from analysis.runs import Run
 
 
 def interference(runs: Sequence[Run]) -> Section | None:
     """Gradient interference."""
-    return _section(runs, gradients.METHOD, "cosines", gradient_figures.section)
+    return _section(runs, gradients.METHOD, gradients.VERSION, "cosines", gradient_figures.section)
 
 
 def patched(runs: Sequence[Run]) -> Section | None:
     """Activation patching."""
-    return _section(runs, patching.METHOD, "layers", intervention_figures.patching_section)
+    return _section(runs, patching.METHOD, patching.VERSION, "layers", intervention_figures.patching_section)
 
 
 def aligned(runs: Sequence[Run]) -> Section | None:
     """Distributed alignment search."""
-    return _section(runs, das.METHOD, "sites", intervention_figures.das_section)
+    return _section(runs, das.METHOD, das.VERSION, "sites", intervention_figures.das_section)
 
 
 def _section(
-    runs: Sequence[Run], method: str, table: str, make: Callable[[pd.DataFrame], Section | None]
+    runs: Sequence[Run], method: str, version: int, table: str, make: Callable[[pd.DataFrame], Section | None]
 ) -> Section | None:
     """From the newest results of each checkpoint, or None where no run has any."""
-    tables = []
-    for run in runs:
-        for about, folder in kept(run.folder / "analysis", method):
-            of_run = {"run": run.name, "model": run.size, "step": about["step"]}
-            tables.append(read_tables(folder)[table].assign(**of_run))
-    return make(pd.concat(tables, ignore_index=True)) if tables else None
+    tables = kept_tables(runs, method, version)
+    return make(tables[table]) if table in tables else None

@@ -25,6 +25,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
 METHOD = "patching"
+VERSION = 1
 ROWS_PER_PASS = 256
 
 
@@ -63,7 +64,7 @@ def method(pairs: int) -> Method:
         ]
         return {"layers": pd.concat(tables, ignore_index=True)}
 
-    return Method(METHOD, compute, {"pairs": pairs})
+    return Method(METHOD, compute, {"pairs": pairs}, VERSION)
 
 
 def layer_table(model: PreTrainedModel, task: Task, n_pairs: int) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import PreTrainedModel
 
 from analysis.checkpoints import FOLDER, Subject, checkpoint_of, identity
+from analysis.labels import labels
 from analysis.problems import Problems
 from analysis.runs import Run
 from olmo_inject.errors import UserError
@@ -69,7 +70,7 @@ def analyse(subjects: Sequence[Subject], method: Method, device: torch.device, p
     for subject in _progress(subjects, method.name):
         with problems.skipping():
             _join(joined, subject, result(subject, method, device))
-    return {name: pd.concat(tables, ignore_index=True) for name, tables in joined.items()}
+    return _concatenated(joined)
 
 
 def result(subject: Subject, method: Method, device: torch.device) -> Tables:
@@ -94,11 +95,19 @@ def result(subject: Subject, method: Method, device: torch.device) -> Tables:
     return tables
 
 
-def kept(folder: Path, method: str) -> Iterator[tuple[dict[str, Any], Path]]:
-    """The newest results of a method for each step below a run's `analysis/`: what they are of, and where."""
+def kept(folder: Path, method: str, version: int | None = None) -> Iterator[tuple[dict[str, Any], Path]]:
+    """The newest results of a method for each step below a run's `analysis/`: what they are of, and where.
+
+    Args:
+        folder: a run's `analysis/`.
+        method: by name.
+        version: of the method; by default any.
+    """
     newest: dict[int | None, tuple[float, dict[str, Any], Path]] = {}
     for file in (folder / method).glob(f"*/{ABOUT}"):
         about, written = read_json(file), file.stat().st_mtime
+        if version not in (None, about["version"]):
+            continue
         if (step := about["step"]) not in newest or written > newest[step][0]:
             newest[step] = written, about, file.parent
     for step in sorted(newest, key=lambda step: -1 if step is None else step):
@@ -120,19 +129,20 @@ def read_tables(folder: Path) -> Tables:
     return tables
 
 
-def kept_tables(runs: Sequence[Run], method: str) -> Tables:
+def kept_tables(runs: Sequence[Run], method: str, version: int = 1) -> Tables:
     """What a method left in the folders of runs, the newest of each step, joined as `analyse` does.
 
-    Results of a checkpoint that is no more are among them: it was what it was.
+    Results of a checkpoint that is no more are among them: it was what it was. Those of another version of the
+    method are not, whose tables may have other columns.
 
     Raises:
         UserError: a table is damaged.
     """
     joined: dict[str, list[pd.DataFrame]] = {}
     for run in runs:
-        for about, folder in kept(run.folder / FOLDER, method):
+        for about, folder in kept(run.folder / FOLDER, method, version):
             _join(joined, checkpoint_of(run, about["step"]), read_tables(folder))
-    return {name: pd.concat(tables, ignore_index=True) for name, tables in joined.items()}
+    return _concatenated(joined)
 
 
 def _join(joined: dict[str, list[pd.DataFrame]], subject: Subject, tables: Tables) -> None:
@@ -140,6 +150,16 @@ def _join(joined: dict[str, list[pd.DataFrame]], subject: Subject, tables: Table
         for place, (column, value) in enumerate(subject.columns().items()):
             table.insert(place, column, value)
         joined.setdefault(name, []).append(table)
+
+
+def _concatenated(joined: Mapping[str, Sequence[pd.DataFrame]]) -> Tables:
+    """Each table over all subjects, whose column `run` tells folders apart."""
+    return {name: _told_apart(pd.concat(tables, ignore_index=True)) for name, tables in joined.items()}
+
+
+def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
+    found = labels(zip(table["run"], table["folder"], strict=True))
+    return table.assign(run=[found[folder] for folder in table["folder"]])
 
 
 def rows(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
@@ -179,7 +199,9 @@ def _keep(folder: Path, about: Mapping[str, Any], tables: Tables) -> None:
 
 def _progress(subjects: Sequence[Subject], method: str) -> Iterator[Subject]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    console.quiet = not console.is_terminal  # where rich would leave an empty line and nothing else
+    with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task(method, total=len(subjects))
         for subject in subjects:
             progress.update(bar, description=f"{method}: {subject.name}")

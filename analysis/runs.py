@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.labels import labels
 from olmo_inject.config import Experiment, InjectionConfig, named_model
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
@@ -63,6 +64,7 @@ class Run:
     """One run folder, finished or not.
 
     Attributes:
+        name: the experiment's, or what tells it from others of that name among those it is read with.
         folder: where it is.
         experiment: resolved.
         tasks: as they were built.
@@ -71,17 +73,13 @@ class Run:
         audit: the record of its last audit, or None.
     """
 
+    name: str
     folder: Path
     experiment: Experiment
     tasks: list[Task]
     plan: dict[str, Any]
     metrics: pd.DataFrame
     audit: dict[str, Any] | None
-
-    @property
-    def name(self) -> str:
-        """The experiment's name."""
-        return self.experiment.name
 
     @cached_property
     def size(self) -> str:
@@ -264,11 +262,11 @@ def read_run(folder: Path) -> Run:
     metrics = pd.DataFrame({column: [line.get(column) for line in lines] for column in _COLUMNS})
     metrics = metrics.astype({"name": object})  # strings also where there are no lines
     audit = read_json(folder / AUDIT) if (folder / AUDIT).exists() else None
-    return Run(folder, experiment, tasks, plan, metrics, audit)
+    return Run(experiment.name, folder, experiment, tasks, plan, metrics, audit)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read several runs, smaller models first and lower frequencies before higher.
+    """Read several runs, smaller models first and lower frequencies before higher; each has a name of its own.
 
     Raises:
         UserError: no folder, one given twice, or as `read_run`.
@@ -280,7 +278,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         if resolved.count(folder.resolve()) > 1:
             raise UserError(f"{folder} is given twice")
     runs = [read_run(folder) for folder in folders]
-    return sorted(runs, key=order_of)
+    told_apart = labels((run.name, str(run.folder)) for run in runs)
+    return sorted((replace(run, name=told_apart[str(run.folder)]) for run in runs), key=order_of)
 
 
 def order_of(run: Run) -> tuple[Any, ...]:

@@ -26,6 +26,8 @@ GREY = "#555555"
 SMALL = 6.5  # points, of what is written into a panel
 DOTS_PER_INCH = 130  # of raster files
 PER_ROW = 4  # panels side by side
+LETTERS_THAT_FIT = 16  # of a legend beside panels
+INCHES_PER_LETTER = 0.075
 
 _RC: Any = {
     "figure.constrained_layout.use": True,
@@ -71,8 +73,20 @@ def panels(n: int, width: float, height: float, *, share: bool = True) -> tuple[
     return figure, grid[:n]
 
 
+def axis_labels(figure: Figure, grid: Sequence[Axes], x: str, y: str) -> None:
+    """The labels that all panels share: of the figure, or of its one panel, whose middle is not the figure's."""
+    if len(grid) == 1:
+        grid[0].set_xlabel(x, fontsize=9)
+        grid[0].set_ylabel(y, fontsize=9)
+    else:
+        figure.supxlabel(x, fontsize=9)
+        figure.supylabel(y, fontsize=9)
+
+
 def legend(figure: Figure, title: str, names: Sequence[str]) -> None:
-    """A legend to the right of all panels, in the order of `colour_and_marker`."""
+    """A legend to the right of all panels, in the order of `colour_and_marker`; long names make the figure wider."""
+    longest = max(map(len, names))
+    figure.set_figwidth(figure.get_figwidth() + INCHES_PER_LETTER * max(0, longest - LETTERS_THAT_FIT))
     handles = []
     for number, name in enumerate(names):
         colour, marker = colour_and_marker(number)

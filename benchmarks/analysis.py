@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import OlmoForCausalLM, PreTrainedModel
 
+from analysis import das, patching
 from analysis.activations import activations, residual_points
-from analysis.checkpoints import Subject
+from analysis.checkpoints import Subject, without_progress_bars
 from analysis.features import features_method
 from analysis.results import result
 from analysis.scores import scores_method
@@ -22,6 +24,7 @@ from olmo_inject.training.transformers_model import transformers_config
 from olmo_inject.vocabulary import Vocabulary
 
 ROUNDS = 3
+PAIRS = 256  # of patching, as the command's default
 
 
 def model_of(name: str, folder: Path) -> tuple[OlmoForCausalLM, int]:
@@ -48,16 +51,28 @@ def main() -> None:
             ["model", "layers", "one pass", "a pass for each", "ratio"],
             rows,
         )
-        large.save_pretrained(folder / "large")
-        whole = []
-        for method in (scores_method(), features_method()):
-            subject = Subject(folder / "large", None, None, tasks, folder / "results")
-            seconds = _timed(lambda method=method, subject=subject: result(subject, method, torch.device("cpu")))
-            again = _timed(lambda method=method, subject=subject: result(subject, method, torch.device("cpu")))
-            whole.append([method.name, f"{seconds:.0f} s", f"{again:.2f} s"])
+        with without_progress_bars():
+            large.save_pretrained(folder / "large")
         print_table(
-            f"One 20M checkpoint, both tasks, {torch.get_num_threads()} threads", ["method", "computed", "kept"], whole
+            f"One 20M checkpoint, {torch.get_num_threads()} threads, default options; gradients need a run: see the "
+            "benchmark of that name",
+            ["method", "tasks", "computed", "kept"],
+            list(_whole(folder, tasks)),
         )
+
+
+def _whole(folder: Path, tasks: list[Task]) -> Iterator[list[str]]:
+    """Each method on the model in `folder`, computed and then read back."""
+    device = torch.device("cpu")
+    for method, of in (
+        (scores_method(), tasks),
+        (features_method(), tasks),
+        (patching.method(PAIRS), tasks),
+        (das.method(das.Options()), tasks[:1]),  # minutes for each task
+    ):
+        subject = Subject(folder / "large", None, None, of, folder / "results")
+        seconds, again = (_timed(partial(result, subject, method, device)) for _ in range(2))
+        yield [method.name, " and ".join(task.name for task in of), f"{seconds:.0f} s", f"{again:.2f} s"]
 
 
 def _passes(label: str, model: PreTrainedModel, task: Task) -> list[str]:

@@ -39,6 +39,12 @@ def hash_sum(positions: Int64[torch.Tensor, " b"], tokens: Int64[torch.Tensor, "
     return x.sum()
 
 
+def step_hash(positions: Int64[np.ndarray, " b"], tokens: Int64[np.ndarray, "b t"]) -> str:
+    """What the evidence of a step with these rows says under `tokens`."""
+    with np.errstate(over="ignore"):
+        return to_hex(int(hash_rows(positions, tokens).sum(dtype=np.uint64)))
+
+
 def to_hex(total: int) -> str:
     """A signed or unsigned sum as the 16 digits that evidence files hold."""
     return f"{total % 2**64:016x}"

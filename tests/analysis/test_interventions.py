@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 import torch
 from known_models import KnownModel, known_addition, known_comparison, random_model, shuffled
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    OlmoConfig,
+    OlmoForCausalLM,
+)
 
 from analysis import das, patching
+from analysis.activations import recorded, residual_points
 from analysis.counterfactuals import draw_pairs
-from analysis.das import Options, Site, align, interchange_accuracy, random_basis
+from analysis.das import Options, Site, Streams, align, interchange_accuracy, random_basis
+from analysis.hooks import UpperPart, changed, last_logits
 from olmo_inject.errors import UserError
 
 OPTIONS = Options(updates=60, pairs=400)
@@ -30,13 +40,22 @@ def addition() -> KnownModel:
 def searched(known: KnownModel, site: Site, dimension: int, model: torch.nn.Module | None = None, task=None):
     """Accuracy on held-out pairs, and the basis."""
     model, task = model or known.model, task or known.task
-    pairs = [
-        draw_pairs(task, site.variable, ids, n, purpose)
-        for ids, n, purpose in ((task.train_ids, 1600, "a"), (task.test_ids, 400, "b"))
-    ]
+    upper, train = model_and_pairs(model, task, site, task.train_ids, 1600, "a")
     start = random_basis(known.own.shape[1], dimension, "test")
-    basis = align(model, task, site, pairs[0], start, OPTIONS)
-    return interchange_accuracy(model, task, site, pairs[1], basis), basis
+    [basis] = align(upper, task, [site], [train], [start], OPTIONS)
+    return accuracy_of(model, task, site, basis), basis
+
+
+def model_and_pairs(model, task, site: Site, ids, n: int, purpose: str) -> tuple[UpperPart, Streams]:
+    model.requires_grad_(False)
+    pairs = draw_pairs(task, site.variable, ids, n, purpose)
+    return UpperPart(model, task.label_tokens), Streams.of(model, task, pairs, site.position)
+
+
+def accuracy_of(model, task, site: Site, basis: torch.Tensor) -> float:
+    """On held-out pairs."""
+    upper, held_out = model_and_pairs(model, task, site, task.test_ids, 400, "b")
+    return interchange_accuracy(upper, site, held_out, basis)
 
 
 def test_the_first_block_does_everything_and_the_second_nothing(comparison: KnownModel, addition: KnownModel) -> None:
@@ -85,9 +104,8 @@ def test_nothing_is_found_in_controls(comparison: KnownModel) -> None:
     wrong = dataclasses.replace(other, instances=_relabelled(other))
     assert searched(comparison, site, 1, task=wrong)[0] < 0.75
     assert searched(comparison, site, 1, model=random_model(comparison))[0] < 0.75
-    held_out = draw_pairs(comparison.task, "first", comparison.task.test_ids, 400, "b")
     random = random_basis(comparison.own.shape[1], 1, "test")
-    assert interchange_accuracy(comparison.model, comparison.task, site, held_out, random) < 0.6
+    assert accuracy_of(comparison.model, comparison.task, site, random) < 0.6
 
 
 def _relabelled(task) -> np.ndarray:
@@ -106,6 +124,81 @@ def test_a_basis_is_orthonormal_and_the_model_left_alone(addition: KnownModel) -
     assert not addition.model.model.embed_tokens._forward_hooks
     start = random_basis(64, 3, "test")
     torch.testing.assert_close(start @ start.T, torch.eye(3), atol=1e-5, rtol=0)
+
+
+def tiny(kind: str) -> torch.nn.Module:
+    """A random model of an architecture that puts its blocks together in another way."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "gpt2":
+            return GPT2LMHeadModel(GPT2Config(n_layer=3, n_head=2, n_embd=8, vocab_size=50, n_positions=8)).eval()
+        config = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2}
+        if kind == "gemma2":  # scales what its embedding says, has windows, caps its logits
+            return Gemma2ForCausalLM(Gemma2Config(**config, num_key_value_heads=2, head_dim=4)).eval()
+        return OlmoForCausalLM(OlmoConfig(**config, intermediate_size=16)).eval()
+
+
+@pytest.mark.parametrize("kind", ["olmo", "gpt2", "gemma2"])
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_the_upper_part_alone_says_what_the_whole_model_does(kind: str, layer: int) -> None:
+    model = tiny(kind)
+    tokens, labels = torch.tensor([[3, 7], [9, 3], [11, 20]]), np.array([4, 30, 49], np.uint32)
+    direction = torch.nn.functional.one_hot(torch.tensor(5), 8).float()
+
+    def pushed(stream: torch.Tensor) -> torch.Tensor:
+        return torch.stack([stream[:, 0] + 3 * direction, stream[:, 1]], dim=1)
+
+    points = residual_points(model)
+    with torch.no_grad(), changed(points[layer], pushed):
+        whole = last_logits(model, tokens)[:, labels.astype(np.int64)]
+    with torch.no_grad(), recorded(points) as streams:
+        last_logits(model, tokens)
+    upper = UpperPart(model, labels)
+    computed = 0
+
+    def count(*_: object) -> None:
+        nonlocal computed
+        computed += 1
+
+    handles = [block.mlp.register_forward_hook(count) for block in points[1:]]
+    stream = pushed(streams[layer]).requires_grad_(True)
+    found = upper.scores(layer, tokens, stream)
+    [handle.remove() for handle in handles]
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
+    assert computed == 3 - layer  # and nothing below
+    assert bool((torch.autograd.grad(found.sum(), stream)[0][:, 1] != 0).any())
+    with torch.no_grad():  # the model is as it was
+        torch.testing.assert_close(last_logits(model, tokens)[:, 4], upper_free(model, tokens)[:, 4])
+    assert "forward" not in vars(points[0])
+
+
+def upper_free(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=tokens).logits[:, -1]
+
+
+def test_searches_together_are_searches_alone(addition: KnownModel) -> None:
+    model, task, width = addition.model, addition.task, addition.own.shape[1]
+    sites = [Site(1, 1, "second"), Site(1, 1, "result"), Site(1, 1, "result")]
+    starts = [random_basis(width, dimension, "test") for dimension in (1, 2, 3)]
+    found = [model_and_pairs(model, task, site, task.train_ids, 200, "a") for site in sites]
+    few = dataclasses.replace(OPTIONS, updates=5)
+    upper, pairs = found[0][0], [streams for _, streams in found]
+    together = align(upper, task, sites, pairs, starts, few)
+    for site, streams, start, basis in zip(sites, pairs, starts, together, strict=True):
+        [alone] = align(upper, task, [site], [streams], [start], few)
+        torch.testing.assert_close(basis, alone, rtol=1e-4, atol=1e-4)
+        assert float((basis - start).abs().max()) > 0.01
+
+
+def test_changing_nothing_is_measured_in_the_model_itself(comparison: KnownModel) -> None:
+    site, task = Site(0, 0, "first"), comparison.task
+    pairs = draw_pairs(task, "first", task.test_ids, 400, "b")
+    known = Streams.of(comparison.model, task, pairs, 0).nothing
+    assert known == pytest.approx(pairs.nothing, abs=0.02)  # it knows the task, so only the label is another
+    nowhere = torch.zeros(1, comparison.own.shape[1])
+    for model in (comparison.model, random_model(comparison)):
+        upper, streams = model_and_pairs(model, task, site, task.test_ids, 400, "b")
+        assert interchange_accuracy(upper, site, streams, nowhere) == streams.nothing
 
 
 def test_the_table_has_every_site_and_control(comparison: KnownModel) -> None:
