@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from olmo_inject.commands.shared import JsonOption, print_json
+from olmo_inject.commands.shared import JsonOption, print_json, table_console
 from olmo_inject.errors import UserError
 
 StepArgument = Annotated[Path, typer.Argument(help="A checkpoint, e.g. runs/my-first/step500.", show_default=False)]
@@ -71,11 +71,13 @@ def export(
 
 
 def evaluate(
-    steps: Annotated[list[Path], typer.Argument(help="Checkpoints, or run folders for all of theirs.")],
+    steps: Annotated[
+        list[Path], typer.Argument(help="Checkpoints, or run folders (or folders of runs) for all of theirs.")
+    ],
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            help="A task of the run, a file of a saved task (tasks/NAME.json of any run) or an experiment, "
+            help="A task of the run by name, a file tasks/NAME.json of any run, or an experiment's YAML file "
             "for all of its tasks. May be repeated; default all of the run's.",
             show_default=False,
         ),
@@ -109,4 +111,4 @@ def evaluate(
     if as_json:
         print_json([result.record() for result in results])
     else:
-        Console().print(reevaluation.results_table(results))
+        table_console().print(reevaluation.results_table(results))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from olmo_inject.commands.shared import (
     ConfigArgument,
@@ -18,6 +17,7 @@ from olmo_inject.commands.shared import (
     OverridesArgument,
     RendezvousOption,
     print_json,
+    table_console,
 )
 from olmo_inject.errors import is_first_rank
 
@@ -79,7 +79,7 @@ def cost(
     if as_json:
         print_json(result.record() | {"trial": None if trial is None else asdict(trial)})
         return
-    Console().print(run_table(result))
+    table_console().print(run_table(result))
     if trial is not None:
         print(
             f"Measured here: {trial.step_seconds:.3g} s a step on {trial.ranks} x {trial.device}, "
@@ -126,7 +126,7 @@ def preflight(
         if as_json:
             print_json(result.record())
         else:
-            Console().print(checks_table(result))
+            table_console().print(checks_table(result))
             print(f"{experiment.name}: {'ready' if result.passed else 'not ready'}", flush=True)
     if not result.passed:
         raise typer.Exit(1)
