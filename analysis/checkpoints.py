@@ -21,7 +21,7 @@ from transformers.utils import logging
 from analysis.problems import Problems
 from analysis.runs import Run, order_of, read_run
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import EXPERIMENT
+from olmo_inject.run_folder import expand, is_run
 from olmo_inject.tasks import Task
 from olmo_inject.training.sealed import RECORD
 from olmo_inject.training.transformers_model import to_transformers
@@ -70,24 +70,6 @@ class Subject:
             UserError: it is missing, damaged, unsafe to read, or no model of a kind that is known.
         """
         return load_model(self.path).to(device)  # pyright: ignore[reportArgumentType]
-
-
-def expand(paths: Sequence[Path]) -> list[Path]:
-    """Each path, or the runs directly below one that is no run itself but a folder of runs.
-
-    Raises:
-        UserError: a path that does not exist, or one given twice.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist")
-        below = sorted(inner.parent for inner in path.glob(f"*/{EXPERIMENT}"))
-        found += below if below and not is_run(path) else [path]
-    resolved = [path.resolve() for path in found]
-    if twice := [path for path in found if resolved.count(path.resolve()) > 1]:
-        raise UserError(f"{twice[0]} is given twice")
-    return found
 
 
 def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Sequence[Path] = ()) -> list[Subject]:
@@ -147,11 +129,6 @@ def chosen_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[in
                 f"--steps: {part!r} is not a step, a range start:stop or start:stop:every, '{LAST}' or '{ALL}'"
             )
     return sorted(chosen & set(existing)), sorted(chosen - set(existing))
-
-
-def is_run(path: Path) -> bool:
-    """Whether the folder is a run's."""
-    return (path / EXPERIMENT).is_file()
 
 
 def is_model(path: Path) -> bool:

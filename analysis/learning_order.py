@@ -16,6 +16,7 @@ from analysis.results import rows
 from analysis.runs import LEARNED_ABOVE, Run, wilson
 
 FEWEST = 3  # different frequencies that an order needs
+FEWEST_LEARNED = 2  # one alone says which task came first, not in what order
 
 
 def learned_from(run: Run, task: str) -> int | None:
@@ -57,11 +58,13 @@ def learning_order(runs: Sequence[Run]) -> pd.DataFrame:
 def rank_correlation(order: pd.DataFrame) -> float | None:
     """Spearman's correlation of frequency with how early a task is learned; None where there is nothing to order.
 
-    Those never learned share the last rank. +1: the more frequent, the earlier.
+    Those never learned share the last rank; at least two must be learned. +1: the more frequent, the earlier.
     """
     earliness = -order["learned_from"].fillna(np.inf).to_numpy(float)
     frequency = order["per_batch"].to_numpy(float)
-    if len(np.unique(frequency)) < FEWEST or len(np.unique(earliness)) < 2:
+    if order["learned_from"].notna().sum() < FEWEST_LEARNED or len(np.unique(earliness)) < 2:
+        return None
+    if len(np.unique(frequency)) < FEWEST:
         return None
     return float(np.corrcoef(rankdata(frequency), rankdata(earliness))[0, 1])
 
@@ -79,7 +82,9 @@ def sentences(order: pd.DataFrame) -> Iterator[str]:
         model, kind = mine["model"].iloc[0], mine["kind"].iloc[0]
         learned = int(mine["learned_from"].notna().sum())
         about = f"{model}, {kind.replace('_', ' ')}: order of learning against order of frequency:"
-        if (rank := rank_correlation(mine)) is None:
-            yield f"{about} none, {learned} of {len(mine)} learned."
+        if learned < FEWEST_LEARNED:
+            yield f"{about} needs {FEWEST_LEARNED} that are learned, {learned} of {len(mine)} are."
+        elif (rank := rank_correlation(mine)) is None:
+            yield f"{about} none, all {learned} learned at the same step."
         else:
             yield f"{about} rank correlation {rank:+.2f} over {len(mine)}, {learned} of them learned."

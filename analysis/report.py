@@ -10,6 +10,7 @@ from analysis.page import Drawing, write_page
 from analysis.runs import Run, read_runs, task_names
 from analysis.sections import SECTIONS
 from olmo_inject.errors import UserError
+from olmo_inject.run_folder import expand
 
 
 def write_report(
@@ -18,7 +19,7 @@ def write_report(
     """Write the page, and with `figures_to` each figure as SVG and PNG.
 
     Args:
-        folders: run folders, finished or not.
+        folders: run folders, finished or not, or folders of runs.
         to: the HTML file.
         title: of the page.
         figures_to: a folder for the figures.
@@ -31,7 +32,7 @@ def write_report(
     """
     if to.is_dir():
         raise UserError(f"--to: {to} is a folder; give the name of an HTML file")
-    runs = read_runs(folders)
+    runs = read_runs(expand(folders))
     sections = [section for make in SECTIONS if (section := make(runs)) is not None]
     write_page(to, title, sections)
     written = [to]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.config import configs_folder
 from olmo_inject.errors import UserError
+
+CORE = "cpu-core"  # what is counted where there is no GPU: one for each process
+DEVICES = ("cuda", "cpu")
+NUMBERS = ("peak_flops", "memory", "price", "utilization")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Accelerator:
         memory: bytes.
         price: US dollars an hour.
         utilization: the share of `peak_flops` that a training step reaches, 0 to 1.
+        device: torch's kind of it, cuda (also AMD's) or cpu.
     """
 
     name: str = ""
@@ -30,6 +35,7 @@ class Accelerator:
     memory: float = MISSING
     price: float = MISSING
     utilization: float = MISSING
+    device: str = "cuda"
 
     def with_changes(self, price: float | None = None, utilization: float | None = None) -> Accelerator:
         """The same with another price or utilization.
@@ -85,10 +91,12 @@ def read_accelerators(path: Path) -> dict[str, Accelerator]:
 
 
 def _checked(accelerator: Accelerator, where: str) -> Accelerator:
-    for field in fields(Accelerator)[1:]:
-        value = getattr(accelerator, field.name)
-        if not value >= 0 or (value == 0 and field.name != "price") or value == float("inf"):
-            raise UserError(f"{where}{field.name}: {value} must be above 0")
+    for name in NUMBERS:
+        value = getattr(accelerator, name)
+        if not value >= 0 or (value == 0 and name != "price") or value == float("inf"):
+            raise UserError(f"{where}{name}: {value} must be above 0")
     if accelerator.utilization > 1:
         raise UserError(f"{where}utilization: {accelerator.utilization} is not a share: above 0, at most 1")
+    if accelerator.device not in DEVICES:
+        raise UserError(f"{where}device: {accelerator.device!r} is not one of {', '.join(DEVICES)}")
     return accelerator

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
-from launch.accelerators import Accelerator
+from launch.accelerators import CORE, Accelerator, read_accelerators
 from launch.cost import flops_per_token
 from launch.torchrun import USER_ERROR, run_ranks
-from olmo_inject.config import Experiment, experiment_yaml
+from olmo_inject.config import Experiment, configs_folder, experiment_yaml
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
 from olmo_inject.training.checks import check_before_launch
+from olmo_inject.training.parallel import choose_device
 from olmo_inject.training.trial import Trial
 
 STEPS = 5
@@ -32,6 +34,8 @@ def calibrate(experiment: Experiment, processes: int, *, device: str = "auto", s
     if steps < 1:
         raise UserError(f"--calibrate-steps: {steps} must be at least 1")
     check_before_launch(experiment, processes, device, overwrite=True)
+    if choose_device(device).type == "cpu":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each rank, as they are counted
     with tempfile.TemporaryDirectory() as folder:
         config, result = Path(folder) / "experiment.yaml", Path(folder) / "trial.json"
         config.write_text(experiment_yaml(experiment), encoding="utf-8")
@@ -40,6 +44,39 @@ def calibrate(experiment: Experiment, processes: int, *, device: str = "auto", s
             said = "said above" if status == USER_ERROR else f"exit status {status}"
             raise UserError(f"{experiment.name}: the steps to calibrate with failed: {said}")
         return Trial(**read_json(result))
+
+
+def check_device(accelerator: Accelerator, device: str) -> None:
+    """Refuse, before anything is measured, to state one kind of device in units of another.
+
+    Args:
+        accelerator: that the cost is counted in.
+        device: auto, cpu or cuda, that is to be measured.
+
+    Raises:
+        UserError: one is a CPU and the other a GPU.
+    """
+    measured = choose_device(device).type
+    if measured == accelerator.device:
+        return
+    if measured == "cpu":
+        raise UserError(
+            f"--calibrate: a CPU would be measured, which says nothing about {accelerator.name}: "
+            f"give --accelerator {CORE}, or calibrate where there is a GPU"
+        )
+    raise UserError(
+        f"--calibrate: a GPU would be measured, and {accelerator.name} is none: give its name with --accelerator, "
+        "or --device cpu"
+    )
+
+
+def another_card(accelerator: Accelerator, trial: Trial) -> str | None:
+    """A warning if what was measured is plainly another card than the accelerator, by the cards' names."""
+    shipped = {name.partition("-")[0] for name in read_accelerators(configs_folder() / "accelerators.yaml")}
+    card = accelerator.name.partition("-")[0]
+    if accelerator.device == "cpu" or card not in shipped or card in trial.device.lower():
+        return None
+    return f"measured on {trial.device}, counted in {accelerator.name}: --accelerator names another card"
 
 
 def utilization(experiment: Experiment, accelerator: Accelerator, trial: Trial) -> float:

@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from rich.box import SIMPLE
 from rich.table import Table
 
+from launch.accelerators import Accelerator
 from launch.cost import Cost
+
+COUNTED = "without the input embedding, as ai2-olmo counts"
 
 
 def cost_table(costs: Sequence[Cost]) -> Table:
-    """Runs as rows, with their sums: work, time and money."""
-    table = _table("run", "params", "tokens", "6ND", "FLOPs", "GPUs", "GPU time", "time", "money")
+    """Runs as rows, with their sums: work, time and money; and under them what is assumed."""
+    table = _table("run", "params", "with\nemb.", "tokens", "6ND", "FLOPs", "on", "device\ntime", "time", "money")
+    table.caption = f"params: {COUNTED}; with emb.: with it.\n{assumptions(costs)}"
     for cost in costs:
-        numbers = (cost.parameters.total, cost.tokens)
+        numbers = (cost.parameters.without_embedding, cost.parameters.total, cost.tokens)
         flops = (cost.flops_6nd, cost.flops)
         table.add_row(
             cost.name,
             *map(short, numbers),
-            *(f"{value:.2e}" for value in flops),
+            *map(_power, flops),
             f"{cost.gpus} {cost.accelerator.name}",
             hours(cost.gpu_hours),
             hours(cost.hours),
@@ -30,13 +34,13 @@ def cost_table(costs: Sequence[Cost]) -> Table:
         flops = (sum(cost.flops_6nd for cost in costs), sum(cost.flops for cost in costs))
         time, price = hours(sum(cost.gpu_hours for cost in costs)), money(sum(cost.money for cost in costs))
         tokens = short(sum(cost.tokens for cost in costs))
-        table.add_row(f"{len(costs)} runs", "", tokens, *(f"{value:.2e}" for value in flops), "", time, "", price)
+        table.add_row(f"{len(costs)} runs", "", "", tokens, *map(_power, flops), "", time, "", price)
     return table
 
 
 def room_table(costs: Sequence[Cost]) -> Table:
-    """Runs as rows: memory of a GPU (an estimate), checkpoints, and the corpus, which runs share."""
-    table = _table("run", "strategy", "GPU memory", "of", "full", "weights", "checkpoints", "corpus")
+    """Runs as rows: memory of a GPU or process (an estimate), checkpoints, and the corpus, which runs share."""
+    table = _table("run", "strategy", "memory\nof each", "of", "full", "weights", "checkpoints", "corpus")
     for cost in costs:
         disk = cost.checkpoints
         table.add_row(
@@ -57,17 +61,33 @@ def room_table(costs: Sequence[Cost]) -> Table:
     return table
 
 
-def run_table(cost: Cost) -> Table:
-    """All about one run, a figure a line."""
+def assumptions(costs: Sequence[Cost]) -> str:
+    """What the times and prices rest on, for each accelerator among them."""
+    kinds = {cost.accelerator for cost in costs}
+    each = [
+        f"{used.name} at {100 * used.utilization:.3g}% of its peak, {_price(used)}" for used in sorted(kinds, key=str)
+    ]
+    return f"assumed: {'; '.join(each)}; small models reach less: `olmo-inject cost --calibrate` measures it"
+
+
+def run_table(cost: Cost, measured: bool = False) -> Table:
+    """All about one run, a figure a line.
+
+    Args:
+        cost: of the run.
+        measured: whether the utilization was; otherwise it is assumed, and the table says so.
+    """
     used, memory, disk = cost.accelerator, cost.memory, cost.checkpoints
     table = Table(box=SIMPLE, show_header=False, padding=(0, 1))
     rows = {
-        "parameters": f"{cost.parameters.total:,}; {cost.parameters.without_embedding:,} without the input embedding",
+        "parameters": f"{cost.parameters.without_embedding:,} {COUNTED}; {cost.parameters.total:,} with it",
         "tokens": f"{cost.tokens:,} in {cost.steps:,} steps",
         "FLOPs": f"{cost.flops:.4g} with attention; {cost.flops_6nd:.4g} as 6ND",
-        "accelerators": f"{cost.gpus} {used.name}, {used.peak_flops:.4g} FLOP/s each, at {used.utilization:.3g} of it",
+        "accelerators": f"{cost.gpus} {used.name}, {used.peak_flops:.4g} FLOP/s each",
+        "utilization": f"{100 * used.utilization:.3g}% of that, "
+        + ("measured" if measured else "assumed; small models reach less: --calibrate measures it"),
         "time": f"{hours(cost.gpu_hours)} of one, {hours(cost.hours)} by the clock, {cost.step_seconds:.3g} s a step",
-        "money": f"{money(cost.money)} at ${used.price:g} an hour",
+        "money": f"{money(cost.money)} at {_price(used)} (assumed)",
         f"memory, {cost.strategy}": f"{in_bytes(memory.total)} of {in_bytes(used.memory)} on each"
         + ("" if cost.fits else ": TOO MUCH"),
         "  weights": in_bytes(memory.weights),
@@ -84,11 +104,19 @@ def run_table(cost: Cost) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE, padding=(0, 1))
+    table = Table(box=SIMPLE, padding=0, caption_justify="left")  # narrow: numbers are not cut on 80 columns
     for name in columns:
         left = name in ("run", "strategy")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+        table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     return table
+
+
+def _power(value: float) -> str:
+    return f"{value:.2e}".replace("e+", "e")
+
+
+def _price(used: Accelerator) -> str:
+    return f"${used.price:.2f} an hour"
 
 
 def in_bytes(value: float) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from launch.accelerators import Accelerator
+from launch.accelerators import CORE, Accelerator, find_accelerator
 from launch.cost import Cost, estimate
-from launch.cost_report import short
+from launch.cost_report import COUNTED, short
 from launch.memory import count_parameters
 from launch.sweep import Sweep
 
@@ -35,7 +35,7 @@ def grid_table(sweep: Sweep) -> Table:
     table = Table(
         title=f"{sweep.name}: {len(sweep.cells)} cells in {sweep.folder}",
         title_justify="left",
-        caption="params: without the input embedding. ranks: nodes x processes. rows: of a micro-batch.",
+        caption=f"params: {COUNTED}. ranks: nodes x processes. rows: of a micro-batch.",
         caption_justify="left",
     )
     table.add_column("cell", no_wrap=True)
@@ -57,13 +57,14 @@ def grid_table(sweep: Sweep) -> Table:
 
 
 def cell_costs(sweep: Sweep, used: Accelerator) -> list[Cost]:
-    """The cost of every cell on its nodes and GPUs; a CPU cell is counted as one accelerator."""
+    """The cost of every cell on its nodes and GPUs; a cell without GPUs is counted on cores, one a rank."""
+    core = used if used.device == "cpu" else find_accelerator(CORE)
     return [
         estimate(
             cell.experiment,
-            used,
+            used if cell.resources.gpus_per_node else core,
             nodes=cell.resources.nodes,
-            gpus_per_node=max(1, cell.resources.gpus_per_node),
+            gpus_per_node=cell.resources.gpus_per_node or cell.resources.ranks_per_node,
         )
         for cell in sweep.cells
     ]

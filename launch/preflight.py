@@ -22,7 +22,6 @@ from olmo_inject.config import Experiment
 from olmo_inject.corpus.verify import recorded_files
 from olmo_inject.data import build_data
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.run_folder import EXPERIMENT, check_same_run
 from olmo_inject.training.checkpoints import latest
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.parallel import on_every_rank
@@ -85,7 +84,10 @@ def preflight(experiment: Experiment, device: torch.device, *, quick: bool = Fal
     world = dist.get_world_size()
     checks = [_try("devices", lambda: _devices(device)), _try("all-reduce", lambda: _all_reduce(device))]
     checks.append(_try("experiment", lambda: _experiment(experiment, world, device)))
-    checks.append(_try("corpus", lambda: _corpus(experiment, quick)))
+    corpus = _try("corpus", lambda: _corpus(experiment, quick))
+    if (checks[-1].passed, checks[-1].detail) == (corpus.passed, corpus.detail):
+        checks.pop()  # what the experiment lacks is its corpus: once is enough
+    checks.append(corpus)
     checks.append(_try("disk", lambda: _disk(experiment)))
     trial: Trial | None = None
     if all(check.passed for check in checks):
@@ -179,8 +181,6 @@ def _corpus(experiment: Experiment, quick: bool) -> str:
     rank, world = dist.get_rank(), dist.get_world_size()
     with on_every_rank("corpus"):
         data = build_data(experiment)
-        if (experiment.run_folder / EXPERIMENT).is_file():
-            check_same_run(experiment, data)
         hashed = experiment.corpus.folder is not None and not quick
         if hashed:
             for file in recorded_files(Path(str(experiment.corpus.folder)))[rank::world]:
@@ -199,14 +199,18 @@ def _disk(experiment: Experiment) -> str:
         free = shutil.disk_usage(place).free
         if free < needed:
             raise UserError(f"{in_bytes(free)} are free at {place}, checkpoints need {in_bytes(needed)}")
-    return f"checkpoints need {in_bytes(needed)}, {in_bytes(free)} are free at {place}"
+    need = f"checkpoints need {in_bytes(needed)}" if needed else "no more checkpoints are to be written"
+    return f"{need}, {in_bytes(free)} are free at {place}"
 
 
 def _memory(experiment: Experiment, trial: Trial) -> Check:
-    estimated = estimate_memory(experiment, trial.ranks, trial.ranks).total
-    of = "" if trial.memory is None else f" of {in_bytes(trial.memory)}"
-    what = "each process, libraries included" if trial.memory is None else "each GPU"
-    return Check("memory", True, f"{in_bytes(trial.peak_memory)}{of} on {what}; estimated {in_bytes(estimated)}")
+    estimated = in_bytes(estimate_memory(experiment, trial.ranks, trial.ranks).total)
+    peak = in_bytes(trial.peak_memory)
+    if trial.memory is not None:
+        return Check("memory", True, f"{peak} of {in_bytes(trial.memory)} on each GPU; estimated {estimated}")
+    # The kernel counts a process whole.
+    detail = f"{peak} of each process, Python and libraries included; training alone is estimated at {estimated}"
+    return Check("memory", True, detail)
 
 
 def _existing(path: Path) -> Path:

@@ -38,6 +38,7 @@ class Audit:
     Attributes:
         run: the run folder.
         steps: steps of which there is evidence.
+        planned: how many there are once the run is finished.
         labels: LABELs per task that reached the loss, as counted in training.
         overrides: masks of the host that splicing lifted.
         checks: what was compared, and in how many steps.
@@ -47,6 +48,7 @@ class Audit:
 
     run: str
     steps: int = 0
+    planned: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     overrides: int = 0
     checks: Counter[str] = field(default_factory=Counter)
@@ -57,6 +59,19 @@ class Audit:
     def passed(self) -> bool:
         """Whether everything agreed, and there was something to compare."""
         return self.n_differences == 0 and self.steps > 0
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if not self.steps:
+            return "no evidence yet"
+        if not self.passed:
+            return f"{self.n_differences:,} differences"
+        return (
+            "identical"
+            if self.steps >= self.planned
+            else f"identical so far ({self.steps:,} of {self.planned:,} steps)"
+        )
 
     def record(self) -> dict[str, Any]:
         """As plain values."""
@@ -92,6 +107,7 @@ def audit_run(folder: Path, *, progress: bool = True) -> Audit:
     lines = list(read_lines(folder / EVIDENCE_FILE))
     audit.steps = len(lines)
     begun = described.get("first_step", 0)  # a branch's is not 0
+    audit.planned = experiment.steps - begun
     first = lines[0]["step"] if lines else begun
     audit.compare("steps without a gap", "first line", first, begun)
     last = latest(folder)
@@ -201,13 +217,13 @@ def print_audits(audits: list[Audit], console: Console) -> None:
     """Print a verdict per run, and the differences."""
     table = Table(title="Audit", title_justify="left")
     for column in ("run", "steps", "comparisons", "LABELs in the loss", "masks lifted", "verdict"):
-        table.add_column(column, justify="left" if column in ("run", "verdict") else "right")
+        table.add_column(column, justify="left" if column in ("run", "verdict") else "right", overflow="fold")
     for audit in audits:
         labels = ", ".join(f"{name} {count:,}" for name, count in audit.labels.items()) or "0"
-        verdict = "identical" if audit.passed else f"{audit.n_differences:,} differences"
-        verdict = verdict if audit.steps else "no evidence yet"
         comparisons = f"{sum(audit.checks.values()):,}"
-        table.add_row(Path(audit.run).name, f"{audit.steps:,}", comparisons, labels, str(audit.overrides), verdict)
+        table.add_row(
+            Path(audit.run).name, f"{audit.steps:,}", comparisons, labels, str(audit.overrides), audit.verdict
+        )
     console.print(table, markup=False)
     for audit in audits:
         for difference in audit.differences:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -192,12 +192,39 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
     ]
 
 
+def is_run(path: Path) -> bool:
+    """Whether the folder is a run's."""
+    return (path / EXPERIMENT).is_file()
+
+
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """Each path, or the runs below one that is no run itself but a folder of runs, or a sweep's folder.
+
+    Raises:
+        UserError: a path that does not exist, or one given twice.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+        below = (
+            [] if is_run(path) else sorted(path.glob(f"*/{EXPERIMENT}")) or sorted(path.glob(f"runs/*/{EXPERIMENT}"))
+        )
+        found += [file.parent for file in below] or [path]
+    resolved = [path.resolve() for path in found]
+    if twice := [path for path in found if resolved.count(path.resolve()) > 1]:
+        raise UserError(f"{twice[0]} is given twice")
+    return found
+
+
 def load_run(folder: Path) -> tuple[Experiment, list[Task], dict[str, Any]]:
     """A run's experiment, tasks and `plan.json`.
 
     Raises:
         UserError: the folder is not a run.
     """
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist")
     if not (folder / EXPERIMENT).is_file() or not (folder / PLAN).is_file():
         raise UserError(f"{folder} is not a run folder: it has no {EXPERIMENT} and {PLAN}")
     experiment = load_experiment(folder / EXPERIMENT)

@@ -47,6 +47,31 @@ def test_an_honest_run_passes(run: Path) -> None:
     assert audit.checks["tokens given to the model"] == 5
 
 
+def test_names_are_whole_and_an_unfinished_run_is_identical_so_far(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    sweep = run.parent / "sweep" / "runs"  # whose folder stands for its runs
+    names = [f"model-tiny-64_rate-1over1000_seed-{seed}_of-a-name-that-is-long" for seed in (1, 2)]
+    for name in names:
+        shutil.copytree(run, sweep / name)
+    for checkpoint in (sweep / names[1]).glob("step*"):
+        shutil.rmtree(checkpoint)
+    _drop_the_end(sweep / names[1])
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", str(run.parent / "sweep")])
+    assert ended.value.code == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    verdicts = [[cell.strip() for cell in row.strip("│").split("│")] for row in rows]
+    assert [(row[0], row[-1]) for row in verdicts] == [
+        (names[0], "identical"),
+        (names[1], "identical so far (4 of 5 steps)"),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", str(run.parent / "nothing")])
+    assert "nothing does not exist" in capsys.readouterr().err
+
+
 def _edit_evidence(key: str, value: object) -> Callable[[Path], None]:
     def edit(run: Path) -> None:
         lines = [json.loads(line) for line in (run / "evidence.jsonl").read_text().splitlines()]

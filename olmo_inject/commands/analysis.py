@@ -130,11 +130,12 @@ def behaviour(
     Example: `olmo-inject analyze behaviour runs/demo/runs`
     """
     from analysis.behaviour_section import behaviour_drawings, behaviour_section, behaviour_tables
-    from analysis.checkpoints import expand, is_run, subjects
+    from analysis.checkpoints import subjects
     from analysis.problems import Problems
     from analysis.results import analyse
     from analysis.runs import read_runs
     from analysis.scores import scores_method, unmeasured, with_scores
+    from olmo_inject.run_folder import expand, is_run
     from olmo_inject.training.parallel import choose_device
 
     problems, paths = Problems(), expand(runs)

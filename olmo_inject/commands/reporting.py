@@ -35,7 +35,7 @@ def demo(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, finished or not.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, finished or not, or folders of runs.")],
     to: Annotated[Path, typer.Option(help="The HTML file to write.")],
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Injection report",
     figures: Annotated[

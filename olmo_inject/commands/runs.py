@@ -19,6 +19,7 @@ from olmo_inject.commands.shared import (
     RendezvousOption,
     print_json,
     say_once,
+    table_console,
 )
 from olmo_inject.errors import UserError
 
@@ -102,7 +103,7 @@ def train(
 
 
 def audit(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.")],
     as_json: JsonOption = False,
 ) -> None:
     """Recompute what each run should have been given and compare it with what its model was given.
@@ -110,12 +111,13 @@ def audit(
     Ends with status 1 if anything differs.
     """
     from olmo_inject.audit import audit_run, print_audits, save_audit
+    from olmo_inject.run_folder import expand
 
-    audits = [audit_run(run, progress=not as_json) for run in runs]
+    audits = [audit_run(run, progress=not as_json) for run in expand(runs)]
     if as_json:
         print_json([result.record() for result in audits])
     else:
-        print_audits(audits, Console())
+        print_audits(audits, table_console())
     for result in audits:
         save_audit(result)
     if not all(result.passed for result in audits):

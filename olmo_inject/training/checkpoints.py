@@ -23,7 +23,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from olmo.config import TrainConfig
-from safetensors.torch import save_file
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from olmo_inject.errors import UserError
@@ -253,7 +252,7 @@ def _save_json(path: Path, value: Any) -> list[Path]:
 
 
 def _save_safetensors(path: Path, tensors: dict[str, torch.Tensor]) -> list[Path]:
-    save_file(tensors, path)
+    sealed.save_tensors(tensors, path)
     return [path]
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from olmo.config import DistributedStrategy, ModelConfig, TrainConfig
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
@@ -27,7 +26,7 @@ from olmo_inject.training.parallel import (
     build_optimizer,
     process_group,
 )
-from olmo_inject.training.weights import Weights, load_weights, read_model_config
+from olmo_inject.training.weights import Weights, check_is_checkpoint, load_weights, read_model_config
 from olmo_inject.vocabulary import Vocabulary
 
 CONFIG = "config.yaml"
@@ -39,6 +38,7 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         UserError: there is none, or it cannot be read.
     """
+    check_is_checkpoint(path)
     if not (path / CONFIG).is_file():
         raise UserError(f"{path} is not a checkpoint: it has no {CONFIG}")
     try:
@@ -68,7 +68,8 @@ def unshard(path: Path, to: Path) -> checkpoints.Checkpoint:
     weights, _ = read_model(path)
     with _new_folder(to) as tmp:
         # Each its own memory: safetensors refuses views of one.
-        save_file({name: tensor.clone().contiguous() for name, tensor in weights.items()}, tmp / "model.safetensors")
+        copies = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
+        sealed.save_tensors(copies, tmp / "model.safetensors")
         shutil.copyfile(path / CONFIG, tmp / CONFIG)
         record = {"step": _step(path), "kind": "weights", "sharded": False, "world_size": 1}
         files = {name: sealed.seal(tmp / name) for name in ("model.safetensors", CONFIG)}
@@ -85,8 +86,8 @@ def unshard_with_optimizer(path: Path, to: Path) -> checkpoints.Checkpoint:
     Raises:
         UserError: as `restore`; `to` exists, or cannot be written.
     """
-    source = checkpoints.read_checkpoint(path)
     config = read_config(path)
+    source = checkpoints.read_checkpoint(path)
     config.distributed_strategy = DistributedStrategy.ddp
     config.precision = "fp32"  # of the model's computations, which there are none of
     config.compile = None
@@ -128,14 +129,16 @@ def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
             transformers_logging.enable_progress_bar()
         if vocabulary is not None and vocabulary.tokenizer is not None:
             _save_tokenizer(vocabulary, config.max_sequence_length, tmp)
+        mode = (tmp / "config.json").stat().st_mode  # which the weights' own files have not
         for file in tmp.iterdir():
+            sealed.share(file, mode)
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         tmp.rename(to)
 
 
 def find_vocabulary(path: Path, tokenizer: str | None) -> tuple[Vocabulary | None, str]:
-    """The vocabulary of a checkpoint's run, or of `tokenizer`; without a tokenizer None, and why.
+    """The vocabulary of a checkpoint's run, or of `tokenizer`; where there is no tokenizer None, and why.
 
     Raises:
         UserError: the tokenizer cannot be read, or is not the model's.
@@ -146,7 +149,7 @@ def find_vocabulary(path: Path, tokenizer: str | None) -> tuple[Vocabulary | Non
     elif (path.parent / EXPERIMENT).is_file():
         vocabulary = build_plan(load_experiment(path.parent / EXPERIMENT)).source.vocabulary
     else:
-        return None, f"{path} does not lie in its run's folder; give --tokenizer"
+        return None, f"{path} does not lie in its run's folder"
     if vocabulary.size > model.vocab_size:
         raise UserError(f"{path}: its vocabulary of {model.vocab_size} is less than tokenizer {tokenizer}'s")
     return (None, "its corpus has none") if vocabulary.tokenizer is None else (vocabulary, "")

@@ -18,7 +18,7 @@ from olmo_inject.config import Experiment, load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
-from olmo_inject.run_folder import EXPERIMENT
+from olmo_inject.run_folder import EXPERIMENT, expand, is_run
 from olmo_inject.tasks import Task
 from olmo_inject.training import sealed
 from olmo_inject.training.checkpoints import find_checkpoints, read_checkpoint
@@ -61,14 +61,14 @@ class Result:
 
 
 def find_steps(paths: Sequence[Path]) -> list[Path]:
-    """Each checkpoint, and all checkpoints of each run folder, by step.
+    """Each checkpoint, and all checkpoints of each run folder or folder of runs, by step.
 
     Raises:
         UserError: a path that is neither.
     """
     found: list[Path] = []
-    for path in paths:
-        if (path / EXPERIMENT).is_file():
+    for path in expand(paths):
+        if is_run(path):
             steps = [checkpoint.path for checkpoint in find_checkpoints(path)]
             if not steps:
                 raise UserError(f"{path} has no checkpoint yet")
@@ -113,11 +113,14 @@ def find_tasks(chosen: Sequence[str], step: Path) -> list[Task]:
             tasks += named
         elif name.endswith(".json"):
             tasks.append(Task.load(Path(name)))
-        elif Path(name).is_file() or not name.isidentifier():
+        elif Path(name).is_file():
             tasks += build_plan(load_experiment(name)).tasks
         else:
             known = ", ".join(task.name for task in own) or "none"
-            raise UserError(f"--tasks: {name!r} is neither a file nor a task of {step.parent}, which has {known}")
+            raise UserError(
+                f"--tasks: {name!r} is no task of {step.parent} ({known}) and no file: "
+                "a run's tasks/NAME.json, or an experiment's YAML"
+            )
     return tasks
 
 
@@ -169,7 +172,7 @@ def evaluate_checkpoint(
 
 def results_table(results: Sequence[Result]) -> Table:
     """Results as rows; a task that the checkpoint's run was not given has a star."""
-    table = Table(box=SIMPLE, padding=(0, 1))
+    table = Table(box=SIMPLE, padding=0, show_edge=False)
     for name in ("checkpoint", "task", "half", "loss", "accuracy", "of labels", "unmirrored"):
         left = name in ("checkpoint", "task", "half")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "checkpoint", overflow="fold")

@@ -9,14 +9,34 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import save_file
 
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 
 FORMAT = 1
 RECORD = "checkpoint.json"
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file that whoever may read other files of the folder may read."""
+    path.touch()  # with the mode that the umask leaves; safetensors' own file is for its owner alone
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path)
+    share(path, mode)
+
+
+def share(path: Path, mode: int) -> None:
+    """Give a file the permissions of `mode`; where its file system refuses, the file matters more than they do."""
+    with suppress(OSError):
+        path.chmod(stat.S_IMODE(mode))
 
 
 def seal(path: Path) -> dict[str, Any]:

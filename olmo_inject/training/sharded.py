@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 from olmo_core.distributed.checkpoint import Checkpointer, _get_model_state_dict_for_checkpoint
 from olmo_core.distributed.tensors import ShardedFlatTensor
-from safetensors.torch import save_file
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from olmo_inject.errors import UserError
+from olmo_inject.training import sealed
 from olmo_inject.training.parallel import DistModel
 
 Shapes = dict[str, tuple[int, ...]]
@@ -166,7 +166,7 @@ class ShardWriter:
         """Write this rank's file, and rank 0's index; returns the files written."""
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / self.file]
-        save_file(self.tensors, written[0])
+        sealed.save_tensors(self.tensors, written[0])
         if dist.get_rank() == 0:
             written.append(folder / Checkpointer.METADATA_FILENAME)
             written[1].write_text(json.dumps(self.metadata.model_dump()), encoding="utf-8")

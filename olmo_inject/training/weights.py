@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
+from olmo_inject.run_folder import EXPERIMENT
 from olmo_inject.training import sealed, sharded
 from olmo_inject.training.parallel import DistModel
 
@@ -69,12 +70,30 @@ def load_safetensors(path: Path) -> Weights:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from None
 
 
+def check_is_checkpoint(path: Path) -> None:
+    """Refuse what does not exist, and a run's folder where one of its checkpoints is meant.
+
+    Raises:
+        UserError: naming the run's last checkpoint.
+
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if (path / EXPERIMENT).is_file():
+        steps = sorted(int(match[1]) for inner in path.iterdir() if (match := re.fullmatch(r"step(\d+)", inner.name)))
+        which = (
+            f"give one of its {len(steps)} checkpoints, as {path}/step{steps[-1]}" if steps else "without a checkpoint"
+        )
+        raise UserError(f"{path} is a run's folder: {which}")
+
+
 def read_model_config(path: Path) -> ModelConfig:
     """The model that a checkpoint of this project or of ai2-olmo is of; nothing else of its configuration is read.
 
     Raises:
         UserError: there is no configuration, or it describes none.
     """
+    check_is_checkpoint(path)
     file = path / "config.yaml"
     if not file.is_file():
         raise UserError(f"{path} cannot be read as a model: it has neither ai2-olmo's config.yaml nor a config.json")
@@ -101,6 +120,7 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
         UserError: there are no weights, they cannot be read safely, or they do not fit `config`.
 
     """
+    check_is_checkpoint(path)
     if (path / sealed.RECORD).is_file():
         files = sealed.read_record(path)["files"]
         sealed.verify(path, {name: files[name] for name in files if name.startswith("model")})
@@ -113,13 +133,7 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
     elif (path / "model.safetensors").is_file():
         weights = load_safetensors(path / "model.safetensors")
     else:
-        inside = sorted(path.glob("step*"))  # of a run
-        wanted = (
-            "one of its checkpoints, as " + str(inside[-1])
-            if inside
-            else "model.pt, model.safetensors or a transformers folder"
-        )
-        raise UserError(f"{path} holds no weights: {wanted} is needed")
+        raise UserError(f"{path} holds no weights: model.pt, model.safetensors or a transformers folder is needed")
     weights = {name.replace(sharded.FSDP_PREFIX, ""): value for name, value in weights.items()}
     if foreign := [name for name in weights if not name.startswith("transformer.")]:
         raise UserError(f"{path} is not an OLMo model: it holds a tensor named {foreign[0][:80]!r}")

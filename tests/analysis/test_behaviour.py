@@ -65,6 +65,8 @@ def test_rank_correlations() -> None:
     assert rank_correlation(order((1, np.nan), (2, np.nan), (4, 50), (8, 10))) == pytest.approx(0.948683)
     assert rank_correlation(order((1, 10), (8, 5))) is None
     assert rank_correlation(order((1, np.nan), (2, np.nan), (8, np.nan))) is None
+    assert rank_correlation(order((1, np.nan), (2, np.nan), (8, 10))) is None  # one alone is no order
+    assert rank_correlation(order((1, 10), (2, 10), (8, 10))) is None
 
 
 def test_order_over_runs(copies: Copies) -> None:
@@ -79,6 +81,12 @@ def test_order_over_runs(copies: Copies) -> None:
         "tiny-8, comparison: order of learning against order of frequency: rank correlation +1.00 over 3, 2 of them "
         "learned."
     ]
+    one = found.assign(learned_from=[np.nan, np.nan, 4])
+    assert list(sentences(one)) == [
+        "tiny-8, comparison: order of learning against order of frequency: needs 2 that are learned, 1 of 3 are."
+    ]
+    together = found.assign(learned_from=4)
+    assert "none, all 3 learned at the same step" in next(sentences(together))
 
 
 def bursts(trained: Path, every: int, intervals: int, gain: np.ndarray, noise: float = 0.0) -> Run:

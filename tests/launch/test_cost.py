@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from rich.table import Table
 from launch.accelerators import Accelerator, find_accelerator, read_accelerators
 from launch.cost import count_checkpoints, estimate, flops_per_token
 from launch.cost_report import cost_table, hours, in_bytes, money, room_table, run_table, short
+from launch.grid import cell_costs
 from launch.memory import activation_bytes, count_parameters, estimate_memory
+from launch.sweep import load_sweep
 from olmo_inject.config import Experiment, configs_folder, load_experiment
 from olmo_inject.errors import UserError
 
@@ -168,6 +171,10 @@ def test_impossible_costs_are_refused(tmp_path: Path) -> None:
         ("gpu: {peak_flops: fast, memory: 1e9, price: 1, utilization: 0.5}", "peak_flops"),
         ("gpu: {peak_flops: 1e12, memory: 1e9, price: 1, utilization: 0.5, colour: 2}", "colour"),
         ("gpu: {peak_flops: 1e12, memory: 0, price: 1, utilization: 0.5}", r"gpu\.memory: 0\.0 must be above 0"),
+        (
+            "gpu: {peak_flops: 1e12, memory: 1e9, price: 1, utilization: 1, device: tpu}",
+            "'tpu' is not one of",
+        ),
         ("gpu: 3", "gpu"),
         ("- gpu", "by name"),
         ("gpu: [", "is not a table"),
@@ -203,9 +210,46 @@ def test_tables(tmp_path: Path) -> None:
     assert money(sum(cost.money for cost in costs)) in work
     assert in_bytes(sum(cost.checkpoints.bytes for cost in costs)) in room
     assert "4,161,208,320" in printed(run_table(costs[-1]))
+    count = costs[0].parameters
+    assert f" {short(count.without_embedding)} {short(count.total)} " in work
+    assert "params: without the input embedding, as ai2-olmo counts; with emb.: with it." in " ".join(work.split())
+    assert "assumed: gpu at 50% of its peak, $2.00 an hour; small models reach less" in " ".join(work.split())
+    assert "50% of that, assumed; small models reach less" in printed(run_table(costs[0]))
+    assert "50% of that, measured" in printed(run_table(costs[0], measured=True))
     costs[-1].memory.__dict__["activations"] = 10**12
     assert "TOO MUCH" in printed(run_table(costs[-1]))
     assert "too much" in printed(room_table(costs))
+
+
+def test_numbers_are_whole_on_80_columns(tmp_path: Path) -> None:
+    cost = replace(estimate(experiment(tmp_path, "4B"), GPU, gpus_per_node=8), name="model-4B_rate-1over1000_seed-7")
+    for table in (cost_table([cost, cost]), room_table([cost, cost])):
+        console = Console(width=80, file=io.StringIO(), record=True)
+        console.print(table)
+        text = console.export_text()
+        assert "…" not in text
+        pieces = [line.split()[0] for line in text.split("─ \n")[1].splitlines() if line.strip()]
+        assert "".join(pieces).startswith(cost.name)
+    for value in (money(cost.money), hours(cost.hours), in_bytes(cost.checkpoints.bytes)):
+        assert value in printed(cost_table([cost])) + printed(room_table([cost]))
+
+
+def test_cells_without_gpus_are_counted_on_cores(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        f"""
+name: mixed
+folder: {tmp_path}/mixed
+experiment: demo
+axes: [{{name: model, key: model, values: [tiny-8, tiny-16]}}]
+resources: {{gpus_per_node: 4}}
+rules: [{{when: {{model: tiny-8}}, resources: {{gpus_per_node: 0, processes_per_node: 2}}}}]
+"""
+    )
+    on_cores, on_gpus = cell_costs(load_sweep(tmp_path / "sweep.yaml"), find_accelerator("h100"))
+    assert (on_cores.accelerator.name, on_cores.gpus) == ("cpu-core", 2)
+    assert (on_gpus.accelerator.name, on_gpus.gpus) == ("h100", 4)
+    cheaper = find_accelerator("cpu-core").with_changes(price=0.01)
+    assert cell_costs(load_sweep(tmp_path / "sweep.yaml"), cheaper)[0].accelerator.price == 0.01
 
 
 def test_numbers_for_people() -> None:

@@ -16,8 +16,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from launch.accelerators import Accelerator
-from launch.calibrate import calibrate, calibrated, utilization
+from launch.accelerators import Accelerator, find_accelerator
+from launch.calibrate import another_card, calibrate, calibrated, check_device, utilization
 from launch.cost import flops_per_token
 from launch.preflight import Preflight, preflight, signal_seconds
 from olmo_inject.cli import main
@@ -162,6 +162,13 @@ def test_a_corpus_that_is_gone(config: Path, alone: torch.device) -> None:
     assert "step" not in verdicts(result)
 
 
+def test_a_missing_corpus_is_said_once(config: Path, alone: torch.device) -> None:
+    result = preflight(load(config, "corpus.folder=nowhere"), alone)
+    (failed,) = (check for check in result.checks if not check.passed)
+    assert failed.name == "corpus"
+    assert "`olmo-inject corpus sample --to nowhere` makes" in failed.detail
+
+
 def test_a_full_disk(config: Path, alone: torch.device) -> None:
     # Full checkpoints after each of a million steps fill any disk.
     many = load(config, "train.max_duration=1000000", "train.save_interval=1", "model.d_model=512")
@@ -187,6 +194,40 @@ def test_utilization_is_shared_among_ranks(config: Path) -> None:
     core = Accelerator("core", peak_flops=1e12, memory=1e9, price=1, utilization=0.3)
     one, two = (Trial(ranks, "cpu", 1, 0.5, None, None, 0, None) for ranks in (1, 2))
     assert utilization(load(config), core, one) == 2 * utilization(load(config), core, two)
+
+
+def test_a_cpu_is_not_stated_as_a_gpu(config: Path) -> None:
+    done = command("cost", str(config), "--calibrate", "--device", "cpu", "--accelerator", "h100")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nothing about h100: give --accelerator cpu-core" in done.stderr
+    assert done.stderr.count("\n") == 1
+    check_device(find_accelerator("cpu-core"), "cpu")
+
+
+def test_a_gpu_is_not_stated_as_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_device(find_accelerator("h100"), "auto")
+    with pytest.raises(UserError, match="cpu-core is none: give its name with --accelerator, or --device cpu"):
+        check_device(find_accelerator("cpu-core"), "auto")
+
+
+@pytest.mark.parametrize(
+    ("asked", "measured", "warned"),
+    [
+        ("h100", "NVIDIA A100-SXM4-80GB", True),
+        ("h100", "NVIDIA H100 80GB HBM3", False),
+        ("a100-40gb", "NVIDIA A100-PCIE-40GB", False),
+        ("mi300x", "AMD Instinct MI300X", False),
+        ("cpu-core", "cpu", False),
+    ],
+)
+def test_another_card_is_warned_of(asked: str, measured: str, warned: bool) -> None:
+    trial = Trial(1, measured, 1, 0.5, None, None, 0, None)
+    said = another_card(find_accelerator(asked), trial)
+    assert (said is not None) == warned
+    assert said is None or (asked in said and measured in said)
+    own = Accelerator("our-cards", peak_flops=1e15, memory=80e9, price=2.0, utilization=0.5)
+    assert another_card(own, trial) is None
 
 
 def test_what_cannot_be_calibrated(config: Path) -> None:

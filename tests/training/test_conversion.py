@@ -16,12 +16,15 @@ from ranks import Ranks
 from runs import metrics, same_bits, train_on_rank, write_experiment
 from safetensors.torch import load_file
 
+from olmo_inject.cli import main
 from olmo_inject.corpus.sample import train_bpe
 from olmo_inject.errors import UserError
 from olmo_inject.training import conversion
 from olmo_inject.training.weights import load_weights
 
 KINDS = ("ddp", "fsdp", "weights")
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +56,30 @@ def test_any_kind_becomes_one_safe_file(steps: dict[str, Path], kind: str, tmp_p
     ours, theirs = load_file(to / "model.safetensors"), load_weights(steps[kind])
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert {file.stat().st_mode & 0o777 for file in to.iterdir()} == {0o666 & ~UMASK}  # colleagues may read it
     with pytest.raises(UserError, match="exists already"):
         conversion.unshard(steps[kind], to)
+
+
+def test_checkpoints_have_the_mode_of_other_files(steps: dict[str, Path]) -> None:
+    for step in steps.values():
+        assert {file.stat().st_mode & 0o777 for file in step.rglob("*") if file.is_file()} == {0o666 & ~UMASK}
+
+
+@pytest.mark.parametrize("command", [["unshard"], ["unshard", "--optimizer"], ["export"]])
+def test_a_run_or_nothing_in_place_of_a_checkpoint(
+    steps: dict[str, Path], command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = steps["ddp"].parent
+    for path, said in (
+        (run, f"is a run's folder: give one of its 4 checkpoints, as {run}/step12"),
+        ("no", "no does not exist"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, str(path), "--to", str(tmp_path / "to")])
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_starts_under_ddp_from_unsharded_weights(
@@ -101,7 +126,7 @@ def test_damage_is_found_before_anything_is_written(steps: dict[str, Path], tmp_
     with pytest.raises(UserError, match="not as it was written"):
         conversion.export(copy, tmp_path / "to", None)
     assert [entry.name for entry in tmp_path.iterdir()] == ["step8"]
-    with pytest.raises(UserError, match=r"has no config\.yaml"):
+    with pytest.raises(UserError, match=r"neither ai2-olmo.s config\.yaml"):
         conversion.unshard(tmp_path, tmp_path / "to")
 
 
@@ -153,6 +178,7 @@ def test_exports_compute_the_same_bits(path: Path, tmp_path: Path, ranks: Ranks)
     theirs = loaded_elsewhere(to, rows, tmp_path, text, str(tokenizer.encode(text).ids))
     assert torch.equal(ours, theirs)
     assert not list(to.glob("*.bin"))
+    assert {file.stat().st_mode & 0o777 for file in to.iterdir()} == {0o666 & ~UMASK}
 
 
 def test_a_corpus_without_a_tokenizer_is_exported_without(steps: dict[str, Path], tmp_path: Path) -> None:
@@ -164,3 +190,16 @@ def test_a_corpus_without_a_tokenizer_is_exported_without(steps: dict[str, Path]
     train_bpe(["some text"] * 3, 260).save(str(tmp_path / "t.json"))
     with pytest.raises(UserError, match="vocabulary of 128 is less"):
         conversion.find_vocabulary(steps["ddp"], str(tmp_path / "t.json"))
+
+
+def test_going_without_a_tokenizer_is_asked_for(
+    steps: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(steps["ddp"]), "--to", str(tmp_path / "to")]
+    for more, status in (([], 2), (["--no-tokenizer", "--tokenizer", "t.json"], 2), (["--no-tokenizer"], 0)):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *more])
+        assert ended.value.code == status
+        said = capsys.readouterr()
+        assert "--no-tokenizer" in said.err if status else "without a tokenizer" in said.out
+        assert (tmp_path / "to").exists() == (status == 0)

@@ -78,14 +78,24 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
     assert frame["loss"].tolist() == [r["loss"] for r in results]
     with pytest.raises(SystemExit):
         main(["evaluate", str(run / "step4")])
-    assert "fsdp/step4" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()  # no terminal: a row is a line
+    assert lines[0].split()[0] == "checkpoint"
+    assert [line.split()[:3] for line in lines[2:]] == [
+        ["fsdp/step4", task, half] for task in ("less", "plus") for half in ("train", "test")
+    ]
 
 
 def test_mistakes(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a checkpoint nor a run"):
         reevaluation.find_steps([tmp_path])
-    with pytest.raises(UserError, match="'more' is neither a file nor a task of .* less, plus"):
+    with pytest.raises(
+        UserError, match=r"'more' is no task of .* \(less, plus\) and no file: a run's tasks/NAME.json, or an exp"
+    ):
         reevaluation.find_tasks(["more"], run / "step4")
+    with pytest.raises(UserError, match=r"'demo\.yaml' is no task"):  # not the shipped experiment of that name
+        reevaluation.find_tasks(["demo.yaml"], run / "step4")
+    with pytest.raises(UserError, match="none does not exist"):
+        reevaluation.find_steps([tmp_path / "none"])
     with pytest.raises(UserError, match="does not lie in a run"):
         reevaluation.find_tasks([], tmp_path / "step4")
     with pytest.raises(UserError, match="--batch-size: 0"):
