@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from olmo_inject.commands.shared import INTERRUPTED, JsonOption, print_json
+from olmo_inject.commands.shared import INTERRUPTED, JsonOption, print_json, table_console
 from olmo_inject.errors import UserError
 
 if TYPE_CHECKING:
     from launch.sweep import Cell, Sweep
 
-AcceleratorOption = Annotated[str, typer.Option(help="With --cost: a card of configs/accelerators.yaml.")]
+AcceleratorOption = Annotated[
+    str, typer.Option(help="With --cost: of configs/accelerators.yaml; cells without GPUs are counted on cpu-core.")
+]
 UtilizationOption = Annotated[
     float | None,
     typer.Option(help="With --cost: share of the peak; `cost --calibrate` measures it.", show_default=False),
@@ -67,7 +69,7 @@ def sweep(
     if retry_failed and submit is None:
         raise UserError("--retry-failed: goes with --submit")
     described = load_sweep(file)
-    console = Console(width=None if sys.stdout.isatty() else 120)  # names in a file are not cut
+    console = table_console()
     if show is not None:
         from olmo_inject.config import experiment_yaml
 
@@ -139,5 +141,5 @@ def _run_here(described: Sweep, todo: list[Cell], jobs: int | None) -> None:
         raise typer.Exit(INTERRUPTED) from None
     if not succeeded:
         raise typer.Exit(1)
-    runs = described.folder / "runs"
-    print(f"all trained; next: olmo-inject audit {runs}/*, olmo-inject report {runs}/* --to report.html")
+    folder = described.folder
+    print(f"all trained; next: olmo-inject audit {folder}; olmo-inject report {folder} --to report.html")
