@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 
 from olmo_inject.errors import UserError
@@ -79,19 +80,21 @@ def run_ranks(
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     for name, value in _ALLOCATOR.items():
         os.environ.setdefault(name, value)
-    config = LaunchConfig(
-        min_nodes=nodes,
-        max_nodes=nodes,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint=rendezvous or "localhost:0",  # a free port
-        run_id=f"olmo-inject-{rendezvous or os.getpid()}",
-        max_restarts=0,  # a rerun resumes; restarting here would hide what went wrong
-        monitor_interval=0.2,
-        logs_specs=DefaultLogsSpecs(),
-    )
     try:
-        elastic_launch(config, sys.executable)("-m", module, *arguments)
+        # Where torch would keep logs of its own, which are empty and which it leaves behind.
+        with tempfile.TemporaryDirectory(prefix="olmo-inject-") as logs:
+            config = LaunchConfig(
+                min_nodes=nodes,
+                max_nodes=nodes,
+                nproc_per_node=processes,
+                rdzv_backend="c10d",
+                rdzv_endpoint=rendezvous or "localhost:0",  # a free port
+                run_id=f"olmo-inject-{rendezvous or os.getpid()}",
+                max_restarts=0,  # a rerun resumes; restarting here would hide what went wrong
+                monitor_interval=0.2,
+                logs_specs=DefaultLogsSpecs(log_dir=logs),
+            )
+            elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         status = failure.exitcode

@@ -29,7 +29,8 @@ SETTINGS = (
 def start(path: Path, run: Path, *more: str) -> subprocess.Popen[str]:
     overrides = [f"folder={run}", *SETTINGS, *more]
     command = [sys.executable, "-m", "olmo_inject", "train", str(path), *overrides, "--nproc", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    (run.parent / "tmp").mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(run.parent / "tmp")}
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -102,6 +103,7 @@ def test_kill_terminate_and_resume_end_as_if_never_interrupted(tmp_path: Path, r
             f"accuracy at step {STEPS}: less {series(folder, 'eval/less/test/accuracy')[STEPS]:.3f}",
         )
         assert any(all(part in line for part in shown) for line in said.splitlines()), said
+    assert not list((run.parent / "tmp").glob("*elastic*"))
     assert same_bits(whole, run, STEPS)
     assert audit_run(run, progress=False).passed
 
