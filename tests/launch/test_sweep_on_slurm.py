@@ -37,7 +37,7 @@ resources: {{gpus_per_node: 0, time: "01:00:00"}}
 """
 WIDE = "rate-1of2_ranks-two"  # over both nodes
 CELLS = ["rate-1of2_ranks-one", WIDE, "rate-1_ranks-one", "rate-2_ranks-one"]
-PATIENCE = 400.0  # seconds; a busy machine takes its time
+PATIENCE = 800.0  # seconds; a busy machine takes its time
 MIDDLE = 60  # the step after which cells are stopped and killed
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
