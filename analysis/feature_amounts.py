@@ -19,6 +19,7 @@ from analysis.runs import Run
 
 HEADLINE_SITE = "TOK2 at TOK2"
 HEADLINE_LAYER = 1
+FEWEST = 4  # runs that a rank correlation is said of
 RUN = ["folder", "run", "model", "step", "task"]  # what a row of amounts is of
 
 
@@ -100,6 +101,6 @@ def _trend(task: str, feature: str, last: pd.DataFrame) -> Iterator[str]:
     even = rows(last, evenly=True)
     for name, column in (("model size", "parameters"), ("frequency", "per_batch")):
         of, amount = even[column].to_numpy(float), even["amount"].to_numpy(float)
-        if len(np.unique(of)) > 1 and len(np.unique(amount)) > 1:
+        if len(even) >= FEWEST and len(np.unique(of)) > 1 and len(np.unique(amount)) > 1:
             rank = np.corrcoef(rankdata(of), rankdata(amount))[0, 1]
             yield f"Amount of {what} of {task} against {name}: rank correlation {rank:+.2f} over {len(even)} runs."
