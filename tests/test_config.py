@@ -215,7 +215,8 @@ def test_owned_keys_of_parts_point_to_where_it_is_said(base: Path, name: str, in
 
 def test_owned_keys_may_stand_with_their_defaults(base: Path) -> None:
     """So an OLMo user's own file can be taken as it is."""
-    load_experiment(changed(base, "train: {save_overwrite: false, stop_at: null, data: {memmap_dtype: uint16}}"))
+    given = "train: {save_overwrite: false, stop_at: null, data: {memmap_dtype: uint16}}"
+    assert load_experiment(changed(base, given)) == load_experiment(base)
 
 
 @pytest.mark.parametrize(

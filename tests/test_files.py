@@ -34,8 +34,8 @@ def test_one_who_only_looks_is_waited_for(tmp_path: Path) -> None:
     with path.open("w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         threading.Timer(0.15, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
-        with locked(path, lambda: "in use", "it"):
-            pass
+        with locked(path, lambda: "in use", "it"), pytest.raises(BlockingIOError):
+            fcntl.flock(looking, fcntl.LOCK_SH | fcntl.LOCK_NB)  # it is held, after all
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:

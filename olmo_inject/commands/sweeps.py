@@ -14,6 +14,7 @@ from olmo_inject.commands.shared import INTERRUPTED, JsonOption, print_json, tab
 from olmo_inject.errors import UserError
 
 if TYPE_CHECKING:
+    from launch.slurm import SiteFile
     from launch.sweep import Cell, Sweep
 
 AcceleratorOption = Annotated[
@@ -56,7 +57,7 @@ def sweep(
     `--dry-run` shows the grid, `--submit local|slurm` trains what is not done, `--status` shows how far it is.
     The same command again goes on: finished cells are not run twice, others resume from their checkpoints.
     """
-    from launch import cells, local, slurm
+    from launch import local, slurm
     from launch.sweep import load_sweep
 
     asked = [dry_run, cost, show is not None, submit is not None, status, cancel]
@@ -94,40 +95,51 @@ def sweep(
         else:
             console.print(cost_table(costs), room_table(costs))
     elif status:
-        active, silent = local.waiting(described), ""
-        try:
-            active |= slurm.active(described)
-        except UserError as error:
-            silent = f"SLURM does not say what it has: {error}"
-        found = cells.statuses(described, active)
-        if as_json:
-            print_json([one.record() for one in found])
-        else:
-            console.print(cells.status_table(found))
-            print(f"{len(found)} cells: {cells.summary(found)}")
-            print(cells.failures(found), end="")
-        if silent:
-            raise UserError(silent)
+        _show_status(described, console, as_json)
     elif cancel:
         done = [said for backend in (local, slurm) if (said := backend.cancel(described)) is not None]
         print("\n".join(done or ["nothing of it runs or is queued"]))
     else:
-        settings = slurm.load_site(site)
-        with cells.submitting(described):
-            cells.check_unchanged(described)
-            local.wait_for_orphans(described, Console(stderr=True))
-            found = cells.statuses(described, slurm.active(described))
-            todo = cells.unfinished(described, found, retry_failed=retry_failed)
-            failed = [one.cell for one in found if one.state == cells.FAILED and not retry_failed]
-            print(f"{len(todo)} of {len(found)} cells to train: {cells.summary(found)}", flush=True)
-            if submit is Backend.slurm:
-                for said in slurm.submit(described, todo, settings):
-                    print(said)
-            elif todo:
-                _run_here(described, todo, jobs)
-            if failed:
-                print(f"olmo-inject: {len(failed)} failed before and were left: --retry-failed", file=sys.stderr)
-                raise typer.Exit(1)
+        _submit(described, submit, slurm.load_site(site), jobs, retry_failed)
+
+
+def _show_status(described: Sweep, console: Console, as_json: bool) -> None:
+    from launch import cells, local, slurm
+
+    active, silent = local.waiting(described), ""
+    try:
+        active |= slurm.active(described)
+    except UserError as error:
+        silent = f"SLURM does not say what it has: {error}"
+    found = cells.statuses(described, active)
+    if as_json:
+        print_json([one.record() for one in found])
+    else:
+        console.print(cells.status_table(found))
+        print(f"{len(found)} cells: {cells.summary(found)}")
+        print(cells.failures(found), end="")
+    if silent:
+        raise UserError(silent)
+
+
+def _submit(described: Sweep, backend: Backend | None, site: SiteFile, jobs: int | None, retry_failed: bool) -> None:
+    from launch import cells, local, slurm
+
+    with cells.submitting(described):
+        cells.check_unchanged(described)
+        local.wait_for_orphans(described, Console(stderr=True))
+        found = cells.statuses(described, slurm.active(described))
+        todo = cells.unfinished(described, found, retry_failed=retry_failed)
+        failed = [one.cell for one in found if one.state == cells.FAILED and not retry_failed]
+        print(f"{len(todo)} of {len(found)} cells to train: {cells.summary(found)}", flush=True)
+        if backend is Backend.slurm:
+            for said in slurm.submit(described, todo, site):
+                print(said)
+        elif todo:
+            _run_here(described, todo, jobs)
+        if failed:
+            print(f"olmo-inject: {len(failed)} failed before and were left: --retry-failed", file=sys.stderr)
+            raise typer.Exit(1)
 
 
 def _run_here(described: Sweep, todo: list[Cell], jobs: int | None) -> None:

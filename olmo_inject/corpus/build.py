@@ -26,7 +26,7 @@ from olmo_inject.corpus.folder import (
     write_description,
 )
 from olmo_inject.corpus.inputs import Input, find_inputs
-from olmo_inject.corpus.processes import map_jobs
+from olmo_inject.corpus.processes import each_result
 from olmo_inject.corpus.provenance import provenance_path
 from olmo_inject.corpus.sample import (
     DOLMA,
@@ -81,14 +81,16 @@ def build_corpus(
             return read_corpus_folder(folder)
         vocabulary = _vocabulary(folder, inputs, options)
         jobs = make_jobs(inputs, folder, options, vocabulary)
-        counts = map_jobs(
-            run_job,
-            jobs,
-            processes=processes,
-            threads=max(1, processes // len(jobs)),
-            what="building",
-            total=sum(i.size for i in inputs),
-            progress=progress,
+        counts = list(
+            each_result(
+                run_job,
+                jobs,
+                processes=processes,
+                threads=max(1, processes // len(jobs)),
+                what="building",
+                total=sum(i.size for i in inputs),
+                progress=progress,
+            )
         )
         corpus = _describe(folder, vocabulary, jobs, counts)
         write_description(corpus)

@@ -35,21 +35,6 @@ class Stopped(Exception):
     """Another job has failed, or the user stops: this one ends as if killed."""
 
 
-def map_jobs(
-    function: Callable[[J, Report], R],
-    jobs: Sequence[J],
-    *,
-    processes: int,
-    what: str,
-    total: int,
-    progress: bool,
-    threads: int = 1,
-) -> list[R]:
-    """As `each_result`, all results at once."""
-    how = {"processes": processes, "what": what, "total": total, "progress": progress, "threads": threads}
-    return list(each_result(function, jobs, **how))
-
-
 def each_result(
     function: Callable[[J, Report], R],
     jobs: Sequence[J],

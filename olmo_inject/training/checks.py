@@ -14,7 +14,7 @@ from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
 from olmo_inject.run_folder import EXPERIMENT, check_no_other_folder, check_same_run
 from olmo_inject.steps import StepSelection
-from olmo_inject.training.checkpoints import latest, read_checkpoint
+from olmo_inject.training.checkpoints import Checkpoint, latest, read_checkpoint
 from olmo_inject.training.transformers_model import transformers_config
 from olmo_inject.training.weights import load_weights
 
@@ -38,30 +38,27 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
     folder = experiment.run_folder
     goes_on = not overwrite and (folder / EXPERIMENT).is_file()
     last = latest(folder) if goes_on else None
-    if experiment.start_from is not None and last is None:  # once it has a checkpoint, a run needs its origin no more
-        start = Path(experiment.start_from)
-        if experiment.start_state == "full":
-            read_checkpoint(start)
-        else:
-            load_weights(start, experiment.model)
+    first_step = first_step_of(experiment, last)
+    # Once it has a checkpoint, a run needs its origin no more.
+    if experiment.start_from is not None and experiment.start_state == "weights" and last is None:
+        load_weights(Path(experiment.start_from), experiment.model)
     if goes_on:
         check_same_run(experiment, data)
         if last is not None and last.step == experiment.steps:
             return f"already trained to step {last.step}: nothing to do"
     # A stage may hold the rows of this node's ranks alone; which they are, each rank knows and checks.
-    data.order.require(range(first_step_of(experiment, overwrite), experiment.steps), np.empty(0, np.int64))
+    data.order.require(range(first_step, experiment.steps), np.empty(0, np.int64))
     return None
 
 
-def first_step_of(experiment: Experiment, overwrite: bool = False) -> int:
-    """The step that a run would begin with: after its own last checkpoint, or where it branches off.
+def first_step_of(experiment: Experiment, last: Checkpoint | None) -> int:
+    """The step that a run would begin with: after its own `last` checkpoint, or where it branches off.
 
     Raises:
-        UserError: a checkpoint's record is damaged.
+        UserError: the record of the checkpoint that it branches off is damaged.
     """
-    own = None if overwrite else latest(experiment.run_folder)
-    if own is not None:
-        return own.step
+    if last is not None:
+        return last.step
     if experiment.start_from is not None and experiment.start_state == "full":
         return read_checkpoint(Path(experiment.start_from)).step
     return 0

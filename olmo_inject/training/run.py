@@ -116,7 +116,7 @@ def _prepare_folder(experiment: Experiment, device: torch.device, stack: ExitSta
             stack.enter_context(locked(folder))
             if overwrite:
                 delete_run(folder)
-            prepare(experiment, data, first_step_of(experiment))
+            prepare(experiment, data, first_step_of(experiment, checkpoints.latest(folder)))
             if len(data.shards) >= SHARED_FROM:
                 data.order.prepare(len(data.corpus))
             (folder / STOP_FILE).unlink(missing_ok=True)

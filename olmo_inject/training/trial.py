@@ -27,6 +27,7 @@ from olmo_inject.steps import StepSelection
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.evaluation import Evaluation
 from olmo_inject.training.callbacks.progress import Progress
+from olmo_inject.training.checkpoints import latest
 from olmo_inject.training.checks import check_ranks, first_step_of
 from olmo_inject.training.parallel import from_rank_0, on_every_rank, process_group
 from olmo_inject.training.run import build_trainer
@@ -99,7 +100,8 @@ def measure(
     """
     check_ranks(experiment, dist.get_world_size(), device.type)
     with _folder(near) as folder:
-        first_step = from_rank_0(lambda: first_step_of(experiment), f"cannot read {experiment.run_folder}")
+        run_folder = experiment.run_folder
+        first_step = from_rank_0(lambda: first_step_of(experiment, latest(run_folder)), f"cannot read {run_folder}")
         trial = _shortened(experiment, folder, first_step, WARM_UP + steps)
         with on_every_rank("cannot read the corpus"):
             data = build_data(trial)
