@@ -23,7 +23,7 @@ from analysis.runs import Run, order_of, read_run
 from olmo_inject.errors import UserError
 from olmo_inject.run_folder import expand, is_run
 from olmo_inject.tasks import Task
-from olmo_inject.training.sealed import RECORD
+from olmo_inject.training.sealed import RECORD, files_of_weights, read_record, verify_length
 from olmo_inject.training.transformers_model import to_transformers
 from olmo_inject.training.weights import load_weights, read_model_config
 
@@ -154,10 +154,14 @@ def load_model(path: Path) -> PreTrainedModel:
 def identity(path: Path) -> str:
     """What the weights in a folder are, as a hash: of the checkpoint's record, or else of the files themselves.
 
+    Files of a record are compared with it by length alone: what was computed from the weights when they were whole
+    stays true of them, but a checkpoint of which something is missing is to be told, also where nothing needs it.
+
     Raises:
-        UserError: there are none.
+        UserError: there are none, or one is missing or cut short.
     """
     if (path / RECORD).is_file():
+        verify_length(path, files_of_weights(read_record(path)))
         return hashlib.sha256((path / RECORD).read_bytes()).hexdigest()
     digest = hashlib.sha256()
     files = [*_weight_files(path), *(path / name for name in ("config.json", "config.yaml"))]

@@ -189,6 +189,19 @@ def test_a_damaged_checkpoint_is_told_and_skipped(copies: Copies, capsys: pytest
     assert "left out" in capsys.readouterr().err
 
 
+def test_kept_results_do_not_hide_a_checkpoint_cut_short(copies: Copies) -> None:
+    run, problems = copies.make("short"), Problems()
+    method = Method("width", width)
+    assert list(analyse(subjects([run], "all", problems), method, CPU, problems)["widths"]["step"]) == [4, 8, 12]
+    with (run / "step8" / "model.pt").open("r+b") as file:
+        file.truncate(2000)
+    (run / "step12" / "model.pt").unlink()
+    (run / "step4" / "train.pt").unlink()  # of no concern to an analysis
+    assert list(analyse(subjects([run], "all", problems), method, CPU, problems)["widths"]["step"]) == [4]
+    assert "step8 is damaged: model.pt is not as long as it was written" in problems.found[0]
+    assert "step12 is damaged: model.pt is missing" in problems.found[1]
+
+
 def test_a_method_that_fails_keeps_nothing(copies: Copies) -> None:
     run, problems = copies.make("failing"), Problems()
 
