@@ -106,8 +106,8 @@ def chosen_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[in
     """The steps that `text` chooses, and those it names that do not exist.
 
     Args:
-        text: `last`, `all`, steps, and ranges `start:stop:every` as Python's; several joined by commas.
-            A range chooses among what exists.
+        text: `last`, `all`, steps, and ranges `start:stop:every` as Python's, either end of which may be left out;
+            several joined by commas. A range chooses among what exists.
         existing: steps that have a checkpoint, ascending.
 
     Raises:
@@ -193,11 +193,20 @@ def _of_run(run: Run, steps: str, problems: Problems) -> Iterator[Subject]:
     existing = sorted(int(match[1]) for path in run.folder.glob("step*") if (match := _STEP.fullmatch(path.name)))
     chosen, missing = chosen_steps(steps, existing)
     for step in missing:
-        problems.add(f"{run.folder} has no checkpoint step{step}")
+        problems.add(f"{run.folder} has no checkpoint step{step}: {_listed(existing)}")
     if not chosen and not missing:
-        problems.add(f"{run.folder} has no checkpoint" + (f" among --steps {steps}" if existing else ""))
+        problems.add(
+            f"{run.folder} has no checkpoint" + (f" in --steps {steps}: {_listed(existing)}" if existing else "")
+        )
     for step in chosen:
         yield checkpoint_of(run, step)
+
+
+def _listed(steps: Sequence[int]) -> str:
+    """For people: which checkpoints there are."""
+    names = [f"step{step}" for step in steps]
+    few = [*names[:3], "...", *names[-3:]] if len(names) > 8 else names
+    return f"it has {', '.join(few) or 'none'}"
 
 
 def checkpoint_of(run: Run, step: int) -> Subject:

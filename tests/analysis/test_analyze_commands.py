@@ -26,7 +26,7 @@ OPTIONS = {
 COMMANDS = sorted(OPTIONS)
 TABLE = {"patching": "layers", "das": "sites", "gradients": "cosines"}
 OWN = {
-    "patching": {"weights", "layer", "rank", "pairs", "whole"}
+    "patching": {"weights", "layer", "rank", "pairs", "whole", "answered"}
     | {f"{name}{end}" for name in ("effect", "recovery", "surprise") for end in ("", "_low", "_high")},
     "das": {"weights", "subspace", "layer", "position", "variable", "dimension", "accuracy", "low", "high", "pairs"}
     | {"nothing"},
@@ -108,7 +108,8 @@ def test_tables_figures_cache_and_report(method: str, copies: Copies, call: Call
 
     # Nothing is computed a third time: the weights could not even be read.
     for step in (4, 8, 12):
-        (run / f"step{step}" / "model.pt").write_bytes(b"spoilt")
+        weights = run / f"step{step}" / "model.pt"
+        weights.write_bytes(bytes(weights.stat().st_size))
     status, out, _ = call(*analyze(method, run), "--json")
     assert status == 0
     said = json.loads(out)
@@ -171,8 +172,9 @@ def test_what_gradients_say_holds_together(trained: Path, copies: Copies, call: 
     assert len(silent) == 4  # at steps 4 and 8, on the neurons of both tasks: no burst
     assert silent["cosine"].isna().all()
     assert set(table[table["proven"]]["step"]) == {4, 8}
-    assert "2 of 3 rebuilt batches were compared with the runs' evidence" in out
-    assert "as of a step not trained on: run step 12." in out
+    assert "2 rebuilt batches were compared with the run's evidence: token for token" in out
+    assert "1 rebuilt batch was not compared, since no model was trained on it" in out
+    assert "run step 12." in out
 
 
 @pytest.mark.parametrize("method", COMMANDS)

@@ -68,9 +68,9 @@ def test_runs_folders_of_runs_and_checkpoints(trained: Path, copies: Copies) -> 
 def test_missing_steps_are_told(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     problems = Problems()
     assert [s.step for s in subjects([trained], "4,5", problems)] == [4]
-    assert problems.found == [f"{trained} has no checkpoint step5"]
+    assert problems.found == [f"{trained} has no checkpoint step5: it has step4, step8, step12"]
     assert not subjects([trained], "5:7", problems)
-    assert problems.found[1] == f"{trained} has no checkpoint among --steps 5:7"
+    assert problems.found[1] == f"{trained} has no checkpoint in --steps 5:7: it has step4, step8, step12"
     assert capsys.readouterr().err.count("olmo-inject: left out: ") == 2
 
 
