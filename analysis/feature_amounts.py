@@ -86,9 +86,9 @@ def _amount(task: str, feature: str, row: dict[Any, Any]) -> str:
     if feature == ORDER:
         none = "" if row["amount"] > 0 else ", no better than the mean of the values"
         return (
-            f"{task}'s order at TOK2, after the first block, has a held-out R2 of {row['amount']:.2f}{none} (95% "
-            f"interval {row['low']:.2f} to {row['high']:.2f}; by chance up to {row['shuffled']:.2f}, in 95 of 100 "
-            f"shuffles of the values; random weights {row['random']:.2f})"
+            f"{task}'s order at TOK2 after the first block: held-out R2 {row['amount']:.2f} (95% interval "
+            f"{row['low']:.2f} to {row['high']:.2f}){none}; shuffled values reach {row['shuffled']:.2f}, random "
+            f"weights {row['random']:.2f}"
         )
     return (
         f"{row['amount']} Fourier modes of {task} at TOK2, over all layers (shuffled values {row['shuffled']}, "

@@ -119,12 +119,11 @@ def means(summary: pd.DataFrame) -> Figure:
     runs = list(dict.fromkeys(summary["run"]))
     with style():
         longest = 0.065 * max(map(len, runs))
-        figure = Figure(figsize=(0.9 + (2.6 + longest) * len(panels), 1.7 + 0.5 * len(runs)))
+        figure = Figure(figsize=(0.9 + (2.7 + longest) * len(panels), 1.5 + 0.5 * len(runs)))
         axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
-        figure.suptitle(summary["task"].iloc[0], fontsize=9.5)
         for axis, injected in zip(axes, panels, strict=True):
             _draw_means(axis, rows(summary, injected=injected), runs)
-            axis.set_title(WHEN[injected])
+            axis.set_title(f"{summary['task'].iloc[0]}: {WHEN[injected]}")
         figure.supxlabel(f"mean {COSINE}", fontsize=9)
         handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[0]))
         columns = 3 if len(panels) > 1 else 1
@@ -212,8 +211,7 @@ def _proof(table: pd.DataFrame) -> Iterator[str]:
             f"{run} step {', '.join(str(step) for step in sorted(steps))}"
             for run, steps in unproven.groupby("run", sort=False)["step"]
         )
-        them = "it" if len(unproven) == 1 else "them"
-        yield f"{_batches(len(unproven))} not compared, since no model was trained on {them} (no evidence): {which}."
+        yield f"{_batches(len(unproven))} not compared: of a step not trained on there is no evidence: {which}."
 
 
 def _batches(n: int) -> str:

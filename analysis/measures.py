@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from analysis.runs import LEARNED_ABOVE, Run, baselines
 from analysis.style import GREY, SMALL
 
+ROOM_OF_LABEL = 0.07  # of a panel's height
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -52,10 +54,20 @@ def _lines(runs: Sequence[Run], task: str, measure: Measure) -> list[tuple[str, 
 
 
 def label_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measure) -> None:
-    """Name the lines at the panel's right, those that lie on each other once."""
-    named: dict[tuple[str, str], list[tuple[str, float]]] = {}
-    for name, value, colour, _ in _lines(runs, task, measure):
-        named.setdefault((f"{value:.2f}", colour), []).append((name, value))
-    for (shown, colour), lines in named.items():
-        where, text = (1.02, lines[0][1]), ",\n".join(name for name, _ in lines) + f" {shown}"
-        axes.annotate(text, where, xycoords=axes.get_yaxis_transform(), va="center", fontsize=SMALL, color=colour)
+    """Name the lines at the panel's right, once its limits are set; those too near each other in one label."""
+    lines = sorted(_lines(runs, task, measure), key=lambda line: -line[1])
+    groups: list[list[tuple[str, float, str, Any]]] = []
+    for line in lines:
+        apart = not groups or _height(axes, groups[-1][-1][1]) - _height(axes, line[1]) > ROOM_OF_LABEL
+        if apart or groups[-1][-1][2] != line[2]:
+            groups.append([])
+        groups[-1].append(line)
+    for group in groups:
+        text = "\n".join(f"{name} {value:.2f}" for name, value, *_ in group)
+        where = (1.02, (_height(axes, group[0][1]) + _height(axes, group[-1][1])) / 2)
+        axes.annotate(text, where, xycoords="axes fraction", va="center", fontsize=SMALL, color=group[0][2])
+
+
+def _height(axes: Axes, value: float) -> float:
+    """Where a value lies between the bottom of the panel, 0, and its top, 1."""
+    return float(axes.transAxes.inverted().transform(axes.transData.transform((1, value)))[1])

@@ -267,7 +267,7 @@ def test_the_command_s_files_and_its_status(copies: Copies, capsys: pytest.Captu
         main(arguments)
     assert end.value.code == 0
     said = capsys.readouterr().out
-    assert "whole, step 12: less's order at TOK2, after the first block, has a held-out R2 of" in said
+    assert "whole, step 12: less's order at TOK2 after the first block: held-out R2" in said
     assert "whole, step 12: " in said
     assert "Fourier modes of plus at TOK2, over all layers" in said
     for line in said.splitlines():
