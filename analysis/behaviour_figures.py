@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from analysis.measures import TEST_LOSS, draw_baselines, label_baselines
 from analysis.retention import Retention, retention
 from analysis.runs import Run
-from analysis.style import GREY, axis_labels, colour_and_marker, panels, sizes_of, style
+from analysis.style import GREY, axis_labels, colour_and_marker, legend, panels, sizes_of, style
 
 REFERENCE = re.compile(r"eval/(\w+)/reference/loss")
 REFERENCE_DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
@@ -38,8 +38,8 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
             mine = [run for run in runs if run.size == size]
             for run in mine:
                 losses = run.series(name).dropna()
-                colour, _ = colour_and_marker(schedules.index(run.schedule_label(task)))
-                axes.plot(losses.index, losses, color=colour, lw=1.3)
+                colour, marker = colour_and_marker(schedules.index(run.schedule_label(task)))
+                axes.plot(losses.index, losses, color=colour, marker=marker, ms=3, lw=1.3)
             for number, reference in enumerate(references):
                 for steps, losses in _references(mine, reference):
                     axes.plot(steps, losses, color=GREY, lw=1.2, ls=REFERENCE_DASHES[number % 3])
@@ -48,14 +48,12 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
             axes.grid(alpha=0.25, lw=0.5)
             axes.set_ylim(bottom=0)
         label_baselines(grid[-1], runs, task, TEST_LOSS)
-        figure.suptitle(task, fontsize=9.5)
         axis_labels(figure, grid, "step", TEST_LOSS.label)
-        lines = [Line2D([], [], color=colour_and_marker(n)[0], label=label) for n, label in enumerate(schedules)]
-        lines += [
+        dashed = [
             Line2D([], [], color=GREY, ls=REFERENCE_DASHES[number % 3], label=f"{reference}, in the corpus")
             for number, reference in enumerate(references)
         ]
-        figure.legend(handles=lines, loc="outside right upper", frameon=False, title="injected")
+        legend(figure, f"{task}, injected", schedules, dashed)
     return figure
 
 

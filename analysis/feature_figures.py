@@ -97,6 +97,7 @@ def modes_by_layer(modes: pd.DataFrame) -> Figure:
         there = rows(mine, present=True)
         axes.plot(there["mode"], there["layer"], ls="", marker="o", ms=4, mfc="white", mec="black", mew=0.7)
         axes.set_yticks(_ticks(mine["layer"].to_numpy(int)))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     figure = _pictures(_runs(modes), draw, aspect=0.75)
     with style():

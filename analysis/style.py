@@ -92,13 +92,14 @@ def legend(figure: Figure, title: str, names: Sequence[str], more: Sequence[Line
         names: of what has colours and markers.
         more: lines of a meaning of their own, at the end.
     """
-    longest = max(map(len, names))
-    figure.set_figwidth(figure.get_figwidth() + INCHES_PER_LETTER * max(0, longest - LETTERS_THAT_FIT))
     handles = []
     for number, name in enumerate(names):
         colour, marker = colour_and_marker(number)
         handles.append(Line2D([], [], color=colour, marker=marker, ms=4, label=name))
-    figure.legend(handles=[*handles, *more], loc="outside right upper", frameon=False, title=title)
+    handles += more
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    figure.set_figwidth(figure.get_figwidth() + INCHES_PER_LETTER * max(0, longest - LETTERS_THAT_FIT))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, title=title)
 
 
 def svg(figure: Figure) -> bytes:
