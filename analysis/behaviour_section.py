@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import behaviour_figures as figures
-from analysis import figures as overview
+from analysis.gap_figures import gap_losses, gaps
+from analysis.heatmaps import heatmap, loss_heatmap
 from analysis.learning_order import learning_order, sentences
 from analysis.page import Drawing, Section
 from analysis.results import Tables, rows
@@ -34,8 +35,8 @@ def behaviour_drawings(runs: Sequence[Run]) -> Section:
     drawings = []
     for task in task_names(runs):
         for name, figure in (
-            (f"test-accuracy-{task}", overview.heatmap(runs, task)),
-            (f"gap-accuracy-{task}", overview.gaps(runs, task)),
+            (f"test-accuracy-{task}", heatmap(runs, task)),
+            (f"gap-accuracy-{task}", gaps(runs, task)),
         ):
             drawings += [] if figure is None else [Drawing(name, figure, "")]
     return Section(TITLE, drawings=drawings)
@@ -149,7 +150,7 @@ def _drawings(runs: Sequence[Run]) -> Iterator[Drawing]:
         for name, figure, caption in (
             (
                 f"train-loss-{task}",
-                figures.loss_heatmap(runs, task),
+                loss_heatmap(runs, task),
                 "loss of LABEL on the train half at the last evaluation, over model size and frequency.",
             ),
             (
@@ -159,7 +160,7 @@ def _drawings(runs: Sequence[Run]) -> Iterator[Drawing]:
             ),
             (
                 f"gap-loss-{task}",
-                figures.gap_losses(runs, task),
+                gap_losses(runs, task),
                 "loss on the test half against the gap between observations at equal long-run frequency: mean over the "
                 "last quarter of the run, bars from the 10th to the 90th percentile.",
             ),

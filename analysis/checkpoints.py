@@ -23,7 +23,7 @@ from analysis.runs import Run, order_of, read_run
 from olmo_inject.errors import UserError
 from olmo_inject.run_folder import expand, is_run
 from olmo_inject.tasks import Task
-from olmo_inject.training.sealed import RECORD
+from olmo_inject.training.sealed import RECORD, files_of_weights, read_record, verify_length
 from olmo_inject.training.transformers_model import to_transformers
 from olmo_inject.training.weights import load_weights, read_model_config
 
@@ -106,8 +106,8 @@ def chosen_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[in
     """The steps that `text` chooses, and those it names that do not exist.
 
     Args:
-        text: `last`, `all`, steps, and ranges `start:stop:every` as Python's; several joined by commas.
-            A range chooses among what exists.
+        text: `last`, `all`, steps, and ranges `start:stop:every` as Python's, either end of which may be left out;
+            several joined by commas. A range chooses among what exists.
         existing: steps that have a checkpoint, ascending.
 
     Raises:
@@ -154,10 +154,14 @@ def load_model(path: Path) -> PreTrainedModel:
 def identity(path: Path) -> str:
     """What the weights in a folder are, as a hash: of the checkpoint's record, or else of the files themselves.
 
+    Files of a record are compared with it by length alone: what was computed from the weights when they were whole
+    stays true of them, but a checkpoint of which something is missing is to be told, also where nothing needs it.
+
     Raises:
-        UserError: there are none.
+        UserError: there are none, or one is missing or cut short.
     """
     if (path / RECORD).is_file():
+        verify_length(path, files_of_weights(read_record(path)))
         return hashlib.sha256((path / RECORD).read_bytes()).hexdigest()
     digest = hashlib.sha256()
     files = [*_weight_files(path), *(path / name for name in ("config.json", "config.yaml"))]
@@ -189,11 +193,20 @@ def _of_run(run: Run, steps: str, problems: Problems) -> Iterator[Subject]:
     existing = sorted(int(match[1]) for path in run.folder.glob("step*") if (match := _STEP.fullmatch(path.name)))
     chosen, missing = chosen_steps(steps, existing)
     for step in missing:
-        problems.add(f"{run.folder} has no checkpoint step{step}")
+        problems.add(f"{run.folder} has no checkpoint step{step}: {_listed(existing)}")
     if not chosen and not missing:
-        problems.add(f"{run.folder} has no checkpoint" + (f" among --steps {steps}" if existing else ""))
+        problems.add(
+            f"{run.folder} has no checkpoint" + (f" in --steps {steps}: {_listed(existing)}" if existing else "")
+        )
     for step in chosen:
         yield checkpoint_of(run, step)
+
+
+def _listed(steps: Sequence[int]) -> str:
+    """For people: which checkpoints there are."""
+    names = [f"step{step}" for step in steps]
+    few = [*names[:3], "...", *names[-3:]] if len(names) > 8 else names
+    return f"it has {', '.join(few) or 'none'}"
 
 
 def checkpoint_of(run: Run, step: int) -> Subject:

@@ -19,7 +19,7 @@ from analysis.runs import Run
 
 HEADLINE_SITE = "TOK2 at TOK2"
 HEADLINE_LAYER = 1
-FEWEST = 4  # runs that a rank correlation is said of
+FEWEST = 4  # sizes or frequencies that a rank correlation is said of
 RUN = ["folder", "run", "model", "step", "task"]  # what a row of amounts is of
 
 
@@ -84,23 +84,35 @@ def _when(step: int) -> str:
 
 def _amount(task: str, feature: str, row: dict[Any, Any]) -> str:
     if feature == ORDER:
+        none = "" if row["amount"] > 0 else ", no better than the mean of the values"
         return (
-            f"{task}'s order has a held-out R2 of {row['amount']:.2f} (95% interval {row['low']:.2f} to "
-            f"{row['high']:.2f}; 95 of 100 shuffles below {row['shuffled']:.2f}, random weights {row['random']:.2f})"
+            f"{task}'s order at TOK2 after the first block: held-out R2 {row['amount']:.2f} (95% interval "
+            f"{row['low']:.2f} to {row['high']:.2f}){none}; shuffled values reach {row['shuffled']:.2f}, random "
+            f"weights {row['random']:.2f}"
         )
     return (
-        f"{row['amount']} Fourier modes of {task} over all layers (shuffled values {row['shuffled']}, "
+        f"{row['amount']} Fourier modes of {task} at TOK2, over all layers (shuffled values {row['shuffled']}, "
         f"random weights {row['random']})"
     )
 
 
 def _trend(task: str, feature: str, last: pd.DataFrame) -> Iterator[str]:
-    if "parameters" not in last:
+    """Rank correlations with size at one frequency, and with frequency at one size; what they leave out."""
+    if "parameters" not in last or len(last) < 2:
         return
-    what = "order" if feature == ORDER else "Fourier modes"
-    even = rows(last, evenly=True)
-    for name, column in (("model size", "parameters"), ("frequency", "per_batch")):
-        of, amount = even[column].to_numpy(float), even["amount"].to_numpy(float)
-        if len(even) >= FEWEST and len(np.unique(of)) > 1 and len(np.unique(amount)) > 1:
-            rank = np.corrcoef(rankdata(of), rankdata(amount))[0, 1]
-            yield f"Amount of {what} of {task} against {name}: rank correlation {rank:+.2f} over {len(even)} runs."
+    what = "amount of order" if feature == ORDER else "number of Fourier modes"
+    even, found = rows(last, evenly=True), False
+    for name, column, same in (("model size", "parameters", "schedule"), ("frequency", "per_batch", "model")):
+        for place, group in even.groupby(same, sort=False):
+            of, amount = group[column].to_numpy(float), group["amount"].to_numpy(float)
+            if len(np.unique(of)) >= FEWEST and len(np.unique(amount)) > 1:
+                rank = np.corrcoef(rankdata(of), rankdata(amount))[0, 1]
+                yield f"{task}, {place}: {what} against {name}: rank correlation {rank:+.2f} over {len(group)} runs."
+                found = True
+    if not found:
+        yield (
+            f"{task}: no rank correlation of the {what}: it takes {FEWEST} model sizes at one frequency, or {FEWEST} "
+            "frequencies of one size."
+        )
+    elif len(even) < len(last):
+        yield f"{task}: not evenly injected, so not among these: {', '.join(rows(last, evenly=False)['run'])}."

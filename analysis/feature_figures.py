@@ -15,6 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from analysis.feature_amounts import HEADLINE_LAYER, HEADLINE_SITE
@@ -25,6 +26,7 @@ from analysis.style import GREY, SMALL, axis_labels, colour_and_marker, legend, 
 MOST_PANELS = 12  # of pictures of single runs
 SMALLEST_SHARE = 0.003  # of variance that the colours of modes tell apart
 LAYER_TICKS = 9
+LOWEST_R2 = -0.6  # of the axis; anything below zero says the same: no better than the mean
 AMOUNT = {ORDER: "held-out $R^2$ of the value", FOURIER: "Fourier modes over all layers"}
 
 
@@ -37,23 +39,26 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
         for number, site in enumerate(sites):
             colour, marker = colour_and_marker(number)
             mine = rows(order, run=run, site=site)
-            trained, random = rows(mine, weights="trained"), rows(mine, weights="random")
+            trained = rows(mine, weights="trained")
             y = trained["held_out"].to_numpy(float)
             errors = _errors(trained, y)
             axes.errorbar(trained["layer"], y, errors, color=colour, marker=marker, ms=3.5, lw=1.2, capsize=2)
-            axes.plot(trained["layer"], trained["in_sample"], color=colour, ls=":", lw=1)
-            axes.plot(random["layer"], random["held_out"], color=colour, ls="--", lw=0.8)
+            axes.plot(trained["layer"], trained["in_sample"], color=colour, ls=":", lw=0.8)
+        # One band for all sites: which of them chance favours is of no interest.
+        random = rows(order, run=run, weights="random").pivot(index="layer", columns="site", values="held_out")
+        low, high = random.min(axis=1).to_numpy(float), random.max(axis=1).to_numpy(float)
+        axes.fill_between(random.index.to_numpy(int), low, high, color=GREY, alpha=0.25, lw=0, zorder=0)
         axes.axhline(0, color=GREY, lw=0.6, zorder=1)
-        axes.set_ylim(-1.05, 1.05)
+        axes.set_ylim(LOWEST_R2, 1.05)
         axes.set_xticks(_ticks(order["layer"].to_numpy(int)))
 
     figure = _pictures(_runs(order), draw, aspect=0.9)
     with style():
         axis_labels(figure, figure.axes, "layer (0: embedding)", "$R^2$ of the value")
         legend(figure, "held out", sites)
-        styles = {"in sample": ":", "held out,\nrandom weights": "--"}
-        lines = [Line2D([], [], color=GREY, lw=1, ls=dashes, label=name) for name, dashes in styles.items()]
-        figure.legend(handles=lines, loc="outside right lower", frameon=False)
+        in_sample = Line2D([], [], color=GREY, lw=1, ls=":", label="in sample")
+        random = Patch(color=GREY, alpha=0.25, lw=0, label="held out,\nrandom weights")
+        figure.legend(handles=[in_sample, random], loc="outside right lower", frameon=False)
     return figure
 
 
@@ -153,7 +158,7 @@ def amount_by_frequency(found: pd.DataFrame, feature: str) -> Figure | None:
         axes.set_xlabel("instances per batch")
         axes.set_ylabel(AMOUNT[feature])
         _start_counts_at_zero([axes], found, feature)
-        legend(figure, "model", sizes)
+        legend(figure, "model", sizes, [_SHUFFLED])
     return figure
 
 
@@ -173,8 +178,11 @@ def amount_by_step(found: pd.DataFrame, feature: str) -> Figure | None:
             axes.set_title(schedule)
         axis_labels(figure, grid, "step", AMOUNT[feature])
         _start_counts_at_zero(grid, found, feature)
-        legend(figure, "model", sizes)
+        legend(figure, "model", sizes, [_SHUFFLED])
     return figure
+
+
+_SHUFFLED = Line2D([], [], color=GREY, ls="--", lw=0.8, marker="_", ms=9, label="values shuffled")
 
 
 def _draw_amounts(axes: Axes, mine: pd.DataFrame, x: str, number: int) -> None:

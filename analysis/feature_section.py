@@ -55,7 +55,7 @@ def _order(task: str, tables: Tables) -> list[Drawing]:
             figures.order_by_layer(tables["order"]),
             f"{task}: how well the value of a token is predicted from its activation, by layer, at the last "
             "checkpoint of each run. TOK1 at TOK2: the value of TOK1, from the activation at TOK2. Bars: 95% bootstrap "
-            "intervals over tokens.",
+            "intervals over tokens. Below 0: no better than the mean of the values.",
         ),
         (
             f"order-line-{task}",

@@ -43,8 +43,8 @@ def section(table: pd.DataFrame) -> Section | None:
             )
             drawings.append(Drawing(f"steps-{task}", over_steps(of_task), caption))
         caption = (
-            f"{task}: means over steps with 95% bootstrap intervals over steps, where there are several; at the right "
-            "how many there are."
+            f"{task}: means over steps, as many as stand under a run's name, with 95% bootstrap intervals over steps "
+            "where there are several."
         )
         drawings.append(Drawing(f"means-{task}", means(rows(summary, task=task)), caption))
     for run, of_run in table.groupby("run", sort=False):
@@ -118,14 +118,12 @@ def means(summary: pd.DataFrame) -> Figure:
     panels = [injected for injected in WHEN if (summary["injected"] == injected).any()]
     runs = list(dict.fromkeys(summary["run"]))
     with style():
-        figure = Figure(figsize=(2.4 + 3.2 * len(panels), 1.5 + 0.5 * len(runs)))
+        longest = 0.065 * max(map(len, runs))
+        figure = Figure(figsize=(0.9 + (2.7 + longest) * len(panels), 1.5 + 0.5 * len(runs)))
         axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
         for axis, injected in zip(axes, panels, strict=True):
             _draw_means(axis, rows(summary, injected=injected), runs)
-            axis.set_title(WHEN[injected])
-        axes[0].set_yticks(range(len(runs)), runs)
-        for axis in axes[1:]:
-            axis.set_yticks(range(len(runs)), [])
+            axis.set_title(f"{summary['task'].iloc[0]}: {WHEN[injected]}")
         figure.supxlabel(f"mean {COSINE}", fontsize=9)
         handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[0]))
         columns = 3 if len(panels) > 1 else 1
@@ -143,9 +141,8 @@ def _draw_means(axis: Axes, summary: pd.DataFrame, runs: list[str]) -> None:
             axis.errorbar(mean, place, xerr=reach, fmt=marker, ms=4, lw=1.2, capsize=2.5, color=colour)
         if (summary["kind"] == kind).any():
             axis.plot([], [], marker, ms=4, color=colour, label=f"{symbol}, {what}")
-    for row in rows(summary, kind="batch").to_dict("records"):
-        where = (1.01, runs.index(row["run"]))
-        axis.annotate(_steps(row["steps"]), where, xycoords=axis.get_yaxis_transform(), va="center", fontsize=SMALL)
+    steps = dict(zip(summary["run"], summary["steps"], strict=True))
+    axis.set_yticks(range(len(runs)), [f"{run}\n{_steps(int(steps[run])) if run in steps else 'none'}" for run in runs])
     axis.axvline(0, color=GREY, lw=0.6, zorder=1)
     axis.set_ylim(len(runs) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)
@@ -190,27 +187,35 @@ def _sentences(summary: pd.DataFrame) -> Iterator[str]:
         assert isinstance(place, tuple)
         run, task = place
         parts = []
-        for row in group.sort_values(["kind", "injected"], ascending=[True, False]).to_dict("records"):
-            when = "at injections" if row["injected"] else "between"
-            interval = f" ({row['low']:+.3f} to {row['high']:+.3f})" if row["steps"] > 1 else ""
-            parts.append(f"{SYMBOLS[row['kind']]} {when} {row['mean']:+.3f}{interval} over {_steps(row['steps'])}")
-        yield f"{run}, {task}: mean cosine with g_r of {'; '.join(parts)}."
+        for injected, when in ((True, "whose batch holds the task"), (False, "whose batch does not")):
+            of = rows(group, injected=injected)
+            if len(of):
+                cosines = ", ".join(
+                    f"{SYMBOLS[row['kind']]} {row['mean']:+.3f}"
+                    + (f" ({row['low']:+.3f} to {row['high']:+.3f})" if row["steps"] > 1 else "")
+                    for row in of.to_dict("records")
+                )
+                parts.append(f"over {_steps(int(of['steps'].iloc[0]))} {when}: {cosines}")
+        yield f"{run}, {task}: mean cosine with g_r {'; '.join(parts)}."
 
 
 def _proof(table: pd.DataFrame) -> Iterator[str]:
     """Whether the batches were compared with what the runs' models were given."""
     batches = table.drop_duplicates(["run", "step"])
     unproven = batches.loc[~batches["proven"].to_numpy(bool)]
-    if len(unproven) == 0:
-        yield f"All {len(batches)} rebuilt batches are, token for token, what the models were given."
-        return
-    which = "; ".join(
-        f"{run} step {', '.join(str(step) for step in sorted(steps))}" for run, steps in unproven.groupby("run")["step"]
-    )
-    yield (
-        f"{len(batches) - len(unproven)} of {len(batches)} rebuilt batches were compared with the runs' evidence of "
-        f"what the models were given, and agree; of the others there is none, as of a step not trained on: {which}."
-    )
+    compared = len(batches) - len(unproven)
+    if compared:
+        yield f"{_batches(compared)} compared with the run's evidence: token for token what the model was given."
+    if len(unproven):
+        which = "; ".join(
+            f"{run} step {', '.join(str(step) for step in sorted(steps))}"
+            for run, steps in unproven.groupby("run", sort=False)["step"]
+        )
+        yield f"{_batches(len(unproven))} not compared: of a step not trained on there is no evidence: {which}."
+
+
+def _batches(n: int) -> str:
+    return "1 rebuilt batch was" if n == 1 else f"{n} rebuilt batches were"
 
 
 def _steps(n: int) -> str:

@@ -14,6 +14,7 @@ from analysis.counterfactuals import TOK1
 from analysis.labels import file_part
 from analysis.page import Drawing, Section
 from analysis.results import rows
+from analysis.runs import wilson
 from analysis.style import COLOURS, GREY, SMALL, style
 
 PATCHING_TITLE = "Which layers' MLPs the task depends on"
@@ -51,12 +52,7 @@ def patching_section(table: pd.DataFrame) -> Section | None:
         )
         drawings.append(Drawing(f"layers-{of.file}", layers(of.last, of.words), caption))
         drawings += _over_steps(of, "layers", {MEASURES[0][1]: rows(of.all, weights="trained")}, "effect")
-        first = rows(of.last, weights="trained", rank=1).iloc[0]
-        findings.append(
-            f"{of.words}: the MLP of layer {first['layer']} has the largest effect, {first['effect']:.3g} logits "
-            f"({first['effect_low']:.3g} to {first['effect_high']:.3g}) of {first['whole']:.3g} for all of the input; "
-            f"the label's log-probability falls by {first['surprise']:.3g} nats."
-        )
+        findings.append(_largest(of))
     return Section(PATCHING_TITLE, _ABOUT_PATCHING, findings, drawings=drawings)
 
 
@@ -80,16 +76,39 @@ def das_section(table: pd.DataFrame) -> Section | None:
             for question in _questions(found)
         }
         drawings += _over_steps(of, "sites", panels, "accuracy")
-        for position, variable in _questions(found):
-            of_site = rows(rows(of.last, weights="trained", subspace="found"), position=position, variable=variable)
-            best = of_site.loc[of_site["accuracy"].idxmax()]
-            where = f"{_count(int(best['layer']), 'block')} in {_count(int(best['dimension']), 'dimension')}"
-            findings.append(
-                f"{of.words}: {_question(position, variable)} is best exchanged after {where}, the best of "
-                f"{len(of_site)} searches: {best['accuracy']:.3f} ({best['low']:.3f} to {best['high']:.3f}) of "
-                f"held-out pairs, against {best['nothing']:.3f} for changing nothing."
-            )
+        findings += [_best_site(of, question) for question in _questions(found)]
     return Section(DAS_TITLE, _ABOUT_DAS, findings, drawings=drawings)
+
+
+def _largest(of: _Checkpoints) -> str:
+    """What the layer of the largest effect does, and whether the model knows the task at all."""
+    first = rows(of.last, weights="trained", rank=1).iloc[0]
+    control = rows(of.last, weights="untrained", rank=1)["effect"]
+    surprise = first["surprise"]
+    log_probability = f"{'falls' if surprise >= 0 else 'rises'} by {abs(surprise):.3g} nats"
+    knows = f"The model itself prefers a base's own label to the source's in {first['answered']:.0%} of the pairs"
+    if wilson(first["answered"] * first["pairs"], int(first["pairs"]))[0] <= 0.5:
+        knows += ", no more than chance: there is no task here to locate"
+    return (
+        f"{of.words}: the MLP of layer {first['layer']} has the largest effect, {first['effect']:.3g} logits "
+        f"({first['effect_low']:.3g} to {first['effect_high']:.3g}) of {first['whole']:.3g} for all of the input "
+        f"(the largest with random weights: {control.iloc[0]:.3g}); the label's log-probability {log_probability}. "
+        f"{knows}."
+    )
+
+
+def _best_site(of: _Checkpoints, question: tuple[int, str]) -> str:
+    """Where a value is exchanged best, beside what changing nothing and an untrained model give."""
+    found = rows(of.last, subspace="found", position=question[0], variable=question[1])
+    mine, control = rows(found, weights="trained"), rows(found, weights="untrained")
+    best = mine.loc[mine["accuracy"].idxmax()]
+    where = f"{_count(int(best['layer']), 'block')} in {_count(int(best['dimension']), 'dimension')}"
+    untrained = "" if control.empty else f", and {control['accuracy'].max():.3f} for the best in an untrained model"
+    return (
+        f"{of.words}: {_question(*question)} is best exchanged after {where}, the best of {len(mine)} searches: "
+        f"{best['accuracy']:.3f} ({best['low']:.3f} to {best['high']:.3f}) of held-out pairs, against "
+        f"{best['nothing']:.3f} for changing nothing{untrained}."
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +136,7 @@ def _last_checkpoints(table: pd.DataFrame) -> Iterator[_Checkpoints]:
         last, alone = int(group["step"].max()), int(group["step"].max()) < 0  # a model on its own
         words, file = f"{task}, {run}", f"{task}-{file_part(run)}"
         yield _Checkpoints(
-            words if alone else f"{words} before step {last}",
+            words if alone else f"{words}, step {last}",
             file if alone else f"{file}-step{last}",
             group,
             rows(group, step=last),
@@ -140,7 +159,8 @@ def over_steps(panels: Mapping[str, pd.DataFrame], column: str, title: str) -> F
     steps, depth = sorted(first["step"].unique()), int(first["layer"].max()) + 1
     grids = [of.pivot(index="layer", columns="step", values=column).to_numpy(float) for of in panels.values()]
     if column == "accuracy":
-        label, colours, low, high = "interchange accuracy", "cividis", 0.0, 1.0
+        low = float(np.floor(10 * np.min(grids)) / 10)
+        label, colours, high = "interchange accuracy", "cividis", 1.0
     else:
         high = max(float(np.abs(grids).max()), 1e-9)
         label, colours, low = "logits", "PuOr", -high
@@ -195,20 +215,21 @@ def sites(table: pd.DataFrame, title: str) -> Figure:
     pairs = set(zip(table["weights"], table["subspace"], strict=True))
     controls = [control for control in CONTROLS if control in pairs]
     dimensions, depth = sorted(table["dimension"].unique()), int(table["layer"].max()) + 1
+    low = np.floor(10 * table["accuracy"].min()) / 10  # one range of colours for all, none of it unused
     with style():
-        width, height = max(1.45, 0.45 * len(dimensions)), max(1.1, 0.2 * depth)
-        figure = Figure(figsize=(2.2 + len(questions) * width, 1.5 + len(controls) * (height + 0.2)))
+        width, height = max(1.05, 0.45 * len(dimensions)), max(1.1, 0.2 * depth)
+        figure = Figure(figsize=(2.4 + len(questions) * width, 1.7 + len(controls) * (height + 0.2)))
         figure.suptitle(title, fontsize=9.5)
         axes = figure.subplots(len(controls), len(questions), squeeze=False, sharex=True, sharey=True)
         for row, (weights, subspace) in enumerate(controls):
             for column, question in enumerate(questions):
                 chosen = rows(table, weights=weights, subspace=subspace, position=question[0], variable=question[1])
                 axis = axes[row, column]
-                _draw_cells(axis, chosen.pivot(index="layer", columns="dimension", values="accuracy").to_numpy(float))
+                cells = chosen.pivot(index="layer", columns="dimension", values="accuracy").to_numpy(float)
+                _draw_cells(axis, cells, low)
                 if row == 0:
-                    nothing = f"(nothing: {chosen['nothing'].iloc[0]:.2f})"
                     title = _question(*question).replace(" at ", "\nat ")
-                    axis.set_title(f"{title} {nothing}", fontsize=SMALL + 1.5)
+                    axis.set_title(f"{title}\nnothing: {chosen['nothing'].iloc[0]:.2f}", fontsize=SMALL + 1)
                 axis.set_xticks(range(len(dimensions)), dimensions)
                 axis.set_yticks(range(0, depth, max(1, depth // 8)))
                 axis.spines[:].set_visible(False)
@@ -218,10 +239,10 @@ def sites(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _draw_cells(axis: Axes, cells: np.ndarray) -> None:
-    axis.imshow(cells, cmap="cividis", vmin=0, vmax=1, origin="lower", aspect="auto")
+def _draw_cells(axis: Axes, cells: np.ndarray, low: float) -> None:
+    axis.imshow(cells, cmap="cividis", vmin=low, vmax=1, origin="lower", aspect="auto")
     for (layer, place), value in np.ndenumerate(cells):
-        colour = "black" if value > 0.6 else "white"
+        colour = "black" if value > low + 0.6 * (1 - low) else "white"
         axis.text(place, layer, f"{value:.2f}", ha="center", va="center", fontsize=SMALL, color=colour)
 
 

@@ -25,7 +25,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
 METHOD = "patching"
-VERSION = 1
+VERSION = 2
 ROWS_PER_PASS = 256
 
 
@@ -48,7 +48,8 @@ def method(pairs: int) -> Method:
     """The analysis of one checkpoint, to the table `layers`.
 
     Columns: task, weights (`trained`, or `untrained` as a control), layer, rank (1: the largest effect), pairs, whole,
-    and effect, recovery and surprise with `_low` and `_high`, the ends of the 95% bootstrap interval over pairs.
+    answered (the share of pairs on whose base the model prefers its own label to the source's), and effect, recovery
+    and surprise with `_low` and `_high`, the ends of the 95% bootstrap interval over pairs.
 
     Raises:
         UserError: fewer than two pairs.
@@ -76,10 +77,11 @@ def layer_table(model: PreTrainedModel, task: Task, n_pairs: int) -> pd.DataFram
     drawn = draw_pairs(task, "result", np.arange(len(task.instances)), 2 * n_pairs, "patching")
     chosen = drawn.changed.nonzero().flatten()[:n_pairs]
     pairs = Pairs(drawn.base[chosen], drawn.source[chosen], drawn.label[chosen], drawn.changed[chosen])
-    whole, layers = patch(model, task, pairs)
+    before, whole, layers = patch(model, task, pairs)
+    of_all = {"pairs": len(chosen), "whole": float(whole.mean()), "answered": float((before > 0).mean())}
     rows = []
     for layer, effects in enumerate(layers):
-        row = {"task": task.name, "layer": layer, "pairs": len(chosen), "whole": float(whole.mean())}
+        row = {"task": task.name, "layer": layer, **of_all}
         for name, values in vars(effects).items():
             ends = mean_interval(values, f"patching {task.name} {layer} {name}")
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
@@ -88,20 +90,22 @@ def layer_table(model: PreTrainedModel, task: Task, n_pairs: int) -> pd.DataFram
     return table.assign(rank=table["effect"].rank(ascending=False, method="first").astype(int))
 
 
-def patch(model: PreTrainedModel, task: Task, pairs: Pairs) -> tuple[Float[np.ndarray, " n"], list[Effects]]:
-    """The effect on each pair of exchanging all of the input, and each layer's MLP."""
+def patch(
+    model: PreTrainedModel, task: Task, pairs: Pairs
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], list[Effects]]:
+    """For each pair the logit difference on the base, how far exchanging all of the input lowers it, and each MLP."""
     parts = [_patch_rows(model, task, pairs, rows) for rows in torch.arange(len(pairs.base)).split(ROWS_PER_PASS)]
-    wholes, layers = zip(*parts, strict=True)
+    before, wholes, layers = zip(*parts, strict=True)
     joined = [
         Effects(*(np.concatenate(values) for values in zip(*(vars(part).values() for part in of_layer), strict=True)))
         for of_layer in zip(*layers, strict=True)
     ]
-    return np.concatenate(wholes), joined
+    return np.concatenate(before), np.concatenate(wholes), joined
 
 
 def _patch_rows(
     model: PreTrainedModel, task: Task, pairs: Pairs, rows: torch.Tensor
-) -> tuple[np.ndarray, list[Effects]]:
+) -> tuple[np.ndarray, np.ndarray, list[Effects]]:
     modules, device = mlps(model), next(model.parameters()).device
     base, source = pairs.base[rows].to(device), pairs.source[rows].to(device)
     of_pair = {(int(a), int(b)): int(label) for a, b, label in task.instances}
@@ -126,4 +130,5 @@ def _patch_rows(
             fall = of_base.log_softmax(-1)[place, own] - lost.log_softmax(-1)[place, own]
             found = (difference(of_base) - difference(lost), difference(won) - difference(of_source), fall)
             layers.append(Effects(*(values.double().cpu().numpy() for values in found)))
-    return (difference(of_base) - difference(of_source)).double().cpu().numpy(), layers
+    before, after = (difference(logits).double().cpu().numpy() for logits in (of_base, of_source))
+    return before, before - after, layers

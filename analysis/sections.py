@@ -8,6 +8,9 @@ from analysis import figures, kept_sections
 from analysis.behaviour_section import behaviour_section
 from analysis.feature_section import feature_section
 from analysis.findings import sentences
+from analysis.gap_figures import gaps
+from analysis.heatmaps import heatmap
+from analysis.measures import LM_LOSS, TEST_ACCURACY, TEST_LOSS, TRAIN_LOSS
 from analysis.page import Drawing, Section, Table
 from analysis.results import kept_tables
 from analysis.runs import LEARNED_ABOVE, LM_LOSS_STEPS, Run, task_names
@@ -24,7 +27,7 @@ def results(runs: Sequence[Run]) -> Section | None:
     """The heatmaps."""
     drawings = []
     for task in task_names(runs):
-        if (figure := figures.heatmap(runs, task)) is not None:
+        if (figure := heatmap(runs, task)) is not None:
             caption = (
                 f"{task}: accuracy on the test half at the last evaluation, over model size and frequency, with "
                 "95% intervals. Framed: learned, the lower end of the interval is above the criterion. Bursts are "
@@ -35,11 +38,11 @@ def results(runs: Sequence[Run]) -> Section | None:
 
 
 _CURVES = (
-    ("accuracy", figures.TEST_ACCURACY, "accuracy on the test half, which is never injected"),
-    ("test-loss", figures.TEST_LOSS, "loss of LABEL on the test half, over the whole vocabulary"),
+    ("accuracy", TEST_ACCURACY, "accuracy on the test half, which is never injected"),
+    ("test-loss", TEST_LOSS, "loss of LABEL on the test half, over the whole vocabulary"),
     (
         "train-loss",
-        figures.TRAIN_LOSS,
+        TRAIN_LOSS,
         "loss of LABEL on injected instances, in the step that trains on them",
     ),
 )
@@ -61,7 +64,7 @@ def bursts(runs: Sequence[Run]) -> Section | None:
     """Equal long-run frequency, different gaps."""
     drawings = []
     for task in task_names(runs):
-        if (figure := figures.gaps(runs, task)) is not None:
+        if (figure := gaps(runs, task)) is not None:
             caption = f"{task}: runs of one size and one long-run frequency, injected at different intervals."
             drawings.append(Drawing(f"gaps-{task}", figure, caption))
     return Section("Bursts at matched frequency", drawings=drawings) if drawings else None
@@ -70,7 +73,7 @@ def bursts(runs: Sequence[Run]) -> Section | None:
 def language_model(runs: Sequence[Run]) -> Section | None:
     """The loss on the text the instances are injected into."""
     names = task_names(runs)
-    figure = figures.curves(runs, names[0], figures.LM_LOSS) if names else None
+    figure = figures.curves(runs, names[0], LM_LOSS) if names else None
     if figure is None:
         return None
     caption = f"Loss on all tokens that were not injected, mean of {figures.SMOOTHED_STEPS} batches."
@@ -170,10 +173,8 @@ def _numbers(run: Run, task: str | None) -> dict[str, str]:
 def _verdict(run: Run) -> str:
     if run.audit is None:
         return "not audited"
-    if not run.audit["steps"]:
-        return "no evidence"
-    outcome = "identical" if run.audit["passed"] else f"{run.audit['n_differences']:,} differences"
-    return outcome if run.audit["steps"] >= run.steps_done else f"{outcome} in {run.audit['steps']:,} steps"
+    verdict = run.audit["verdict"]
+    return verdict if run.audit["steps"] >= run.steps_done else f"{verdict}, before it was trained further"
 
 
 def _planned(run: Run, task: str) -> dict[str, str]:

@@ -83,15 +83,22 @@ def axis_labels(figure: Figure, grid: Sequence[Axes], x: str, y: str) -> None:
         figure.supylabel(y, fontsize=9)
 
 
-def legend(figure: Figure, title: str, names: Sequence[str]) -> None:
-    """A legend to the right of all panels, in the order of `colour_and_marker`; long names make the figure wider."""
+def legend(figure: Figure, title: str, names: Sequence[str], more: Sequence[Line2D] = ()) -> None:
+    """A legend to the right of all panels, in the order of `colour_and_marker`; long names make the figure wider.
+
+    Args:
+        figure: to draw it in.
+        title: of it.
+        names: of what has colours and markers.
+        more: lines of a meaning of their own, at the end.
+    """
     longest = max(map(len, names))
     figure.set_figwidth(figure.get_figwidth() + INCHES_PER_LETTER * max(0, longest - LETTERS_THAT_FIT))
     handles = []
     for number, name in enumerate(names):
         colour, marker = colour_and_marker(number)
         handles.append(Line2D([], [], color=colour, marker=marker, ms=4, label=name))
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, title=title)
+    figure.legend(handles=[*handles, *more], loc="outside right upper", frameon=False, title=title)
 
 
 def svg(figure: Figure) -> bytes:

@@ -75,7 +75,7 @@ class Audit:
 
     def record(self) -> dict[str, Any]:
         """As plain values."""
-        return vars(self) | {"passed": self.passed}
+        return vars(self) | {"passed": self.passed, "verdict": self.verdict}
 
     def compare(self, check: str, where: str, recorded: Any, expected: Any) -> None:
         """Note one comparison."""

@@ -26,7 +26,7 @@ RunsArgument = Annotated[
     list[Path], typer.Argument(help="Run folders, folders of runs, or (with --task) models: ai2-olmo's, transformers'.")
 ]
 StepsOption = Annotated[
-    str, typer.Option(help="Checkpoints of each run: last, all, steps and ranges as 0,100,200:500:50.")
+    str, typer.Option(help="Checkpoints of each run: last, all, steps and ranges as 0,100,200:500:50 or 400:.")
 ]
 TasksOption = Annotated[
     list[Path] | None,

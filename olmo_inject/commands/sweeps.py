@@ -154,4 +154,4 @@ def _run_here(described: Sweep, todo: list[Cell], jobs: int | None) -> None:
     if not succeeded:
         raise typer.Exit(1)
     folder = described.folder
-    print(f"all trained; next: olmo-inject audit {folder}; olmo-inject report {folder} --to report.html")
+    print(f"{len(todo)} trained; next: olmo-inject audit {folder}; olmo-inject report {folder} --to report.html")

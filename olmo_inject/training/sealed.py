@@ -84,6 +84,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def files_of_weights(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The files of a record that hold the model's weights: neither the optimizer's state nor the trainer's."""
+    return {name: sealed for name, sealed in record["files"].items() if name.startswith("model")}
+
+
 def verify(folder: Path, files: dict[str, dict[str, Any]], part: int = 0, parts: int = 1) -> None:
     """Compare files with their sizes and hashes; of `parts` processes that share the work, this is `part`.
 
@@ -92,13 +97,23 @@ def verify(folder: Path, files: dict[str, dict[str, Any]], part: int = 0, parts:
 
     """
     for name in sorted(files)[part::parts]:
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{folder} is damaged: {name} is missing")
-        if path.stat().st_size != files[name]["bytes"]:
-            raise UserError(f"{folder} is damaged: {name} is not as long as it was written")
-        if _digest(path) != files[name]["sha256"]:
+        verify_length(folder, {name: files[name]})
+        if _digest(folder / name) != files[name]["sha256"]:
             raise UserError(f"{folder} is damaged: {name} is not as it was written")
+
+
+def verify_length(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Compare files with their sizes alone, which reads none of them.
+
+    Raises:
+        UserError: naming the first file that is missing, cut short or longer.
+
+    """
+    for name in sorted(files):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is damaged: {name} is missing")
+        if (folder / name).stat().st_size != files[name]["bytes"]:
+            raise UserError(f"{folder} is damaged: {name} is not as long as it was written")
 
 
 def discard(folder: Path) -> None:

@@ -122,8 +122,7 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
     """
     check_is_checkpoint(path)
     if (path / sealed.RECORD).is_file():
-        files = sealed.read_record(path)["files"]
-        sealed.verify(path, {name: files[name] for name in files if name.startswith("model")})
+        sealed.verify(path, sealed.files_of_weights(sealed.read_record(path)))
     if (path / "model.pt").is_file():
         weights = load_tensors(path / "model.pt")
     elif (path / "model" / "metadata.json").is_file():

@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.activations import Activations, activations, recorded, residual_points, sites_of, values_of
 from analysis.checkpoints import Subject, load_model
+from analysis.feature_amounts import sentences
 from analysis.features import features_method
 from analysis.fourier import circle, spectrum
 from analysis.order_probe import order_fits
@@ -234,6 +235,30 @@ def test_the_method_s_tables(tmp_path: Path) -> None:
         method.compute(known.model, subject_of(known_comparison(4).task, tmp_path))
 
 
+def test_rank_correlations_are_within_one_frequency_or_one_size() -> None:
+    """Runs whose amounts rise with size at either frequency, and fall with frequency at either size."""
+    grid = [(size, rate, True, 0.1 * size - 0.05 * rate) for size in (1, 2, 3, 4) for rate in (1, 8)]
+    table = pd.DataFrame([*grid, (1, 8, False, 0.9)], columns=pd.Index(["parameters", "per_batch", "evenly", "amount"]))
+    names = [f"r{number}" for number in range(len(table))]
+    found = table.assign(
+        **dict.fromkeys(("run", "folder"), names),
+        **dict.fromkeys(("low", "high", "random", "shuffled"), 0.0),
+        model=table["parameters"].map("{} wide".format),
+        schedule=table["per_batch"].map("{} a batch".format).where(table["evenly"], "burst"),
+        step=12,
+        task="less",
+        feature="order",
+    )
+    said = [sentence for sentence in sentences(found) if "rank correlation" in sentence or "not evenly" in sentence]
+    assert said == [
+        "less, 1 a batch: amount of order against model size: rank correlation +1.00 over 4 runs.",
+        "less, 8 a batch: amount of order against model size: rank correlation +1.00 over 4 runs.",
+        "less: not evenly injected, so not among these: r8.",
+    ]
+    [few] = [sentence for sentence in sentences(found.head(6)) if "rank correlation" in sentence]
+    assert few.startswith("less: no rank correlation of the amount of order: it takes 4 model sizes")
+
+
 def test_the_command_s_files_and_its_status(copies: Copies, capsys: pytest.CaptureFixture[str]) -> None:
     run = copies.make("whole")
     to = copies.folder / "to"
@@ -242,9 +267,9 @@ def test_the_command_s_files_and_its_status(copies: Copies, capsys: pytest.Captu
         main(arguments)
     assert end.value.code == 0
     said = capsys.readouterr().out
-    assert "whole, step 12: less's order has a held-out R2 of" in said
+    assert "whole, step 12: less's order at TOK2 after the first block: held-out R2" in said
     assert "whole, step 12: " in said
-    assert "Fourier modes of plus over all layers" in said
+    assert "Fourier modes of plus at TOK2, over all layers" in said
     for line in said.splitlines():
         assert line.startswith("- ") or Path(line).is_file()
     assert {path.suffix for path in to.iterdir()} == {".parquet", ".png", ".svg"}

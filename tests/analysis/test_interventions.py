@@ -60,12 +60,14 @@ def test_the_first_block_does_everything_and_the_second_nothing(comparison: Know
         assert (table.loc[1, ["effect", "recovery", "surprise"]] == 0).all()
         assert table.loc[0, "effect_low"] < table.loc[0, "effect"] < table.loc[0, "effect_high"]
         assert table.loc[0, "surprise"] > 1
+        assert (table["answered"] == 1).all()
 
 
 def test_patching_a_model_that_knows_nothing_has_no_effect(comparison: KnownModel) -> None:
     known = patching.layer_table(comparison.model, comparison.task, 40)
     nothing = patching.layer_table(random_model(comparison), comparison.task, 40)
     assert nothing["effect"].abs().max() < 0.01 * known["effect"].max()
+    assert 0.2 < nothing["answered"].iloc[0] < 0.8
 
 
 def test_the_direction_of_an_operand_is_found_in_one_dimension(comparison: KnownModel) -> None:

@@ -68,9 +68,9 @@ def test_runs_folders_of_runs_and_checkpoints(trained: Path, copies: Copies) -> 
 def test_missing_steps_are_told(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     problems = Problems()
     assert [s.step for s in subjects([trained], "4,5", problems)] == [4]
-    assert problems.found == [f"{trained} has no checkpoint step5"]
+    assert problems.found == [f"{trained} has no checkpoint step5: it has step4, step8, step12"]
     assert not subjects([trained], "5:7", problems)
-    assert problems.found[1] == f"{trained} has no checkpoint among --steps 5:7"
+    assert problems.found[1] == f"{trained} has no checkpoint in --steps 5:7: it has step4, step8, step12"
     assert capsys.readouterr().err.count("olmo-inject: left out: ") == 2
 
 
@@ -187,6 +187,19 @@ def test_a_damaged_checkpoint_is_told_and_skipped(copies: Copies, capsys: pytest
     assert "step4 is not a complete checkpoint" in problems.found[0]
     assert "step8 is damaged: model.pt is not as it was written" in problems.found[1]
     assert "left out" in capsys.readouterr().err
+
+
+def test_kept_results_do_not_hide_a_checkpoint_cut_short(copies: Copies) -> None:
+    run, problems = copies.make("short"), Problems()
+    method = Method("width", width)
+    assert list(analyse(subjects([run], "all", problems), method, CPU, problems)["widths"]["step"]) == [4, 8, 12]
+    with (run / "step8" / "model.pt").open("r+b") as file:
+        file.truncate(2000)
+    (run / "step12" / "model.pt").unlink()
+    (run / "step4" / "train.pt").unlink()  # of no concern to an analysis
+    assert list(analyse(subjects([run], "all", problems), method, CPU, problems)["widths"]["step"]) == [4]
+    assert "step8 is damaged: model.pt is not as long as it was written" in problems.found[0]
+    assert "step12 is damaged: model.pt is missing" in problems.found[1]
 
 
 def test_a_method_that_fails_keeps_nothing(copies: Copies) -> None:
