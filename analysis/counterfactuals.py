@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 
 from olmo_inject.errors import UserError
 from olmo_inject.randomness import integers, key
@@ -83,11 +83,6 @@ def draw_pairs(task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, 
         torch.from_numpy(label[chosen]),
         torch.from_numpy(changed[chosen]),
     )
-
-
-def scores(task: Task, logits: Float[torch.Tensor, "n v"]) -> Float[torch.Tensor, "n l"]:
-    """The logits of the task's own labels."""
-    return logits[:, torch.from_numpy(task.label_tokens.astype(np.int64)).to(logits.device)]
 
 
 def _counterfactual(

@@ -8,20 +8,12 @@ import numpy as np
 import pytest
 import torch
 from known_models import KnownModel, known_addition, known_comparison, random_model, shuffled
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    OlmoConfig,
-    OlmoForCausalLM,
-)
+from pandas.testing import assert_frame_equal
 
 from analysis import das, patching
-from analysis.activations import recorded, residual_points
+from analysis.alignment import Options, Site, Streams, align, interchange_accuracy, random_basis
 from analysis.counterfactuals import draw_pairs
-from analysis.das import Options, Site, Streams, align, interchange_accuracy, random_basis
-from analysis.hooks import UpperPart, changed, last_logits
+from analysis.upper_part import UpperPart
 from olmo_inject.errors import UserError
 
 OPTIONS = Options(updates=60, pairs=400)
@@ -49,7 +41,8 @@ def searched(known: KnownModel, site: Site, dimension: int, model: torch.nn.Modu
 def model_and_pairs(model, task, site: Site, ids, n: int, purpose: str) -> tuple[UpperPart, Streams]:
     model.requires_grad_(False)
     pairs = draw_pairs(task, site.variable, ids, n, purpose)
-    return UpperPart(model, task.label_tokens), Streams.of(model, task, pairs, site.position)
+    upper = UpperPart(model, task.label_tokens, task.instances[:, 0])
+    return upper, Streams.of(upper, pairs, site.position)
 
 
 def accuracy_of(model, task, site: Site, basis: torch.Tensor) -> float:
@@ -128,56 +121,6 @@ def test_a_basis_is_orthonormal_and_the_model_left_alone(addition: KnownModel) -
     torch.testing.assert_close(start @ start.T, torch.eye(3), atol=1e-5, rtol=0)
 
 
-def tiny(kind: str) -> torch.nn.Module:
-    """A random model of an architecture that puts its blocks together in another way."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        if kind == "gpt2":
-            return GPT2LMHeadModel(GPT2Config(n_layer=3, n_head=2, n_embd=8, vocab_size=50, n_positions=8)).eval()
-        config = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2}
-        if kind == "gemma2":  # scales what its embedding says, has windows, caps its logits
-            return Gemma2ForCausalLM(Gemma2Config(**config, num_key_value_heads=2, head_dim=4)).eval()
-        return OlmoForCausalLM(OlmoConfig(**config, intermediate_size=16)).eval()
-
-
-@pytest.mark.parametrize("kind", ["olmo", "gpt2", "gemma2"])
-@pytest.mark.parametrize("layer", [0, 1, 3])
-def test_the_upper_part_alone_says_what_the_whole_model_does(kind: str, layer: int) -> None:
-    model = tiny(kind)
-    tokens, labels = torch.tensor([[3, 7], [9, 3], [11, 20]]), np.array([4, 30, 49], np.uint32)
-    direction = torch.nn.functional.one_hot(torch.tensor(5), 8).float()
-
-    def pushed(stream: torch.Tensor) -> torch.Tensor:
-        return torch.stack([stream[:, 0] + 3 * direction, stream[:, 1]], dim=1)
-
-    points = residual_points(model)
-    with torch.no_grad(), changed(points[layer], pushed):
-        whole = last_logits(model, tokens)[:, labels.astype(np.int64)]
-    with torch.no_grad(), recorded(points) as streams:
-        last_logits(model, tokens)
-    upper = UpperPart(model, labels)
-    computed = 0
-
-    def count(*_: object) -> None:
-        nonlocal computed
-        computed += 1
-
-    handles = [block.mlp.register_forward_hook(count) for block in points[1:]]
-    stream = pushed(streams[layer]).requires_grad_(True)
-    found = upper.scores(layer, tokens, stream)
-    [handle.remove() for handle in handles]
-    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
-    assert computed == 3 - layer  # and nothing below
-    assert bool((torch.autograd.grad(found.sum(), stream)[0][:, 1] != 0).any())
-    with torch.no_grad():  # the model is as it was
-        torch.testing.assert_close(last_logits(model, tokens)[:, 4], upper_free(model, tokens)[:, 4])
-    assert "forward" not in vars(points[0])
-
-
-def upper_free(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=tokens).logits[:, -1]
-
-
 def test_searches_together_are_searches_alone(addition: KnownModel) -> None:
     model, task, width = addition.model, addition.task, addition.own.shape[1]
     sites = [Site(1, 1, "second"), Site(1, 1, "result"), Site(1, 1, "result")]
@@ -192,10 +135,26 @@ def test_searches_together_are_searches_alone(addition: KnownModel) -> None:
         assert float((basis - start).abs().max()) > 0.01
 
 
+@pytest.mark.parametrize("cores", [2, 3])
+def test_the_same_bits_on_any_number_of_cores(comparison: KnownModel, cores: int) -> None:
+    options, before = Options((1, 2), updates=3, pairs=50), torch.get_num_threads()
+    model = random_model(comparison)  # where the least difference grows fastest
+    found = []
+    try:
+        for number in (1, cores):
+            torch.set_num_threads(number)
+            found.append(das.search(model, comparison.task, options))
+    finally:
+        torch.set_num_threads(before)
+    assert_frame_equal(*found, check_exact=True)
+    assert found[0].query("subspace == 'found'")["accuracy"].nunique() > 3
+
+
 def test_changing_nothing_is_measured_in_the_model_itself(comparison: KnownModel) -> None:
     site, task = Site(0, 0, "first"), comparison.task
     pairs = draw_pairs(task, "first", task.test_ids, 400, "b")
-    known = Streams.of(comparison.model, task, pairs, 0).nothing
+    upper = UpperPart(comparison.model, task.label_tokens, task.instances[:, 0])
+    known = Streams.of(upper, pairs, 0).nothing
     assert known == pytest.approx(pairs.nothing, abs=0.02)  # it knows the task, so only the label is another
     nowhere = torch.zeros(1, comparison.own.shape[1])
     for model in (comparison.model, random_model(comparison)):
