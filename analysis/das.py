@@ -24,7 +24,7 @@ from analysis.alignment import Options, Site, Streams, align, interchange_accura
 from analysis.checkpoints import Subject
 from analysis.counterfactuals import TOK1, TOK2, draw_pairs, operands
 from analysis.hooks import untrained
-from analysis.results import Method, Tables
+from analysis.results import Method, Report, Tables
 from analysis.runs import wilson
 from analysis.side_by_side import side_by_side
 from analysis.upper_part import UpperPart
@@ -49,22 +49,23 @@ def method(options: Options) -> Method:
     """
     options.check()
 
-    def compute(model: PreTrainedModel, subject: Subject) -> Tables:
-        models: dict[str, PreTrainedModel] = {"trained": model} | (
-            {"untrained": untrained(model)} if options.controls else {}
-        )
-        tables = [
-            search(which, task, options).assign(weights=weights)
-            for weights, which in models.items()
-            for task in subject.tasks
-        ]
+    def compute(model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
+        models = {"trained": model, "untrained": untrained(model)} if options.controls else {"trained": model}
+        searches = [(weights, task) for weights in models for task in subject.tasks]
+        tables = []
+        for number, (weights, task) in enumerate(searches):
+
+            def within(share: float, before: int = number) -> None:
+                report((before + share) / len(searches))
+
+            tables.append(search(models[weights], task, options, within).assign(weights=weights))
         return {"sites": pd.concat(tables, ignore_index=True)}
 
     return Method(METHOD, compute, {**asdict(options), "dimensions": list(options.dimensions)}, version=VERSION)
 
 
-def search(model: PreTrainedModel, task: Task, options: Options) -> pd.DataFrame:
-    """All sites, variables and dimensions of one task; see `method`.
+def search(model: PreTrainedModel, task: Task, options: Options, report: Report = lambda _: None) -> pd.DataFrame:
+    """All sites, variables and dimensions of one task; see `method`. `report` is told how far it is.
 
     Raises:
         UserError: more dimensions than the model is wide.
@@ -75,13 +76,18 @@ def search(model: PreTrainedModel, task: Task, options: Options) -> pd.DataFrame
         raise UserError(f"--dimensions: {max(options.dimensions)} is more than the model's width {width}")
     upper = UpperPart(model, task.label_tokens, operands(task, np.arange(len(task.instances)))[:, TOK1].numpy())
     pairs = {question: _train_and_held_out(upper, task, question, options) for question in QUESTIONS}
-    # The lowest layers take longest.
+    # The lowest layers take longest: as many blocks as are above them.
     places = [(position, layer) for layer in range(upper.depth + 1) for position in (TOK2, TOK1)]
+    above = {place: upper.depth + 1 - place[1] for place in places}
+    finished: list[int] = []
 
     def of_place(own: UpperPart, place: tuple[int, int], check: Callable[[], None]) -> list[dict[str, Any]]:
         position, layer = place
         of_position = {variable: both for (at, variable), both in pairs.items() if at == position}
-        return _search_place(own, task, position, layer, of_position, options, check)
+        rows = _search_place(own, task, position, layer, of_position, options, check)
+        finished.append(above[place])
+        report(sum(finished) / sum(above.values()))
+        return rows
 
     found = dict(zip(places, side_by_side(of_place, places, _workers(upper, len(places))), strict=True))
     return pd.DataFrame([row for place in sorted(found) for row in found[place]])

@@ -24,7 +24,7 @@ from analysis.checkpoints import Subject
 from analysis.fourier import circle, spectrum
 from analysis.hooks import untrained
 from analysis.order_probe import order_fits
-from analysis.results import Method, Tables
+from analysis.results import Method, Report, Tables
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
@@ -68,14 +68,15 @@ class _Measure:
     seed: int
     controls: dict[Any, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
-    def __call__(self, model: PreTrainedModel, subject: Subject) -> Tables:
+    def __call__(self, model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
         if not subject.tasks:
             raise UserError(f"{subject.path} has no task to look for")
         rows: dict[str, list[dict[str, Any]]] = {}
-        for task in subject.tasks:
+        for number, task in enumerate(subject.tasks):
             for source in (self._measured(model, task, "trained"), self._control(model, task)):
                 for table, more in source.items():
                     rows.setdefault(table, []).extend({"task": task.name, **row} for row in more)
+            report((number + 1) / len(subject.tasks))
         return {table: pd.DataFrame(more) for table, more in rows.items()}
 
     def _control(self, model: PreTrainedModel, task: Task) -> dict[str, list[dict[str, Any]]]:

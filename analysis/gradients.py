@@ -18,7 +18,7 @@ import torch
 from transformers import OlmoForCausalLM, PreTrainedModel
 
 from analysis.checkpoints import Subject
-from analysis.results import Method, Tables
+from analysis.results import Method, Report, Tables
 from olmo_inject.config import Experiment
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
@@ -83,7 +83,7 @@ def method(options: Options) -> Method:
     """
     options.check()
 
-    def compute(model: PreTrainedModel, subject: Subject) -> Tables:
+    def compute(model: PreTrainedModel, subject: Subject, _: Report) -> Tables:  # a step is one piece of work
         return {"cosines": step_cosines(model, subject, options)}
 
     decisive = {name: value for name, value in asdict(options).items() if name != "rows_per_pass"}

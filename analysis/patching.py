@@ -20,7 +20,7 @@ from analysis.bootstrap import mean_interval
 from analysis.checkpoints import Subject
 from analysis.counterfactuals import Pairs, draw_pairs
 from analysis.hooks import changed, last_logits, mlps, outputs, untrained
-from analysis.results import Method, Tables
+from analysis.results import Method, Report, Tables
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
@@ -57,12 +57,12 @@ def method(pairs: int) -> Method:
     if pairs < 2:
         raise UserError(f"--pairs: {pairs} must be at least 2")
 
-    def compute(model: PreTrainedModel, subject: Subject) -> Tables:
-        tables = [
-            layer_table(which, task, pairs).assign(weights=weights)
-            for weights, which in (("trained", model), ("untrained", untrained(model)))
-            for task in subject.tasks
-        ]
+    def compute(model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
+        tables = []
+        for weights, which in (("trained", model), ("untrained", untrained(model))):
+            for task in subject.tasks:
+                tables.append(layer_table(which, task, pairs).assign(weights=weights))
+                report(len(tables) / (2 * len(subject.tasks)))
         return {"layers": pd.concat(tables, ignore_index=True)}
 
     return Method(METHOD, compute, {"pairs": pairs}, VERSION)

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
 from analysis.checkpoints import FOLDER, Subject, checkpoint_of, identity
@@ -32,6 +32,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
 
 Tables = dict[str, pd.DataFrame]
+Report = Callable[[float], None]  # takes the share of a piece of work that is done
 ABOUT = "about.json"
 
 
@@ -46,14 +47,15 @@ class Method:
 
     Attributes:
         name: of its folder of results.
-        compute: from the model, on its device, to tables; raises `UserError` where the subject is at fault.
+        compute: from the model, on its device, to tables; says now and then how far it is, and raises `UserError`
+            where the subject is at fault.
         options: all that decides the result beside the weights, in JSON's types.
         version: raised when the computation changes, so that older results are not taken for new ones.
         inputs: what of the subject decides the result beside its weights, in JSON's types.
     """
 
     name: str
-    compute: Callable[[PreTrainedModel, Subject], Tables]
+    compute: Callable[[PreTrainedModel, Subject, Report], Tables]
     options: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1
     inputs: Callable[[Subject], Any] = task_fingerprints
@@ -67,14 +69,14 @@ def analyse(subjects: Sequence[Subject], method: Method, device: torch.device, p
         nothing could be analysed.
     """
     joined: dict[str, list[pd.DataFrame]] = {}
-    for subject in _progress(subjects, method.name):
+    for subject, report in _progress(subjects, method.name):
         with problems.skipping():
-            _join(joined, subject, result(subject, method, device))
+            _join(joined, subject, result(subject, method, device, report))
     return _concatenated(joined)
 
 
-def result(subject: Subject, method: Method, device: torch.device) -> Tables:
-    """The tables of one subject: read, or else computed and kept.
+def result(subject: Subject, method: Method, device: torch.device, report: Report = lambda _: None) -> Tables:
+    """The tables of one subject: read, or else computed and kept; `report` is told how far it is.
 
     Raises:
         UserError: the weights cannot be read, the method cannot use them, or the results cannot be written.
@@ -90,7 +92,7 @@ def result(subject: Subject, method: Method, device: torch.device) -> Tables:
     folder = subject.folder / method.name / f"{subject.path.name}-{key}"
     if (folder / ABOUT).is_file():
         return read_tables(folder)
-    tables = method.compute(subject.load(device), subject)
+    tables = method.compute(subject.load(device), subject, report)
     _keep(folder, {**about, "step": subject.step}, tables)
     return tables
 
@@ -197,13 +199,15 @@ def _keep(folder: Path, about: Mapping[str, Any], tables: Tables) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _progress(subjects: Sequence[Subject], method: str) -> Iterator[Subject]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def _progress(subjects: Sequence[Subject], method: str) -> Iterator[tuple[Subject, Report]]:
+    """Each subject, with what moves the bar within it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     console.quiet = not console.is_terminal  # where rich would leave an empty line and nothing else
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task(method, total=len(subjects))
-        for subject in subjects:
-            progress.update(bar, description=f"{method}: {subject.name}")
-            yield subject
-            progress.advance(bar)
+        for number, subject in enumerate(subjects):
+            about = f"{method}: {subject.name}" + (f" ({number + 1} of {len(subjects)})" if len(subjects) > 1 else "")
+            progress.update(bar, description=about)
+            yield subject, lambda share, before=number: progress.update(bar, completed=before + share)
+            progress.update(bar, completed=number + 1)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from analysis.activations import check_vocabulary
 from analysis.checkpoints import Subject
-from analysis.results import Method, Tables, rows
+from analysis.results import Method, Report, Tables, rows
 from analysis.runs import Run
 from olmo_inject.tasks import LABEL_POSITION, Task
 
@@ -56,8 +56,11 @@ def with_scores(run: Run, tables: Tables) -> Run:
     return replace(run, metrics=pd.concat([run.metrics, pd.DataFrame(lines)], ignore_index=True)) if lines else run
 
 
-def _scores(model: PreTrainedModel, subject: Subject) -> Tables:
-    found = [row for task in subject.tasks for row in _of_task(model, task)]
+def _scores(model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
+    found: list[dict[str, Any]] = []
+    for number, task in enumerate(subject.tasks):
+        found += _of_task(model, task)
+        report((number + 1) / len(subject.tasks))
     return {"scores": pd.DataFrame(found, columns=["task", "half", "measure", "value", "count"])}
 
 

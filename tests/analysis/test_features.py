@@ -218,8 +218,8 @@ def subject_of(task: Task, folder: Path) -> Subject:
 
 def test_the_method_s_tables(tmp_path: Path) -> None:
     method = features_method(components=5, permutations=100)
-    known = known_comparison(12)
-    tables = method.compute(known.model, subject_of(known.task, tmp_path))
+    known, shares = known_comparison(12), []
+    tables = method.compute(known.model, subject_of(known.task, tmp_path), shares.append)
     assert set(tables) == {"order", "line"}
     order = tables["order"]
     assert len(order) == 2 * 3 * 3 * 3  # trained and random, sites, layers, components 1, 2 and 5
@@ -227,12 +227,13 @@ def test_the_method_s_tables(tmp_path: Path) -> None:
     assert headline[headline["weights"] == "trained"]["held_out"].min() > 0.99
     assert headline[headline["weights"] == "random"]["held_out"].max() < 0.2
     known = known_addition(11, (2,))
-    modes = method.compute(known.model, subject_of(known.task, tmp_path))["modes"]
+    modes = method.compute(known.model, subject_of(known.task, tmp_path), shares.append)["modes"]
     present = modes[modes["present"]]
     assert set(present[present["site"] == "TOK2 at TOK2"]["mode"]) == {2}
     assert set(present["weights"]) == {"trained"}
+    assert shares == [1, 1]  # of one task each
     with pytest.raises(UserError, match="known has 4 values: a feature needs at least 5"):
-        method.compute(known.model, subject_of(known_comparison(4).task, tmp_path))
+        method.compute(known.model, subject_of(known_comparison(4).task, tmp_path), shares.append)
 
 
 def test_rank_correlations_are_within_one_frequency_or_one_size() -> None:

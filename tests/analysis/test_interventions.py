@@ -163,7 +163,10 @@ def test_changing_nothing_is_measured_in_the_model_itself(comparison: KnownModel
 
 
 def test_the_table_has_every_site_and_control(comparison: KnownModel) -> None:
-    table = das.search(comparison.model, comparison.task, Options((1, 2), updates=1, pairs=20))
+    shares: list[float] = []
+    table = das.search(comparison.model, comparison.task, Options((1, 2), updates=1, pairs=20), shares.append)
+    assert len(shares) == 3 * 2  # a layer and token each
+    assert max(shares) == 1
     assert len(table) == 4 * 3 * 2 * 2
     assert (table["low"] <= table["accuracy"]).all()
     assert (table["accuracy"] <= table["high"]).all()

@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, OlmoForCausalLM, PreTraine
 
 from analysis.checkpoints import Subject, chosen_steps, identity, load_model, subjects
 from analysis.problems import Problems
-from analysis.results import Method, analyse, kept
+from analysis.results import Method, Report, analyse, kept
 from analysis.runs import read_run
 from olmo_inject.errors import UserError
 from olmo_inject.training.parallel import choose_device
@@ -138,7 +138,7 @@ def test_identity_is_of_the_weights(trained: Path, tmp_path: Path) -> None:
         identity(copy)
 
 
-def width(model: PreTrainedModel, subject: Subject) -> dict[str, pd.DataFrame]:
+def width(model: PreTrainedModel, subject: Subject, report: Report) -> dict[str, pd.DataFrame]:
     computed.append(subject.name)
     return {"widths": pd.DataFrame({"width": [model.config.hidden_size]}), "nothing": pd.DataFrame({"a": [1, 2]})}
 
@@ -205,7 +205,7 @@ def test_kept_results_do_not_hide_a_checkpoint_cut_short(copies: Copies) -> None
 def test_a_method_that_fails_keeps_nothing(copies: Copies) -> None:
     run, problems = copies.make("failing"), Problems()
 
-    def refuse(model: PreTrainedModel, subject: Subject) -> dict[str, pd.DataFrame]:
+    def refuse(model: PreTrainedModel, subject: Subject, report: Report) -> dict[str, pd.DataFrame]:
         raise UserError(f"not on {subject.name}")
 
     assert analyse(subjects([run], "last", problems), Method("width", refuse), CPU, problems) == {}
