@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from olmo_inject.commands.corpus import ManifestOption, RootOption, app
+from olmo_inject.commands.corpus_options import ManifestOption, RootOption
 from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, available_cores, print_json
 
 
-@app.command("build")
-def corpus_build(
+def build(
     sources: Annotated[
         list[str],
         typer.Argument(help="Files or folders of JSON lines (also .gz, .zst), Parquet or text; or hf:NAME."),
@@ -66,8 +65,7 @@ def corpus_build(
         print(f"left out: {left_out['empty']:,} documents without text, {left_out['damaged']:,} damaged")
 
 
-@app.command("scan")
-def corpus_scan(
+def scan(
     corpus: Annotated[
         str,
         typer.Argument(
@@ -112,7 +110,7 @@ def corpus_scan(
         processes or available_cores(),
         not as_json,
         root,
-        None if manifest is None else str(manifest),
+        manifest,
     )
     report = scan_experiment(corpus, load_experiment(config, overrides or ()), options)
     if to is not None:

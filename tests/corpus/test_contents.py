@@ -70,7 +70,7 @@ def record_other_sums(path: Path) -> None:
 
 
 def stage(folder: Path, to: Path, **more: Any) -> None:
-    opened = open_corpus(str(folder / "e.yaml"), None, None, Shape(), 3)
+    opened = open_corpus(str(folder / "e.yaml"), None, None, Shape())
     assert open_stager(opened.shards, opened.order, opened.source.vocabulary, range(3), to, **more).run(lambda n: None)
 
 

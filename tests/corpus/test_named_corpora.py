@@ -223,6 +223,10 @@ def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capf
     assert run(capfd, "verify", tmp_path / "stage")["damaged"] == []
     again = run(capfd, "show", tmp_path / "stage", "--step", 3, "--rows", "all", "--injections", tmp_path / "x.yaml")
     assert [row["tokens"] for row in again["rows"]] == expected
+    for beyond in (("show", tmp_path / "stage", "--step", 9), ("order", tmp_path / "stage", "--steps", 3, "--to", "o")):
+        with pytest.raises(UserError, match=f"^{beyond[2]}s?: .*stage holds steps 2 to 8, not step"):
+            run(capfd, *beyond)
+    assert run(capfd, "show", catalog, "--step", 22, "--rows", "0")["epoch"] == 2
     written = run(capfd, "order", catalog, *web, "--steps", 30, "--to", tmp_path / "order.u32")
     assert written["rows"] == 240
     np.testing.assert_array_equal(np.fromfile(tmp_path / "order.u32", np.uint32), Order(182, BATCH, 7)[np.arange(240)])

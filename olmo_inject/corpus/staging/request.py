@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.filesize import decimal
 
 from olmo_inject.corpus.folder import TOKENIZER
 from olmo_inject.corpus.order import Order
@@ -60,8 +61,35 @@ def make_record(
         pad_token_id=vocabulary.pad_id,
         contents=shards.contents(),
     )
-    order.require(steps, record.rows)
+    order.require(steps, record.rows, "--steps")
+    if len(steps) > order.epoch_steps:
+        raise UserError(
+            f"--steps: {steps.start}:{steps.stop} are {len(steps):,} steps, and 0:{order.epoch_steps} read all of the "
+            "corpus: a stage holds at most so many, as the steps after them read the same sequences again"
+        )
     return record
+
+
+def check_room(folder: Path, needed: int, here: int = 0) -> None:
+    """Refuse a disk that is too small.
+
+    Args:
+        folder: to write into; it need not exist yet.
+        needed: bytes.
+        here: bytes of the folder that count towards them, or will be removed.
+
+    Raises:
+        UserError: it is.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free + here < needed:
+        raise UserError(f"{folder}: needs {decimal(needed - here)} of disk, {decimal(free)} are free")
+
+
+def bytes_here(folder: Path) -> int:
+    """Of the parts in a folder, whether they will be kept or replaced."""
+    return sum(path.stat().st_size for path in folder.glob("part-*.npy"))
 
 
 def request_of(record: StageRecord, part_sequences: int) -> dict[str, Any]:
