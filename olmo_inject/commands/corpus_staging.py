@@ -50,12 +50,13 @@ def stage(
 
     Example: `olmo-inject corpus stage dolma-v1_7 --root s3://bucket/dolma --steps 0:50000 --to /scratch/stage`
     """
-    from olmo_inject.corpus.staging import Staged, open_stager
+    from olmo_inject.corpus.staging import Staged, check_extent, open_stager
     from olmo_inject.open_corpus import Shape, open_corpus
 
     asked = _parse_steps(steps)
     ranks = None if rank_shard is None else _parse_ranks(rank_shard)
     opened = open_corpus(corpus, root, manifest, Shape(batch_size, sequence_length, seed))
+    check_extent(opened.order, asked, ranks)
     try:
         stager = open_stager(
             opened.shards,

@@ -240,6 +240,14 @@ def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capf
         (("show", "--step", "-1"), "--step: -1 must be at least 0"),
         (("stage", "--to", "t", "--steps", "5"), "--steps: '5' is not first:beyond"),
         (("stage", "--to", "t", "--steps", "0:5", "--rank-shard", "0"), "--rank-shard: '0' is not first-last/world"),
+        (
+            ("stage", "--to", "t", "--steps", "3:26"),
+            "--steps: 3:26 is more than the whole corpus, which ends after 22 st",
+        ),
+        (
+            ("stage", "--to", "t", "--steps", "0:9999999", "--rank-shard", "0/2"),
+            "which ends after 22 steps and is then read again: stage at most 44 steps",
+        ),
         (("order", "--to", "t", "--steps", "0"), "--steps: 0 must be at least 1"),
     ],
 )

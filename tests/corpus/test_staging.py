@@ -89,7 +89,7 @@ def contents(to: Path) -> dict[str, str]:
 @settings(max_examples=8)
 @given(
     first=st.integers(0, 30),
-    count=st.integers(1, 22),
+    count=st.integers(1, 40),
     read=st.sampled_from(["auto", "ranges", "stream"]),
     part=st.integers(16, 400),
     run=st.integers(10, 60),
@@ -361,8 +361,6 @@ def test_a_disk_that_is_too_small(root: Path, tmp_path: Path, monkeypatch: pytes
     ("arguments", "message"),
     [
         ({"steps": range(5, 5)}, r"--steps: 5:5 are not steps; give first:beyond"),
-        ({"steps": range(3, 26)}, r"--steps: 3:26 are 23 steps, and 0:22 read all of the corpus"),
-        ({"steps": range(10**7)}, r"--steps: 0:10000000 are 10,000,000 steps, and 0:22 read all"),
         ({"ranks": RankShard(0, 3, 3)}, r"--rank-shard: 0-3/3 are not ranks of 3"),
         ({"ranks": RankShard(0, 0, 3)}, r"--rank-shard: 3 ranks do not share a batch of 8"),
         ({"read": "both"}, r"--read: both is not one of auto, ranges, stream"),

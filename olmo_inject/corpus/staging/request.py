@@ -19,6 +19,7 @@ from olmo_inject.corpus.stage import STAGE, RankShard, StagePart, StageRecord, r
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
 from olmo_inject.vocabulary import Vocabulary
+from olmo_inject.words import counted
 
 WORK = ".staging"  # inside the stage while it is made
 
@@ -62,12 +63,22 @@ def make_record(
         contents=shards.contents(),
     )
     order.require(steps, record.rows, "--steps")
-    if len(steps) > order.epoch_steps:
-        raise UserError(
-            f"--steps: {steps.start}:{steps.stop} are {len(steps):,} steps, and 0:{order.epoch_steps} read all of the "
-            "corpus: a stage holds at most so many, as the steps after them read the same sequences again"
-        )
     return record
+
+
+def check_extent(order: Order, steps: range, ranks: RankShard | None) -> None:
+    """Refuse a stage of more than the corpus: its last step is a slip, or the corpus itself is the better thing to copy.
+
+    Raises:
+        UserError: it is.
+    """
+    nodes = 1 if ranks is None else ranks.world / (ranks.last - ranks.first + 1)
+    most = int(order.epoch_steps * nodes)
+    if len(steps) > most:
+        raise UserError(
+            f"--steps: {steps.start}:{steps.stop} is more than the whole corpus, which ends after "
+            f"{counted(order.epoch_steps, 'step')} and is then read again: stage at most {counted(most, 'step')}"
+        )
 
 
 def check_room(folder: Path, needed: int, here: int = 0) -> None:
