@@ -67,14 +67,14 @@ def make_record(
 
 
 def check_extent(order: Order, steps: range, ranks: RankShard | None) -> None:
-    """Refuse a stage of more than the corpus: its last step is a slip, or the corpus itself is the better thing to copy.
+    """Refuse a stage of more than the corpus: the last step is a slip, or the corpus itself is the thing to copy.
 
     Raises:
         UserError: it is.
     """
-    nodes = 1 if ranks is None else ranks.world / (ranks.last - ranks.first + 1)
-    most = int(order.epoch_steps * nodes)
-    if len(steps) > most:
+    share = 1.0 if ranks is None else (ranks.last - ranks.first + 1) / ranks.world
+    if len(steps) * share > order.epoch_steps:
+        most = int(order.epoch_steps / share)
         raise UserError(
             f"--steps: {steps.start}:{steps.stop} is more than the whole corpus, which ends after "
             f"{counted(order.epoch_steps, 'step')} and is then read again: stage at most {counted(most, 'step')}"
