@@ -44,7 +44,7 @@ def sample(
     if as_json:
         print_json(summary)
     else:
-        print(f"{to}: {corpus.documents:,} documents, {corpus.tokens:,} tokens in {len(corpus.shards)} shards")
+        print(f"{to}: {corpus.summary}")
 
 
 def manifest(

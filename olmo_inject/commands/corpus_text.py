@@ -44,8 +44,13 @@ def build(
     """
     from olmo_inject.corpus.build import build_corpus
     from olmo_inject.corpus.build_job import BuildOptions
-    from olmo_inject.corpus.inputs import TextOptions
+    from olmo_inject.corpus.inputs import TextOptions, skipped_files
+    from olmo_inject.words import counted
 
+    skipped = skipped_files(sources)
+    if skipped and not as_json:
+        examples = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+        print(f"not read, for want of a known format: {counted(len(skipped), 'file')}: {examples}", flush=True)
     text = TextOptions(text_field, id_field, text_unit, dataset_config, dataset_split)
     corpus = build_corpus(
         to,
@@ -58,11 +63,12 @@ def build(
     left_out = {what: sum(source[what] for source in corpus.sources.values()) for what in ("empty", "damaged")}
     if as_json:
         counts = {"documents": corpus.documents, "tokens": corpus.tokens, "shards": len(corpus.shards)}
-        print_json({"folder": str(corpus.folder)} | counts | left_out | {"sources": corpus.sources})
+        more = {"sources": corpus.sources, "not_read": {"files": len(skipped), "examples": skipped[:3]}}
+        print_json({"folder": str(corpus.folder)} | counts | left_out | more)
         return
-    print(f"{to}: {corpus.documents:,} documents, {corpus.tokens:,} tokens in {len(corpus.shards)} shards")
+    print(f"{to}: {corpus.summary}")
     if any(left_out.values()):
-        print(f"left out: {left_out['empty']:,} documents without text, {left_out['damaged']:,} damaged")
+        print(f"left out: {counted(left_out['empty'], 'document')} without text, {left_out['damaged']:,} damaged")
 
 
 def scan(
@@ -100,7 +106,8 @@ def scan(
 
     from olmo_inject.config import load_experiment
     from olmo_inject.corpus.scan import ReferenceOptions
-    from olmo_inject.corpus.scan_report import ScanOptions, print_scan, scan_experiment
+    from olmo_inject.corpus.scan_print import print_scan
+    from olmo_inject.corpus.scan_report import ScanOptions, scan_experiment
     from olmo_inject.files import write_json
 
     options = ScanOptions(

@@ -11,6 +11,7 @@ import numpy as np
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 from olmo_inject.vocabulary import Vocabulary
+from olmo_inject.words import counted
 
 FORMAT = 1
 DESCRIPTION = "corpus.json"
@@ -65,6 +66,14 @@ class CorpusDescription:
     def tokens(self) -> int:
         """Number of ids over all shards."""
         return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def summary(self) -> str:
+        """How much it is, for people."""
+        return (
+            f"{counted(self.documents, 'document')}, {counted(self.tokens, 'token')} in "
+            f"{counted(len(self.shards), 'shard')}"
+        )
 
     @property
     def paths(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a scan found, for people and for programs: counts, places with their training steps, frequencies, seeds."""
+"""What a scan found, as plain values: counts, places with their training steps, frequencies, seeds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from olmo_inject.config import Experiment
+from olmo_inject.corpus.finder import FoundStatements
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.provenance import origins_at
 from olmo_inject.corpus.references import Reference
@@ -21,6 +20,7 @@ from olmo_inject.corpus.scan import Place, ReferenceOptions, ScanResult, TaskHit
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import LocalSource
 from olmo_inject.corpus.stage import StageOrder
+from olmo_inject.corpus.statements import KINDS
 from olmo_inject.data import TaskPlan, build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency
@@ -207,7 +207,8 @@ def _save_references(
     folder: Path, experiment: Experiment, what: TaskPlan, shards: TokenShards, result: ScanResult
 ) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    for kind, found in sorted(result.statements.items()):
+    for kind in KINDS:
+        found = result.statements.get(kind, FoundStatements())
         per_token = Fraction(found.true, result.tokens)
         frequency = Frequency.in_unit("per_token", per_token, experiment.batch_size, experiment.sequence_length)
         values = [frequency.per_batch, frequency.per_sequence, frequency.per_token]
@@ -226,65 +227,3 @@ def _save_references(
             fingerprint = what.source.vocabulary.fingerprint
             Reference(kind, fingerprint, tuple(found.items), shards.fingerprint(), exact | counts).save(path)
     return out
-
-
-def print_scan(report: dict[str, Any], console: Console, shown: int) -> None:
-    """Print a report, at most `shown` places of each task."""
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    say(
-        f"{report['corpus']}: {report['tokens']:,} tokens, "
-        f"{report['sequences']:,} sequences of {report['sequence_length']:,}"
-    )
-    table = Table()
-    for column in ("task", "seed", "instances found", "TOK1 TOK2 found", "its tokens occur"):
-        table.add_column(column, justify="left" if column == "task" else "right")
-    for name, task in report["tasks"].items():
-        table.add_row(name, *(f"{task[key]:,}" for key in ("seed", "instances", "pairs", "token_occurrences")))
-    console.print(table, markup=False)
-    for name, task in report["tasks"].items():
-        for place in task["places"][:shown]:
-            say(f"{name}: {_place_line(place)}")
-        told, all_of_them = min(shown, len(task["places"])), task["instances"] + task["pairs"]
-        if all_of_them > told:
-            say(f"{name}: {all_of_them - told:,} more")
-    if shown and any(task["places"] for task in report["tasks"].values()):
-        say(f"places: {report['where']}")
-    for kind, found in report.get("references", {}).items():
-        units = ", ".join(f"{float(Fraction(v)):.3g} {u.replace('_', ' ')}" for u, v in found["frequency"].items())
-        say(f"{kind}: {found['true']:,} true statements ({units}), {found['false']:,} false; {_kept(found)}")
-    if "references" in report and not report["references"]:
-        say("no statements about numbers were found")
-    for line in _seed_lines(report):
-        say(line)
-
-
-def _kept(found: dict[str, Any]) -> str:
-    return f"{found['items']:,} kept in {found['file']}" if found["file"] else "none can be scored"
-
-
-def _place_line(place: dict[str, Any]) -> str:
-    where = f"{place['shard']} token {place['offset']:,}"
-    if place["sequence"] is None:
-        where += ", in no one sequence"
-    else:
-        step = "not in this run" if place["step"] is None else f"step {place['step']:,}"
-        where += f", sequence {place['sequence']:,}, {step}"
-    if document := place.get("document"):
-        where += f", {document['source']} line {document['line']:,}"
-    return f"{place['kind']} {' | '.join(place['text'])} at {where}"
-
-
-def _seed_lines(report: dict[str, Any]) -> list[str]:
-    if "clean_seeds" not in report:
-        return []
-    tasks = report["tasks"]
-    changed = {name: seed for name, seed in report["clean_seeds"].items() if seed != tasks[name]["seed"]}
-    if not changed:
-        return ["clean: no seed needs changing"]
-    numbers = {name: number for number, name in enumerate(tasks)}
-    return ["clean with these seeds:"] + [
-        f"  tasks.{numbers[name]}.seed={seed}  ({name})" for name, seed in changed.items()
-    ]
