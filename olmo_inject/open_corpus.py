@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from olmo_inject.config import CorpusConfig, Experiment, find_config, load_experiment
+from olmo_inject.config import CorpusConfig, Experiment, find_config, load_experiment, shipped_configs
 from olmo_inject.corpus.catalog import read_catalog
 from olmo_inject.corpus.order import SHARED_FROM, Order
 from olmo_inject.corpus.shards import TokenShards
@@ -82,9 +82,8 @@ def open_corpus(name: str, root: str | None, manifest: str | None, shape: Shape)
     """
     config, known = resolve(name, root, manifest)
     shape = shape.filled(known).filled(Shape(seed=CorpusConfig().seed))
-    for key, value in vars(shape).items():
-        if value is None:
-            raise UserError(f"--{key.replace('_', '-')}: give it, {name} does not say it")
+    if missing := [f"--{key.replace('_', '-')}" for key, value in vars(shape).items() if value is None]:
+        raise UserError(f"{' and '.join(missing)}: {name} does not say {'it' if len(missing) == 1 else 'them'}")
     assert shape.batch_size is not None
     assert shape.sequence_length is not None
     assert shape.seed is not None
@@ -119,6 +118,9 @@ def resolve(name: str, root: str | None, manifest: str | None) -> tuple[CorpusCo
         config = experiment.corpus
         config.root, config.manifest = root or config.root, manifest or config.manifest
         return config, shape_of(experiment)
+    shipped = shipped_configs("corpora")
+    if not path.exists() and path.stem not in shipped:
+        raise UserError(f"{name} does not exist, as a folder or a file, nor as a shipped corpus: {', '.join(shipped)}")
     entry = read_catalog(find_config(name, "corpora")).entry
     shape = Shape(entry.batch_size, entry.sequence_length, entry.seed)
     return CorpusConfig(name=name, root=root, manifest=manifest), shape

@@ -18,6 +18,7 @@ from olmo_inject.tasks import SPLICED_TOKENS
 from olmo_inject.words import counted
 
 ROWS_SHOWN = 8
+INDENT = "  "  # of every line of a row's text, which may have many
 
 
 def parse_rows(text: str, batch_size: int) -> list[int]:
@@ -36,7 +37,7 @@ def parse_rows(text: str, batch_size: int) -> list[int]:
     except ValueError:
         raise UserError(f"--rows: {text!r} is neither `all` nor numbers and spans such as 0-3,17") from None
     if not rows or max(rows) >= batch_size:
-        raise UserError(f"--rows: {text} are not all in 0..{batch_size - 1}")
+        raise UserError(f"--rows: {text}: a batch has rows 0 to {batch_size - 1}")
     return list(dict.fromkeys(rows))
 
 
@@ -109,12 +110,12 @@ def print_shown(shown: dict[str, Any], corpus: OpenCorpus, tokens: int, console:
     for row in shown["rows"]:
         where = f"\nrow {row['row']}, position {row['position']}: {row['shard']} from token {row['first_token']}"
         console.print(where, style="dim", markup=False, highlight=False, soft_wrap=True)
-        ids, text = row["tokens"][:tokens], Text()
+        ids, text = row["tokens"][:tokens], Text(INDENT)
         if row["injected"] is not None:
             spliced = " ".join(vocabulary.token_text(token) for token in ids[:SPLICED_TOKENS])
             text.append(f"[{row['injected']['task']} {row['injected']['instance']}: {spliced}]", style="bold red")
             ids = ids[SPLICED_TOKENS:]
-        text.append(vocabulary.decode(ids))
+        text.append(vocabulary.decode(ids).replace("\n", f"\n{INDENT}"))
         if len(row["tokens"]) > tokens:
             text.append(f" ... {len(row['tokens']) - tokens} more tokens", style="dim")
         console.print(text, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -66,9 +67,11 @@ def manifest(
 
     named, where = named_corpus(corpus, root)
     path = to or default_path(named)
-    with Progress(console=Console(stderr=True), disable=as_json, transient=True) as bar:
-        task = bar.add_task(f"sizes of {named.name}", total=len(set(named.shards)))
-        manifest = make_manifest(named, open_source(where), lambda: bar.advance(task))
+    source, console = open_source(where), Console(stderr=True)
+    bar = Progress(console=console, transient=True)
+    task = bar.add_task(f"sizes of {named.name}", total=len(set(named.shards)))
+    with bar if console.is_terminal and not as_json else nullcontext():  # elsewhere it would show an empty line
+        manifest = make_manifest(named, source, lambda: bar.advance(task))
     write_manifest(manifest, path)
     summary = {
         "manifest": str(path),

@@ -86,6 +86,7 @@ def verify(
     """Read every byte of a stage or a corpus folder and compare checksums. Ends with status 1 if any differs."""
     from olmo_inject.corpus.verify import damaged, recorded_files
     from olmo_inject.progress import bytes_done
+    from olmo_inject.words import counted
 
     files = recorded_files(folder, provenance=True)
     with bytes_done("verifying", sum(file.nbytes for file in files), not as_json) as advance:
@@ -93,7 +94,7 @@ def verify(
     if as_json:
         print_json({"folder": str(folder), "files": len(files), "damaged": bad})
     else:
-        print(f"{folder}: {len(files):,} files, " + (f"damaged: {', '.join(bad)}" if bad else "all sound"))
+        print(f"{folder}: {counted(len(files), 'file')}, " + (f"damaged: {', '.join(bad)}" if bad else "all sound"))
     if bad:
         raise typer.Exit(1)
 

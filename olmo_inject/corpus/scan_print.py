@@ -68,8 +68,8 @@ def _seed_lines(report: dict[str, Any]) -> list[str]:
     tasks = report["tasks"]
     changed = {name: seed for name, seed in report["clean_seeds"].items() if seed != tasks[name]["seed"]}
     if not changed:
-        return ["clean: no seed needs changing"]
+        return ["clean with the seeds given: no whole instance is found (pairs alone do not count)"]
     numbers = {name: number for number, name in enumerate(tasks)}
-    return ["clean with these seeds:"] + [
+    return ["not clean with the seeds given; with these no instance is found:"] + [
         f"  tasks.{numbers[name]}.seed={seed}  ({name})" for name, seed in changed.items()
     ]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
+from olmo_inject.corpus.folder import DESCRIPTION, CorpusDescription, read_corpus_folder
 from olmo_inject.corpus.stage import STAGE, read_stage
 from olmo_inject.errors import UserError
 
@@ -40,11 +40,15 @@ def recorded_files(folder: Path, *, provenance: bool = False) -> list[RecordedFi
     """What the folder's own description vouches for: a stage's parts, or a corpus's shards, and where these come from.
 
     Raises:
-        UserError: neither a stage nor a corpus; a corpus's shard that is missing or of another size.
+        UserError: no folder; neither a stage nor a corpus; a corpus's shard that is missing or of another size.
     """
     if (folder / STAGE).is_file():
         stage = read_stage(folder)
         return [RecordedFile(stage.folder / part.name, part.sha256) for part in stage.parts]
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError(f"{folder} is neither a corpus folder nor a finished stage: no {DESCRIPTION}, no {STAGE}")
     corpus = read_corpus_folder(folder)
     shards = [RecordedFile(shard.path, shard.sha256) for shard in corpus.shards]
     return shards + (_provenance(corpus) if provenance else [])

@@ -90,14 +90,14 @@ def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ends(0, "corpus", "scan", "-", folder / "small.yaml", *arguments)
     out = capfd.readouterr().out
     seed = int(out.rpartition("tasks.0.seed=")[2].split()[0])
-    assert "clean with these seeds:" in out
+    assert "not clean with the seeds given; with these no instance is found:" in out
     assert "R_cmp: 0 found, so no R_cmp.json" in out
     assert f"50 kept in {references / 'R_add.json'}" in out
     assert len(Reference.load(references / "R_add.json").items) == 50
     ends(0, "corpus", "scan", "-", folder / "small.yaml", f"tasks.0.seed={seed}", "--json")
     assert json.loads(capfd.readouterr().out)["tasks"]["less"]["instances"] == 0
     ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
-    assert "nothing is neither a file nor one of the shipped corpora" in capfd.readouterr().err
+    assert "nothing does not exist, as a folder or a file, nor as" in capfd.readouterr().err
     (folder / "nothing").mkdir()
     ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
     assert "corpus.json does not exist" in capfd.readouterr().err

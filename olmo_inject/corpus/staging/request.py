@@ -123,24 +123,53 @@ def look_at_folder(record: StageRecord, part_sequences: int, overwrite: bool) ->
     present = sorted(entry.name for entry in folder.iterdir())
     if not present:
         return None
+    what = f"{min(_foreign(present), default=present[0])}, but no stage"
     if (folder / STAGE).is_file():
         there = read_stage(folder)
         of_parts = there.parts[0].sequences if there.parts else 0
-        if request_of(there, part_sequences) == request and of_parts == min(part_sequences, record.sequences):
+        if of_parts == min(part_sequences, there.sequences):  # then it is what was asked for
+            of_parts = part_sequences
+        if request_of(there, of_parts) == request:
             missing = _missing(there)
             if not missing:
                 shutil.rmtree(folder / WORK, ignore_errors=True)  # a kill may have left it
                 raise Staged
             if not overwrite:
                 raise UserError(f"{folder / missing[0]} is missing or of another size; --overwrite stages anew")
+        what = _differences(request_of(there, of_parts), request)
     elif (folder / WORK / "request.json").is_file():
         begun = read_json(folder / WORK / "request.json")
         if {key: begun.get(key) for key in request} == request:
             return begun["streamed"]
+        what = f"the beginning of {_differences(begun, request)}"
     if not overwrite:
-        raise UserError(f"{folder} holds something else than a stage of these arguments; --overwrite replaces a stage")
+        raise UserError(f"{folder} holds {what}; --overwrite replaces a stage")
     _delete(folder, present)
     return None
+
+
+def _differences(there: dict[str, Any], asked: dict[str, Any]) -> str:
+    """A stage that is not the one that is asked for, and in what they differ."""
+    theirs, ours = _told(there), _told(asked)
+    differ = [key for key in ours if theirs[key] != ours[key]]
+    if not differ:
+        return "another stage"
+    found, wanted = (", ".join(told[key] for key in differ) for told in (theirs, ours))
+    return f"a stage of {found}, not {wanted}"
+
+
+def _told(request: dict[str, Any]) -> dict[str, str]:
+    """What a stage is of, for people, by what it is called in a request."""
+    ranks = request.get("ranks")
+    return {
+        "steps": f"steps {request.get('first_step')}:{request.get('beyond_step')}",
+        "ranks": "all rows" if ranks is None else f"the rows of {RankShard(**ranks)}",
+        "parts": f"parts of {request.get('part_sequences')} sequences",
+        "corpus": f"corpus {str(request.get('corpus'))[:12]}",
+        "contents": f"contents {str(request.get('contents'))[:12]}",
+        "vocabulary": f"tokenizer {str(request.get('vocabulary'))[:12]}",
+        **{key: f"{key.replace('_', ' ')} {request.get(key)}" for key in ("batch_size", "sequence_length", "seed")},
+    }
 
 
 def _missing(there: StageRecord) -> list[str]:
@@ -153,11 +182,15 @@ def _missing(there: StageRecord) -> list[str]:
     return [part.name for part in there.parts if not is_there(part)]
 
 
+def _foreign(present: Sequence[str]) -> list[str]:
+    own = STAGE, TOKENIZER, WORK
+    return [name for name in present if name not in own and not name.startswith(("part-", ".part-"))]
+
+
 def _delete(folder: Path, present: Sequence[str]) -> None:
-    ours = [name for name in present if name in (STAGE, TOKENIZER, WORK) or name.startswith(("part-", ".part-"))]
-    if foreign := set(present) - set(ours):
+    if foreign := _foreign(present):
         raise UserError(f"{folder} is not overwritten: it holds {min(foreign)}, which is no part of a stage")
-    for name in (STAGE, *ours):  # first what vouches for the rest
+    for name in (STAGE, *present):  # first what vouches for the rest
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
