@@ -98,7 +98,7 @@ def scan(
     """Search a corpus for what the tasks of an experiment inject: it should not be there by itself.
 
     Ends with status 1 if an instance is there and no clean seeds were found. `--resample 64` finds some. A remote
-    corpus is streamed, all of it, and again for every eight draws of `--resample`.
+    corpus is streamed, all of it, and once more for every 64 draws of `--resample`.
 
     Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
     """

@@ -16,7 +16,7 @@ from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.provenance import origins_at
 from olmo_inject.corpus.references import Reference
 from olmo_inject.corpus.resampling import clean_seeds
-from olmo_inject.corpus.scan import Place, ReferenceOptions, ScanResult, TaskHits, scan_corpus
+from olmo_inject.corpus.scan import Place, ReferenceOptions, ScanResult, TaskHits, count_instances, scan_corpus
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import LocalSource
 from olmo_inject.corpus.stage import StageOrder
@@ -26,7 +26,6 @@ from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.open_corpus import resolve
-from olmo_inject.tasks import Task
 
 AS_CONFIGURED = "-"  # instead of a corpus: the one that the experiment names
 IN_SHARDS = "offset: token of the shard; sequence: its number in the corpus; step: the first that reads it"
@@ -79,11 +78,9 @@ def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -
     if len(shards) >= experiment.batch_size:
         order = what.source.open_order(shards, experiment.batch_size, experiment.corpus.seed)
 
-    def scan(tasks: Sequence[Task], references: ReferenceOptions | None = None) -> ScanResult:
-        how = {"processes": options.processes, "progress": options.progress}
-        return scan_corpus(shards, vocabulary, tasks, references, **how)
-
-    result = scan(what.tasks, options.reference if options.references is not None else None)
+    how = {"processes": options.processes, "progress": options.progress}
+    references = options.reference if options.references is not None else None
+    result = scan_corpus(shards, vocabulary, what.tasks, references, **how)
     report = {
         "corpus": _name(what) if corpus == AS_CONFIGURED else corpus,
         "tokens": result.tokens,
@@ -101,7 +98,7 @@ def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -
             experiment.tasks,
             vocabulary,
             found,
-            lambda tasks: [hits.instances for hits in scan(tasks).tasks],
+            lambda tasks: count_instances(shards, vocabulary, tasks, **how),
             options.resample,
         )
         report["clean_seeds"] = {config.name: config.seed for config in clean}
