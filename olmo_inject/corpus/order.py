@@ -76,7 +76,7 @@ class Order:
             path = self._path(epoch)
             if not path.is_file() or path.stat().st_size < 4 * needed:
                 with replacing(path) as temporary:
-                    self._shuffle(epoch)[:needed].tofile(temporary)
+                    temporary.write_bytes(self._shuffle(epoch)[:needed].data)
         self._epoch.cache_clear()  # what is mapped may be a shorter file than is there now
 
     @property
@@ -116,4 +116,5 @@ def write_order(order: Order, n_positions: int, path: Path) -> None:
     """Write the sequences at positions below `n_positions` as raw uint32, whole or not at all."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         for start in range(0, n_positions, WRITTEN_AT_ONCE):
-            order[np.arange(start, min(start + WRITTEN_AT_ONCE, n_positions))].astype(np.uint32).tofile(file)
+            # Not `tofile`, which does not say why it fails.
+            file.write(order[np.arange(start, min(start + WRITTEN_AT_ONCE, n_positions))].astype(np.uint32).data)

@@ -6,15 +6,15 @@ Every token goes through one table of flags; all else is done at the few places 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from olmo_inject.corpus.contamination import MAX_IDS, Needles
 from olmo_inject.corpus.finder import AROUND, SLACK, FoundStatements, StatementFinder
+from olmo_inject.corpus.hits import TaskHits, add_hits, no_hits
 from olmo_inject.corpus.prefilter import Prefilter
 from olmo_inject.corpus.processes import Report, each_result
 from olmo_inject.corpus.references import chosen
@@ -23,54 +23,14 @@ from olmo_inject.corpus.sources import Source
 from olmo_inject.corpus.stage import StagedShards
 from olmo_inject.corpus.stretches import Stretch, stretches
 from olmo_inject.errors import UserError
-from olmo_inject.tasks import INSTANCE_TOKENS, Task
+from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
 
 CHUNK = 2**16  # tokens at once: their flags stay in the cache
 PART = 2**26  # tokens of a job
 _LOOKED_AT = 2**20  # tokens whose anchors are looked at together: the cost of each array operation is shared
 _REPORT = 2**20
-LOCATIONS = 1000  # of each kind that are told; counts are exact beyond them
 _FIRST, _SECOND, _TASK, _ANCHOR, _FOREIGN = 1, 2, 4, 8, 128
-
-
-class Place(NamedTuple):
-    """Where a hit is: number of the shard, index of its first token there, its tokens."""
-
-    shard: int
-    offset: int
-    tokens: tuple[int, ...]
-
-
-@dataclass
-class TaskHits:
-    """What a corpus holds of one task.
-
-    Attributes:
-        instances: places where all three tokens of an instance stand in a row.
-        pairs: places where TOK1 and TOK2 of an instance do; every one of `instances` is one.
-        tokens: how often each of the task's tokens occurs, in ascending order of their ids.
-        instance_places: the first `LOCATIONS` of them.
-        pair_places: likewise.
-        each: how often each instance occurs, by its number in `Needles.instances`, where that is asked for.
-    """
-
-    instances: int
-    pairs: int
-    tokens: Int64[np.ndarray, " t"]
-    instance_places: list[Place] = field(default_factory=list)
-    pair_places: list[Place] = field(default_factory=list)
-    each: Int64[np.ndarray, " i"] | None = None
-
-    def add(self, other: TaskHits) -> None:
-        """Count a later part of the corpus."""
-        self.instances += other.instances
-        self.pairs += other.pairs
-        self.tokens = self.tokens + other.tokens
-        if self.each is not None and other.each is not None:
-            self.each += other.each
-        self.instance_places = (self.instance_places + other.instance_places)[:LOCATIONS]
-        self.pair_places = (self.pair_places + other.pair_places)[:LOCATIONS]
 
 
 @dataclass(frozen=True)
@@ -136,7 +96,7 @@ def scan_corpus(
     parts = scan_parts(shards, vocabulary, tasks, references)
     total = sum(shards.shard_tokens)
     found = each_result(scan_part, parts, processes=processes, what="scanning", total=total, progress=progress)
-    result = ScanResult(total, [_no_hits(needle) for needle in parts[0].needles], {})
+    result = ScanResult(total, [no_hits(needle) for needle in parts[0].needles], {})
     for hits, statements in found:
         for ours, more in zip(result.tasks, hits, strict=True):
             ours.add(more)
@@ -193,7 +153,7 @@ def _parts(
 def scan_part(part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str, FoundStatements]]:
     """Search tokens `start` to `stop` of one shard, looking beyond them where a hit reaches over."""
     finder = None if part.finder is None else replace(part.finder, found={})
-    hits = [_no_hits(needle, part.each) for needle in part.needles]
+    hits = [no_hits(needle, part.each) for needle in part.needles]
     watched = np.unique(np.concatenate([np.empty(0, np.int64), *(needle.tokens for needle in part.needles)]))
     counts, reported = np.zeros(len(watched), np.int64), 0
     around = AROUND if finder is None else finder.around
@@ -240,32 +200,10 @@ def _search(
     if len(pairs):
         pairs = pairs[stretch.whole(pairs, 2)]
         for needle, hit in zip(part.needles, hits, strict=True):
-            _add_hits(stretch, pairs, part.shard, needle, hit)
+            add_hits(stretch, pairs, part.shard, needle, hit)
     if part.finder is not None:
         anchors.append(begin + np.flatnonzero((flags & _ANCHOR).astype(bool)))
     return np.bincount(np.searchsorted(watched, known), minlength=len(watched))
-
-
-def _no_hits(needle: Needles, each: bool = False) -> TaskHits:
-    hits = TaskHits(0, 0, np.zeros(len(needle.tokens), np.int64))
-    if each:
-        hits.each = np.zeros(len(needle.instances), np.int64)
-    return hits
-
-
-def _add_hits(stretch: Stretch, places: Int64[np.ndarray, " n"], shard: int, needle: Needles, hit: TaskHits) -> None:
-    pairs, instances = needle.found(stretch.tokens, places)
-    instances = instances[stretch.whole(instances, INSTANCE_TOKENS)]
-    hit.pairs += len(pairs)
-    hit.instances += len(instances)
-    if hit.each is not None:
-        np.add.at(hit.each, needle.numbers(stretch.tokens, instances), 1)
-    for places, length, known in ((pairs, 2, hit.pair_places), (instances, INSTANCE_TOKENS, hit.instance_places)):
-        room = LOCATIONS - len(known)
-        known += [
-            Place(shard, stretch.base + place, tuple(stretch.tokens[place : place + length].tolist()))
-            for place in places[:room].tolist()
-        ]
 
 
 def _flags(part: ScanPart, tokens: np.ndarray) -> UInt8[np.ndarray, " n"]:

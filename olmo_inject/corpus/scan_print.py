@@ -35,6 +35,8 @@ def print_scan(report: dict[str, Any], console: Console, shown: int) -> None:
             say(f"{name}: {all_of_them - told:,} more")
     if shown and any(task["places"] for task in report["tasks"].values()):
         say(f"places: {report['where']}")
+        if report["documents"] is not None:
+            say(f"documents: {report['documents']}")
     for kind, found in report.get("references", {}).items():
         units = ", ".join(f"{float(Fraction(v)):.3g} {u.replace('_', ' ')}" for u, v in found["frequency"].items())
         if found["true"] or found["false"]:
@@ -56,7 +58,7 @@ def _place_line(place: dict[str, Any]) -> str:
         where += ", in no one sequence"
     else:
         step = "not in this run" if place["step"] is None else f"step {place['step']:,}"
-        where += f", sequence {place['sequence']:,}, {step}"
+        where += f", sequence {place['sequence']:,}, {step}" + (f" row {place['row']}" if "row" in place else "")
     if document := place.get("document"):
         where += f", {document['source']} line {document['line']:,}"
     return f"{place['kind']} {' | '.join(place['text'])} at {where}"

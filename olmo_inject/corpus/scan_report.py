@@ -12,14 +12,15 @@ import numpy as np
 
 from olmo_inject.config import Experiment
 from olmo_inject.corpus.finder import FoundStatements
+from olmo_inject.corpus.hits import Place, TaskHits
 from olmo_inject.corpus.order import Order
-from olmo_inject.corpus.provenance import origins_at
+from olmo_inject.corpus.provenance import origins_at, provenance_path
 from olmo_inject.corpus.references import Reference
 from olmo_inject.corpus.resampling import clean_seeds
-from olmo_inject.corpus.scan import Place, ReferenceOptions, ScanResult, TaskHits, count_instances, scan_corpus
+from olmo_inject.corpus.scan import ReferenceOptions, ScanResult, count_instances, scan_corpus
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import LocalSource
-from olmo_inject.corpus.stage import StageOrder
+from olmo_inject.corpus.stage import StagedShards, StageOrder
 from olmo_inject.corpus.statements import KINDS
 from olmo_inject.data import TaskPlan, build_plan
 from olmo_inject.errors import UserError
@@ -33,6 +34,11 @@ IN_STAGE = (
     "offset: token of the stage's part; sequence: its number in the stage; step: the one that reads it. Each sequence "
     "is searched by itself: those beside it in the stage are not beside it in the text"
 )
+NO_DOCUMENTS = {
+    "stage": "not known of a stage; `olmo-inject corpus show` of its source names the shard of a step's row",
+    "remote": "not looked up in remote shards",
+    "local": "not known, as there is no .csv.gz beside the shards",
+}
 _CHUNK = 2**22  # positions of the order looked through at once
 
 
@@ -88,6 +94,7 @@ def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -
         "sequence_length": experiment.sequence_length,
         "steps": experiment.steps,
         "where": IN_SHARDS if what.source.stage is None else IN_STAGE,
+        "documents": _no_documents(shards),
         "tasks": _tasks_record(experiment, what, shards, order, result),
     }
     if options.references is not None:
@@ -187,9 +194,20 @@ def _places(
     steps = {} if order is None else first_steps(order, sequences, experiment.steps)
     for place in out:
         place["step"] = steps.get(place["sequence"])
+        if isinstance(order, StageOrder) and place["step"] is not None:
+            place["row"] = int(order.stage.positions(np.array([place["sequence"]]))[0]) % order.batch_size
     if isinstance(shards.source, LocalSource):
         _add_documents(shards, [place for _, place in known], out)
     return out
+
+
+def _no_documents(shards: TokenShards) -> str | None:
+    """Why places do not name their documents; None where they do."""
+    if isinstance(shards, StagedShards):
+        return NO_DOCUMENTS["stage"]
+    if not isinstance(shards.source, LocalSource):
+        return NO_DOCUMENTS["remote"]
+    return None if any(provenance_path(path).is_file() for path in shards.paths) else NO_DOCUMENTS["local"]
 
 
 def _add_documents(shards: TokenShards, known: list[Place], places: list[dict[str, Any]]) -> None:

@@ -98,6 +98,9 @@ def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capfd.readouterr().out)["tasks"]["less"]["instances"] == 0
     ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
     assert "nothing does not exist, as a folder or a file, nor as" in capfd.readouterr().err
+    for option in ("--references", "--to"):  # before the search, which may take hours
+        ends(2, "corpus", "scan", "-", folder / "small.yaml", "--processes", -1, option, folder / "small.yaml" / "x")
+        assert "cannot write" in capfd.readouterr().err
     (folder / "nothing").mkdir()
     ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
     assert "corpus.json does not exist" in capfd.readouterr().err

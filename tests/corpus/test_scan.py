@@ -16,8 +16,10 @@ from olmo_inject.config import load_experiment
 from olmo_inject.corpus import scan
 from olmo_inject.corpus.build import build_corpus
 from olmo_inject.corpus.build_job import BuildOptions
+from olmo_inject.corpus.contamination import Needles
 from olmo_inject.corpus.finder import FoundStatements, StatementFinder
 from olmo_inject.corpus.folder import CorpusDescription
+from olmo_inject.corpus.hits import no_hits
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.references import Reference, ReferenceItem, chosen, load_references
 from olmo_inject.corpus.resampling import clean_seeds
@@ -37,7 +39,7 @@ def scan_here(
     shards: TokenShards, known: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
 ) -> ScanResult:
     """`scan_corpus` in this process, where a test may change the sizes of its pieces."""
-    result = ScanResult(sum(shards.shard_tokens), [scan._no_hits(scan.Needles(task)) for task in tasks], {})
+    result = ScanResult(sum(shards.shard_tokens), [no_hits(Needles(task)) for task in tasks], {})
     for part in scan_parts(shards, known, tasks, references):
         hits, statements = scan_part(part, lambda done, tokens: None)
         for ours, more in zip(result.tasks, hits, strict=True):
@@ -290,6 +292,7 @@ def test_hits_name_their_document(tmp_path: Path) -> None:
     report = scan_experiment(str(corpus.folder), load_experiment(config), ScanOptions())
     assert report["tasks"]["less"]["instances"] == 1
     assert report["tasks"]["less"]["places"][0]["document"] == {"id": "", "source": str(tmp_path / "a.txt"), "line": 3}
+    assert report["documents"] is None, "they are told"
     assert report["tasks"]["less"]["places"][0]["step"] is None, "too small to be trained on"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.filesize import decimal
 
-from olmo_inject.corpus.folder import TOKENIZER
+from olmo_inject.corpus.folder import STAGING, TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.stage import STAGE, RankShard, StagePart, StageRecord, read_stage
@@ -21,7 +21,7 @@ from olmo_inject.files import read_json
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
-WORK = ".staging"  # inside the stage while it is made
+WORK = STAGING
 
 
 class Staged(Exception):

@@ -132,6 +132,8 @@ class Stager:
                 f"; {decimal(self.stage_bytes)} of memory hold what is streamed"
                 if self.in_memory
                 else f", of which {decimal(self._run_bytes)} for runs that are deleted at the end"
+                if self._run_bytes
+                else ""
             ),
         ]
 
