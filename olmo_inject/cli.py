@@ -7,7 +7,17 @@ from typing import Any
 
 import typer
 
-from olmo_inject.commands import checkpoints, corpus_text, costs, interventions, reporting, runs, sweeps
+from olmo_inject.commands import (
+    checkpoints,
+    corpus,
+    corpus_staging,
+    corpus_text,
+    costs,
+    interventions,
+    reporting,
+    runs,
+    sweeps,
+)
 from olmo_inject.errors import UserError, report
 from olmo_inject.theory import commands as theory
 
@@ -24,7 +34,13 @@ for command in (
     *(checkpoints.evaluate, checkpoints.unshard, checkpoints.export, reporting.demo, reporting.report),
 ):
     app.command()(command)
-app.add_typer(corpus_text.app, name="corpus")
+corpora = typer.Typer(no_args_is_help=True, help="Build and look at corpora.")
+for command in (
+    *(corpus.sample, corpus.manifest, corpus.order, corpus.show),
+    *(corpus_staging.stage, corpus_staging.verify, corpus_text.build, corpus_text.scan),
+):
+    corpora.command()(command)
+app.add_typer(corpora, name="corpus")
 app.add_typer(interventions.app, name="analyze")
 app.add_typer(theory.app, name="theory")
 

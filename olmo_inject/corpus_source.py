@@ -52,6 +52,8 @@ class CorpusSource:
         if self.stage is not None:
             return StagedShards(self.stage, sequence_length, self.vocabulary.size)
         if self.paths:
+            if self.root is not None:
+                open_source(self.root)  # a root that is not there is said before a shard of it
             sizes = None if self.manifest is None else self.manifest.sizes
             return TokenShards(self.paths, sequence_length, self.dtype, self.vocabulary.size, sizes, self.sums)
         assert self.named is not None

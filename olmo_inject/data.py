@@ -17,6 +17,8 @@ from olmo_inject.injection import Plan, PlannedTask
 from olmo_inject.tasks import Task, build_tasks
 from olmo_inject.vocabulary import Vocabulary
 
+EMBEDDING_MULTIPLE = 128  # to which OLMo's embeddings are rounded up
+
 
 @dataclass(frozen=True)
 class TaskPlan:
@@ -106,14 +108,22 @@ class RepetitionFilter:
 
 
 def _check_ids(experiment: Experiment, vocabulary: Vocabulary) -> None:
-    model = experiment.model
+    """Refuse a model whose ids are not the tokenizer's, in one line that says all there is to change."""
+    model, wrong = experiment.model, {}
     if vocabulary.size > model.vocab_size:
+        wrong["vocab_size"] = vocabulary.size
+    if model.embedding_size is not None and vocabulary.size > model.embedding_size:
+        wrong["embedding_size"] = -(-vocabulary.size // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
+    wrong |= {
+        name: ours
+        for name, ours in (("eos_token_id", vocabulary.eos_id), ("pad_token_id", vocabulary.pad_id))
+        if getattr(model, name) != ours
+    }
+    if wrong:
         raise UserError(
-            f"model.vocab_size: {model.vocab_size} is less than the {vocabulary.size} ids of tokenizer "
-            f"{vocabulary.identifier}"
+            f"model: its ids are not those of tokenizer {vocabulary.identifier}: set "
+            + " ".join(f"model.{name}={ours}" for name, ours in wrong.items())
+            + " (now "
+            + ", ".join(str(getattr(model, name)) for name in wrong)
+            + ")"
         )
-    for name, ours in (("eos_token_id", vocabulary.eos_id), ("pad_token_id", vocabulary.pad_id)):
-        if getattr(model, name) != ours:
-            raise UserError(
-                f"model.{name}: {getattr(model, name)} is not that of tokenizer {vocabulary.identifier}, {ours}"
-            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from typing import IO, Any
 
 from olmo_inject.errors import UserError
 
+READ_BYTES = 4 << 20  # at once
 LOCK_ATTEMPTS = 5  # a tenth of a second apart: perhaps it is held by one that only looks
 
 
@@ -74,6 +76,17 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder, and refuse one in which no file can be made: before long work whose end is to be written there.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    with replacing(folder / ".writable") as temporary:
+        temporary.touch()
+    (folder / ".writable").unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` whole or not at all."""
     with replacing(path) as temporary:
@@ -97,3 +110,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a JSON file: {error}") from None
+
+
+def sha256_of(path: Path, advance: Callable[[int], None] = lambda n: None, *, past_cache: bool = False) -> str:
+    """SHA-256 of a file; some second per GB.
+
+    Args:
+        path: of the file.
+        advance: told of bytes as they are read.
+        past_cache: read what the disk holds, not the page cache, where the system lets us ask for that.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        if past_cache and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()

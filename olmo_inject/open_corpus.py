@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
-from olmo_inject.config import CorpusConfig, Experiment, find_config, load_experiment
+from olmo_inject.config import CorpusConfig, Experiment, find_config, load_experiment, shipped_configs
 from olmo_inject.corpus.catalog import read_catalog
 from olmo_inject.corpus.order import SHARED_FROM, Order
 from olmo_inject.corpus.shards import TokenShards
@@ -17,7 +18,7 @@ from olmo_inject.corpus.stage import STAGE, read_stage
 from olmo_inject.corpus_source import CorpusSource, read_source
 from olmo_inject.errors import UserError
 
-STEPS_AT_ONCE = 50_000  # whose order is written the first time one of them is asked for: 205 MB at 1,024 rows
+STEPS_AT_ONCE = 50_000  # whose order is written as soon as one of them is asked for: 205 MB at 1,024 rows
 
 
 @dataclass(frozen=True)
@@ -52,31 +53,37 @@ class OpenCorpus:
     shards: TokenShards
     order: Order
 
+    def prepare(self, steps: range, option: str) -> None:
+        """Make ready to read `steps`, which `option` asked for: a long order is shuffled and written to the cache.
 
-def open_corpus(
-    name: str,
-    root: str | None,
-    manifest: str | None,
-    shape: Shape,
-    beyond_step: int,
-) -> OpenCorpus:
-    """Open a corpus for reading the steps below `beyond_step`.
+        Raises:
+            UserError: steps that are not there; a cache that cannot be written.
+        """
+        order = self.order
+        order.require(steps, np.empty(0, np.int64), option)
+        if order.folder is not None:
+            whole = -(-steps.stop // STEPS_AT_ONCE) * STEPS_AT_ONCE
+            last_epoch = (steps.stop - 1) // order.epoch_steps
+            beyond = min(whole, (last_epoch + 1) * order.epoch_steps)
+            order.prepare(beyond * order.batch_size, steps.start * order.batch_size)
+
+
+def open_corpus(name: str, root: str | None, manifest: str | None, shape: Shape) -> OpenCorpus:
+    """Open a corpus; `OpenCorpus.prepare` comes before steps of it are read.
 
     Args:
         name: a name of configs/corpora or a file like them, a corpus folder, a staged corpus, or an experiment.
         root: where a named corpus is.
         manifest: of a named corpus.
         shape: what the user says; the rest comes from the named corpus, the stage or the experiment.
-        beyond_step: decides how much of a long order is written to the cache.
 
     Raises:
         UserError: no such corpus, or nothing says how long its sequences or large its batches are.
     """
     config, known = resolve(name, root, manifest)
     shape = shape.filled(known).filled(Shape(seed=CorpusConfig().seed))
-    for key, value in vars(shape).items():
-        if value is None:
-            raise UserError(f"--{key.replace('_', '-')}: give it, {name} does not say it")
+    if missing := [f"--{key.replace('_', '-')}" for key, value in vars(shape).items() if value is None]:
+        raise UserError(f"{' and '.join(missing)}: {name} does not say {'it' if len(missing) == 1 else 'them'}")
     assert shape.batch_size is not None
     assert shape.sequence_length is not None
     assert shape.seed is not None
@@ -84,9 +91,6 @@ def open_corpus(
     shards = source.open_shards(shape.sequence_length)
     folder = cache_folder() / "order" if len(shards) >= SHARED_FROM else None
     order = source.open_order(shards, shape.batch_size, shape.seed, folder)
-    if folder is not None:
-        least = min(STEPS_AT_ONCE * order.batch_size, order.epoch_length)
-        order.prepare(max(beyond_step * order.batch_size, least))
     return OpenCorpus(name, config, source, shards, order)
 
 
@@ -114,6 +118,9 @@ def resolve(name: str, root: str | None, manifest: str | None) -> tuple[CorpusCo
         config = experiment.corpus
         config.root, config.manifest = root or config.root, manifest or config.manifest
         return config, shape_of(experiment)
+    shipped = shipped_configs("corpora")
+    if not path.exists() and path.stem not in shipped:
+        raise UserError(f"{name} does not exist, as a folder or a file, nor as a shipped corpus: {', '.join(shipped)}")
     entry = read_catalog(find_config(name, "corpora")).entry
     shape = Shape(entry.batch_size, entry.sequence_length, entry.seed)
     return CorpusConfig(name=name, root=root, manifest=manifest), shape

@@ -15,8 +15,10 @@ from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
 from olmo_inject.open_corpus import OpenCorpus
 from olmo_inject.tasks import SPLICED_TOKENS
+from olmo_inject.words import counted
 
 ROWS_SHOWN = 8
+INDENT = "  "  # of every line of a row's text, which may have many
 
 
 def parse_rows(text: str, batch_size: int) -> list[int]:
@@ -35,7 +37,7 @@ def parse_rows(text: str, batch_size: int) -> list[int]:
     except ValueError:
         raise UserError(f"--rows: {text!r} is neither `all` nor numbers and spans such as 0-3,17") from None
     if not rows or max(rows) >= batch_size:
-        raise UserError(f"--rows: {text} are not all in 0..{batch_size - 1}")
+        raise UserError(f"--rows: {text}: a batch has rows 0 to {batch_size - 1}")
     return list(dict.fromkeys(rows))
 
 
@@ -47,7 +49,7 @@ def show_step(
     Args:
         corpus: to read.
         step: plan step.
-        rows: of the batch; None for the first few, or those injected where there are any.
+        rows: of the batch; None for the first few that are there, or those injected where there are any.
         what: an experiment's plan; without one the corpus alone is shown.
 
     Raises:
@@ -56,12 +58,14 @@ def show_step(
     if step < 0:
         raise UserError(f"--step: {step} must be at least 0")
     size, order = corpus.order.batch_size, corpus.order
+    order.require(range(step, step + 1), np.empty(0, np.int64), "--step")
+    order.require(range(0), np.array(rows or [], np.int64), "--rows")
     plan = Plan([], size, 0) if what is None else what.plan
     vocabulary = corpus.source.vocabulary
     injections = plan.at(step)
     if rows is None:
-        first = injections.rows.tolist() or range(size)
-        rows = sorted(first[:ROWS_SHOWN])
+        there = np.intersect1d(injections.rows, order.rows)
+        rows = [int(row) for row in (there if len(there) else order.rows)[:ROWS_SHOWN]]
     positions = step * size + np.array(rows, np.int64)
     dataset = InjectedCorpus(corpus.shards, order, plan, vocabulary.eos_id, (step + 1) * size)
     tokens = dataset.rows(positions)["input_ids"].tolist()
@@ -86,6 +90,7 @@ def show_step(
     return {
         "corpus": corpus.name,
         "step": step,
+        "epoch": step // order.epoch_steps + 1,
         "batch_size": size,
         "sequence_length": corpus.shards.sequence_length,
         "injected_rows": len(injected) if what is not None else None,
@@ -99,16 +104,18 @@ def print_shown(shown: dict[str, Any], corpus: OpenCorpus, tokens: int, console:
     head = f"{shown['corpus']}, step {shown['step']}: {shown['batch_size']} rows of {shown['sequence_length']} tokens"
     if shown["injected_rows"] is not None:
         head += f", {shown['injected_rows']} injected"
+    if shown["epoch"] > 1:
+        head += f" (epoch {shown['epoch']}: the corpus has {counted(corpus.order.epoch_steps, 'step')})"
     console.print(head, markup=False, highlight=False)
     for row in shown["rows"]:
         where = f"\nrow {row['row']}, position {row['position']}: {row['shard']} from token {row['first_token']}"
         console.print(where, style="dim", markup=False, highlight=False, soft_wrap=True)
-        ids, text = row["tokens"][:tokens], Text()
+        ids, text = row["tokens"][:tokens], Text(INDENT)
         if row["injected"] is not None:
             spliced = " ".join(vocabulary.token_text(token) for token in ids[:SPLICED_TOKENS])
             text.append(f"[{row['injected']['task']} {row['injected']['instance']}: {spliced}]", style="bold red")
             ids = ids[SPLICED_TOKENS:]
-        text.append(vocabulary.decode(ids))
+        text.append(vocabulary.decode(ids).replace("\n", f"\n{INDENT}"))
         if len(row["tokens"]) > tokens:
             text.append(f" ... {len(row['tokens']) - tokens} more tokens", style="dim")
         console.print(text, soft_wrap=True)

@@ -132,10 +132,10 @@ def refusal(config: Experiment) -> str:
     [
         ({"vocab_size": None}, {}, "corpus: without a tokenizer, give vocab_size, eos_token_id and pad_token_id"),
         ({"eos_token_id": None}, {}, "corpus: without a tokenizer, give vocab_size, eos_token_id and pad_token_id"),
-        ({"eos_token_id": 3}, {}, "model.eos_token_id: 0 is not that of tokenizer 200 ids, 3"),
-        ({"pad_token_id": 3}, {}, "model.pad_token_id: 1 is not that of tokenizer 200 ids, 3"),
+        ({"eos_token_id": 3}, {}, "those of tokenizer 200 ids: set model.eos_token_id=3 (now 0)"),
+        ({"pad_token_id": 3}, {}, "set model.pad_token_id=3 (now 1)"),
         ({"eos_token_id": 200}, {}, "EOS id 200 lies outside the vocabulary"),
-        ({"vocab_size": 513}, {}, "model.vocab_size: 512 is less than the 513 ids of tokenizer 513 ids"),
+        ({"vocab_size": 513}, {}, "set model.vocab_size=513 model.embedding_size=640 (now 512, 512)"),
         ({"vocab_size": 100}, {}, "at or beyond the vocabulary of 100: wrong tokenizer or dtype (uint16)?"),
         ({"vocab_size": 13}, {}, "tasks: tcmp: needs 12 tokens, the vocabulary has 11 left that may be sampled"),
         ({"dtype": "uint32"}, {}, "wrong tokenizer or dtype (uint32)?"),
@@ -143,7 +143,7 @@ def refusal(config: Experiment) -> str:
         ({"dtype": "int16"}, {}, "corpus: dtype 'int16' is not one of uint8, uint16, uint32, uint64"),
         ({"tokenizer": "gpt2-of-nobody"}, {}, "no tokenizer gpt2-of-nobody: neither a file nor one of"),
         ({"tokenizer": DOLMA, "vocab_size": None, "eos_token_id": 5}, {}, "EOS id 5 is not the EOS of tokenizer"),
-        ({"tokenizer": DOLMA, "vocab_size": None, "eos_token_id": None}, {}, "512 is less than the 50280 ids"),
+        ({"tokenizer": DOLMA, "vocab_size": None, "eos_token_id": None}, {}, "set model.vocab_size=50280 "),
         ({"paths": ["nothing-*.npy"]}, {}, "corpus.paths: nothing matches nothing-*.npy"),
         ({}, {"max_sequence_length": 501}, "corpus: no shard holds a whole sequence of 501 tokens"),
     ],
@@ -157,7 +157,16 @@ def test_contradictions_of_bare_shards(
 def test_eos_of_the_model_is_the_tokenizers(shards: list[Path], tmp_path: Path) -> None:
     sizes = {"vocab_size": 50_280, "embedding_size": 50_304}
     config = experiment(tmp_path, {"paths": [str(shards[0])], "tokenizer": DOLMA}, **sizes)
-    assert f"model.eos_token_id: 0 is not that of tokenizer {DOLMA}, 50279" in refusal(config)
+    assert refusal(config).endswith(f"tokenizer {DOLMA}: set model.eos_token_id=50279 (now 0)")
+
+
+def test_all_that_a_model_lacks_is_said_at_once(shards: list[Path], tmp_path: Path) -> None:
+    """And doing what is said is enough."""
+    corpus = {"paths": [str(shards[0])], "tokenizer": DOLMA}
+    said = refusal(experiment(tmp_path, corpus))
+    change = "model.vocab_size=50280 model.embedding_size=50304 model.eos_token_id=50279"
+    assert said == f"model: its ids are not those of tokenizer {DOLMA}: set {change} (now 512, 512, 0)"
+    build_data(experiment(tmp_path, corpus, *change.split()))
 
 
 def test_a_corpus_smaller_than_a_batch(shards: list[Path], tmp_path: Path) -> None:

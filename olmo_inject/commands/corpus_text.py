@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from olmo_inject.commands.corpus import ManifestOption, RootOption, app
+from olmo_inject.commands.corpus_options import ManifestOption, RootOption
 from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, available_cores, print_json
 
 
-@app.command("build")
-def corpus_build(
+def build(
     sources: Annotated[
         list[str],
         typer.Argument(help="Files or folders of JSON lines (also .gz, .zst), Parquet or text; or hf:NAME."),
@@ -45,8 +44,13 @@ def corpus_build(
     """
     from olmo_inject.corpus.build import build_corpus
     from olmo_inject.corpus.build_job import BuildOptions
-    from olmo_inject.corpus.inputs import TextOptions
+    from olmo_inject.corpus.inputs import TextOptions, skipped_files
+    from olmo_inject.words import counted
 
+    skipped = skipped_files(sources)
+    if skipped and not as_json:
+        examples = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+        print(f"not read, for want of a known format: {counted(len(skipped), 'file')}: {examples}", flush=True)
     text = TextOptions(text_field, id_field, text_unit, dataset_config, dataset_split)
     corpus = build_corpus(
         to,
@@ -59,15 +63,15 @@ def corpus_build(
     left_out = {what: sum(source[what] for source in corpus.sources.values()) for what in ("empty", "damaged")}
     if as_json:
         counts = {"documents": corpus.documents, "tokens": corpus.tokens, "shards": len(corpus.shards)}
-        print_json({"folder": str(corpus.folder)} | counts | left_out | {"sources": corpus.sources})
+        more = {"sources": corpus.sources, "not_read": {"files": len(skipped), "examples": skipped[:3]}}
+        print_json({"folder": str(corpus.folder)} | counts | left_out | more)
         return
-    print(f"{to}: {corpus.documents:,} documents, {corpus.tokens:,} tokens in {len(corpus.shards)} shards")
+    print(f"{to}: {corpus.summary}")
     if any(left_out.values()):
-        print(f"left out: {left_out['empty']:,} documents without text, {left_out['damaged']:,} damaged")
+        print(f"left out: {counted(left_out['empty'], 'document')} without text, {left_out['damaged']:,} damaged")
 
 
-@app.command("scan")
-def corpus_scan(
+def scan(
     corpus: Annotated[
         str,
         typer.Argument(
@@ -94,7 +98,7 @@ def corpus_scan(
     """Search a corpus for what the tasks of an experiment inject: it should not be there by itself.
 
     Ends with status 1 if an instance is there and no clean seeds were found. `--resample 64` finds some. A remote
-    corpus is streamed, all of it, and again for every eight draws of `--resample`.
+    corpus is streamed, all of it, and once more for every 64 draws of `--resample`.
 
     Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
     """
@@ -102,8 +106,9 @@ def corpus_scan(
 
     from olmo_inject.config import load_experiment
     from olmo_inject.corpus.scan import ReferenceOptions
-    from olmo_inject.corpus.scan_report import ScanOptions, print_scan, scan_experiment
-    from olmo_inject.files import write_json
+    from olmo_inject.corpus.scan_print import print_scan
+    from olmo_inject.corpus.scan_report import ScanOptions, scan_experiment
+    from olmo_inject.files import check_writable, write_json
 
     options = ScanOptions(
         references,
@@ -112,8 +117,11 @@ def corpus_scan(
         processes or available_cores(),
         not as_json,
         root,
-        None if manifest is None else str(manifest),
+        manifest,
     )
+    for folder in (references, None if to is None else to.parent):
+        if folder is not None:
+            check_writable(folder)
     report = scan_experiment(corpus, load_experiment(config, overrides or ()), options)
     if to is not None:
         write_json(to, report)

@@ -19,6 +19,7 @@ from olmo_inject.config.loading import (
     named_model,
     one_line,
     read_described,
+    shipped_configs,
 )
 from olmo_inject.config.schema import (
     CheckpointConfig,
@@ -47,4 +48,5 @@ __all__ = [
     "named_model",
     "one_line",
     "read_described",
+    "shipped_configs",
 ]

@@ -119,8 +119,12 @@ def find_config(path: Path | str, kind: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = ", ".join(sorted(file.stem for file in (configs_folder() / kind).glob("*.yaml")))
-    raise UserError(f"{path} is neither a file nor one of the shipped {kind}: {known}")
+    raise UserError(f"{path} is neither a file nor one of the shipped {kind}: {', '.join(shipped_configs(kind))}")
+
+
+def shipped_configs(kind: str) -> list[str]:
+    """The names of the configurations in configs/`kind`."""
+    return sorted(file.stem for file in (configs_folder() / kind).glob("*.yaml"))
 
 
 def _read_extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

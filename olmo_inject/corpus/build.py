@@ -8,17 +8,15 @@ corpus.json        written last: the corpus is whole
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from olmo_inject.corpus.build_folder import prepared
 from olmo_inject.corpus.build_job import BuildOptions, Job, make_jobs, run_job, token_dtype
 from olmo_inject.corpus.documents import Reading, read_documents
 from olmo_inject.corpus.folder import (
-    DESCRIPTION,
     TOKENIZER,
     CorpusDescription,
     Shard,
@@ -33,16 +31,12 @@ from olmo_inject.corpus.sample import (
     LARGEST_BPE,
     SMALLEST_BPE,
     TRAINING_CHARACTERS,
-    check_free,
     train_bpe,
 )
-from olmo_inject.corpus.shard_writer import WORK, finished_shards
+from olmo_inject.corpus.shard_writer import finished_shards
 from olmo_inject.errors import UserError
-from olmo_inject.files import locked, read_json, write_json, write_text
+from olmo_inject.files import write_text
 from olmo_inject.vocabulary import Vocabulary, bundled_tokenizers, find_tokenizer
-
-PLAN = "build.json"
-FORMAT = 1
 
 
 def build_corpus(
@@ -71,12 +65,13 @@ def build_corpus(
         UserError: an impossible argument, damaged text, or a folder or disk in the way.
     """
     folder = folder.resolve()
-    if options.shard_tokens < 1:
-        raise UserError(f"--shard-tokens: {options.shard_tokens} must be at least 1")
+    _check_options(options)
+    if processes < 1:
+        raise UserError(f"--processes: {processes} must be at least 1")
     inputs = find_inputs(sources, options.text)
     # A build that met damage may be taken up again skipping it: what was written until then is the same.
     plan = {"options": asdict(replace(options, skip_damaged=False)), "inputs": [asdict(i) for i in inputs]}
-    with _prepared(folder, plan, overwrite) as done:
+    with prepared(folder, plan, overwrite) as done:
         if done:
             return read_corpus_folder(folder)
         vocabulary = _vocabulary(folder, inputs, options)
@@ -94,40 +89,18 @@ def build_corpus(
         )
         corpus = _describe(folder, vocabulary, jobs, counts)
         write_description(corpus)
-        shutil.rmtree(folder / WORK)
     return read_corpus_folder(folder)
 
 
-@contextmanager
-def _prepared(folder: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[bool]:
-    """Hold the folder for this build, cleared of what is not its own; whether it is finished already."""
-    plan = {"format": FORMAT} | plan
-    same = (folder / PLAN).is_file() and read_json(folder / PLAN) == plan
-    if overwrite or not same:
-        _check_interrupted(folder, overwrite)
-        check_free(folder, overwrite)
-    in_use = f"{folder} is in use: another process is building it"
-    with locked(folder / WORK / "lock", lambda: in_use, str(folder)):
-        if overwrite or not same:
-            for path in folder.iterdir():
-                if path.name != WORK:
-                    path.unlink()
-            for path in (folder / WORK).iterdir():
-                if path.name != "lock":
-                    path.unlink()
-            write_json(folder / PLAN, plan)
-        done = (folder / DESCRIPTION).is_file()
-        yield done
-        if done:
-            shutil.rmtree(folder / WORK)
-
-
-def _check_interrupted(folder: Path, overwrite: bool) -> None:
-    if (folder / WORK).is_dir() and not overwrite:
-        raise UserError(
-            f"{folder} holds an unfinished build of other sources or options; run that command again, "
-            "or --overwrite to replace it"
-        )
+def _check_options(options: BuildOptions) -> None:
+    """Refuse what cannot be, before anything is written or replaced."""
+    if options.shard_tokens < 1:
+        raise UserError(f"--shard-tokens: {options.shard_tokens} must be at least 1")
+    if options.tokenizer == "bpe":
+        if not SMALLEST_BPE <= options.vocab_size <= LARGEST_BPE:
+            raise UserError(f"--vocab-size: {options.vocab_size}: allowed is {SMALLEST_BPE} to {LARGEST_BPE}")
+    elif options.tokenizer != "dolma":
+        Vocabulary.load(options.tokenizer, eos_id=options.eos_id, pad_id=options.pad_id)
 
 
 def _vocabulary(folder: Path, inputs: Sequence[Input], options: BuildOptions) -> Vocabulary:
@@ -137,15 +110,12 @@ def _vocabulary(folder: Path, inputs: Sequence[Input], options: BuildOptions) ->
     if options.tokenizer == "dolma":
         return Vocabulary.load(DOLMA)
     if options.tokenizer == "bpe":
-        if not SMALLEST_BPE <= options.vocab_size <= LARGEST_BPE:
-            raise UserError(f"vocabulary size {options.vocab_size}: allowed is {SMALLEST_BPE} to {LARGEST_BPE}")
         if not own.is_file():
             write_text(own, train_bpe(_beginnings(inputs, options), options.vocab_size).to_str(pretty=True))
         return Vocabulary.load(str(own))
     path = find_tokenizer(options.tokenizer)
     if path in bundled_tokenizers().values():
         return Vocabulary.load(options.tokenizer, **ids)
-    Vocabulary.load(str(path), **ids)  # refuse it before it is copied
     if not own.is_file():
         write_text(own, path.read_text(encoding="utf-8"))
     return Vocabulary.load(str(own), **ids)

@@ -12,15 +12,32 @@ MAX_IDS = 1 << _ID_BITS
 
 
 class Needles:
-    """What one task must not find: its instances and its operand pairs, as sorted integers."""
+    """What tasks must not find: their instances and their operand pairs, as sorted distinct integers.
 
-    def __init__(self, task: Task) -> None:
-        self.name = task.name
-        self.tokens = np.unique(task.tokens).astype(np.int64)
-        self.first, self.second = (np.unique(task.instances[:, column]).astype(np.int64) for column in (0, 1))
-        columns = task.instances.astype(np.uint64).T
-        self.pairs = np.sort(_packed(columns[0], columns[1]))
-        self.instances = np.sort(_packed(_packed(columns[0], columns[1]), columns[2]))
+    Attributes:
+        tokens: ids of which each is counted.
+        first: ids of TOK1.
+        second: ids of TOK2.
+        pairs: TOK1 and TOK2 of every instance.
+        instances: all three.
+    """
+
+    def __init__(self, *tasks: Task) -> None:
+        self.tokens = np.unique(np.concatenate([task.tokens for task in tasks])).astype(np.int64)
+        instances = np.concatenate([task.instances for task in tasks])
+        self.first, self.second = (np.unique(instances[:, column]).astype(np.int64) for column in (0, 1))
+        columns = instances.astype(np.uint64).T
+        self.pairs = np.unique(_packed(columns[0], columns[1]))
+        self.instances = np.unique(_packed(_packed(columns[0], columns[1]), columns[2]))
+
+    def numbers(self, tokens: np.ndarray, places: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Which of `instances` begins at each of `places`, all of which `found` has found."""
+        columns = (tokens[places + i].astype(np.uint64) for i in range(3))
+        return np.searchsorted(self.instances, _packed(_packed(next(columns), next(columns)), next(columns)))
+
+    def numbers_of(self, task: Task) -> Int64[np.ndarray, " n"]:
+        """Which of `instances` are one task's, of those that these are the needles of."""
+        return np.searchsorted(self.instances, Needles(task).instances)
 
     def found(
         self, tokens: np.ndarray, places: Int64[np.ndarray, " n"]

@@ -106,6 +106,9 @@ def _json_documents(what: Input, options: TextOptions, reading: Reading) -> Iter
             text = _text(fields, options)
             if b"\\u" in line:
                 text.encode()  # half of a surrogate pair is valid JSON, and no text
+        except json.JSONDecodeError as error:
+            reading.damage(what.path, number, f"{error.msg} at character {error.pos + 1}")
+            continue
         except (ValueError, RecursionError) as error:
             reading.damage(what.path, number, error)
             continue

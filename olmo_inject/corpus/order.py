@@ -64,18 +64,33 @@ class Order:
             out[mine] = self._epoch(int(epoch))[places[mine]]
         return out
 
-    def prepare(self, n_positions: int) -> None:
-        """Write to `folder` what positions below `n_positions` need: of the last epoch only its beginning."""
-        for epoch in range(-(-n_positions // self.epoch_length)):
+    @property
+    def epoch_steps(self) -> int:
+        """Whole batches of an epoch."""
+        return self.n_sequences // self.batch_size
+
+    def prepare(self, n_positions: int, first: int = 0) -> None:
+        """Write to `folder` what positions `first` to `n_positions` need: of the last epoch only its beginning."""
+        for epoch in range(first // self.epoch_length, -(-n_positions // self.epoch_length)):
             needed = min(self.epoch_length, n_positions - epoch * self.epoch_length)
             path = self._path(epoch)
             if not path.is_file() or path.stat().st_size < 4 * needed:
                 with replacing(path) as temporary:
-                    self._shuffle(epoch)[:needed].tofile(temporary)
+                    temporary.write_bytes(self._shuffle(epoch)[:needed].data)
         self._epoch.cache_clear()  # what is mapped may be a shorter file than is there now
 
-    def require(self, steps: range, rows: Int64[np.ndarray, " r"]) -> None:
+    @property
+    def rows(self) -> Int64[np.ndarray, " r"]:
+        """The rows of each batch that are there."""
+        return np.arange(self.batch_size)
+
+    def require(self, steps: range, rows: Int64[np.ndarray, " r"], what: str = "corpus.folder") -> None:
         """Refuse what a reader of `rows` of every batch in `steps` could not be given; here, nothing.
+
+        Args:
+            steps: asked for.
+            rows: of each of them.
+            what: the key or option that asks for them.
 
         Raises:
             UserError: an order of a part of the corpus lacks some.
@@ -101,4 +116,5 @@ def write_order(order: Order, n_positions: int, path: Path) -> None:
     """Write the sequences at positions below `n_positions` as raw uint32, whole or not at all."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         for start in range(0, n_positions, WRITTEN_AT_ONCE):
-            order[np.arange(start, min(start + WRITTEN_AT_ONCE, n_positions))].astype(np.uint32).tofile(file)
+            # Not `tofile`, which does not say why it fails.
+            file.write(order[np.arange(start, min(start + WRITTEN_AT_ONCE, n_positions))].astype(np.uint32).data)

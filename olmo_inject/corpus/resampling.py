@@ -9,7 +9,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
 from olmo_inject.vocabulary import Vocabulary
 
-AT_ONCE = 8  # draws that one pass over the corpus decides
+AT_ONCE = 64  # draws that one pass over the corpus decides
 Count = Callable[[Sequence[Task]], list[int]]
 
 

@@ -6,15 +6,15 @@ Every token goes through one table of flags; all else is done at the few places 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from olmo_inject.corpus.contamination import MAX_IDS, Needles
 from olmo_inject.corpus.finder import AROUND, SLACK, FoundStatements, StatementFinder
+from olmo_inject.corpus.hits import TaskHits, add_hits, no_hits
 from olmo_inject.corpus.prefilter import Prefilter
 from olmo_inject.corpus.processes import Report, each_result
 from olmo_inject.corpus.references import chosen
@@ -23,49 +23,14 @@ from olmo_inject.corpus.sources import Source
 from olmo_inject.corpus.stage import StagedShards
 from olmo_inject.corpus.stretches import Stretch, stretches
 from olmo_inject.errors import UserError
-from olmo_inject.tasks import INSTANCE_TOKENS, Task
+from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
 
 CHUNK = 2**16  # tokens at once: their flags stay in the cache
 PART = 2**26  # tokens of a job
+_LOOKED_AT = 2**20  # tokens whose anchors are looked at together: the cost of each array operation is shared
 _REPORT = 2**20
-LOCATIONS = 1000  # of each kind that are told; counts are exact beyond them
 _FIRST, _SECOND, _TASK, _ANCHOR, _FOREIGN = 1, 2, 4, 8, 128
-
-
-class Place(NamedTuple):
-    """Where a hit is: number of the shard, index of its first token there, its tokens."""
-
-    shard: int
-    offset: int
-    tokens: tuple[int, ...]
-
-
-@dataclass
-class TaskHits:
-    """What a corpus holds of one task.
-
-    Attributes:
-        instances: places where all three tokens of an instance stand in a row.
-        pairs: places where TOK1 and TOK2 of an instance do; every one of `instances` is one.
-        tokens: how often each of the task's tokens occurs, in ascending order of their ids.
-        instance_places: the first `LOCATIONS` of them.
-        pair_places: likewise.
-    """
-
-    instances: int
-    pairs: int
-    tokens: Int64[np.ndarray, " t"]
-    instance_places: list[Place] = field(default_factory=list)
-    pair_places: list[Place] = field(default_factory=list)
-
-    def add(self, other: TaskHits) -> None:
-        """Count a later part of the corpus."""
-        self.instances += other.instances
-        self.pairs += other.pairs
-        self.tokens = self.tokens + other.tokens
-        self.instance_places = (self.instance_places + other.instance_places)[:LOCATIONS]
-        self.pair_places = (self.pair_places + other.pair_places)[:LOCATIONS]
 
 
 @dataclass(frozen=True)
@@ -100,6 +65,7 @@ class ScanPart:
     table: UInt8[np.ndarray, " v"]
     needles: list[Needles]
     finder: StatementFinder | None
+    each: bool = False
 
 
 def scan_corpus(
@@ -119,7 +85,7 @@ def scan_corpus(
     Args:
         shards: all their tokens, those after the last whole sequence too.
         vocabulary: theirs.
-        tasks: whose tokens to look for; of several samples of a task, each counts on its own.
+        tasks: whose tokens to look for.
         references: also find natural statements, and keep some.
         processes: how many search.
         progress: show a line of progress on standard error.
@@ -130,7 +96,7 @@ def scan_corpus(
     parts = scan_parts(shards, vocabulary, tasks, references)
     total = sum(shards.shard_tokens)
     found = each_result(scan_part, parts, processes=processes, what="scanning", total=total, progress=progress)
-    result = ScanResult(total, [_no_hits(needle) for needle in parts[0].needles], {})
+    result = ScanResult(total, [no_hits(needle) for needle in parts[0].needles], {})
     for hits, statements in found:
         for ours, more in zip(result.tasks, hits, strict=True):
             ours.add(more)
@@ -140,13 +106,37 @@ def scan_corpus(
     return result
 
 
+def count_instances(
+    shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], *, processes: int = 1, progress: bool = False
+) -> list[int]:
+    """How many instances of each of many tasks `shards` hold, in one pass that takes all tasks for one.
+
+    Arguments and errors are `scan_corpus`'s. Memory: some 50 bytes an instance of all tasks in each process.
+    """
+    needles = Needles(*tasks)
+    parts = [replace(part, each=True) for part in _parts(shards, vocabulary, [needles], None)]
+    total = sum(shards.shard_tokens)
+    counts = np.zeros(len(needles.instances), np.int64)
+    for (hits,), _ in each_result(
+        scan_part, parts, processes=processes, what="scanning", total=total, progress=progress
+    ):
+        assert hits.each is not None
+        counts += hits.each
+    return [int(counts[needles.numbers_of(task)].sum()) for task in tasks]
+
+
 def scan_parts(
     shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
 ) -> list[ScanPart]:
     """The work of `scan_corpus` in pieces, in the order of the corpus."""
+    return _parts(shards, vocabulary, [Needles(task) for task in tasks], references)
+
+
+def _parts(
+    shards: TokenShards, vocabulary: Vocabulary, needles: list[Needles], references: ReferenceOptions | None
+) -> list[ScanPart]:
     if vocabulary.size > MAX_IDS:
         raise UserError(f"a vocabulary of {vocabulary.size:,} ids: at most {MAX_IDS:,} can be searched for")
-    needles = [Needles(task) for task in tasks]
     size = 2**16 if shards.dtype.itemsize <= 2 else vocabulary.size
     finder = None if references is None else _finder(vocabulary, size, references)
     table = _table(needles, finder, vocabulary.size, size)
@@ -163,15 +153,20 @@ def scan_parts(
 def scan_part(part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str, FoundStatements]]:
     """Search tokens `start` to `stop` of one shard, looking beyond them where a hit reaches over."""
     finder = None if part.finder is None else replace(part.finder, found={})
-    hits = [_no_hits(needle) for needle in part.needles]
+    hits = [no_hits(needle, part.each) for needle in part.needles]
     watched = np.unique(np.concatenate([np.empty(0, np.int64), *(needle.tokens for needle in part.needles)]))
     counts, reported = np.zeros(len(watched), np.int64), 0
     around = AROUND if finder is None else finder.around
     shard = part.source, part.name, part.size, part.dtype
     for stretch in stretches(*shard, part.start, part.stop, around, part.row):
+        anchors: list[np.ndarray] = []
+        looked = stretch.begin
         for begin in range(stretch.begin, stretch.end, CHUNK):
             end = min(begin + CHUNK, stretch.end)
-            counts += _search(part, stretch, begin, end, watched, hits, finder)
+            counts += _search(part, stretch, begin, end, watched, hits, anchors)
+            if finder is not None and (end - looked >= _LOOKED_AT or end == stretch.end):
+                finder.look(stretch, np.unique(np.concatenate(anchors)), looked, end, Path(part.name).name)
+                looked, anchors = end, []
             done = stretch.base + end - part.start
             if done - reported >= _REPORT or stretch.base + end == part.stop:
                 report(done - reported, done - reported)
@@ -191,9 +186,12 @@ def _search(
     end: int,
     watched: Int64[np.ndarray, " w"],
     hits: Sequence[TaskHits],
-    finder: StatementFinder | None,
+    anchors: list[np.ndarray],
 ) -> Int64[np.ndarray, " w"]:
-    """Add what begins in tokens `begin` to `end` of a stretch; how often each of `watched` stands there."""
+    """Add what begins in tokens `begin` to `end` of a stretch; how often each of `watched` stands there.
+
+    To `anchors` come the places of tokens in which operators may stand, for the finder of statements.
+    """
     tokens = stretch.tokens
     flags = _flags(part, tokens[begin : end + SLACK])
     own = end - begin
@@ -202,28 +200,10 @@ def _search(
     if len(pairs):
         pairs = pairs[stretch.whole(pairs, 2)]
         for needle, hit in zip(part.needles, hits, strict=True):
-            _add_hits(stretch, pairs, part.shard, needle, hit)
-    if finder is not None:
-        anchors = begin + np.flatnonzero((flags & _ANCHOR).astype(bool))
-        finder.look(stretch, anchors, begin, end, Path(part.name).name)
+            add_hits(stretch, pairs, part.shard, needle, hit)
+    if part.finder is not None:
+        anchors.append(begin + np.flatnonzero((flags & _ANCHOR).astype(bool)))
     return np.bincount(np.searchsorted(watched, known), minlength=len(watched))
-
-
-def _no_hits(needle: Needles) -> TaskHits:
-    return TaskHits(0, 0, np.zeros(len(needle.tokens), np.int64))
-
-
-def _add_hits(stretch: Stretch, places: Int64[np.ndarray, " n"], shard: int, needle: Needles, hit: TaskHits) -> None:
-    pairs, instances = needle.found(stretch.tokens, places)
-    instances = instances[stretch.whole(instances, INSTANCE_TOKENS)]
-    hit.pairs += len(pairs)
-    hit.instances += len(instances)
-    for places, length, known in ((pairs, 2, hit.pair_places), (instances, INSTANCE_TOKENS, hit.instance_places)):
-        room = LOCATIONS - len(known)
-        known += [
-            Place(shard, stretch.base + place, tuple(stretch.tokens[place : place + length].tolist()))
-            for place in places[:room].tolist()
-        ]
 
 
 def _flags(part: ScanPart, tokens: np.ndarray) -> UInt8[np.ndarray, " n"]:

@@ -1,4 +1,4 @@
-"""What a scan found, for people and for programs: counts, places with their training steps, frequencies, seeds."""
+"""What a scan found, as plain values: counts, places with their training steps, frequencies, seeds."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from olmo_inject.config import Experiment
+from olmo_inject.corpus.finder import FoundStatements
+from olmo_inject.corpus.hits import Place, TaskHits
 from olmo_inject.corpus.order import Order
-from olmo_inject.corpus.provenance import origins_at
+from olmo_inject.corpus.provenance import origins_at, provenance_path
 from olmo_inject.corpus.references import Reference
 from olmo_inject.corpus.resampling import clean_seeds
-from olmo_inject.corpus.scan import Place, ReferenceOptions, ScanResult, TaskHits, scan_corpus
+from olmo_inject.corpus.scan import ReferenceOptions, ScanResult, count_instances, scan_corpus
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import LocalSource
-from olmo_inject.corpus.stage import StageOrder
+from olmo_inject.corpus.stage import StagedShards, StageOrder
+from olmo_inject.corpus.statements import KINDS
 from olmo_inject.data import TaskPlan, build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.open_corpus import resolve
-from olmo_inject.tasks import Task
 
 AS_CONFIGURED = "-"  # instead of a corpus: the one that the experiment names
 IN_SHARDS = "offset: token of the shard; sequence: its number in the corpus; step: the first that reads it"
@@ -34,6 +34,11 @@ IN_STAGE = (
     "offset: token of the stage's part; sequence: its number in the stage; step: the one that reads it. Each sequence "
     "is searched by itself: those beside it in the stage are not beside it in the text"
 )
+NO_DOCUMENTS = {
+    "stage": "not known of a stage; `olmo-inject corpus show` of its source names the shard of a step's row",
+    "remote": "not looked up in remote shards",
+    "local": "not known, as there is no .csv.gz beside the shards",
+}
 _CHUNK = 2**22  # positions of the order looked through at once
 
 
@@ -79,11 +84,9 @@ def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -
     if len(shards) >= experiment.batch_size:
         order = what.source.open_order(shards, experiment.batch_size, experiment.corpus.seed)
 
-    def scan(tasks: Sequence[Task], references: ReferenceOptions | None = None) -> ScanResult:
-        how = {"processes": options.processes, "progress": options.progress}
-        return scan_corpus(shards, vocabulary, tasks, references, **how)
-
-    result = scan(what.tasks, options.reference if options.references is not None else None)
+    how = {"processes": options.processes, "progress": options.progress}
+    references = options.reference if options.references is not None else None
+    result = scan_corpus(shards, vocabulary, what.tasks, references, **how)
     report = {
         "corpus": _name(what) if corpus == AS_CONFIGURED else corpus,
         "tokens": result.tokens,
@@ -91,6 +94,7 @@ def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -
         "sequence_length": experiment.sequence_length,
         "steps": experiment.steps,
         "where": IN_SHARDS if what.source.stage is None else IN_STAGE,
+        "documents": _no_documents(shards),
         "tasks": _tasks_record(experiment, what, shards, order, result),
     }
     if options.references is not None:
@@ -101,7 +105,7 @@ def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -
             experiment.tasks,
             vocabulary,
             found,
-            lambda tasks: [hits.instances for hits in scan(tasks).tasks],
+            lambda tasks: count_instances(shards, vocabulary, tasks, **how),
             options.resample,
         )
         report["clean_seeds"] = {config.name: config.seed for config in clean}
@@ -190,9 +194,20 @@ def _places(
     steps = {} if order is None else first_steps(order, sequences, experiment.steps)
     for place in out:
         place["step"] = steps.get(place["sequence"])
+        if isinstance(order, StageOrder) and place["step"] is not None:
+            place["row"] = int(order.stage.positions(np.array([place["sequence"]]))[0]) % order.batch_size
     if isinstance(shards.source, LocalSource):
         _add_documents(shards, [place for _, place in known], out)
     return out
+
+
+def _no_documents(shards: TokenShards) -> str | None:
+    """Why places do not name their documents; None where they do."""
+    if isinstance(shards, StagedShards):
+        return NO_DOCUMENTS["stage"]
+    if not isinstance(shards.source, LocalSource):
+        return NO_DOCUMENTS["remote"]
+    return None if any(provenance_path(path).is_file() for path in shards.paths) else NO_DOCUMENTS["local"]
 
 
 def _add_documents(shards: TokenShards, known: list[Place], places: list[dict[str, Any]]) -> None:
@@ -207,7 +222,8 @@ def _save_references(
     folder: Path, experiment: Experiment, what: TaskPlan, shards: TokenShards, result: ScanResult
 ) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    for kind, found in sorted(result.statements.items()):
+    for kind in KINDS:
+        found = result.statements.get(kind, FoundStatements())
         per_token = Fraction(found.true, result.tokens)
         frequency = Frequency.in_unit("per_token", per_token, experiment.batch_size, experiment.sequence_length)
         values = [frequency.per_batch, frequency.per_sequence, frequency.per_token]
@@ -226,65 +242,3 @@ def _save_references(
             fingerprint = what.source.vocabulary.fingerprint
             Reference(kind, fingerprint, tuple(found.items), shards.fingerprint(), exact | counts).save(path)
     return out
-
-
-def print_scan(report: dict[str, Any], console: Console, shown: int) -> None:
-    """Print a report, at most `shown` places of each task."""
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    say(
-        f"{report['corpus']}: {report['tokens']:,} tokens, "
-        f"{report['sequences']:,} sequences of {report['sequence_length']:,}"
-    )
-    table = Table()
-    for column in ("task", "seed", "instances found", "TOK1 TOK2 found", "its tokens occur"):
-        table.add_column(column, justify="left" if column == "task" else "right")
-    for name, task in report["tasks"].items():
-        table.add_row(name, *(f"{task[key]:,}" for key in ("seed", "instances", "pairs", "token_occurrences")))
-    console.print(table, markup=False)
-    for name, task in report["tasks"].items():
-        for place in task["places"][:shown]:
-            say(f"{name}: {_place_line(place)}")
-        told, all_of_them = min(shown, len(task["places"])), task["instances"] + task["pairs"]
-        if all_of_them > told:
-            say(f"{name}: {all_of_them - told:,} more")
-    if shown and any(task["places"] for task in report["tasks"].values()):
-        say(f"places: {report['where']}")
-    for kind, found in report.get("references", {}).items():
-        units = ", ".join(f"{float(Fraction(v)):.3g} {u.replace('_', ' ')}" for u, v in found["frequency"].items())
-        say(f"{kind}: {found['true']:,} true statements ({units}), {found['false']:,} false; {_kept(found)}")
-    if "references" in report and not report["references"]:
-        say("no statements about numbers were found")
-    for line in _seed_lines(report):
-        say(line)
-
-
-def _kept(found: dict[str, Any]) -> str:
-    return f"{found['items']:,} kept in {found['file']}" if found["file"] else "none can be scored"
-
-
-def _place_line(place: dict[str, Any]) -> str:
-    where = f"{place['shard']} token {place['offset']:,}"
-    if place["sequence"] is None:
-        where += ", in no one sequence"
-    else:
-        step = "not in this run" if place["step"] is None else f"step {place['step']:,}"
-        where += f", sequence {place['sequence']:,}, {step}"
-    if document := place.get("document"):
-        where += f", {document['source']} line {document['line']:,}"
-    return f"{place['kind']} {' | '.join(place['text'])} at {where}"
-
-
-def _seed_lines(report: dict[str, Any]) -> list[str]:
-    if "clean_seeds" not in report:
-        return []
-    tasks = report["tasks"]
-    changed = {name: seed for name, seed in report["clean_seeds"].items() if seed != tasks[name]["seed"]}
-    if not changed:
-        return ["clean: no seed needs changing"]
-    numbers = {name: number for number, name in enumerate(tasks)}
-    return ["clean with these seeds:"] + [
-        f"  tasks.{numbers[name]}.seed={seed}  ({name})" for name, seed in changed.items()
-    ]

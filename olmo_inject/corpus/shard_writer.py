@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from olmo_inject.corpus.documents import Document
+from olmo_inject.corpus.folder import BUILDING
 from olmo_inject.corpus.provenance import Origin, ProvenanceWriter, provenance_path
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 
-WORK = ".build"  # folder of markers and unfinished shards, inside the corpus folder
+WORK = BUILDING  # folder of markers and unfinished shards, inside the corpus folder
 
 
 def shard_name(job: int, number: int) -> str:

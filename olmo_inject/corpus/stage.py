@@ -160,21 +160,26 @@ class StageOrder(Order):
             self.require(range(int(steps.min()), int(steps.max()) + 1), rows)
         return (steps - self.stage.first_step) * self._rows_per_step + self._row_places[rows]
 
-    def require(self, steps: range, rows: Int64[np.ndarray, " r"]) -> None:
-        """Refuse steps or rows that are not staged."""
+    @property
+    def rows(self) -> Int64[np.ndarray, " r"]:
+        """The rows of each batch that are staged."""
+        return self.stage.rows
+
+    def require(self, steps: range, rows: Int64[np.ndarray, " r"], what: str = "corpus.folder") -> None:
+        """Refuse steps or rows that are not staged; arguments as `Order.require`'s."""
         stage = self.stage
         if len(steps) and (steps[0] < stage.first_step or steps[-1] >= stage.beyond_step):
             asked = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
             raise UserError(
-                f"corpus.folder: {stage.folder} holds steps {stage.first_step} to {stage.beyond_step - 1}, not {asked}"
+                f"{what}: {stage.folder} holds steps {stage.first_step} to {stage.beyond_step - 1}, not {asked}"
             )
         missing = rows[self._row_places[rows] < 0]
         if len(missing):
             raise FoundByOneRank(
-                f"corpus.folder: {stage.folder} holds the rows of {stage.ranks}, not row {missing[0]} of a batch"
+                f"{what}: {stage.folder} holds the rows of {stage.ranks}, not row {missing[0]} of a batch"
             )
 
-    def prepare(self, n_positions: int) -> None:
+    def prepare(self, n_positions: int, first: int = 0) -> None:
         """Nothing: the order is on disk already."""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-ADDITION, COMPARISON = "R_add", "R_cmp"
+ADDITION, COMPARISON = KINDS = "R_add", "R_cmp"
 REACH_LEFT = 64
 REACH_RIGHT = 128
 

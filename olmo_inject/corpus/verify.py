@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
+from olmo_inject.corpus.folder import BUILDING, DESCRIPTION, STAGING, CorpusDescription, read_corpus_folder
 from olmo_inject.corpus.stage import STAGE, read_stage
 from olmo_inject.errors import UserError
-
-READ_BYTES = 16 << 20  # at once
+from olmo_inject.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class RecordedFile:
     def is_sound(self, advance: Callable[[int], None] = lambda n: None) -> bool:
         """Whether it is there and what was recorded; every byte is read, and `advance` told of."""
         try:
-            return sha256_on_disk(self.path, advance) == self.sha256
+            return sha256_of(self.path, advance, past_cache=True) == self.sha256
         except OSError:
             return False
 
@@ -40,11 +37,15 @@ def recorded_files(folder: Path, *, provenance: bool = False) -> list[RecordedFi
     """What the folder's own description vouches for: a stage's parts, or a corpus's shards, and where these come from.
 
     Raises:
-        UserError: neither a stage nor a corpus; a corpus's shard that is missing or of another size.
+        UserError: no folder; neither a stage nor a corpus; a corpus's shard that is missing or of another size.
     """
     if (folder / STAGE).is_file():
         stage = read_stage(folder)
         return [RecordedFile(stage.folder / part.name, part.sha256) for part in stage.parts]
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
+    if not any((folder / name).exists() for name in (DESCRIPTION, BUILDING, STAGING)):
+        raise UserError(f"{folder} is neither a corpus folder nor a stage: no {DESCRIPTION}, no {STAGE}")
     corpus = read_corpus_folder(folder)
     shards = [RecordedFile(shard.path, shard.sha256) for shard in corpus.shards]
     return shards + (_provenance(corpus) if provenance else [])
@@ -61,18 +62,6 @@ def damaged(files: Sequence[RecordedFile], advance: Callable[[int], None], jobs:
     with ThreadPoolExecutor(jobs) as pool:
         sound = pool.map(lambda file: file.is_sound(advance), files)
         return [file.path.name for file, good in zip(files, sound, strict=True) if not good]
-
-
-def sha256_on_disk(path: Path, advance: Callable[[int], None]) -> str:
-    """SHA-256 of a file as the disk holds it, past the page cache where the system lets us ask for that."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        while chunk := file.read(READ_BYTES):
-            digest.update(chunk)
-            advance(len(chunk))
-    return digest.hexdigest()
 
 
 def _provenance(corpus: CorpusDescription) -> list[RecordedFile]:

@@ -6,7 +6,6 @@ it is cheaper than one run lost to a file that a disk or a copy has cut short.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat
@@ -19,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
+from olmo_inject.files import read_json, sha256_of, write_json
 
 FORMAT = 1
 RECORD = "checkpoint.json"
@@ -43,7 +42,7 @@ def seal(path: Path) -> dict[str, Any]:
     """Flush a file to disk, and return its size and sha256."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def complete(tmp: Path, final: Path, record: dict[str, Any]) -> None:
@@ -98,7 +97,7 @@ def verify(folder: Path, files: dict[str, dict[str, Any]], part: int = 0, parts:
     """
     for name in sorted(files)[part::parts]:
         verify_length(folder, {name: files[name]})
-        if _digest(folder / name) != files[name]["sha256"]:
+        if sha256_of(folder / name) != files[name]["sha256"]:
             raise UserError(f"{folder} is damaged: {name} is not as it was written")
 
 
@@ -121,14 +120,6 @@ def discard(folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.old")
     folder.rename(old)
     shutil.rmtree(old)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _flush_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -217,7 +218,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
         kills += 1
         assert _gone_soon(children), "a killed build leaves processes behind"
         before = set(map(str, killed.glob("part-*.npy")))
-        with pytest.raises(UserError, match="does not exist"):
+        with pytest.raises(UserError, match="killed is not finished: the `olmo-inject corpus build` that"):
             read_corpus_folder(killed)
     assert kills >= 2
     assert contents(killed) == contents(tmp_path / "whole")
@@ -326,8 +327,38 @@ def test_mistakes(name: str, content: bytes, options: dict, message: str, tmp_pa
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         build_corpus(tmp_path / "out", [str(tmp_path / name)], BuildOptions(**options), progress=False)
-    with pytest.raises(UserError, match="does not exist"):
-        read_corpus_folder(tmp_path / "out")
+    assert not (tmp_path / "out").exists(), "the corrected command finds the folder free"
+    (tmp_path / "b.txt").write_text("b")
+    before = contents(build_corpus(tmp_path / "out", [str(tmp_path / "b.txt")], SMALL, progress=False).folder)
+    if not isinstance(options.get("text"), TextOptions) and options:
+        sources = [str(tmp_path / name)]
+        with pytest.raises(UserError, match=message):
+            build_corpus(tmp_path / "out", sources, BuildOptions(**options), overwrite=True, progress=False)
+        assert contents(tmp_path / "out") == before, "what cannot be built replaces nothing"
+
+
+def test_finished_shards_of_a_failed_build_are_not_lost(tmp_path: Path) -> None:
+    """A build that failed goes on from its shards; another one says whose they are, and takes their place if told."""
+    source, out = tmp_path / "t.jsonl", tmp_path / "out"
+    source.write_bytes(json_lines(TEXTS * 3) + b"{\n" + json_lines(TEXTS))
+    with pytest.raises(
+        UserError, match=r"t\.jsonl: line 610 is damaged: Expecting property name .* at character [23] \("
+    ):
+        build_corpus(out, [str(source)], SMALL, progress=False)
+    (*finished,) = sorted(out.glob("part-*.npy"))
+    assert len(finished) > 3
+    stamps = [path.stat().st_mtime_ns for path in finished]
+    other = replace(SMALL, shard_tokens=4000)
+    with pytest.raises(UserError, match="of a build that was interrupted, of shard_tokens 3000: the command with"):
+        build_corpus(out, [str(source)], other, progress=False)
+    build_corpus(out, [str(source)], replace(SMALL, skip_damaged=True), progress=False)
+    assert [path.stat().st_mtime_ns for path in finished] == stamps
+    with pytest.raises(UserError, match="line 610 is damaged"):
+        build_corpus(out, [str(source)], SMALL, overwrite=True, progress=False)
+    source.write_bytes(json_lines(TEXTS))
+    with pytest.raises(UserError, match=r"of other sources \(it has not read .*t\.jsonl as it is now\)"):
+        build_corpus(out, [str(source)], SMALL, progress=False)
+    assert len(build_corpus(out, [str(source)], SMALL, overwrite=True, progress=False).shards) > 3
 
 
 def test_missing_column_and_source(tmp_path: Path) -> None:

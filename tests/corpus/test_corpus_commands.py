@@ -46,7 +46,7 @@ def test_build(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     ends(0, "corpus", "build", folder / "t.jsonl", "--to", tmp_path / "out", "--processes", 1)
     out, err = capfd.readouterr()
     corpus = read_corpus_folder(tmp_path / "out")
-    assert out == f"{tmp_path / 'out'}: {corpus.documents:,} documents, {corpus.tokens:,} tokens in 1 shards\n"
+    assert out == f"{tmp_path / 'out'}: {corpus.documents:,} documents, {corpus.tokens:,} tokens in 1 shard\n"
     assert err == ""
     (tmp_path / "t.jsonl").write_text('{"text": "a"}\n{"text": "b"\n{"text": ""}\n')
     ends(2, "corpus", "build", tmp_path / "t.jsonl", "--to", tmp_path / "two")
@@ -55,10 +55,21 @@ def test_build(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert err.startswith(f"olmo-inject: {tmp_path / 't.jsonl'}: line 2 is damaged: ")
     assert len(err.splitlines()) == 1
     ends(0, "corpus", "build", tmp_path / "t.jsonl", "--to", tmp_path / "two", "--skip-damaged")
-    assert "left out: 1 documents without text, 1 damaged" in capfd.readouterr().out
+    assert "left out: 1 document without text, 1 damaged" in capfd.readouterr().out
     ends(0, "corpus", "build", tmp_path / "t.jsonl", "--to", tmp_path / "two", "--skip-damaged", "--json")
     record = json.loads(capfd.readouterr().out)
     assert (record["documents"], record["empty"], record["damaged"]) == (1, 1, 1)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "t.jsonl").rename(tmp_path / "in" / "t.jsonl")
+    for name in "abcd":
+        (tmp_path / "in" / f"{name}.md").write_text("# Notes")
+    arguments = ("corpus", "build", tmp_path / "in", "--skip-damaged", "--to")
+    ends(0, *arguments, tmp_path / "three")
+    first, examples = capfd.readouterr().out.splitlines()[0].rsplit(": ", 1)
+    assert first == "not read, for want of a known format: 4 files"
+    assert examples == ", ".join(str(tmp_path / "in" / f"{name}.md") for name in "abc") + ", ..."
+    ends(0, *arguments, tmp_path / "three", "--json")
+    assert json.loads(capfd.readouterr().out)["not_read"]["files"] == 4
 
 
 def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -79,13 +90,17 @@ def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ends(0, "corpus", "scan", "-", folder / "small.yaml", *arguments)
     out = capfd.readouterr().out
     seed = int(out.rpartition("tasks.0.seed=")[2].split()[0])
-    assert "clean with these seeds:" in out
+    assert "not clean with the seeds given; with these no instance is found:" in out
+    assert "R_cmp: 0 found, so no R_cmp.json" in out
     assert f"50 kept in {references / 'R_add.json'}" in out
     assert len(Reference.load(references / "R_add.json").items) == 50
     ends(0, "corpus", "scan", "-", folder / "small.yaml", f"tasks.0.seed={seed}", "--json")
     assert json.loads(capfd.readouterr().out)["tasks"]["less"]["instances"] == 0
     ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
-    assert "nothing is neither a file nor one of the shipped corpora" in capfd.readouterr().err
+    assert "nothing does not exist, as a folder or a file, nor as" in capfd.readouterr().err
+    for option in ("--references", "--to"):  # before the search, which may take hours
+        ends(2, "corpus", "scan", "-", folder / "small.yaml", "--processes", -1, option, folder / "small.yaml" / "x")
+        assert "cannot write" in capfd.readouterr().err
     (folder / "nothing").mkdir()
     ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
     assert "corpus.json does not exist" in capfd.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from named import BATCH, LENGTH, NAMES, served, write_named
 
-from olmo_inject.cli import app
+from olmo_inject.cli import app, main
 from olmo_inject.config import Experiment, configs_folder, load_experiment
 from olmo_inject.corpus.catalog import read_catalog
 from olmo_inject.corpus.manifest import default_path, make_manifest, read_manifest, write_manifest
@@ -179,7 +179,7 @@ def test_a_local_shard_is_checked_against_the_manifest(catalog: Path, tmp_path: 
         ({"name": "pile"}, "pile is neither a file nor one of the shipped corpora: dolma-v1_7"),
         ({"name": "dolma-v1_7", "root": "r", "eos_token_id": 0}, "corpus.eos_token_id: 0, but dolma-v1_7"),
         ({"name": "dolma-v1_7", "root": "r", "manifest": "none.json"}, "none.json does not exist"),
-        ({"name": "dolma-v1_7", "root": "/nowhere"}, "cannot read shard /nowhere/preprocessed/olmo-mix"),
+        ({"name": "dolma-v1_7", "root": "no/such"}, "corpus.root: no/such is not a folder of this machine"),
         ({"name": "dolma-v1_7", "folder": "x"}, "corpus: give one of name, folder and paths, not name and folder"),
         ({"paths": ["x"], "root": "r"}, "corpus.root: only with corpus.name"),
         ({"name": "dolma-v1_7", "dtype": "uint32"}, "corpus.dtype: not with corpus.name, which says it itself"),
@@ -223,6 +223,10 @@ def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capf
     assert run(capfd, "verify", tmp_path / "stage")["damaged"] == []
     again = run(capfd, "show", tmp_path / "stage", "--step", 3, "--rows", "all", "--injections", tmp_path / "x.yaml")
     assert [row["tokens"] for row in again["rows"]] == expected
+    for beyond in (("show", tmp_path / "stage", "--step", 9), ("order", tmp_path / "stage", "--steps", 3, "--to", "o")):
+        with pytest.raises(UserError, match=f"^{beyond[2]}s?: .*stage holds steps 2 to 8, not step"):
+            run(capfd, *beyond)
+    assert run(capfd, "show", catalog, "--step", 22, "--rows", "0")["epoch"] == 2
     written = run(capfd, "order", catalog, *web, "--steps", 30, "--to", tmp_path / "order.u32")
     assert written["rows"] == 240
     np.testing.assert_array_equal(np.fromfile(tmp_path / "order.u32", np.uint32), Order(182, BATCH, 7)[np.arange(240)])
@@ -231,11 +235,19 @@ def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capf
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("show", "--step", "0", "--rows", "5-9"), r"--rows: 5-9 are not all in 0\.\.7"),
+        (("show", "--step", "0", "--rows", "5-9"), "--rows: 5-9: a batch has rows 0 to 7"),
         (("show", "--step", "0", "--rows", "few"), "--rows: 'few' is neither `all` nor numbers"),
         (("show", "--step", "-1"), "--step: -1 must be at least 0"),
         (("stage", "--to", "t", "--steps", "5"), "--steps: '5' is not first:beyond"),
         (("stage", "--to", "t", "--steps", "0:5", "--rank-shard", "0"), "--rank-shard: '0' is not first-last/world"),
+        (
+            ("stage", "--to", "t", "--steps", "3:26"),
+            "--steps: 3:26 is more than the whole corpus, which ends after 22",
+        ),
+        (
+            ("stage", "--to", "t", "--steps", "0:9999999", "--rank-shard", "0/2"),
+            "which ends after 22 steps and is then read again: stage at most 44 steps",
+        ),
         (("order", "--to", "t", "--steps", "0"), "--steps: 0 must be at least 1"),
     ],
 )
@@ -245,7 +257,17 @@ def test_mistakes_on_the_command_line(catalog: Path, arguments: tuple[str, ...],
         app(["corpus", name, str(catalog), *more])
 
 
+def test_a_missing_shard_is_told_in_one_line(catalog: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (catalog.parent / "root" / NAMES[1]).unlink()
+    with pytest.raises(SystemExit):
+        main(["corpus", "manifest", str(catalog)])
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("olmo-inject: corpus: cannot read shard ")
+    assert err.count("\n") == 1
+
+
 def test_a_folder_does_not_say_how_long_its_sequences_are(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
-    with pytest.raises(UserError, match="--batch-size: give it"):
+    with pytest.raises(UserError, match="^--batch-size and --sequence-length: .* does not say them"):
         app(["corpus", "show", str(tmp_path / "corpus"), "--step", "0"])

@@ -72,6 +72,13 @@ def test_prepared_files_hold_the_same_order(n_positions: int, tmp_path: Path) ->
         np.testing.assert_array_equal(each[np.arange(n_positions)], expected)
 
 
+def test_only_the_epochs_asked_for_are_prepared(tmp_path: Path) -> None:
+    order = Order(23, 4, 7, tmp_path)
+    order.prepare(45, 41)
+    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {"epoch2-n23-seed7.u32": 4 * 5}
+    np.testing.assert_array_equal(order[np.arange(41, 45)], Order(23, 4, 7)[np.arange(41, 45)])
+
+
 def test_prepared_files_are_what_is_read(tmp_path: Path) -> None:
     Order(23, 4, 7, tmp_path).prepare(40)
     path = tmp_path / "epoch1-n23-seed7.u32"

@@ -16,13 +16,15 @@ from olmo_inject.config import load_experiment
 from olmo_inject.corpus import scan
 from olmo_inject.corpus.build import build_corpus
 from olmo_inject.corpus.build_job import BuildOptions
+from olmo_inject.corpus.contamination import Needles
 from olmo_inject.corpus.finder import FoundStatements, StatementFinder
 from olmo_inject.corpus.folder import CorpusDescription
+from olmo_inject.corpus.hits import no_hits
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.references import Reference, ReferenceItem, chosen, load_references
 from olmo_inject.corpus.resampling import clean_seeds
 from olmo_inject.corpus.sample import DOLMA, build_sample
-from olmo_inject.corpus.scan import ReferenceOptions, ScanResult, scan_corpus, scan_part, scan_parts
+from olmo_inject.corpus.scan import ReferenceOptions, ScanResult, count_instances, scan_corpus, scan_part, scan_parts
 from olmo_inject.corpus.scan_report import ScanOptions, first_steps, scan_experiment
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.statements import statements
@@ -37,7 +39,7 @@ def scan_here(
     shards: TokenShards, known: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
 ) -> ScanResult:
     """`scan_corpus` in this process, where a test may change the sizes of its pieces."""
-    result = ScanResult(sum(shards.shard_tokens), [scan._no_hits(scan.Needles(task)) for task in tasks], {})
+    result = ScanResult(sum(shards.shard_tokens), [no_hits(Needles(task)) for task in tasks], {})
     for part in scan_parts(shards, known, tasks, references):
         hits, statements = scan_part(part, lambda done, tokens: None)
         for ours, more in zip(result.tasks, hits, strict=True):
@@ -188,6 +190,7 @@ def test_no_statement_is_missed_in_any_text(
         np.array(ids, np.uint16).tofile(path)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(scan, "CHUNK", 16)
+            patch.setattr(scan, "_LOOKED_AT", 40)
             # A vocabulary's tables are the same for every text, and take a quarter of a second.
             patch.setattr(scan, "_finder", lambda known, size, options: finders[known.size])
             result = scan_here(TokenShards([path], 1), known, [], ReferenceOptions())
@@ -289,6 +292,7 @@ def test_hits_name_their_document(tmp_path: Path) -> None:
     report = scan_experiment(str(corpus.folder), load_experiment(config), ScanOptions())
     assert report["tasks"]["less"]["instances"] == 1
     assert report["tasks"]["less"]["places"][0]["document"] == {"id": "", "source": str(tmp_path / "a.txt"), "line": 3}
+    assert report["documents"] is None, "they are told"
     assert report["tasks"]["less"]["places"][0]["step"] is None, "too small to be trained on"
 
 
@@ -303,6 +307,19 @@ def test_foreign_ids_are_refused(tmp_path: Path) -> None:
         shards = write(tmp_path, [np.array([1, 2, 3, 250])], dtype)
         with pytest.raises(UserError, match="token id 250 is beyond the vocabulary"):
             scan_here(shards, vocabulary(200), tasks_of("a"))
+
+
+def test_many_draws_are_counted_in_one_pass(tmp_path: Path) -> None:
+    """Draws that share instances, as those of a small vocabulary do, are each counted whole."""
+    known = vocabulary(24)
+    kinds = ("comparison", "modular_addition")
+    configs = [TaskConfig("a", kind, seed, options={"n_values": 5}) for seed in range(30) for kind in kinds]
+    tasks = [build_tasks([config], known)[0] for config in configs]
+    text = np.random.default_rng(0).integers(2, 24, 3000)
+    shards = write(tmp_path, [text, text[:40]])
+    expected = [hits.instances for hits in scan_here(shards, known, tasks).tasks]
+    assert count_instances(shards, known, tasks) == expected
+    assert len(set(expected)) > 10
 
 
 def test_seeds_are_drawn_until_clean(tmp_path: Path) -> None:

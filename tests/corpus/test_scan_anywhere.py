@@ -24,7 +24,7 @@ from olmo_inject.corpus.references import Reference
 from olmo_inject.corpus.remote import RemoteShards
 from olmo_inject.corpus.sample import DOLMA, build_sample
 from olmo_inject.corpus.scan import ReferenceOptions
-from olmo_inject.corpus.scan_report import IN_STAGE, ScanOptions, scan_experiment
+from olmo_inject.corpus.scan_report import IN_STAGE, NO_DOCUMENTS, ScanOptions, scan_experiment
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source, open_source
 from olmo_inject.corpus.stage import StagedShards, StageOrder, read_stage
@@ -149,6 +149,7 @@ def test_the_same_is_found_here_and_over_http(
         paths = [Path(report["references"][name].pop("file")) for report in (here, there)]
         first, second = map(Reference.load, paths)
         assert first == second
+    assert (here.pop("documents"), there.pop("documents")) == (NO_DOCUMENTS["local"], NO_DOCUMENTS["remote"])
     del here["corpus"], there["corpus"]
     assert here == there
     capfd.readouterr()
@@ -157,7 +158,7 @@ def test_the_same_is_found_here_and_over_http(
         main(["corpus", "scan", catalog, config, "--root", url, "--json", "--processes", "1"])
     assert ended.value.code == 1, "instances were found"
     del here["references"]
-    assert json.loads(capfd.readouterr().out) == {"corpus": catalog, **here}
+    assert json.loads(capfd.readouterr().out) == {"corpus": catalog, "documents": NO_DOCUMENTS["remote"], **here}
 
 
 def test_a_stage_is_searched_sequence_by_sequence(folder: Path, tmp_path: Path, dolma: Vocabulary) -> None:
@@ -166,6 +167,8 @@ def test_a_stage_is_searched_sequence_by_sequence(folder: Path, tmp_path: Path, 
     here = scanned(str(folder / "anywhere.yaml"), folder, root=str(folder / "root"))
     there = scanned(str(tmp_path / "stage"), folder, references=tmp_path / "references")
     assert there["where"] == IN_STAGE
+    assert there["documents"] == NO_DOCUMENTS["stage"]
+    assert here["documents"] == NO_DOCUMENTS["local"]
     assert (here["tokens"], here["sequences"]) == (there["tokens"], there["sequences"])
     places = StageOrder(shards.stage, BATCH, 6198)
     source = Order(here["sequences"], BATCH, 6198)
@@ -183,6 +186,8 @@ def test_a_stage_is_searched_sequence_by_sequence(folder: Path, tmp_path: Path, 
         for p in task["places"]:
             tokens = np.fromfile(tmp_path / "stage" / p["shard"], np.uint16)
             assert tokens[p["offset"] :][: len(p["tokens"])].tolist() == p["tokens"]
+            if p["step"] is not None:
+                assert source[np.array([p["step"] * BATCH + p["row"]])] == of_place[p["sequence"]]
     spelled, expected = dolma.token_bytes(), Counter()
     for row in shards.read(np.arange(len(shards))):
         for document in np.split(row, np.flatnonzero(row == 50279)):

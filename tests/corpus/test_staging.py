@@ -299,9 +299,17 @@ def test_what_is_in_the_folder_is_respected(root: Path, tmp_path: Path) -> None:
     stage(shards, order, range(5), to)
     with pytest.raises(Staged):
         stage(shards, order, range(5), to)
-    for other in ({"steps": range(6)}, {"ranks": RankShard(0, 0, 2)}, {"part_bytes": 640}):
-        with pytest.raises(UserError, match="holds something else than a stage of these arguments"):
+    for other, what in (
+        ({"steps": range(6)}, "a stage of steps 0:5, not steps 0:6"),
+        ({"ranks": RankShard(0, 0, 2)}, "a stage of all rows, not the rows of ranks 0-0 of 2"),
+        ({"part_bytes": 640}, "a stage of parts of 10 sequences, not parts of 20 sequences"),
+    ):
+        with pytest.raises(UserError, match=f"s holds {what}; --overwrite replaces a stage"):
             stage(shards, order, **{"steps": range(5), "to": to, **other})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"mine holds thesis\.tex, but no stage; "):
+        open_stager(shards, order, VOCABULARY, range(5), tmp_path / "mine")
     (to / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"is not overwritten: it holds thesis\.tex, which is no part of a stage"):
         stage(shards, order, range(6), to, overwrite=True)
@@ -348,6 +356,12 @@ def test_a_disk_that_is_too_small(root: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 0, needed - 1))  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"needs 5\.1 kB of disk, 5\.1 kB are free"):
         stager.check_disk()
+
+    def prepare() -> None:
+        raise AssertionError("the order is not read for a stage that cannot be")
+
+    with pytest.raises(UserError, match=r"needs 5\.1 kB of disk, 5\.1 kB are free"):
+        open_stager(shards, order, VOCABULARY, range(20), to, prepare=prepare)
     assert not (tmp_path / "deep").exists()
 
 

@@ -142,7 +142,7 @@ def test_changed_contents_of_the_corpus(config: Path, alone: torch.device) -> No
 
 
 def test_a_staged_corpus_and_its_bytes(config: Path, alone: torch.device) -> None:
-    opened = open_corpus(str(config), None, None, Shape(), 9)
+    opened = open_corpus(str(config), None, None, Shape())
     to = config.parent / "stage"
     assert open_stager(opened.shards, opened.order, opened.source.vocabulary, range(9), to).run(lambda n: None)
     found = preflight(load(config, f"corpus.folder={to}"), alone, quick=False)

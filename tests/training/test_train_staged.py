@@ -34,7 +34,7 @@ def finished(path: Path, ranks: Ranks) -> Path:
 
 def staged(path: Path, to: Path, steps: range, ranks: RankShard | None = None) -> tuple[str, ...]:
     """Stage the experiment's corpus; what makes a run read it."""
-    opened = open_corpus(str(path), None, None, Shape(), steps.stop)
+    opened = open_corpus(str(path), None, None, Shape())
     stager = open_stager(
         opened.shards, opened.order, opened.source.vocabulary, steps, to, ranks=ranks, part_bytes=1000, read="stream"
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from olmo_inject.corpus.sources.local import LocalSource
 from olmo_inject.corpus.sources.source import Source
+from olmo_inject.errors import UserError
 
 __all__ = ["LocalSource", "Source", "is_remote", "open_source"]
 
@@ -14,7 +17,11 @@ def is_remote(root: str) -> bool:
 
 
 def open_source(root: str) -> Source:
-    """The source for `root`: a folder, http(s)://... or s3://bucket/prefix."""
+    """The source for `root`: a folder, http(s)://... or s3://bucket/prefix.
+
+    Raises:
+        UserError: a folder that does not exist, or an address without a bucket.
+    """
     if root.startswith(("http://", "https://")):
         from olmo_inject.corpus.sources.http import HttpSource
 
@@ -23,4 +30,6 @@ def open_source(root: str) -> Source:
         from olmo_inject.corpus.sources.s3 import S3Source
 
         return S3Source(root)
+    if not Path(root).is_dir():
+        raise UserError(f"corpus.root: {root} is not a folder of this machine")
     return LocalSource(root)

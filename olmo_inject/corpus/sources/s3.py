@@ -60,7 +60,8 @@ class S3Source(Source):
             yield
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            said = f"S3 answers {status} {error.response.get('Error', {}).get('Code', '')}"
+            code = error.response.get("Error", {}).get("Code", "")
+            said = f"S3 answers {status} " + ("not found" if code == "404" else code)
             if status >= 500 or status in (408, 429):
                 raise Transient(said) from error
             if status == 416:

@@ -7,7 +7,7 @@ in memory from the runs' slices and the ranges, and written at once: every read 
 is bounded.
 """
 
-from olmo_inject.corpus.staging.request import Staged
+from olmo_inject.corpus.staging.request import Staged, check_extent
 from olmo_inject.corpus.staging.stager import MEMORY_BYTES, PART_BYTES, Stager, open_stager
 
-__all__ = ["MEMORY_BYTES", "PART_BYTES", "Staged", "Stager", "open_stager"]
+__all__ = ["MEMORY_BYTES", "PART_BYTES", "Staged", "Stager", "check_extent", "open_stager"]

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.filesize import decimal
 
-from olmo_inject.corpus.folder import TOKENIZER
+from olmo_inject.corpus.folder import STAGING, TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.stage import STAGE, RankShard, StagePart, StageRecord, read_stage
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
 from olmo_inject.vocabulary import Vocabulary
+from olmo_inject.words import counted
 
-WORK = ".staging"  # inside the stage while it is made
+WORK = STAGING
 
 
 class Staged(Exception):
@@ -60,8 +62,45 @@ def make_record(
         pad_token_id=vocabulary.pad_id,
         contents=shards.contents(),
     )
-    order.require(steps, record.rows)
+    order.require(steps, record.rows, "--steps")
     return record
+
+
+def check_extent(order: Order, steps: range, ranks: RankShard | None) -> None:
+    """Refuse a stage of more than the corpus: the last step is a slip, or the corpus itself is the thing to copy.
+
+    Raises:
+        UserError: it is.
+    """
+    share = 1.0 if ranks is None else (ranks.last - ranks.first + 1) / ranks.world
+    if len(steps) * share > order.epoch_steps:
+        most = int(order.epoch_steps / share)
+        raise UserError(
+            f"--steps: {steps.start}:{steps.stop} is more than the whole corpus, which ends after "
+            f"{counted(order.epoch_steps, 'step')} and is then read again: stage at most {counted(most, 'step')}"
+        )
+
+
+def check_room(folder: Path, needed: int, here: int = 0) -> None:
+    """Refuse a disk that is too small.
+
+    Args:
+        folder: to write into; it need not exist yet.
+        needed: bytes.
+        here: bytes of the folder that count towards them, or will be removed.
+
+    Raises:
+        UserError: it is.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free + here < needed:
+        raise UserError(f"{folder}: needs {decimal(needed - here)} of disk, {decimal(free)} are free")
+
+
+def bytes_here(folder: Path) -> int:
+    """Of the parts in a folder, whether they will be kept or replaced."""
+    return sum(path.stat().st_size for path in folder.glob("part-*.npy"))
 
 
 def request_of(record: StageRecord, part_sequences: int) -> dict[str, Any]:
@@ -84,24 +123,53 @@ def look_at_folder(record: StageRecord, part_sequences: int, overwrite: bool) ->
     present = sorted(entry.name for entry in folder.iterdir())
     if not present:
         return None
+    what = f"{min(_foreign(present), default=present[0])}, but no stage"
     if (folder / STAGE).is_file():
         there = read_stage(folder)
         of_parts = there.parts[0].sequences if there.parts else 0
-        if request_of(there, part_sequences) == request and of_parts == min(part_sequences, record.sequences):
+        if of_parts == min(part_sequences, there.sequences):  # then it is what was asked for
+            of_parts = part_sequences
+        if request_of(there, of_parts) == request:
             missing = _missing(there)
             if not missing:
                 shutil.rmtree(folder / WORK, ignore_errors=True)  # a kill may have left it
                 raise Staged
             if not overwrite:
                 raise UserError(f"{folder / missing[0]} is missing or of another size; --overwrite stages anew")
+        what = _differences(request_of(there, of_parts), request)
     elif (folder / WORK / "request.json").is_file():
         begun = read_json(folder / WORK / "request.json")
         if {key: begun.get(key) for key in request} == request:
             return begun["streamed"]
+        what = f"the beginning of {_differences(begun, request)}"
     if not overwrite:
-        raise UserError(f"{folder} holds something else than a stage of these arguments; --overwrite replaces a stage")
+        raise UserError(f"{folder} holds {what}; --overwrite replaces a stage")
     _delete(folder, present)
     return None
+
+
+def _differences(there: dict[str, Any], asked: dict[str, Any]) -> str:
+    """A stage that is not the one that is asked for, and in what they differ."""
+    theirs, ours = _told(there), _told(asked)
+    differ = [key for key in ours if theirs[key] != ours[key]]
+    if not differ:
+        return "another stage"
+    found, wanted = (", ".join(told[key] for key in differ) for told in (theirs, ours))
+    return f"a stage of {found}, not {wanted}"
+
+
+def _told(request: dict[str, Any]) -> dict[str, str]:
+    """What a stage is of, for people, by what it is called in a request."""
+    ranks = request.get("ranks")
+    return {
+        "steps": f"steps {request.get('first_step')}:{request.get('beyond_step')}",
+        "ranks": "all rows" if ranks is None else f"the rows of {RankShard(**ranks)}",
+        "parts": f"parts of {request.get('part_sequences')} sequences",
+        "corpus": f"corpus {str(request.get('corpus'))[:12]}",
+        "contents": f"contents {str(request.get('contents'))[:12]}",
+        "vocabulary": f"tokenizer {str(request.get('vocabulary'))[:12]}",
+        **{key: f"{key.replace('_', ' ')} {request.get(key)}" for key in ("batch_size", "sequence_length", "seed")},
+    }
 
 
 def _missing(there: StageRecord) -> list[str]:
@@ -114,11 +182,15 @@ def _missing(there: StageRecord) -> list[str]:
     return [part.name for part in there.parts if not is_there(part)]
 
 
+def _foreign(present: Sequence[str]) -> list[str]:
+    own = STAGE, TOKENIZER, WORK
+    return [name for name in present if name not in own and not name.startswith(("part-", ".part-"))]
+
+
 def _delete(folder: Path, present: Sequence[str]) -> None:
-    ours = [name for name in present if name in (STAGE, TOKENIZER, WORK) or name.startswith(("part-", ".part-"))]
-    if foreign := set(present) - set(ours):
+    if foreign := _foreign(present):
         raise UserError(f"{folder} is not overwritten: it holds {min(foreign)}, which is no part of a stage")
-    for name in (STAGE, *ours):  # first what vouches for the rest
+    for name in (STAGE, *present):  # first what vouches for the rest
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)

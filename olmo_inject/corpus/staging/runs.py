@@ -72,10 +72,10 @@ class Run:
         rows = np.empty((len(slots), sequence_bytes), np.uint8)
         self._stream(indices, slots, rows, advance)
         with replacing(self.path) as temporary:
-            rows.tofile(temporary)
+            temporary.write_bytes(rows.data)
         record = np.stack([places[by_place], [zlib.crc32(row) for row in rows]], axis=1).astype(np.int64)
         with replacing(self.index) as temporary:
-            record.tofile(temporary)
+            temporary.write_bytes(record.data)
 
     def hold(self, held: Held, advance: Advance) -> None:
         """Stream the stretch into the memory that holds the whole stage.

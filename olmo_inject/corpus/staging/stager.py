@@ -20,11 +20,19 @@ from olmo_inject.corpus.stage import RankShard, StageRecord, write_stage
 from olmo_inject.corpus.staging.layout import READS, Estimate, Layout, estimate
 from olmo_inject.corpus.staging.parts import Part
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
-from olmo_inject.corpus.staging.request import WORK, look_at_folder, make_record, request_of
+from olmo_inject.corpus.staging.request import (
+    WORK,
+    bytes_here,
+    check_room,
+    look_at_folder,
+    make_record,
+    request_of,
+)
 from olmo_inject.corpus.staging.runs import Advance, Held, OpenRun, plan_runs
 from olmo_inject.errors import UserError
 from olmo_inject.files import locked, write_json
 from olmo_inject.vocabulary import Vocabulary
+from olmo_inject.words import counted
 
 PART_BYTES = 512 << 20
 MEMORY_BYTES = 2 << 30
@@ -109,11 +117,14 @@ class Stager:
         steps = f"steps {record.first_step:,} to {record.beyond_step - 1:,}"
         rows = "all rows" if record.ranks is None else f"the rows of {record.ranks}"
         by_ranges, by_streams = chosen.otherwise
+        epoch_steps = record.corpus_sequences // record.batch_size
+        again = record.first_step // epoch_steps < (record.beyond_step - 1) // epoch_steps
         return [
             f"{record.folder}: {steps}, {rows}: {record.sequences:,} sequences, {decimal(self.stage_bytes)} "
-            f"in {len(self.parts):,} parts",
-            f"streamed: {len(chosen.streamed):,} files, {decimal(chosen.streamed_bytes)}; by ranges: "
-            f"{chosen.ranged:,} files, {chosen.ranges:,} ranges, {decimal(chosen.ranged_bytes)}",
+            f"in {counted(len(self.parts), 'part')}",
+            *([f"the corpus ends after {epoch_steps:,} steps, and is then read again in another order"] * again),
+            f"streamed: {counted(len(chosen.streamed), 'file')}, {decimal(chosen.streamed_bytes)}; by ranges: "
+            f"{counted(chosen.ranged, 'file')}, {counted(chosen.ranges, 'range')}, {decimal(chosen.ranged_bytes)}",
             f"reading takes roughly {_duration(chosen.seconds)} (all by ranges {_duration(by_ranges)}, "
             f"all streamed {_duration(by_streams)})",
             f"disk still needed: {decimal(self.disk_bytes)}"
@@ -121,6 +132,8 @@ class Stager:
                 f"; {decimal(self.stage_bytes)} of memory hold what is streamed"
                 if self.in_memory
                 else f", of which {decimal(self._run_bytes)} for runs that are deleted at the end"
+                if self._run_bytes
+                else ""
             ),
         ]
 
@@ -130,12 +143,7 @@ class Stager:
         Raises:
             UserError: it is.
         """
-        folder = self.record.folder
-        while not folder.exists():
-            folder = folder.parent
-        free = shutil.disk_usage(folder).free
-        if free < self.disk_bytes:
-            raise UserError(f"{self.record.folder}: needs {decimal(self.disk_bytes)} of disk, {decimal(free)} are free")
+        check_room(self.record.folder, self.disk_bytes)
 
     def run(self, advance: Advance, should_stop: Callable[[], bool] = lambda: False) -> bool:
         """Do what is left; True when the stage is complete, False when it was stopped first.
@@ -215,6 +223,7 @@ def open_stager(
     part_bytes: int = PART_BYTES,
     memory_bytes: int = MEMORY_BYTES,
     overwrite: bool = False,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Stager:
     """Look at what is asked and what is there already, and plan the rest; writes nothing.
 
@@ -231,9 +240,10 @@ def open_stager(
         memory_bytes: a smaller stage of which anything is streamed is put together in memory, and written once; but
             what was streamed when it is killed is streamed again. A larger one goes through runs on the disk.
         overwrite: delete another stage that is there.
+        prepare: called when nothing speaks against it, before the order is read.
 
     Raises:
-        UserError: impossible arguments, or something else in the folder.
+        UserError: impossible arguments, something else in the folder, or a disk too small for the stage itself.
         Staged: nothing is left to do.
     """
     to = to.resolve()
@@ -245,7 +255,10 @@ def open_stager(
     part_sequences = part_bytes // shards.sequence_bytes
     if part_sequences < 1:
         raise UserError(f"--part-size: {part_bytes} bytes do not hold a sequence of {shards.sequence_bytes}")
+    # Before anything takes long, or is removed; what runs need is known, and checked, later.
+    check_room(to, record.nbytes, bytes_here(to))
     streamed = look_at_folder(record, part_sequences, overwrite)
+    prepare()
     layout = Layout(record, shards, order)
     chosen = estimate(
         layout, shards.sequence_bytes, shards.source.cost, jobs, shards.source.connections, read, streamed

@@ -1,0 +1,77 @@
+"""What a scan found, for people."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from olmo_inject.words import counted
+
+
+def print_scan(report: dict[str, Any], console: Console, shown: int) -> None:
+    """Print a report, at most `shown` places of each task."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    say(
+        f"{report['corpus']}: {report['tokens']:,} tokens, "
+        f"{report['sequences']:,} sequences of {report['sequence_length']:,}"
+    )
+    table = Table()
+    for column in ("task", "seed", "instances found", "TOK1 TOK2 found", "its tokens occur"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, task in report["tasks"].items():
+        table.add_row(name, *(f"{task[key]:,}" for key in ("seed", "instances", "pairs", "token_occurrences")))
+    console.print(table, markup=False)
+    for name, task in report["tasks"].items():
+        for place in task["places"][:shown]:
+            say(f"{name}: {_place_line(place)}")
+        told, all_of_them = min(shown, len(task["places"])), task["instances"] + task["pairs"]
+        if all_of_them > told:
+            say(f"{name}: {all_of_them - told:,} more")
+    if shown and any(task["places"] for task in report["tasks"].values()):
+        say(f"places: {report['where']}")
+        if report["documents"] is not None:
+            say(f"documents: {report['documents']}")
+    for kind, found in report.get("references", {}).items():
+        units = ", ".join(f"{float(Fraction(v)):.3g} {u.replace('_', ' ')}" for u, v in found["frequency"].items())
+        if found["true"] or found["false"]:
+            true, false = counted(found["true"], "true statement"), f"{found['false']:,} false"
+            say(f"{kind}: {true} ({units}), {false}; {_kept(found)}")
+        else:
+            say(f"{kind}: 0 found, so no {kind}.json")
+    for line in _seed_lines(report):
+        say(line)
+
+
+def _kept(found: dict[str, Any]) -> str:
+    return f"{found['items']:,} kept in {found['file']}" if found["file"] else "none can be scored, so none is kept"
+
+
+def _place_line(place: dict[str, Any]) -> str:
+    where = f"{place['shard']} token {place['offset']:,}"
+    if place["sequence"] is None:
+        where += ", in no one sequence"
+    else:
+        step = "not in this run" if place["step"] is None else f"step {place['step']:,}"
+        where += f", sequence {place['sequence']:,}, {step}" + (f" row {place['row']}" if "row" in place else "")
+    if document := place.get("document"):
+        where += f", {document['source']} line {document['line']:,}"
+    return f"{place['kind']} {' | '.join(place['text'])} at {where}"
+
+
+def _seed_lines(report: dict[str, Any]) -> list[str]:
+    if "clean_seeds" not in report:
+        return []
+    tasks = report["tasks"]
+    changed = {name: seed for name, seed in report["clean_seeds"].items() if seed != tasks[name]["seed"]}
+    if not changed:
+        return ["clean with the seeds given: no whole instance is found (pairs alone do not count)"]
+    numbers = {name: number for number, name in enumerate(tasks)}
+    return ["not clean with the seeds given; with these no instance is found:"] + [
+        f"  tasks.{numbers[name]}.seed={seed}  ({name})" for name, seed in changed.items()
+    ]
