@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import behaviour_figures as figures
+from analysis.findings import unfinished
 from analysis.gap_figures import gap_losses, gaps
 from analysis.heatmaps import heatmap, loss_heatmap
 from analysis.learning_order import learning_order, sentences
@@ -26,7 +27,7 @@ _ABOUT = (
 def behaviour_section(runs: Sequence[Run]) -> Section | None:
     """What the report's other sections do not show; None where the runs have nothing of it."""
     drawings = list(_drawings(runs))
-    findings = [*sentences(learning_order(runs)), *_retained(runs)]
+    findings = [*unfinished(runs), *sentences(learning_order(runs)), *_retained(runs)]
     return Section(TITLE, [_ABOUT], findings, drawings=drawings) if drawings else None
 
 

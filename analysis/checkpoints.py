@@ -72,14 +72,14 @@ class Subject:
         return load_model(self.path).to(device)  # pyright: ignore[reportArgumentType]
 
 
-def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Sequence[Path] = ()) -> list[Subject]:
+def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Sequence[Path] | None = ()) -> list[Subject]:
     """The checkpoints of runs, ordered as `read_runs` does and by step, then models on their own.
 
     Args:
         paths: run folders, folders of runs, checkpoints of runs, or models on their own.
         steps: of the runs; see `chosen_steps`.
         problems: where a step without a checkpoint is noted.
-        tasks: files of tasks (a run's `tasks/NAME.json`) for the models on their own.
+        tasks: files of tasks (a run's `tasks/NAME.json`) for the models on their own; None where these will not do.
 
     Raises:
         UserError: nothing there, a folder that is neither, or no task for a model on its own.
@@ -92,11 +92,15 @@ def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Seque
         elif is_run(path.parent) and (match := _STEP.fullmatch(path.name)):
             found.append(checkpoint_of(read_run(path.parent), int(match[1])))
         elif is_model(path):
+            if tasks is None:
+                raise UserError(f"{path} is a model and no checkpoint of a run: its batches are not known")
             if not tasks:
                 raise UserError(f"{path} is a model and not a run: say with --task which tasks to analyse it on")
             found.append(Subject(path, None, None, [Task.load(file) for file in tasks], path / FOLDER))
         else:
             raise UserError(f"{path} is neither a run folder, nor a folder of runs, nor a model")
+    if tasks and all(subject.run is not None for subject in found):
+        raise UserError("--task: goes with models that are no run; a run has its own tasks")
     for run in sorted(runs, key=order_of):
         found += _of_run(run, steps, problems)
     return sorted(found, key=lambda subject: subject.run is None)  # stable: each kind keeps its order

@@ -26,13 +26,13 @@ from analysis.counterfactuals import TOK1, TOK2, draw_pairs, operands
 from analysis.hooks import untrained
 from analysis.results import Method, Report, Tables
 from analysis.runs import wilson
-from analysis.side_by_side import side_by_side
+from analysis.side_by_side import one_core, side_by_side
 from analysis.upper_part import UpperPart
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
 METHOD = "das"
-VERSION = 2
+VERSION = 3
 # At TOK1 the model has read one operand. At TOK2 it may still hold each, or what comes of them.
 QUESTIONS = ((TOK1, "first"), (TOK2, "first"), (TOK2, "second"), (TOK2, "result"))
 
@@ -42,7 +42,8 @@ def method(options: Options) -> Method:
 
     Columns: task, weights (`trained`, or `untrained` as a control), subspace (`found`, or `random` as a control),
     layer, position, variable, dimension, accuracy on held-out pairs with the ends `low` and `high` of its Wilson
-    interval, pairs, and nothing: the accuracy of changing nothing in this model.
+    interval, pairs, and what bounds it in this model: nothing, the accuracy of changing nothing, and everything, that
+    of exchanging the whole stream at the site.
 
     Raises:
         UserError: an option that cannot be.
@@ -74,6 +75,12 @@ def search(model: PreTrainedModel, task: Task, options: Options, report: Report 
     width = int(model.config.hidden_size)
     if max(options.dimensions) > width:
         raise UserError(f"--dimensions: {max(options.dimensions)} is more than the model's width {width}")
+    cores = torch.get_num_threads() if model.device.type == "cpu" else 1  # a GPU is busy with one
+    with one_core():
+        return _search(model, task, options, cores, report)
+
+
+def _search(model: PreTrainedModel, task: Task, options: Options, cores: int, report: Report) -> pd.DataFrame:
     upper = UpperPart(model, task.label_tokens, operands(task, np.arange(len(task.instances)))[:, TOK1].numpy())
     pairs = {question: _train_and_held_out(upper, task, question, options) for question in QUESTIONS}
     # The lowest layers take longest: as many blocks as are above them.
@@ -89,14 +96,9 @@ def search(model: PreTrainedModel, task: Task, options: Options, report: Report 
         report(sum(finished) / sum(above.values()))
         return rows
 
-    found = dict(zip(places, side_by_side(of_place, places, _workers(upper, len(places))), strict=True))
+    workers = [upper, *(upper.twin() for _ in range(min(cores, len(places)) - 1))]
+    found = dict(zip(places, side_by_side(of_place, places, workers), strict=True))
     return pd.DataFrame([row for place in sorted(found) for row in found[place]])
-
-
-def _workers(upper: UpperPart, at_most: int) -> list[UpperPart]:
-    """One for each core; a GPU is busy with one."""
-    cores = torch.get_num_threads() if upper.model.device.type == "cpu" else 1
-    return [upper, *(upper.twin() for _ in range(min(cores, at_most) - 1))]
 
 
 def _train_and_held_out(
@@ -123,6 +125,11 @@ def _search_place(
     sites = [Site(layer, position, variable) for variable, _ in asked]
     starts = [random_basis(width, d, f"{task.name} {layer} {position} {variable}") for variable, d in asked]
     found = align(upper, task, sites, [pairs[variable][0] for variable, _ in asked], starts, options, check)
+    identity = torch.eye(width)
+    everything = {
+        variable: interchange_accuracy(upper, Site(layer, position, variable), pairs[variable][1], identity)
+        for variable in pairs
+    }
     rows = []
     for subspace, bases in (("found", found), ("random", starts)):
         for (variable, dimension), site, basis in zip(asked, sites, bases, strict=True):
@@ -132,7 +139,7 @@ def _search_place(
             low, high = wilson(accuracy * n, n)
             about = {"task": task.name, **asdict(site), "dimension": dimension, "subspace": subspace}
             result = {"accuracy": accuracy, "low": low, "high": high, "pairs": n}
-            rows.append(about | result | {"nothing": held_out.nothing})
+            rows.append(about | result | {"nothing": held_out.nothing, "everything": everything[variable]})
     return rows
 
 

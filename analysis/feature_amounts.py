@@ -1,7 +1,8 @@
 """How much of a task's feature a checkpoint has, in one number, and what a set of runs shows of it.
 
 The amount of order is the held-out R2 of the order probe at the first block's output; the amount of Fourier modes is
-the number of modes present, counted over all layers (PAPER.md, Fig. 7). Both at TOK2, of its own value.
+the number of modes present, a mode once for each layer (PAPER.md, Fig. 7: the total over layers). Both at TOK2, of
+its own value.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from analysis.features import ORDER
+from analysis.rank_correlation import rank_correlation, told
 from analysis.results import Tables, last_step, rows
 from analysis.runs import Run
 
@@ -42,14 +43,20 @@ def amounts(tables: Tables, feature: str) -> pd.DataFrame:
 def _headline(order: pd.DataFrame) -> pd.DataFrame:
     chosen = rows(order, headline=True, layer=HEADLINE_LAYER)
     columns = {"amount": "held_out", "low": "low", "high": "high", "shuffled": "shuffled_held_out"}
-    return pd.DataFrame(
+    headline = pd.DataFrame(
         {**{column: chosen[column] for column in RUN}, **{name: chosen[column] for name, column in columns.items()}}
     )
+    fewer = rows(order, headline=False, layer=HEADLINE_LAYER)
+    best = fewer.loc[fewer.groupby(RUN)["held_out"].idxmax(), [*RUN, "components", "held_out", "shuffled_held_out"]]
+    names = {"components": "fewer", "held_out": "of_fewer", "shuffled_held_out": "shuffled_of_fewer"}
+    return headline.merge(best.rename(columns=names), on=RUN, how="left")
 
 
 def _counted(modes: pd.DataFrame) -> pd.DataFrame:
     grouped = modes.groupby(RUN, sort=False)
     counts = grouped.agg(amount=("present", "sum"), shuffled=("present_shuffled", "sum")).reset_index()
+    found = modes.loc[modes["present"].to_numpy(bool)].groupby(RUN)["mode"].agg(lambda of: sorted(set(of)))
+    counts = counts.merge(found.rename("modes").reset_index(), on=RUN, how="left")
     return counts.assign(low=np.nan, high=np.nan)
 
 
@@ -85,14 +92,21 @@ def _when(step: int) -> str:
 def _amount(task: str, feature: str, row: dict[Any, Any]) -> str:
     if feature == ORDER:
         none = "" if row["amount"] > 0 else ", no better than the mean of the values"
+        fewer = (
+            ""
+            if pd.isna(row["of_fewer"])
+            else f"; of fewer components the best, {row['fewer']:.0f}: {row['of_fewer']:.2f} (shuffled values reach "
+            f"{row['shuffled_of_fewer']:.2f})"
+        )
         return (
             f"{task}'s order at TOK2 after the first block: held-out R2 {row['amount']:.2f} (95% interval "
             f"{row['low']:.2f} to {row['high']:.2f}){none}; shuffled values reach {row['shuffled']:.2f}, random "
-            f"weights {row['random']:.2f}"
+            f"weights {row['random']:.2f}{fewer}"
         )
+    which = f" (of mode {' and '.join(map(str, row['modes']))})" if isinstance(row["modes"], list) else ""
     return (
-        f"{row['amount']} Fourier modes of {task} at TOK2, over all layers (shuffled values {row['shuffled']}, "
-        f"random weights {row['random']})"
+        f"{row['amount']} Fourier modes of {task} at TOK2, summed over layers{which}; shuffled values "
+        f"{row['shuffled']}, random weights {row['random']}"
     )
 
 
@@ -106,13 +120,13 @@ def _trend(task: str, feature: str, last: pd.DataFrame) -> Iterator[str]:
         for place, group in even.groupby(same, sort=False):
             of, amount = group[column].to_numpy(float), group["amount"].to_numpy(float)
             if len(np.unique(of)) >= FEWEST and len(np.unique(amount)) > 1:
-                rank = np.corrcoef(rankdata(of), rankdata(amount))[0, 1]
-                yield f"{task}, {place}: {what} against {name}: rank correlation {rank:+.2f} over {len(group)} runs."
+                rank = told(*rank_correlation(of, amount), len(group), "runs")
+                yield f"{task}, {place}: {what} against {name}: {rank}."
                 found = True
     if not found:
         yield (
             f"{task}: no rank correlation of the {what}: it takes {FEWEST} model sizes at one frequency, or {FEWEST} "
-            "frequencies of one size."
+            "frequencies of one size, that differ in it."
         )
     elif len(even) < len(last):
         yield f"{task}: not evenly injected, so not among these: {', '.join(rows(last, evenly=False)['run'])}."

@@ -27,7 +27,10 @@ MOST_PANELS = 12  # of pictures of single runs
 SMALLEST_SHARE = 0.003  # of variance that the colours of modes tell apart
 LAYER_TICKS = 9
 LOWEST_R2 = -0.6  # of the axis; anything below zero says the same: no better than the mean
-AMOUNT = {ORDER: "held-out $R^2$ of the value", FOURIER: "Fourier modes over all layers"}
+AMOUNT = {
+    ORDER: "held-out $R^2$ of value(TOK2)\nafter the first block",
+    FOURIER: "Fourier modes at TOK2,\nsummed over layers",
+}
 
 
 def order_by_layer(order: pd.DataFrame) -> Figure:
@@ -79,7 +82,12 @@ def order_lines(line: pd.DataFrame, order: pd.DataFrame) -> Figure:
 
     figure = _pictures(_runs(line), draw, aspect=0.95)
     with style():
-        axis_labels(figure, figure.axes, "value of the token", "place on the order direction, held out")
+        axis_labels(
+            figure,
+            figure.axes,
+            "value of the token",
+            "place on the order direction\nat TOK2, after the first block, held out",
+        )
     return figure
 
 

@@ -55,7 +55,7 @@ def _order(task: str, tables: Tables) -> list[Drawing]:
             figures.order_by_layer(tables["order"]),
             f"{task}: how well the value of a token is predicted from its activation, by layer, at the last "
             "checkpoint of each run. TOK1 at TOK2: the value of TOK1, from the activation at TOK2. Bars: 95% bootstrap "
-            "intervals over tokens. Below 0: no better than the mean of the values.",
+            "intervals over tokens. Below 0: no better than the mean of the values; the axis ends at -0.6.",
         ),
         (
             f"order-line-{task}",
@@ -76,7 +76,7 @@ def _fourier(task: str, tables: Tables) -> list[Drawing]:
             f"circles-{task}",
             figures.circles(tables["circles"], tables["modes"]),
             f"{task}: values in the plane of the strongest mode, each placed in a plane found without it, joined in "
-            "the order of their turn. A mode that is there is a circle of radius 1.",
+            "the order of their turn. A mode that is there is nearly a circle of radius 1.",
         ),
     )
 

@@ -69,8 +69,6 @@ class _Measure:
     controls: dict[Any, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
     def __call__(self, model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
-        if not subject.tasks:
-            raise UserError(f"{subject.path} has no task to look for")
         rows: dict[str, list[dict[str, Any]]] = {}
         for number, task in enumerate(subject.tasks):
             for source in (self._measured(model, task, "trained"), self._control(model, task)):

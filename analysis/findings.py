@@ -10,7 +10,7 @@ from analysis.runs import LEARNED_ABOVE, Run, task_names
 
 def sentences(runs: Sequence[Run]) -> list[str]:
     """The findings, the most general first."""
-    found = [_what_there_is(runs)]
+    found = [_what_there_is(runs), *unfinished(runs)]
     for task in task_names(runs):
         measured = [run for run in runs if run.accuracy(task) is not None]
         if not measured:
@@ -27,12 +27,13 @@ def sentences(runs: Sequence[Run]) -> list[str]:
         )
     found += _language_model(runs)
     found += _audits(runs)
-    if any(not run.finished for run in runs):
-        cut = ", ".join(
-            f"{run.name} ({run.steps_done:,} of {run.experiment.steps:,})" for run in runs if not run.finished
-        )
-        found.append(f"Not trained to the end: {cut}. Their numbers are those of their last evaluation.")
     return found
+
+
+def unfinished(runs: Sequence[Run]) -> Iterator[str]:
+    """A sentence on the runs that were not trained to their end, if there are any."""
+    if cut := [f"{run.name} ({run.steps_done:,} of {run.experiment.steps:,})" for run in runs if not run.finished]:
+        yield f"Not trained to the end: {', '.join(cut)}. Their numbers are those of their last evaluation."
 
 
 def _what_there_is(runs: Sequence[Run]) -> str:

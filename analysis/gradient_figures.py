@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,15 +18,21 @@ from analysis.style import COLOURS, GREY, MARKERS, SMALL, axis_labels, style
 
 TITLE = "Gradient interference"
 PER_ROW = 3
+BLOCK = 4  # steps drawn together: cosines of steps that follow each other resemble each other
 # kind of gradient: its symbol, what it is of, and its colour and marker
 LINES = {
     "batch": ("$g$", "the whole batch", COLOURS[6], MARKERS[0]),
-    "injected": ("$g_t$", "injected tokens", COLOURS[1], MARKERS[2]),
+    "injected": ("$g_t$", "all injected tokens", COLOURS[1], MARKERS[2]),
     "rest": ("$g_{nt}$", "all other tokens", COLOURS[0], MARKERS[1]),
 }
 SYMBOLS = {"batch": "g", "injected": "g_t", "rest": "g_nt"}  # in sentences
 WHEN = {True: "steps whose batch holds the task", False: "steps whose batch does not"}
-COSINE = "cosine with the task's gradient $g_r$"
+
+
+def _cosine(table: pd.DataFrame) -> str:
+    """What is on the axis, and where it was measured."""
+    [(layer, neurons)] = set(zip(table["mlp"], table["neurons"], strict=True))
+    return f"cosine with the task's $g_r$ on {neurons} neurons of MLP {layer}"
 
 
 def section(table: pd.DataFrame) -> Section | None:
@@ -43,10 +50,10 @@ def section(table: pd.DataFrame) -> Section | None:
             )
             drawings.append(Drawing(f"steps-{task}", over_steps(of_task), caption))
         caption = (
-            f"{task}: means over steps, as many as stand under a run's name, with 95% bootstrap intervals over steps "
-            "where there are several."
+            f"{task}: means over steps, as many as stand under a run's name, with 95% block bootstrap intervals "
+            f"over steps from {2 * BLOCK} steps on."
         )
-        drawings.append(Drawing(f"means-{task}", means(rows(summary, task=task)), caption))
+        drawings.append(Drawing(f"means-{task}", means(rows(summary, task=task), _cosine(table)), caption))
     for run, of_run in table.groupby("run", sort=False):
         if of_run["task"].nunique() > 1:
             caption = (
@@ -62,8 +69,9 @@ _ABOUT = (
     "takes it, g_t its part from injected tokens, g_nt the rest, and g_r that of the task's LABEL loss over all its "
     "instances. Cosines are taken with g_r, on the neurons on which it is largest, in float32: where one is above "
     "zero, a step down that gradient lowers the task's loss too; where below, it raises it.",
-    "Batches of different steps are different draws of the corpus, so intervals of means resample steps; one batch's "
-    "cosine is an exact number.",
+    "g_t is of the injected tokens of all tasks, so that a batch without the one task may have one of the others. "
+    f"Intervals of means are bootstrapped over steps, {BLOCK} that follow each other at a time, from {2 * BLOCK} steps "
+    "on; one batch's cosine is an exact number.",
 )
 
 
@@ -77,8 +85,8 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["run", "model", "task", "kind"]
     for place, group in whole.assign(injected=whole["instances"] > 0).groupby([*keys, "injected"], sort=False):
         assert isinstance(place, tuple)
-        values = group["cosine"].to_numpy(float)
-        ends = mean_interval(values, "gradients " + " ".join(map(str, place)))
+        values = group.sort_values("step")["cosine"].to_numpy(float)
+        ends = mean_interval(values, "gradients " + " ".join(map(str, place)), block=BLOCK)
         about = dict(zip([*keys, "injected"], place, strict=True))
         found.append(about | {"steps": len(values)} | dict(zip(("mean", "low", "high"), ends, strict=True)))
     return pd.DataFrame(found, columns=pd.Index([*keys, "injected", "steps", "mean", "low", "high"]))
@@ -107,24 +115,25 @@ def over_steps(table: pd.DataFrame) -> Figure:
             axis.set_title(run)
         for axis in axes.flat[len(runs) :]:
             axis.set_axis_off()
-        axis_labels(figure, axes.flat[: len(runs)].tolist(), "step", COSINE)
+        axis_labels(figure, axes.flat[: len(runs)].tolist(), "step", _cosine(table).replace(" on ", "\non "))
         handles, labels = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4 if columns > 1 else 2, frameon=False)
     return figure
 
 
-def means(summary: pd.DataFrame) -> Figure:
-    """One task's means, a line a run; a panel for steps with and without it."""
+def means(summary: pd.DataFrame, measured: str) -> Figure:
+    """One task's means, a line a run; a panel for steps with and without it. `measured`: what is on the axis."""
     panels = [injected for injected in WHEN if (summary["injected"] == injected).any()]
-    runs = list(dict.fromkeys(summary["run"]))
+    runs = {injected: list(dict.fromkeys(rows(summary, injected=injected)["run"])) for injected in panels}
     with style():
-        longest = 0.065 * max(map(len, runs))
-        figure = Figure(figsize=(0.9 + (2.7 + longest) * len(panels), 1.5 + 0.5 * len(runs)))
+        longest = 0.065 * max(len(run) for of_panel in runs.values() for run in of_panel)
+        most = max(map(len, runs.values()))
+        figure = Figure(figsize=(0.9 + (2.7 + longest) * len(panels), 1.5 + 0.5 * most))
         axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
         for axis, injected in zip(axes, panels, strict=True):
-            _draw_means(axis, rows(summary, injected=injected), runs)
+            _draw_means(axis, rows(summary, injected=injected), runs[injected])
             axis.set_title(f"{summary['task'].iloc[0]}: {WHEN[injected]}")
-        figure.supxlabel(f"mean {COSINE}", fontsize=9)
+        figure.supxlabel(f"mean {measured}", fontsize=9)
         handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[0]))
         columns = 3 if len(panels) > 1 else 1
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
@@ -135,14 +144,15 @@ def _draw_means(axis: Axes, summary: pd.DataFrame, runs: list[str]) -> None:
     for offset, (kind, (symbol, what, colour, marker)) in enumerate(LINES.items()):
         for row in rows(summary, kind=kind).to_dict("records"):
             place = runs.index(row["run"]) + (offset - 1) * 0.22
-            mean, several = row["mean"], row["steps"] > 1
+            mean, several = row["mean"], not np.isnan(row["low"])
             # A percentile interval need not enclose the mean.
             reach = [[max(mean - row["low"], 0)], [max(row["high"] - mean, 0)]] if several else None
             axis.errorbar(mean, place, xerr=reach, fmt=marker, ms=4, lw=1.2, capsize=2.5, color=colour)
         if (summary["kind"] == kind).any():
             axis.plot([], [], marker, ms=4, color=colour, label=f"{symbol}, {what}")
-    steps = dict(zip(summary["run"], summary["steps"], strict=True))
-    axis.set_yticks(range(len(runs)), [f"{run}\n{_steps(int(steps[run])) if run in steps else 'none'}" for run in runs])
+    whole = rows(summary, kind="batch")
+    steps = dict(zip(whole["run"], whole["steps"], strict=True))
+    axis.set_yticks(range(len(runs)), [f"{run}\n{_steps(int(steps[run]))}" for run in runs])
     axis.axvline(0, color=GREY, lw=0.6, zorder=1)
     axis.set_ylim(len(runs) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)
@@ -159,7 +169,7 @@ def matrix(table: pd.DataFrame, title: str) -> Figure:
         grid = np.zeros((len(tasks), len(columns)))
         for row, task in enumerate(tasks):
             for column, (kind, of) in enumerate(columns):
-                values = rows(table, task=task, kind=kind, of=of)["cosine"].dropna().to_numpy(float)
+                values = rows(table, task=task, kind=kind, of=of).sort_values("step")["cosine"].dropna().to_numpy(float)
                 grid[row, column], text = _cell(values, f"matrix {task} {kind} {of}") if of != task else (1, "itself")
                 colour = "white" if abs(grid[row, column]) > 0.6 else "black"
                 axis.text(column, row, text, ha="center", va="center", fontsize=SMALL + 0.5, color=colour)
@@ -178,7 +188,7 @@ def _cell(values: np.ndarray, purpose: str) -> tuple[float, str]:
     """The mean and what is written of it; where no step has the cosine, NaN and a dash."""
     if not len(values):
         return np.nan, "-"
-    mean, low, high = mean_interval(values, purpose)
+    mean, low, high = mean_interval(values, purpose, block=BLOCK)
     return mean, f"{mean:+.2f}" + ("" if np.isnan(low) else f"\n({low:+.3f} to {high:+.3f})")
 
 
@@ -190,13 +200,17 @@ def _sentences(summary: pd.DataFrame) -> Iterator[str]:
         for injected, when in ((True, "whose batch holds the task"), (False, "whose batch does not")):
             of = rows(group, injected=injected)
             if len(of):
-                cosines = ", ".join(
-                    f"{SYMBOLS[row['kind']]} {row['mean']:+.3f}"
-                    + (f" ({row['low']:+.3f} to {row['high']:+.3f})" if row["steps"] > 1 else "")
-                    for row in of.to_dict("records")
-                )
-                parts.append(f"over {_steps(int(of['steps'].iloc[0]))} {when}: {cosines}")
+                most = int(of["steps"].max())
+                cosines = ", ".join(_mean(row, most) for row in of.to_dict("records"))
+                parts.append(f"over {_steps(most)} {when}: {cosines}")
         yield f"{run}, {task}: mean cosine with g_r {'; '.join(parts)}."
+
+
+def _mean(row: dict[Any, Any], most: int) -> str:
+    """One kind's mean, with its interval, and of how many steps where others are of more."""
+    interval = "" if np.isnan(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
+    over = "" if row["steps"] == most else f" over the {_steps(row['steps'])} with any"
+    return f"{SYMBOLS[row['kind']]} {row['mean']:+.3f}{interval}{over}"
 
 
 def _proof(table: pd.DataFrame) -> Iterator[str]:

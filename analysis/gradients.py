@@ -37,7 +37,7 @@ from olmo_inject.training.task_gradients import (
 )
 
 METHOD = "gradients"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def method(options: Options) -> Method:
 
     Columns: task (whose g_r, and on whose neurons), kind (`batch`, `injected`, `rest`, `reference`), of (the one task
     it is of, or nothing), cosine (absent where the gradient is zero), norm, instances (of `task` in the batch), proven
-    (whether the batch agreed with the run's evidence; false where it has none of the step).
+    (whether the batch agreed with the run's evidence; false where it has none of the step), and the options mlp
+    (`layer`), neurons and targets.
 
     Raises:
         UserError: an option that cannot be.
@@ -109,7 +110,8 @@ def step_cosines(model: PreTrainedModel, subject: Subject, options: Options) -> 
     table = pd.DataFrame([asdict(found) for found in cosines(gradients, options.neurons)])
     table["cosine"] = table["cosine"].astype(float)
     counts = {name: int((of_row == number).sum()) for number, name in enumerate(names)}
-    return table.assign(instances=[counts.get(task, 0) for task in table["task"]], proven=proven)
+    measured = {"mlp": options.layer, "neurons": options.neurons, "targets": options.targets}
+    return table.assign(instances=[counts.get(task, 0) for task in table["task"]], proven=proven, **measured)
 
 
 def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

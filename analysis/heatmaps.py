@@ -18,7 +18,7 @@ from analysis.runs import Run
 from analysis.style import FRAME, GREY, SMALL, sizes_of, style
 
 NO_FLOOR_ABOVE = 0.9  # a majority label as common as this would leave the colours no range
-TRAIN_LOSS = "eval/{task}/train/loss"
+TRAIN_HALF_LOSS = "eval/{task}/train/loss"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def loss_heatmap(runs: Sequence[Run], task: str) -> Figure | None:
     """Last loss on the train half over model size and frequency, bursts left out."""
 
     def value(run: Run) -> float | None:
-        losses = run.series(TRAIN_LOSS.format(task=task)).dropna()
+        losses = run.series(TRAIN_HALF_LOSS.format(task=task)).dropna()
         return float(losses.iloc[-1]) if len(losses) else None
 
     cells = Cells.of(runs, task, value)

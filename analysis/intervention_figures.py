@@ -83,17 +83,16 @@ def das_section(table: pd.DataFrame) -> Section | None:
 def _largest(of: _Checkpoints) -> str:
     """What the layer of the largest effect does, and whether the model knows the task at all."""
     first = rows(of.last, weights="trained", rank=1).iloc[0]
-    control = rows(of.last, weights="untrained", rank=1)["effect"]
-    surprise = first["surprise"]
-    log_probability = f"{'falls' if surprise >= 0 else 'rises'} by {abs(surprise):.3g} nats"
+    control = rows(of.last, weights="untrained", rank=1)["effect"].iloc[0]
+    found = "has the largest effect" if first["effect_low"] > 0 else "has the largest effect, not told from zero"
+    surprise = f"{first['surprise']:.3g} nats ({first['surprise_low']:.3g} to {first['surprise_high']:.3g})"
     knows = f"The model itself prefers a base's own label to the source's in {first['answered']:.0%} of the pairs"
     if wilson(first["answered"] * first["pairs"], int(first["pairs"]))[0] <= 0.5:
         knows += ", no more than chance: there is no task here to locate"
     return (
-        f"{of.words}: the MLP of layer {first['layer']} has the largest effect, {first['effect']:.3g} logits "
+        f"{of.words}: the MLP of layer {first['layer']} {found}: {first['effect']:.3g} logits "
         f"({first['effect_low']:.3g} to {first['effect_high']:.3g}) of {first['whole']:.3g} for all of the input "
-        f"(the largest with random weights: {control.iloc[0]:.3g}); the label's log-probability {log_probability}. "
-        f"{knows}."
+        f"(random weights: {control:.3g}); fall of the log-probability of the base's label {surprise}. {knows}."
     )
 
 
@@ -103,11 +102,15 @@ def _best_site(of: _Checkpoints, question: tuple[int, str]) -> str:
     mine, control = rows(found, weights="trained"), rows(found, weights="untrained")
     best = mine.loc[mine["accuracy"].idxmax()]
     where = f"{_count(int(best['layer']), 'block')} in {_count(int(best['dimension']), 'dimension')}"
-    untrained = "" if control.empty else f", and {control['accuracy'].max():.3f} for the best in an untrained model"
+    untrained = ""
+    if not control.empty:
+        best_of, nothing = control["accuracy"].max(), control["nothing"].iloc[0]
+        untrained = f"; in an untrained model {best_of:.3f} at best, {nothing:.3f} for changing nothing"
     return (
         f"{of.words}: {_question(*question)} is best exchanged after {where}, the best of {len(mine)} searches: "
         f"{best['accuracy']:.3f} ({best['low']:.3f} to {best['high']:.3f}) of held-out pairs, against "
-        f"{best['nothing']:.3f} for changing nothing{untrained}."
+        f"{best['nothing']:.3f} for changing nothing and {best['everything']:.3f} for exchanging the whole stream there"
+        f"{untrained}."
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from analysis import das, gradient_figures, gradients, intervention_figures, patching
 from analysis.page import Section
-from analysis.results import kept_tables
+from analysis.results import kept_results
 from analysis.runs import Run
 
 
@@ -30,6 +31,7 @@ def aligned(runs: Sequence[Run]) -> Section | None:
 def _section(
     runs: Sequence[Run], method: str, version: int, table: str, make: Callable[[pd.DataFrame], Section | None]
 ) -> Section | None:
-    """From the newest results of each checkpoint, or None where no run has any."""
-    tables = kept_tables(runs, method, version)
-    return make(tables[table]) if table in tables else None
+    """From what is kept, with its options; None where no run has any."""
+    found = kept_results(runs, method, version)
+    made = make(found.tables[table]) if table in found.tables else None
+    return None if made is None else replace(made, text=[*made.text, found.note])

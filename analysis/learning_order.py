@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
+from analysis.rank_correlation import rank_correlation, told
 from analysis.results import rows
 from analysis.runs import LEARNED_ABOVE, Run, wilson
 
@@ -55,8 +55,8 @@ def learning_order(runs: Sequence[Run]) -> pd.DataFrame:
     )
 
 
-def rank_correlation(order: pd.DataFrame) -> float | None:
-    """Spearman's correlation of frequency with how early a task is learned; None where there is nothing to order.
+def order_correlation(order: pd.DataFrame) -> tuple[float, float] | None:
+    """Rank correlation of frequency with how early a task is learned, and its p; None where nothing is to be ordered.
 
     Those never learned share the last rank; at least two must be learned. +1: the more frequent, the earlier.
     """
@@ -66,7 +66,7 @@ def rank_correlation(order: pd.DataFrame) -> float | None:
         return None
     if len(np.unique(frequency)) < FEWEST:
         return None
-    return float(np.corrcoef(rankdata(frequency), rankdata(earliness))[0, 1])
+    return rank_correlation(frequency, earliness)
 
 
 def sentences(order: pd.DataFrame) -> Iterator[str]:
@@ -84,7 +84,7 @@ def sentences(order: pd.DataFrame) -> Iterator[str]:
         about = f"{model}, {kind.replace('_', ' ')}: order of learning against order of frequency:"
         if learned < FEWEST_LEARNED:
             yield f"{about} needs {FEWEST_LEARNED} that are learned, {learned} of {len(mine)} are."
-        elif (rank := rank_correlation(mine)) is None:
+        elif (rank := order_correlation(mine)) is None:
             yield f"{about} none, all {learned} learned at the same step."
         else:
-            yield f"{about} rank correlation {rank:+.2f} over {len(mine)}, {learned} of them learned."
+            yield f"{about} {told(*rank, len(mine), 'runs')}, {learned} of them learned."

@@ -27,9 +27,9 @@ class Problems:
         print(f"olmo-inject: left out: {problem}", file=sys.stderr, flush=True)
 
     @contextmanager
-    def skipping(self) -> Iterator[None]:
-        """Turn a `UserError` of the body into a problem; what follows goes on."""
+    def skipping(self, what: str) -> Iterator[None]:
+        """Turn a `UserError` of the body into a problem of `what`; what follows goes on."""
         try:
             yield
         except UserError as error:
-            self.add(str(error))
+            self.add(f"{what}: {error}")

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from analysis.problems import Problems
 from analysis.runs import Run
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
+from olmo_inject.words import counted
 
 Tables = dict[str, pd.DataFrame]
 Report = Callable[[float], None]  # takes the share of a piece of work that is done
@@ -70,7 +72,7 @@ def analyse(subjects: Sequence[Subject], method: Method, device: torch.device, p
     """
     joined: dict[str, list[pd.DataFrame]] = {}
     for subject, report in _progress(subjects, method.name):
-        with problems.skipping():
+        with problems.skipping(subject.name):
             _join(joined, subject, result(subject, method, device, report))
     return _concatenated(joined)
 
@@ -91,27 +93,34 @@ def result(subject: Subject, method: Method, device: torch.device, report: Repor
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     folder = subject.folder / method.name / f"{subject.path.name}-{key}"
     if (folder / ABOUT).is_file():
+        with suppress(OSError):  # a folder of someone else's may be read all the same
+            (folder / ABOUT).touch()  # a report shows what was asked for last
         return read_tables(folder)
+    if not subject.tasks:
+        raise UserError("it has no task")
     tables = method.compute(subject.load(device), subject, report)
     _keep(folder, {**about, "step": subject.step}, tables)
     return tables
 
 
-def kept(folder: Path, method: str, version: int | None = None) -> Iterator[tuple[dict[str, Any], Path]]:
-    """The newest results of a method for each step below a run's `analysis/`: what they are of, and where.
+def kept(
+    folder: Path, method: str, version: int | None = None, options: Mapping[str, Any] | None = None
+) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Of each step below a run's `analysis/` the results last asked for: what they are of, and where.
 
     Args:
         folder: a run's `analysis/`.
         method: by name.
         version: of the method; by default any.
+        options: of the method; by default any.
     """
     newest: dict[int | None, tuple[float, dict[str, Any], Path]] = {}
     for file in (folder / method).glob(f"*/{ABOUT}"):
-        about, written = read_json(file), file.stat().st_mtime
-        if version not in (None, about["version"]):
+        about, asked = read_json(file), file.stat().st_mtime
+        if version not in (None, about["version"]) or options not in (None, about["options"]):
             continue
-        if (step := about["step"]) not in newest or written > newest[step][0]:
-            newest[step] = written, about, file.parent
+        if (step := about["step"]) not in newest or asked > newest[step][0]:
+            newest[step] = asked, about, file.parent
     for step in sorted(newest, key=lambda step: -1 if step is None else step):
         yield newest[step][1:]
 
@@ -131,8 +140,31 @@ def read_tables(folder: Path) -> Tables:
     return tables
 
 
-def kept_tables(runs: Sequence[Run], method: str, version: int = 1) -> Tables:
-    """What a method left in the folders of runs, the newest of each step, joined as `analyse` does.
+@dataclass(frozen=True)
+class Kept:
+    """What a method left in the folders of runs, all of the options that were asked for last.
+
+    Attributes:
+        tables: joined as `analyse` does; empty where nothing is kept.
+        options: of the method.
+        left_out: steps of runs of which there are results of other options alone.
+    """
+
+    tables: Tables
+    options: Mapping[str, Any]
+    left_out: int
+
+    @property
+    def note(self) -> str:
+        """The options, and what they leave out, for people."""
+        said = "Options: " + ", ".join(f"{name.replace('_', ' ')} {_value(of)}" for name, of in self.options.items())
+        if self.left_out:
+            said += f". Of {counted(self.left_out, 'other checkpoint')} there are results of other options, not shown"
+        return said + "."
+
+
+def kept_results(runs: Sequence[Run], method: str, version: int = 1) -> Kept:
+    """The results of runs' checkpoints, of the options that were asked for last of any of them.
 
     Results of a checkpoint that is no more are among them: it was what it was. Those of another version of the
     method are not, whose tables may have other columns.
@@ -140,11 +172,21 @@ def kept_tables(runs: Sequence[Run], method: str, version: int = 1) -> Tables:
     Raises:
         UserError: a table is damaged.
     """
+    found = [(run, *one) for run in runs for one in kept(run.folder / FOLDER, method, version)]
+    if not found:
+        return Kept({}, {}, 0)
+    options = max(found, key=lambda one: (one[2] / ABOUT).stat().st_mtime)[1]["options"]
     joined: dict[str, list[pd.DataFrame]] = {}
+    shown = 0
     for run in runs:
-        for about, folder in kept(run.folder / FOLDER, method, version):
+        for about, folder in kept(run.folder / FOLDER, method, version, options):
             _join(joined, checkpoint_of(run, about["step"]), read_tables(folder))
-    return _concatenated(joined)
+            shown += 1
+    return Kept(_concatenated(joined), options, len(found) - shown)
+
+
+def _value(of: Any) -> str:
+    return " and ".join(map(str, of)) if isinstance(of, list) else str(of)
 
 
 def _join(joined: dict[str, list[pd.DataFrame]], subject: Subject, tables: Tables) -> None:

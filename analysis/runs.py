@@ -262,6 +262,8 @@ def read_run(folder: Path) -> Run:
     metrics = pd.DataFrame({column: [line.get(column) for line in lines] for column in _COLUMNS})
     metrics = metrics.astype({"name": object})  # strings also where there are no lines
     audit = read_json(folder / AUDIT) if (folder / AUDIT).exists() else None
+    if audit is not None and "verdict" not in audit:  # one of before verdicts were kept says too little
+        audit = None
     return Run(experiment.name, folder, experiment, tasks, plan, metrics, audit)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from analysis import figures, kept_sections
 from analysis.behaviour_section import behaviour_section
@@ -12,7 +13,7 @@ from analysis.gap_figures import gaps
 from analysis.heatmaps import heatmap
 from analysis.measures import LM_LOSS, TEST_ACCURACY, TEST_LOSS, TRAIN_LOSS
 from analysis.page import Drawing, Section, Table
-from analysis.results import kept_tables
+from analysis.results import kept_results
 from analysis.runs import LEARNED_ABOVE, LM_LOSS_STEPS, Run, task_names
 from analysis.samples import samples
 from analysis.scores import with_scores
@@ -125,12 +126,14 @@ def decoded(runs: Sequence[Run]) -> Section | None:
 
 def behaviour(runs: Sequence[Run]) -> Section | None:
     """Loss over size and frequency, order of learning, retention; also of checkpoints scored afterwards."""
-    return behaviour_section([with_scores(run, kept_tables([run], "scores")) for run in runs])
+    return behaviour_section([with_scores(run, kept_results([run], "scores").tables) for run in runs])
 
 
 def features(runs: Sequence[Run]) -> Section | None:
     """What `analyze features` left in the runs' folders."""
-    return feature_section(kept_tables(runs, "features"), runs)
+    found = kept_results(runs, "features")
+    made = feature_section(found.tables, runs)
+    return None if made is None else replace(made, text=[*made.text, found.note])
 
 
 SECTIONS: tuple[Callable[[Sequence[Run]], Section | None], ...] = (
@@ -173,8 +176,9 @@ def _numbers(run: Run, task: str | None) -> dict[str, str]:
 def _verdict(run: Run) -> str:
     if run.audit is None:
         return "not audited"
-    verdict = run.audit["verdict"]
-    return verdict if run.audit["steps"] >= run.steps_done else f"{verdict}, before it was trained further"
+    verdict, begun = run.audit["verdict"], run.plan.get("first_step", 0)  # a branch's is not 0
+    since = begun + run.audit["steps"] < run.steps_done
+    return f"{verdict}, before it was trained further" if since else verdict
 
 
 def _planned(run: Run, task: str) -> dict[str, str]:

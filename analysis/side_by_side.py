@@ -6,8 +6,9 @@ busy. And what one core computes does not depend on how many there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Event
 from typing import TypeVar
@@ -21,6 +22,17 @@ Result = TypeVar("Result")
 
 class Stopped(Exception):
     """Raised within a piece of work when another failed or the user wants no more."""
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Within the context, each thread of this process computes on one core, so the bits are those of any machine."""
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(cores)
 
 
 def side_by_side(
@@ -54,17 +66,12 @@ def side_by_side(
         finally:
             free.put(worker)
 
-    cores = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(len(workers)) as pool:
-            try:
-                futures = [pool.submit(one, item) for item in items]
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                over.set()  # before the pool waits for what still runs
-    finally:
-        torch.set_num_threads(cores)
+    with one_core(), ThreadPoolExecutor(len(workers)) as pool:
+        try:
+            futures = [pool.submit(one, item) for item in items]
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            over.set()  # before the pool waits for what still runs
     for error in (future.exception() for future in futures):
         if error is not None and not isinstance(error, Stopped):  # the cause of the others
             raise error

@@ -41,10 +41,31 @@ ToOption = Annotated[
 ]
 
 
+def folder_for(runs: Sequence[Path], to: Path | None) -> Path:
+    """Where figures and joined tables go, made and tried before anything is computed.
+
+    Args:
+        runs: as the user gave them; the default folder is `analysis/` in what they have in common.
+        to: the folder, or None for the default.
+
+    Raises:
+        UserError: it cannot be written, or the default is a package of Python's.
+    """
+    from olmo_inject.errors import UserError
+    from olmo_inject.files import check_writable
+
+    if missing := [run for run in runs if not run.exists()]:
+        raise UserError(f"{missing[0]} does not exist")
+    folder = to or Path(os.path.commonpath([run.resolve() for run in runs]), "analysis")
+    if (folder / "__init__.py").is_file():
+        raise UserError(f"--to: say where figures and tables go, {folder} holds code")
+    check_writable(folder)
+    return folder
+
+
 def deliver(
     method: str,
-    runs: Sequence[Path],
-    to: Path | None,
+    folder: Path,
     tables: Tables,
     sections: Sequence[Section],
     problems: Problems,
@@ -54,8 +75,7 @@ def deliver(
 
     Args:
         method: what the files' names begin with.
-        runs: as the user gave them; the default folder is `analysis/` in what they have in common.
-        to: the folder, or None for the default.
+        folder: see `folder_for`.
         tables: joined over checkpoints.
         sections: what of the report they come to.
         problems: what was left out.
@@ -64,7 +84,6 @@ def deliver(
     from analysis import style
     from analysis.results import write_table
 
-    folder = to or Path(os.path.commonpath([run.resolve() for run in runs]), "analysis")
     written = []
     for name, table in tables.items():
         written.append(folder / f"{method}-{name}.parquet")
@@ -108,12 +127,12 @@ def features(
     from analysis.results import analyse
     from olmo_inject.training.parallel import choose_device
 
-    method, problems = features_method(components, permutations), Problems()
+    method, problems, folder = features_method(components, permutations), Problems(), folder_for(runs, to)
     found = subjects(runs, steps, problems, task or ())
     tables = analyse(found, method, choose_device(device), problems)
     of_runs = list({subject.run.folder: subject.run for subject in found if subject.run}.values())
     section = feature_section(tables, of_runs)
-    deliver("features", runs, to, tables, [section] if section else [], problems, as_json)
+    deliver("features", folder, tables, [section] if section else [], problems, as_json)
 
 
 @app.command()
@@ -138,7 +157,7 @@ def behaviour(
     from olmo_inject.run_folder import expand, is_run
     from olmo_inject.training.parallel import choose_device
 
-    problems, paths = Problems(), expand(runs)
+    problems, paths, folder = Problems(), expand(runs), folder_for(runs, to)
     # A run is drawn from its measurements also without checkpoints.
     with_weights = [path for path in paths if not is_run(path) or any(path.glob("step*"))]
     scored = unmeasured(subjects(with_weights, steps, problems, task or ()))
@@ -147,4 +166,4 @@ def behaviour(
     measured = [with_scores(run, scores) for run in read_runs(of_runs)] if of_runs else []
     sections = [behaviour_section(measured), behaviour_drawings(measured)]
     tables = behaviour_tables(measured, scores)
-    deliver("behaviour", runs, to, tables, [section for section in sections if section], problems, as_json)
+    deliver("behaviour", folder, tables, [section for section in sections if section], problems, as_json)

@@ -14,6 +14,7 @@ from olmo_inject.commands.analysis import (
     ToOption,
     app,
     deliver,
+    folder_for,
 )
 from olmo_inject.commands.shared import JsonOption
 
@@ -61,7 +62,7 @@ def patching(
     from analysis.intervention_figures import patching_section
     from analysis.patching import method
 
-    _analyse(method(pairs), "layers", patching_section, runs, steps, task, device, to, as_json)
+    _analyse(method(pairs), "layers", patching_section, runs, steps, task or (), device, to, as_json)
 
 
 @app.command()
@@ -82,7 +83,7 @@ def das(
     from analysis.intervention_figures import das_section
 
     options = Options(parse_dimensions(dimensions), updates, pairs=pairs, controls=controls)
-    _analyse(method(options), "sites", das_section, runs, steps, task, device, to, as_json)
+    _analyse(method(options), "sites", das_section, runs, steps, task or (), device, to, as_json)
 
 
 def _analyse(
@@ -102,8 +103,7 @@ def _analyse(
     from analysis.results import analyse
     from olmo_inject.training.parallel import choose_device
 
-    problems = Problems()
-    chosen = choose_device(device)
-    tables = analyse(subjects(runs, steps, problems, tasks or ()), method, chosen, problems)
+    problems, chosen, folder = Problems(), choose_device(device), folder_for(runs, to)
+    tables = analyse(subjects(runs, steps, problems, tasks), method, chosen, problems)
     found = section(tables[table]) if table in tables else None
-    deliver(method.name, runs, to, tables, [] if found is None else [found], problems, as_json)
+    deliver(method.name, folder, tables, [] if found is None else [found], problems, as_json)

@@ -29,8 +29,8 @@ OWN = {
     "patching": {"weights", "layer", "rank", "pairs", "whole", "answered"}
     | {f"{name}{end}" for name in ("effect", "recovery", "surprise") for end in ("", "_low", "_high")},
     "das": {"weights", "subspace", "layer", "position", "variable", "dimension", "accuracy", "low", "high", "pairs"}
-    | {"nothing"},
-    "gradients": {"kind", "of", "cosine", "norm", "instances", "proven"},
+    | {"nothing", "everything"},
+    "gradients": {"kind", "of", "cosine", "norm", "instances", "proven", "mlp", "neurons", "targets"},
 }
 FIGURES = {
     "patching": {f"layers-{task}-{{run}}-step12" for task in ("less", "plus")}
@@ -71,7 +71,8 @@ def table_of(method: str, folder: Path) -> pd.DataFrame:
 
 
 def when_written(run: Path, method: str) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in (run / "analysis" / method).glob("*/about.json")}
+    """Of each folder of results; reading them touches `about.json` alone."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (run / "analysis" / method).glob("*/*.parquet")}
 
 
 @pytest.mark.parametrize("method", COMMANDS)
@@ -280,6 +281,8 @@ def test_evidence_that_says_otherwise(copies: Copies, call: Call) -> None:
         (["patching", "--pairs", "1"], "--pairs: 1 must be at least 2"),
         (["das", "--dimensions", "1;2"], "--dimensions: '1;2' is not numbers joined by commas"),
         (["das", "--steps", "first"], "--steps: 'first' is not a step"),
+        (["das", "--task", "none.json"], "--task: goes with models that are no run"),
+        (["das", "--to", "/dev/null/figures"], "/dev/null"),
     ],
 )
 def test_wrong_options_are_one_line(trained: Path, arguments: list[str], message: str, call: Call) -> None:

@@ -12,11 +12,13 @@ import pandas as pd
 import pytest
 import torch
 from copies import Copies
+from scipy.stats import spearmanr
 
 from analysis.behaviour_section import behaviour_section
 from analysis.checkpoints import subjects
-from analysis.learning_order import learned_from, learning_order, rank_correlation, sentences
+from analysis.learning_order import learned_from, learning_order, order_correlation, sentences
 from analysis.problems import Problems
+from analysis.rank_correlation import rank_correlation
 from analysis.report import write_report
 from analysis.results import analyse
 from analysis.retention import retention
@@ -58,15 +60,31 @@ def order(*pairs: tuple[float, float]) -> pd.DataFrame:
     return pd.DataFrame({"per_batch": frequencies, "learned_from": steps})
 
 
+def correlation(table: pd.DataFrame) -> float:
+    found = order_correlation(table)
+    assert found is not None
+    return found[0]
+
+
+def test_how_often_chance_gives_a_rank_correlation_as_large() -> None:
+    assert rank_correlation(np.arange(4.0), np.array([1.0, 3, 4, 9])) == (pytest.approx(1), pytest.approx(2 / 24))
+    assert rank_correlation(np.arange(3.0), np.array([2.0, 3, 1]))[1] == 1
+    many = np.random.default_rng(0).normal(size=(2, 9))
+    theirs = spearmanr(*many)
+    assert rank_correlation(*many) == (pytest.approx(theirs.statistic), pytest.approx(theirs.pvalue))
+    few = [rank_correlation(*pair)[1] for pair in np.random.default_rng(1).normal(size=(300, 2, 5))]
+    assert np.mean(np.array(few) <= 0.1) == pytest.approx(0.083, abs=0.04)  # 10 of 120 orders are that extreme
+
+
 def test_rank_correlations() -> None:
-    assert rank_correlation(order((1, 900), (2, 500), (8, 10))) == pytest.approx(1)
-    assert rank_correlation(order((1, 10), (2, 500), (8, 900))) == pytest.approx(-1)
+    assert correlation(order((1, 900), (2, 500), (8, 10))) == pytest.approx(1)
+    assert correlation(order((1, 10), (2, 500), (8, 900))) == pytest.approx(-1)
     # The two that were never learned share the last place: by hand, ranks 1 2 3 4 against 1.5 1.5 3 4.
-    assert rank_correlation(order((1, np.nan), (2, np.nan), (4, 50), (8, 10))) == pytest.approx(0.948683)
-    assert rank_correlation(order((1, 10), (8, 5))) is None
-    assert rank_correlation(order((1, np.nan), (2, np.nan), (8, np.nan))) is None
-    assert rank_correlation(order((1, np.nan), (2, np.nan), (8, 10))) is None  # one alone is no order
-    assert rank_correlation(order((1, 10), (2, 10), (8, 10))) is None
+    assert correlation(order((1, np.nan), (2, np.nan), (4, 50), (8, 10))) == pytest.approx(0.948683)
+    assert order_correlation(order((1, 10), (8, 5))) is None
+    assert order_correlation(order((1, np.nan), (2, np.nan), (8, np.nan))) is None
+    assert order_correlation(order((1, np.nan), (2, np.nan), (8, 10))) is None  # one alone is no order
+    assert order_correlation(order((1, 10), (2, 10), (8, 10))) is None
 
 
 def test_order_over_runs(copies: Copies) -> None:
@@ -78,8 +96,8 @@ def test_order_over_runs(copies: Copies) -> None:
     found = learning_order(runs)
     assert found["learned_from"].fillna(-1).tolist() == [-1, 8, 4]
     assert list(sentences(found)) == [
-        "tiny-8, comparison: order of learning against order of frequency: rank correlation +1.00 over 3, 2 of them "
-        "learned."
+        "tiny-8, comparison: order of learning against order of frequency: rank correlation +1.00 over 3 runs "
+        "(p = 0.33), 2 of them learned."
     ]
     one = found.assign(learned_from=[np.nan, np.nan, 4])
     assert list(sentences(one)) == [

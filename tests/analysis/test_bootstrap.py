@@ -46,3 +46,21 @@ def test_one_observation_has_no_interval() -> None:
     mean, low, high = mean_interval(np.array([0.25]), "one")
     assert mean == 0.25
     assert np.isnan([low, high]).all()
+
+
+def test_blocks_cover_the_mean_of_what_depends_on_what_went_before() -> None:
+    """A moving average of four, whose mean varies almost four times as much as that of independent values."""
+    rng, times = np.random.default_rng(2), 300
+    covered = {1: 0, 8: 0}
+    for number in range(times):
+        values = np.convolve(rng.normal(size=123), np.full(4, 0.5), "valid")
+        for block in covered:
+            _, low, high = mean_interval(values, f"draw {number}", block=block)
+            covered[block] += low <= 0 <= high
+    assert covered[1] / times < 0.75
+    assert covered[8] / times > 0.86  # blocks fall some percent short; the standard error here is 0.02
+
+
+def test_fewer_than_two_blocks_have_no_interval() -> None:
+    assert np.isnan(mean_interval(np.arange(7.0), "seven", block=4)[1:]).all()
+    assert not np.isnan(mean_interval(np.arange(8.0), "eight", block=4)[1:]).any()

@@ -243,7 +243,7 @@ def test_rank_correlations_are_within_one_frequency_or_one_size() -> None:
     names = [f"r{number}" for number in range(len(table))]
     found = table.assign(
         **dict.fromkeys(("run", "folder"), names),
-        **dict.fromkeys(("low", "high", "random", "shuffled"), 0.0),
+        **dict.fromkeys(("low", "high", "random", "shuffled", "fewer", "of_fewer", "shuffled_of_fewer"), 0.0),
         model=table["parameters"].map("{} wide".format),
         schedule=table["per_batch"].map("{} a batch".format).where(table["evenly"], "burst"),
         step=12,
@@ -252,8 +252,8 @@ def test_rank_correlations_are_within_one_frequency_or_one_size() -> None:
     )
     said = [sentence for sentence in sentences(found) if "rank correlation" in sentence or "not evenly" in sentence]
     assert said == [
-        "less, 1 a batch: amount of order against model size: rank correlation +1.00 over 4 runs.",
-        "less, 8 a batch: amount of order against model size: rank correlation +1.00 over 4 runs.",
+        "less, 1 a batch: amount of order against model size: rank correlation +1.00 over 4 runs (p = 0.083).",
+        "less, 8 a batch: amount of order against model size: rank correlation +1.00 over 4 runs (p = 0.083).",
         "less: not evenly injected, so not among these: r8.",
     ]
     [few] = [sentence for sentence in sentences(found.head(6)) if "rank correlation" in sentence]
@@ -270,7 +270,7 @@ def test_the_command_s_files_and_its_status(copies: Copies, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert "whole, step 12: less's order at TOK2 after the first block: held-out R2" in said
     assert "whole, step 12: " in said
-    assert "Fourier modes of plus at TOK2, over all layers" in said
+    assert "Fourier modes of plus at TOK2, summed over layers" in said
     for line in said.splitlines():
         assert line.startswith("- ") or Path(line).is_file()
     assert {path.suffix for path in to.iterdir()} == {".parquet", ".png", ".svg"}

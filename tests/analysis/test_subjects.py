@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, OlmoForCausalLM, PreTraine
 
 from analysis.checkpoints import Subject, chosen_steps, identity, load_model, subjects
 from analysis.problems import Problems
-from analysis.results import Method, Report, analyse, kept
+from analysis.results import Method, Report, analyse, kept, kept_results
 from analysis.runs import read_run
 from olmo_inject.errors import UserError
 from olmo_inject.training.parallel import choose_device
@@ -164,12 +164,20 @@ def test_adding_a_checkpoint_computes_only_it(copies: Copies) -> None:
         "width": [8, 8, 8],
     }
     assert len(second["nothing"]) == 6
-    for changed in (Method("width", width, {"at": 2}), Method("width", width, {"at": 1}, version=2)):
+    for changed in (Method("width", width, {"at": 1}, version=2), Method("width", width, {"at": 2})):
         computed.clear()
         analyse(subjects([run], "last", problems), changed, CPU, problems)
         assert computed == ["kept step12"]
+    shown = kept_results([read_run(run)], "width")  # what was asked for last, and computed at step 12 alone
+    assert list(shown.tables["widths"]["step"]) == [12]
+    assert shown.note == "Options: at 2. Of 2 other checkpoints there are results of other options, not shown."
+    analyse(subjects([run], "all", problems), method, CPU, problems)  # read, and so asked for again
+    assert list(kept_results([read_run(run)], "width").tables["widths"]["step"]) == [4, 8, 12]
+    (run / "analysis" / "width").rename(run / "analysis" / "away")
+    assert kept_results([read_run(run)], "width").tables == {}
+    (run / "analysis" / "away").rename(run / "analysis" / "width")
     assert [about["step"] for about, _ in kept(run / "analysis", "width")] == [4, 8, 12]
-    assert next(about for about, _ in kept(run / "analysis", "width") if about["step"] == 12)["version"] == 2
+    assert [about["step"] for about, _ in kept(run / "analysis", "width", 2)] == [12]
     assert not problems.found
 
 
@@ -209,7 +217,7 @@ def test_a_method_that_fails_keeps_nothing(copies: Copies) -> None:
         raise UserError(f"not on {subject.name}")
 
     assert analyse(subjects([run], "last", problems), Method("width", refuse), CPU, problems) == {}
-    assert problems.found == ["not on failing step12"]
+    assert problems.found == ["failing step12: not on failing step12"]
     assert not (run / "analysis" / "width").exists()
 
 
