@@ -84,13 +84,15 @@ def _largest(of: _Checkpoints) -> str:
     """What the layer of the largest effect does, and whether the model knows the task at all."""
     first = rows(of.last, weights="trained", rank=1).iloc[0]
     control = rows(of.last, weights="untrained", rank=1)["effect"].iloc[0]
-    found = "has the largest effect" if first["effect_low"] > 0 else "has the largest effect, not told from zero"
+    found = f"the MLP of layer {first['layer']} has the largest effect"
+    if first["effect_low"] <= 0:
+        found = f"no MLP's effect is surely above zero; the largest is of layer {first['layer']}"
     surprise = f"{first['surprise']:.3g} nats ({first['surprise_low']:.3g} to {first['surprise_high']:.3g})"
     knows = f"The model itself prefers a base's own label to the source's in {first['answered']:.0%} of the pairs"
     if wilson(first["answered"] * first["pairs"], int(first["pairs"]))[0] <= 0.5:
         knows += ", no more than chance: there is no task here to locate"
     return (
-        f"{of.words}: the MLP of layer {first['layer']} {found}: {first['effect']:.3g} logits "
+        f"{of.words}: {found}: {first['effect']:.3g} logits "
         f"({first['effect_low']:.3g} to {first['effect_high']:.3g}) of {first['whole']:.3g} for all of the input "
         f"(random weights: {control:.3g}); fall of the log-probability of the base's label {surprise}. {knows}."
     )
