@@ -49,7 +49,7 @@ def show_step(
     Args:
         corpus: to read.
         step: plan step.
-        rows: of the batch; None for the first few that are there, or those injected where there are any.
+        rows: of the batch; None for the first few that are there, of those injected where there are any.
         what: an experiment's plan; without one the corpus alone is shown.
 
     Raises:
@@ -119,3 +119,5 @@ def print_shown(shown: dict[str, Any], corpus: OpenCorpus, tokens: int, console:
         if len(row["tokens"]) > tokens:
             text.append(f" ... {len(row['tokens']) - tokens} more tokens", style="dim")
         console.print(text, soft_wrap=True)
+    if (more := (shown["injected_rows"] or 0) - sum(row["injected"] is not None for row in shown["rows"])) > 0:
+        console.print(f"\n{counted(more, 'more injected row')}: see --rows", style="dim", highlight=False)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from olmo.config import ModelConfig
 
-from olmo_inject.config import Experiment, configs_folder, experiment_yaml, load_experiment
+from olmo_inject.config import CorpusConfig, Experiment, configs_folder, experiment_yaml, load_experiment
 from olmo_inject.config.checks import OWNED, OWNED_DATA, OWNED_OPTIMIZER, OWNED_WANDB
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Bernoulli, Burst, Uniform
@@ -129,7 +129,7 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         ("safety: {spike_window: 1}", "safety.spike_window: 1 must be at least 2"),
         # The corpus.
         ("corpus: {folder: null}", "corpus: give one of name, folder and paths"),
-        ("corpus: {paths: [a.npy]}", "corpus: give one of name, folder and paths"),
+        ("corpus: {folder: x, paths: [a.npy]}", "corpus: give one of name, folder and paths"),
         ("corpus: {tokenizer: other}", "corpus.tokenizer: not with corpus.folder, which says it itself"),
         ("corpus: {dtype: uint32}", "corpus.dtype: not with corpus.folder, which says it itself"),
         ("corpus: {vocab_size: 100}", "corpus.vocab_size: not with corpus.folder, which says it itself"),
@@ -336,6 +336,21 @@ def test_overrides_change_parts_of_a_named_model(tmp_path: Path) -> None:
     path.write_text(NO_MODEL + "model: tiny-8")
     experiment = load_experiment(path, ["model.n_layers=5"])
     assert (experiment.model_name, experiment.model.d_model, experiment.model.n_layers) == ("tiny-8", 8, 5)
+
+
+def test_a_corpus_from_elsewhere_replaces_all_but_the_seed(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    text = NO_MODEL.replace("corpus: {", "corpus: {seed: 5, ")
+    assert "folder:" in text
+    path.write_text(text + "model: tiny-8")
+    named = load_experiment(path, ["corpus.name=dolma-v1_7", "corpus.root=/data"]).corpus
+    assert named == CorpusConfig(name="dolma-v1_7", root="/data", seed=5)
+    (tmp_path / "web.yaml").write_text(
+        "extends: x.yaml\ncorpus: {name: dolma-v1_7, root: 'https://a', manifest: m.json}"
+    )
+    assert load_experiment(tmp_path / "web.yaml", ["corpus.root=/data"]).corpus.manifest == "m.json"
+    staged = load_experiment(tmp_path / "web.yaml", ["corpus.folder=/stage"]).corpus
+    assert staged == CorpusConfig(folder="/stage", seed=5)
 
 
 def test_extending_a_file_with_a_named_model(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ def order(
 
     if steps < 1:
         raise UserError(f"--steps: {steps} must be at least 1")
+    if to.exists():
+        raise UserError(f"--to: {to} exists; an order is written to a new file")
     shape = Shape(batch_size, sequence_length, seed)
     opened = open_corpus(corpus, root, manifest, shape)
     opened.prepare(range(steps), "--steps")
@@ -124,7 +126,7 @@ def show(
     rows: Annotated[
         str | None,
         typer.Option(
-            help="Rows such as 0-3,17, or all; by default those injected, or the first 8.", show_default=False
+            help="Rows such as 0-3,17, or all; by default the first 8 injected, or the first 8.", show_default=False
         ),
     ] = None,
     injections: Annotated[

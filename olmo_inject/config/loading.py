@@ -189,8 +189,17 @@ def _over(base: Any, changes: Any, where: str = "") -> Any:
         raise UserError(
             f"model: {changes['name']} would not replace the settings that stand under `model` without a name"
         )
+    if where == "corpus":
+        base = _elsewhere(base, changes)
     merged = {key: _over(base[key], changes[key], f"{where}.{key}".lstrip(".")) for key in base.keys() & changes.keys()}
     return base | changes | merged
+
+
+def _elsewhere(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """What is left of a corpus where `changes` take it from another kind of place: the seed of its order alone."""
+    kinds = ("name", "folder", "paths")
+    taken, before = ({kind for kind in kinds if layer.get(kind)} for layer in (changes, base))
+    return {key: base[key] for key in base.keys() & {"seed"}} if taken and before and taken != before else base
 
 
 def _with_named_model(plain: dict[str, Any]) -> dict[str, Any]:

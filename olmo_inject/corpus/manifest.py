@@ -44,8 +44,8 @@ class Manifest:
 
 
 def default_path(corpus: NamedCorpus) -> Path:
-    """Where a corpus's manifest is kept unless the user says otherwise."""
-    return cache_folder() / "manifests" / f"{corpus.name}.json"
+    """Where a corpus's manifest is kept unless the user says otherwise: two of one name have a file each."""
+    return cache_folder() / "manifests" / f"{corpus.name}-{corpus.listing[:8]}.json"
 
 
 def make_manifest(corpus: NamedCorpus, source: Source, advance: Callable[[], None] = lambda: None) -> Manifest:
@@ -90,12 +90,11 @@ def read_manifest(path: Path, corpus: NamedCorpus) -> Manifest:
         raise UserError(f"{path} has format {found_format}; this version reads manifests of format {FORMAT}")
     try:
         manifest = Manifest(**fields)
-        of_listing = (manifest.listing, manifest.dtype) == (corpus.listing, corpus.entry.dtype)
+        if (manifest.listing, manifest.dtype) != (corpus.listing, corpus.entry.dtype):
+            raise UserError(f"{path} is the manifest of {manifest.name} with other shards than {corpus.name} has now")
         same = fingerprint(corpus.shards, manifest.sizes, manifest.dtype, manifest.sequence_length)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is not a manifest: {error}") from None
-    if not of_listing:
-        raise UserError(f"{path} is the manifest of {manifest.name} with other shards than {corpus.name} has now")
     if same != manifest.fingerprint:
         raise UserError(f"{path} is damaged: its sizes do not give its fingerprint; make it anew")
     return manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def test_an_experiment_reads_the_same_from_disk_and_server(catalog: Path, tmp_pa
     positions = np.arange(7 * BATCH)
     with served(tmp_path / "root") as (url, faults):
         named = {"name": str(catalog), "root": url}
-        with pytest.raises(UserError, match=r"small\.json: no manifest of .*small\.yaml; `olmo-inject corpus manifest"):
+        with pytest.raises(UserError, match=r"small-\w+\.json: no manifest of .*small\.yaml; `olmo-inject corpus manifest"):
             build_data(experiment(tmp_path, named))
         write_manifest(make_manifest(corpus, open_source(url)), default_path(corpus))
         web = build_data(experiment(tmp_path, named))
@@ -157,6 +158,16 @@ def test_an_experiment_reads_the_same_from_disk_and_server(catalog: Path, tmp_pa
         )
     )
     assert (own.corpus.rows(positions)["input_ids"] == from_web).all()
+
+
+def test_two_corpora_of_one_name_have_a_manifest_each(catalog: Path, tmp_path: Path) -> None:
+    corpus, manifest = read_catalog(catalog), tmp_path / "m.json"
+    other = replace(corpus, shards=corpus.shards[:-1])
+    assert default_path(other).stem.startswith(corpus.name)
+    assert default_path(other) != default_path(corpus)
+    write_manifest(make_manifest(corpus, open_source(str(tmp_path / "root"))), manifest)
+    with pytest.raises(UserError, match=f"is the manifest of {corpus.name} with other shards than"):
+        read_manifest(manifest, other)
 
 
 def test_a_local_shard_is_checked_against_the_manifest(catalog: Path, tmp_path: Path) -> None:
