@@ -43,7 +43,7 @@ def build(
     Example: `olmo-inject corpus build wiki/ books.jsonl.zst --to runs/mine`
     """
     from olmo_inject.corpus.build import build_corpus
-    from olmo_inject.corpus.build_job import BuildOptions
+    from olmo_inject.corpus.build_job import LEFT_OUT, BuildOptions
     from olmo_inject.corpus.inputs import TextOptions, skipped_files
     from olmo_inject.words import counted
 
@@ -60,7 +60,7 @@ def build(
         overwrite=overwrite,
         progress=not as_json,
     )
-    left_out = {what: sum(source[what] for source in corpus.sources.values()) for what in ("empty", "damaged")}
+    left_out = {what: sum(source[what] for source in corpus.sources.values()) for what in LEFT_OUT}
     if as_json:
         counts = {"documents": corpus.documents, "tokens": corpus.tokens, "shards": len(corpus.shards)}
         more = {"sources": corpus.sources, "not_read": {"files": len(skipped), "examples": skipped[:3]}}
@@ -69,6 +69,8 @@ def build(
     print(f"{to}: {corpus.summary}")
     if any(left_out.values()):
         print(f"left out: {counted(left_out['empty'], 'document')} without text, {left_out['damaged']:,} damaged")
+    if files := left_out["broken_off"]:
+        print(f"lost: the rest of {counted(files, 'file')} that {'breaks' if files == 1 else 'break'} off")
 
 
 def scan(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.corpus.build_folder import prepared
-from olmo_inject.corpus.build_job import BuildOptions, Job, make_jobs, run_job, token_dtype
+from olmo_inject.corpus.build_job import LEFT_OUT, BuildOptions, Job, make_jobs, run_job, token_dtype
 from olmo_inject.corpus.documents import Reading, read_documents
 from olmo_inject.corpus.folder import (
     TOKENIZER,
@@ -141,7 +141,7 @@ def _describe(
     sources: dict[str, dict[str, Any]] = {}
     for job, left_out in zip(jobs, counts, strict=True):
         source = sources.setdefault(
-            job.inputs[0].source, {"documents": 0, "tokens": 0, "empty": 0, "damaged": 0, "shards": {}}
+            job.inputs[0].source, {"documents": 0, "tokens": 0, **dict.fromkeys(LEFT_OUT, 0), "shards": {}}
         )
         for marker in finished_shards(folder, job.number):
             shard = Shard(folder / marker["path"], marker["tokens"], marker["sha256"])

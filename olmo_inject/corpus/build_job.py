@@ -19,6 +19,8 @@ from olmo_inject.files import read_json, write_json
 from olmo_inject.vocabulary import Vocabulary
 
 JOB_BYTES = 64 * 2**20  # small files are read together up to so many, so that shards are not as small as they
+# Documents without text, damaged lines, files of which the rest is lost: each is counted.
+LEFT_OUT = ("empty", "damaged", "broken_off")
 BATCH_DOCUMENTS = 512  # tokenized at once
 BATCH_CHARACTERS = 2**21
 
@@ -90,7 +92,7 @@ def run_job(job: Job, report: Report) -> dict[str, int]:
     read = finished[-1]["read"] if finished else 0
     dtype = token_dtype(vocabulary)
     writer = ShardWriter(job.folder, job.number, len(finished), dtype, job.options.shard_tokens)
-    counts = {"empty": 0, "damaged": 0}
+    counts = dict.fromkeys(LEFT_OUT, 0)
     numbered = enumerate(_job_documents(job, counts, report))
     for batch in _batches(islice(numbered, read, None)):
         tokens = _write_batch(batch, vocabulary, writer)
@@ -121,6 +123,7 @@ def _job_documents(job: Job, counts: dict[str, int], report: Report) -> Iterator
                 counts["empty"] += 1
         report(one.size - reported, 0)
         counts["damaged"] += reading.damaged
+        counts["broken_off"] += reading.broken_off
 
 
 def _batches(documents: Iterator[tuple[int, Document]]) -> Iterator[list[tuple[int, Document]]]:

@@ -45,6 +45,7 @@ class Reading:
     def __init__(self, skip_damaged: bool = False) -> None:
         self.skip_damaged = skip_damaged
         self.damaged = 0
+        self.broken_off = 0  # files of which all that follows a damaged place is lost
         self.position = 0  # of the input's `size`
 
     def damage(self, path: str, line: int, what: object) -> None:
@@ -88,6 +89,7 @@ def _lines(what: Input, reading: Reading) -> Iterator[tuple[int, bytes]]:
                 line = buffer.readline(LONGEST_LINE)
             except OSError as error:
                 reading.damage(what.path, number, error)
+                reading.broken_off += 1
                 return
             if not line:
                 return

@@ -255,7 +255,7 @@ def test_a_build_killed_between_its_last_shard_and_saying_so(tmp_path: Path) -> 
     counts = run_job(job, lambda done, tokens: None)
     before = contents(tmp_path / "out" / WORK)
     (tmp_path / "out" / WORK / "job-00000.json").unlink()
-    assert run_job(job, lambda done, tokens: None) == counts == {"empty": 1, "damaged": 0}
+    assert run_job(job, lambda done, tokens: None) == counts == {"empty": 1, "damaged": 0, "broken_off": 0}
     assert contents(tmp_path / "out" / WORK) == before
 
 
@@ -307,6 +307,11 @@ def test_a_file_that_breaks_off(name: str, tmp_path: Path) -> None:
     os.truncate(tmp_path / name, (tmp_path / name).stat().st_size - 2000)
     with pytest.raises(UserError, match=rf"{name}: line \d+ is damaged: "):
         build_corpus(tmp_path / "out", [str(tmp_path / name)], SMALL, progress=False)
+    skipping = replace(SMALL, skip_damaged=True)
+    corpus = build_corpus(tmp_path / "out", [str(tmp_path / name)], skipping, progress=False)
+    [source] = corpus.sources.values()
+    assert (source["damaged"], source["broken_off"]) == (1, 1)
+    assert 0 < corpus.documents < len(TEXTS)
 
 
 @pytest.mark.parametrize(

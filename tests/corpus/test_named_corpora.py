@@ -142,7 +142,9 @@ def test_an_experiment_reads_the_same_from_disk_and_server(catalog: Path, tmp_pa
     positions = np.arange(7 * BATCH)
     with served(tmp_path / "root") as (url, faults):
         named = {"name": str(catalog), "root": url}
-        with pytest.raises(UserError, match=r"small-\w+\.json: no manifest of .*small\.yaml; `olmo-inject corpus manifest"):
+        with pytest.raises(
+            UserError, match=r"small-\w+\.json: no manifest of .*small\.yaml; `olmo-inject corpus manifest"
+        ):
             build_data(experiment(tmp_path, named))
         write_manifest(make_manifest(corpus, open_source(url)), default_path(corpus))
         web = build_data(experiment(tmp_path, named))
