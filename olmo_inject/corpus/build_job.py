@@ -20,7 +20,7 @@ from olmo_inject.vocabulary import Vocabulary
 
 JOB_BYTES = 64 * 2**20  # small files are read together up to so many, so that shards are not as small as they
 # Documents without text, damaged lines, files of which the rest is lost: each is counted.
-LEFT_OUT = ("empty", "damaged", "broken_off")
+LEFT_OUT: tuple[str, ...] = ("empty", "damaged", "broken_off")
 BATCH_DOCUMENTS = 512  # tokenized at once
 BATCH_CHARACTERS = 2**21
 

@@ -308,10 +308,12 @@ def test_a_file_that_breaks_off(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"{name}: line \d+ is damaged: "):
         build_corpus(tmp_path / "out", [str(tmp_path / name)], SMALL, progress=False)
     skipping = replace(SMALL, skip_damaged=True)
-    corpus = build_corpus(tmp_path / "out", [str(tmp_path / name)], skipping, progress=False)
-    [source] = corpus.sources.values()
-    assert (source["damaged"], source["broken_off"]) == (1, 1)
-    assert 0 < corpus.documents < len(TEXTS)
+    zstd(tmp_path / "whole.jsonl.zst", json_lines(TEXTS))
+    sources = [str(tmp_path / file) for file in (name, "whole.jsonl.zst")]
+    corpus = build_corpus(tmp_path / "out", sources, skipping, progress=False)
+    assert [(of["damaged"], of["broken_off"]) for of in corpus.sources.values()] == [(1, 1), (0, 0)]
+    broken, whole = (of["documents"] + of["empty"] for of in corpus.sources.values())
+    assert broken < whole == len(TEXTS)
 
 
 @pytest.mark.parametrize(
