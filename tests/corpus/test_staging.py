@@ -27,6 +27,7 @@ from olmo_inject.corpus.stage import RankShard, StagedShards, StageOrder, read_s
 from olmo_inject.corpus.staging import Staged, open_stager, parts, runs
 from olmo_inject.corpus.verify import damaged, recorded_files
 from olmo_inject.errors import UserError
+from olmo_inject.files import locked
 from olmo_inject.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.without_tokenizer(50280, 50279, 1)
@@ -325,6 +326,24 @@ def test_two_at_once_in_one_folder(root: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is in use: another process is staging there"):
             stager.run(lambda n: None)
     assert stager.run(lambda n: None)
+
+
+def test_one_that_was_opened_before_another_staged_there_leaves_it_alone(root: Path, tmp_path: Path) -> None:
+    to = tmp_path / "s"
+    first, second = (open_stager(*opened(root), VOCABULARY, range(n), to) for n in (5, 6))
+    assert first.run(lambda n: None)
+    before = contents(to)
+    with pytest.raises(UserError, match="another process has staged there meanwhile"):
+        second.run(lambda n: None)
+    with (
+        locked(to / ".staging" / "lock", str, "it"),
+        pytest.raises(UserError, match="is in use: another process is staging"),
+    ):
+        open_stager(*opened(root), VOCABULARY, range(6), to, overwrite=True)
+    (to / ".staging" / "left").touch()
+    with pytest.raises(Staged):
+        open_stager(*opened(root), VOCABULARY, range(5), to)
+    assert contents(to) == before
 
 
 def test_a_disk_that_forgets_is_not_trusted(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

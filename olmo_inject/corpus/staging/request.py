@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.stage import STAGE, RankShard, StagePart, StageRecord, read_stage
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json
+from olmo_inject.files import locked, read_json, remove_with_lock
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
@@ -132,7 +133,7 @@ def look_at_folder(record: StageRecord, part_sequences: int, overwrite: bool) ->
         if request_of(there, of_parts) == request:
             missing = _missing(there)
             if not missing:
-                shutil.rmtree(folder / WORK, ignore_errors=True)  # a kill may have left it
+                _remove_work(folder)
                 raise Staged
             if not overwrite:
                 raise UserError(f"{folder / missing[0]} is missing or of another size; --overwrite stages anew")
@@ -190,9 +191,20 @@ def _foreign(present: Sequence[str]) -> list[str]:
 def _delete(folder: Path, present: Sequence[str]) -> None:
     if foreign := _foreign(present):
         raise UserError(f"{folder} is not overwritten: it holds {min(foreign)}, which is no part of a stage")
-    for name in (STAGE, *present):  # first what vouches for the rest
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    with held(folder):
+        for name in (STAGE, *present):  # first what vouches for the rest
+            if name != WORK:
+                (folder / name).unlink(missing_ok=True)
+        remove_with_lock(folder / WORK / "lock")
+
+
+def _remove_work(folder: Path) -> None:
+    """What a kill has left of a stage that is complete, unless another process is about to."""
+    if (folder / WORK).is_dir():
+        with suppress(UserError), held(folder):
+            remove_with_lock(folder / WORK / "lock")
+
+
+def held(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder of a stage for this process alone, as `files.locked`."""
+    return locked(folder / WORK / "lock", lambda: f"{folder} is in use: another process is staging there", str(folder))

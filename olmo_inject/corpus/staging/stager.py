@@ -16,7 +16,7 @@ from rich.filesize import decimal
 from olmo_inject.corpus.folder import TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus.stage import RankShard, StageRecord, write_stage
+from olmo_inject.corpus.stage import STAGE, RankShard, StageRecord, write_stage
 from olmo_inject.corpus.staging.layout import READS, Estimate, Layout, estimate
 from olmo_inject.corpus.staging.parts import Part
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
@@ -24,13 +24,14 @@ from olmo_inject.corpus.staging.request import (
     WORK,
     bytes_here,
     check_room,
+    held,
     look_at_folder,
     make_record,
     request_of,
 )
 from olmo_inject.corpus.staging.runs import Advance, Held, OpenRun, plan_runs
 from olmo_inject.errors import UserError
-from olmo_inject.files import locked, write_json
+from olmo_inject.files import read_json, remove_with_lock, write_json
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
@@ -156,8 +157,8 @@ class Stager:
             UserError: the source fails, has changed, or the disk does.
         """
         folder, width = self.record.folder, self.shards.sequence_bytes
-        in_use = f"{folder} is in use: another process is staging there"
-        with locked(folder / WORK / "lock", lambda: in_use, str(folder / WORK)):
+        with held(folder):
+            self._check_unchanged()
             write_json(folder / WORK / "request.json", self._request())
             for leftover in (*folder.glob(".*.tmp"), *(folder / WORK).glob(".*.tmp")):
                 leftover.unlink()
@@ -167,8 +168,15 @@ class Stager:
             if streamed is None or not self._assemble(missing, streamed, halt):
                 return False
             self._finish()
-        shutil.rmtree(folder / WORK)
+            remove_with_lock(folder / WORK / "lock")
         return True
+
+    def _check_unchanged(self) -> None:
+        """Refuse a folder in which another process staged since `open_stager` looked at it."""
+        folder = self.record.folder
+        begun = folder / WORK / "request.json"
+        if (folder / STAGE).is_file() or (begun.is_file() and read_json(begun) != self._request()):
+            raise UserError(f"{folder}: another process has staged there meanwhile; the same command looks again")
 
     def _gather(self, halt: Halt) -> Held | list[OpenRun] | None:
         """What is streamed, in memory or in runs; None where it was stopped first."""
