@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -98,15 +98,29 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def absent(folder: Path) -> list[Path]:
+    """A folder and those above it, as far as they do not exist: what is to be removed again if nothing comes of it."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, each before that above it, as far as nothing is in them."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
 def check_writable(folder: Path) -> None:
-    """Make a folder, and refuse one in which no file can be made: before long work whose end is to be written there.
+    """Refuse a folder in which no file can be made, before long work whose end is to be written there; none is left.
 
     Raises:
         UserError: it cannot be.
     """
+    made = absent(folder)
     with replacing(folder / ".writable") as temporary:
         temporary.touch()
-    (folder / ".writable").unlink()
+    (folder / ".writable").unlink(missing_ok=True)
+    remove_empty(made)
 
 
 def write_text(path: Path, text: str) -> None:

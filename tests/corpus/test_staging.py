@@ -311,6 +311,14 @@ def test_what_is_in_the_folder_is_respected(root: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"mine holds thesis\.tex, but no stage; "):
         open_stager(shards, order, VOCABULARY, range(5), tmp_path / "mine")
+    for name in ("part-00000.npy", "part-0001.jsonl"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        with pytest.raises(UserError, match=f"is not overwritten: it holds {name}, "):
+            open_stager(shards, order, VOCABULARY, range(5), tmp_path / name, overwrite=True)
+        assert (tmp_path / name / name).read_text() == "mine"
+    with pytest.raises(UserError, match="is not a folder"):
+        open_stager(shards, order, VOCABULARY, range(5), tmp_path / name / name)
     (to / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"is not overwritten: it holds thesis\.tex, which is no part of a stage"):
         stage(shards, order, range(6), to, overwrite=True)

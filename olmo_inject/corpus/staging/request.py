@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from rich.filesize import decimal
 
-from olmo_inject.corpus.folder import STAGING, TOKENIZER
+from olmo_inject.corpus.folder import STAGING, TOKENIZER, foreign_entry
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.stage import STAGE, RankShard, StagePart, StageRecord, read_stage
@@ -23,6 +24,8 @@ from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
 WORK = STAGING
+# The files of a stage, those that a kill may leave among them: what `--overwrite` may remove.
+OWN_FILES = re.compile(r"(stage|tokenizer)\.json|part-\d{5,}\.npy|\.(stage\.json|part-\d{5,}\.npy)\.\d+\.tmp")
 
 
 class Staged(Exception):
@@ -121,10 +124,12 @@ def look_at_folder(record: StageRecord, part_sequences: int, overwrite: bool) ->
     folder, request = record.folder, request_of(record, part_sequences)
     if not folder.exists():
         return None
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
     present = sorted(entry.name for entry in folder.iterdir())
     if not present:
         return None
-    what = f"{min(_foreign(present), default=present[0])}, but no stage"
+    what = f"{foreign_entry(folder, OWN_FILES, WORK) or present[0]}, but no stage"
     if (folder / STAGE).is_file():
         there = read_stage(folder)
         of_parts = there.parts[0].sequences if there.parts else 0
@@ -183,14 +188,11 @@ def _missing(there: StageRecord) -> list[str]:
     return [part.name for part in there.parts if not is_there(part)]
 
 
-def _foreign(present: Sequence[str]) -> list[str]:
-    own = STAGE, TOKENIZER, WORK
-    return [name for name in present if name not in own and not name.startswith(("part-", ".part-"))]
-
-
 def _delete(folder: Path, present: Sequence[str]) -> None:
-    if foreign := _foreign(present):
-        raise UserError(f"{folder} is not overwritten: it holds {min(foreign)}, which is no part of a stage")
+    if foreign := foreign_entry(folder, OWN_FILES, WORK):
+        raise UserError(f"{folder} is not overwritten: it holds {foreign}, which is no part of a stage")
+    if not (folder / STAGE).is_file() and not (folder / WORK).is_dir():
+        raise UserError(f"{folder} is not overwritten: it holds {present[0]}, but no stage: no {STAGE}")
     with held(folder):
         for name in (STAGE, *present):  # first what vouches for the rest
             if name != WORK:

@@ -21,6 +21,7 @@ from olmo_inject.corpus.staging.layout import READS, Estimate, Layout, estimate
 from olmo_inject.corpus.staging.parts import Part
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
 from olmo_inject.corpus.staging.request import (
+    OWN_FILES,
     WORK,
     bytes_here,
     check_room,
@@ -161,7 +162,8 @@ class Stager:
             self._check_unchanged()
             write_json(folder / WORK / "request.json", self._request())
             for leftover in (*folder.glob(".*.tmp"), *(folder / WORK).glob(".*.tmp")):
-                leftover.unlink()
+                if leftover.parent.name == WORK or OWN_FILES.fullmatch(leftover.name):
+                    leftover.unlink()
             halt = Halt(advance, should_stop)
             missing = [part for part in self.parts if part.done(width) is None]
             streamed = self._gather(halt) if missing else []
