@@ -24,7 +24,7 @@ from olmo_inject.corpus.remote import RemoteShards
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source, local, open_source
 from olmo_inject.corpus.stage import RankShard, StagedShards, StageOrder, read_stage
-from olmo_inject.corpus.staging import Staged, open_stager, parts, runs
+from olmo_inject.corpus.staging import Staged, check_extent, open_stager, parts, runs
 from olmo_inject.corpus.verify import damaged, recorded_files
 from olmo_inject.errors import UserError
 from olmo_inject.files import locked
@@ -408,6 +408,14 @@ def test_refused(root: Path, tmp_path: Path, arguments: dict[str, Any], message:
     with pytest.raises(UserError, match=message):
         open_stager(shards, order, VOCABULARY, **{"steps": range(5), "to": tmp_path / "s", **arguments})
     assert not (tmp_path / "s").exists()
+
+
+def test_a_stage_of_more_than_the_corpus(root: Path) -> None:
+    _, order = opened(root)
+    for ranks, most in ((None, 22), (RankShard(0, 2, 8), 58), (RankShard(0, 0, 8), 176)):
+        check_extent(order, range(most), ranks)
+        with pytest.raises(UserError, match=f"stage at most {most} steps"):
+            check_extent(order, range(most + 1), ranks)
 
 
 def test_a_record_of_another_kind(tmp_path: Path) -> None:

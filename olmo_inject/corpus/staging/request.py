@@ -40,13 +40,7 @@ def make_record(
     Raises:
         UserError: steps or ranks that cannot be, or that the corpus itself does not hold.
     """
-    if not len(steps) or steps[0] < 0:
-        raise UserError(f"--steps: {steps.start}:{steps.stop} are not steps; give first:beyond, such as 0:50000")
-    if ranks is not None:
-        if not 0 <= ranks.first <= ranks.last < ranks.world:
-            raise UserError(f"--rank-shard: {ranks.first}-{ranks.last}/{ranks.world} are not ranks of {ranks.world}")
-        if order.batch_size % ranks.world:
-            raise UserError(f"--rank-shard: {ranks.world} ranks do not share a batch of {order.batch_size}")
+    _check_asked(order, steps, ranks)
     own = vocabulary.tokenizer is not None and Path(vocabulary.identifier).is_file()
     record = StageRecord(
         folder=to,
@@ -74,15 +68,26 @@ def check_extent(order: Order, steps: range, ranks: RankShard | None) -> None:
     """Refuse a stage of more than the corpus: the last step is a slip, or the corpus itself is the thing to copy.
 
     Raises:
-        UserError: it is.
+        UserError: it is; steps or ranks that cannot be.
     """
-    share = 1.0 if ranks is None else (ranks.last - ranks.first + 1) / ranks.world
-    if len(steps) * share > order.epoch_steps:
-        most = int(order.epoch_steps / share)
+    _check_asked(order, steps, ranks)
+    count, world = (1, 1) if ranks is None else (ranks.last - ranks.first + 1, ranks.world)
+    if len(steps) * count > order.epoch_steps * world:
+        most = order.epoch_steps * world // count
         raise UserError(
             f"--steps: {steps.start}:{steps.stop} is more than the whole corpus, which ends after "
             f"{counted(order.epoch_steps, 'step')} and is then read again: stage at most {counted(most, 'step')}"
         )
+
+
+def _check_asked(order: Order, steps: range, ranks: RankShard | None) -> None:
+    if not len(steps) or steps[0] < 0:
+        raise UserError(f"--steps: {steps.start}:{steps.stop} are not steps; give first:beyond, such as 0:50000")
+    if ranks is not None:
+        if not 0 <= ranks.first <= ranks.last < ranks.world:
+            raise UserError(f"--rank-shard: {ranks.first}-{ranks.last}/{ranks.world} are not ranks of {ranks.world}")
+        if order.batch_size % ranks.world:
+            raise UserError(f"--rank-shard: {ranks.world} ranks do not share a batch of {order.batch_size}")
 
 
 def check_room(folder: Path, needed: int, here: int = 0) -> None:

@@ -119,7 +119,7 @@ class Stager:
         steps = f"steps {record.first_step:,} to {record.beyond_step - 1:,}"
         rows = "all rows" if record.ranks is None else f"the rows of {record.ranks}"
         by_ranges, by_streams = chosen.otherwise
-        epoch_steps = record.corpus_sequences // record.batch_size
+        epoch_steps = self.layout.epoch_steps
         again = record.first_step // epoch_steps < (record.beyond_step - 1) // epoch_steps
         return [
             f"{record.folder}: {steps}, {rows}: {record.sequences:,} sequences, {decimal(self.stage_bytes)} "
