@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.corpus.sample import build_sample
-from olmo_inject.corpus.scan import ReferenceOptions, scan_part, scan_parts
+from olmo_inject.corpus.scan import ReferenceOptions, prepare_scan, scan_part
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.tasks import TaskConfig, build_tasks
 
@@ -72,8 +72,8 @@ def _timed(work: Callable[[], object]) -> Callable[[], float]:
 
 
 def _scanner(shards, vocabulary, tasks, references) -> Callable[[], float]:
-    parts = scan_parts(shards, vocabulary, tasks, references)
-    return _timed(lambda: [scan_part(part, lambda done, tokens: None) for part in parts])
+    search, parts = prepare_scan(shards, vocabulary, tasks, references)
+    return _timed(lambda: [scan_part(search, part, lambda done, tokens: None) for part in parts])
 
 
 if __name__ == "__main__":

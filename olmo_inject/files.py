@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -30,27 +30,49 @@ def locked(path: Path, in_use: Callable[[], str], what: str) -> Iterator[None]:
     Raises:
         UserError: it is held, or cannot be made or locked.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise UserError(f"cannot write {what}: {error.strerror}") from None
-    with file:
-        _lock(file, in_use, what)
+    with _locked_file(path, in_use, what):
         yield
 
 
-def _lock(file: IO[str], in_use: Callable[[], str], what: str) -> None:
+def _locked_file(path: Path, in_use: Callable[[], str], what: str) -> IO[str]:
     for attempt in range(LOCK_ATTEMPTS):
+        time.sleep(0.1 if attempt else 0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except FileNotFoundError:  # another process has just removed the folder
+            continue
+        except OSError as error:
+            raise UserError(f"cannot write {what}: {error.strerror}") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            if _is_at(file, path):
+                return file
         except BlockingIOError:
-            if attempt == LOCK_ATTEMPTS - 1:
-                raise UserError(in_use()) from None
-            time.sleep(0.1)
+            pass
         except OSError as error:
+            file.close()
             raise UserError(f"cannot lock {what}: {error.strerror}") from None
+        file.close()
+    raise UserError(in_use())
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is still the one at `path`: who held it before may have removed it meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def remove_with_lock(lock: Path) -> None:
+    """Remove the folder of a lock file that this process holds, the file last: from then on it may be another's."""
+    for path in lock.parent.iterdir():
+        if path != lock:
+            path.unlink(missing_ok=True)
+    lock.unlink(missing_ok=True)
+    with suppress(OSError):  # another process has made its own lock there
+        lock.parent.rmdir()
 
 
 @contextmanager
@@ -76,15 +98,29 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def absent(folder: Path) -> list[Path]:
+    """A folder and those above it, as far as they do not exist: what is to be removed again if nothing comes of it."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, each before that above it, as far as nothing is in them."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
 def check_writable(folder: Path) -> None:
-    """Make a folder, and refuse one in which no file can be made: before long work whose end is to be written there.
+    """Refuse a folder in which no file can be made, before long work whose end is to be written there; none is left.
 
     Raises:
         UserError: it cannot be.
     """
+    made = absent(folder)
     with replacing(folder / ".writable") as temporary:
         temporary.touch()
-    (folder / ".writable").unlink()
+    (folder / ".writable").unlink(missing_ok=True)
+    remove_empty(made)
 
 
 def write_text(path: Path, text: str) -> None:

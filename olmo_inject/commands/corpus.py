@@ -102,6 +102,8 @@ def order(
     as_json: JsonOption = False,
 ) -> None:
     """Write the order of training, ai2-olmo's own: which sequence of the corpus each row of each step is."""
+    import numpy as np
+
     from olmo_inject.corpus.order import write_order
     from olmo_inject.open_corpus import Shape, open_corpus
 
@@ -111,6 +113,7 @@ def order(
         raise UserError(f"--to: {to} exists; an order is written to a new file")
     shape = Shape(batch_size, sequence_length, seed)
     opened = open_corpus(corpus, root, manifest, shape)
+    opened.order.require(range(steps), np.arange(opened.order.batch_size), "--steps")
     opened.prepare(range(steps), "--steps")
     n = steps * opened.order.batch_size
     write_order(opened.order, n, to)

@@ -9,6 +9,7 @@ import typer
 
 from olmo_inject.commands.corpus_options import ManifestOption, RootOption
 from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, available_cores, print_json
+from olmo_inject.errors import UserError
 
 
 def build(
@@ -35,7 +36,9 @@ def build(
     shard_tokens: Annotated[int, typer.Option(help="Most tokens in a shard.")] = 2**29,
     skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Count damaged lines and go on.")] = False,
     processes: Annotated[int | None, typer.Option(help="Processes; default one per core.", show_default=False)] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the corpus in the folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the corpus in the folder; it goes before the new one is built.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tokenize any text into a corpus folder; the same command goes on after an interruption.
@@ -56,7 +59,7 @@ def build(
         to,
         sources,
         BuildOptions(tokenizer, vocab_size, eos_id, pad_id, shard_tokens, skip_damaged, text),
-        processes=processes or available_cores(),
+        processes=available_cores() if processes is None else processes,
         overwrite=overwrite,
         progress=not as_json,
     )
@@ -112,11 +115,24 @@ def scan(
     from olmo_inject.corpus.scan_report import ScanOptions, scan_experiment
     from olmo_inject.files import check_writable, write_json
 
+    processes = available_cores() if processes is None else processes
+    for option, value, least in (
+        ("items", items, 1),
+        ("context", context, 1),
+        ("resample", resample, 0),
+        ("show", show, 0),
+        ("processes", processes, 1),
+    ):
+        if value < least:
+            raise UserError(f"--{option}: {value} must be at least {least}")
+    if to is not None and to.is_dir():
+        raise UserError(f"--to: {to} is a folder; give the file to write")
+    experiment = load_experiment(config, overrides or ())
     options = ScanOptions(
         references,
         ReferenceOptions(context, items),
         resample,
-        processes or available_cores(),
+        processes,
         not as_json,
         root,
         manifest,
@@ -124,7 +140,7 @@ def scan(
     for folder in (references, None if to is None else to.parent):
         if folder is not None:
             check_writable(folder)
-    report = scan_experiment(corpus, load_experiment(config, overrides or ()), options)
+    report = scan_experiment(corpus, experiment, options)
     if to is not None:
         write_json(to, report)
     if as_json:

@@ -23,7 +23,7 @@ from olmo_inject.corpus.folder import (
     read_corpus_folder,
     write_description,
 )
-from olmo_inject.corpus.inputs import Input, find_inputs
+from olmo_inject.corpus.inputs import DATASET, Input, find_inputs
 from olmo_inject.corpus.processes import each_result
 from olmo_inject.corpus.provenance import provenance_path
 from olmo_inject.corpus.sample import (
@@ -69,6 +69,9 @@ def build_corpus(
     if processes < 1:
         raise UserError(f"--processes: {processes} must be at least 1")
     inputs = find_inputs(sources, options.text)
+    for source in sources:
+        if not source.startswith(DATASET) and folder in (path := Path(source).resolve(), *path.parents):
+            raise UserError(f"--to: {folder} is or holds the source {source}: a corpus has a folder of its own")
     # A build that met damage may be taken up again skipping it: what was written until then is the same.
     plan = {"options": asdict(replace(options, skip_damaged=False)), "inputs": [asdict(i) for i in inputs]}
     with prepared(folder, plan, overwrite) as done:

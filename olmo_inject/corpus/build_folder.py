@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from olmo_inject.corpus.folder import DESCRIPTION
+from olmo_inject.corpus.folder import DESCRIPTION, OWN_FILES, PLAN
 from olmo_inject.corpus.sample import check_free
 from olmo_inject.corpus.shard_writer import WORK
 from olmo_inject.errors import UserError
-from olmo_inject.files import locked, read_json, write_json
+from olmo_inject.files import absent, locked, read_json, remove_empty, remove_with_lock, write_json
 
-PLAN = "build.json"
 FORMAT = 1
 
 
@@ -33,29 +31,41 @@ def prepared(folder: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[bo
     Raises:
         UserError: something else is in the folder, or another process builds there.
     """
-    plan = json.loads(json.dumps({"format": FORMAT} | plan))
-    begun = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
-    anew, is_new = overwrite or begun != plan, not folder.exists()
-    if anew:
-        _check_unfinished(folder, begun, plan, overwrite)
-        check_free(folder, overwrite or _is_unfinished(folder))
-    in_use = f"{folder} is in use: another process is building it"
-    with locked(folder / WORK / "lock", lambda: in_use, str(folder)):
-        if anew:
-            _clear(folder)
-            write_json(folder / PLAN, plan)
-        done = (folder / DESCRIPTION).is_file()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    plan, made = json.loads(json.dumps({"format": FORMAT} | plan)), absent(folder)
+    lock = folder / WORK / "lock"
+    with locked(lock, lambda: f"{folder} is in use: another process is building it", str(folder)):
+        # Only now: until the lock was ours, another build may have filled the folder.
         try:
-            yield done
-        except BaseException:
-            if not done and not _has_shards(folder):
+            if _begun(folder) != plan or overwrite:
+                _check_unfinished(folder, plan, overwrite)
+                check_free(folder, overwrite or _is_unfinished(folder))
                 _clear(folder)
-                shutil.rmtree(folder / WORK)
-                if is_new:
-                    with suppress(OSError):  # something else came in the meantime
-                        folder.rmdir()
+                write_json(folder / PLAN, plan)
+            yield (folder / DESCRIPTION).is_file()
+        except BaseException:
+            _leave(folder, plan, made)
             raise
-        shutil.rmtree(folder / WORK)
+        remove_with_lock(lock)
+
+
+def _begun(folder: Path) -> dict[str, Any] | None:
+    """The plan of the build that the folder is of, if it is of any."""
+    with suppress(UserError):
+        plan = read_json(folder / PLAN)
+        return plan if isinstance(plan, dict) and "inputs" in plan else None
+
+
+def _leave(folder: Path, plan: dict[str, Any], made: Sequence[Path]) -> None:
+    """After a failure: what is another's stays, and finished shards; else nothing, nor the folders made for it."""
+    if _has_shards(folder):
+        return
+    if _is_unfinished(folder) and _begun(folder) == plan:
+        _clear(folder)
+    if not _is_unfinished(folder):
+        remove_with_lock(folder / WORK / "lock")
+    remove_empty(made)
 
 
 def _has_shards(folder: Path) -> bool:
@@ -64,21 +74,28 @@ def _has_shards(folder: Path) -> bool:
 
 
 def _is_unfinished(folder: Path) -> bool:
-    return (folder / WORK).is_dir() and not (folder / DESCRIPTION).is_file()
+    return _begun(folder) is not None and not (folder / DESCRIPTION).is_file()
 
 
 def _clear(folder: Path) -> None:
-    """Remove all but the folder of markers and the lock in it, which this process holds."""
-    for path in (*folder.iterdir(), *(folder / WORK).iterdir()):
-        if path.name not in (WORK, "lock"):
+    """Remove a corpus or the beginning of one, first what vouches for the rest; the lock stays, and all else too."""
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    for path in (folder / WORK).iterdir():
+        if path.name != "lock":
             path.unlink()
+    for path in folder.iterdir():
+        if path.is_file() and path.name != PLAN and OWN_FILES.fullmatch(path.name):
+            path.unlink()
+    (folder / PLAN).unlink(missing_ok=True)
 
 
-def _check_unfinished(folder: Path, begun: Any, plan: dict[str, Any], overwrite: bool) -> None:
+def _check_unfinished(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
     """Refuse to lose the finished shards of another build."""
     if overwrite or not (_is_unfinished(folder) and _has_shards(folder)):
         return
-    differ = _differences(begun, plan) if isinstance(begun, dict) else "other sources"
+    begun = _begun(folder)
+    assert begun is not None
+    differ = _differences(begun, plan)
     raise UserError(
         f"{folder} holds finished shards of a build that was interrupted, of {differ}: the command with those goes on "
         "with it, --overwrite builds anew"

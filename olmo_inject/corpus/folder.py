@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,14 @@ from olmo_inject.words import counted
 FORMAT = 1
 DESCRIPTION = "corpus.json"
 TOKENIZER = "tokenizer.json"
+PLAN = "build.json"  # of `corpus build`: what is built from what
 BUILDING, STAGING = ".build", ".staging"  # inside a corpus, or a stage, while it is made
 DTYPES = ("uint16", "uint32")
+# The files of a corpus folder, those that a kill may leave among them: what `--overwrite` may remove.
+OWN_FILES = re.compile(
+    r"(corpus|tokenizer|build)\.json|part-\d{5,}(-\d{3,})?\.npy|part-\d{5,}-\d{3,}\.csv\.gz"
+    r"|\.(corpus|tokenizer|build)\.json\.\d+\.tmp"
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,15 @@ class CorpusDescription:
         if vocabulary.fingerprint != self.vocabulary:
             raise UserError(f"{self.tokenizer} is not the tokenizer that {self.folder} was written with")
         return vocabulary
+
+
+def foreign_entry(folder: Path, names: re.Pattern[str], work: str) -> str | None:
+    """The first entry of `folder` that is neither a file of one of `names` nor the folder `work`; None: no other is."""
+
+    def is_own(path: Path) -> bool:
+        return path.is_dir() if path.name == work else path.is_file() and names.fullmatch(path.name) is not None
+
+    return min((path.name for path in folder.iterdir() if not is_own(path)), default=None)
 
 
 def write_description(corpus: CorpusDescription) -> None:

@@ -55,7 +55,7 @@ class TaskHits:
 
 
 def no_hits(needle: Needles, each: bool = False) -> TaskHits:
-    """Nothing found yet; `each`: instances are to be counted one by one."""
+    """Nothing found yet; `each`: instances are to be counted one by one, and no places kept."""
     hits = TaskHits(0, 0, np.zeros(len(needle.tokens), np.int64))
     if each:
         hits.each = np.zeros(len(needle.instances), np.int64)
@@ -70,9 +70,10 @@ def add_hits(stretch: Stretch, places: Int64[np.ndarray, " n"], shard: int, need
     hit.instances += len(instances)
     if hit.each is not None:
         np.add.at(hit.each, needle.numbers(stretch.tokens, instances), 1)
-    for places, length, known in ((pairs, 2, hit.pair_places), (instances, INSTANCE_TOKENS, hit.instance_places)):
+        return  # then nobody asks where
+    for begins, length, known in ((pairs, 2, hit.pair_places), (instances, INSTANCE_TOKENS, hit.instance_places)):
         room = LOCATIONS - len(known)
         known += [
             Place(shard, stretch.base + place, tuple(stretch.tokens[place : place + length].tolist()))
-            for place in places[:room].tolist()
+            for place in begins[:room].tolist()
         ]

@@ -16,7 +16,7 @@ from datetime import timedelta
 from itertools import islice
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.sharedctypes import SynchronizedArray
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from olmo_inject.errors import UserError
 
@@ -48,7 +48,8 @@ def each_result(
     """`function(job, report)` for every job, spread over processes; results in the order of `jobs`, none kept here.
 
     Args:
-        function: importable; calls `report` every second or so, which also ends it when the others have ended.
+        function: picklable, with what all jobs need bound to it: a process is handed it once; calls `report` every
+            second or so, which also ends it when the others have ended.
         jobs: picklable.
         processes: at most so many at once.
         what: begins the line of progress.
@@ -67,10 +68,10 @@ def each_result(
     counts = context.Array("q", 3)
     meter = _Meter(what, total, progress)
     pool = ProcessPoolExecutor(
-        min(processes, max(1, len(jobs))), mp_context=context, initializer=_begin, initargs=(counts, threads)
+        min(processes, max(1, len(jobs))), mp_context=context, initializer=_begin, initargs=(counts, threads, function)
     )
     try:
-        yield from _watch(deque(pool.submit(_call, function, job) for job in jobs), counts, meter)
+        yield from _watch(deque(pool.submit(_call, job) for job in jobs), counts, meter)
     except BrokenProcessPool:
         raise UserError(f"{what}: a process was killed: is there too little memory?") from None
     finally:
@@ -91,12 +92,13 @@ def _watch(futures: deque[Future[R]], counts: SynchronizedArray[int], meter: _Me
 
 
 _counts: SynchronizedArray[int] | None = None
+_function: Callable[[Any, Report], Any] | None = None
 
 
-def _begin(counts: SynchronizedArray[int], threads: int) -> None:
+def _begin(counts: SynchronizedArray[int], threads: int, function: Callable[[Any, Report], Any]) -> None:
     """In a new process, before the tokenizers library counts its threads."""
-    global _counts
-    _counts = counts
+    global _counts, _function
+    _counts, _function = counts, function
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
@@ -111,8 +113,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _call(function: Callable[[J, Report], R], job: J) -> R:
-    return function(job, _report)
+def _call(job: Any) -> Any:
+    assert _function is not None
+    return _function(job, _report)
 
 
 def _report(done: int, tokens: int) -> None:

@@ -23,10 +23,14 @@ from rich.progress import (
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from olmo_inject.corpus.folder import (
+    BUILDING,
     DESCRIPTION,
+    OWN_FILES,
+    PLAN,
     TOKENIZER,
     CorpusDescription,
     Shard,
+    foreign_entry,
     read_corpus_folder,
     write_description,
 )
@@ -36,7 +40,6 @@ from olmo_inject.vocabulary import Vocabulary
 
 DOLMA = "allenai_gpt-neox-olmo-dolma-v1_5"
 EOS, PAD = "<|endoftext|>", "<|padding|>"
-OWN_FILES = (DESCRIPTION, TOKENIZER, "build.json", ".build")  # and shards: what `--overwrite` may remove
 SMALLEST_BPE = 256 + 2  # every byte, EOS and PAD
 LARGEST_BPE = 2**16  # ids are written as uint16
 
@@ -145,12 +148,13 @@ def check_free(folder: Path, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    present = sorted(path.name for path in folder.iterdir())
+    present = sorted(path.name for path in folder.iterdir() if path.name != BUILDING)
     if present and not overwrite:
         raise UserError(f"{folder} exists and is not empty; --overwrite replaces a corpus that is there")
-    foreign = [name for name in present if name not in OWN_FILES and not name.startswith("part-")]
-    if foreign:
-        raise UserError(f"{folder} is not overwritten: it holds {foreign[0]}, which is no part of a corpus")
+    if foreign := foreign_entry(folder, OWN_FILES, BUILDING):
+        raise UserError(f"{folder} is not overwritten: it holds {foreign}, which is no part of a corpus")
+    if present and not any((folder / name).is_file() for name in (DESCRIPTION, PLAN)):
+        raise UserError(f"{folder} is not overwritten: it holds {present[0]}, but no corpus: no {DESCRIPTION}")
 
 
 def _fill(folder: Path, texts: dict[str, list[str]], tokenizer: str, vocab_size: int, progress: bool) -> None:

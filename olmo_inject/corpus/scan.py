@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class ScanPart:
-    """Tokens `start` to `stop` of shard number `shard`, and what to look for in them; `row` as `Stretch`'s."""
+    """Tokens `start` to `stop` of shard number `shard`; `row` as `Stretch`'s."""
 
     source: Source
     name: str
@@ -62,6 +63,19 @@ class ScanPart:
     shard: int
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to look for: of 64 draws of seeds some 20 MB, so it is not handed over with every part.
+
+    Attributes:
+        table: what a token can be part of.
+        needles: of each task.
+        finder: of statements, if they are asked for.
+        each: count instances one by one.
+    """
+
     table: UInt8[np.ndarray, " v"]
     needles: list[Needles]
     finder: StatementFinder | None
@@ -93,10 +107,12 @@ def scan_corpus(
     Raises:
         UserError: ids beyond the vocabulary, or a tokenizer in which statements cannot be found.
     """
-    parts = scan_parts(shards, vocabulary, tasks, references)
+    search, parts = prepare_scan(shards, vocabulary, tasks, references)
     total = sum(shards.shard_tokens)
-    found = each_result(scan_part, parts, processes=processes, what="scanning", total=total, progress=progress)
-    result = ScanResult(total, [no_hits(needle) for needle in parts[0].needles], {})
+    found = each_result(
+        partial(scan_part, search), parts, processes=processes, what="scanning", total=total, progress=progress
+    )
+    result = ScanResult(total, [no_hits(needle) for needle in search.needles], {})
     for hits, statements in found:
         for ours, more in zip(result.tasks, hits, strict=True):
             ours.add(more)
@@ -114,47 +130,52 @@ def count_instances(
     Arguments and errors are `scan_corpus`'s. Memory: some 50 bytes an instance of all tasks in each process.
     """
     needles = Needles(*tasks)
-    parts = [replace(part, each=True) for part in _parts(shards, vocabulary, [needles], None)]
+    search = replace(_search_of(shards, vocabulary, [needles], None), each=True)
+    parts = scan_parts(shards)
     total = sum(shards.shard_tokens)
     counts = np.zeros(len(needles.instances), np.int64)
     for (hits,), _ in each_result(
-        scan_part, parts, processes=processes, what="scanning", total=total, progress=progress
+        partial(scan_part, search), parts, processes=processes, what="scanning", total=total, progress=progress
     ):
         assert hits.each is not None
         counts += hits.each
     return [int(counts[needles.numbers_of(task)].sum()) for task in tasks]
 
 
-def scan_parts(
+def prepare_scan(
     shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
-) -> list[ScanPart]:
-    """The work of `scan_corpus` in pieces, in the order of the corpus."""
-    return _parts(shards, vocabulary, [Needles(task) for task in tasks], references)
+) -> tuple[Search, list[ScanPart]]:
+    """The work of `scan_corpus`: what is looked for, and the pieces in which, in the order of the corpus."""
+    return _search_of(shards, vocabulary, [Needles(task) for task in tasks], references), scan_parts(shards)
 
 
-def _parts(
+def _search_of(
     shards: TokenShards, vocabulary: Vocabulary, needles: list[Needles], references: ReferenceOptions | None
-) -> list[ScanPart]:
+) -> Search:
     if vocabulary.size > MAX_IDS:
         raise UserError(f"a vocabulary of {vocabulary.size:,} ids: at most {MAX_IDS:,} can be searched for")
     size = 2**16 if shards.dtype.itemsize <= 2 else vocabulary.size
     finder = None if references is None else _finder(vocabulary, size, references)
-    table = _table(needles, finder, vocabulary.size, size)
+    return Search(_table(needles, finder, vocabulary.size, size), needles, finder)
+
+
+def scan_parts(shards: TokenShards) -> list[ScanPart]:
+    """The tokens of all shards in pieces, in the order of the corpus."""
     row = shards.sequence_length if isinstance(shards, StagedShards) else None
     source, dtype = shards.source, shards.dtype
     return [
-        ScanPart(source, name, size, dtype.name, row, number, start, min(start + PART, length), table, needles, finder)
+        ScanPart(source, name, size, dtype.name, row, number, start, min(start + PART, length))
         for number, (name, size) in enumerate(zip(shards.names, shards.sizes, strict=True))
         for length in (size // dtype.itemsize,)
         for start in range(0, length, PART)
     ]
 
 
-def scan_part(part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str, FoundStatements]]:
+def scan_part(search: Search, part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str, FoundStatements]]:
     """Search tokens `start` to `stop` of one shard, looking beyond them where a hit reaches over."""
-    finder = None if part.finder is None else replace(part.finder, found={})
-    hits = [no_hits(needle, part.each) for needle in part.needles]
-    watched = np.unique(np.concatenate([np.empty(0, np.int64), *(needle.tokens for needle in part.needles)]))
+    finder = None if search.finder is None else replace(search.finder, found={})
+    hits = [no_hits(needle, search.each) for needle in search.needles]
+    watched = np.unique(np.concatenate([np.empty(0, np.int64), *(needle.tokens for needle in search.needles)]))
     counts, reported = np.zeros(len(watched), np.int64), 0
     around = AROUND if finder is None else finder.around
     shard = part.source, part.name, part.size, part.dtype
@@ -163,7 +184,7 @@ def scan_part(part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str,
         looked = stretch.begin
         for begin in range(stretch.begin, stretch.end, CHUNK):
             end = min(begin + CHUNK, stretch.end)
-            counts += _search(part, stretch, begin, end, watched, hits, anchors)
+            counts += _look(search, part, stretch, begin, end, watched, hits, anchors)
             if finder is not None and (end - looked >= _LOOKED_AT or end == stretch.end):
                 finder.look(stretch, np.unique(np.concatenate(anchors)), looked, end, Path(part.name).name)
                 looked, anchors = end, []
@@ -171,7 +192,7 @@ def scan_part(part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str,
             if done - reported >= _REPORT or stretch.base + end == part.stop:
                 report(done - reported, done - reported)
                 reported = done
-    for needle, hit in zip(part.needles, hits, strict=True):
+    for needle, hit in zip(search.needles, hits, strict=True):
         hit.tokens = counts[np.searchsorted(watched, needle.tokens)]
     statements = {} if finder is None else finder.found
     for found in statements.values():
@@ -179,7 +200,8 @@ def scan_part(part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str,
     return hits, statements
 
 
-def _search(
+def _look(
+    search: Search,
     part: ScanPart,
     stretch: Stretch,
     begin: int,
@@ -193,22 +215,22 @@ def _search(
     To `anchors` come the places of tokens in which operators may stand, for the finder of statements.
     """
     tokens = stretch.tokens
-    flags = _flags(part, tokens[begin : end + SLACK])
+    flags = _flags(search, part, tokens[begin : end + SLACK])
     own = end - begin
     known = tokens[begin + np.flatnonzero((flags[:own] & _TASK).astype(bool))]
     pairs = begin + np.flatnonzero(((flags[:-1] & (flags[1:] >> 1))[:own] & _FIRST).view(bool))
     if len(pairs):
         pairs = pairs[stretch.whole(pairs, 2)]
-        for needle, hit in zip(part.needles, hits, strict=True):
+        for needle, hit in zip(search.needles, hits, strict=True):
             add_hits(stretch, pairs, part.shard, needle, hit)
-    if part.finder is not None:
+    if search.finder is not None:
         anchors.append(begin + np.flatnonzero((flags & _ANCHOR).astype(bool)))
     return np.bincount(np.searchsorted(watched, known), minlength=len(watched))
 
 
-def _flags(part: ScanPart, tokens: np.ndarray) -> UInt8[np.ndarray, " n"]:
+def _flags(search: Search, part: ScanPart, tokens: np.ndarray) -> UInt8[np.ndarray, " n"]:
     try:
-        flags = part.table.take(tokens)
+        flags = search.table.take(tokens)
     except IndexError:
         flags = np.array([_FOREIGN], np.uint8)
     if flags.max() >= _FOREIGN:

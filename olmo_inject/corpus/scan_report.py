@@ -81,7 +81,7 @@ def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -
     vocabulary = what.source.vocabulary
     shards = what.source.open_shards(experiment.sequence_length)
     order = None  # of a corpus too small to be trained on
-    if len(shards) >= experiment.batch_size:
+    if isinstance(shards, StagedShards) or len(shards) >= experiment.batch_size:
         order = what.source.open_order(shards, experiment.batch_size, experiment.corpus.seed)
 
     how = {"processes": options.processes, "progress": options.progress}

@@ -4,14 +4,16 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -19,12 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from olmo_inject.corpus import build_folder
 from olmo_inject.corpus.build import build_corpus
 from olmo_inject.corpus.build_job import BuildOptions, make_jobs, run_job
 from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
 from olmo_inject.corpus.inputs import TextOptions, find_inputs
 from olmo_inject.corpus.provenance import Origin, origins_at, provenance_path, read_origins
-from olmo_inject.corpus.sample import DOLMA
+from olmo_inject.corpus.sample import DOLMA, build_sample
 from olmo_inject.corpus.shard_writer import WORK
 from olmo_inject.corpus.text import documents
 from olmo_inject.errors import UserError
@@ -275,6 +278,72 @@ def test_what_is_finished_is_not_built_again(tmp_path: Path) -> None:
     (tmp_path / "out" / "notes").write_text("mine")
     with pytest.raises(UserError, match="holds notes, which is no part"):
         build_corpus(tmp_path / "out", [str(source)], SMALL, overwrite=True, progress=False)
+
+
+def test_another_build_that_came_first_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until a build holds the folder another may have begun and ended there: what is there is looked at afterwards."""
+    (tmp_path / "t.txt").write_text("one")
+    arguments, held = (tmp_path / "out", [str(tmp_path / "t.txt")]), build_folder.locked
+    before: list[dict[Path, int]] = []
+
+    def after_another(*rest: Any) -> AbstractContextManager[None]:
+        monkeypatch.setattr(build_folder, "locked", held)
+        build_corpus(*arguments, SMALL, progress=False)
+        before.append({path: path.stat().st_mtime_ns for path in arguments[0].iterdir()})
+        return held(*rest)
+
+    for options in (SMALL, replace(SMALL, shard_tokens=9)):
+        monkeypatch.setattr(build_folder, "locked", after_another)
+        if options == SMALL:
+            build_corpus(*arguments, options, progress=False)
+        else:
+            with pytest.raises(UserError, match="out exists and is not empty"):
+                build_corpus(*arguments, options, progress=False)
+        assert {path: path.stat().st_mtime_ns for path in arguments[0].iterdir()} == before[-1]
+        shutil.rmtree(arguments[0])
+
+
+def test_what_is_not_of_a_corpus_is_kept(tmp_path: Path) -> None:
+    source, out = tmp_path / "t.txt", tmp_path / "deep" / "out"
+    source.write_bytes(b"\xff")
+    with pytest.raises(UserError, match="damaged"):
+        build_corpus(out, [str(source)], SMALL, progress=False)
+    assert not out.parent.exists(), "folders that were made for it neither"
+    (out / WORK).mkdir(parents=True)  # as one that was killed before its first shard
+    inputs = [asdict(one) for one in find_inputs([str(source)], TextOptions())]
+    (out / "build.json").write_text(json.dumps({"format": 1, "options": asdict(SMALL), "inputs": inputs}))
+    (out / "notes.txt").write_text("mine")
+    (out / "more").mkdir()
+    with pytest.raises(UserError, match="damaged"):
+        build_corpus(out, [str(source)], SMALL, progress=False)
+    assert sorted(path.name for path in out.iterdir()) == ["more", "notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "name", ["part-00000.jsonl", "part-dir/", "part-00000.npy/", "part-00000.npy", "tokenizer.json"]
+)
+def test_what_is_no_corpus_is_not_overwritten(name: str, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("one")
+    path = tmp_path / "out" / name
+    (path if name.endswith("/") else path.parent).mkdir(parents=True)
+    if not name.endswith("/"):
+        path.write_text("mine")
+    for _ in range(2):  # nothing that the first leaves makes it a corpus
+        with pytest.raises(UserError, match=f"out is not overwritten: it holds {path.name}, "):
+            build_corpus(tmp_path / "out", [str(tmp_path / "t.txt")], SMALL, overwrite=True, progress=False)
+        with pytest.raises(UserError, match=f"out is not overwritten: it holds {path.name}, "):
+            build_sample(tmp_path / "out", sources=["openbookqa"], overwrite=True, progress=False)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [path.name]
+
+
+def test_sources_are_not_built_over(tmp_path: Path) -> None:
+    source = tmp_path / "data" / "part-00000.jsonl"
+    source.parent.mkdir()
+    source.write_bytes(json_lines(TEXTS[:3]))
+    for given in (source, source.parent):
+        with pytest.raises(UserError, match="data is or holds the source"):
+            build_corpus(source.parent, [str(given)], SMALL, overwrite=True, progress=False)
+    assert contents(source.parent) == {source.name: json_lines(TEXTS[:3])}
 
 
 DAMAGED = {

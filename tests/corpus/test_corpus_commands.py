@@ -99,8 +99,37 @@ def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
     assert "nothing does not exist, as a folder or a file, nor as" in capfd.readouterr().err
     for option in ("--references", "--to"):  # before the search, which may take hours
-        ends(2, "corpus", "scan", "-", folder / "small.yaml", "--processes", -1, option, folder / "small.yaml" / "x")
+        ends(2, "corpus", "scan", folder / "none", folder / "small.yaml", option, folder / "small.yaml" / "x")
         assert "cannot write" in capfd.readouterr().err
+    new = ("--references", folder / "new", "--to", folder / "out" / "r.json")
+    for config, more, message in (
+        ("none.yaml", new, "none.yaml"),
+        ("small.yaml", ("--to", folder), f"--to: {folder} is a folder"),
+        ("small.yaml", ("--items", 0), "--items: 0 must be at least 1"),
+        ("small.yaml", ("--context", 0), "--context: 0 must be at least 1"),
+        ("small.yaml", ("--resample", -1), "--resample: -1 must be at least 0"),
+        ("small.yaml", ("--show", -1), "--show: -1 must be at least 0"),
+        ("small.yaml", ("--processes", 0), "--processes: 0 must be at least 1"),
+    ):
+        ends(2, "corpus", "scan", folder / "none", folder / config, *more)
+        assert message in capfd.readouterr().err
+    ends(2, "corpus", "scan", folder / "none", folder / "small.yaml", *new)
+    assert not (folder / "new").exists()
+    assert not (folder / "out").exists()
+    ends(2, "corpus", "build", folder / "t.jsonl", "--to", folder / "new", "--processes", 0)
+    assert "--processes: 0 must be at least 1" in capfd.readouterr().err
     (folder / "nothing").mkdir()
     ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
     assert "corpus.json does not exist" in capfd.readouterr().err
+
+
+def test_the_order_of_some_ranks(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sizes = ("--sequence-length", 32, "--batch-size", 8)
+    stage = ("corpus", "stage", folder / "corpus", *sizes, "--steps", "0:2", "--to", tmp_path / "stage")
+    ends(2, *stage, "--rank-shard", "0/0")
+    assert "--rank-shard: 0-0/0 are not ranks of 0" in capfd.readouterr().err
+    ends(0, *stage, "--rank-shard", "0/2")
+    capfd.readouterr()
+    ends(2, "corpus", "order", tmp_path / "stage", "--to", tmp_path / "order", "--steps", 2)
+    assert f"--steps: {tmp_path / 'stage'} holds the rows of ranks 0-0 of 2, not row 1" in capfd.readouterr().err
+    assert not (tmp_path / "order").exists()

@@ -24,7 +24,7 @@ from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.references import Reference, ReferenceItem, chosen, load_references
 from olmo_inject.corpus.resampling import clean_seeds
 from olmo_inject.corpus.sample import DOLMA, build_sample
-from olmo_inject.corpus.scan import ReferenceOptions, ScanResult, count_instances, scan_corpus, scan_part, scan_parts
+from olmo_inject.corpus.scan import ReferenceOptions, ScanResult, count_instances, prepare_scan, scan_corpus, scan_part
 from olmo_inject.corpus.scan_report import ScanOptions, first_steps, scan_experiment
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.statements import statements
@@ -40,8 +40,9 @@ def scan_here(
 ) -> ScanResult:
     """`scan_corpus` in this process, where a test may change the sizes of its pieces."""
     result = ScanResult(sum(shards.shard_tokens), [no_hits(Needles(task)) for task in tasks], {})
-    for part in scan_parts(shards, known, tasks, references):
-        hits, statements = scan_part(part, lambda done, tokens: None)
+    search, parts = prepare_scan(shards, known, tasks, references)
+    for part in parts:
+        hits, statements = scan_part(search, part, lambda done, tokens: None)
         for ours, more in zip(result.tasks, hits, strict=True):
             ours.add(more)
         for kind, more in statements.items():

@@ -24,9 +24,10 @@ from olmo_inject.corpus.remote import RemoteShards
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source, local, open_source
 from olmo_inject.corpus.stage import RankShard, StagedShards, StageOrder, read_stage
-from olmo_inject.corpus.staging import Staged, open_stager, parts, runs
+from olmo_inject.corpus.staging import Staged, check_extent, open_stager, parts, runs
 from olmo_inject.corpus.verify import damaged, recorded_files
 from olmo_inject.errors import UserError
+from olmo_inject.files import locked
 from olmo_inject.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.without_tokenizer(50280, 50279, 1)
@@ -310,6 +311,14 @@ def test_what_is_in_the_folder_is_respected(root: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"mine holds thesis\.tex, but no stage; "):
         open_stager(shards, order, VOCABULARY, range(5), tmp_path / "mine")
+    for name in ("part-00000.npy", "part-0001.jsonl"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        with pytest.raises(UserError, match=f"is not overwritten: it holds {name}, "):
+            open_stager(shards, order, VOCABULARY, range(5), tmp_path / name, overwrite=True)
+        assert (tmp_path / name / name).read_text() == "mine"
+    with pytest.raises(UserError, match="is not a folder"):
+        open_stager(shards, order, VOCABULARY, range(5), tmp_path / name / name)
     (to / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"is not overwritten: it holds thesis\.tex, which is no part of a stage"):
         stage(shards, order, range(6), to, overwrite=True)
@@ -325,6 +334,24 @@ def test_two_at_once_in_one_folder(root: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is in use: another process is staging there"):
             stager.run(lambda n: None)
     assert stager.run(lambda n: None)
+
+
+def test_one_that_was_opened_before_another_staged_there_leaves_it_alone(root: Path, tmp_path: Path) -> None:
+    to = tmp_path / "s"
+    first, second = (open_stager(*opened(root), VOCABULARY, range(n), to) for n in (5, 6))
+    assert first.run(lambda n: None)
+    before = contents(to)
+    with pytest.raises(UserError, match="another process has staged there meanwhile"):
+        second.run(lambda n: None)
+    with (
+        locked(to / ".staging" / "lock", str, "it"),
+        pytest.raises(UserError, match="is in use: another process is staging"),
+    ):
+        open_stager(*opened(root), VOCABULARY, range(6), to, overwrite=True)
+    (to / ".staging" / "left").touch()
+    with pytest.raises(Staged):
+        open_stager(*opened(root), VOCABULARY, range(5), to)
+    assert contents(to) == before
 
 
 def test_a_disk_that_forgets_is_not_trusted(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,6 +408,14 @@ def test_refused(root: Path, tmp_path: Path, arguments: dict[str, Any], message:
     with pytest.raises(UserError, match=message):
         open_stager(shards, order, VOCABULARY, **{"steps": range(5), "to": tmp_path / "s", **arguments})
     assert not (tmp_path / "s").exists()
+
+
+def test_a_stage_of_more_than_the_corpus(root: Path) -> None:
+    _, order = opened(root)
+    for ranks, most in ((None, 22), (RankShard(0, 2, 8), 58), (RankShard(0, 0, 8), 176)):
+        check_extent(order, range(most), ranks)
+        with pytest.raises(UserError, match=f"stage at most {most} steps"):
+            check_extent(order, range(most + 1), ranks)
 
 
 def test_a_record_of_another_kind(tmp_path: Path) -> None:

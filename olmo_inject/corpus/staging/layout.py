@@ -30,6 +30,7 @@ class Layout:
     """
 
     def __init__(self, record: StageRecord, shards: TokenShards, order: Order) -> None:
+        self.epoch_steps = order.epoch_steps
         self.files = list(dict.fromkeys(shards.names))
         number = {name: i for i, name in enumerate(self.files)}
         self._file_of_shard = np.array([number[name] for name in shards.names])

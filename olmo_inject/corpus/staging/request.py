@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,18 @@ from typing import Any
 import numpy as np
 from rich.filesize import decimal
 
-from olmo_inject.corpus.folder import STAGING, TOKENIZER
+from olmo_inject.corpus.folder import STAGING, TOKENIZER, foreign_entry
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.stage import STAGE, RankShard, StagePart, StageRecord, read_stage
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json
+from olmo_inject.files import locked, read_json, remove_with_lock
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
 WORK = STAGING
+# The files of a stage, those that a kill may leave among them: what `--overwrite` may remove.
+OWN_FILES = re.compile(r"(stage|tokenizer)\.json|part-\d{5,}\.npy|\.(stage\.json|part-\d{5,}\.npy)\.\d+\.tmp")
 
 
 class Staged(Exception):
@@ -36,13 +40,7 @@ def make_record(
     Raises:
         UserError: steps or ranks that cannot be, or that the corpus itself does not hold.
     """
-    if not len(steps) or steps[0] < 0:
-        raise UserError(f"--steps: {steps.start}:{steps.stop} are not steps; give first:beyond, such as 0:50000")
-    if ranks is not None:
-        if not 0 <= ranks.first <= ranks.last < ranks.world:
-            raise UserError(f"--rank-shard: {ranks.first}-{ranks.last}/{ranks.world} are not ranks of {ranks.world}")
-        if order.batch_size % ranks.world:
-            raise UserError(f"--rank-shard: {ranks.world} ranks do not share a batch of {order.batch_size}")
+    _check_asked(order, steps, ranks)
     own = vocabulary.tokenizer is not None and Path(vocabulary.identifier).is_file()
     record = StageRecord(
         folder=to,
@@ -70,15 +68,26 @@ def check_extent(order: Order, steps: range, ranks: RankShard | None) -> None:
     """Refuse a stage of more than the corpus: the last step is a slip, or the corpus itself is the thing to copy.
 
     Raises:
-        UserError: it is.
+        UserError: it is; steps or ranks that cannot be.
     """
-    share = 1.0 if ranks is None else (ranks.last - ranks.first + 1) / ranks.world
-    if len(steps) * share > order.epoch_steps:
-        most = int(order.epoch_steps / share)
+    _check_asked(order, steps, ranks)
+    count, world = (1, 1) if ranks is None else (ranks.last - ranks.first + 1, ranks.world)
+    if len(steps) * count > order.epoch_steps * world:
+        most = order.epoch_steps * world // count
         raise UserError(
             f"--steps: {steps.start}:{steps.stop} is more than the whole corpus, which ends after "
             f"{counted(order.epoch_steps, 'step')} and is then read again: stage at most {counted(most, 'step')}"
         )
+
+
+def _check_asked(order: Order, steps: range, ranks: RankShard | None) -> None:
+    if not len(steps) or steps[0] < 0:
+        raise UserError(f"--steps: {steps.start}:{steps.stop} are not steps; give first:beyond, such as 0:50000")
+    if ranks is not None:
+        if not 0 <= ranks.first <= ranks.last < ranks.world:
+            raise UserError(f"--rank-shard: {ranks.first}-{ranks.last}/{ranks.world} are not ranks of {ranks.world}")
+        if order.batch_size % ranks.world:
+            raise UserError(f"--rank-shard: {ranks.world} ranks do not share a batch of {order.batch_size}")
 
 
 def check_room(folder: Path, needed: int, here: int = 0) -> None:
@@ -120,10 +129,12 @@ def look_at_folder(record: StageRecord, part_sequences: int, overwrite: bool) ->
     folder, request = record.folder, request_of(record, part_sequences)
     if not folder.exists():
         return None
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
     present = sorted(entry.name for entry in folder.iterdir())
     if not present:
         return None
-    what = f"{min(_foreign(present), default=present[0])}, but no stage"
+    what = f"{foreign_entry(folder, OWN_FILES, WORK) or present[0]}, but no stage"
     if (folder / STAGE).is_file():
         there = read_stage(folder)
         of_parts = there.parts[0].sequences if there.parts else 0
@@ -132,7 +143,7 @@ def look_at_folder(record: StageRecord, part_sequences: int, overwrite: bool) ->
         if request_of(there, of_parts) == request:
             missing = _missing(there)
             if not missing:
-                shutil.rmtree(folder / WORK, ignore_errors=True)  # a kill may have left it
+                _remove_work(folder)
                 raise Staged
             if not overwrite:
                 raise UserError(f"{folder / missing[0]} is missing or of another size; --overwrite stages anew")
@@ -182,17 +193,25 @@ def _missing(there: StageRecord) -> list[str]:
     return [part.name for part in there.parts if not is_there(part)]
 
 
-def _foreign(present: Sequence[str]) -> list[str]:
-    own = STAGE, TOKENIZER, WORK
-    return [name for name in present if name not in own and not name.startswith(("part-", ".part-"))]
-
-
 def _delete(folder: Path, present: Sequence[str]) -> None:
-    if foreign := _foreign(present):
-        raise UserError(f"{folder} is not overwritten: it holds {min(foreign)}, which is no part of a stage")
-    for name in (STAGE, *present):  # first what vouches for the rest
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    if foreign := foreign_entry(folder, OWN_FILES, WORK):
+        raise UserError(f"{folder} is not overwritten: it holds {foreign}, which is no part of a stage")
+    if not (folder / STAGE).is_file() and not (folder / WORK).is_dir():
+        raise UserError(f"{folder} is not overwritten: it holds {present[0]}, but no stage: no {STAGE}")
+    with held(folder):
+        for name in (STAGE, *present):  # first what vouches for the rest
+            if name != WORK:
+                (folder / name).unlink(missing_ok=True)
+        remove_with_lock(folder / WORK / "lock")
+
+
+def _remove_work(folder: Path) -> None:
+    """What a kill has left of a stage that is complete, unless another process is about to."""
+    if (folder / WORK).is_dir():
+        with suppress(UserError), held(folder):
+            remove_with_lock(folder / WORK / "lock")
+
+
+def held(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder of a stage for this process alone, as `files.locked`."""
+    return locked(folder / WORK / "lock", lambda: f"{folder} is in use: another process is staging there", str(folder))

@@ -16,21 +16,23 @@ from rich.filesize import decimal
 from olmo_inject.corpus.folder import TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus.stage import RankShard, StageRecord, write_stage
+from olmo_inject.corpus.stage import STAGE, RankShard, StageRecord, write_stage
 from olmo_inject.corpus.staging.layout import READS, Estimate, Layout, estimate
 from olmo_inject.corpus.staging.parts import Part
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
 from olmo_inject.corpus.staging.request import (
+    OWN_FILES,
     WORK,
     bytes_here,
     check_room,
+    held,
     look_at_folder,
     make_record,
     request_of,
 )
 from olmo_inject.corpus.staging.runs import Advance, Held, OpenRun, plan_runs
 from olmo_inject.errors import UserError
-from olmo_inject.files import locked, write_json
+from olmo_inject.files import read_json, remove_with_lock, write_json
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
@@ -117,7 +119,7 @@ class Stager:
         steps = f"steps {record.first_step:,} to {record.beyond_step - 1:,}"
         rows = "all rows" if record.ranks is None else f"the rows of {record.ranks}"
         by_ranges, by_streams = chosen.otherwise
-        epoch_steps = record.corpus_sequences // record.batch_size
+        epoch_steps = self.layout.epoch_steps
         again = record.first_step // epoch_steps < (record.beyond_step - 1) // epoch_steps
         return [
             f"{record.folder}: {steps}, {rows}: {record.sequences:,} sequences, {decimal(self.stage_bytes)} "
@@ -156,19 +158,27 @@ class Stager:
             UserError: the source fails, has changed, or the disk does.
         """
         folder, width = self.record.folder, self.shards.sequence_bytes
-        in_use = f"{folder} is in use: another process is staging there"
-        with locked(folder / WORK / "lock", lambda: in_use, str(folder / WORK)):
+        with held(folder):
+            self._check_unchanged()
             write_json(folder / WORK / "request.json", self._request())
             for leftover in (*folder.glob(".*.tmp"), *(folder / WORK).glob(".*.tmp")):
-                leftover.unlink()
+                if leftover.parent.name == WORK or OWN_FILES.fullmatch(leftover.name):
+                    leftover.unlink()
             halt = Halt(advance, should_stop)
             missing = [part for part in self.parts if part.done(width) is None]
             streamed = self._gather(halt) if missing else []
             if streamed is None or not self._assemble(missing, streamed, halt):
                 return False
             self._finish()
-        shutil.rmtree(folder / WORK)
+            remove_with_lock(folder / WORK / "lock")
         return True
+
+    def _check_unchanged(self) -> None:
+        """Refuse a folder in which another process staged since `open_stager` looked at it."""
+        folder = self.record.folder
+        begun = folder / WORK / "request.json"
+        if (folder / STAGE).is_file() or (begun.is_file() and read_json(begun) != self._request()):
+            raise UserError(f"{folder}: another process has staged there meanwhile; the same command looks again")
 
     def _gather(self, halt: Halt) -> Held | list[OpenRun] | None:
         """What is streamed, in memory or in runs; None where it was stopped first."""
