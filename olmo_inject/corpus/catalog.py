@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from olmo_inject.corpus.shards import DTYPES
 from olmo_inject.errors import UserError
 
 
@@ -81,8 +82,12 @@ def read_catalog(path: Path) -> NamedCorpus:
     assert isinstance(entry, CatalogEntry)
     try:
         shards = tuple(name for folder in entry.folders for name in _names(entry.shards, folder))
-    except (KeyError, IndexError, ValueError) as error:
+    except KeyError as error:
+        raise UserError(f"{path}: shards: {{{error.args[0]}}} is none of {{path}}, {{part}} and {{piece}}") from None
+    except (IndexError, ValueError) as error:
         raise UserError(f"{path}: the table of shards: {error}") from None
+    if entry.dtype not in DTYPES:
+        raise UserError(f"{path}: dtype: {entry.dtype!r} is not one of {', '.join(DTYPES)}")
     if not shards:
         raise UserError(f"{path}: the table names no shard")
     return NamedCorpus(path.stem, entry, shards)

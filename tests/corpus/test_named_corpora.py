@@ -77,8 +77,9 @@ def test_a_small_table(catalog: Path) -> None:
         ("times: 2", "tines: 2", "tines"),
         ("parts: 2", "parts: two", "parts"),
         ("{2: 1}", "{2: 1-2}", "books has no part 2 among 2"),
-        ("{path}/", "{place}/", "the table of shards: 'place'"),
+        ("{path}/", "{place}/", r"shards: \{place\} is none of \{path\}, \{part\} and \{piece\}"),
         ("dtype: uint16", "dtype: [", "cannot be read"),
+        ("dtype: uint16", "dtype: int8", "dtype: 'int8' is not one of uint8, uint16, uint32, uint64"),
     ],
 )
 def test_mistakes_in_a_table(catalog: Path, before: str, after: str, message: str) -> None:

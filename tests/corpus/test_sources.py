@@ -140,11 +140,14 @@ def test_a_missing_shard_is_named(root: Path, web: tuple[str, Faults]) -> None:
             source.size("nothing.npy")
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_a_server_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
     begun = time.monotonic()
     with pytest.raises(UserError, match=r"http://127.0.0.1:9/x: ConnectionError.*6 attempts"):
-        open_source("http://127.0.0.1:9").size("x")
+        open_source("http://127.0.0.1:9").sizes(["x", "y", "z"])
     assert time.monotonic() - begun < 30
+    [line] = capfd.readouterr().err.splitlines()  # said of one shard, while it is tried again
+    assert "http://127.0.0.1:9/" in line
+    assert "; trying again for " in line
 
 
 def test_a_local_shard_that_changes(root: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ from olmo_inject.errors import UserError
 T = TypeVar("T")
 ATTEMPTS = 6  # in a row without a byte received; they take 31 s with the pauses below
 FIRST_PAUSE_S = 1.0
+TOLD_AT = 3  # failures in a row, after which a user would wonder what goes on
 CHUNK = 4 << 20  # bytes
 NETWORK_CHUNK = 1 << 18  # what a dropped connection loses at most
 
@@ -55,6 +58,7 @@ class Source(ABC):
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self._tell = threading.Lock()  # held for ever by the first that says that it waits
 
     def __reduce__(self) -> tuple[type[Source], tuple[str]]:
         return type(self), (self.root,)
@@ -156,4 +160,9 @@ class Source(ABC):
     def _pause(self, name: str, failures: int, fault: Transient) -> None:
         if failures >= ATTEMPTS:
             raise UserError(f"{self.where(name)}: {fault} ({failures} attempts)") from None
+        if failures == TOLD_AT and self._tell.acquire(blocking=False):  # of one shard: others say the same
+            left = self.pause_s * (2 ** (ATTEMPTS - 1) - 2 ** (failures - 1))
+            print(
+                f"olmo-inject: {self.where(name)}: {fault}; trying again for {left:.0f} s", file=sys.stderr, flush=True
+            )
         time.sleep(self.pause_s * 2 ** (failures - 1))
