@@ -24,8 +24,8 @@ from olmo_inject.training.transformers_model import transformers_config
 from olmo_inject.vocabulary import Vocabulary
 
 ROUNDS = 3
-# Of one task: eight to eighteen minutes on two cores, so a share of it is timed: one of two dimensions, a fifth of the updates, and
-# no untrained model.
+# Of one task: eight to eighteen minutes on two cores, so a share of it is timed: one of two dimensions, a fifth of the
+# updates, and no untrained model.
 SHORT_DAS = das.Options(dimensions=(1,), updates=20, controls=False)
 SHARE_OF_DAS = "1/20"
 PAIRS = 256  # of patching, as the command's default
