@@ -165,11 +165,8 @@ def _projection(start: Basis) -> Any:
     projection: Any = skip_init(nn.Linear, start.shape[1], len(start), bias=False)
     with torch.no_grad():
         projection.weight.copy_(start)
-    with (
-        _global_generator,
-        torch.random.fork_rng(devices=[]),
-    ):  # torch completes the rows to a whole basis by random ones
-        torch.manual_seed(0)
+    with _global_generator, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # torch completes the rows to a whole basis by random ones
         return parametrizations.orthogonal(projection)
 
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from analysis.runs import LEARNED_ABOVE, Run, task_names
+from olmo_inject.words import counted
 
 
 def sentences(runs: Sequence[Run]) -> list[str]:
@@ -40,8 +41,8 @@ def _what_there_is(runs: Sequence[Run]) -> str:
     sizes = list(dict.fromkeys(run.size for run in runs))
     schedules = {run.schedule_label(task.name) for run in runs for task in run.tasks}
     return (
-        f"{_count(len(runs), 'run')} of {_count(len(sizes), 'model size')} ({', '.join(sizes)}) under "
-        f"{_count(len(schedules), 'injection schedule')}."
+        f"{counted(len(runs), 'run')} of {counted(len(sizes), 'model size')} ({', '.join(sizes)}) under "
+        f"{counted(len(schedules), 'injection schedule')}."
     )
 
 
@@ -136,7 +137,7 @@ def _audits(runs: Sequence[Run]) -> Iterator[str]:
     if failed:
         yield f"The audit found differences in {', '.join(failed)}{rest}: these runs are not what the plan says."
     else:
-        yield f"The audit of {_count(len(audited), 'run')} found every row as planned{rest}."
+        yield f"The audit of {counted(len(audited), 'run')} found every row as planned{rest}."
 
 
 def _even(runs: Sequence[Run], task: str) -> Iterator[Run]:
@@ -165,7 +166,3 @@ def _failed(run: Run, task: str) -> str:
     assert built is not None
     no_better = accuracy.low <= built.majority_accuracy
     return _scored(run, task) + " (no better than the majority label)" * no_better
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" + ("s" if n != 1 else "")

@@ -15,6 +15,7 @@ from analysis.labels import file_part
 from analysis.page import Drawing, Section
 from analysis.results import rows
 from analysis.style import COLOURS, GREY, MARKERS, SMALL, axis_labels, style
+from olmo_inject.words import counted
 
 TITLE = "Gradient interference"
 PER_ROW = 3
@@ -152,7 +153,7 @@ def _draw_means(axis: Axes, summary: pd.DataFrame, runs: list[str]) -> None:
             axis.plot([], [], marker, ms=4, color=colour, label=f"{symbol}, {what}")
     whole = rows(summary, kind="batch")
     steps = dict(zip(whole["run"], whole["steps"], strict=True))
-    axis.set_yticks(range(len(runs)), [f"{run}\n{_steps(int(steps[run]))}" for run in runs])
+    axis.set_yticks(range(len(runs)), [f"{run}\n{counted(int(steps[run]), 'step')}" for run in runs])
     axis.axvline(0, color=GREY, lw=0.6, zorder=1)
     axis.set_ylim(len(runs) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)
@@ -202,14 +203,14 @@ def _sentences(summary: pd.DataFrame) -> Iterator[str]:
             if len(of):
                 most = int(of["steps"].max())
                 cosines = ", ".join(_mean(row, most) for row in of.to_dict("records"))
-                parts.append(f"over {_steps(most)} {when}: {cosines}")
+                parts.append(f"over {counted(most, 'step')} {when}: {cosines}")
         yield f"{run}, {task}: mean cosine with g_r {'; '.join(parts)}."
 
 
 def _mean(row: dict[Any, Any], most: int) -> str:
     """One kind's mean, with its interval, and of how many steps where others are of more."""
     interval = "" if np.isnan(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
-    over = "" if row["steps"] == most else f" over the {_steps(row['steps'])} with any"
+    over = "" if row["steps"] == most else f" over the {counted(row['steps'], 'step')} with any"
     return f"{SYMBOLS[row['kind']]} {row['mean']:+.3f}{interval}{over}"
 
 
@@ -230,7 +231,3 @@ def _proof(table: pd.DataFrame) -> Iterator[str]:
 
 def _batches(n: int) -> str:
     return "1 rebuilt batch was" if n == 1 else f"{n} rebuilt batches were"
-
-
-def _steps(n: int) -> str:
-    return "1 step" if n == 1 else f"{n} steps"

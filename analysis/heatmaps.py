@@ -30,6 +30,7 @@ class Cells:
         sizes: of models, largest first.
         rates: instances a batch, ascending.
         runs: by places in `sizes` and `rates`.
+        values: of those runs, what is drawn.
         bursts: whether runs that inject the task in bursts were left out.
     """
 
@@ -37,22 +38,26 @@ class Cells:
     sizes: list[str]
     rates: list[Fraction]
     runs: dict[tuple[int, int], list[Run]]
+    values: dict[tuple[int, int], list[float]]
     bursts: bool
 
     @classmethod
     def of(cls, runs: Sequence[Run], task: str, value: Callable[[Run], float | None]) -> Cells | None:
         """Those of `runs` that have a value; None where none has."""
-        measured = [run for run in runs if value(run) is not None]
-        even = [run for run in measured if run.evenly_injected(task)]
+        measured = [(run, found) for run in runs if (found := value(run)) is not None]
+        even = [(run, found) for run, found in measured if run.evenly_injected(task)]
         if not even:
             return None
-        sizes, rates = sizes_of(even), sorted({run.frequency(task).per_batch for run in even})
+        sizes = sizes_of([run for run, _ in even])
+        rates = sorted({run.frequency(task).per_batch for run, _ in even})
         cells: dict[tuple[int, int], list[Run]] = {}
-        for run in even:
+        values: dict[tuple[int, int], list[float]] = {}
+        for run, found in even:
             place = sizes.index(run.size), rates.index(run.frequency(task).per_batch)
             cells.setdefault(place, []).append(run)
-        bursts = any(run.injection(task) is not None for run in measured if not run.evenly_injected(task))
-        return cls(task, sizes, rates, cells, bursts)
+            values.setdefault(place, []).append(found)
+        bursts = any(run.injection(task) is not None for run, _ in measured if not run.evenly_injected(task))
+        return cls(task, sizes, rates, cells, values, bursts)
 
     def figure(self) -> Figure:
         """An empty figure with room for them."""
@@ -90,15 +95,12 @@ def loss_heatmap(runs: Sequence[Run], task: str) -> Figure | None:
     cells = Cells.of(runs, task, value)
     if cells is None:
         return None
-    values = {
-        place: [loss for run in inside if (loss := value(run)) is not None] for place, inside in cells.runs.items()
-    }
-    most = max(float(np.mean(losses)) for losses in values.values())
+    most = max(float(np.mean(losses)) for losses in cells.values.values())
     with style():
         figure = cells.figure()
         axes = figure.subplots()
-        _draw_grid(axes, cells, values, "cividis_r", (0.0, most), "train loss", "loss of LABEL (nats)")
-        for (row, column), losses in values.items():
+        _draw_grid(axes, cells, "cividis_r", (0.0, most), "train loss", "loss of LABEL (nats)")
+        for (row, column), losses in cells.values.items():
             text = f"{np.mean(losses):.2f}"
             text += f"\n{min(losses):.2f} to {max(losses):.2f}, {len(losses)} runs" if len(losses) > 1 else ""
             colour = "white" if np.mean(losses) > 0.45 * most else "black"
@@ -108,24 +110,19 @@ def loss_heatmap(runs: Sequence[Run], task: str) -> Figure | None:
 
 def draw_accuracies(axes: Axes, cells: Cells) -> None:
     """The heatmap of test accuracy, its colours from what the majority label alone gets."""
-    values = {
-        place: [a.value for run in inside if (a := run.accuracy(cells.task)) is not None]
-        for place, inside in cells.runs.items()
-    }
     built = next(iter(cells.runs.values()))[0].task(cells.task)
     assert built is not None
     floor = built.majority_accuracy if built.majority_accuracy < NO_FLOOR_ABOVE else 0.0
     label = "accuracy, from the\nmajority label's up" if floor else "accuracy"
-    _draw_grid(axes, cells, values, "cividis", (floor, 1.0), "test accuracy", label)
+    _draw_grid(axes, cells, "cividis", (floor, 1.0), "test accuracy", label)
     for (row, column), inside in cells.runs.items():
-        dark = bool((np.mean(values[row, column]) - floor) / (1 - floor) < 0.55)
+        dark = bool((np.mean(cells.values[row, column]) - floor) / (1 - floor) < 0.55)
         _write_accuracy(axes, row, column, inside, cells.task, dark=dark)
 
 
 def _draw_grid(
     axes: Axes,
     cells: Cells,
-    values: dict[tuple[int, int], list[float]],
     colours: str,
     limits: tuple[float, float],
     what: str,
@@ -133,7 +130,7 @@ def _draw_grid(
 ) -> None:
     """Cells in the colour of their mean, with axes and a colour bar; where there is no run, a word."""
     grid = np.full((len(cells.sizes), len(cells.rates)), np.nan)
-    for place, of_runs in values.items():
+    for place, of_runs in cells.values.items():
         grid[place] = np.mean(of_runs)
     image = axes.imshow(grid, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
     for row, column in np.argwhere(np.isnan(grid)).tolist():

@@ -16,6 +16,7 @@ from analysis.page import Drawing, Section
 from analysis.results import rows
 from analysis.runs import wilson
 from analysis.style import COLOURS, GREY, SMALL, style
+from olmo_inject.words import counted
 
 PATCHING_TITLE = "Which layers' MLPs the task depends on"
 DAS_TITLE = "Where the values are held"
@@ -103,7 +104,7 @@ def _best_site(of: _Checkpoints, question: tuple[int, str]) -> str:
     found = rows(of.last, subspace="found", position=question[0], variable=question[1])
     mine, control = rows(found, weights="trained"), rows(found, weights="untrained")
     best = mine.loc[mine["accuracy"].idxmax()]
-    where = f"{_count(int(best['layer']), 'block')} in {_count(int(best['dimension']), 'dimension')}"
+    where = f"{counted(int(best['layer']), 'block')} in {counted(int(best['dimension']), 'dimension')}"
     untrained = ""
     if not control.empty:
         best_of, nothing = control["accuracy"].max(), control["nothing"].iloc[0]
@@ -259,7 +260,3 @@ def _questions(table: pd.DataFrame) -> list[tuple[int, str]]:
 def _question(position: int, variable: str) -> str:
     sought = {"first": "value(TOK1)", "second": "value(TOK2)"}.get(variable, "the result")
     return f"{sought} at {'TOK1' if position == TOK1 else 'TOK2'}"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" + ("" if n == 1 else "s")

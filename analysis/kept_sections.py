@@ -1,4 +1,4 @@
-"""What `analyze` found of runs and kept beside them, as sections of the report."""
+"""What `analyze` found of runs and kept beside them, as sections of the report, each with the options it was of."""
 
 from __future__ import annotations
 
@@ -8,30 +8,41 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis import das, gradient_figures, gradients, intervention_figures, patching
+from analysis.feature_section import feature_section
 from analysis.page import Section
-from analysis.results import kept_results
+from analysis.results import Tables, kept_results
 from analysis.runs import Run
+
+
+def features(runs: Sequence[Run]) -> Section | None:
+    """Task features in activations."""
+    return _section(runs, "features", 1, lambda tables: feature_section(tables, runs))
 
 
 def interference(runs: Sequence[Run]) -> Section | None:
     """Gradient interference."""
-    return _section(runs, gradients.METHOD, gradients.VERSION, "cosines", gradient_figures.section)
+    return _section(runs, gradients.METHOD, gradients.VERSION, _of("cosines", gradient_figures.section))
 
 
 def patched(runs: Sequence[Run]) -> Section | None:
     """Activation patching."""
-    return _section(runs, patching.METHOD, patching.VERSION, "layers", intervention_figures.patching_section)
+    return _section(runs, patching.METHOD, patching.VERSION, _of("layers", intervention_figures.patching_section))
 
 
 def aligned(runs: Sequence[Run]) -> Section | None:
     """Distributed alignment search."""
-    return _section(runs, das.METHOD, das.VERSION, "sites", intervention_figures.das_section)
+    return _section(runs, das.METHOD, das.VERSION, _of("sites", intervention_figures.das_section))
+
+
+def _of(table: str, make: Callable[[pd.DataFrame], Section | None]) -> Callable[[Tables], Section | None]:
+    """The maker of a section from the tables of a method that has one."""
+    return lambda tables: make(tables[table]) if table in tables else None
 
 
 def _section(
-    runs: Sequence[Run], method: str, version: int, table: str, make: Callable[[pd.DataFrame], Section | None]
+    runs: Sequence[Run], method: str, version: int, make: Callable[[Tables], Section | None]
 ) -> Section | None:
     """From what is kept, with its options; None where no run has any."""
     found = kept_results(runs, method, version)
-    made = make(found.tables[table]) if table in found.tables else None
+    made = make(found.tables)
     return None if made is None else replace(made, text=[*made.text, found.note])

@@ -103,26 +103,27 @@ def result(subject: Subject, method: Method, device: torch.device, report: Repor
     return tables
 
 
-def kept(
-    folder: Path, method: str, version: int | None = None, options: Mapping[str, Any] | None = None
-) -> Iterator[tuple[dict[str, Any], Path]]:
+def kept(folder: Path, method: str, version: int | None = None) -> Iterator[tuple[dict[str, Any], Path]]:
     """Of each step below a run's `analysis/` the results last asked for: what they are of, and where.
 
     Args:
         folder: a run's `analysis/`.
         method: by name.
         version: of the method; by default any.
-        options: of the method; by default any.
     """
-    newest: dict[int | None, tuple[float, dict[str, Any], Path]] = {}
-    for file in (folder / method).glob(f"*/{ABOUT}"):
-        about, asked = read_json(file), file.stat().st_mtime
-        if version not in (None, about["version"]) or options not in (None, about["options"]):
-            continue
-        if (step := about["step"]) not in newest or asked > newest[step][0]:
-            newest[step] = asked, about, file.parent
-    for step in sorted(newest, key=lambda step: -1 if step is None else step):
-        yield newest[step][1:]
+    of_step: dict[int | None, tuple[dict[str, Any], Path]] = {}
+    for _, about, place in _asked(folder, method, version):  # a later one replaces
+        of_step[about["step"]] = about, place
+    for step in sorted(of_step, key=lambda step: -1 if step is None else step):
+        yield of_step[step]
+
+
+def _asked(folder: Path, method: str, version: int | None) -> list[tuple[float, dict[str, Any], Path]]:
+    """When, of what and where results are kept, those last asked for at the end."""
+    files = (folder / method).glob(f"*/{ABOUT}")
+    found = [(file.stat().st_mtime, read_json(file), file.parent) for file in files]
+    mine = [one for one in found if version in (None, one[1]["version"])]
+    return sorted(mine, key=lambda one: one[0])
 
 
 def read_tables(folder: Path) -> Tables:
@@ -172,17 +173,19 @@ def kept_results(runs: Sequence[Run], method: str, version: int = 1) -> Kept:
     Raises:
         UserError: a table is damaged.
     """
-    found = [(run, *one) for run in runs for one in kept(run.folder / FOLDER, method, version)]
-    if not found:
+    found = {run.folder: _asked(run.folder / FOLDER, method, version) for run in runs}
+    last = max((asked[-1] for asked in found.values() if asked), key=lambda one: one[0], default=None)
+    if last is None:
         return Kept({}, {}, 0)
-    options = max(found, key=lambda one: (one[2] / ABOUT).stat().st_mtime)[1]["options"]
+    options = last[1]["options"]
     joined: dict[str, list[pd.DataFrame]] = {}
-    shown = 0
+    left_out = 0
     for run in runs:
-        for about, folder in kept(run.folder / FOLDER, method, version, options):
-            _join(joined, checkpoint_of(run, about["step"]), read_tables(folder))
-            shown += 1
-    return Kept(_concatenated(joined), options, len(found) - shown)
+        places = {about["step"]: place for _, about, place in found[run.folder] if about["options"] == options}
+        for step in sorted(places):
+            _join(joined, checkpoint_of(run, step), read_tables(places[step]))
+        left_out += len({about["step"] for _, about, _ in found[run.folder]} - places.keys())
+    return Kept(_concatenated(joined), options, left_out)
 
 
 def _value(of: Any) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from analysis import figures, kept_sections
 from analysis.behaviour_section import behaviour_section
-from analysis.feature_section import feature_section
 from analysis.findings import sentences
 from analysis.gap_figures import gaps
 from analysis.heatmaps import heatmap
@@ -129,20 +127,13 @@ def behaviour(runs: Sequence[Run]) -> Section | None:
     return behaviour_section([with_scores(run, kept_results([run], "scores").tables) for run in runs])
 
 
-def features(runs: Sequence[Run]) -> Section | None:
-    """What `analyze features` left in the runs' folders."""
-    found = kept_results(runs, "features")
-    made = feature_section(found.tables, runs)
-    return None if made is None else replace(made, text=[*made.text, found.note])
-
-
 SECTIONS: tuple[Callable[[Sequence[Run]], Section | None], ...] = (
     findings,
     results,
     learning,
     bursts,
     behaviour,
-    features,
+    kept_sections.features,
     language_model,
     kept_sections.interference,
     kept_sections.patched,

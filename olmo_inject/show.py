@@ -48,17 +48,14 @@ def show_step(
 
     Args:
         corpus: to read.
-        step: plan step.
+        step: plan step, for which `corpus` was prepared.
         rows: of the batch; None for the first few that are there, of those injected where there are any.
         what: an experiment's plan; without one the corpus alone is shown.
 
     Raises:
-        UserError: a negative step; the corpus cannot be read, or is a stage without this step.
+        UserError: the corpus cannot be read, or is a stage without these rows.
     """
-    if step < 0:
-        raise UserError(f"--step: {step} must be at least 0")
     size, order = corpus.order.batch_size, corpus.order
-    order.require(range(step, step + 1), np.empty(0, np.int64), "--step")
     order.require(range(0), np.array(rows or [], np.int64), "--rows")
     plan = Plan([], size, 0) if what is None else what.plan
     vocabulary = corpus.source.vocabulary

@@ -45,7 +45,7 @@ def folder_for(runs: Sequence[Path], to: Path | None) -> Path:
     """Where figures and joined tables go, made and tried before anything is computed.
 
     Args:
-        runs: as the user gave them; the default folder is `analysis/` in what they have in common.
+        runs: as the user gave them, known to exist; the default folder is `analysis/` in what they have in common.
         to: the folder, or None for the default.
 
     Raises:
@@ -54,8 +54,6 @@ def folder_for(runs: Sequence[Path], to: Path | None) -> Path:
     from olmo_inject.errors import UserError
     from olmo_inject.files import check_writable
 
-    if missing := [run for run in runs if not run.exists()]:
-        raise UserError(f"{missing[0]} does not exist")
     folder = to or Path(os.path.commonpath([run.resolve() for run in runs]), "analysis")
     if (folder / "__init__.py").is_file():
         raise UserError(f"--to: say where figures and tables go, {folder} holds code")
@@ -127,8 +125,8 @@ def features(
     from analysis.results import analyse
     from olmo_inject.training.parallel import choose_device
 
-    method, problems, folder = features_method(components, permutations), Problems(), folder_for(runs, to)
-    found = subjects(runs, steps, problems, task or ())
+    method, problems = features_method(components, permutations), Problems()
+    found, folder = subjects(runs, steps, problems, task or ()), folder_for(runs, to)
     tables = analyse(found, method, choose_device(device), problems)
     of_runs = list({subject.run.folder: subject.run for subject in found if subject.run}.values())
     section = feature_section(tables, of_runs)

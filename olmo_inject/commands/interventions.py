@@ -103,7 +103,8 @@ def _analyse(
     from analysis.results import analyse
     from olmo_inject.training.parallel import choose_device
 
-    problems, chosen, folder = Problems(), choose_device(device), folder_for(runs, to)
-    tables = analyse(subjects(runs, steps, problems, tasks), method, chosen, problems)
+    problems, chosen = Problems(), choose_device(device)
+    checkpoints, folder = subjects(runs, steps, problems, tasks), folder_for(runs, to)
+    tables = analyse(checkpoints, method, chosen, problems)
     found = section(tables[table]) if table in tables else None
     deliver(method.name, folder, tables, [] if found is None else [found], problems, as_json)
