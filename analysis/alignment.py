@@ -1,47 +1,32 @@
-"""Searching for the subspace of a residual stream that holds a value: its training, and its interchange accuracy.
+"""Distributed alignment search at one place: the training of subspaces of a residual stream that hold a value.
 
-At a site, the residual stream after so many blocks at one operand, the part of a base's stream that lies in a subspace
-is taken from a source's, and the model's upper part goes on from there.
+A search has two starts: the subspace whose exchange lowers the loss most to first order, and a random one among the
+differences between bases and sources. Both descend by angles (see `analysis.subspaces`), which mean the same at every
+width. After every round of updates the loss is judged on pairs of their own: where it fell no further the angle is
+halved, and a search whose angle has become small has converged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from threading import Lock
-from typing import Any
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
-from torch import nn
-from torch.nn.utils import parametrizations, skip_init
+from jaxtyping import Float
 
-from analysis.counterfactuals import Pairs
+from analysis.interchange import Site, Streams, interchange
+from analysis.subspaces import Basis, Descent, gaussian, lowest, orthonormal
 from analysis.upper_part import ROWS_PER_PASS, UpperPart
 from olmo_inject.errors import UserError
-from olmo_inject.randomness import bits, integers, key
+from olmo_inject.randomness import integers, key
 from olmo_inject.tasks import Task
 
-Basis = Float[torch.Tensor, "k d"]
-BasisOfAny = Float[torch.Tensor, "_ d"]  # where bases of several dimensions stand together
-_global_generator = Lock()  # torch's, which is seeded for a moment
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place in the residual stream, and which variable of the task is sought there.
-
-    Attributes:
-        layer: after so many blocks; 0 is the embedding.
-        position: 0 at TOK1, 1 at TOK2.
-        variable: `first`, `second` or `result`.
-    """
-
-    layer: int
-    position: int
-    variable: str
+ROUND = 10  # updates between two judgements
+TRIAL = 2  # rounds after which only the better of two starts goes on
+ANGLE, SMALL_ANGLE = 0.2, 0.02  # radians of an update: the first, and what is small
+GAIN, LEAST_GAIN = 0.01, 0.001  # what counts as a fall of the loss: this share of it, or so many nats
+GOLDEN = 0.6180339887498949  # whose multiples lie evenly between 0 and 1, however many there are
 
 
 @dataclass(frozen=True)
@@ -50,17 +35,15 @@ class Options:
 
     Attributes:
         dimensions: of the subspaces.
-        updates: of the optimizer for each.
+        updates: of a subspace, at most; a search that has not converged by then says so.
         batch: pairs in one update.
-        learning_rate: Adam's.
         pairs: train pairs, and as many held-out ones.
         controls: also search in an untrained model.
     """
 
     dimensions: tuple[int, ...] = (1, 2)
-    updates: int = 100
+    updates: int = 200
     batch: int = 64
-    learning_rate: float = 0.02
     pairs: int = 1024
     controls: bool = True
 
@@ -78,112 +61,151 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Streams:
-    """Pairs of instances in a model: its residual streams on them, on its device.
+class Fitting:
+    """What the search for one variable works with.
 
     Attributes:
-        base: operands, [n, 2].
-        base_stream: at every layer, from the position on that is exchanged.
-        source_stream: at every layer and the one position that is exchanged.
-        label: the counterfactual label's place among the task's.
-        nothing: the share of pairs with that label where nothing is exchanged.
+        train: pairs to train on.
+        judge: other pairs, that tell which start is better and whether it has converged.
     """
 
-    base: Int64[torch.Tensor, "n 2"]
-    base_stream: Float[torch.Tensor, "layers n s d"]
-    source_stream: Float[torch.Tensor, "layers n d"]
-    label: Int64[torch.Tensor, " n"]
-    nothing: float
+    train: Streams
+    judge: Streams
 
-    @classmethod
-    def of(cls, upper: UpperPart, pairs: Pairs, position: int) -> Streams:
-        """Those of `pairs`, from one pass each of the bases and the sources."""
-        device = upper.model.device
-        base, label = pairs.base.to(device), pairs.label.to(device)
-        streams = upper.streams(base, position)
-        source = upper.streams(pairs.source.to(device), position)[:, :, 0]
-        with torch.no_grad():
-            answers = upper.scores(upper.depth, base, streams[upper.depth]).argmax(dim=1)
-        return cls(base, streams, source, label, (answers == label).double().mean().item())
 
-    def exchanged(
-        self, site: Site, rows: Int64[torch.Tensor, " m"], basis: Basis
-    ) -> tuple[Int64[torch.Tensor, "m 2"], Float[torch.Tensor, "m s d"]]:
-        """Bases, and their stream at the site with the part of it that lies in the subspace as the source's."""
-        stream, source = self.base_stream[site.layer, rows], self.source_stream[site.layer, rows]
-        moved = stream[:, 0] + (source - stream[:, 0]) @ basis.T @ basis
-        return self.base[rows], torch.cat([moved[:, None], stream[:, 1:]], dim=1)
+@dataclass(frozen=True)
+class Found:
+    """What a search has come to.
+
+    Attributes:
+        basis: orthonormal rows that span the subspace.
+        accuracy: interchange accuracy on the pairs that judge.
+        loss: on them, in nats.
+        updates: after so many.
+        converged: whether the loss fell no further.
+    """
+
+    basis: Basis
+    accuracy: float
+    loss: float
+    updates: int = 0
+    converged: bool = False
+
+
+class _Way:
+    """From one start downwards, and the best subspace on it."""
+
+    def __init__(self, start: Basis) -> None:
+        self.descent, self.best = Descent(start, ANGLE), Found(start, 0.0, float("inf"))
+
+    def judge(self, upper: UpperPart, site: Site, pairs: Streams) -> None:
+        accuracy, loss = interchange(upper, site, pairs, self.descent.basis)
+        if loss > self.best.loss - max(GAIN * self.best.loss, LEAST_GAIN):
+            self.descent.angle /= 2
+        if loss < self.best.loss:
+            self.best = Found(self.descent.basis, accuracy, loss)
+
+
+class _Search:
+    """One subspace at one site: what goes on of its starts."""
+
+    def __init__(self, upper: UpperPart, task: Task, site: Site, dimension: int, fitting: Fitting, options: Options):
+        self.site, self.fitting = site, fitting
+        self.ways = [_Way(start) for start in starts(upper, task, site, dimension, fitting.train)]
+        n, device = options.updates * options.batch, fitting.train.label.device
+        drawn = integers(key("das updates", task.name, str(site)), n, len(fitting.train.label))
+        self.batches = torch.from_numpy(drawn).to(device).split(options.batch)
+        self.found: Found | None = None  # once it is over
+
+    def judge(self, upper: UpperPart, updates: int) -> None:
+        """See how far the ways have come; those that need not go on end."""
+        for way in self.ways:
+            way.judge(upper, self.site, self.fitting.judge)
+        best, over = min(self.ways, key=lambda way: way.best.loss), updates == len(self.batches)
+        if updates >= TRIAL * ROUND or over:
+            self.ways = [best]
+            converged = best.descent.angle < SMALL_ANGLE
+            if converged or over:
+                self.found = replace(best.best, updates=updates, converged=converged)
 
 
 def align(
     upper: UpperPart,
     task: Task,
-    sites: Sequence[Site],
-    pairs: Sequence[Streams],
-    starts: Sequence[BasisOfAny],
+    asked: Sequence[tuple[Site, int]],
+    fittings: Sequence[Fitting],
     options: Options,
     check: Callable[[], None] = lambda: None,
-) -> list[BasisOfAny]:
-    """Train a subspace at each site, each by itself though all of them go through the model together.
+) -> list[Found]:
+    """Search for subspaces, each by itself though all of them go through the model together.
 
     Args:
         upper: of a model whose weights ask for no gradients.
         task: whose labels are predicted.
-        sites: where, and for what; all of one layer.
-        pairs: to train on, of each site.
-        starts: orthonormal rows, of each site.
-        options: updates, batch and learning rate.
+        asked: sites, all of one layer, and in how many dimensions.
+        fittings: the pairs of each.
+        options: updates and batch.
         check: called before every update; what it raises ends the search.
-
-    Returns:
-        Of each site, orthonormal rows that span the subspace.
     """
-    device, [layer] = pairs[0].base.device, {site.layer for site in sites}
-    projections = [_projection(start).to(device) for start in starts]
-    optimizer = torch.optim.Adam([p for one in projections for p in one.parameters()], options.learning_rate)
-    n = options.updates * options.batch
-    drawn = [
-        torch.from_numpy(integers(key("das updates", task.name, str(site)), n, len(of_site.label))).to(device)
-        for site, of_site in zip(sites, pairs, strict=True)
+    searches = [
+        _Search(upper, task, site, dimension, fitting, options)
+        for (site, dimension), fitting in zip(asked, fittings, strict=True)
     ]
-    for rows in torch.stack(drawn, dim=1).split(options.batch):
+    going = searches
+    for update in range(options.updates + 1):
         check()
-        each = zip(sites, pairs, projections, rows.T, strict=True)
-        exchanged = [of_site.exchanged(site, chosen, one.weight) for site, of_site, one, chosen in each]
-        tokens, streams = (torch.cat(parts) for parts in zip(*exchanged, strict=True))
-        labels = torch.cat([of_site.label[chosen] for of_site, chosen in zip(pairs, rows.T, strict=True)])
-        # The sum of the sites' mean losses: no subspace's gradient holds anything of another's.
-        loss = F.cross_entropy(upper.scores(layer, tokens, streams), labels) * len(sites)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    return [one.weight.detach() for one in projections]
+        if update % ROUND == 0 or update == options.updates:
+            for one in going:
+                one.judge(upper, update)
+            going = [one for one in going if one.found is None]
+        if not going:
+            break
+        _update(upper, [(one, way) for one in going for way in one.ways], update)
+    return [one.found for one in searches if one.found is not None]
 
 
-def _projection(start: Basis) -> Any:
-    """A module whose `weight` is orthonormal rows that can be trained, `start` to begin with."""
-    projection: Any = skip_init(nn.Linear, start.shape[1], len(start), bias=False)
-    with torch.no_grad():
-        projection.weight.copy_(start)
-    with _global_generator, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # torch completes the rows to a whole basis by random ones
-        return parametrizations.orthogonal(projection)
+def _update(upper: UpperPart, going: Sequence[tuple[_Search, _Way]], number: int) -> None:
+    """One update of every way, all of them in one pass."""
+    rows = [one.batches[number] for one, _ in going]
+    bases = [way.descent.basis.clone().requires_grad_(True) for _, way in going]
+    exchanged = [
+        one.fitting.train.exchanged(one.site, chosen, basis)
+        for (one, _), chosen, basis in zip(going, rows, bases, strict=True)
+    ]
+    tokens, streams = (torch.cat(parts) for parts in zip(*exchanged, strict=True))
+    labels = torch.cat([one.fitting.train.label[chosen] for (one, _), chosen in zip(going, rows, strict=True)])
+    # The sum of the ways' mean losses: no subspace's gradient holds anything of another's.
+    loss = F.cross_entropy(upper.scores(going[0][0].site.layer, tokens, streams), labels) * len(going)
+    for (_, way), gradient in zip(going, torch.autograd.grad(loss, bases), strict=True):
+        way.descent.step(gradient)
 
 
-@torch.no_grad()
-def interchange_accuracy(upper: UpperPart, site: Site, pairs: Streams, basis: Basis) -> float:
-    """The share of pairs on which the run with the source's part of the subspace gives the counterfactual label."""
-    correct, basis = 0, basis.to(pairs.base.device)
-    for rows in torch.arange(len(pairs.label), device=pairs.base.device).split(ROWS_PER_PASS):
-        found = upper.scores(site.layer, *pairs.exchanged(site, rows, basis)).argmax(dim=1)
-        correct += int((found == pairs.label[rows]).sum())
-    return correct / len(pairs.label)
+def starts(upper: UpperPart, task: Task, site: Site, dimension: int, pairs: Streams) -> list[Basis]:
+    """Where a search for a subspace of so many dimensions begins: to first order the best, and a random one.
+
+    To first order, exchanging a subspace P changes the loss by the trace of P M, where M is the mean over pairs of the
+    symmetric part of gradient times difference of source and base. Its lowest eigenvectors span the best subspace.
+    The gradient of each pair is taken somewhere between base and source, since at either end it may vanish.
+    """
+    difference = pairs.source_stream[site.layer] - pairs.base_stream[site.layer][:, 0]
+    gradient = _gradients(upper, site, pairs, difference)
+
+    def form(rows: Float[torch.Tensor, "k d"]) -> Float[torch.Tensor, "k d"]:
+        return rows @ difference.T @ gradient + rows @ gradient.T @ difference
+
+    mixed = gaussian(dimension, len(difference), f"{task.name} {site}").to(difference.device) @ difference
+    return [lowest(form, mixed), orthonormal(mixed)]
 
 
-def random_basis(width: int, dimension: int, purpose: str) -> Basis:
-    """Orthonormal rows in a random direction, the same each time."""
-    words = bits(key("das basis", purpose), 2 * width * dimension)
-    uniform = (words >> np.uint64(11)).astype(np.float64) / 2**53
-    radius, angle = np.sqrt(-2 * np.log1p(-uniform[: width * dimension])), 2 * np.pi * uniform[width * dimension :]
-    normal = torch.from_numpy(radius * np.cos(angle)).reshape(width, dimension)  # Box and Muller 1958
-    return torch.linalg.qr(normal)[0].T.float().contiguous()
+def _gradients(
+    upper: UpperPart, site: Site, pairs: Streams, difference: Float[torch.Tensor, "n d"]
+) -> Float[torch.Tensor, "n d"]:
+    """Of the loss of each pair by the stream at the site, each at a place of its own between base and source."""
+    share = (torch.arange(len(difference), device=difference.device) * GOLDEN % 1)[:, None]
+    parts = []
+    for rows in torch.arange(len(difference), device=difference.device).split(ROWS_PER_PASS):
+        stream = pairs.base_stream[site.layer, rows]
+        moved = (stream[:, 0] + share[rows] * difference[rows]).requires_grad_(True)
+        said = upper.scores(site.layer, pairs.base[rows], torch.cat([moved[:, None], stream[:, 1:]], dim=1))
+        parts += torch.autograd.grad(F.cross_entropy(said, pairs.label[rows], reduction="sum"), moved)
+    return torch.cat(parts)
