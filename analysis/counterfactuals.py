@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Bool, Int64
 
 from olmo_inject.errors import UserError
-from olmo_inject.randomness import integers, key
+from olmo_inject.randomness import integers, key, permutation
 from olmo_inject.tasks import LABEL_POSITION, Task
 
 TOK1, TOK2 = 0, 1
 VARIABLES = ("first", "second", "result")
 CANDIDATES = 8  # drawn for each pair that is wanted
+UNSEEN = 4  # one token in so many is left out of a search
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Pairs:
         source: operands, [n, 2].
         label: the counterfactual label's place among the task's `label_tokens`.
         changed: whether it is another than the base's own.
+        then: the instance that has that label, as a place in the task's table.
     """
 
     base: Int64[torch.Tensor, "n 2"]
     source: Int64[torch.Tensor, "n 2"]
     label: Int64[torch.Tensor, " n"]
     changed: Bool[torch.Tensor, " n"]
+    then: Int64[np.ndarray, " n"]
 
     @property
     def nothing(self) -> float:
@@ -65,6 +68,8 @@ def draw_pairs(task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, 
     Raises:
         UserError: no pair of the instances has a counterfactual label that differs.
     """
+    if not len(ids):
+        raise UserError(f"{task.name}: there are no instances to draw pairs from")
     drawn = integers(key("pairs", purpose, variable, task.name), 2 * CANDIDATES * n, len(ids))
     base, source = ids[drawn].reshape(2, -1)
     then = _counterfactual(task, variable, base, source)
@@ -82,7 +87,35 @@ def draw_pairs(task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, 
         operands(task, source[chosen]),
         torch.from_numpy(label[chosen]),
         torch.from_numpy(changed[chosen]),
+        then[chosen],
     )
+
+
+def one_operand_accuracy(task: Task, pairs: Pairs) -> float:
+    """How often the counterfactual label is guessed right from one operand of its instance, the better one of two.
+
+    The guess is the label most frequent with that operand's value in the whole table. What exchanges no more than one
+    operand, or spoils one and leaves the other, reaches this much.
+    """
+    labels = label_places(task, np.arange(len(task.instances)))
+    shares = []
+    for place in (TOK1, TOK2):
+        values = np.unique(task.instances[:, place], return_inverse=True)[1]
+        counts = np.zeros((values.max() + 1, labels.max() + 1), np.int64)
+        np.add.at(counts, (values, labels), 1)
+        shares.append(float((counts.argmax(axis=1)[values[pairs.then]] == pairs.label.numpy()).mean()))
+    return max(shares)
+
+
+def by_tokens(task: Task, ids: Int64[np.ndarray, " m"]) -> tuple[Int64[np.ndarray, " s"], Int64[np.ndarray, " u"]]:
+    """Those of the instances whose operands are both of three quarters of the task's tokens, and both of the others.
+
+    A search on the first says by the second whether it found something of the values or of single tokens.
+    """
+    tokens = np.unique(task.instances[:, :LABEL_POSITION])
+    unseen = tokens[permutation(key("unseen tokens", task.name), len(tokens))[: len(tokens) // UNSEEN]]
+    of = np.isin(task.instances[ids, :LABEL_POSITION], unseen)
+    return ids[~of.any(axis=1)], ids[of.all(axis=1)]
 
 
 def _counterfactual(

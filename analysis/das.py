@@ -2,7 +2,8 @@
 
 At a site, the residual stream after so many blocks at one operand, an orthogonal subspace is trained such that
 putting the source's part of it into the base's run gives the label that the base would have with the source's
-value. What was found on pairs of train instances is judged on pairs of test instances, among the task's own labels.
+value. What was found on pairs of train instances is judged on pairs of test instances, among the task's own labels;
+also on such whose tokens no pair of the search had, since a subspace can tell single tokens apart and know no value.
 
 The streams of all layers come from one pass; of a search only the blocks above its site are computed, from its
 position on, and the labels' logits alone. All searches of one layer and position go through the model together, and
@@ -12,7 +13,8 @@ several layers and positions are searched side by side, a core each.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,19 +22,22 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from analysis.alignment import Options, Site, Streams, align, interchange_accuracy, random_basis
+from analysis.alignment import Fitting, Found, Options, align
 from analysis.checkpoints import Subject
-from analysis.counterfactuals import TOK1, TOK2, draw_pairs, operands
+from analysis.counterfactuals import TOK1, TOK2, by_tokens, draw_pairs, one_operand_accuracy, operands
 from analysis.hooks import untrained
+from analysis.interchange import Site, Streams, interchange
 from analysis.results import Method, Report, Tables
 from analysis.runs import wilson
 from analysis.side_by_side import one_core, side_by_side
+from analysis.subspaces import Basis, random_basis
 from analysis.upper_part import UpperPart
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
 METHOD = "das"
-VERSION = 3
+VERSION = 4
+JUDGES = 4  # of the pairs to train on, one to so many others that judge
 # At TOK1 the model has read one operand. At TOK2 it may still hold each, or what comes of them.
 QUESTIONS = ((TOK1, "first"), (TOK2, "first"), (TOK2, "second"), (TOK2, "result"))
 
@@ -42,8 +47,10 @@ def method(options: Options) -> Method:
 
     Columns: task, weights (`trained`, or `untrained` as a control), subspace (`found`, or `random` as a control),
     layer, position, variable, dimension, accuracy on held-out pairs with the ends `low` and `high` of its Wilson
-    interval, pairs, and what bounds it in this model: nothing, the accuracy of changing nothing, and everything, that
-    of exchanging the whole stream at the site.
+    interval, pairs; the same on pairs of tokens that the search did not see, `unseen` (NaN where the task has too few);
+    what the search came to: converged, updates, and judged, the accuracy on other pairs of the train half, by which a
+    site can be chosen; and what to compare with in this model: nothing, the accuracy of changing nothing, one_operand,
+    that of knowing one operand, and everything, that of exchanging the whole stream at the site.
 
     Raises:
         UserError: an option that cannot be.
@@ -82,7 +89,7 @@ def search(model: PreTrainedModel, task: Task, options: Options, report: Report 
 
 def _search(model: PreTrainedModel, task: Task, options: Options, cores: int, report: Report) -> pd.DataFrame:
     upper = UpperPart(model, task.label_tokens, operands(task, np.arange(len(task.instances)))[:, TOK1].numpy())
-    pairs = {question: _train_and_held_out(upper, task, question, options) for question in QUESTIONS}
+    pairs = {question: _pairs(upper, task, question, options) for question in QUESTIONS}
     # The lowest layers take longest: as many blocks as are above them.
     places = [(position, layer) for layer in range(upper.depth + 1) for position in (TOK2, TOK1)]
     above = {place: upper.depth + 1 - place[1] for place in places}
@@ -90,7 +97,7 @@ def _search(model: PreTrainedModel, task: Task, options: Options, cores: int, re
 
     def of_place(own: UpperPart, place: tuple[int, int], check: Callable[[], None]) -> list[dict[str, Any]]:
         position, layer = place
-        of_position = {variable: both for (at, variable), both in pairs.items() if at == position}
+        of_position = {variable: of for (at, variable), of in pairs.items() if at == position}
         rows = _search_place(own, task, position, layer, of_position, options, check)
         finished.append(above[place])
         report(sum(finished) / sum(above.values()))
@@ -101,13 +108,37 @@ def _search(model: PreTrainedModel, task: Task, options: Options, cores: int, re
     return pd.DataFrame([row for place in sorted(found) for row in found[place]])
 
 
-def _train_and_held_out(
-    upper: UpperPart, task: Task, question: tuple[int, str], options: Options
-) -> tuple[Streams, Streams]:
+@dataclass(frozen=True)
+class _Pairs:
+    """The pairs of one question.
+
+    Attributes:
+        fitting: of the train half.
+        held_out: of the test half.
+        unseen: of the test half and of tokens that are in none of the others; None if the task has too few.
+        one_operand: the accuracy on held-out pairs of knowing one operand.
+    """
+
+    fitting: Fitting
+    held_out: Streams
+    unseen: Streams | None
+    one_operand: float
+
+
+def _pairs(upper: UpperPart, task: Task, question: tuple[int, str], options: Options) -> _Pairs:
     position, variable = question
-    train = draw_pairs(task, variable, task.train_ids, options.pairs, "das train")
-    held_out = draw_pairs(task, variable, task.test_ids, options.pairs, "das held out")
-    return Streams.of(upper, train, position), Streams.of(upper, held_out, position)
+    [train, _], [test, others] = (by_tokens(task, ids) for ids in (task.train_ids, task.test_ids))
+    fitting = [
+        Streams.of(upper, draw_pairs(task, variable, train, n, purpose), position)
+        for n, purpose in ((options.pairs, "das train"), (-(-options.pairs // JUDGES), "das judge"))
+    ]
+    held_out = draw_pairs(task, variable, test, options.pairs, "das held out")
+    unseen = None
+    with suppress(UserError):  # too few tokens for a pair
+        unseen = Streams.of(upper, draw_pairs(task, variable, others, options.pairs, "das unseen"), position)
+    return _Pairs(
+        Fitting(*fitting), Streams.of(upper, held_out, position), unseen, one_operand_accuracy(task, held_out)
+    )
 
 
 def _search_place(
@@ -115,32 +146,53 @@ def _search_place(
     task: Task,
     position: int,
     layer: int,
-    pairs: Mapping[str, tuple[Streams, Streams]],
+    pairs: Mapping[str, _Pairs],
     options: Options,
     check: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    """The rows of one layer and position; of each variable, train and held-out pairs are given."""
+    """The rows of one layer and position, of each variable that pairs are given of."""
     width = int(upper.model.config.hidden_size)
-    asked = [(variable, dimension) for variable in pairs for dimension in options.dimensions]
-    sites = [Site(layer, position, variable) for variable, _ in asked]
-    starts = [random_basis(width, d, f"{task.name} {layer} {position} {variable}") for variable, d in asked]
-    found = align(upper, task, sites, [pairs[variable][0] for variable, _ in asked], starts, options, check)
-    identity = torch.eye(width)
+    asked = [(Site(layer, position, variable), dimension) for variable in pairs for dimension in options.dimensions]
+    random = [
+        Found(random_basis(width, dimension, f"{task.name} {layer} {position} {site.variable}"), np.nan, np.nan)
+        for site, dimension in asked
+    ]
+    found = align(upper, task, asked, [pairs[site.variable].fitting for site, _ in asked], options, check)
     everything = {
-        variable: interchange_accuracy(upper, Site(layer, position, variable), pairs[variable][1], identity)
-        for variable in pairs
+        variable: interchange(upper, Site(layer, position, variable), of.held_out, torch.eye(width))[0]
+        for variable, of in pairs.items()
     }
     rows = []
-    for subspace, bases in (("found", found), ("random", starts)):
-        for (variable, dimension), site, basis in zip(asked, sites, bases, strict=True):
+    for subspace, of_subspace in (("found", found), ("random", random)):
+        for (site, dimension), one in zip(asked, of_subspace, strict=True):
             check()
-            held_out = pairs[variable][1]
-            accuracy, n = interchange_accuracy(upper, site, held_out, basis), len(held_out.label)
-            low, high = wilson(accuracy * n, n)
+            of = pairs[site.variable]
             about = {"task": task.name, **asdict(site), "dimension": dimension, "subspace": subspace}
-            result = {"accuracy": accuracy, "low": low, "high": high, "pairs": n}
-            rows.append(about | result | {"nothing": held_out.nothing, "everything": everything[variable]})
+            search = {
+                "judged": one.accuracy,
+                "updates": one.updates,
+                "converged": one.converged or subspace == "random",
+            }
+            bounds = {"nothing": of.held_out.nothing, "one_operand": of.one_operand}
+            rows.append(
+                about
+                | _accuracy(upper, site, of.held_out, one.basis, ("accuracy", "low", "high", "pairs"))
+                | _accuracy(upper, site, of.unseen, one.basis, ("unseen", "unseen_low", "unseen_high", "unseen_pairs"))
+                | search
+                | bounds
+                | {"everything": everything[site.variable]}
+            )
     return rows
+
+
+def _accuracy(
+    upper: UpperPart, site: Site, pairs: Streams | None, basis: Basis, names: tuple[str, str, str, str]
+) -> dict[str, Any]:
+    """The accuracy, the ends of its interval, and of how many pairs."""
+    if pairs is None:
+        return dict(zip(names, (np.nan, np.nan, np.nan, 0), strict=True))
+    n, accuracy = len(pairs.label), interchange(upper, site, pairs, basis)[0]
+    return dict(zip(names, (accuracy, *wilson(accuracy * n, n), n), strict=True))
 
 
 def parse_dimensions(text: str) -> tuple[int, ...]:

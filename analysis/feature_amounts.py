@@ -1,8 +1,8 @@
 """How much of a task's feature a checkpoint has, in one number, and what a set of runs shows of it.
 
 The amount of order is the held-out R2 of the order probe at the first block's output; the amount of Fourier modes is
-the number of modes present, a mode once for each layer (PAPER.md, Fig. 7: the total over layers). Both at TOK2, of
-its own value.
+the number of modes present, a mode once for each layer (PAPER.md, Fig. 7: the total over layers), and beside it that of
+distinct modes, which can be compared between models of different depth. Both at TOK2, of its own value.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from analysis.features import ORDER
 from analysis.rank_correlation import rank_correlation, told
 from analysis.results import Tables, last_step, rows
 from analysis.runs import Run
+from olmo_inject.words import counted
 
 HEADLINE_SITE = "TOK2 at TOK2"
 HEADLINE_LAYER = 1
@@ -54,10 +55,20 @@ def _headline(order: pd.DataFrame) -> pd.DataFrame:
 
 def _counted(modes: pd.DataFrame) -> pd.DataFrame:
     grouped = modes.groupby(RUN, sort=False)
-    counts = grouped.agg(amount=("present", "sum"), shuffled=("present_shuffled", "sum")).reset_index()
+    counts = grouped.agg(
+        amount=("present", "sum"), shuffled=("present_shuffled", "sum"), layers=("layer", "nunique")
+    ).reset_index()
     found = modes.loc[modes["present"].to_numpy(bool)].groupby(RUN)["mode"].agg(lambda of: sorted(set(of)))
     counts = counts.merge(found.rename("modes").reset_index(), on=RUN, how="left")
+    for column, there in (("distinct", "present"), ("distinct_shuffled", "present_shuffled")):
+        once = modes.groupby([*RUN, "mode"], sort=False)[there].any().groupby(RUN, sort=False).sum()
+        counts = counts.merge(once.rename(column).reset_index(), on=RUN)
     return counts.assign(low=np.nan, high=np.nan)
+
+
+def distinct_modes(found: pd.DataFrame) -> pd.DataFrame:
+    """Amounts of Fourier modes with the distinct ones as the amount, in place of their total over layers."""
+    return found.assign(amount=found["distinct"], shuffled=found["distinct_shuffled"])
 
 
 def with_schedules(found: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
@@ -82,7 +93,12 @@ def sentences(found: pd.DataFrame) -> Iterator[str]:
         last = last_step(rows(found, task=task, feature=feature))
         for row in last.to_dict("records"):
             yield f"{row['run']}, {_when(row['step'])}: {_amount(task, feature, row)}."
-        yield from _trend(task, feature, last)
+        if feature == ORDER:
+            yield from _trend(task, "amount of order", last)
+        else:
+            yield from _trend(task, "number of distinct Fourier modes", distinct_modes(last))
+            if last["layers"].nunique() == 1:
+                yield from _trend(task, "number of Fourier modes summed over layers", last)
 
 
 def _when(step: int) -> str:
@@ -103,18 +119,18 @@ def _amount(task: str, feature: str, row: dict[Any, Any]) -> str:
             f"{row['low']:.2f} to {row['high']:.2f}){none}; shuffled values reach {row['shuffled']:.2f}, random "
             f"weights {row['random']:.2f}{fewer}"
         )
-    which = f" (of mode {' and '.join(map(str, row['modes']))})" if isinstance(row["modes"], list) else ""
+    which = f": {' and '.join(map(str, row['modes']))}" if isinstance(row["modes"], list) else ""
     return (
-        f"{row['amount']} Fourier modes of {task} at TOK2, summed over layers{which}; shuffled values "
-        f"{row['shuffled']}, random weights {row['random']}"
+        f"{counted(row['distinct'], 'distinct Fourier mode')} of {task} at TOK2{which}; "
+        f"{row['amount']} summed over layers ({row['layers']} with the embedding); shuffled values {row['shuffled']}, "
+        f"random weights {row['random']}"
     )
 
 
-def _trend(task: str, feature: str, last: pd.DataFrame) -> Iterator[str]:
+def _trend(task: str, what: str, last: pd.DataFrame) -> Iterator[str]:
     """Rank correlations with size at one frequency, and with frequency at one size; what they leave out."""
     if "parameters" not in last or len(last) < 2:
         return
-    what = "amount of order" if feature == ORDER else "number of Fourier modes"
     even, found = rows(last, evenly=True), False
     for name, column, same in (("model size", "parameters", "schedule"), ("frequency", "per_batch", "model")):
         for place, group in even.groupby(same, sort=False):

@@ -27,9 +27,11 @@ MOST_PANELS = 12  # of pictures of single runs
 SMALLEST_SHARE = 0.003  # of variance that the colours of modes tell apart
 LAYER_TICKS = 9
 LOWEST_R2 = -0.6  # of the axis; anything below zero says the same: no better than the mean
+DISTINCT = "distinct"  # Fourier modes, each once however many layers have it
 AMOUNT = {
     ORDER: "held-out $R^2$ of value(TOK2)\nafter the first block",
     FOURIER: "Fourier modes at TOK2,\nsummed over layers",
+    DISTINCT: "distinct Fourier modes\nat TOK2",
 }
 
 
@@ -205,7 +207,7 @@ def _draw_amounts(axes: Axes, mine: pd.DataFrame, x: str, number: int) -> None:
 
 
 def _start_counts_at_zero(grid: Sequence[Axes], found: pd.DataFrame, feature: str) -> None:
-    if feature == FOURIER:
+    if feature != ORDER:
         most = max(1.0, float(found["amount"].max()), float(found["shuffled"].max()))
         for axes in grid:
             axes.set_ylim(-0.03 * most, 1.06 * most)

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import feature_figures as figures
-from analysis.feature_amounts import amounts, sentences, with_schedules
+from analysis.feature_amounts import amounts, distinct_modes, sentences, with_schedules
 from analysis.features import FOURIER, ORDER
 from analysis.page import Drawing, Section
 from analysis.results import Tables, last_step, rows
@@ -82,20 +82,30 @@ def _fourier(task: str, tables: Tables) -> list[Drawing]:
 
 
 def _amounts(task: str, feature: str, planned: pd.DataFrame) -> list[Drawing]:
-    what = "order" if feature == ORDER else "modes"
     chance = "Dashed: with the values shuffled" + (", the 95th percentile." if feature == ORDER else ".")
-    return _drawn(
-        (
-            f"{what}-frequency-{task}",
-            figures.amount_by_frequency(planned, feature),
-            f"{task}: amount of the feature at the last checkpoint against frequency. {chance}",
-        ),
-        (
-            f"{what}-steps-{task}",
-            figures.amount_by_step(planned, feature),
-            f"{task}: amount of the feature over checkpoints. {chance}",
-        ),
-    )
+    shown = [("order", "amount of the feature", ORDER, planned)]
+    if feature == FOURIER:
+        total = "number of Fourier modes at TOK2, a mode once for each layer"
+        shown = [
+            ("modes", f"{total}: models of different depth cannot be compared by it", FOURIER, planned),
+            ("distinct", "number of distinct Fourier modes at TOK2", figures.DISTINCT, distinct_modes(planned)),
+        ]
+    return [
+        drawing
+        for name, what, amount, of in shown
+        for drawing in _drawn(
+            (
+                f"{name}-frequency-{task}",
+                figures.amount_by_frequency(of, amount),
+                f"{task}: {what}, at the last checkpoint against frequency. {chance}",
+            ),
+            (
+                f"{name}-steps-{task}",
+                figures.amount_by_step(of, amount),
+                f"{task}: {what}, over checkpoints. {chance}",
+            ),
+        )
+    ]
 
 
 def _drawn(*made: tuple[str, Figure | None, str]) -> list[Drawing]:

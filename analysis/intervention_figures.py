@@ -22,9 +22,10 @@ PATCHING_TITLE = "Which layers' MLPs the task depends on"
 DAS_TITLE = "Where the values are held"
 MEASURES = (("effect", "fall of the logit difference"), ("recovery", "recovered logit difference"))
 CONTROLS = {
-    ("trained", "found"): "found by\nsearch",
-    ("trained", "random"): "control:\nrandom subspace",
-    ("untrained", "found"): "control:\nuntrained model",
+    ("trained", "found", "accuracy"): "found by\nsearch",
+    ("trained", "found", "unseen"): "the same, on\ntokens not seen",
+    ("trained", "random", "accuracy"): "control:\nrandom subspace",
+    ("untrained", "found", "accuracy"): "control:\nuntrained model",
 }
 _ABOUT_PATCHING = (
     "Activation patching: for pairs of instances with different labels, a base and a source, the output of one layer's "
@@ -37,7 +38,9 @@ _ABOUT_DAS = (
     "the residual stream is sought such that a run on one instance (the base), with the part of its stream that lies "
     "in the subspace taken from a run on another (the source), answers as the base would with the source's operand or "
     "result. Interchange accuracy is the share of held-out pairs on which it does, among the task's own labels. Up to "
-    "half of the pairs keep their label, so that changing nothing is right at times: how often is told beside.",
+    "half of the pairs keep their label, so that changing nothing is right at times; so is who knows one operand: how "
+    "often is told beside. A subspace can also tell single tokens apart, in an untrained model too: so each is judged "
+    "again on pairs of tokens that were in no pair of its search.",
 )
 
 
@@ -48,7 +51,8 @@ def patching_section(table: pd.DataFrame) -> Section | None:
     drawings, findings = [], []
     for of in _last_checkpoints(table):
         caption = (
-            f"{of.words}: mean over pairs, with 95% bootstrap intervals, of exchanging one layer's MLP. "
+            f"{of.words}: mean over pairs, with 95% bootstrap intervals that hold for all layers at once, of exchanging "
+            "one layer's MLP. "
             "Dashed: exchanging all of the input. Grey: the same model with random weights."
         )
         drawings.append(Drawing(f"layers-{of.file}", layers(of.last, of.words), caption))
@@ -67,7 +71,7 @@ def das_section(table: pd.DataFrame) -> Section | None:
             f"{of.words}: interchange accuracy on held-out pairs over layers, tokens and dimensions, of subspaces "
             "found by search and of controls; 95% intervals reach at most "
             f"{(of.last['high'] - of.last['low']).max() / 2:.2f} to either side. In the titles, for the trained model: "
-            "the accuracy of changing nothing."
+            "the accuracy of changing nothing, and of knowing one operand. An asterisk: the search had not converged."
         )
         drawings.append(Drawing(f"sites-{of.file}", sites(of.last, of.words), caption))
         found = rows(of.all, weights="trained", subspace="found")
@@ -78,6 +82,7 @@ def das_section(table: pd.DataFrame) -> Section | None:
         }
         drawings += _over_steps(of, "sites", panels, "accuracy")
         findings += [_best_site(of, question) for question in _questions(found)]
+        findings += _not_converged(of)
     return Section(DAS_TITLE, _ABOUT_DAS, findings, drawings=drawings)
 
 
@@ -87,34 +92,57 @@ def _largest(of: _Checkpoints) -> str:
     control = rows(of.last, weights="untrained", rank=1)["effect"].iloc[0]
     found = f"the MLP of layer {first['layer']} has the largest effect"
     if first["effect_low"] <= 0:
-        found = f"no MLP's effect is surely above zero; the largest is of layer {first['layer']}"
+        found = f"no MLP's effect is above zero (95% CI); the largest is of layer {first['layer']}"
     surprise = f"{first['surprise']:.3g} nats ({first['surprise_low']:.3g} to {first['surprise_high']:.3g})"
     knows = f"The model itself prefers a base's own label to the source's in {first['answered']:.0%} of the pairs"
     if wilson(first["answered"] * first["pairs"], int(first["pairs"]))[0] <= 0.5:
         knows += ", no more than chance: there is no task here to locate"
     return (
         f"{of.words}: {found}: {first['effect']:.3g} logits "
-        f"({first['effect_low']:.3g} to {first['effect_high']:.3g}) of {first['whole']:.3g} for all of the input "
-        f"(random weights: {control:.3g}); fall of the log-probability of the base's label {surprise}. {knows}."
+        f"({first['effect_low']:.3g} to {first['effect_high']:.3g}, for the largest of all layers) of "
+        f"{first['whole']:.3g} for all of the input (random weights: {control:.3g}); fall of the log-probability of the base's label {surprise}. {knows}."
     )
 
 
 def _best_site(of: _Checkpoints, question: tuple[int, str]) -> str:
-    """Where a value is exchanged best, beside what changing nothing and an untrained model give."""
+    """Where a value is exchanged best, beside what knows less of it and an untrained model give.
+
+    The site is chosen on pairs of the train half, so that the accuracy on held-out pairs is not the largest of many.
+    """
     found = rows(of.last, subspace="found", position=question[0], variable=question[1])
     mine, control = rows(found, weights="trained"), rows(found, weights="untrained")
-    best = mine.loc[mine["accuracy"].idxmax()]
+    best = mine.loc[mine["judged"].idxmax()]
     where = f"{counted(int(best['layer']), 'block')} in {counted(int(best['dimension']), 'dimension')}"
+    beyond = max(best["nothing"], best["one_operand"])
     untrained = ""
     if not control.empty:
-        best_of, nothing = control["accuracy"].max(), control["nothing"].iloc[0]
-        untrained = f"; in an untrained model {best_of:.3f} at best, {nothing:.3f} for changing nothing"
+        of_control = control.loc[control["judged"].idxmax()]
+        untrained = f", {of_control['accuracy']:.3f} in an untrained model at its best site{_unseen(of_control)}"
+        beyond = max(beyond, of_control["accuracy"])
+    verdict = "above" if best["low"] > beyond else "not above (95% CI)"
     return (
-        f"{of.words}: {_question(*question)} is best exchanged after {where}, the best of {len(mine)} searches: "
-        f"{best['accuracy']:.3f} ({best['low']:.3f} to {best['high']:.3f}) of held-out pairs, against "
-        f"{best['nothing']:.3f} for changing nothing and {best['everything']:.3f} for exchanging the whole stream there"
-        f"{untrained}."
+        f"{of.words}: {_question(*question)} is best exchanged after {where}, of {len(mine)} searches the best on "
+        f"pairs of the train half: {best['accuracy']:.3f} ({best['low']:.3f} to {best['high']:.3f}) of held-out pairs"
+        f"{_unseen(best)}, {verdict} what knows less: {best['nothing']:.3f} for changing nothing, "
+        f"{best['one_operand']:.3f} for knowing one operand{untrained}. Exchanging the whole stream there: "
+        f"{best['everything']:.3f}."
     )
+
+
+def _unseen(row: pd.Series) -> str:
+    """The accuracy on pairs of tokens that the search did not see, where the task has enough tokens."""
+    if np.isnan(row["unseen"]):
+        return ""
+    return f" ({row['unseen']:.3f} on {row['unseen_pairs']:,} pairs of tokens not searched with)"
+
+
+def _not_converged(of: _Checkpoints) -> Iterator[str]:
+    found = rows(of.last, subspace="found")
+    if left := int((~found["converged"].to_numpy(bool)).sum()):
+        yield (
+            f"{of.words}: {left} of {counted(len(found), 'subspace')} had not converged after "
+            f"{counted(int(found['updates'].max()), 'update')}; more may be there than was found (`--updates`)."
+        )
 
 
 @dataclass(frozen=True)
@@ -218,38 +246,56 @@ def layers(table: pd.DataFrame, title: str) -> Figure:
 def sites(table: pd.DataFrame, title: str) -> Figure:
     """Interchange accuracy over layers and dimensions (cells), variables and positions (columns), controls (rows)."""
     questions = _questions(table)
-    pairs = set(zip(table["weights"], table["subspace"], strict=True))
-    controls = [control for control in CONTROLS if control in pairs]
+    controls = [
+        (weights, subspace, column)
+        for weights, subspace, column in CONTROLS
+        if rows(table, weights=weights, subspace=subspace)[column].notna().any()
+    ]
     dimensions, depth = sorted(table["dimension"].unique()), int(table["layer"].max()) + 1
-    low = np.floor(10 * table["accuracy"].min()) / 10  # one range of colours for all, none of it unused
+    low = (
+        np.floor(10 * table[["accuracy", "unseen"]].min(axis=None)) / 10
+    )  # one range of colours for all, none of it unused
     with style():
         width, height = max(1.05, 0.45 * len(dimensions)), max(1.1, 0.2 * depth)
         figure = Figure(figsize=(2.4 + len(questions) * width, 1.7 + len(controls) * (height + 0.2)))
         figure.suptitle(title, fontsize=9.5)
         axes = figure.subplots(len(controls), len(questions), squeeze=False, sharex=True, sharey=True)
-        for row, (weights, subspace) in enumerate(controls):
+        for row, (weights, subspace, measured) in enumerate(controls):
             for column, question in enumerate(questions):
                 chosen = rows(table, weights=weights, subspace=subspace, position=question[0], variable=question[1])
                 axis = axes[row, column]
-                cells = chosen.pivot(index="layer", columns="dimension", values="accuracy").to_numpy(float)
-                _draw_cells(axis, cells, low)
+                cells, converged = (
+                    chosen.pivot(index="layer", columns="dimension", values=of).to_numpy(kind)
+                    for of, kind in ((measured, float), ("converged", bool))
+                )
+                _draw_cells(axis, cells, converged, low)
                 if row == 0:
                     title = _question(*question).replace(" at ", "\nat ")
-                    axis.set_title(f"{title}\nnothing: {chosen['nothing'].iloc[0]:.2f}", fontsize=SMALL + 1)
+                    bounds = chosen.iloc[0]
+                    known = f"nothing: {bounds['nothing']:.2f}\none operand: {bounds['one_operand']:.2f}"
+                    axis.set_title(f"{title}\n{known}", fontsize=SMALL + 1)
                 axis.set_xticks(range(len(dimensions)), dimensions)
                 axis.set_yticks(range(0, depth, max(1, depth // 8)))
                 axis.spines[:].set_visible(False)
-            axes[row, 0].set_ylabel(f"{CONTROLS[weights, subspace]}\n\nafter blocks", fontsize=SMALL + 1.5)
+            axes[row, 0].set_ylabel(f"{CONTROLS[weights, subspace, measured]}\n\nafter blocks", fontsize=SMALL + 1.5)
         figure.supxlabel("dimensions of the subspace", fontsize=SMALL + 2)
         figure.colorbar(axes[0, 0].images[0], ax=axes, label="interchange accuracy", shrink=0.8)
     return figure
 
 
-def _draw_cells(axis: Axes, cells: np.ndarray, low: float) -> None:
+def _draw_cells(axis: Axes, cells: np.ndarray, converged: np.ndarray, low: float) -> None:
     axis.imshow(cells, cmap="cividis", vmin=low, vmax=1, origin="lower", aspect="auto")
     for (layer, place), value in np.ndenumerate(cells):
         colour = "black" if value > low + 0.6 * (1 - low) else "white"
-        axis.text(place, layer, f"{value:.2f}", ha="center", va="center", fontsize=SMALL, color=colour)
+        axis.text(
+            place,
+            layer,
+            f"{value:.2f}" + "*" * (not converged[layer, place]),
+            ha="center",
+            va="center",
+            fontsize=SMALL,
+            color=colour,
+        )
 
 
 def _questions(table: pd.DataFrame) -> list[tuple[int, str]]:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from transformers import PreTrainedModel
 
-from analysis.bootstrap import mean_interval
+from analysis.bootstrap import mean_intervals
 from analysis.checkpoints import Subject
 from analysis.counterfactuals import Pairs, draw_pairs
 from analysis.hooks import changed, last_logits, mlps, outputs, untrained
@@ -25,7 +25,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
 METHOD = "patching"
-VERSION = 2
+VERSION = 3
 ROWS_PER_PASS = 256
 
 
@@ -49,7 +49,8 @@ def method(pairs: int) -> Method:
 
     Columns: task, weights (`trained`, or `untrained` as a control), layer, rank (1: the largest effect), pairs, whole,
     answered (the share of pairs on whose base the model prefers its own label to the source's), and effect, recovery
-    and surprise with `_low` and `_high`, the ends of the 95% bootstrap interval over pairs.
+    and surprise with `_low` and `_high`, the ends of 95% bootstrap intervals over pairs. Those of one measure hold for
+    all layers at once, so also for the layer of the largest effect.
 
     Raises:
         UserError: fewer than two pairs.
@@ -76,17 +77,18 @@ def layer_table(model: PreTrainedModel, task: Task, n_pairs: int) -> pd.DataFram
     """
     drawn = draw_pairs(task, "result", np.arange(len(task.instances)), 2 * n_pairs, "patching")
     chosen = drawn.changed.nonzero().flatten()[:n_pairs]
-    pairs = Pairs(drawn.base[chosen], drawn.source[chosen], drawn.label[chosen], drawn.changed[chosen])
+    pairs = Pairs(
+        drawn.base[chosen], drawn.source[chosen], drawn.label[chosen], drawn.changed[chosen], drawn.then[chosen.numpy()]
+    )
     before, whole, layers = patch(model, task, pairs)
     of_all = {"pairs": len(chosen), "whole": float(whole.mean()), "answered": float((before > 0).mean())}
-    rows = []
-    for layer, effects in enumerate(layers):
-        row = {"task": task.name, "layer": layer, **of_all}
-        for name, values in vars(effects).items():
-            ends = mean_interval(values, f"patching {task.name} {layer} {name}")
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
-        rows.append(row)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame({"task": task.name, "layer": range(len(layers)), **of_all})
+    for name in ("effect", "recovery", "surprise"):
+        values = np.stack([getattr(effects, name) for effects in layers])
+        for column, ends in zip(
+            ("", "_low", "_high"), mean_intervals(values, f"patching {task.name} {name}"), strict=True
+        ):
+            table[f"{name}{column}"] = ends
     return table.assign(rank=table["effect"].rank(ascending=False, method="first").astype(int))
 
 

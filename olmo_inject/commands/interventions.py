@@ -70,7 +70,7 @@ def das(
     runs: RunsArgument,
     steps: StepsOption = "last",
     dimensions: Annotated[str, typer.Option(help="Of the subspaces, joined by commas.")] = "1,2",
-    updates: Annotated[int, typer.Option(help="Of the optimizer, for each subspace.")] = 100,
+    updates: Annotated[int, typer.Option(help="Of each subspace, at most; fewer where it has converged.")] = 200,
     pairs: Annotated[int, typer.Option(help="Pairs to train on, and as many held out.")] = 1024,
     controls: Annotated[bool, typer.Option(help="Also search in an untrained model.")] = True,
     task: TasksOption = None,

@@ -75,9 +75,7 @@ def known_comparison(n_values: int = 20, seed: int = 0, width: int = WIDTH) -> K
     return KnownModel(model, task, value[None], both[None], [0, 1])
 
 
-def known_addition(
-    n_values: int = 23, modes: Sequence[int] = (3, 7), seed: int = 0, width: int = WIDTH
-) -> KnownModel:
+def known_addition(n_values: int = 23, modes: Sequence[int] = (3, 7), seed: int = 0, width: int = WIDTH) -> KnownModel:
     """Addition modulo `n_values` by Fourier modes: of each, `own` and `both` have the cosine, then the sine.
 
     Eight neurons a mode multiply: silu(x) y - silu(-x) y = x y. `n_values` must be prime.
@@ -166,7 +164,9 @@ def _blank(
 def _gather(model: OlmoForCausalLM, own: Sequence[Vector], both: Sequence[Vector]) -> None:
     """Attention of block 0 writes the mean of the operands' `own` into `both`; no query, so it looks at all alike."""
     attention = model.model.layers[0].self_attn
-    undo = ((1 + CONSTANT**2 + NOISE**2) / len(own[0])) ** 0.5  # what the layer norm divided a task token's embedding by
+    undo = (
+        (1 + CONSTANT**2 + NOISE**2) / len(own[0])
+    ) ** 0.5  # what the layer norm divided a task token's embedding by
     with torch.no_grad():
         for number, (read, write) in enumerate(zip(own, both, strict=True)):
             attention.v_proj.weight[number] = read

@@ -10,13 +10,17 @@ import torch
 from known_models import KnownModel, known_addition, known_comparison, random_model, shuffled
 from pandas.testing import assert_frame_equal
 
-from analysis import das, patching
-from analysis.alignment import Options, Site, Streams, align, interchange_accuracy, random_basis
-from analysis.counterfactuals import draw_pairs
+from analysis import alignment, das, patching
+from analysis.alignment import Fitting, Options, align
+from analysis.bootstrap import mean_interval, mean_intervals
+from analysis.counterfactuals import by_tokens, draw_pairs, one_operand_accuracy
+from analysis.interchange import Site, Streams, interchange
+from analysis.intervention_figures import das_section
+from analysis.subspaces import random_basis
 from analysis.upper_part import UpperPart
 from olmo_inject.errors import UserError
 
-OPTIONS = Options(updates=60, pairs=400)
+OPTIONS = Options()
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +36,15 @@ def addition() -> KnownModel:
 def searched(known: KnownModel, site: Site, dimension: int, model: torch.nn.Module | None = None, task=None):
     """Accuracy on held-out pairs, and the basis."""
     model, task = model or known.model, task or known.task
-    upper, train = model_and_pairs(model, task, site, task.train_ids, 1600, "a")
-    start = random_basis(known.own.shape[1], dimension, "test")
-    [basis] = align(upper, task, [site], [train], [start], OPTIONS)
-    return accuracy_of(model, task, site, basis), basis
+    upper, fitting = fitting_of(model, task, site, 1024)
+    [found] = align(upper, task, [(site, dimension)], [fitting], OPTIONS)
+    assert found.converged
+    return accuracy_of(model, task, site, found.basis), found.basis
+
+
+def fitting_of(model, task, site: Site, n: int) -> tuple[UpperPart, Fitting]:
+    upper, train = model_and_pairs(model, task, site, task.train_ids, n, "a")
+    return upper, Fitting(train, model_and_pairs(model, task, site, task.train_ids, n // 4, "c")[1])
 
 
 def model_and_pairs(model, task, site: Site, ids, n: int, purpose: str) -> tuple[UpperPart, Streams]:
@@ -48,7 +57,7 @@ def model_and_pairs(model, task, site: Site, ids, n: int, purpose: str) -> tuple
 def accuracy_of(model, task, site: Site, basis: torch.Tensor) -> float:
     """On held-out pairs."""
     upper, held_out = model_and_pairs(model, task, site, task.test_ids, 400, "b")
-    return interchange_accuracy(upper, site, held_out, basis)
+    return interchange(upper, site, held_out, basis)[0]
 
 
 def test_the_first_block_does_everything_and_the_second_nothing(comparison: KnownModel, addition: KnownModel) -> None:
@@ -122,22 +131,105 @@ def test_a_basis_is_orthonormal_and_the_model_left_alone(addition: KnownModel) -
 
 
 def test_searches_together_are_searches_alone(addition: KnownModel) -> None:
-    model, task, width = addition.model, addition.task, addition.own.shape[1]
-    sites = [Site(1, 1, "second"), Site(1, 1, "result"), Site(1, 1, "result")]
-    starts = [random_basis(width, dimension, "test") for dimension in (1, 2, 3)]
-    found = [model_and_pairs(model, task, site, task.train_ids, 200, "a") for site in sites]
+    model, task = addition.model, addition.task
+    asked = [(Site(1, 1, "second"), 1), (Site(1, 1, "result"), 2), (Site(1, 1, "result"), 3)]
+    fittings = [fitting_of(model, task, site, 200) for site, _ in asked]
     few = dataclasses.replace(OPTIONS, updates=5)
-    upper, pairs = found[0][0], [streams for _, streams in found]
-    together = align(upper, task, sites, pairs, starts, few)
-    for site, streams, start, basis in zip(sites, pairs, starts, together, strict=True):
-        [alone] = align(upper, task, [site], [streams], [start], few)
-        torch.testing.assert_close(basis, alone, rtol=1e-4, atol=1e-4)
-        assert float((basis - start).abs().max()) > 0.01
+    upper = fittings[0][0]
+    together = align(upper, task, asked, [fitting for _, fitting in fittings], few)
+    for one, (_, fitting), found in zip(asked, fittings, together, strict=True):
+        [alone] = align(upper, task, [one], [fitting], few)
+        torch.testing.assert_close(found.basis, alone.basis, rtol=1e-4, atol=1e-4)
+        assert (found.updates, found.converged) == (5, False)
+        assert len(found.basis) == one[1]
+
+
+WIDE = [8, 64, 512, 2048, 4096]
+
+
+@pytest.mark.parametrize("width", WIDE)
+def test_a_planted_direction_is_found_at_every_width(width: int) -> None:
+    """By default options; exchanging the direction itself gives 1."""
+    known = known_comparison(60, width=width)
+    for site, least in ((Site(0, 0, "first"), 0.97), (Site(0, 1, "second"), 0.9), (Site(1, 1, "result"), 0.97)):
+        assert searched(known, site, 1)[0] > least
+
+
+@pytest.mark.parametrize("width", WIDE[1:])
+@pytest.mark.parametrize("modes", [(3,), (3, 7)])
+def test_planted_planes_are_found_at_every_width(width: int, modes: tuple[int, ...]) -> None:
+    known = known_addition(31, modes, width=width)
+    accuracy, basis = searched(known, Site(0, 0, "first"), 2 * len(modes))
+    assert accuracy > 0.97
+    assert float((known.own @ basis.T).norm(dim=1).min()) > 0.8
+
+
+def test_either_start_suffices(comparison: KnownModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = alignment.starts
+    for which in (0, 1):
+        monkeypatch.setattr(alignment, "starts", lambda *given, which=which: [both(*given)[which]])
+        assert searched(comparison, Site(0, 0, "first"), 1)[0] > 0.95
+
+
+def test_tokens_told_apart_are_no_value(comparison: KnownModel) -> None:
+    """An untrained model's searches do not carry over to tokens that they did not see; the known direction does."""
+    options, task = Options((1,), controls=False), comparison.task
+    known = das.search(comparison.model, task, options)
+    noise = das.search(random_model(comparison), task, options)
+    best = known.query("subspace == 'found' and layer == 0 and position == 0").iloc[0]
+    assert best["accuracy"] > 0.97
+    assert best["unseen"] > 0.97
+    fooled = noise.query("subspace == 'found'")
+    assert fooled["accuracy"].max() > 0.6
+    assert fooled["unseen"].max() < 0.6
+    train, unseen = by_tokens(task, np.arange(len(task.instances)))
+    tokens = [set(task.instances[ids, :2].ravel().tolist()) for ids in (train, unseen)]
+    assert [len(of) for of in tokens] == [45, 15]
+    assert not tokens[0] & tokens[1]
+
+
+def test_knowing_one_operand_is_measured_on_the_very_pairs(comparison: KnownModel) -> None:
+    task = comparison.task
+    pairs = draw_pairs(task, "first", task.test_ids, 4000, "b")
+    value = {int(token): number for number, token in enumerate(task.tokens[:60])}
+    less = pairs.label.numpy() == np.searchsorted(task.label_tokens, task.tokens[60])
+    of_first = np.array([value[int(token)] for token in pairs.source[:, 0]]) < 29.5
+    assert one_operand_accuracy(task, pairs) == pytest.approx((of_first == less).mean(), abs=0.01)
+    assert 0.7 < one_operand_accuracy(task, pairs) < 0.85
+
+
+def test_intervals_hold_for_all_layers_at_once() -> None:
+    """The largest of means that are all zero lies above zero about as rarely as promised; plain ones far more often."""
+    rng, several, single = np.random.default_rng(0), 0, 0
+    for number in range(100):
+        values = rng.normal(size=(16, 60))
+        mean, low, _ = mean_intervals(values, str(number))
+        largest = int(mean.argmax())
+        several += low[largest] > 0
+        single += mean_interval(values[largest], str(number))[1] > 0
+    assert several <= 8
+    assert single > 20
+    mean, low, high = mean_intervals(np.stack([np.zeros(9), np.arange(9.0)]), "zero")
+    assert (mean[0], low[0], high[0]) == (0, 0, 0)
+    assert low[1] < mean[1] == 4 < high[1]
+
+
+def test_figures_and_findings_tell_what_a_search_is_compared_with(comparison: KnownModel) -> None:
+    table = das.search(comparison.model, comparison.task, Options((1,), updates=5, pairs=200)).assign(weights="trained")
+    said = das_section(table.assign(run="r", step=12, folder="r"))
+    assert said is not None
+    one = table["one_operand"].iloc[0]
+    assert f"{one:.3f} for knowing one operand" in said.findings[0]
+    assert "pairs of tokens not searched with" in said.findings[0]
+    assert "12 of 12 subspaces had not converged after 5 updates" in said.findings[-1]
+    texts = [text.get_text() for axes in said.drawings[0].figure.axes for text in (axes.title, *axes.texts)]
+    assert any(f"one operand: {one:.2f}" in text for text in texts)
+    assert sum(text.endswith("*") for text in texts) == 24  # those found, on tokens of the search and on others
 
 
 @pytest.mark.parametrize("cores", [2, 3])
 def test_the_same_bits_on_any_number_of_cores(comparison: KnownModel, cores: int) -> None:
-    options, before = Options((1, 2), updates=3, pairs=50), torch.get_num_threads()
+    options, before = Options((1, 2), updates=3, pairs=64), torch.get_num_threads()
     model = random_model(comparison)  # where the least difference grows fastest
     found = []
     try:
@@ -159,7 +251,7 @@ def test_changing_nothing_is_measured_in_the_model_itself(comparison: KnownModel
     nowhere = torch.zeros(1, comparison.own.shape[1])
     for model in (comparison.model, random_model(comparison)):
         upper, streams = model_and_pairs(model, task, site, task.test_ids, 400, "b")
-        assert interchange_accuracy(upper, site, streams, nowhere) == streams.nothing
+        assert interchange(upper, site, streams, nowhere)[0] == streams.nothing
 
 
 def test_the_table_has_every_site_and_control(comparison: KnownModel) -> None:
