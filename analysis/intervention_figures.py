@@ -51,9 +51,8 @@ def patching_section(table: pd.DataFrame) -> Section | None:
     drawings, findings = [], []
     for of in _last_checkpoints(table):
         caption = (
-            f"{of.words}: mean over pairs, with 95% bootstrap intervals that hold for all layers at once, of exchanging "
-            "one layer's MLP. "
-            "Dashed: exchanging all of the input. Grey: the same model with random weights."
+            f"{of.words}: mean over pairs, with 95% bootstrap intervals that hold for all layers at once, of "
+            "exchanging one layer's MLP. Dashed: exchanging all of the input. Grey: the same model with random weights."
         )
         drawings.append(Drawing(f"layers-{of.file}", layers(of.last, of.words), caption))
         drawings += _over_steps(of, "layers", {MEASURES[0][1]: rows(of.all, weights="trained")}, "effect")
@@ -100,7 +99,8 @@ def _largest(of: _Checkpoints) -> str:
     return (
         f"{of.words}: {found}: {first['effect']:.3g} logits "
         f"({first['effect_low']:.3g} to {first['effect_high']:.3g}, for the largest of all layers) of "
-        f"{first['whole']:.3g} for all of the input (random weights: {control:.3g}); fall of the log-probability of the base's label {surprise}. {knows}."
+        f"{first['whole']:.3g} for all of the input "
+        f"(random weights: {control:.3g}); fall of the log-probability of the base's label {surprise}. {knows}."
     )
 
 

@@ -25,7 +25,7 @@ from olmo_inject.tasks import Task, TaskConfig
 
 VOCABULARY = 200
 WIDTH = 64
-NEURONS = 256  # of each MLP
+NEURONS = 64  # of each MLP
 HEAD = 16
 CONSTANT = 4.0  # times the length of what a token says of its value
 NOISE = 0.3
