@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.activations import Activations, activations, recorded, residual_points, sites_of, values_of
 from analysis.checkpoints import Subject, load_model
-from analysis.feature_amounts import sentences
+from analysis.feature_amounts import amounts, distinct_modes, sentences
 from analysis.features import features_method
 from analysis.fourier import circle, spectrum
 from analysis.order_probe import order_fits
@@ -260,6 +261,26 @@ def test_rank_correlations_are_within_one_frequency_or_one_size() -> None:
     assert few.startswith("less: no rank correlation of the amount of order: it takes 4 model sizes")
 
 
+def test_distinct_modes_do_not_grow_with_depth() -> None:
+    """Two modes that 8 layers hold and that 16 layers hold: the total over layers doubles, the distinct ones do not."""
+    cells = [
+        {"run": f"r{depth}", "layer": layer, "mode": mode, "weights": weights}
+        for depth in (8, 16)
+        for layer in range(depth)
+        for mode in range(1, 6)
+        for weights in ("trained", "random")
+    ]
+    modes = pd.DataFrame(cells).assign(model="m", step=1, task="plus", site="TOK2 at TOK2", present_shuffled=False)
+    modes["folder"] = modes["run"]
+    modes["present"] = modes["mode"].isin([2, 5]) & (modes["weights"] == "trained")
+    found = amounts({"modes": modes}, "fourier")
+    assert found["amount"].tolist() == [16, 32]
+    assert found["distinct"].tolist() == distinct_modes(found)["amount"].tolist() == [2, 2]
+    assert found["distinct_shuffled"].tolist() == [0, 0]
+    said = list(sentences(found))
+    assert "r8, step 1: 2 distinct Fourier modes of plus at TOK2: 2 and 5; 16 summed over layers (8 with" in said[0]
+
+
 def test_the_command_s_files_and_its_status(copies: Copies, capsys: pytest.CaptureFixture[str]) -> None:
     run = copies.make("whole")
     to = copies.folder / "to"
@@ -270,7 +291,8 @@ def test_the_command_s_files_and_its_status(copies: Copies, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert "whole, step 12: less's order at TOK2 after the first block: held-out R2" in said
     assert "whole, step 12: " in said
-    assert "Fourier modes of plus at TOK2, summed over layers" in said
+    assert re.search(r"whole, step 12: \d+ distinct Fourier modes? of plus at TOK2", said)
+    assert "summed over layers (3 with the embedding)" in said
     for line in said.splitlines():
         assert line.startswith("- ") or Path(line).is_file()
     assert {path.suffix for path in to.iterdir()} == {".parquet", ".png", ".svg"}
