@@ -18,6 +18,7 @@ from olmo_inject.commands.corpus_options import (
 )
 from olmo_inject.commands.shared import JsonOption, print_json
 from olmo_inject.errors import UserError
+from olmo_inject.paths import PATH
 
 
 def sample(
@@ -49,7 +50,7 @@ def sample(
 
 
 def manifest(
-    corpus: Annotated[str, typer.Argument(help="A name of configs/corpora, or a file like them.")],
+    corpus: Annotated[str, PATH, typer.Argument(help="A name of configs/corpora, or a file like them.")],
     root: RootOption = None,
     to: Annotated[Path | None, typer.Option(help="File to write; by default in the cache.", show_default=False)] = None,
     as_json: JsonOption = False,
@@ -133,7 +134,7 @@ def show(
         ),
     ] = None,
     injections: Annotated[
-        str | None, typer.Option(help="An experiment whose instances are spliced in.", show_default=False)
+        str | None, PATH, typer.Option(help="An experiment whose instances are spliced in.", show_default=False)
     ] = None,
     tokens: Annotated[int, typer.Option(help="Of each row to print; --json gives all.")] = 96,
     root: RootOption = None,
