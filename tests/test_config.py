@@ -120,7 +120,7 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         ("train: {distributed_strategy: single}", "train.distributed_strategy: "),
         ("train: {eval_interval: 0}", "train.eval_interval: 0 must be at least 1"),
         ("train: {save_interval: 0}", "train.save_interval: 0 must be at least 1"),
-        ("start_state: optimizer", "start_state: 'optimizer' is not one of weights, full"),
+        ("start_state: optimizer", "start_state: 'optimizer' is not weights or full"),
         ("checkpoints: {also: {steps: [-1]}}", "checkpoints.also.steps: -1 must be at least 0"),
         ("evaluation: {also: {log_spaced: -1}}", "evaluation.also.log_spaced: -1 must be at least 0"),
         ("evaluation: {batch_size: 0}", "evaluation.batch_size: 0 must be at least 1"),

@@ -17,8 +17,6 @@ from olmo_inject.tasks import TaskConfig
 
 SCHEDULES = ("uniform", "burst", "bernoulli")
 DRAWS = ("independent", "epochs")
-START_STATES = ("weights", "full")
-GRADIENT_TARGETS = ("injected", "label")
 
 
 @dataclass

@@ -141,7 +141,7 @@ def test_what_a_kind_raises_is_one_line_with_its_place(returned: str, message: s
         (BODY.replace("n_tokens: int = 3", "n_tokens: int = 'three'"), "n_tokens must be a whole number above 0, got"),
         (BODY.replace("n_tokens: int = 3", "n_tokens: int = -3"), "n_tokens must be a whole number above 0, got -3"),
         (BODY.replace("n_tokens: int = 3", "n_tokens = property(lambda self: 1 / 0)"), "own.py, line 7: ZeroDivision"),
-        (BODY.replace("n_tokens: int = 3", "n_tokens: Nowhere = 3").replace("from d", "from __future__ import annotations\nfrom d"),
+        ("from __future__ import annotations" + BODY.replace("n_tokens: int", "n_tokens: Nowhere"),
          "own.py: NameError: name 'Nowhere' is not defined"),
         (BODY.replace("return {returned}", "return np.array([['a', 'b', 'c']])"), "an array of tokens, got <U1"),
     ],
