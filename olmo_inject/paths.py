@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from olmo_inject.errors import UserError
 
 PATH = "a path, or a name"  # beside the type of a command's parameter: text in which a path may stand
+LONGEST_NAME = 255  # bytes, on every file system of Linux and macOS
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,7 +26,7 @@ def expanded(path: str, where: str) -> str:
         where: the key or option that holds it.
 
     Raises:
-        UserError: a variable that is not set.
+        UserError: a variable that is not set, or what no file can be called.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -34,7 +35,10 @@ def expanded(path: str, where: str) -> str:
             raise UserError(f"{where}: {path}: the environment variable {name} is not set")
         return os.environ[name]
 
-    return path if "://" in path else _VARIABLE.sub(value, os.path.expanduser(path))  # noqa: PTH111
+    whole = path if "://" in path else _VARIABLE.sub(value, os.path.expanduser(path))  # noqa: PTH111
+    if "\0" in whole or any(len(os.fsencode(part)) > LONGEST_NAME for part in whole.split("/")):
+        raise UserError(f"{where}: {path[:40]!r}... is no path: a name has at most {LONGEST_NAME} bytes, no zero")
+    return whole
 
 
 def with_expanded_paths(command: F) -> F:

@@ -108,8 +108,6 @@ def order(
     from olmo_inject.corpus.order import write_order
     from olmo_inject.open_corpus import Shape, open_corpus
 
-    if steps < 1:
-        raise UserError(f"--steps: {steps} must be at least 1")
     if to.exists():
         raise UserError(f"--to: {to} exists; an order is written to a new file")
     shape = Shape(batch_size, sequence_length, seed)
@@ -155,8 +153,6 @@ def show(
     from olmo_inject.open_corpus import Shape, open_corpus, shape_of
     from olmo_inject.show import parse_rows, print_shown, show_step
 
-    if step < 0:
-        raise UserError(f"--step: {step} must be at least 0")
     shape = Shape(batch_size, sequence_length, seed)
     experiment = None if injections is None else load_experiment(injections)
     if experiment is not None:

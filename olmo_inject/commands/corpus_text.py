@@ -121,15 +121,6 @@ def scan(
     from olmo_inject.files import check_writable, write_json
 
     processes = available_cores() if processes is None else processes
-    for option, value, least in (
-        ("items", items, 1),
-        ("context", context, 1),
-        ("resample", resample, 0),
-        ("show", show, 0),
-        ("processes", processes, 1),
-    ):
-        if value < least:
-            raise UserError(f"--{option}: {value} must be at least {least}")
     if to is not None and to.is_dir():
         raise UserError(f"--to: {to} is a folder; give the file to write")
     experiment = load_experiment(config, overrides or ())

@@ -1,4 +1,4 @@
-"""`~` and `$NAME` in paths, wherever one is taken: keys of files, overrides and the command line."""
+"""Paths and numbers wherever one is taken: `~` and `$NAME` in keys, overrides and options, and every option's range."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from launch.torchrun import check_rendezvous
 from olmo_inject.cli import app, main
+from olmo_inject.commands.numbers import NUMBERS
 from olmo_inject.config import load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH, expanded, with_expanded_paths
+from olmo_inject.show import parse_rows
 
 EXPERIMENT = """
 name: small
@@ -50,6 +53,15 @@ def test_what_a_path_stands_for(places: tuple[Path, Path]) -> None:
         expanded("$UNSET/x", "folder")
 
 
+def test_what_no_file_can_be_called() -> None:
+    for path in ("x" * 5000, "a/" + "é" * 200, "a\0b"):
+        with pytest.raises(UserError, match=r"^here: .* is no path: a name has at most 255 bytes"):
+            expanded(path, "here")
+    with pytest.raises(UserError, match="is no path"):
+        load_experiment("x" * 5000)
+    assert expanded("a/" * 1000, "here") == "a/" * 1000
+
+
 def test_every_path_of_an_experiment(places: tuple[Path, Path]) -> None:
     home, scratch = places
     (home / "x.yaml").write_text(EXPERIMENT)
@@ -69,6 +81,67 @@ def test_every_path_of_an_experiment(places: tuple[Path, Path]) -> None:
     assert named.corpus.manifest == f"{home}/m"
     with pytest.raises(UserError, match="^folder: .*the environment variable UNSET is not set"):
         load_experiment("~/x.yaml", ["folder=$UNSET/r"])
+
+
+def test_every_number_of_a_command_has_its_range() -> None:
+    for name, command in commands().items():
+        for parameter, hint in typing.get_type_hints(inspect.unwrap(command)).items():
+            if {int, float} & ({hint} | set(typing.get_args(hint))):
+                assert parameter in NUMBERS, (name, parameter)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "demo", "--nproc", "0"], "--nproc: 0 must be at least 1 and at most 4,096"),
+        (["train", "demo", "--nodes", "0"], "--nodes: 0 must be at least 1 and at most 1,048,576"),
+        (["preflight", "demo", "--nproc", "1000000000"], "--nproc: 1000000000 must be at least 1 and at most 4,096"),
+        (
+            ["plan", "demo", "--step", str(10**30)],
+            " must be at least 0 and at most 2,147,483,647",
+        ),
+        (["plan", "demo", "--step", "one"], "Invalid value for '--step': "),
+        (["plan", 5000 * "x"], "is no path: a name has at most 255 bytes"),
+        (["cost", "demo", "--gpus", "0"], "--gpus: 0 must be at least 1"),
+        (["cost", "demo", "--price", "nan"], "--price: nan must be at least 0"),
+        (["cost", "demo", "--utilization", "0"], "--utilization: 0.0 must be above 0 and at most 1"),
+        (["cost", "demo", "--accelerator", 5000 * "x"], "is not one of "),
+        (["evaluate", "x", "--batch-size", "1000000000"], "--batch-size: 1000000000 must be at least 1 and at most"),
+        (["corpus", "show", "x", "--step", "-1"], "--step: -1 must be at least 0"),
+        (["corpus", "show", "x", "--step", "0", "--batch-size", "1000000000"], "--batch-size: 1000000000 must be"),
+        (["corpus", "build", "x", "--to", "y", "--shard-tokens", "0"], "--shard-tokens: 0 must be at least 1"),
+        (["corpus", "order", "x", "--to", "y", "--steps", "0"], "--steps: 0 must be at least 1"),
+        (["analyze", "patching", "x", "--pairs", str(10**12)], "--pairs: 1000000000000 must be at least 2"),
+    ],
+)
+def test_a_number_out_of_its_range_is_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1), err
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_to_meet() -> None:
+    for wrong in ("h:99999", "h:0", "h", ":5", "h:5:5", "h:x", "h:123456789"):
+        with pytest.raises(UserError, match="is not HOST:PORT, with a port from 1 to 65535"):
+            check_rendezvous(2, wrong)
+    check_rendezvous(2, "node1:29500")
+
+
+def test_rows_are_counted_before_they_are_listed() -> None:
+    for wrong in ("0-99999999999", f"0-{10**30}", "8", "1,9"):
+        with pytest.raises(UserError, match="a batch has rows 0 to 7"):
+            parse_rows(wrong, 8)
+    assert parse_rows("0-2,7,1", 8) == [0, 1, 2, 7]
 
 
 def commands() -> dict[str, typing.Any]:
