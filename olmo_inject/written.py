@@ -194,4 +194,4 @@ class _Loader(yaml.SafeLoader):
         return {str(key) if isinstance(key, Plain) else key: value for key, value in mapping.items()}
 
 
-_Loader.add_constructor(_PLAIN, lambda loader, node: Plain(loader.construct_scalar(node)))
+_Loader.add_constructor(_PLAIN, lambda _, node: Plain(node.value))
