@@ -144,7 +144,7 @@ def test_every_number_stands_in_the_table(base: Experiment) -> None:
 @pytest.mark.parametrize("value", [math.inf, math.nan, -(2**70)])
 def test_no_number_takes_what_is_none(base: Experiment, key: str, value: float) -> None:
     given = (0.9, value) if key.endswith("betas") else value
-    with pytest.raises(UserError, match=rf"^{key}: \S+ must be (above|at least) ") as refused:
+    with pytest.raises(UserError, match=rf"^{key}: \S+ must be (finite, )?(above|at least) ") as refused:
         check(set_to(base, key, given))
     assert "\n" not in str(refused.value)
 

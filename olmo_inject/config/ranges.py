@@ -37,7 +37,7 @@ class Range:
 
     def __str__(self) -> str:
         """In words."""
-        words = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        words = f"above {self.low:,}" if self.above else f"at least {self.low:,}"
         if self.high is not None:
             words += f" and {'below' if self.below else 'at most'} {self.high:,}"
         return words + (", or null" if self.null else "")
@@ -132,7 +132,8 @@ def check_ranges(config: Any) -> None:
     for key, allowed in RANGES.items():
         for value in _values(config, key):
             if not allowed.holds(value):
-                raise UserError(f"{key}: {value} must be {allowed}")
+                finite = "" if math.isfinite(value) else "finite, "
+                raise UserError(f"{key}: {value} must be {finite}{allowed}")
     for key, words in CHOICES.items():
         for value in _values(config, key):
             if value not in words:
