@@ -92,7 +92,7 @@ def test_a_named_model_made_larger_is_another_size(copies: Copies) -> None:
 
 def _with_accuracy(run: Path, name: str, correct: int, n: int) -> None:
     with (run / "metrics.jsonl").open("a") as file:
-        line = {"step": 12, "name": f"eval/{name}/test/accuracy", "value": correct / n, "count": n}
+        line = {"step": 12, "name": f"eval/{name}/test/accuracy_unmirrored", "value": correct / n, "count": n}
         file.write(json.dumps(line) + "\n")
 
 
