@@ -21,8 +21,8 @@ from olmo_inject.tasks.halves import UNMIRRORED
 TITLE = "Learning and retention"
 _ABOUT = (
     "A task counts as learned from the first evaluation on after which the lower end of the 95% interval of its test "
-    "accuracy, on pairs whose mirror was not trained on, stays above the criterion. What is kept: the gain in loss at a "
-    "burst, and its decay until the next."
+    "accuracy, on pairs whose mirror was not trained on, stays above the criterion. What is kept: the gain in loss at "
+    "a burst, and its decay until the next."
 )
 
 
