@@ -2,10 +2,16 @@
 
 Layer 0 is the embedding, layer l the output of block l - 1. A task's tokens stand for values (token i of the task
 for value i), so a site is a position of the instance and which value is read there: TOK1's at TOK1 and at TOK2, TOK2's
-at TOK2, and the LABEL's at LABEL where it is a value too. Activations are averaged over all instances with the same
-value, so each mean belongs to one token and, in a model that knows nothing of the values, to any value alike. Left out
-is what does not have that property: at LABEL, a comparison's answer is on average in the order of the operands in any
-model; at TOK2, means over all pairs of one sum are convolutions.
+at TOK2, and the LABEL's at LABEL where it is a value too. Left out are a comparison's answer at LABEL, which is on
+average in the order of the operands in any model, and an addition's answer at TOK2: means over all pairs of one sum
+are convolutions.
+
+The plain mean of all instances with one value carries their labels too: of a comparison, how often the label is "less"
+grows with the value, so in a model that has learned every pair by heart the plain means lie in the order of values
+that it knows nothing of. So a value's balanced activation is its own part in the least-squares sum of a part for
+each value of TOK1, one for each value of TOK2 and one for each LABEL. (Means within each label alone would not do:
+among pairs of one label the other operand depends on the value, also in a model that knows nothing.) Where
+every value meets every label equally often, as in modular addition, the two are the same.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -48,15 +54,19 @@ class Site:
 
 @dataclass(frozen=True)
 class Activations:
-    """Mean activations at one site.
+    """Activations of each value at one site.
 
     Attributes:
         site: where.
-        means: by layer, value and coordinate.
+        means: by layer, value and coordinate; over all instances with the value.
+        balanced: the same without what the label and the other operand add.
+        told: which values can be told from the label: at TOK2 those with more than one.
     """
 
     site: Site
     means: Float64[np.ndarray, "layers values d_model"]
+    balanced: Float64[np.ndarray, "layers values d_model"]
+    told: Bool[np.ndarray, " values"]
 
 
 def residual_points(model: PreTrainedModel) -> list[nn.Module]:
@@ -107,7 +117,7 @@ def operands(task: Task) -> np.ndarray:
 
 @torch.no_grad()
 def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] | None = None) -> list[Activations]:
-    """The mean activation of every value at every site and layer, over all instances of the task.
+    """The activation of every value at every site and layer, over all instances of the task.
 
     Args:
         model: in evaluation mode; its head is not computed.
@@ -119,23 +129,54 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
     """
     check_vocabulary(model, task)
     points = residual_points(model) if points is None else points
-    tokens, values = task.instances.astype(np.int64), values_of(task)
-    sites, sums = sites_of(task), list[torch.Tensor | None]()
+    tokens, values, n = task.instances.astype(np.int64), values_of(task), len(operands(task))
+    labels = np.unique(task.labels, return_inverse=True)[1]
+    groups = {site: values[:, site.variable] for site in sites_of(task)} | {_LABELS: labels}
+    sizes = {site: n if site is not _LABELS else int(labels.max()) + 1 for site in groups}
+    sums: dict[Site, torch.Tensor] = {}
     with recorded(points) as outputs:
         for start in range(0, len(tokens), INSTANCES_PER_PASS):
             chunk = slice(start, start + INSTANCES_PER_PASS)
             model.base_model(input_ids=torch.from_numpy(tokens[chunk]).to(model.device), use_cache=False)
             stream = torch.stack([output for output in outputs if output is not None])
-            sums = sums or [None] * len(sites)
-            for number, site in enumerate(sites):
-                of_value = _sum_by(stream[:, :, site.position], values[chunk, site.variable], len(operands(task)))
-                sums[number] = of_value if (before := sums[number]) is None else before + of_value
-    counts = [np.bincount(values[:, site.variable], minlength=len(operands(task))) for site in sites]
-    return [
-        Activations(site, total.cpu().numpy() / np.maximum(count, 1)[:, None])
-        for site, total, count in zip(sites, sums, counts, strict=True)
-        if total is not None
-    ]
+            for site, of in groups.items():
+                more = _sum_by(stream[:, :, site.position], of[chunk], sizes[site])
+                sums[site] = sums[site] + more if site in sums else more
+    totals = {site: total.cpu().numpy() for site, total in sums.items()}
+    parts = _parts([groups[site] for site in _AT_TOK2], [totals[site] for site in _AT_TOK2])
+    balanced = dict(zip(_AT_TOK2, parts, strict=True))
+    found = []
+    for site in sites_of(task):
+        means, told = totals[site] / np.maximum(np.bincount(groups[site], minlength=n), 1)[:, None], np.ones(n, bool)
+        if site in balanced:
+            pairs = np.unique(np.stack([groups[site], labels]), axis=1)
+            told = np.bincount(pairs[0], minlength=n) > 1
+        found.append(Activations(site, means, balanced.get(site, means), told))
+    return found
+
+
+_LABELS = Site(1, LABEL_POSITION)  # by LABEL, at TOK2
+_AT_TOK2 = (Site(1, 0), Site(1, 1), _LABELS)
+
+
+def _parts(
+    groups: Sequence[Int64[np.ndarray, " n"]], sums: Sequence[Float64[np.ndarray, "layers _ d_model"]]
+) -> list[Float64[np.ndarray, "layers _ d_model"]]:
+    """What belonging to each group adds, by least squares over instances, plus the mean of all.
+
+    Args:
+        groups: for each way of grouping, the group of every instance.
+        sums: for each way of grouping, the sums of activations by group.
+    """
+    ends = np.cumsum([total.shape[1] for total in sums])
+    columns = np.stack([group + end - total.shape[1] for group, end, total in zip(groups, ends, sums, strict=True)])
+    together = np.zeros((ends[-1], ends[-1]))  # how many instances two groups share
+    for one in columns:
+        for other in columns:
+            np.add.at(together, (one, other), 1)
+    solved = np.linalg.pinv(together, rcond=1e-9, hermitian=True) @ np.concatenate(sums, axis=1)
+    mean = sums[0].sum(axis=1, keepdims=True) / len(groups[0])
+    return [part - part.mean(axis=1, keepdims=True) + mean for part in np.split(solved, ends[:-1], axis=1)]
 
 
 def check_vocabulary(model: PreTrainedModel, task: Task) -> None:

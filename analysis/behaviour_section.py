@@ -16,11 +16,13 @@ from analysis.page import Drawing, Section
 from analysis.results import Tables, rows
 from analysis.retention import Retention, retention
 from analysis.runs import Run, task_names
+from olmo_inject.tasks.halves import UNMIRRORED
 
 TITLE = "Learning and retention"
 _ABOUT = (
     "A task counts as learned from the first evaluation on after which the lower end of the 95% interval of its test "
-    "accuracy stays above the criterion. What is kept: the gain in loss at a burst, and its decay until the next."
+    "accuracy, on pairs whose mirror was not trained on, stays above the criterion. What is kept: the gain in loss at "
+    "a burst, and its decay until the next."
 )
 
 
@@ -65,6 +67,7 @@ def behaviour_tables(runs: Sequence[Run], scored: Tables) -> Tables:
             "per_batch": float(run.frequency(task.name).per_batch),
             "gap": run.gap(task.name),
             **{f"{half}_{measure}": _last(run, f"eval/{task.name}/{half}/{measure}") for half, measure in _SCORES},
+            **_judged(run, task.name),
             "learned": run.learned(task.name),
         }
         for run in runs
@@ -83,6 +86,12 @@ def behaviour_tables(runs: Sequence[Run], scored: Tables) -> Tables:
 
 
 _SCORES = tuple((half, measure) for half in ("train", "test") for measure in ("loss", "accuracy"))
+
+
+def _judged(run: Run, task: str) -> dict[str, float]:
+    found = run.accuracy(task, UNMIRRORED)
+    values = (np.nan, 0, np.nan, np.nan) if found is None else (found.value, found.n, found.low, found.high)
+    return dict(zip((f"test_{UNMIRRORED}", "unmirrored", "unmirrored_low", "unmirrored_high"), values, strict=True))
 
 
 def _last(run: Run, name: str) -> float:

@@ -1,8 +1,9 @@
 """How much of a task's feature a checkpoint has, in one number, and what a set of runs shows of it.
 
-The amount of order is the held-out R2 of the order probe at the first block's output; the amount of Fourier modes is
-the number of modes present, a mode once for each layer (PAPER.md, Fig. 7: the total over layers), and beside it that of
-distinct modes, which can be compared between models of different depth. Both at TOK2, of its own value.
+The amount of order is the held-out R2 of the order probe at the first block's output, from balanced activations;
+beside it that from plain means, which lie in order also where every pair was learned by heart. The amount of Fourier
+modes is the number of modes present, a mode once for each layer (the study's Fig. 7: the total over layers), and beside
+it that of distinct modes, which can be compared between models of different depth. Both at TOK2, of its own value.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.features import ORDER
+from analysis.features import BALANCED, ORDER, PLAIN
 from analysis.rank_correlation import rank_correlation, told
 from analysis.results import Tables, last_step, rows
 from analysis.runs import Run
@@ -47,7 +48,9 @@ def _headline(order: pd.DataFrame) -> pd.DataFrame:
     headline = pd.DataFrame(
         {**{column: chosen[column] for column in RUN}, **{name: chosen[column] for name, column in columns.items()}}
     )
-    fewer = rows(order, headline=False, layer=HEADLINE_LAYER)
+    plain = rows(order, means=PLAIN, layer=HEADLINE_LAYER)
+    headline = headline.merge(plain[[*RUN, "held_out"]].rename(columns={"held_out": "plain"}), on=RUN)
+    fewer = rows(order, means=BALANCED, headline=False, layer=HEADLINE_LAYER)
     best = fewer.loc[fewer.groupby(RUN)["held_out"].idxmax(), [*RUN, "components", "held_out", "shuffled_held_out"]]
     names = {"components": "fewer", "held_out": "of_fewer", "shuffled_held_out": "shuffled_of_fewer"}
     return headline.merge(best.rename(columns=names), on=RUN, how="left")
@@ -117,7 +120,7 @@ def _amount(task: str, feature: str, row: dict[Any, Any]) -> str:
         return (
             f"{task}'s order at TOK2 after the first block: held-out R2 {row['amount']:.2f} (95% interval "
             f"{row['low']:.2f} to {row['high']:.2f}){none}; shuffled values reach {row['shuffled']:.2f}, random "
-            f"weights {row['random']:.2f}{fewer}"
+            f"weights {row['random']:.2f}, plain means, which tell the answer too, {row['plain']:.2f}{fewer}"
         )
     which = f": {' and '.join(map(str, row['modes']))}" if isinstance(row["modes"], list) else ""
     return (

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from analysis.feature_amounts import HEADLINE_LAYER, HEADLINE_SITE
-from analysis.features import FOURIER, ORDER
+from analysis.features import FOURIER, ORDER, PLAIN
 from analysis.results import last_step, rows
 from analysis.style import GREY, SMALL, axis_labels, colour_and_marker, legend, panels, style
 
@@ -36,8 +36,8 @@ AMOUNT = {
 
 
 def order_by_layer(order: pd.DataFrame) -> Figure:
-    """Held-out R2 by layer, a panel for each run, a line for each site, with in-sample R2 and random weights."""
-    order = rows(order, headline=True)
+    """Held-out R2 by layer, a panel for each run, a line for each site, with that of plain means and random weights."""
+    plain, order = rows(order, means=PLAIN, weights="trained"), rows(order, headline=True)
     sites = list(dict.fromkeys(order["site"]))
 
     def draw(axes: Axes, run: str) -> None:
@@ -48,7 +48,8 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
             y = trained["held_out"].to_numpy(float)
             errors = _errors(trained, y)
             axes.errorbar(trained["layer"], y, errors, color=colour, marker=marker, ms=3.5, lw=1.2, capsize=2)
-            axes.plot(trained["layer"], trained["in_sample"], color=colour, ls=":", lw=0.8)
+            of_plain = rows(plain, run=run, site=site)
+            axes.plot(of_plain["layer"], of_plain["held_out"], color=colour, ls=":", lw=1)
         # One band for all sites: which of them chance favours is of no interest.
         random = rows(order, run=run, weights="random").pivot(index="layer", columns="site", values="held_out")
         low, high = random.min(axis=1).to_numpy(float), random.max(axis=1).to_numpy(float)
@@ -61,9 +62,9 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
     with style():
         axis_labels(figure, figure.axes, "layer (0: embedding)", "$R^2$ of the value")
         legend(figure, "held out", sites)
-        in_sample = Line2D([], [], color=GREY, lw=1, ls=":", label="in sample")
+        means = Line2D([], [], color=GREY, lw=1, ls=":", label="plain means,\nwith the answer")
         random = Patch(color=GREY, alpha=0.25, lw=0, label="held out,\nrandom weights")
-        figure.legend(handles=[in_sample, random], loc="outside right lower", frameon=False)
+        figure.legend(handles=[means, random], loc="outside right lower", frameon=False)
     return figure
 
 

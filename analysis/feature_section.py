@@ -16,9 +16,12 @@ from analysis.runs import Run
 
 TITLE = "Task features in activations"
 _ABOUT = (
-    "Mean activations of the residual stream for each value of a task's tokens. Order: a linear regression of the "
-    "value on principal components, judged on tokens held out. Fourier modes: the share of variance in the plane of "
-    "a cosine and a sine, present if beyond 99 of 100 shuffles of the values at any mode and layer."
+    "Activations of the residual stream for each value of a task's tokens, balanced over labels and the other operand. "
+    "(The plain mean of a value also tells how often its label is which: of a comparison the plain means lie in the "
+    "order of values in any model that has learned every pair by heart.) Order: a linear regression of the value on "
+    "principal components, judged on tokens held out; values with one label alone are left out. "
+    "Fourier modes: the share of variance in the plane of a cosine and a sine, present if beyond 99 of 100 shuffles of "
+    "the values at any mode and layer."
 )
 
 
@@ -55,7 +58,8 @@ def _order(task: str, tables: Tables) -> list[Drawing]:
             figures.order_by_layer(tables["order"]),
             f"{task}: how well the value of a token is predicted from its activation, by layer, at the last "
             "checkpoint of each run. TOK1 at TOK2: the value of TOK1, from the activation at TOK2. Bars: 95% bootstrap "
-            "intervals over tokens. Below 0: no better than the mean of the values; the axis ends at -0.6.",
+            "intervals over tokens. Dotted: from plain means, which tell the answer too. "
+            "Below 0: no better than the mean of the values; the axis ends at -0.6.",
         ),
         (
             f"order-line-{task}",

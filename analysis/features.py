@@ -3,7 +3,8 @@
 A `Method` over checkpoints. Its tables have a row for each task, site, layer and set of weights: `trained`, or
 `random` for a model of the same shape that was initialised and never trained.
 
-    order     R2 of the order probe for several numbers of components; `headline` marks the one that is reported
+    order     R2 of the order probe for several numbers of components; `headline` marks the one that is reported. By
+              `means`: `balanced` over labels and the other operand, or `plain`, which also tell how often each label is
     line      held-out prediction of each value, trained weights only
     modes     power of each Fourier mode, what counts as present, and whether it is
     circles   where each value lies in the plane of the strongest mode, trained weights only
@@ -33,6 +34,8 @@ FEWER = (1, 2, 5, 10, 20)  # components also tried, to tell overfitting from abs
 PERMUTATIONS = 300
 SMALLEST = 5  # values that a task must have
 ORDER, FOURIER = "order", "fourier"
+BALANCED, PLAIN = "balanced", "plain"
+VERSION = 2
 _FEATURES = {"comparison": (ORDER,), "modular_addition": (FOURIER,)}
 
 
@@ -58,7 +61,7 @@ def features_method(components: int = COMPONENTS, permutations: int = PERMUTATIO
         raise UserError(f"--permutations: {permutations} must be at least 100")
     measure = _Measure(components, permutations, seed)
     options = {"components": components, "permutations": permutations, "seed": seed}
-    return Method("features", measure, options)
+    return Method("features", measure, options, VERSION)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,9 @@ class _Measure:
         measures: dict[str, Callable[[Activations], Iterator[tuple[str, dict[str, Any]]]]]
         measures = {ORDER: self._order, FOURIER: self._fourier}
         for found in activations(model, task):
+            if (told := found.told.sum()) < SMALLEST:
+                which = f"values of {TOKENS[found.site.variable]} have more than one LABEL"
+                raise UserError(f"{task.name}: {told} {which}, a feature needs at least {SMALLEST}")
             site = {"weights": weights, "position": TOKENS[found.site.position], "site": found.site.name}
             for feature in features_of(task):
                 for table, row in measures[feature](found):
@@ -99,19 +105,22 @@ class _Measure:
         return rows
 
     def _order(self, found: Activations) -> Iterator[tuple[str, dict[str, Any]]]:
-        most = min(self.components, found.means.shape[1] // 2)
+        values = np.flatnonzero(found.told)
+        most = min(self.components, len(values) // 2)
         numbers = sorted({most, *(fewer for fewer in FEWER if fewer < most)})
-        for layer, points in enumerate(found.means):
-            for fit in order_fits(points, numbers, self.permutations, self.seed):
-                row = {name: value for name, value in vars(fit).items() if name != "predicted"}
-                yield "order", {"layer": layer, **row, "headline": fit.components == most}
-                if fit.components == most:
-                    for value, predicted in enumerate(fit.predicted.tolist()):
-                        yield "line", {"layer": layer, "value": value, "predicted": predicted}
+        for means, of_layers, tried in ((BALANCED, found.balanced, numbers), (PLAIN, found.means, [most])):
+            for layer, points in enumerate(of_layers):
+                for fit in order_fits(points[values], tried, self.permutations, self.seed, values):
+                    row = {name: value for name, value in vars(fit).items() if name != "predicted"}
+                    headline = means == BALANCED and fit.components == most
+                    yield "order", {"layer": layer, "means": means, **row, "headline": headline}
+                    if headline:
+                        for value, predicted in zip(values.tolist(), fit.predicted.tolist(), strict=True):
+                            yield "line", {"layer": layer, "value": value, "predicted": predicted}
 
     def _fourier(self, found: Activations) -> Iterator[tuple[str, dict[str, Any]]]:
-        spectra = spectrum(found.means, self.permutations, self.seed)
-        for layer, points in enumerate(found.means):
+        spectra = spectrum(found.balanced, self.permutations, self.seed)
+        for layer, points in enumerate(found.balanced):
             for number, power in enumerate(spectra.power[layer].tolist()):
                 row = {"layer": layer, "mode": number + 1, "power": power}
                 row["threshold"] = float(spectra.threshold[layer, number])

@@ -26,7 +26,7 @@ PLAN_STEPS = 48
 
 def curves(runs: Sequence[Run], task: str, measure: Measure) -> Figure | None:
     """One measure against steps: a panel for each schedule, a line for each run, coloured by model size."""
-    runs = [run for run in runs if len(run.series(measure.metric.format(task=task)))]
+    runs = [run for run in runs if len(measure.series(run, task))]
 
     def label(run: Run) -> str:
         return run.schedule_label(task) if "{task}" in measure.metric else run.plan_label()
@@ -93,11 +93,14 @@ def overview(runs: Sequence[Run], task: str) -> Figure | None:
 def _draw_curves(axes: Axes, runs: Sequence[Run], sizes: list[str], task: str, measure: Measure) -> None:
     for run in sorted(runs, key=lambda run: sizes.index(run.size)):
         colour, marker = colour_and_marker(sizes.index(run.size))
-        values = run.series(measure.metric.format(task=task))
+        values = measure.series(run, task)
         steps = values.index.to_numpy()
         if measure.smoothed:  # over 25 measurements, drawn at their last; fewer at the start
             values = values.rolling(SMOOTHED_STEPS, min_periods=1).mean()
         axes.plot(steps, values, color=colour, lw=1.2, ms=3, marker=None if measure.smoothed else marker)
+        if measure is TEST_ACCURACY:
+            ends = np.array([(accuracy.low, accuracy.high) for accuracy in run.accuracies(task).values()])
+            axes.fill_between(steps, *ends.T, color=colour, alpha=0.12, lw=0)
     if measure.baseline == "accuracy":
         axes.set_ylim(-0.02, 1.02)
     elif measure.baseline == "loss":

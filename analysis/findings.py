@@ -26,6 +26,7 @@ def sentences(runs: Sequence[Run]) -> list[str]:
             "Not learned means: not in these steps, at this learning rate. Whether a model that failed a task would "
             "learn it given more steps, or without the text around it, these runs do not say."
         )
+    found += _mirrors(runs)
     found += _language_model(runs)
     found += _audits(runs)
     return found
@@ -52,7 +53,13 @@ def _learned_by_schedule(runs: Sequence[Run], task: str) -> Iterator[str]:
         verdicts = [(run, run.learned(task)) for run in group]
         if all(verdict is None for _, verdict in verdicts):
             accuracies = ", ".join(_scored(run, task) for run in group)
-            yield f"{task} at {label}: {accuracies}; its kind of task has no criterion for learned."
+            has_one = (built := group[0].task(task)) is not None and built.config.kind in LEARNED_ABOVE
+            why = (
+                "the mirror of every test pair was trained on, so whether it was learned cannot be told"
+                if has_one
+                else "its kind of task has no criterion for learned"
+            )
+            yield f"{task} at {label}: {accuracies}; {why}."
             continue
         learned = [run for run, verdict in verdicts if verdict]
         failed = [run for run, verdict in verdicts if verdict is False]
@@ -114,6 +121,18 @@ def _between_gaps(runs: Sequence[Run], task: str) -> Iterator[str]:
             f"At the same long-run frequency, {b.size} with {b.schedule_label(task)} {how} "
             f"{a.schedule_label(task)} on {task}: {y} and {x}."
         )
+
+
+def _mirrors(runs: Sequence[Run]) -> Iterator[str]:
+    """Of each task, what its accuracies leave out, and what they would be with it."""
+    for task in task_names(runs):
+        pairs = [(run, run.accuracy(task), run.accuracy(task, "accuracy")) for run in runs]
+        differing = [(run, of_all) for run, own, of_all in pairs if own and of_all and own.n < of_all.n]
+        if differing:
+            yield (
+                f"Accuracies on {task} are on test pairs whose mirror (TOK2, TOK1) was not trained on. On all test "
+                f"pairs: {', '.join(f'{run.name} {of_all}' for run, of_all in differing)}."
+            )
 
 
 def _language_model(runs: Sequence[Run]) -> Iterator[str]:

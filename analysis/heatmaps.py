@@ -113,7 +113,7 @@ def draw_accuracies(axes: Axes, cells: Cells) -> None:
     built = next(iter(cells.runs.values()))[0].task(cells.task)
     assert built is not None
     floor = built.majority_accuracy if built.majority_accuracy < NO_FLOOR_ABOVE else 0.0
-    label = "accuracy, from the\nmajority label's up" if floor else "accuracy"
+    label = "accuracy on unmirrored pairs" + (",\nfrom the majority label's up" if floor else "")
     _draw_grid(axes, cells, "cividis", (floor, 1.0), "test accuracy", label)
     for (row, column), inside in cells.runs.items():
         dark = bool((np.mean(cells.values[row, column]) - floor) / (1 - floor) < 0.55)

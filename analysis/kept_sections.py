@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis import das, gradient_figures, gradients, intervention_figures, patching
 from analysis.feature_section import feature_section
+from analysis.features import VERSION as FEATURES
 from analysis.page import Section
 from analysis.results import Tables, kept_results
 from analysis.runs import Run
@@ -16,7 +17,7 @@ from analysis.runs import Run
 
 def features(runs: Sequence[Run]) -> Section | None:
     """Task features in activations."""
-    return _section(runs, "features", 1, lambda tables: feature_section(tables, runs))
+    return _section(runs, "features", FEATURES, lambda tables: feature_section(tables, runs))
 
 
 def interference(runs: Sequence[Run]) -> Section | None:

@@ -1,7 +1,8 @@
 """Whether tasks are learned in the order of their frequency (PAPER.md, Fig. 6a).
 
 A task is learned at the first evaluation from which on, at every later one too, the lower end of the 95% interval of
-its test accuracy lies above the criterion of its kind (`runs.LEARNED_ABOVE`). What was never learned comes last.
+its accuracy on unmirrored test pairs lies above the criterion of its kind (`runs.LEARNED_ABOVE`). What was never
+learned comes last.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pandas as pd
 
 from analysis.rank_correlation import rank_correlation, told
 from analysis.results import rows
-from analysis.runs import LEARNED_ABOVE, Run, wilson
+from analysis.runs import Run
 
 FEWEST = 3  # different frequencies that an order needs
 FEWEST_LEARNED = 2  # one alone says which task came first, not in what order
@@ -21,17 +22,11 @@ FEWEST_LEARNED = 2  # one alone says which task came first, not in what order
 
 def learned_from(run: Run, task: str) -> int | None:
     """The step from which on the task is learned; None if it is not, or is not measured or has no criterion."""
-    built = run.task(task)
-    above = None if built is None else LEARNED_ABOVE.get(built.config.kind)
-    name = f"eval/{task}/test/accuracy"
-    measured = run.metrics.loc[run.metrics["name"] == name].sort_values("step", ascending=False)
-    if above is None:
-        return None
     first = None
-    for row in measured.to_dict("records"):
-        if wilson(row["value"] * row["count"], int(row["count"]))[0] <= above:
+    for step, learned in reversed(run.verdicts(task).items()):
+        if not learned:
             break
-        first = int(row["step"])
+        first = step
     return first
 
 

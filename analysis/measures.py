@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.runs import LEARNED_ABOVE, Run, baselines
@@ -30,8 +31,15 @@ class Measure:
     baseline: str | None = None
     smoothed: bool = False
 
+    def series(self, run: Run, task: str) -> pd.Series:
+        """The values by step: of test accuracy, those that the task is judged by."""
+        if self is TEST_ACCURACY:
+            accuracies = run.accuracies(task)
+            return pd.Series([accuracy.value for accuracy in accuracies.values()], list(accuracies), float)
+        return run.series(self.metric.format(task=task))
 
-TEST_ACCURACY = Measure("eval/{task}/test/accuracy", "test accuracy", "accuracy")
+
+TEST_ACCURACY = Measure("eval/{task}/test/accuracy", "accuracy on unmirrored\ntest pairs", "accuracy")
 TEST_LOSS = Measure("eval/{task}/test/loss", "test loss of LABEL (nats)", "loss")
 TRAIN_LOSS = Measure("train/{task}/loss", "loss of injected LABELs (nats)", "loss", smoothed=True)
 LM_LOSS = Measure("train/lm_loss", "loss of all other tokens (nats)", smoothed=True)

@@ -1,6 +1,6 @@
 """Whether there is one direction along which tokens lie in the order of their values (PAPER.md, Fig. 7, TCMP).
 
-A linear regression of the value on the top principal components of the tokens' mean activations. With as many
+A linear regression of the value on the top principal components of the tokens' activations. With as many
 components as half of the tokens a regression fits anything in sample, so what counts is the prediction for tokens
 held out: components and coefficients come from the other folds alone.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Integer
 from scipy.stats import rankdata
 
 from olmo_inject.randomness import integers, key, permutation
@@ -49,24 +49,29 @@ class OrderFit:
 
 
 def order_fits(
-    points: Float64[np.ndarray, "n d"], components: Sequence[int], permutations: int, seed: int = 0
+    points: Float64[np.ndarray, "n d"],
+    components: Sequence[int],
+    permutations: int,
+    seed: int = 0,
+    values: Integer[np.ndarray, " n"] | None = None,
 ) -> list[OrderFit]:
-    """Fit values 0 to n - 1 by the top principal components of `points`, once for each number of components.
+    """Fit values by the top principal components of `points`, once for each number of components.
 
     Args:
-        points: the mean activation of each value, in the order of the values.
+        points: the activation of each value.
         components: how many components to regress on.
         permutations: of the values, for the control.
         seed: of folds, shuffles and bootstrap.
+        values: which they are; by default 0 to n - 1.
     """
     n = len(points)
-    values = np.arange(n, dtype=np.float64)
+    values = np.arange(n, dtype=np.float64) if values is None else values.astype(np.float64)
     shuffled = [permutation(key("order probe", "shuffle", seed), n, counter) for counter in range(permutations)]
-    targets = np.stack([values, *[order.astype(np.float64) for order in shuffled]], axis=1)
+    targets = np.stack([values, *[values[order] for order in shuffled]], axis=1)
     fold_of = permutation(key("order probe", "folds", seed), n) % min(FOLDS, n)
     everything = np.ones(n, bool)
     in_sample = _r2(targets, _predict(points, targets, everything, everything, components))
-    held_out = np.full((len(components), n, targets.shape[1]), (n - 1) / 2)  # where nothing varies, the mean
+    held_out = np.full((len(components), n, targets.shape[1]), values.mean())  # where nothing varies, the mean
     varies = np.linalg.norm(points - points.mean(axis=0)) > _NO_VARIANCE * np.linalg.norm(points)
     for fold in range(fold_of.max() + 1 if varies else 0):
         held = fold_of == fold

@@ -21,6 +21,7 @@ from olmo_inject.files import read_json
 from olmo_inject.injection import Frequency
 from olmo_inject.run_folder import AUDIT, METRICS, load_run
 from olmo_inject.tasks import Task
+from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, judged, unmirrored_among
 from olmo_inject.training.metrics import read_lines
 
 _COLUMNS = ("step", "name", "value", "count")
@@ -28,8 +29,8 @@ CONFIDENCE = 0.95
 SIZE_KEYS = ("d_model", "n_layers", "mlp_ratio", "mlp_hidden_size")
 LM_LOSS_STEPS = 50  # the last language-model loss is a mean over so many steps
 
-# What "learned" takes, by kind of task: the lower end of the interval of test accuracy lies above this
-# (DESIGN.md). A kind of one's own has no entry and no verdict.
+# What "learned" takes, by kind of task: the lower end of the interval of accuracy on test pairs whose mirror was not
+# trained on lies above this. A kind of one's own has no entry and no verdict.
 LEARNED_ABOVE = {"comparison": 0.85, "modular_addition": 0.5}
 
 
@@ -178,18 +179,39 @@ class Run:
         between = described and described["steps_between_observations"]
         return between["mean"] if between else None
 
-    def accuracy(self, task: str, half: str = "test", measure: str = "accuracy") -> Accuracy | None:
-        """The last evaluated accuracy of one half, or None where there is none."""
-        rows = self.metrics.loc[self.metrics["name"] == f"eval/{task}/{half}/{measure}"].sort_values("step")
-        if rows.empty:
-            return None
-        return Accuracy.of(float(rows["value"].iloc[-1]), int(rows["count"].iloc[-1]))
+    def accuracies(self, task: str, measure: str | None = None) -> dict[int, Accuracy]:
+        """Accuracy on the test half by step, ascending.
+
+        Args:
+            task: its name.
+            measure: `accuracy`, on all pairs, or `accuracy_unmirrored`; by default what the task is judged by, which
+                is all pairs only where each has its mirror in the train half.
+        """
+        by_name = dict(iter(self.metrics.groupby("name")))
+        prefix = f"eval/{task}/test/"
+        rows = judged(by_name, task) if measure is None else by_name.get(f"{prefix}{measure}")
+        if rows is None:
+            return {}
+        ordered = rows.dropna(subset=["value"]).sort_values("step", kind="stable")
+        return {int(row["step"]): Accuracy.of(row["value"], int(row["count"])) for row in ordered.to_dict("records")}
+
+    def accuracy(self, task: str, measure: str | None = None) -> Accuracy | None:
+        """The last of `accuracies`, or None where there is none."""
+        return next(reversed(self.accuracies(task, measure).values()), None)
 
     def learned(self, task: str) -> bool | None:
-        """Whether the task was learned; None where it was not measured or its kind has no criterion."""
-        built, accuracy = self.task(task), self.accuracy(task)
-        threshold = None if built is None else LEARNED_ABOVE.get(built.config.kind)
-        return None if accuracy is None or threshold is None else accuracy.low > threshold
+        """Whether the task was learned at its last evaluation; None where it was not measured or cannot be told."""
+        return next(reversed(self.verdicts(task).values()), None)
+
+    def verdicts(self, task: str) -> dict[int, bool]:
+        """Whether the task was learned, by step.
+
+        Nothing where its kind has no criterion, or where every test pair has its mirror in the train half.
+        """
+        above = None if (built := self.task(task)) is None else LEARNED_ABOVE.get(built.config.kind)
+        if above is None:
+            return {}
+        return {step: accuracy.low > above for step, accuracy in self.accuracies(task, UNMIRRORED).items()}
 
     @cached_property
     def lm_loss(self) -> float | None:
@@ -260,11 +282,33 @@ def read_run(folder: Path) -> Run:
     experiment, tasks, plan = load_run(folder)
     lines = list(read_lines(folder / METRICS)) if (folder / METRICS).exists() else []
     metrics = pd.DataFrame({column: [line.get(column) for line in lines] for column in _COLUMNS})
-    metrics = metrics.astype({"name": object})  # strings also where there are no lines
+    metrics = _with_own_counts(metrics.astype({"name": object}), tasks)  # strings also where there are no lines
     audit = read_json(folder / AUDIT) if (folder / AUDIT).exists() else None
     if audit is not None and "verdict" not in audit:  # one of before verdicts were kept says too little
         audit = None
     return Run(experiment.name, folder, experiment, tasks, plan, metrics, audit)
+
+
+def _with_own_counts(metrics: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFrame:
+    """The measurements, each mean with the count of what it is a mean of.
+
+    Older logs give accuracy on unmirrored pairs the count of all test pairs, and lack it where no pair is mirrored.
+    """
+    for task in tasks:
+        prefix = f"eval/{task.name}/test/"
+        whole = metrics.loc[metrics["name"] == f"{prefix}accuracy"]
+        mine = (metrics["name"] == f"{prefix}{UNMIRRORED}").to_numpy(bool)
+        if whole.empty:
+            continue
+        own = {n: len(unmirrored_among(task, chosen_ids(task, "test", int(n)))) for n in whole["count"].unique()}
+        if mine.any():
+            of_all = metrics["step"].map(dict(zip(whole["step"], whole["count"], strict=True)))
+            older = mine & (metrics["count"] == of_all).to_numpy(bool)
+            metrics.loc[older, "count"] = of_all[older].map(own)
+        else:
+            same = whole.loc[whole["count"].map(own) == whole["count"]]
+            metrics = pd.concat([metrics, same.assign(name=f"{prefix}{UNMIRRORED}")], ignore_index=True)
+    return metrics
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

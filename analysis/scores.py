@@ -20,14 +20,16 @@ from analysis.checkpoints import Subject
 from analysis.results import Method, Report, Tables, rows
 from analysis.runs import Run
 from olmo_inject.tasks import LABEL_POSITION, Task
+from olmo_inject.training.task_evaluation import Scores, half_means
 
 INSTANCES_PER_PASS = 512
 HALVES = ("train", "test")
+VERSION = 2
 
 
 def scores_method() -> Method:
     """The method `scores`: a table of task, half, measure, value and count."""
-    return Method("scores", _scores)
+    return Method("scores", _scores, version=VERSION)
 
 
 def unmeasured(subjects: Sequence[Subject]) -> list[Subject]:
@@ -78,6 +80,6 @@ def _of_task(model: PreTrainedModel, task: Task) -> Iterator[dict[str, Any]]:
         scored.append(torch.stack([loss, logits.argmax(-1) == label, among == label]).double().cpu())
     table = torch.cat(scored, dim=1).numpy()
     for half, ids in zip(HALVES, (task.train_ids, task.test_ids), strict=True):
-        for measure, values in zip(("loss", "accuracy", "accuracy_among_labels"), table[:, ids], strict=True):
-            row = {"task": task.name, "half": half, "measure": measure}
-            yield row | {"value": float(values.mean()), "count": len(ids)}
+        loss, correct, among = table[:, ids]
+        for measure, mean in half_means(task, half, ids, Scores(loss, correct > 0, among > 0)).items():
+            yield {"task": task.name, "half": half, "measure": measure, "value": mean.value, "count": mean.count}

@@ -14,6 +14,7 @@ from analysis.page import Drawing, Section, Table
 from analysis.results import kept_results
 from analysis.runs import LEARNED_ABOVE, LM_LOSS_STEPS, Run, task_names
 from analysis.samples import samples
+from analysis.scores import VERSION as SCORES
 from analysis.scores import with_scores
 
 
@@ -22,13 +23,16 @@ def findings(runs: Sequence[Run]) -> Section:
     return Section("What was seen", findings=sentences(runs))
 
 
+_UNMIRRORED = "unmirrored test pairs: neither the pair nor its mirror (TOK2, TOK1) is injected"
+
+
 def results(runs: Sequence[Run]) -> Section | None:
     """The heatmaps."""
     drawings = []
     for task in task_names(runs):
         if (figure := heatmap(runs, task)) is not None:
             caption = (
-                f"{task}: accuracy on the test half at the last evaluation, over model size and frequency, with "
+                f"{task}: accuracy on {_UNMIRRORED} at the last evaluation, over model size and frequency, with "
                 "95% intervals. Framed: learned, the lower end of the interval is above the criterion. Bursts are "
                 "not in this figure."
             )
@@ -37,7 +41,7 @@ def results(runs: Sequence[Run]) -> Section | None:
 
 
 _CURVES = (
-    ("accuracy", TEST_ACCURACY, "accuracy on the test half, which is never injected"),
+    ("accuracy", TEST_ACCURACY, f"accuracy on {_UNMIRRORED}, with 95% intervals"),
     ("test-loss", TEST_LOSS, "loss of LABEL on the test half, over the whole vocabulary"),
     (
         "train-loss",
@@ -86,9 +90,9 @@ def table(runs: Sequence[Run]) -> Section:
     notes = [
         "Parameters are counted without the input embedding, as ai2-olmo counts. The LM loss is on all tokens that "
         f"were not injected, in nats, mean of the last {LM_LOSS_STEPS} steps. Learned means that the lower end of "
-        f"the 95% Wilson interval of test accuracy lies above {criteria}; one operand of a comparison alone gives "
-        "0.75. The audit recomputes every row from corpus, order and plan, and compares it with what the model "
-        "was given.",
+        f"the 95% Wilson interval of accuracy on unmirrored test pairs lies above {criteria}; one operand of a "
+        "comparison alone gives 0.75. The audit recomputes every row from corpus, order and plan, and compares it with "
+        "what the model was given.",
     ]
     words = ("run", "model", "task", "schedule", "learned", "audit")
     return Section("Runs", tables=[Table(rows, words)], notes=notes)
@@ -124,7 +128,7 @@ def decoded(runs: Sequence[Run]) -> Section | None:
 
 def behaviour(runs: Sequence[Run]) -> Section | None:
     """Loss over size and frequency, order of learning, retention; also of checkpoints scored afterwards."""
-    return behaviour_section([with_scores(run, kept_results([run], "scores").tables) for run in runs])
+    return behaviour_section([with_scores(run, kept_results([run], "scores", SCORES).tables) for run in runs])
 
 
 SECTIONS: tuple[Callable[[Sequence[Run]], Section | None], ...] = (
@@ -146,7 +150,9 @@ SECTIONS: tuple[Callable[[Sequence[Run]], Section | None], ...] = (
 
 def _numbers(run: Run, task: str | None) -> dict[str, str]:
     frequency = None if task is None else run.frequency(task)
-    accuracy, learned = (None, None) if task is None else (run.accuracy(task), run.learned(task))
+    accuracy, of_all, learned = None, None, None
+    if task is not None:
+        accuracy, of_all, learned = run.accuracy(task), run.accuracy(task, "accuracy"), run.learned(task)
     return {
         "run": run.name,
         "model": run.size,
@@ -158,7 +164,8 @@ def _numbers(run: Run, task: str | None) -> dict[str, str]:
         "per token": "" if frequency is None else f"{float(frequency.per_token):.3g}",
         "steps": f"{run.steps_done:,}" + ("" if run.finished else f" of {run.experiment.steps:,}"),
         "LM loss": "" if run.lm_loss is None else f"{run.lm_loss:.3f}",
-        "test accuracy (95% interval)": "" if accuracy is None else str(accuracy),
+        "accuracy on unmirrored test pairs (95% interval)": "" if accuracy is None else str(accuracy),
+        "on all test pairs": "" if of_all is None else str(of_all),
         "learned": "" if learned is None else "yes" if learned else "no",
         "audit": _verdict(run),
     }

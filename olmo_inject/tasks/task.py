@@ -112,8 +112,9 @@ class Task:
 
     @cached_property
     def majority_accuracy(self) -> float:
-        """Accuracy on the test half of always answering the most frequent label."""
-        return float(np.unique(self.labels[self.test_ids], return_counts=True)[1].max() / len(self.test_ids))
+        """Accuracy of always answering the label that is most frequent among the test pairs that it is judged on."""
+        judged = self.test_ids[self.unmirrored] if self.unmirrored.any() else self.test_ids
+        return float(np.unique(self.labels[judged], return_counts=True)[1].max() / len(judged))
 
     @cached_property
     def unmirrored(self) -> Bool[np.ndarray, " test"]:

@@ -69,8 +69,14 @@ class Metrics:
         """Also hand every step's values to `listener(step, values)` on rank 0."""
         self._listeners.append(listener)
 
-    def log(self, step: int, values: Mapping[str, float | int], count: int | None = None) -> None:
-        """Record `values` of `step`; `count` is the number of observations behind them, where it says something."""
+    def log(self, step: int, values: Mapping[str, float | int], count: int | Mapping[str, int] | None = None) -> None:
+        """Record values of a step.
+
+        Args:
+            step: a plan step.
+            values: by name.
+            count: the number of observations behind all of them, or behind each; None where it says nothing.
+        """
         if self._log is None:
             return
         for name, value in values.items():
@@ -78,7 +84,7 @@ class Metrics:
             # JSON has no NaN or infinity.
             record["value"] = value if math.isfinite(value) else None
             if count is not None:
-                record["count"] = count
+                record["count"] = count if isinstance(count, int) else count[name]
             self._log.append(record)
         for listener in self._listeners:
             listener(step, values)

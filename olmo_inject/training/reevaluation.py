@@ -20,10 +20,11 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
 from olmo_inject.run_folder import EXPERIMENT, expand, is_run
 from olmo_inject.tasks import Task
+from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training import sealed
 from olmo_inject.training.checkpoints import find_checkpoints, read_checkpoint
 from olmo_inject.training.conversion import read_model
-from olmo_inject.training.task_evaluation import chosen_ids, evaluate_model, half_means
+from olmo_inject.training.task_evaluation import evaluate_model, half_means
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Result:
         loss: mean cross-entropy of LABEL, nats.
         accuracy: LABEL is the most likely token of all.
         accuracy_among_labels: of the task's labels.
-        accuracy_unmirrored: of test pairs whose mirror is not in the train half; None where there are no such
-            or only such.
+        accuracy_unmirrored: of test pairs whose mirror is not in the train half; None where there are no such.
+        count_unmirrored: how many these are.
         trained: whether the checkpoint's run was given this very task.
     """
 
@@ -53,6 +54,7 @@ class Result:
     accuracy: float
     accuracy_among_labels: float
     accuracy_unmirrored: float | None
+    count_unmirrored: int
     trained: bool
 
     def record(self) -> dict[str, Any]:
@@ -157,16 +159,17 @@ def evaluate_checkpoint(
         for half in ("train", "test"):
             ids = chosen_ids(task, half, most)
             means = half_means(task, half, ids, evaluate_model(model, task, ids, batch_size))
-            unmirrored = means.pop("accuracy_unmirrored", None)
+            unmirrored = means.pop(UNMIRRORED, None)
             yield Result(
                 checkpoint=str(step),
                 step=number,
                 task=task.name,
                 half=half,
                 count=len(ids),
-                accuracy_unmirrored=unmirrored,
+                accuracy_unmirrored=None if unmirrored is None else unmirrored.value,
+                count_unmirrored=0 if unmirrored is None else unmirrored.count,
                 trained=task.fingerprint in trained,
-                **means,
+                **{name: mean.value for name, mean in means.items()},
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from olmo.model import OLMo
 
-from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import LABEL_POSITION, Task
+from olmo_inject.tasks.halves import UNMIRRORED, unmirrored_among
 from olmo_inject.training.compat import quiet_autocast
 
 if TYPE_CHECKING:
@@ -46,22 +46,19 @@ class Scores:
         }
 
 
-def chosen_ids(task: Task, half: str, most: int | None) -> Int64[np.ndarray, " n"]:
-    """The instances of a half, `train` or `test`, or `most` of them, the same ones each time."""
-    ids = task.train_ids if half == "train" else task.test_ids
-    if most is None or most >= len(ids):
-        return ids
-    return np.sort(ids[permutation(key("evaluation", task.name, half), len(ids))[:most]])
+class Mean(NamedTuple):
+    """A mean and over how many instances."""
+
+    value: float
+    count: int
 
 
-def half_means(task: Task, half: str, ids: Int64[np.ndarray, " n"], scores: Scores) -> dict[str, float]:
-    """The means of a half's scores; of a test half also that on pairs whose mirror was not trained on."""
-    values = scores.means()
-    if half == "test":
-        unmirrored = task.unmirrored[np.searchsorted(task.test_ids, ids)]
-        if unmirrored.any() and not unmirrored.all():
-            values["accuracy_unmirrored"] = float(scores.correct[unmirrored].mean())
-    return values
+def half_means(task: Task, half: str, ids: Int64[np.ndarray, " n"], scores: Scores) -> dict[str, Mean]:
+    """The means of a half's scores; of a test half also that on pairs whose mirror was not trained on, if any."""
+    means = {name: Mean(value, len(ids)) for name, value in scores.means().items()}
+    if half == "test" and len(unmirrored := unmirrored_among(task, ids)):
+        means[UNMIRRORED] = Mean(float(scores.correct[unmirrored].mean()), len(unmirrored))
+    return means
 
 
 def evaluate_instances(trainer: InjectionTrainer, task: Task, ids: Int64[np.ndarray, " n"], batch_size: int) -> Scores:

@@ -13,6 +13,7 @@ from copies import Copies
 from hypothesis import given
 from hypothesis import strategies as st
 from known_models import KnownModel, known_addition, known_comparison, random_model, shuffled
+from memorizing import memorizing, solved, task_of
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.activations import Activations, activations, recorded, residual_points, sites_of, values_of
@@ -28,8 +29,13 @@ from olmo_inject.tasks import Task
 
 
 def at(found: list[Activations], site: str) -> np.ndarray:
-    [only] = [one.means for one in found if one.site.name == site]
+    [only] = [one.balanced for one in found if one.site.name == site]
     return only
+
+
+def order_of(points: np.ndarray, told: np.ndarray) -> float:
+    values = np.flatnonzero(told)
+    return order_fits(points[values], [len(values) // 2], 100, values=values)[0].held_out
 
 
 def modes_of(points: np.ndarray, seed: int = 0) -> list[set[int]]:
@@ -56,6 +62,25 @@ def test_activations_are_the_means_of_a_plain_loop() -> None:
             for value in range(5):
                 mean = stream[values[:, one.site.variable] == value].mean(axis=0)
                 np.testing.assert_allclose(one.means[layer, value], mean, atol=1e-6)
+        # All labels meet all operands equally often: there is nothing to balance.
+        np.testing.assert_allclose(one.balanced, one.means, atol=1e-9)
+        assert one.told.all()
+
+
+def test_balanced_activations_are_a_plain_regression() -> None:
+    task = task_of("comparison", 7)
+    model, values = memorizing(task, 16, order=1.0), values_of(task)
+    labels = (values[:, 0] < values[:, 1]).astype(int)
+    with torch.no_grad(), recorded(residual_points(model)) as outputs:
+        model(torch.from_numpy(task.instances[:, :2].astype(np.int64)))
+    streams = [output[:, 1].double().numpy() for output in outputs if output is not None]
+    design = np.concatenate([np.eye(7)[values[:, 0]], np.eye(7)[values[:, 1]], np.eye(2)[labels]], axis=1)
+    for variable, one in enumerate(activations(model, task)[1:]):
+        assert np.flatnonzero(~one.told).tolist() == [6 * (1 - variable)]  # none is above 6 or below 0
+        for layer, stream in enumerate(streams):
+            part = np.linalg.lstsq(design, stream, rcond=None)[0][7 * variable : 7 * (variable + 1)]
+            expected = part - part.mean(axis=0) + stream.mean(axis=0)
+            np.testing.assert_allclose(one.balanced[layer], expected, atol=1e-6)
 
 
 def test_a_comparison_s_label_is_no_value() -> None:
@@ -125,10 +150,24 @@ def test_no_order_in_controls(n: int) -> None:
     other = KnownModel(known.model, shuffled(known.task), known.own, known.both, [])
     for model, task in ((other.model, other.task), (random_model(known), known.task)):
         for one in activations(model, task):
-            for points in one.means:
+            for points in one.balanced:
                 fit = order_fits(points, [n // 2], 100)[0]
                 assert fit.held_out < 0.2
                 assert fit.low <= max(0.0, fit.shuffled_held_out)
+
+
+@pytest.mark.parametrize(("width", "n"), [(64, 32), (2048, 20)])
+def test_pairs_learned_by_heart_have_no_order(width: int, n: int) -> None:
+    """The labels' shares alone put the plain means in order; the balanced activations show what embeddings hold."""
+    task = task_of("comparison", n)
+    for order in (0.0, 2.0):
+        model = memorizing(task, width, order)
+        assert solved(model, task) == 1
+        for one in activations(model, task)[1:]:
+            assert order_of(one.means[1], one.told) > 0.95
+            assert (order_of(one.balanced[1], one.told) > 0.7) is bool(order)
+            if one.site.variable == 0:  # TOK1 is not to be seen in TOK2's embedding
+                assert order_of(one.balanced[0], one.told) == 0
 
 
 @given(n=st.integers(20, 60), seed=st.integers(0, 100))
@@ -178,7 +217,7 @@ def test_no_modes_in_controls(seed: int) -> None:
     known = known_addition(23, (3, 7), seed)
     for model, task in ((known.model, shuffled(known.task, seed)), (random_model(known, seed), known.task)):
         for one in activations(model, task):
-            assert modes_of(one.means) == [set()] * 3
+            assert modes_of(one.balanced) == [set()] * 3
 
 
 @given(n=st.integers(5, 40), seed=st.integers(0, 100))
@@ -192,6 +231,22 @@ def test_powers_share_out_the_variance(n: int, seed: int) -> None:
     waves = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (2 / n) ** 0.5
     centred = points[0] - points[0].mean(axis=0)
     assert power[0, 0] == pytest.approx(((waves.T @ centred) ** 2).sum() / (centred**2).sum())
+
+
+def test_an_answer_s_circle_is_no_mode_of_an_operand() -> None:
+    """Answers written around a circle by a model that has learned all sums by heart, from random embeddings."""
+    task = task_of("modular_addition", 23)
+    model = memorizing(task, 64)
+    assert solved(model, task) == 1
+    found = activations(model, task)
+    for site in ("TOK1 at TOK2", "TOK2 at TOK2"):
+        assert modes_of(at(found, site)) == [set()] * 2
+    # The circle is there, by the value of the answer.
+    with torch.no_grad(), recorded(residual_points(model)) as outputs:
+        model(torch.from_numpy(task.instances[:, :2].astype(np.int64)))
+    assert outputs[1] is not None
+    stream, answers = outputs[1][:, 1].double().numpy(), values_of(task)[:, 2]
+    assert 1 in modes_of(np.stack([stream[answers == value].mean(axis=0) for value in range(23)])[None])[0]
 
 
 def test_false_modes_are_as_rare_as_promised() -> None:
@@ -223,7 +278,9 @@ def test_the_method_s_tables(tmp_path: Path) -> None:
     tables = method.compute(known.model, subject_of(known.task, tmp_path), shares.append)
     assert set(tables) == {"order", "line"}
     order = tables["order"]
-    assert len(order) == 2 * 3 * 3 * 3  # trained and random, sites, layers, components 1, 2 and 5
+    # Trained and random, sites, layers; components 1, 2 and 5 and plain means.
+    assert len(order) == 2 * 3 * 3 * 4
+    assert order.groupby("means")["components"].unique().map(sorted).to_dict() == {"balanced": [1, 2, 5], "plain": [5]}
     headline = order[order["headline"] & (order["site"] == "TOK2 at TOK2")]
     assert headline[headline["weights"] == "trained"]["held_out"].min() > 0.99
     assert headline[headline["weights"] == "random"]["held_out"].max() < 0.2
@@ -233,6 +290,8 @@ def test_the_method_s_tables(tmp_path: Path) -> None:
     assert set(present[present["site"] == "TOK2 at TOK2"]["mode"]) == {2}
     assert set(present["weights"]) == {"trained"}
     assert shares == [1, 1]  # of one task each
+    with pytest.raises(UserError, match="known: 4 values of TOK1 have more than one LABEL, a feature needs at least 5"):
+        method.compute(known.model, subject_of(known_comparison(5).task, tmp_path), shares.append)
     with pytest.raises(UserError, match="known has 4 values: a feature needs at least 5"):
         method.compute(known.model, subject_of(known_comparison(4).task, tmp_path), shares.append)
 
@@ -244,7 +303,7 @@ def test_rank_correlations_are_within_one_frequency_or_one_size() -> None:
     names = [f"r{number}" for number in range(len(table))]
     found = table.assign(
         **dict.fromkeys(("run", "folder"), names),
-        **dict.fromkeys(("low", "high", "random", "shuffled", "fewer", "of_fewer", "shuffled_of_fewer"), 0.0),
+        **dict.fromkeys(("low", "high", "random", "shuffled", "plain", "fewer", "of_fewer", "shuffled_of_fewer"), 0.0),
         model=table["parameters"].map("{} wide".format),
         schedule=table["per_batch"].map("{} a batch".format).where(table["evenly"], "burst"),
         step=12,

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from copies import Copies
-from made import tasks_of
 
+from analysis.findings import sentences
+from analysis.measures import TEST_ACCURACY
 from analysis.runs import Accuracy, baselines, read_run, read_runs, wilson
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task, TaskConfig
+from olmo_inject.tasks.halves import chosen_ids
 from olmo_inject.vocabulary import Vocabulary
 
 
@@ -74,10 +76,13 @@ def test_a_run_is_read_as_it_was_written(trained: Path) -> None:
     assert run.series("no/such").empty
     assert (run.steps_done, run.finished, run.size, run.parameters) == (12, True, "tiny-8", 3072)
     assert run.lm_loss == pytest.approx(run.series("train/lm_loss").mean())
-    last = [line for line in lines if line["name"] == "eval/less/test/accuracy"][-1]
-    accuracy = run.accuracy("less")
-    assert accuracy is not None
-    assert (accuracy.value, accuracy.n, last["step"]) == (last["value"], last["count"], 12)
+    for measure, n in (("accuracy", 18), ("accuracy_unmirrored", int(run.tasks[0].unmirrored.sum()))):
+        last = [line for line in lines if line["name"] == f"eval/less/test/{measure}"][-1]
+        accuracy = run.accuracy("less", measure)
+        assert accuracy is not None
+        assert (accuracy.value, accuracy.n, last["step"]) == (last["value"], n, 12)
+        assert last["count"] == n
+    assert run.accuracy("less") == run.accuracy("less", "accuracy_unmirrored")
     assert run.schedule_label("less") == "5/2 a batch"
     assert run.schedule_label("plus") == "2 every 3 batches"
     assert run.gap("plus") == 3
@@ -92,7 +97,7 @@ def test_a_named_model_made_larger_is_another_size(copies: Copies) -> None:
 
 def _with_accuracy(run: Path, name: str, correct: int, n: int) -> None:
     with (run / "metrics.jsonl").open("a") as file:
-        line = {"step": 12, "name": f"eval/{name}/test/accuracy", "value": correct / n, "count": n}
+        line = {"step": 12, "name": f"eval/{name}/test/accuracy_unmirrored", "value": correct / n, "count": n}
         file.write(json.dumps(line) + "\n")
 
 
@@ -147,8 +152,43 @@ def test_accuracy_for_people() -> None:
     assert str(Accuracy.of(0.5, 100)) == "0.500 (0.404 to 0.596)"
 
 
-def test_unmirrored_and_other_halves(trained: Path) -> None:
-    run = read_run(trained)
-    half = run.accuracy("less", "train")
-    assert half is not None
-    assert half.n == len(tasks_of("less", n_values=6)[0].train_ids)
+def test_commutativity_alone_is_not_learned(run: Path) -> None:
+    """As in the experiment circles: 83 of 106 test pairs have their mirror in the train half."""
+    share = 83 / 106
+    assert Accuracy.of(share, 106).low > 0.5
+    lines = [("accuracy", share, 106), ("accuracy_unmirrored", 0.0, 23)]
+    with (run / "metrics.jsonl").open("a") as file:
+        for measure, value, n in lines:
+            line = {"step": 13, "name": f"eval/plus/test/{measure}", "value": value, "count": n}
+            file.write(json.dumps(line) + "\n")
+    read = read_run(run)
+    assert read.learned("plus") is False
+    assert read.accuracy("plus") == Accuracy.of(0.0, 23)
+    assert TEST_ACCURACY.series(read, "plus").iloc[-1] == 0
+    [said] = [one for one in sentences([read]) if "on all test pairs" in one.lower() and "plus" in one]
+    assert f"run {Accuracy.of(share, 106)}" in said
+
+
+def test_older_counts_of_unmirrored_pairs_are_mended(run: Path) -> None:
+    """Logs of before gave them the count of all test pairs, or of as many as were evaluated."""
+    task = read_run(run).tasks[0]
+    some = chosen_ids(task, "test", 12)
+    with (run / "metrics.jsonl").open("a") as file:
+        for step, n in ((13, 12), (14, len(task.test_ids))):
+            for measure in ("accuracy", "accuracy_unmirrored"):
+                line = {"step": step, "name": f"eval/less/test/{measure}", "value": 0.5, "count": n}
+                file.write(json.dumps(line) + "\n")
+    found = read_run(run).accuracies("less")
+    assert found[13].n == sum(task.unmirrored[task.test_ids.tolist().index(i)] for i in some)
+    assert found[14].n == found[12].n == task.unmirrored.sum()
+    assert 0 < found[13].n < found[14].n < len(task.test_ids)
+
+
+def test_a_task_whose_test_pairs_all_have_mirrors_has_no_verdict(run: Path) -> None:
+    text = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in text if "unmirrored" not in line))
+    read = read_run(run)
+    assert read.accuracy("less", "accuracy_unmirrored") is None
+    assert read.accuracy("less") == read.accuracy("less", "accuracy")
+    assert read.learned("less") is None
+    assert "whether it was learned cannot be told" in "\n".join(sentences([read]))

@@ -32,6 +32,16 @@ def test_a_line_for_each_value(tmp_path: Path) -> None:
     ]
 
 
+def test_each_value_may_have_its_own_count(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.log(3, {"all": 0.5, "some": 0.25}, count={"all": 8, "some": 4})
+    metrics.close()
+    assert [(line["name"], line["count"]) for line in read_lines(tmp_path / "metrics.jsonl")] == [
+        ("all", 8),
+        ("some", 4),
+    ]
+
+
 def test_values_survive_exactly(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     value = 0.1 + 0.2

@@ -49,6 +49,10 @@ def test_own_tasks_as_the_run_measured_them(run: Path) -> None:
                 assert (value is None) == (measured is None)
                 if value is not None:
                     assert value == pytest.approx(measured, rel=1e-5)
+            lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            counts = {line["name"]: line["count"] for line in lines if line["name"].startswith(f"{prefix}/")}
+            assert counts[f"{prefix}/accuracy"] == result.count
+            assert counts.get(f"{prefix}/accuracy_unmirrored", 0) == result.count_unmirrored
 
 
 def test_tasks_it_was_not_trained_with(run: Path, path: Path, tmp_path: Path) -> None:
