@@ -8,6 +8,7 @@ from olmo.config import DistributedStrategy, TrainConfig, WandbConfig
 
 from olmo_inject.config.schema import (
     DRAWS,
+    GRADIENT_PRECISIONS,
     GRADIENT_TARGETS,
     SCHEDULES,
     START_STATES,
@@ -218,6 +219,8 @@ def _check_gradients(experiment: Experiment) -> None:
         _positive("gradients.rows_per_pass", config.rows_per_pass)
     if config.targets not in GRADIENT_TARGETS:
         raise UserError(f"gradients.targets: {config.targets!r} is not one of {', '.join(GRADIENT_TARGETS)}")
+    if config.precision not in GRADIENT_PRECISIONS:
+        raise UserError(f"gradients.precision: {config.precision!r} is not one of {', '.join(GRADIENT_PRECISIONS)}")
     if config.at == StepSelection():
         return
     if not 0 <= config.layer < model.n_layers:
