@@ -29,7 +29,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.tasks import LABEL_POSITION, SPLICED_TOKENS, Task
 
 IGNORED = -100  # a target that is not in the loss
-LOGITS_AT_ONCE = 2**25  # 128 MiB in float32; their gradient and what a softmax needs is about three times as much
+LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; their gradient and what a softmax needs is about three times as much
 Z_LOSS = 1e-4  # ai2-olmo's trainer takes no other, whatever its configuration says
 TARGETS: Mapping[str, tuple[int, int]] = {
     # Target j of a row is its token j + 1: from the first to before the last.
