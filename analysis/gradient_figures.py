@@ -49,8 +49,8 @@ def section(table: pd.DataFrame) -> Section | None:
         if of_task.groupby("run")["step"].nunique().max() > 1:
             caption = (
                 f"{task}: cosine of the batch's gradient, and of its two parts, with the task's own, on the task's "
-                "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly; no line where "
-                "steps between were not measured."
+                "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly; no "
+                "line where steps between were not measured."
             )
             drawings.append(Drawing(f"steps-{task}", over_steps(of_task), caption))
         caption = (
