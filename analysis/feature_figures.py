@@ -55,7 +55,8 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
             inside = y >= LOWEST_R2
             axes.plot(x[inside], y[inside], color=colour, marker=marker, ms=3.5, ls="")
             below = {"marker": "v", "ms": 4, "mfc": "white", "ls": "", "clip_on": False}
-            axes.plot(x[~inside], shown[~inside], color=colour, **below)
+            if not inside.all():  # an unclipped line of nothing would spoil the layout
+                axes.plot(x[~inside], shown[~inside], color=colour, **below)
             axes.plot(x, np.maximum(trained["in_sample"], LOWEST_R2), color=colour, ls=":", lw=0.8)
         # One band for all sites: which of them chance favours is of no interest.
         random = rows(order, run=run, weights="random").pivot(index="layer", columns="site", values="held_out")
@@ -68,10 +69,9 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
     figure = _pictures(_runs(order), draw, aspect=0.9)
     with style():
         axis_labels(figure, figure.axes, "layer (0: embedding)", "$R^2$ of the value")
-        legend(figure, "held out", sites)
         in_sample = Line2D([], [], color=GREY, lw=1, ls=":", label="in sample")
-        random = Patch(color=GREY, alpha=0.25, lw=0, label="held out,\nrandom weights")
-        figure.legend(handles=[in_sample, random], loc="outside right lower", frameon=False)
+        random = Patch(color=GREY, alpha=0.25, lw=0, label="random weights")
+        legend(figure, "held out", sites, [in_sample, random])
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from analysis.features import ORDER
 from analysis.gradient_figures import means, over_steps, unbroken
 from analysis.intervention_figures import patching_section
 from analysis.patching_sizes import across_models
+from analysis.style import svg
 
 
 def cosine_table(steps: list[int]) -> pd.DataFrame:
@@ -69,7 +71,11 @@ def order_table() -> pd.DataFrame:
 
 
 def test_sites_of_a_layer_stand_side_by_side_and_nothing_leaves_the_axis() -> None:
-    [axes] = feature_figures.order_by_layer(order_table()).axes
+    table = order_table()
+    [axes] = feature_figures.order_by_layer(table).axes
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a layout that fails warns and is left out
+        svg(feature_figures.order_by_layer(table.assign(held_out=0.5)))
     low, high = axes.get_ylim()
     points = [line for line in axes.lines if line.get_marker() in ("o", "s", "D", "v")]
     places = [x for line in points for x in line.get_xdata()]
