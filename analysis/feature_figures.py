@@ -26,6 +26,8 @@ from analysis.style import GREY, SMALL, axis_labels, colour_and_marker, legend, 
 MOST_PANELS = 12  # of pictures of single runs
 SMALLEST_SHARE = 0.003  # of variance that the colours of modes tell apart
 LAYER_TICKS = 9
+SITES_APART = 0.16  # layers
+SIZES_APART = 1.06  # a factor, on an axis of frequencies
 LOWEST_R2 = -0.6  # of the axis; anything below zero says the same: no better than the mean
 DISTINCT = "distinct"  # Fourier modes, each once however many layers have it
 AMOUNT = {
@@ -46,25 +48,34 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
             mine = rows(order, run=run, site=site)
             trained = rows(mine, weights="trained")
             y = trained["held_out"].to_numpy(float)
-            errors = _errors(trained, y)
-            axes.errorbar(trained["layer"], y, errors, color=colour, marker=marker, ms=3.5, lw=1.2, capsize=2)
+            low, high = y - _errors(trained, y)[0], y + _errors(trained, y)[1]
+            # Sites side by side, so that none hides another's bar; what is below the axis stands at its lower end.
+            apart = SITES_APART * (number - (len(sites) - 1) / 2)
+            x, shown = trained["layer"].to_numpy(float) + apart, np.maximum(y, LOWEST_R2)
+            reach = [shown - np.maximum(low, LOWEST_R2), np.maximum(high, LOWEST_R2) - shown]
+            axes.errorbar(x, shown, reach, color=colour, ls="-", lw=1.2, capsize=1.5)
+            inside = y >= LOWEST_R2
+            axes.plot(x[inside], y[inside], color=colour, marker=marker, ms=3.5, ls="")
+            below = {"marker": "v", "ms": 4, "mfc": "white", "ls": "", "clip_on": False}
+            if not inside.all():  # an unclipped line of nothing would spoil the layout
+                axes.plot(x[~inside], shown[~inside], color=colour, **below)
             of_plain = rows(plain, run=run, site=site)
-            axes.plot(of_plain["layer"], of_plain["held_out"], color=colour, ls=":", lw=1)
+            plain_r2 = np.maximum(of_plain["held_out"].to_numpy(float), LOWEST_R2)
+            axes.plot(of_plain["layer"] + apart, plain_r2, color=colour, ls=":", lw=1)
         # One band for all sites: which of them chance favours is of no interest.
         random = rows(order, run=run, weights="random").pivot(index="layer", columns="site", values="held_out")
-        low, high = random.min(axis=1).to_numpy(float), random.max(axis=1).to_numpy(float)
+        low, high = np.maximum(random.min(axis=1), LOWEST_R2), np.maximum(random.max(axis=1), LOWEST_R2)
         axes.fill_between(random.index.to_numpy(int), low, high, color=GREY, alpha=0.25, lw=0, zorder=0)
         axes.axhline(0, color=GREY, lw=0.6, zorder=1)
-        axes.set_ylim(LOWEST_R2, 1.05)
+        axes.set_ylim(LOWEST_R2 - 0.05, 1.05)
         axes.set_xticks(_ticks(order["layer"].to_numpy(int)))
 
     figure = _pictures(_runs(order), draw, aspect=0.9)
     with style():
         axis_labels(figure, figure.axes, "layer (0: embedding)", "$R^2$ of the value")
-        legend(figure, "held out", sites)
         means = Line2D([], [], color=GREY, lw=1, ls=":", label="plain means,\nwith the answer")
-        random = Patch(color=GREY, alpha=0.25, lw=0, label="held out,\nrandom weights")
-        figure.legend(handles=[means, random], loc="outside right lower", frameon=False)
+        random = Patch(color=GREY, alpha=0.25, lw=0, label="random weights")
+        legend(figure, "held out", sites, [means, random])
     return figure
 
 
@@ -162,7 +173,10 @@ def amount_by_frequency(found: pd.DataFrame, feature: str) -> Figure | None:
         figure = Figure(figsize=(5.4, 3.0))
         axes = figure.subplots()
         for number, size in enumerate(sizes):
-            _draw_amounts(axes, rows(last, model=size).sort_values("per_batch"), "per_batch", number)
+            # Sizes side by side at each frequency, where bars of several would lie over each other.
+            beside = SIZES_APART ** (number - (len(sizes) - 1) / 2)
+            mine = rows(last, model=size).sort_values("per_batch")
+            _draw_amounts(axes, mine.assign(place=beside * mine["per_batch"]), "place", number)
         ticks = sorted(set(last["per_batch"]))
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

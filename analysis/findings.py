@@ -23,8 +23,7 @@ def sentences(runs: Sequence[Run]) -> list[str]:
         found += _between_gaps(measured, task)
     if any(run.learned(task) is False for run in runs for task in task_names(runs)):
         found.append(
-            "Not learned means: not in these steps, at this learning rate. Whether a model that failed a task would "
-            "learn it given more steps, or without the text around it, these runs do not say."
+            "Not learned means: not in these steps, at this learning rate. More steps, or the task alone, may do it."
         )
     found += _mirrors(runs)
     found += _language_model(runs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -19,6 +20,7 @@ from olmo_inject.words import counted
 
 TITLE = "Gradient interference"
 PER_ROW = 3
+FEWEST_ROWS = 3  # of the panels of means: fewer runs leave room above and below
 BLOCK = 4  # steps drawn together: cosines of steps that follow each other resemble each other
 # kind of gradient: its symbol, what it is of, and its colour and marker
 LINES = {
@@ -47,7 +49,8 @@ def section(table: pd.DataFrame) -> Section | None:
         if of_task.groupby("run")["step"].nunique().max() > 1:
             caption = (
                 f"{task}: cosine of the batch's gradient, and of its two parts, with the task's own, on the task's "
-                "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly."
+                "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly; no "
+                "line where steps between were not measured."
             )
             drawings.append(Drawing(f"steps-{task}", over_steps(of_task), caption))
         caption = (
@@ -106,7 +109,9 @@ def over_steps(table: pd.DataFrame) -> Figure:
             for kind, (symbol, what, colour, marker) in LINES.items():
                 line = rows(of_run, kind=kind).sort_values("step")
                 label = f"{symbol}, {what}"
-                axis.plot(line["step"], line["cosine"], marker, ls="-", ms=2.5, lw=0.8, color=colour, label=label)
+                axis.plot([], [], marker, ls="-", ms=2.5, lw=0.8, color=colour, label=label)
+                for steps, cosines in unbroken(line["step"].to_numpy(int), line["cosine"].to_numpy(float)):
+                    axis.plot(steps, cosines, marker, ls="-", ms=2.5, lw=0.8, color=colour)
             steps = of_run.loc[of_run["instances"] > 0, "step"].unique()
             low = axis.get_xaxis_transform()
             axis.plot(
@@ -122,6 +127,15 @@ def over_steps(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def unbroken(
+    steps: Int64[np.ndarray, " n"], values: Float64[np.ndarray, " n"]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Steps and values in stretches that a line may join: ones that were measured as densely as the run ever was."""
+    apart = np.diff(steps)
+    breaks = np.flatnonzero(apart > apart.min()) + 1 if len(apart) else []
+    yield from zip(np.split(steps, breaks), np.split(values, breaks), strict=True)
+
+
 def means(summary: pd.DataFrame, measured: str) -> Figure:
     """One task's means, a line a run; a panel for steps with and without it. `measured`: what is on the axis."""
     panels = [injected for injected in WHEN if (summary["injected"] == injected).any()]
@@ -129,7 +143,7 @@ def means(summary: pd.DataFrame, measured: str) -> Figure:
     with style():
         longest = 0.065 * max(len(run) for of_panel in runs.values() for run in of_panel)
         most = max(map(len, runs.values()))
-        figure = Figure(figsize=(0.9 + (2.7 + longest) * len(panels), 1.5 + 0.5 * most))
+        figure = Figure(figsize=(0.9 + (2.7 + longest) * len(panels), 1.5 + 0.5 * max(most, FEWEST_ROWS)))
         axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
         for axis, injected in zip(axes, panels, strict=True):
             _draw_means(axis, rows(summary, injected=injected), runs[injected])
@@ -155,7 +169,9 @@ def _draw_means(axis: Axes, summary: pd.DataFrame, runs: list[str]) -> None:
     steps = dict(zip(whole["run"], whole["steps"], strict=True))
     axis.set_yticks(range(len(runs)), [f"{run}\n{counted(int(steps[run]), 'step')}" for run in runs])
     axis.axvline(0, color=GREY, lw=0.6, zorder=1)
-    axis.set_ylim(len(runs) - 0.5, -0.5)
+    # A single run keeps the height of a row and stands in the middle.
+    around = max(0, FEWEST_ROWS - len(runs)) / 2
+    axis.set_ylim(len(runs) - 0.5 + around, -0.5 - around)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", alpha=0.25, lw=0.5)
 

@@ -20,6 +20,7 @@ from transformers import OlmoForCausalLM, PreTrainedModel
 from analysis.checkpoints import Subject
 from analysis.results import Method, Report, Tables
 from olmo_inject.config import Experiment
+from olmo_inject.config.ranges import CHOICES
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
 from olmo_inject.evidence import step_hash
@@ -33,6 +34,7 @@ from olmo_inject.training.task_gradients import (
     batch_targets,
     cosines,
     step_gradients,
+    tokens_per_pass,
     z_loss_of,
 )
 
@@ -48,13 +50,16 @@ class Options:
         layer: whose MLP, from 0.
         neurons: how many of it, those with the largest task gradient.
         targets: which losses g_t is from, a key of `TARGETS`.
-        rows_per_pass: rows of one forward and backward pass; decides memory and not the result.
+        rows_per_pass: rows of one forward and backward pass, None: the run's micro-batch; decides memory and not the
+            result.
+        precision: of the matrix products, fp32 or bf16.
     """
 
     layer: int = 0
     neurons: int = 16
     targets: str = "injected"
-    rows_per_pass: int = 32
+    rows_per_pass: int | None = None
+    precision: str = "fp32"
 
     def check(self) -> None:
         """Refuse what cannot be.
@@ -64,9 +69,11 @@ class Options:
         """
         if self.targets not in TARGETS:
             raise UserError(f"--targets: {self.targets!r} is not one of {', '.join(TARGETS)}")
+        if self.precision not in (allowed := CHOICES["gradients.precision"]):
+            raise UserError(f"--precision: {self.precision!r} is not one of {', '.join(allowed)}")
         for name in ("neurons", "rows_per_pass"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')}: {getattr(self, name)} must be at least 1")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')}: {value} must be at least 1")
         if self.layer < 0:
             raise UserError(f"--layer: {self.layer} must be at least 0")
 
@@ -77,7 +84,7 @@ def method(options: Options) -> Method:
     Columns: task (whose g_r, and on whose neurons), kind (`batch`, `injected`, `rest`, `reference`), of (the one task
     it is of, or nothing), cosine (absent where the gradient is zero), norm, instances (of `task` in the batch), proven
     (whether the batch agreed with the run's evidence; false where it has none of the step), and the options mlp
-    (`layer`), neurons and targets.
+    (`layer`), neurons, targets and precision.
 
     Raises:
         UserError: an option that cannot be.
@@ -105,12 +112,18 @@ def step_cosines(model: PreTrainedModel, subject: Subject, options: Options) -> 
     batch, of_row = batch_of(data, subject.step)
     proven = _compare_with_evidence(subject.run.folder, data, subject.step, batch)
     names = [task.name for task in data.plan.tasks]
-    mlp = MlpGradients(model, options.layer, options.rows_per_pass, z_loss_of(experiment.train))
+    tokens = tokens_per_pass(experiment.train, options.rows_per_pass)
+    mlp = MlpGradients(model, options.layer, tokens, z_loss_of(experiment.train), options.precision)
     gradients = step_gradients(mlp, batch, of_row, names, data.tasks, options.targets)
     table = pd.DataFrame([asdict(found) for found in cosines(gradients, options.neurons)])
     table["cosine"] = table["cosine"].astype(float)
     counts = {name: int((of_row == number).sum()) for number, name in enumerate(names)}
-    measured = {"mlp": options.layer, "neurons": options.neurons, "targets": options.targets}
+    measured = {
+        "mlp": options.layer,
+        "neurons": options.neurons,
+        "targets": options.targets,
+        "precision": options.precision,
+    }
     return table.assign(instances=[counts.get(task, 0) for task in table["task"]], proven=proven, **measured)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -45,8 +46,9 @@ def changed(module: nn.Module, change: Callable[[Hidden], Hidden]) -> Iterator[N
 
 
 def last_logits(model: PreTrainedModel, tokens: Int64[torch.Tensor, "b t"]) -> Float[torch.Tensor, "b v"]:
-    """What the model says after the last token."""
-    return model(input_ids=tokens, use_cache=False).logits[:, -1].float()  # pyright: ignore[reportCallIssue]
+    """What the model says after the last token; logits of no other are computed where the model can be told so."""
+    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    return model(input_ids=tokens, use_cache=False, **keep).logits[:, -1].float()  # pyright: ignore[reportCallIssue]
 
 
 def outputs(

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from analysis.counterfactuals import TOK1
 from analysis.labels import file_part
 from analysis.page import Drawing, Section
-from analysis.results import rows
+from analysis.patching_sizes import across_models
+from analysis.results import last_step, rows
 from analysis.runs import wilson
 from analysis.style import COLOURS, GREY, SMALL, style
 from olmo_inject.words import counted
@@ -49,12 +50,22 @@ def patching_section(table: pd.DataFrame) -> Section | None:
     if table.empty:
         return None
     drawings, findings = [], []
+    last = last_step(table)
+    for task in dict.fromkeys(last["task"]):
+        if (figure := across_models(rows(last, task=task, weights="trained"))) is not None:
+            caption = (
+                f"{task}: the effect of each layer's MLP at every run's last checkpoint, all models on one scale, "
+                "with 95% intervals."
+            )
+            drawings.append(Drawing(f"layers-models-{task}", figure, caption))
     for of in _last_checkpoints(table):
         caption = (
-            f"{of.words}: mean over pairs, with 95% bootstrap intervals that hold for all layers at once, of "
-            "exchanging one layer's MLP. Dashed: exchanging all of the input. Grey: the same model with random weights."
+            f"{of.words}: mean over pairs, with 95% bootstrap intervals that hold for all layers at once, of exchanging "
+            "one layer's MLP. Dashed: exchanging all of the input. Grey: the same model with random weights. All runs of "
+            "a task have one scale."
         )
-        drawings.append(Drawing(f"layers-{of.file}", layers(of.last, of.words), caption))
+        scale = _reach(rows(last, task=of.last["task"].iloc[0]))
+        drawings.append(Drawing(f"layers-{of.file}", layers(of.last, of.words, scale), caption))
         drawings += _over_steps(of, "layers", {MEASURES[0][1]: rows(of.all, weights="trained")}, "effect")
         findings.append(_largest(of))
     return Section(PATCHING_TITLE, _ABOUT_PATCHING, findings, drawings=drawings)
@@ -216,8 +227,15 @@ def over_steps(panels: Mapping[str, pd.DataFrame], column: str, title: str) -> F
     return figure
 
 
-def layers(table: pd.DataFrame, title: str) -> Figure:
-    """Effect and recovery of every layer's MLP, for one task and checkpoint."""
+def _reach(table: pd.DataFrame) -> tuple[float, float]:
+    """The ends of an axis of logits that holds all of a task's figures, so that they can be compared."""
+    ends = [column for name, _ in MEASURES for column in (name, f"{name}_low", f"{name}_high")]
+    low, high = min(0.0, float(table[ends].min(axis=None))), float(table[[*ends, "whole"]].max(axis=None))
+    return low - 0.05 * (high - low), high + 0.05 * (high - low)
+
+
+def layers(table: pd.DataFrame, title: str, scale: tuple[float, float]) -> Figure:
+    """Effect and recovery of every layer's MLP, for one task and checkpoint; `scale`: the ends of the axis."""
     with style():
         n = int(table["layer"].max()) + 1
         figure = Figure(figsize=(2.4 + 2 * max(1.2, 0.28 * n), 3.2))
@@ -237,6 +255,7 @@ def layers(table: pd.DataFrame, title: str) -> Figure:
             axis.set_title(label)
             axis.set_xlabel("layer of the MLP")
             axis.set_xticks(range(0, n, max(1, n // 8)))
+        axes[0].set_ylim(*scale)
         axes[0].set_ylabel("logits")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=SMALL + 1)

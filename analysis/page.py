@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from analysis.samples import Sample
 from olmo_inject.files import write_text
 
 CSS_PIXELS_PER_INCH = 96
+FINDINGS_SHOWN = 5  # of a section; the most general come first
+FEWEST_FOLDED = 2  # so few are shown as well
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,16 @@ class Section:
     drawings: Sequence[Drawing] = ()
     samples: Sequence[Sample] = ()
     notes: Sequence[str] = ()
+
+    @property
+    def anchor(self) -> str:
+        """What the page's contents link to."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+    @property
+    def shown(self) -> int:
+        """How many findings are open on the page; a reader opens the others."""
+        return FINDINGS_SHOWN if len(self.findings) > FINDINGS_SHOWN + FEWEST_FOLDED else len(self.findings)
 
 
 def write_page(to: Path, title: str, sections: Sequence[Section]) -> None:

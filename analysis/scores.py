@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from analysis.activations import check_vocabulary
 from analysis.checkpoints import Subject
+from analysis.hooks import last_logits
 from analysis.results import Method, Report, Tables, rows
 from analysis.runs import Run
 from olmo_inject.tasks import LABEL_POSITION, Task
@@ -73,7 +74,7 @@ def _of_task(model: PreTrainedModel, task: Task) -> Iterator[dict[str, Any]]:
     scored = []
     for chunk in instances.split(INSTANCES_PER_PASS):
         with torch.no_grad():
-            logits = model(input_ids=chunk[:, :LABEL_POSITION], use_cache=False).logits[:, -1].float()
+            logits = last_logits(model, chunk[:, :LABEL_POSITION])
         label = chunk[:, LABEL_POSITION]
         among = labels[logits[:, labels].argmax(-1)]
         loss = F.cross_entropy(logits, label, reduction="none")

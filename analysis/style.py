@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -83,7 +84,7 @@ def axis_labels(figure: Figure, grid: Sequence[Axes], x: str, y: str) -> None:
         figure.supylabel(y, fontsize=9)
 
 
-def legend(figure: Figure, title: str, names: Sequence[str], more: Sequence[Line2D] = ()) -> None:
+def legend(figure: Figure, title: str, names: Sequence[str], more: Sequence[Artist] = ()) -> None:
     """A legend to the right of all panels, in the order of `colour_and_marker`; long names make the figure wider.
 
     Args:
@@ -92,7 +93,7 @@ def legend(figure: Figure, title: str, names: Sequence[str], more: Sequence[Line
         names: of what has colours and markers.
         more: lines of a meaning of their own, at the end.
     """
-    handles = []
+    handles: list[Artist] = []
     for number, name in enumerate(names):
         colour, marker = colour_and_marker(number)
         handles.append(Line2D([], [], color=colour, marker=marker, ms=4, label=name))

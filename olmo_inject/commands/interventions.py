@@ -35,7 +35,10 @@ def gradients(
     layer: Annotated[int, typer.Option(help="Whose MLP, from 0; `analyze patching` ranks them.")] = 0,
     neurons: Annotated[int, typer.Option(help="Its neurons with the largest task gradient that are compared.")] = 16,
     targets: Annotated[str, typer.Option(help="g_t is from: injected (TOK2, LABEL and EOS) or label.")] = "injected",
-    rows_per_pass: Annotated[int, typer.Option(help="Rows of one pass, which bounds memory.")] = 32,
+    rows_per_pass: Annotated[
+        int | None, typer.Option(help="Rows of one pass, which bounds memory; by default the run's micro-batch.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Of the matrix products: fp32 or bf16.")] = "fp32",
     device: DeviceOption = "auto",
     to: ToOption = None,
     as_json: JsonOption = False,
@@ -44,7 +47,7 @@ def gradients(
     from analysis.gradient_figures import section
     from analysis.gradients import Options, method
 
-    options = Options(layer, neurons, targets, rows_per_pass)
+    options = Options(layer, neurons, targets, rows_per_pass, precision)
     _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json)
 
 

@@ -120,6 +120,7 @@ CHOICES = {
     "train.compile.mode": COMPILE_MODES,
     "start_state": ("weights", "full"),
     "gradients.targets": ("injected", "label"),
+    "gradients.precision": ("fp32", "bf16"),
 }
 
 

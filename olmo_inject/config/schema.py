@@ -99,7 +99,9 @@ class GradientConfig:
     targets: str = "injected"
     """Which losses are the task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
     rows_per_pass: int | None = None
-    """Rows of one forward and backward pass on each rank, which bounds memory; None: the micro-batch's, at most 32."""
+    """Rows of one forward and backward pass on each rank, which bounds memory; None: the micro-batch's."""
+    precision: str = "fp32"
+    """Of the matrix products: `fp32`, or `bf16`, which is faster on a GPU and takes half of the memory."""
 
 
 @dataclass

@@ -76,7 +76,7 @@ def evaluate_instances(trainer: InjectionTrainer, task: Task, ids: Int64[np.ndar
 
     def next_logits(rows: torch.Tensor) -> torch.Tensor:
         with quiet_autocast(), torch.autocast("cuda", dtype=trainer.cfg.autocast_precision):
-            return trainer.dist_model(input_ids=rows).logits[:, -1].float()
+            return trainer.dist_model(input_ids=rows, last_logits_only=True).logits[:, -1].float()
 
     trainer.dist_model.eval()
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -89,7 +89,11 @@ def evaluate_model(model: OLMo, task: Task, ids: Int64[np.ndarray, " n"], batch_
     """Score `ids` of `task` with a plain model, in the precision of its weights; as `evaluate_instances`."""
     model.eval()
     device = next(model.parameters()).device
-    return _scores(_scored(lambda rows: model(input_ids=rows).logits[:, -1].float(), task, ids, batch_size, device))
+
+    def next_logits(rows: torch.Tensor) -> torch.Tensor:
+        return model(input_ids=rows, last_logits_only=True).logits[:, -1].float()
+
+    return _scores(_scored(next_logits, task, ids, batch_size, device))
 
 
 def _scored(

@@ -8,7 +8,8 @@ For the weights before a step (PAPER.md, Gradient analysis, Fig. 9):
     g_nt   the rest, g - g_t
 
 A neuron is its gate row, its up row and its down column, so a gradient is [neurons, 3 d_model]. Only the chosen
-MLP's weights ask for one: the backward pass ends there, and no other weight's gradient is computed.
+MLP's weights ask for one: the backward pass ends there, and no other weight's gradient is computed. Logits of a
+part of the targets at a time are all that is held, since those of a whole pass would be most of its memory.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from olmo.config import TrainConfig
+from torch import nn
 from transformers import OlmoForCausalLM
 
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import LABEL_POSITION, SPLICED_TOKENS, Task
 
 IGNORED = -100  # a target that is not in the loss
+LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; their gradient and what a softmax needs is about three times as much
 Z_LOSS = 1e-4  # ai2-olmo's trainer takes no other, whatever its configuration says
 TARGETS: Mapping[str, tuple[int, int]] = {
     # Target j of a row is its token j + 1: from the first to before the last.
@@ -37,25 +40,35 @@ NeuronGradient = Float[torch.Tensor, "neurons three_d"]
 
 
 class MlpGradients:
-    """Gradients of one MLP of a model, in passes of at most so many rows.
+    """Gradients of one MLP of a model, in passes of at most so many tokens.
 
     Args:
         model: all its weights but the MLP's stop asking for gradients.
         layer: of the MLP, from 0.
-        rows_per_pass: rows of one forward and backward pass, which bounds memory; gradients add over rows.
+        tokens_per_pass: tokens of one forward and backward pass, which bounds memory; gradients add over rows, and a
+            pass has at least one.
         z_loss: what the squared log-normalizer of each target is multiplied by in the loss, as ai2-olmo's.
+        precision: of the matrix products, `fp32` or `bf16`; losses and sums are in the weights' own in either.
 
     Raises:
         UserError: the model has no such layer.
     """
 
-    def __init__(self, model: OlmoForCausalLM, layer: int, rows_per_pass: int, z_loss: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: OlmoForCausalLM,
+        layer: int,
+        tokens_per_pass: int,
+        z_loss: float = 0.0,
+        precision: str = "fp32",
+    ) -> None:
         if not 0 <= layer < model.config.num_hidden_layers:
             raise UserError(f"layer {layer} is not in 0..{model.config.num_hidden_layers - 1}, the model's layers")
         mlp: Any = model.model.layers[layer].mlp
         self.model = model
-        self.rows_per_pass = rows_per_pass
+        self.tokens_per_pass = tokens_per_pass
         self.z_loss = z_loss
+        self.half = precision == "bf16"
         self.parameters: list[torch.Tensor] = [mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight]
         model.requires_grad_(False)
         for parameter in self.parameters:
@@ -78,17 +91,43 @@ class MlpGradients:
             return total
         length = int(counted.any(dim=0).nonzero().max()) + 1
         device = total.device
-        for chosen in rows.split(self.rows_per_pass):
-            logits = self.model(input_ids=tokens[chosen, :length].to(device), use_cache=False).logits
-            loss = self._loss(logits.flatten(0, 1), targets[chosen, :length].flatten().to(device))
-            total += by_neuron(torch.autograd.grad(loss, self.parameters))
+        for chosen in rows.split(max(1, self.tokens_per_pass // length)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+                hidden = self.model.model(input_ids=tokens[chosen, :length].to(device), use_cache=False)[0]
+                wanted = targets[chosen, :length].to(device)
+                upstream = loss_gradient(self.model.lm_head, hidden.detach(), wanted, self.z_loss)
+            total += by_neuron(torch.autograd.grad(hidden, self.parameters, upstream))
         return total
 
-    def _loss(self, logits: Float[torch.Tensor, "m v"], targets: Int64[torch.Tensor, " m"]) -> Float[torch.Tensor, ""]:
-        loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-        if self.z_loss:
-            loss = loss + self.z_loss * (logits.logsumexp(-1).square() * (targets != IGNORED)).sum()
-        return loss
+
+def loss_gradient(
+    head: nn.Module, hidden: Float[torch.Tensor, "n u d"], targets: Int64[torch.Tensor, "n u"], z_loss: float = 0.0
+) -> Float[torch.Tensor, "n u d"]:
+    """Gradient of the summed loss of all targets with respect to what the head is given.
+
+    A target's loss depends on its own position alone, so some positions at a time go through the head, forwards and
+    backwards, and their logits are gone before the next ones'.
+
+    Args:
+        head: from hidden states to logits; its weights ask for no gradient.
+        hidden: its input.
+        targets: -100 where no loss is asked for; the gradient is zero there.
+        z_loss: as `MlpGradients`'.
+    """
+    gradient = torch.zeros_like(hidden)
+    counted = targets != IGNORED
+    places, wanted = counted.nonzero(as_tuple=True), targets[counted]
+    vocabulary = head.weight.shape[0]
+    for some in torch.arange(len(wanted), device=wanted.device).split(max(1, LOGITS_AT_ONCE // vocabulary)):  # pyright: ignore[reportArgumentType]
+        where = tuple(place[some] for place in places)
+        part = hidden[where].requires_grad_(True)
+        logits = head(part)
+        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+        loss = F.cross_entropy(logits, wanted[some], reduction="sum")
+        if z_loss:
+            loss = loss + z_loss * logits.logsumexp(-1).square().sum()
+        [gradient[where]] = torch.autograd.grad(loss, part)
+    return gradient
 
 
 def by_neuron(parameters: Sequence[torch.Tensor]) -> NeuronGradient:
@@ -111,6 +150,11 @@ def top_neurons(gradient: NeuronGradient, k: int) -> Int64[torch.Tensor, " k"]:
 def z_loss_of(train: TrainConfig) -> float:
     """The z-loss multiplier a run trains with, 0 where it has none."""
     return Z_LOSS if train.softmax_auxiliary_loss else 0.0
+
+
+def tokens_per_pass(train: TrainConfig, rows: int | None) -> int:
+    """The tokens of `rows` whole rows, by default of the run's micro-batch, whose memory is known to suffice."""
+    return (rows or train.device_train_microbatch_size) * train.model.max_sequence_length
 
 
 def batch_targets(batch: Mapping[str, torch.Tensor]) -> Int64[torch.Tensor, "n u"]:

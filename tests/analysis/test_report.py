@@ -11,7 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 from copies import Copies
+from matplotlib.figure import Figure
 
+from analysis.page import Drawing, Section, write_page
 from analysis.report import write_report
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
@@ -29,6 +31,8 @@ class Page(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
         self.open: list[str] = []
         self.text = ""
         self.feed(path.read_text(encoding="utf-8"))
@@ -36,7 +40,10 @@ class Page(HTMLParser):
         self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.loads += [value or "" for name, value in attrs if name in LOADING]
+        addresses = [value or "" for name, value in attrs if name in LOADING]
+        self.links += [address[1:] for address in addresses if address.startswith("#")]
+        self.loads += [address for address in addresses if not address.startswith("#")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -65,6 +72,9 @@ def test_a_page_of_everything_is_whole_and_loads_nothing(trained: Path, copies: 
         ElementTree.fromstring(base64.b64decode(address.split(",", 1)[1]))
     assert not re.search(r"@import|url\(|<script", source)
 
+    assert page.links == page.ids  # the contents, in the order of the sections
+    assert page.links[:2] == ["what-was-seen", "accuracy-over-size-and-frequency"]
+
     assert "Two &lt;tasks&gt;" in source
     assert "4 runs of 1 model size (tiny-8)" in page.text
     assert "6 of 12" in page.text  # the one that was cut off
@@ -80,6 +90,27 @@ def test_a_page_of_everything_is_whole_and_loads_nothing(trained: Path, copies: 
     assert figures == {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"heatmap-less.svg", "heatmap-less.png", "plan.png", "overview-less.png"} <= figures
     assert "heatmap-plus.png" not in figures  # it comes in bursts alone
+
+
+def test_the_first_findings_are_open_and_many_more_are_folded(tmp_path: Path) -> None:
+    for n, folded in ((5, 0), (7, 0), (8, 3)):
+        findings = [f"finding {number}." for number in range(n)]
+        write_page(tmp_path / "page.html", "Page", [Section("Seen", findings=findings)])
+        source = (tmp_path / "page.html").read_text()
+        assert all(sentence in source for sentence in findings)
+        assert source.count("<details>") == (folded > 0)
+        assert (f"<summary>{folded} more</summary>" in source) == (folded > 0)
+        assert source.partition("<details>")[2].count("<li>") == folded
+
+
+def test_a_figure_wider_than_the_page_scrolls(tmp_path: Path) -> None:
+    """Its text keeps its size: it is not shrunk to the width of a telephone."""
+    drawing = Drawing("wide", Figure(figsize=(10, 2)), "A wide figure.")
+    write_page(tmp_path / "page.html", "Page", [Section("Seen", drawings=[drawing])])
+    source = (tmp_path / "page.html").read_text()
+    assert re.search(r'<div class="scroll" tabindex="0"><img [^>]*width="960"', source)
+    assert ".scroll { overflow-x: auto" in source
+    assert "max-width: 100%" not in source
 
 
 def test_same_runs_same_page(trained: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def _distance_from_the_trainer(path: Path, folder: Path) -> float:
     trainer.fit()
     trainer.close()
     batch, _ = batch_of(data, 0)
-    summed = MlpGradients(to_transformers(weights, experiment.model), 1, 5).summed(
+    summed = MlpGradients(to_transformers(weights, experiment.model), 1, 5 * experiment.sequence_length).summed(
         batch["input_ids"], batch_targets(batch)
     )
     ours = summed / batch["input_ids"].numel()
@@ -131,6 +131,7 @@ def test_g_is_the_gradient_that_the_trainer_takes(path: Path, tmp_path: Path, ra
         (["gradients.neurons=33"], r"gradients\.neurons: 33 is more than the 32"),
         (["gradients.targets=all"], r"gradients\.targets: 'all' is not one of injected, label"),
         (["gradients.rows_per_pass=0"], r"gradients\.rows_per_pass: 0 must be at least 1"),
+        (["gradients.precision=fp16"], r"gradients\.precision: 'fp16' is not one of fp32, bf16"),
         (["gradients.at.steps=[-1]"], r"gradients\.at\.steps: -1"),
         (["train.data.generate_doc_lengths=true"], r"gradients\.at: not with"),
     ],

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from made import tasks_of
+from olmo.config import ModelConfig, TrainConfig
 from torch.nn import functional
 from transformers import OlmoConfig, OlmoForCausalLM
 
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
+from olmo_inject.training import task_gradients
 from olmo_inject.training.task_gradients import (
     IGNORED,
     MlpGradients,
@@ -19,6 +21,7 @@ from olmo_inject.training.task_gradients import (
     by_neuron,
     cosines,
     step_gradients,
+    tokens_per_pass,
     top_neurons,
 )
 
@@ -89,7 +92,7 @@ def plain_losses(model: OlmoForCausalLM, batch: dict[str, torch.Tensor]) -> torc
 def test_the_split_equals_three_passes_over_the_whole_batch(layer: int, targets: str, masked: bool) -> None:
     batch, of_row, tasks = spliced_batch(masked)
     model = tiny_model()
-    mlp = MlpGradients(model, layer, rows_per_pass=3)
+    mlp = MlpGradients(model, layer, tokens_per_pass=3 * LENGTH)
     found = step_gradients(mlp, batch, of_row, ["less", "plus"], tasks, targets)
     columns = slice(0, 3) if targets == "injected" else slice(1, 2)
     count = ROWS * LENGTH
@@ -110,7 +113,7 @@ def test_the_split_equals_three_passes_over_the_whole_batch(layer: int, targets:
 def test_the_reference_is_the_mean_label_loss_of_all_instances() -> None:
     batch, of_row, tasks = spliced_batch(masked=False)
     model = tiny_model()
-    found = step_gradients(MlpGradients(model, 1, 5), batch, of_row, ["less", "plus"], tasks)
+    found = step_gradients(MlpGradients(model, 1, 5 * LENGTH), batch, of_row, ["less", "plus"], tasks)
     for task in tasks:
         model.requires_grad_(True)
         instances = torch.from_numpy(task.instances.astype(np.int64))
@@ -123,7 +126,7 @@ def test_the_reference_is_the_mean_label_loss_of_all_instances() -> None:
 def test_gradient_agrees_with_finite_differences(z_loss: float) -> None:
     batch, _, _ = spliced_batch(masked=False)
     model, targets, step = tiny_model(), batch_targets(batch), 1e-5
-    gradient = MlpGradients(model, 1, 4, z_loss).summed(batch["input_ids"], targets)
+    gradient = MlpGradients(model, 1, 4 * LENGTH, z_loss).summed(batch["input_ids"], targets)
     mlp = model.model.layers[1].mlp
 
     def loss() -> float:
@@ -146,28 +149,66 @@ def test_gradient_agrees_with_finite_differences(z_loss: float) -> None:
             assert gradient[neuron, column].item() == pytest.approx((above - below) / (2 * step), rel=1e-5)
 
 
-def test_rows_per_pass_changes_nothing_and_bounds_what_a_pass_sees() -> None:
+def test_tokens_per_pass_change_nothing_and_bound_what_a_pass_sees() -> None:
     batch, _, _ = spliced_batch(masked=True)
     model, seen = tiny_model(), []
-    model.register_forward_pre_hook(
+    model.model.register_forward_pre_hook(
         lambda _, __, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     targets = batch_targets(batch)
-    whole = MlpGradients(model, 0, ROWS).summed(batch["input_ids"], targets)
+    whole = MlpGradients(model, 0, ROWS * LENGTH).summed(batch["input_ids"], targets)
     assert seen == [(ROWS - 1, LENGTH - 1)]  # the masked row is left out, and so is the last token
     seen.clear()
-    parts = MlpGradients(model, 0, 2).summed(batch["input_ids"], targets)
+    parts = MlpGradients(model, 0, 2 * LENGTH).summed(batch["input_ids"], targets)
     assert seen == [(2, LENGTH - 1)] * 4 + [(1, LENGTH - 1)]
     torch.testing.assert_close(parts, whole, rtol=1e-10, atol=1e-14)
+    seen.clear()
+    MlpGradients(model, 0, 1).summed(batch["input_ids"], targets)
+    assert seen == [(1, LENGTH - 1)] * (ROWS - 1)  # a pass has at least a row
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_logits_of_a_part_of_the_targets_at_a_time_change_nothing(
+    z_loss: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, _, _ = spliced_batch(masked=True)
+    model, seen = tiny_model(), []
+    model.lm_head.register_forward_hook(lambda _, __, logits: seen.append(tuple(logits.shape)))
+    targets = batch_targets(batch)
+    whole = MlpGradients(model, 0, ROWS * LENGTH, z_loss).summed(batch["input_ids"], targets)
+    counted = int((targets != IGNORED).sum())
+    assert seen == [(counted, VOCAB)]  # masked targets have none
+    seen.clear()
+    monkeypatch.setattr(task_gradients, "LOGITS_AT_ONCE", 7 * VOCAB + 1)
+    parts = MlpGradients(model, 0, ROWS * LENGTH, z_loss).summed(batch["input_ids"], targets)
+    assert seen == [(7, VOCAB)] * (counted // 7) + [(counted % 7, VOCAB)] * (counted % 7 > 0)
+    torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-14)
+
+
+def test_half_precision_agrees_to_its_digits() -> None:
+    batch, _, _ = spliced_batch(masked=False)
+    model = tiny_model().float()
+    full, half = (
+        MlpGradients(model, 1, ROWS * LENGTH, precision=precision).summed(batch["input_ids"], batch_targets(batch))
+        for precision in ("fp32", "bf16")
+    )
+    assert half.dtype == torch.float32
+    assert 1e-5 < (half - full).norm() / full.norm() < 0.05
+
+
+def test_a_pass_is_the_runs_micro_batch_by_default() -> None:
+    train = TrainConfig(model=ModelConfig(max_sequence_length=64), device_train_microbatch_size=3)
+    assert tokens_per_pass(train, None) == 3 * 64
+    assert tokens_per_pass(train, 5) == 5 * 64
 
 
 def test_injected_targets_take_three_tokens_and_no_other_weight_a_gradient() -> None:
     batch, of_row, tasks = spliced_batch(masked=False)
     model, seen = tiny_model(), []
-    model.register_forward_pre_hook(
+    model.model.register_forward_pre_hook(
         lambda _, __, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    step_gradients(MlpGradients(model, 0, 100), batch, of_row, ["less", "plus"], tasks)
+    step_gradients(MlpGradients(model, 0, ROWS * LENGTH), batch, of_row, ["less", "plus"], tasks)
     assert seen == [(2, 3), (1, 3), (16, 2), (16, 2), (ROWS, LENGTH - 1)]
     wanting = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert wanting == {f"model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
@@ -176,7 +217,7 @@ def test_injected_targets_take_three_tokens_and_no_other_weight_a_gradient() -> 
 
 def test_shares_of_the_batch_add_up() -> None:
     batch, of_row, tasks = spliced_batch(masked=True)
-    mlp = MlpGradients(tiny_model(), 1, 4)
+    mlp = MlpGradients(tiny_model(), 1, 4 * LENGTH)
     whole = step_gradients(mlp, batch, of_row, ["less", "plus"], tasks)
     shares = [
         step_gradients(
