@@ -17,6 +17,7 @@ from olmo_inject.steps import StepSelection
 from olmo_inject.training.checkpoints import Checkpoint, latest, read_checkpoint
 from olmo_inject.training.transformers_model import transformers_config
 from olmo_inject.training.weights import load_weights
+from olmo_inject.worker_processes import check_sockets
 
 
 def check_before_launch(experiment: Experiment, processes: int, device: str, overwrite: bool) -> str | None:
@@ -74,11 +75,13 @@ def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
 
     Raises:
         UserError: a batch that the ranks cannot share; document masking, flash attention or the fused loss
-            without flash-attn on a GPU.
+            without flash-attn on a GPU; a TMPDIR where loader workers cannot work.
     """
     if experiment.batch_size % ranks:
         raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {ranks} ranks")
     _check_device(experiment, device)
+    if experiment.train.data.num_workers:
+        check_sockets()
 
 
 def _check_device(experiment: Experiment, device: str) -> None:
