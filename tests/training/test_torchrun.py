@@ -153,7 +153,7 @@ def test_a_rank_killed_with_its_command_while_it_starts_is_gone(tmp_path: Path, 
 def test_ctrl_c_in_every_process_saves_and_a_killed_worker_ends_the_run(tmp_path: Path, run: Path) -> None:
     path, workers = write_experiment(tmp_path), "train.data.num_workers=1"
     process = start(path, run, workers, "train.max_duration=100000", "train.save_interval=null", ranks=1)
-    wait_for(lambda: len(series(run, "train/loss")) > 5, process)
+    wait_for(lambda: (run / "evidence.jsonl").exists() and len(series(run, "train/loss")) > 5, process)
     for pid in processes_of(run):
         os.kill(pid, signal.SIGINT)
     _, said = process.communicate()
@@ -179,5 +179,5 @@ def test_a_host_s_name_need_not_resolve(tmp_path: Path, run: Path) -> None:
     under = ["unshare", "--user", "--map-root-user", "--uts", "sh", "-c", shell, "sh"]
     if subprocess.run([*under, "true"], capture_output=True, check=False).returncode:
         pytest.skip("cannot give a process another host name here")
-    _, said = start(write_experiment(tmp_path), run, "train.max_duration=2", under=under).communicate(timeout=100)
-    assert f"step {2}/{2}" in said, said
+    _, said = start(write_experiment(tmp_path), run, "train.max_duration=2", under=under).communicate()
+    assert "step 2/2" in said, said
