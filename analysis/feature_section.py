@@ -58,9 +58,9 @@ def _order(task: str, tables: Tables) -> list[Drawing]:
             figures.order_by_layer(tables["order"]),
             f"{task}: how well the value of a token is predicted from its activation, by layer, at the last "
             "checkpoint of each run. TOK1 at TOK2: the value of TOK1, from the activation at TOK2. Bars: 95% bootstrap "
-            "intervals over tokens. Dotted: from plain means, which tell the answer too. Below 0: no better than the mean "
-            "of the values; the axis ends at -0.6, where an empty triangle stands for what lies below. Sites of one layer "
-            "stand side by side.",
+            "intervals over tokens. Dotted: from plain means, which tell the answer too. Below 0: no better than the "
+            "mean of the values; the axis ends at -0.6, where an empty triangle stands for what lies below. Sites of "
+            "one layer stand side by side.",
         ),
         (
             f"order-line-{task}",

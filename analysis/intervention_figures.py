@@ -60,9 +60,9 @@ def patching_section(table: pd.DataFrame) -> Section | None:
             drawings.append(Drawing(f"layers-models-{task}", figure, caption))
     for of in _last_checkpoints(table):
         caption = (
-            f"{of.words}: mean over pairs, with 95% bootstrap intervals that hold for all layers at once, of exchanging "
-            "one layer's MLP. Dashed: exchanging all of the input. Grey: the same model with random weights. All runs of "
-            "a task have one scale."
+            f"{of.words}: mean over pairs, with 95% bootstrap intervals that hold for all layers at once, of "
+            "exchanging one layer's MLP. Dashed: exchanging all of the input. Grey: the same model with random "
+            "weights. All runs of a task have one scale."
         )
         scale = _reach(rows(last, task=of.last["task"].iloc[0]))
         drawings.append(Drawing(f"layers-{of.file}", layers(of.last, of.words, scale), caption))

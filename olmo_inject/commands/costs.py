@@ -20,7 +20,7 @@ from olmo_inject.commands.shared import (
     print_json,
     table_console,
 )
-from olmo_inject.errors import is_first_rank
+from olmo_inject.rank_environment import is_first_rank, is_rank
 
 if TYPE_CHECKING:
     from olmo_inject.config import Experiment
@@ -108,7 +108,7 @@ def preflight(
     Ends with status 1 if anything fails. The run folder is not written to. Started bare, on several nodes or by
     torchrun as `train` is.
     """
-    from launch.torchrun import default_processes, is_rank, run_ranks
+    from launch.torchrun import default_processes, run_ranks
     from olmo_inject.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())

@@ -22,6 +22,7 @@ from olmo_inject.commands.shared import (
     table_console,
 )
 from olmo_inject.errors import UserError
+from olmo_inject.rank_environment import is_rank
 
 
 def plan(
@@ -74,7 +75,7 @@ def train(
 
     To stop a run cleanly, create the file `stop` in its folder, or send SIGTERM.
     """
-    from launch.torchrun import check_rendezvous, default_processes, is_rank, run_ranks
+    from launch.torchrun import check_launch, default_processes, run_ranks
     from olmo_inject.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
@@ -85,10 +86,12 @@ def train(
         say_once(f"{experiment.name}: {ending}")
         return
     from olmo_inject.training.checks import check_before_launch
+    from olmo_inject.training.leftovers import tidy_finished
 
     processes = default_processes() if nproc is None else nproc
-    check_rendezvous(nodes, rendezvous)
+    check_launch(nodes, rendezvous)
     if (done := check_before_launch(experiment, nodes * processes, device, overwrite)) is not None:
+        tidy_finished(experiment)
         say_once(f"{experiment.name}: {done}")
         return
     arguments = [

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from olmo_inject.errors import is_first_rank
 from olmo_inject.paths import PATH
+from olmo_inject.rank_environment import is_first_rank
 
 INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM, as a shell's
 

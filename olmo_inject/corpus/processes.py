@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +13,11 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from itertools import islice
-from multiprocessing.connection import wait as wait_for
 from multiprocessing.sharedctypes import SynchronizedArray
 from typing import Any, TypeVar
 
 from olmo_inject.errors import UserError
+from olmo_inject.worker_processes import check_sockets, end_with_parent
 
 Report = Callable[[int, int], None]  # units of work done and tokens handled since the last report
 J = TypeVar("J")
@@ -63,6 +62,7 @@ def each_result(
     """
     if processes < 1:
         raise UserError(f"--processes: {processes} must be at least 1")
+    check_sockets()
     context = multiprocessing.get_context("forkserver")  # the server has no threads, so its children start clean
     context.set_forkserver_preload([__name__])
     counts = context.Array("q", 3)
@@ -99,18 +99,10 @@ def _begin(counts: SynchronizedArray[int], threads: int, function: Callable[[Any
     """In a new process, before the tokenizers library counts its threads."""
     global _counts, _function
     _counts, _function = counts, function
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to answer
-
-
-def _end_with_parent() -> None:
-    """However the first process ends, also by SIGKILL, this one does not outlive it, whether at work or idle."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait_for([parent.sentinel])
-    os._exit(1)
 
 
 def _call(job: Any) -> Any:

@@ -93,6 +93,12 @@ def prune(run_folder: Path, keep: int, listed: Container[int] = ()) -> None:
         sealed.discard(checkpoint.path)
 
 
+def remove_unfinished(run_folder: Path) -> None:
+    """Remove what killed runs left of checkpoints they were writing or removing; for one process."""
+    for leftover in [*run_folder.glob(".step*.tmp"), *run_folder.glob(".step*.old")]:
+        shutil.rmtree(leftover)
+
+
 def save(
     run_folder: Path,
     step: int,
@@ -129,8 +135,7 @@ def save(
         if first:
             if final.exists() and not overwrite:
                 raise UserError(f"{final} exists already")
-            for leftover in [*run_folder.glob(".step*.tmp"), *run_folder.glob(".step*.old")]:
-                shutil.rmtree(leftover)
+            remove_unfinished(run_folder)
             tmp.mkdir(parents=True)
     optim.zero_grad(set_to_none=True)
 

@@ -18,6 +18,7 @@ from olmo_inject.steps import StepSelection
 from olmo_inject.training.checkpoints import Checkpoint, latest, read_checkpoint
 from olmo_inject.training.transformers_model import transformers_config
 from olmo_inject.training.weights import load_weights
+from olmo_inject.worker_processes import check_sockets
 
 
 def check_before_launch(experiment: Experiment, processes: int, device: str, overwrite: bool) -> str | None:
@@ -75,7 +76,7 @@ def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
 
     Raises:
         UserError: a batch that the ranks cannot share; document masking, flash attention or the fused loss
-            without flash-attn on a GPU.
+            without flash-attn on a GPU; a TMPDIR where loader workers cannot work.
     """
     if experiment.batch_size % ranks:
         raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {ranks} ranks")
@@ -84,6 +85,8 @@ def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
     if experiment.train.distributed_strategy == DistributedStrategy.fsdp and replicas is not None and ranks % replicas:
         raise UserError(f"train.fsdp.hybrid_sharding_num_model_replicas: {replicas} does not divide {ranks} ranks")
     _check_device(experiment, device)
+    if experiment.train.data.num_workers:
+        check_sockets()
 
 
 def _check_device(experiment: Experiment, device: str) -> None:

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from olmo_inject.config.train_checks import check_fsdp
 from olmo_inject.errors import FoundByOneRank, UserError, report
+from olmo_inject.rank_environment import is_rank
 
 T = TypeVar("T")
 DistModel = DistributedDataParallel | FullyShardedDataParallel
@@ -66,7 +67,7 @@ def init_process_group(device: str = "auto") -> torch.device:
     else:
         chosen, backend = torch.device("cuda", get_local_rank()), "nccl"
         torch.cuda.set_device(chosen)
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    if is_rank():
         dist.init_process_group(backend, timeout=TIMEOUT)
     else:  # ai2-olmo's trainer reduces over a group even when alone; a store in memory needs no port
         store = dist.HashStore()  # type: ignore[attr-defined]

@@ -34,7 +34,8 @@ from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.callbacks.safety import Safety, past_losses
 from olmo_inject.training.callbacks.wandb_run import WandbRun
 from olmo_inject.training.checks import check_ranks, first_step_of
-from olmo_inject.training.loader import build_loader
+from olmo_inject.training.leftovers import remove_leftovers
+from olmo_inject.training.loader import build_loader, worker_deaths_told
 from olmo_inject.training.metrics import Metrics, belongs_before, cut_back
 from olmo_inject.training.parallel import (
     build_model,
@@ -54,7 +55,7 @@ OPTIMIZER_SETTINGS = ("betas", "eps", "weight_decay")
 def train_as_rank(experiment: Experiment, *, overwrite: bool = False, device: str = "auto") -> str:
     """Join the process group that torchrun describes, `train`, and leave it."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        stop_with_parent()  # when torchrun's agent dies, which would else leave its ranks training on
+        stop_with_parent(os.getppid())  # torchrun itself, where a user runs it, does not begin with `rank`
     # It warns on every rank of random states that a change of world size leaves behind; dropout 0 uses none.
     logging.getLogger("olmo").setLevel(logging.ERROR)
     with process_group(device) as torch_device:
@@ -83,7 +84,7 @@ def train(experiment: Experiment, device: torch.device, *, overwrite: bool = Fal
             return f"already trained to step {trainer.global_step}: nothing to do"
         begun = time.monotonic()
         try:
-            with _stop_requests(experiment) as trainer.should_stop:
+            with worker_deaths_told(), _stop_requests(experiment) as trainer.should_stop:
                 trainer.fit()
         except OSError as error:  # a full disk, wherever it was met
             raise FoundByOneRank(f"{experiment.run_folder}: {error.strerror or error}") from error
@@ -117,6 +118,7 @@ def _prepare_folder(experiment: Experiment, device: torch.device, stack: ExitSta
             if overwrite:
                 delete_run(folder)
             prepare(experiment, data, first_step_of(experiment, checkpoints.latest(folder)))
+            remove_leftovers(experiment)
             if len(data.shards) >= SHARED_FROM:
                 data.order.prepare(len(data.corpus))
             (folder / STOP_FILE).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
 from olmo_inject.training import checkpoints
 from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.leftovers import tidy_finished
 from olmo_inject.training.parallel import build_model, build_scheduler
 from olmo_inject.training.run import build_trainer, runtime_config
 from olmo_inject.training.trainer import InjectionTrainer
@@ -148,6 +149,34 @@ def test_keeping_few_checkpoints(path: Path, tmp_path: Path, ranks: Ranks) -> No
     more = ("train.save_interval=2", "train.save_num_checkpoints_to_keep=2", "train.max_duration=8")
     ranks.run(1, train_on_rank, path, *into(run, *more, "checkpoints.also.steps=[1,3]"))
     assert [c.step for c in checkpoints.find_checkpoints(run)] == [1, 3, 6, 8]  # what was listed stays
+
+
+def test_what_killed_commands_left_is_removed_also_from_a_finished_run(
+    path: Path, tmp_path: Path, ranks: Ranks
+) -> None:
+    run = tmp_path / "run"
+    changes = into(run, "train.save_interval=2", "train.max_duration=6")
+    ranks.run(1, train_on_rank, path, *changes)
+    (run / "step2").rename(run / ".step2.old")  # killed in the last removal, with step4 still to go
+    (run / ".plan.json.123.tmp").write_text("{")
+    tidy_finished(load_experiment(path, [*changes, "train.save_num_checkpoints_to_keep=1"]))
+    assert sorted(entry.name for entry in run.iterdir() if "step" in entry.name) == ["step6"]
+    assert not list(run.glob(".*.tmp"))
+
+
+def with_a_seed(seed: int, path: Path, *overrides: str) -> str:
+    """As a process of its own would begin, whatever this one ran before."""
+    torch.manual_seed(seed)
+    return train_on_rank(path, *overrides)
+
+
+def test_an_interrupted_run_with_dropout_ends_bit_identical(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    dropout = ("model.residual_dropout=0.5", "train.save_interval=4")
+    ranks.run(1, with_a_seed, 3, path, *into(whole, *dropout, "train.max_duration=8"))
+    ranks.run(1, with_a_seed, 3, path, *into(run, *dropout, "train.max_duration=4"))
+    ranks.run(1, with_a_seed, 4, path, *into(run, *dropout, "train.max_duration=8"))
+    assert same_bits(whole, run, 8)
 
 
 @pytest.mark.parametrize(
