@@ -28,6 +28,7 @@ DOTS_PER_INCH = 130  # of raster files
 PER_ROW = 4  # panels side by side
 LETTERS_THAT_FIT = 16  # of a legend beside panels
 INCHES_PER_LETTER = 0.075
+_OWN_FORMULA = re.compile(r"\$(R\^2|g(_[a-z])?|\\mathdefault\{[^$]*\})\$")
 
 _RC: Any = {
     "figure.constrained_layout.use": True,
@@ -115,6 +116,13 @@ def data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode()
 
 
+def _take_names_as_written(figure: Figure) -> None:
+    """Names may hold `$`, which would make formulas of them; only the project's own formulas are drawn as such."""
+    for text in figure.findobj(Text):
+        if "$" in _OWN_FORMULA.sub("", text.get_text()):  # pyright: ignore[reportAttributeAccessIssue]
+            text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as `.svg` or `.png`, whole or not at all.
 
@@ -126,4 +134,5 @@ def save(figure: Figure, path: Path) -> None:
             temporary.write_bytes(svg(figure))
         else:
             with style():
+                _take_names_as_written(figure)
                 figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})

@@ -36,6 +36,7 @@ def gradients(
     neurons: Annotated[int, typer.Option(help="Its neurons with the largest task gradient that are compared.")] = 16,
     targets: Annotated[str, typer.Option(help="g_t is from: injected (TOK2, LABEL and EOS) or label.")] = "injected",
     rows_per_pass: Annotated[int, typer.Option(help="Rows of one pass, which bounds memory.")] = 32,
+    corpus: CorpusOption = None,
     device: DeviceOption = "auto",
     to: ToOption = None,
     as_json: JsonOption = False,
@@ -45,7 +46,7 @@ def gradients(
     from analysis.gradients import Options, method
 
     options = Options(layer, neurons, targets, rows_per_pass)
-    _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json)
+    _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json, corpus)
 
 
 @app.command()
@@ -96,6 +97,7 @@ def _analyse(
     device: str,
     to: Path | None,
     as_json: bool,
+    corpus: Path | None = None,
 ) -> None:
     """Apply a method to checkpoints, and deliver its table and section."""
     from analysis.checkpoints import subjects
@@ -104,7 +106,7 @@ def _analyse(
     from olmo_inject.training.parallel import choose_device
 
     problems, chosen = Problems(), choose_device(device)
-    checkpoints, folder = subjects(runs, steps, problems, tasks), folder_for(runs, to)
+    checkpoints, folder = subjects(runs, steps, problems, tasks, corpus), folder_for(runs, to)
     tables = analyse(checkpoints, method, chosen, problems)
     found = section(tables[table]) if table in tables else None
     deliver(method.name, folder, tables, [] if found is None else [found], problems, as_json)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from olmo_inject.commands.shared import (
     ConfigArgument,
+    CorpusOption,
     DeviceOption,
     JsonOption,
     NodesOption,
@@ -104,6 +105,7 @@ def train(
 
 def audit(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.")],
+    corpus: CorpusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recompute what each run should have been given and compare it with what its model was given.
@@ -111,14 +113,17 @@ def audit(
     Ends with status 1 if anything differs.
     """
     from olmo_inject.audit import audit_run, print_audits, save_audit
-    from olmo_inject.run_folder import expand
+    from olmo_inject.saved_run import expand
 
-    audits = [audit_run(run, progress=not as_json) for run in expand(runs)]
+    audits = [audit_run(run, progress=not as_json, corpus=corpus) for run in expand(runs)]
     if as_json:
         print_json([result.record() for result in audits])
     else:
         print_audits(audits, table_console())
     for result in audits:
-        save_audit(result)
+        try:
+            save_audit(result)
+        except UserError as error:  # of somebody else's, or kept read-only: the verdict holds all the same
+            print(f"olmo-inject: the verdict could not be saved: {error}", file=sys.stderr)
     if not all(result.passed for result in audits):
         raise typer.Exit(1)

@@ -26,6 +26,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 NprocOption = Annotated[
     int | None, typer.Option(help="Ranks on this machine; default one per GPU, or one.", show_default=False)
 ]
+CorpusOption = Annotated[
+    Path | None,
+    typer.Option(help="Where the corpus of the run is now, if it has moved.", show_default=False),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 NodesOption = Annotated[int, typer.Option(help="Nodes that each run this command.")]
 RendezvousOption = Annotated[
