@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from analysis.runs import Run
 from olmo_inject.files import replacing
@@ -107,6 +109,7 @@ def svg(figure: Figure) -> bytes:
     """The figure as SVG, text drawn as paths so that it looks the same everywhere."""
     buffer = io.BytesIO()
     with style():
+        _take_names_as_written(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 

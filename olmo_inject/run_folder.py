@@ -15,7 +15,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -258,6 +258,18 @@ def locked(folder: Path) -> Iterator[None]:
     in_use = f"{folder} is in use: another process is training this run"
     with files.locked(folder / ".lock", lambda: in_use, f"the run folder {folder}"):
         yield
+
+
+def remove_unused(folder: Path, made: Sequence[Path]) -> None:
+    """Remove a folder in which nothing but the lock was written, by the process that holds it.
+
+    Args:
+        folder: the run's.
+        made: it and those above it, as far as they were made for it.
+    """
+    if made and [entry.name for entry in folder.iterdir()] == [".lock"]:
+        (folder / ".lock").unlink()
+        remove_empty(made)
 
 
 def in_use(folder: Path) -> bool:

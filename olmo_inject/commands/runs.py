@@ -85,11 +85,17 @@ def train(
         ending = train_as_rank(experiment, overwrite=overwrite, device=device)
         say_once(f"{experiment.name}: {ending}")
         return
-    from olmo_inject.training.checks import check_before_launch
+    from olmo_inject.saved_run import is_run
+    from olmo_inject.tasks.registry import is_own_code
+    from olmo_inject.training.checks import check_before_launch, record_changes
 
     processes = default_processes() if nproc is None else nproc
     check_rendezvous(nodes, rendezvous)
+    if is_run(experiment.run_folder) and not overwrite:
+        for task in (task for task in experiment.tasks if is_own_code(task.kind)):
+            say_once(f"task {task.name}: going on runs the code of {Path(task.kind.rpartition(':')[0]).resolve()}")
     if (done := check_before_launch(experiment, nodes * processes, device, overwrite)) is not None:
+        record_changes(experiment)
         say_once(f"{experiment.name}: {done}")
         return
     arguments = [
