@@ -16,7 +16,7 @@ from olmo_inject.commands.analysis import (
     deliver,
     folder_for,
 )
-from olmo_inject.commands.shared import JsonOption
+from olmo_inject.commands.shared import CorpusOption, JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
