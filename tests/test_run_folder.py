@@ -301,12 +301,10 @@ def test_a_file_of_another_shape_is_one_line(run: Path, name: str, change: dict[
         audit_run(run, progress=False)
 
 
-@pytest.mark.parametrize("change", [{"step": None}, {"tokens": 3}, {"labels": []}, {"rows": "12"}, {"step": 10**30}])
-def test_a_line_of_another_shape_is_refused_or_a_difference(run: Path, change: dict[str, object]) -> None:
+@pytest.mark.parametrize("change", [{"step": None}, {"tokens": 3}, {"labels": []}, {"rows": "12"}])
+def test_a_line_of_another_shape_is_refused(run: Path, change: dict[str, object]) -> None:
     lines = [json.loads(line) for line in (run / "evidence.jsonl").read_text().splitlines()]
     lines[1] |= change
     (run / "evidence.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    try:
-        assert not audit_run(run, progress=False).passed
-    except UserError as error:
-        assert "line 2" in str(error)
+    with pytest.raises(UserError, match="line 2"):
+        list(read_evidence(run))
