@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.config import configs_folder
 from olmo_inject.errors import UserError
+from olmo_inject.written import read_yaml, typed
 
 CORE = "cpu-core"  # what is counted where there is no GPU: one for each process
 DEVICES = ("cuda", "cpu")
@@ -70,23 +71,14 @@ def read_accelerators(path: Path) -> dict[str, Accelerator]:
     Raises:
         UserError: it cannot be read, an entry lacks a number, has an unknown one or an impossible one.
     """
-    try:
-        entries = OmegaConf.to_container(OmegaConf.load(path))
-        if not isinstance(entries, dict):
-            raise UserError(f"{path}: must hold accelerators by name")
-        table: dict[str, Accelerator] = {}
-        for name, entry in entries.items():
-            merged = OmegaConf.merge(OmegaConf.structured(Accelerator), entry, {"name": str(name)})
-            table[str(name)] = _checked(OmegaConf.to_object(merged), f"{path}: {name}.")  # pyright: ignore[reportArgumentType]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except UserError:
-        raise
-    except OmegaConfBaseException as error:
-        where = getattr(error, "full_key", None) or "entries"
-        raise UserError(f"{path}: {where}: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # YAML's own, of many types
-        raise UserError(f"{path}: is not a table of accelerators: {' '.join(str(error).split())}") from None
+    table: dict[str, Accelerator] = {}
+    for name, entry in read_yaml(path).items():
+        try:
+            merged = OmegaConf.merge(OmegaConf.structured(Accelerator), typed(entry, Accelerator), {"name": name})
+            table[name] = _checked(OmegaConf.to_object(merged), f"{path}: {name}.")  # pyright: ignore[reportArgumentType]
+        except (OmegaConfBaseException, TypeError, ValueError) as error:
+            where = getattr(error, "full_key", None) or name
+            raise UserError(f"{path}: {where}: {str(error).splitlines()[0]}") from None
     return table
 
 

@@ -43,8 +43,10 @@ def check_rendezvous(nodes: int, rendezvous: str | None) -> None:
         raise UserError(f"--nodes: {nodes} must be at least 1")
     if nodes > 1 and rendezvous is None:
         raise UserError(f"--nodes: {nodes} nodes need --rendezvous HOST:PORT, HOST being one of them")
-    if rendezvous is not None and not re.fullmatch(r"[^:\s]+:\d+", rendezvous):
-        raise UserError(f"--rendezvous: {rendezvous!r} is not HOST:PORT")
+    if rendezvous is not None:
+        place = re.fullmatch(r"[^:\s]+:(\d{1,5})", rendezvous)
+        if place is None or not 0 < int(place[1]) < 2**16:
+            raise UserError(f"--rendezvous: {rendezvous!r} is not HOST:PORT, with a port from 1 to 65535")
 
 
 def run_ranks(

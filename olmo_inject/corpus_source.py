@@ -16,6 +16,7 @@ from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import is_remote, open_source
 from olmo_inject.corpus.stage import STAGE, StagedShards, StageOrder, StageRecord, read_stage
 from olmo_inject.errors import UserError
+from olmo_inject.paths import expanded
 from olmo_inject.vocabulary import Vocabulary
 
 
@@ -106,7 +107,7 @@ def named_corpus(name: str, root: str | None = None) -> tuple[NamedCorpus, str]:
         UserError: no such corpus, or nothing says where its shards are.
     """
     named = read_catalog(find_config(name, "corpora"))
-    root = root or named.entry.root
+    root = root or (named.entry.root and expanded(named.entry.root, f"{name}: root"))
     if root is None:
         raise UserError(f"corpus.root: {named.name} needs one: a folder, http(s)://... or s3://... with its shards")
     return named, root

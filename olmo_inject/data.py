@@ -47,7 +47,7 @@ def build_plan(experiment: Experiment, tasks: list[Task] | None = None) -> TaskP
 
     Raises:
         UserError: a missing corpus folder or tokenizer, ids that contradict the model's, a task that does
-            not fit the vocabulary, a plan that could overflow a batch.
+            not fit the vocabulary, a plan that overflows a batch.
     """
     source = read_source(experiment.corpus)
     _check_ids(experiment, source.vocabulary)
@@ -57,7 +57,7 @@ def build_plan(experiment: Experiment, tasks: list[Task] | None = None) -> TaskP
         PlannedTask(by_name[injection.task], experiment.schedule(injection), injection.draw)  # pyright: ignore[reportArgumentType]
         for injection in experiment.injections
     ]
-    return TaskPlan(source, tasks, Plan(entries, experiment.batch_size, experiment.plan_seed))
+    return TaskPlan(source, tasks, Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps))
 
 
 def build_data(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from olmo_inject.config import CorpusConfig, Experiment, find_config, load_experiment, shipped_configs
 from olmo_inject.corpus.catalog import read_catalog
@@ -17,6 +15,7 @@ from olmo_inject.corpus.sources.cache import cache_folder
 from olmo_inject.corpus.stage import STAGE, read_stage
 from olmo_inject.corpus_source import CorpusSource, read_source
 from olmo_inject.errors import UserError
+from olmo_inject.written import read_yaml
 
 STEPS_AT_ONCE = 50_000  # whose order is written as soon as one of them is asked for: 205 MB at 1,024 rows
 
@@ -127,8 +126,4 @@ def resolve(name: str, root: str | None, manifest: str | None) -> tuple[CorpusCo
 
 
 def _is_catalog(path: Path) -> bool:
-    try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # YAML's own errors are of many types
-        raise UserError(f"{path}: is neither a corpus folder nor YAML: {' '.join(str(error).split())[:200]}") from None
-    return isinstance(content, dict) and "folders" in content
+    return "folders" in read_yaml(path)

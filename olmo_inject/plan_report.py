@@ -130,6 +130,12 @@ def print_plan(experiment: Experiment, what: TaskPlan, console: Console) -> None
         f"({SPLICED_TOKENS} an instance, with its end-of-document token).",
         highlight=False,
     )
+    if what.plan.overflow_chance:
+        console.print(
+            f"A step gets more instances than rows with chance {what.plan.overflow_chance:.2g}; then the drawn tasks "
+            "declared last get fewer.",
+            highlight=False,
+        )
     if not experiment.train.data.generate_doc_lengths:
         console.print(
             "Without document masking the text after an instance attends to it; the instance, being first, "

@@ -33,11 +33,13 @@ def parse_rows(text: str, batch_size: int) -> list[int]:
     try:
         for span in text.split(","):
             first, _, last = span.partition("-")
+            if int(last or first) >= batch_size:
+                raise UserError(f"--rows: {text}: a batch has rows 0 to {batch_size - 1}")
             rows += range(int(first), int(last or first) + 1)
     except ValueError:
         raise UserError(f"--rows: {text!r} is neither `all` nor numbers and spans such as 0-3,17") from None
-    if not rows or max(rows) >= batch_size:
-        raise UserError(f"--rows: {text}: a batch has rows 0 to {batch_size - 1}")
+    if not rows:
+        raise UserError(f"--rows: {text}: holds no row")
     return list(dict.fromkeys(rows))
 
 

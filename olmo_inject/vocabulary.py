@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from tokenizers import Tokenizer
 
 from olmo_inject.errors import UserError
+from olmo_inject.paths import expanded
 
 EOS_NAMES = ("<|endoftext|>", "</s>", "<eos>")
 PAD_NAMES = ("<|padding|>", "<|pad|>", "<pad>")
@@ -185,7 +186,7 @@ def find_tokenizer(identifier: str) -> Path:
     Raises:
         UserError: neither a file nor the name of a bundled tokenizer.
     """
-    path = Path(identifier)
+    path = Path(expanded(identifier, "tokenizer"))
     if path.is_file():
         return path
     bundled = bundled_tokenizers()

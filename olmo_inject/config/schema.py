@@ -10,14 +10,13 @@ from olmo.config import ModelConfig, TrainConfig
 
 from olmo_inject.injection import Bernoulli, Burst, Frequency, Schedule, Uniform, parse_fraction, windowed
 from olmo_inject.injection.frequency import UNITS
+from olmo_inject.paths import expanded
 from olmo_inject.randomness import key
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import TaskConfig
 
 SCHEDULES = ("uniform", "burst", "bernoulli")
 DRAWS = ("independent", "epochs")
-START_STATES = ("weights", "full")
-GRADIENT_TARGETS = ("injected", "label")
 
 
 @dataclass
@@ -198,3 +197,24 @@ class Experiment:
             else:
                 schedule = Bernoulli(rate, self.batch_size, key("bernoulli", self.plan_seed, injection.task))
         return windowed(schedule, injection.start, injection.stop)
+
+
+def expand_paths(experiment: Experiment) -> None:
+    """Replace `~` and `$NAME` in every path that an experiment holds (a task's file is expanded when it is loaded).
+
+    Raises:
+        UserError: a variable that is not set.
+    """
+    corpus, masks = experiment.corpus, experiment.train.data.label_mask_paths
+    for part, where, names in (
+        (experiment, "", ("folder", "start_from")),
+        (corpus, "corpus.", ("name", "root", "manifest", "folder", "tokenizer")),
+    ):
+        for name in names:
+            if (path := getattr(part, name)) is not None:
+                setattr(part, name, expanded(path, f"{where}{name}"))
+    corpus.paths = [expanded(path, "corpus.paths") for path in corpus.paths]
+    for reference in experiment.references:
+        reference.path = expanded(reference.path, f"references: {reference.name}: path")
+    if masks is not None:
+        experiment.train.data.label_mask_paths = [expanded(path, "train.data.label_mask_paths") for path in masks]

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int64, UInt32
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
-from olmo_inject.tasks.registry import TaskKind, task_kind
+from olmo_inject.tasks.registry import TaskKind, code_of, task_kind
 from olmo_inject.vocabulary import Vocabulary
 
 INSTANCE_TOKENS = 3  # TOK1, TOK2, LABEL
@@ -215,7 +215,10 @@ def _key(config: TaskConfig, purpose: str) -> int:
 
 def _checked_instances(kind: TaskKind, tokens: UInt32[np.ndarray, " t"], where: str) -> UInt32[np.ndarray, "n 3"]:
     """A kind may be the user's own, so its output is checked like any input."""
-    instances = np.asarray(kind.instances(tokens))
+    with code_of(type(kind), where, "instances() failed: "):
+        instances = np.asarray(kind.instances(tokens))
+    if instances.dtype.kind not in "iuf":
+        raise UserError(f"{where}: instances() must return an array of tokens, got {instances.dtype}")
     if instances.ndim != 2 or instances.shape[1] != INSTANCE_TOKENS:
         raise UserError(f"{where}: instances() must return an [n, 3] array, got shape {instances.shape}")
     if not np.isin(instances, tokens).all():

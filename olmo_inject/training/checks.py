@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from olmo.config import DistributedStrategy
 
 from olmo_inject.config import Experiment, experiment_yaml
 from olmo_inject.corpus.references import load_references
@@ -93,6 +94,10 @@ def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
     """
     if experiment.batch_size % ranks:
         raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {ranks} ranks")
+    fsdp = experiment.train.fsdp
+    replicas = None if fsdp is None else fsdp.hybrid_sharding_num_model_replicas
+    if experiment.train.distributed_strategy == DistributedStrategy.fsdp and replicas is not None and ranks % replicas:
+        raise UserError(f"train.fsdp.hybrid_sharding_num_model_replicas: {replicas} does not divide {ranks} ranks")
     _check_device(experiment, device)
 
 

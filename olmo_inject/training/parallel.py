@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from torch.nn.parallel import DistributedDataParallel
 
+from olmo_inject.config.train_checks import check_fsdp
 from olmo_inject.errors import FoundByOneRank, UserError, report
 
 T = TypeVar("T")
@@ -202,13 +203,9 @@ def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel
 
 
 def _shard(model: OLMo, cfg: TrainConfig, device: torch.device) -> FullyShardedDataParallel:
+    check_fsdp(cfg, cfg.model)
     fsdp = cfg.fsdp
-    if fsdp is None:
-        raise UserError("train.distributed_strategy is fsdp, and train.fsdp is not set")
-    if not fsdp.use_orig_params:
-        raise UserError("train.fsdp.use_orig_params must be true: sharded checkpoints name each parameter")
-    if cfg.max_grad_norm_ratio is not None:  # its state covers parameters whose shard is empty: AdamW fails
-        raise UserError("train.max_grad_norm_ratio works under ddp only: use train.max_grad_norm with fsdp")
+    assert fsdp is not None
     world = dist.get_world_size()
     strategy, mesh = fsdp.sharding_strategy, None
     if world == 1:
