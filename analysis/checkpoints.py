@@ -21,7 +21,7 @@ from transformers.utils import logging
 from analysis.problems import Problems
 from analysis.runs import Run, order_of, read_run
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import expand, is_run
+from olmo_inject.saved_run import expand, is_run
 from olmo_inject.tasks import Task
 from olmo_inject.training.sealed import RECORD, files_of_weights, read_record, verify_length
 from olmo_inject.training.transformers_model import to_transformers
@@ -72,7 +72,13 @@ class Subject:
         return load_model(self.path).to(device)  # pyright: ignore[reportArgumentType]
 
 
-def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Sequence[Path] | None = ()) -> list[Subject]:
+def subjects(
+    paths: Sequence[Path],
+    steps: str,
+    problems: Problems,
+    tasks: Sequence[Path] | None = (),
+    corpus: Path | None = None,
+) -> list[Subject]:
     """The checkpoints of runs, ordered as `read_runs` does and by step, then models on their own.
 
     Args:
@@ -80,6 +86,7 @@ def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Seque
         steps: of the runs; see `chosen_steps`.
         problems: where a step without a checkpoint is noted.
         tasks: files of tasks (a run's `tasks/NAME.json`) for the models on their own; None where these will not do.
+        corpus: where the runs' corpus is now, if it has moved.
 
     Raises:
         UserError: nothing there, a folder that is neither, or no task for a model on its own.
@@ -88,9 +95,9 @@ def subjects(paths: Sequence[Path], steps: str, problems: Problems, tasks: Seque
     runs: list[Run] = []
     for path in expand(paths):
         if is_run(path):
-            runs.append(read_run(path))
+            runs.append(read_run(path, corpus))
         elif is_run(path.parent) and (match := _STEP.fullmatch(path.name)):
-            found.append(checkpoint_of(read_run(path.parent), int(match[1])))
+            found.append(checkpoint_of(read_run(path.parent, corpus), int(match[1])))
         elif is_model(path):
             if tasks is None:
                 raise UserError(f"{path} is a model and no checkpoint of a run: its batches are not known")

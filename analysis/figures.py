@@ -16,7 +16,6 @@ from analysis.heatmaps import accuracy_cells, draw_accuracies
 from analysis.measures import TEST_ACCURACY, Measure, draw_baselines, label_baselines
 from analysis.runs import Run
 from analysis.style import axis_labels, colour_and_marker, legend, panels, sizes_of, style
-from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Injections, Plan
 
@@ -115,7 +114,7 @@ def _draw_curves(axes: Axes, runs: Sequence[Run], sizes: list[str], task: str, m
 def _plan(run: Run) -> Plan | None:
     """The plan, or None where a run folder outlived the corpus that its vocabulary comes from."""
     try:
-        return build_plan(run.experiment).plan
+        return run.saved.build_plan().plan
     except UserError:
         return None
 

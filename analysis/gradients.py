@@ -21,12 +21,12 @@ from analysis.checkpoints import Subject
 from analysis.results import Method, Report, Tables
 from olmo_inject.config import Experiment
 from olmo_inject.config.ranges import CHOICES
-from olmo_inject.data import ExperimentData, build_data
+from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.evidence import step_hash
-from olmo_inject.run_folder import changed, fingerprints, identity, load_run
+from olmo_inject.run_folder import check_same_data, identity
+from olmo_inject.saved_run import load_run, read_evidence
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
-from olmo_inject.training.metrics import read_lines
 from olmo_inject.training.task_gradients import (
     IGNORED,
     TARGETS,
@@ -106,7 +106,7 @@ def step_cosines(model: PreTrainedModel, subject: Subject, options: Options) -> 
     """
     if subject.run is None or subject.step is None:
         raise UserError(f"{subject.path} is no checkpoint of a run: its batches are not known")
-    experiment, data = run_data(subject.run.folder)
+    experiment, data = run_data(subject.run.folder, subject.run.corpus)
     if not isinstance(model, OlmoForCausalLM):
         raise UserError(f"{subject.path} is not an OLMo model")
     batch, of_row = batch_of(data, subject.step)
@@ -141,19 +141,18 @@ def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], 
 
 
 @lru_cache(maxsize=1)  # a run's checkpoints are analysed one after the other
-def run_data(folder: Path) -> tuple[Experiment, ExperimentData]:
-    """A run's experiment, and its data compared with what the run was trained on.
+def run_data(folder: Path, corpus: Path | None = None) -> tuple[Experiment, ExperimentData]:
+    """A run's experiment, and its data compared with what the run was trained on; arguments as `load_run`'s.
 
     Raises:
         UserError: no run, a corpus that cannot be read or has changed, or document masking.
     """
-    experiment, _, described = load_run(folder)
-    if experiment.train.data.generate_doc_lengths:
+    run = load_run(folder, corpus)
+    if run.experiment.train.data.generate_doc_lengths:
         raise UserError(f"{folder} was trained with document masking, which gradients are not computed under")
-    data = build_data(experiment)
-    if differing := changed(described["fingerprints"], fingerprints(data)):
-        raise UserError(f"{folder}: not what the run was trained on any more: {', '.join(differing)}")
-    return experiment, data
+    data = run.build_data()
+    check_same_data(run, data)
+    return run.experiment, data
 
 
 def _compare_with_evidence(folder: Path, data: ExperimentData, step: int, batch: dict[str, torch.Tensor]) -> bool:
@@ -187,7 +186,7 @@ def _evidence(folder: Path) -> dict[int, dict[str, Any]]:
 @lru_cache(maxsize=1)
 def _lines(path: Path, written: int) -> dict[int, dict[str, Any]]:
     """The lines of a file by step; read again when it was written to."""
-    return {line["step"]: line for line in read_lines(path)}
+    return {line["step"]: line for line in read_evidence(path.parent)}
 
 
 def _inputs(subject: Subject) -> Any:

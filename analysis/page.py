@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.samples import Sample
+from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
 
 CSS_PIXELS_PER_INCH = 96
@@ -33,6 +34,10 @@ class Drawing:
     name: str
     figure: Figure
     caption: str
+
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name:  # it may hold names out of files of others
+            raise UserError(f"{self.name!r} cannot be the name of a figure's file")
 
     @cached_property
     def address(self) -> str:

@@ -10,11 +10,16 @@ from analysis.page import Drawing, write_page
 from analysis.runs import Run, read_runs, task_names
 from analysis.sections import SECTIONS
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import expand
+from olmo_inject.saved_run import expand
 
 
 def write_report(
-    folders: Sequence[Path], to: Path, *, title: str = "Injection report", figures_to: Path | None = None
+    folders: Sequence[Path],
+    to: Path,
+    *,
+    title: str = "Injection report",
+    figures_to: Path | None = None,
+    corpus: Path | None = None,
 ) -> list[Path]:
     """Write the page, and with `figures_to` each figure as SVG and PNG.
 
@@ -23,6 +28,7 @@ def write_report(
         to: the HTML file.
         title: of the page.
         figures_to: a folder for the figures.
+        corpus: where the runs' corpus is now, if it has moved.
 
     Returns:
         Every file written, the page first.
@@ -32,7 +38,7 @@ def write_report(
     """
     if to.is_dir():
         raise UserError(f"--to: {to} is a folder; give the name of an HTML file")
-    runs = read_runs(expand(folders))
+    runs = read_runs(expand(folders), corpus)
     sections = [section for make in SECTIONS if (section := make(runs)) is not None]
     write_page(to, title, sections)
     written = [to]

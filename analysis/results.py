@@ -31,6 +31,7 @@ from analysis.problems import Problems
 from analysis.runs import Run
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
+from olmo_inject.shapes import check_shape
 from olmo_inject.words import counted
 
 Tables = dict[str, pd.DataFrame]
@@ -121,9 +122,15 @@ def kept(folder: Path, method: str, version: int | None = None) -> Iterator[tupl
 def _asked(folder: Path, method: str, version: int | None) -> list[tuple[float, dict[str, Any], Path]]:
     """When, of what and where results are kept, those last asked for at the end."""
     files = (folder / method).glob(f"*/{ABOUT}")
-    found = [(file.stat().st_mtime, read_json(file), file.parent) for file in files]
+    found = [(file.stat().st_mtime, _about(file), file.parent) for file in files]
     mine = [one for one in found if version in (None, one[1]["version"])]
     return sorted(mine, key=lambda one: one[0])
+
+
+def _about(file: Path) -> dict[str, Any]:
+    about = read_json(file)
+    check_shape(about, {"step": (None, int), "version": int, "options": dict}, str(file))
+    return about
 
 
 def read_tables(folder: Path) -> Tables:

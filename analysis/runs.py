@@ -17,12 +17,10 @@ import pandas as pd
 from analysis.labels import labels
 from olmo_inject.config import Experiment, InjectionConfig, named_model
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json
 from olmo_inject.injection import Frequency
-from olmo_inject.run_folder import AUDIT, METRICS, load_run
+from olmo_inject.saved_run import SavedRun, load_run, read_audit, read_metrics
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, judged, unmirrored_among
-from olmo_inject.training.metrics import read_lines
 
 _COLUMNS = ("step", "name", "value", "count")
 CONFIDENCE = 0.95
@@ -72,6 +70,7 @@ class Run:
         plan: `plan.json`.
         metrics: columns step, name, value, count; empty where nothing was measured yet.
         audit: the record of its last audit, or None.
+        corpus: where its corpus is now, if that was said.
     """
 
     name: str
@@ -81,6 +80,12 @@ class Run:
     plan: dict[str, Any]
     metrics: pd.DataFrame
     audit: dict[str, Any] | None
+    corpus: Path | None = None
+
+    @property
+    def saved(self) -> SavedRun:
+        """The run as its folder describes it."""
+        return SavedRun(self.folder, self.experiment, self.tasks, self.plan)
 
     @cached_property
     def size(self) -> str:
@@ -273,20 +278,20 @@ def _best_given(known: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     return float(counts.max(axis=1).sum() / len(labels)), float(-(counts * logs).sum() / len(labels))
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, corpus: Path | None = None) -> Run:
     """Read a run folder; one that has not begun, or was interrupted, is read as far as it got.
+
+    Args as `load_run`'s.
 
     Raises:
         UserError: the folder is not a run, or a file in it is damaged.
     """
-    experiment, tasks, plan = load_run(folder)
-    lines = list(read_lines(folder / METRICS)) if (folder / METRICS).exists() else []
+    saved = load_run(folder, corpus)
+    lines = list(read_metrics(folder))
     metrics = pd.DataFrame({column: [line.get(column) for line in lines] for column in _COLUMNS})
-    metrics = _with_own_counts(metrics.astype({"name": object}), tasks)  # strings also where there are no lines
-    audit = read_json(folder / AUDIT) if (folder / AUDIT).exists() else None
-    if audit is not None and "verdict" not in audit:  # one of before verdicts were kept says too little
-        audit = None
-    return Run(experiment.name, folder, experiment, tasks, plan, metrics, audit)
+    metrics = _with_own_counts(metrics.astype({"name": object}), saved.tasks)  # strings also where there are no lines
+    audit = read_audit(folder)
+    return Run(saved.experiment.name, folder, saved.experiment, saved.tasks, saved.plan, metrics, audit, corpus)
 
 
 def _with_own_counts(metrics: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFrame:
@@ -311,7 +316,7 @@ def _with_own_counts(metrics: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFra
     return metrics
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
+def read_runs(folders: Sequence[Path], corpus: Path | None = None) -> list[Run]:
     """Read several runs, smaller models first and lower frequencies before higher; each has a name of its own.
 
     Raises:
@@ -323,7 +328,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     for folder in folders:
         if resolved.count(folder.resolve()) > 1:
             raise UserError(f"{folder} is given twice")
-    runs = [read_run(folder) for folder in folders]
+    runs = [read_run(folder, corpus) for folder in folders]
     told_apart = labels((run.name, str(run.folder)) for run in runs)
     return sorted((replace(run, name=told_apart[str(run.folder)]) for run in runs), key=order_of)
 

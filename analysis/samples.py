@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.runs import Run
-from olmo_inject.data import ExperimentData, build_data
+from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
+from olmo_inject.run_folder import check_same_data
 from olmo_inject.tasks import INSTANCE_TOKENS, SPLICED_TOKENS, Task
 
 INJECTED_ROWS = 5
@@ -62,7 +63,8 @@ def samples(runs: Sequence[Run]) -> Iterator[Sample]:
 def sample(run: Run) -> Sample:
     """Rows of the first step of `run` that injects anything, of every task some."""
     try:
-        data = build_data(run.experiment)
+        data = run.saved.build_data()
+        check_same_data(run.saved, data)
     except UserError as error:  # a run folder may outlive or travel without its corpus
         return Sample(run.name, 0, [], str(error))
     step = next((s for s in range(min(run.experiment.steps, STEPS_SEARCHED)) if len(data.plan.at(s).rows)), None)

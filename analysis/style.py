@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from analysis.runs import Run
 from olmo_inject.files import replacing
@@ -29,6 +31,7 @@ DOTS_PER_INCH = 130  # of raster files
 PER_ROW = 4  # panels side by side
 LETTERS_THAT_FIT = 16  # of a legend beside panels
 INCHES_PER_LETTER = 0.075
+_OWN_FORMULA = re.compile(r"\$(R\^2|g(_[a-z])?|\\mathdefault\{[^$]*\})\$")
 
 _RC: Any = {
     "figure.constrained_layout.use": True,
@@ -107,6 +110,7 @@ def svg(figure: Figure) -> bytes:
     """The figure as SVG, text drawn as paths so that it looks the same everywhere."""
     buffer = io.BytesIO()
     with style():
+        _take_names_as_written(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
@@ -114,6 +118,13 @@ def svg(figure: Figure) -> bytes:
 def data_uri(figure: Figure) -> str:
     """The figure as a `data:` address of an HTML image."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode()
+
+
+def _take_names_as_written(figure: Figure) -> None:
+    """Names may hold `$`, which would make formulas of them; only the project's own formulas are drawn as such."""
+    for text in figure.findobj(Text):
+        if "$" in _OWN_FORMULA.sub("", text.get_text()):  # pyright: ignore[reportAttributeAccessIssue]
+            text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -127,4 +138,5 @@ def save(figure: Figure, path: Path) -> None:
             temporary.write_bytes(svg(figure))
         else:
             with style():
+                _take_names_as_written(figure)
                 figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})

@@ -28,7 +28,8 @@ from launch.sweep import Cell, Sweep
 from olmo_inject.config import experiment_yaml, load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.files import locked, read_json, write_json, write_text
-from olmo_inject.run_folder import EXPERIMENT, METRICS, differences, in_use
+from olmo_inject.run_folder import differences, in_use
+from olmo_inject.saved_run import EXPERIMENT, METRICS
 from olmo_inject.tasks.halves import judged
 from olmo_inject.training.checkpoints import latest
 

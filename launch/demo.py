@@ -18,7 +18,7 @@ from olmo_inject.config import Experiment, load_experiment
 from olmo_inject.corpus.sample import build_sample
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
-from olmo_inject.run_folder import AUDIT
+from olmo_inject.saved_run import AUDIT
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
 from olmo_inject.training.checks import check_before_launch
 

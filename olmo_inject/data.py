@@ -38,8 +38,12 @@ class ExperimentData(TaskPlan):
     corpus: InjectedCorpus
 
 
-def build_plan(experiment: Experiment) -> TaskPlan:
+def build_plan(experiment: Experiment, tasks: list[Task] | None = None) -> TaskPlan:
     """Vocabulary, tasks and plan of an experiment.
+
+    Args:
+        experiment: what to build.
+        tasks: those that its run saved; None: build them, which runs the code of a kind in a file.
 
     Raises:
         UserError: a missing corpus folder or tokenizer, ids that contradict the model's, a task that does
@@ -47,7 +51,7 @@ def build_plan(experiment: Experiment) -> TaskPlan:
     """
     source = read_source(experiment.corpus)
     _check_ids(experiment, source.vocabulary)
-    tasks = build_tasks(experiment.tasks, source.vocabulary)
+    tasks = build_tasks(experiment.tasks, source.vocabulary) if tasks is None else tasks
     by_name = {task.name: task for task in tasks}
     entries = [
         PlannedTask(by_name[injection.task], experiment.schedule(injection), injection.draw)  # pyright: ignore[reportArgumentType]
@@ -56,18 +60,21 @@ def build_plan(experiment: Experiment) -> TaskPlan:
     return TaskPlan(source, tasks, Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps))
 
 
-def build_data(experiment: Experiment, order_folder: Path | None = None) -> ExperimentData:
+def build_data(
+    experiment: Experiment, order_folder: Path | None = None, tasks: list[Task] | None = None
+) -> ExperimentData:
     """Everything up to the dataset of rows; opens the shards and samples them.
 
     Args:
         experiment: what to build.
         order_folder: as `Order`'s.
+        tasks: as `build_plan`'s.
 
     Raises:
         UserError: as `build_plan`; shards that are missing, truncated, of another dtype or vocabulary; a staged
             corpus that ends before the run does.
     """
-    what = build_plan(experiment)
+    what = build_plan(experiment, tasks)
     data = experiment.train.data
     masks = data.label_mask_paths
     if masks is not None and not what.source.paths:

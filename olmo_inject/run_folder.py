@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,18 +25,24 @@ from olmo.config import SchedulerType
 from omegaconf import OmegaConf
 
 from olmo_inject import files
-from olmo_inject.config import Experiment, experiment_yaml, load_experiment
+from olmo_inject.config import Experiment, experiment_yaml
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json, write_text
+from olmo_inject.files import read_json, remove_empty, write_json, write_text
 from olmo_inject.plan_summary import plan_summary
-from olmo_inject.tasks import Task
+from olmo_inject.saved_run import (
+    EVIDENCE_FILE,
+    EXPERIMENT,
+    METRICS,
+    PLAN,
+    TASKS,
+    SavedRun,
+    is_run,
+    read_experiment,
+    read_plan,
+)
 
-EXPERIMENT = "experiment.yaml"
-PLAN = "plan.json"
-METRICS = "metrics.jsonl"
 STOP_FILE = "stop"
-AUDIT = Path("analysis", "audit.json")  # the record of the last audit
 FORMAT = 1
 
 # What a resume may change: how a step is computed and what is recorded, never what is computed.
@@ -103,6 +110,16 @@ def fingerprints(data: ExperimentData) -> dict[str, str]:
     }
 
 
+def check_same_data(run: SavedRun, data: ExperimentData) -> None:
+    """Refuse data that is not what a run was trained on.
+
+    Raises:
+        UserError: what has changed.
+    """
+    if differing := changed(run.plan["fingerprints"], fingerprints(data)):
+        raise UserError(f"{run.folder}: not what the run was trained on any more: {', '.join(differing)}")
+
+
 def changed(recorded: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     """The names of the fingerprints that differ; the corpus's contents count where both know them."""
     differing = [name for name in {**recorded, **found} if recorded.get(name) != found.get(name)]
@@ -121,41 +138,51 @@ def prepare(experiment: Experiment, data: ExperimentData, first_step: int = 0) -
         UserError: the folder holds something else, or a run that differs in what a resume may not change.
     """
     folder = experiment.run_folder
-    if (folder / EXPERIMENT).is_file():
-        check_same_run(experiment, data)
-    for task in data.tasks:
-        task.save(folder / "tasks")
     # Written again when a run goes on, since it may have been extended; id, first step and known contents stay.
     before: dict[str, Any] = {"run_id": uuid.uuid4().hex}
-    if (folder / EXPERIMENT).is_file():
-        before = read_json(folder / PLAN)
+    if is_run(folder):
+        check_same_run(experiment, data)
+        before = read_plan(folder)
     summary = {"format": FORMAT, "run_id": before["run_id"], "first_step": before.get("first_step", first_step)}
     known = {name: value for name, value in before.get("fingerprints", {}).items() if name == CONTENTS}
-    prints = {"fingerprints": known | fingerprints(data)}
-    write_json(folder / PLAN, summary | plan_summary(experiment, data) | prints)
+    about = {"made_in": str(Path.cwd()), "fingerprints": known | fingerprints(data)}
+    # It marks the folder as a run's, so it comes first; the experiment, which makes the run whole, comes last.
+    write_json(folder / PLAN, summary | plan_summary(experiment, data) | about)
+    for task in data.tasks:
+        task.save(folder / TASKS)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(experiment.train)))
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
 
 
-def check_no_other_folder(folder: Path) -> None:
+def check_no_other_folder(folder: Path, *, overwrite: bool = False) -> None:
     """Refuse a folder that holds something else than a run, before anything is written to it.
+
+    Args:
+        folder: where a run is to be.
+        overwrite: whether what a killed deletion left of a run will do.
 
     Raises:
         UserError: it does; no option deletes it.
     """
-    if (
-        folder.exists()
-        and not (folder / EXPERIMENT).is_file()
-        and not (folder.is_dir() and _is_unfinished_start(folder))
-    ):
+    if not folder.exists() or is_run(folder):
+        return
+    if not folder.is_dir():
         raise UserError(f"{folder} exists and is not a run; choose another folder")
-
-
-def _is_unfinished_start(folder: Path) -> bool:
-    """Whether a folder holds nothing, or only what `prepare` writes before the experiment, which comes last."""
     # A kill may leave one of them half-written, under a name of its own.
-    names = {entry.name for entry in folder.iterdir() if not entry.match(".*.tmp")}
-    return names <= {".lock", "tasks", PLAN, "config.yaml", "order", "stop"}
+    names = {entry.name for entry in folder.iterdir() if not entry.match(".*.tmp")} - {".lock", "order", STOP_FILE}
+    if names and not _is_marked(folder):
+        raise UserError(f"{folder} exists and is not a run; choose another folder")
+    if not overwrite and not names <= {PLAN, "tasks", "config.yaml"}:
+        raise UserError(f"{folder} holds what is left of a run that was being deleted; --overwrite goes on with that")
+
+
+def _is_marked(folder: Path) -> bool:
+    """Whether the folder has what only a run's has."""
+    try:
+        plan = read_json(folder / PLAN)
+    except UserError:
+        return False
+    return isinstance(plan, dict) and {"run_id", "fingerprints"} <= plan.keys()
 
 
 def identity(experiment: Experiment) -> str:
@@ -171,9 +198,9 @@ def check_same_run(experiment: Experiment, data: ExperimentData) -> None:
         UserError: what differs.
     """
     folder = experiment.run_folder
-    differing = differences(load_experiment(folder / EXPERIMENT), experiment)
+    differing = differences(read_experiment(folder), experiment)
     if not differing:
-        found = changed(read_json(folder / PLAN)["fingerprints"], fingerprints(data))
+        found = changed(read_plan(folder)["fingerprints"], fingerprints(data))
         differing = [f"{name} {'have' if name == CONTENTS else 'has'} changed" for name in found]
     if differing:
         raise UserError(
@@ -192,63 +219,33 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
     ]
 
 
-def is_run(path: Path) -> bool:
-    """Whether the folder is a run's."""
-    return (path / EXPERIMENT).is_file()
-
-
-def expand(paths: Sequence[Path]) -> list[Path]:
-    """Each path, or the runs below one that is no run itself but a folder of runs, or a sweep's folder.
-
-    Raises:
-        UserError: a path that does not exist, or one given twice.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist")
-        below = (
-            [] if is_run(path) else sorted(path.glob(f"*/{EXPERIMENT}")) or sorted(path.glob(f"runs/*/{EXPERIMENT}"))
-        )
-        found += [file.parent for file in below] or [path]
-    resolved = [path.resolve() for path in found]
-    if twice := [path for path in found if resolved.count(path.resolve()) > 1]:
-        raise UserError(f"{twice[0]} is given twice")
-    return found
-
-
-def load_run(folder: Path) -> tuple[Experiment, list[Task], dict[str, Any]]:
-    """A run's experiment, tasks and `plan.json`.
-
-    Raises:
-        UserError: the folder is not a run.
-    """
-    if not folder.exists():
-        raise UserError(f"{folder} does not exist")
-    if not (folder / EXPERIMENT).is_file() or not (folder / PLAN).is_file():
-        raise UserError(f"{folder} is not a run folder: it has no {EXPERIMENT} and {PLAN}")
-    experiment = load_experiment(folder / EXPERIMENT)
-    experiment.folder = str(folder)  # a run may have been moved
-    tasks = [Task.load(folder / "tasks" / f"{task.name}.json") for task in experiment.tasks]
-    return experiment, tasks, read_json(folder / PLAN)
-
-
 def delete_run(folder: Path) -> None:
-    """Delete a run for `--overwrite`; what is not a run is never deleted.
+    """Delete a run for `--overwrite`: what a run writes, and nothing else that lies in its folder.
+
+    `plan.json` stays until the new run's replaces it: whenever this is killed, it says that the folder is a run's.
 
     Raises:
         UserError: the folder holds something else than a run.
     """
-    if not folder.exists():
-        return
-    check_no_other_folder(folder)
-    for entry in folder.iterdir():
-        if entry.name == ".lock":
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+    check_no_other_folder(folder, overwrite=True)
+    (folder / EXPERIMENT).unlink(missing_ok=True)  # first: without it nothing goes on with what is left
+    for path in _written(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         else:
-            entry.unlink()
+            path.unlink(missing_ok=True)
+    for place in ("tasks", "references", "data-indices", "analysis"):
+        remove_empty([folder / place])
+
+
+def _written(folder: Path) -> list[Path]:
+    """What runs write, and what analyses of them keep there, but for the marks of a run."""
+    names = (*("config.yaml", METRICS, EVIDENCE_FILE, STOP_FILE, "order", ".*.tmp", ".step*.old"),)
+    inside = ("tasks/*.json", "references/*.json", "data-indices/*.tsv", "tasks/.*.tmp", "references/.*.tmp")
+    analyses = [f"analysis/*.{ending}" for ending in ("json", "parquet", "svg", "png")]
+    found = [path for pattern in (*names, *inside, *analyses) for path in folder.glob(pattern)]
+    found += [path for path in folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
+    return found + [about.parent.parent for about in folder.glob("analysis/*/*/about.json")]
 
 
 @contextmanager
@@ -261,6 +258,18 @@ def locked(folder: Path) -> Iterator[None]:
     in_use = f"{folder} is in use: another process is training this run"
     with files.locked(folder / ".lock", lambda: in_use, f"the run folder {folder}"):
         yield
+
+
+def remove_unused(folder: Path, made: Sequence[Path]) -> None:
+    """Remove a folder in which nothing but the lock was written, by the process that holds it.
+
+    Args:
+        folder: the run's.
+        made: it and those above it, as far as they were made for it.
+    """
+    if made and [entry.name for entry in folder.iterdir()] == [".lock"]:
+        (folder / ".lock").unlink()
+        remove_empty(made)
 
 
 def in_use(folder: Path) -> bool:

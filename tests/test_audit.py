@@ -19,7 +19,7 @@ from runs import BATCH, train_on_rank, write_experiment
 from olmo_inject.audit import Audit, audit_run
 from olmo_inject.cli import main
 from olmo_inject.files import read_json
-from olmo_inject.run_folder import AUDIT
+from olmo_inject.saved_run import AUDIT
 
 
 @pytest.fixture(scope="module")

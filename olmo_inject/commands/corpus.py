@@ -151,6 +151,7 @@ def show(
     from olmo_inject.config import load_experiment
     from olmo_inject.data import build_plan
     from olmo_inject.open_corpus import Shape, open_corpus, shape_of
+    from olmo_inject.saved_run import run_of
     from olmo_inject.show import parse_rows, print_shown, show_step
 
     shape = Shape(batch_size, sequence_length, seed)
@@ -164,7 +165,8 @@ def show(
     what = None
     if experiment is not None:
         experiment.corpus = opened.config
-        what = build_plan(experiment)
+        run = run_of(injections)
+        what = build_plan(experiment, None if run is None else run.tasks)
     chosen = None if rows is None else parse_rows(rows, opened.order.batch_size)
     shown = show_step(opened, step, chosen, what)
     if as_json:

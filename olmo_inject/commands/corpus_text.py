@@ -119,6 +119,7 @@ def scan(
     from olmo_inject.corpus.scan_print import print_scan
     from olmo_inject.corpus.scan_report import ScanOptions, scan_experiment
     from olmo_inject.files import check_writable, write_json
+    from olmo_inject.saved_run import run_of
 
     processes = available_cores() if processes is None else processes
     if to is not None and to.is_dir():
@@ -136,7 +137,10 @@ def scan(
     for folder in (references, None if to is None else to.parent):
         if folder is not None:
             check_writable(folder)
-    report = scan_experiment(corpus, experiment, options)
+    run = run_of(config)
+    if run is not None and run.has_own_code and (resample or overrides):
+        raise UserError(f"{config} is a run's, whose tasks' code is not run: copy it for --resample and changes")
+    report = scan_experiment(corpus, experiment, options, None if run is None or overrides else run.tasks)
     if to is not None:
         write_json(to, report)
     if as_json:

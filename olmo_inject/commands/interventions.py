@@ -16,7 +16,7 @@ from olmo_inject.commands.analysis import (
     deliver,
     folder_for,
 )
-from olmo_inject.commands.shared import JsonOption
+from olmo_inject.commands.shared import CorpusOption, JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +39,7 @@ def gradients(
         int | None, typer.Option(help="Rows of one pass, which bounds memory; by default the run's micro-batch.")
     ] = None,
     precision: Annotated[str, typer.Option(help="Of the matrix products: fp32 or bf16.")] = "fp32",
+    corpus: CorpusOption = None,
     device: DeviceOption = "auto",
     to: ToOption = None,
     as_json: JsonOption = False,
@@ -48,7 +49,7 @@ def gradients(
     from analysis.gradients import Options, method
 
     options = Options(layer, neurons, targets, rows_per_pass, precision)
-    _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json)
+    _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json, corpus)
 
 
 @app.command()
@@ -99,6 +100,7 @@ def _analyse(
     device: str,
     to: Path | None,
     as_json: bool,
+    corpus: Path | None = None,
 ) -> None:
     """Apply a method to checkpoints, and deliver its table and section."""
     from analysis.checkpoints import subjects
@@ -107,7 +109,7 @@ def _analyse(
     from olmo_inject.training.parallel import choose_device
 
     problems, chosen = Problems(), choose_device(device)
-    checkpoints, folder = subjects(runs, steps, problems, tasks), folder_for(runs, to)
+    checkpoints, folder = subjects(runs, steps, problems, tasks, corpus), folder_for(runs, to)
     tables = analyse(checkpoints, method, chosen, problems)
     found = section(tables[table]) if table in tables else None
     deliver(method.name, folder, tables, [] if found is None else [found], problems, as_json)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from olmo_inject.commands.shared import (
     ConfigArgument,
+    CorpusOption,
     DeviceOption,
     JsonOption,
     NodesOption,
@@ -85,12 +86,18 @@ def train(
         ending = train_as_rank(experiment, overwrite=overwrite, device=device)
         say_once(f"{experiment.name}: {ending}")
         return
-    from olmo_inject.training.checks import check_before_launch
+    from olmo_inject.saved_run import is_run
+    from olmo_inject.tasks.registry import is_own_code
+    from olmo_inject.training.checks import check_before_launch, record_changes
     from olmo_inject.training.leftovers import tidy_finished
 
     processes = default_processes() if nproc is None else nproc
     check_launch(nodes, rendezvous)
+    if is_run(experiment.run_folder) and not overwrite:
+        for task in (task for task in experiment.tasks if is_own_code(task.kind)):
+            say_once(f"task {task.name}: going on runs the code of {Path(task.kind.rpartition(':')[0]).resolve()}")
     if (done := check_before_launch(experiment, nodes * processes, device, overwrite)) is not None:
+        record_changes(experiment)
         tidy_finished(experiment)
         say_once(f"{experiment.name}: {done}")
         return
@@ -107,6 +114,7 @@ def train(
 
 def audit(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.")],
+    corpus: CorpusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recompute what each run should have been given and compare it with what its model was given.
@@ -114,14 +122,17 @@ def audit(
     Ends with status 1 if anything differs.
     """
     from olmo_inject.audit import audit_run, print_audits, save_audit
-    from olmo_inject.run_folder import expand
+    from olmo_inject.saved_run import expand
 
-    audits = [audit_run(run, progress=not as_json) for run in expand(runs)]
+    audits = [audit_run(run, progress=not as_json, corpus=corpus) for run in expand(runs)]
     if as_json:
         print_json([result.record() for result in audits])
     else:
         print_audits(audits, table_console())
     for result in audits:
-        save_audit(result)
+        try:
+            save_audit(result)
+        except UserError as error:  # of somebody else's, or kept read-only: the verdict holds all the same
+            print(f"olmo-inject: the verdict could not be saved: {error}", file=sys.stderr)
     if not all(result.passed for result in audits):
         raise typer.Exit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 NprocOption = Annotated[
     int | None, typer.Option(help="Ranks on this machine; default one per GPU, or one.", show_default=False)
+]
+CorpusOption = Annotated[
+    Path | None,
+    typer.Option(help="Where the corpus of the run is now, if it has moved.", show_default=False),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 NodesOption = Annotated[int, typer.Option(help="Nodes that each run this command.")]

@@ -18,7 +18,7 @@ from olmo_inject.config.train_checks import check_model, check_train
 from olmo_inject.errors import UserError
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.steps import StepSelection
-from olmo_inject.tasks import SPLICED_TOKENS
+from olmo_inject.tasks import SPLICED_TOKENS, check_name
 
 
 def check(experiment: Experiment) -> None:
@@ -37,6 +37,8 @@ def check(experiment: Experiment) -> None:
         raise UserError(f"model.precision: {experiment.model.precision} is set by train.precision")
     _check_choices(experiment)
     names = [task.name for task in experiment.tasks]
+    for name in names:
+        check_name(name, "tasks")
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"tasks: two are named {twice[0]}")
     for injection in experiment.injections:
@@ -213,8 +215,7 @@ def _check_injection(experiment: Experiment, injection: InjectionConfig, names: 
 def _check_references(experiment: Experiment, tasks: Sequence[str]) -> None:
     taken = set(tasks)
     for reference in experiment.references:
-        if not reference.name.isidentifier():
-            raise UserError(f"references: name {reference.name!r} must be a word of letters, digits and underscores")
+        check_name(reference.name, "references")
         if reference.name in taken:
             raise UserError(f"references: name {reference.name!r} stands twice, or is a task's; names must differ")
         if not reference.path:

@@ -65,19 +65,22 @@ class ScanOptions:
     manifest: str | None = None
 
 
-def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -> dict[str, Any]:
+def scan_experiment(
+    corpus: str, experiment: Experiment, options: ScanOptions, tasks: list[Task] | None = None
+) -> dict[str, Any]:
     """Scan a corpus for the tasks of an experiment; the report as it is written to JSON.
 
     Args:
         corpus: whatever `open_corpus` takes, or `-` for the experiment's own.
         experiment: its tasks, order, batch size and sequence length count.
         options: what else to do.
+        tasks: as `build_plan`'s.
 
     Raises:
         UserError: as `build_plan` and `scan_corpus`; no clean seeds.
     """
     experiment = _with_corpus(experiment, corpus, options)
-    what = build_plan(experiment)
+    what = build_plan(experiment, tasks)
     vocabulary = what.source.vocabulary
     shards = what.source.open_shards(experiment.sequence_length)
     order = None  # of a corpus too small to be trained on

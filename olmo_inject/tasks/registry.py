@@ -73,6 +73,11 @@ def all_pairs(n_values: int) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray,
     return pair // n_values, pair % n_values
 
 
+def is_own_code(name: str) -> bool:
+    """Whether a kind is a class in a file, whose code runs where a task is built of it."""
+    return ".py:" in name
+
+
 def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind:
     """The kind `name` with `options`.
 
@@ -84,7 +89,7 @@ def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind:
     Raises:
         UserError: no such kind, a file that cannot be loaded, an unknown option or a wrong type.
     """
-    cls = _from_file(name, where) if ".py:" in name else _KINDS.get(name)
+    cls = _from_file(name, where) if is_own_code(name) else _KINDS.get(name)
     if cls is None:
         raise UserError(f"{where}: kind {name!r} is not one of {', '.join(sorted(_KINDS))} or FILE.py:CLASS")
     not_a_kind = f"{where}: kind {name!r} must be a dataclass with n_tokens and instances(tokens)"

@@ -74,8 +74,7 @@ class Task:
             UserError: unknown kind or option, or too few tokens left in the vocabulary.
         """
         where = f"tasks: {config.name}"
-        if not config.name.isidentifier():
-            raise UserError(f"tasks: name {config.name!r} must be a word of letters, digits and underscores")
+        check_name(config.name, "tasks")
         if not 0 < config.train_fraction < 1:
             raise UserError(f"{where}: train_fraction {config.train_fraction} must lie between 0 and 1")
         kind = task_kind(config.kind, config.options, where)
@@ -154,11 +153,36 @@ class Task:
             arrays = {name: np.array(record[name], dtype) for name, dtype in _ARRAYS.items()}
             task = cls(TaskConfig(**record["config"]), **arrays)
             recorded = record["fingerprint"]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            task._check_saved()
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{path} is not a saved task: {error!r}") from None
+        check_name(task.name, str(path))
         if task.fingerprint != recorded:
             raise UserError(f"{path} was changed: its contents do not match its fingerprint")
         return task
+
+    def _check_saved(self) -> None:
+        """Raise ValueError where arrays that were read are no task's."""
+        kinds = {"name": str, "kind": str, "seed": int, "options": dict}
+        if any(type(getattr(self.config, name)) is not kind for name, kind in kinds.items()):
+            raise ValueError("its config holds values of other types")
+        n, halves = len(self.instances), (self.train_ids, self.test_ids)
+        if self.instances.shape != (n, INSTANCE_TOKENS) or any(half.ndim != 1 or not len(half) for half in halves):
+            raise ValueError("its arrays have other shapes")
+        if not np.array_equal(np.sort(np.concatenate(halves)), np.arange(n)) or (np.diff(self.train_ids) < 0).any():
+            raise ValueError("its halves do not share its instances")
+        if not np.isin(self.instances, self.tokens).all():
+            raise ValueError("an instance holds a token that is none of its own")
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse a name that is no word: names stand in files' names, metrics and figures.
+
+    Raises:
+        UserError: naming it.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UserError(f"{where}: name {str(name)[:80]!r} must be a word of letters, digits and underscores")
 
 
 _ARRAYS: Mapping[str, Any] = {

@@ -16,10 +16,9 @@ import torch
 from olmo.config import DistributedStrategy, ModelConfig, TrainConfig
 from safetensors import SafetensorError
 
-from olmo_inject.config import load_experiment
-from olmo_inject.data import build_plan
+from olmo_inject.corpus_source import read_source
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import EXPERIMENT
+from olmo_inject.saved_run import is_run, load_run
 from olmo_inject.training import checkpoints, sealed
 from olmo_inject.training.parallel import (
     build_model,
@@ -137,7 +136,7 @@ def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
         tmp.rename(to)
 
 
-def find_vocabulary(path: Path, tokenizer: str | None) -> tuple[Vocabulary | None, str]:
+def find_vocabulary(path: Path, tokenizer: str | None, corpus: Path | None = None) -> tuple[Vocabulary | None, str]:
     """The vocabulary of a checkpoint's run, or of `tokenizer`; where there is no tokenizer None, and why.
 
     Raises:
@@ -146,8 +145,8 @@ def find_vocabulary(path: Path, tokenizer: str | None) -> tuple[Vocabulary | Non
     model = read_config(path).model
     if tokenizer is not None:
         vocabulary = Vocabulary.load(tokenizer, eos_id=model.eos_token_id, pad_id=model.pad_token_id)
-    elif (path.parent / EXPERIMENT).is_file():
-        vocabulary = build_plan(load_experiment(path.parent / EXPERIMENT)).source.vocabulary
+    elif is_run(path.parent):
+        vocabulary = read_source(load_run(path.parent, corpus).experiment.corpus).vocabulary
     else:
         return None, f"{path} does not lie in its run's folder"
     if vocabulary.size > model.vocab_size:

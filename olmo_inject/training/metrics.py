@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,26 +98,6 @@ class Metrics:
         """Close the log."""
         if self._log is not None:
             self._log.close()
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line cut off by a kill is left out.
-
-    Raises:
-        UserError: the file is missing, or a line that is not the last is damaged.
-    """
-    number = 0
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                if not line.endswith("\n"):
-                    return
-                number += 1
-                yield json.loads(line)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {number} is damaged: {error.msg}") from None
 
 
 def cut_back(path: Path, keep: Callable[[str], bool]) -> None:

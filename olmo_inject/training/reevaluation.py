@@ -14,11 +14,11 @@ from olmo.model import OLMo
 from rich.box import SIMPLE
 from rich.table import Table
 
-from olmo_inject.config import Experiment, load_experiment
+from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
-from olmo_inject.run_folder import EXPERIMENT, expand, is_run
+from olmo_inject.saved_run import expand, is_run, load_run, run_of
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training import sealed
@@ -116,7 +116,8 @@ def find_tasks(chosen: Sequence[str], step: Path) -> list[Task]:
         elif name.endswith(".json"):
             tasks.append(Task.load(Path(name)))
         elif Path(name).is_file():
-            tasks += build_plan(load_experiment(name)).tasks
+            run = run_of(name)
+            tasks += build_plan(load_experiment(name)).tasks if run is None else run.tasks
         else:
             known = ", ".join(task.name for task in own) or "none"
             raise UserError(
@@ -128,10 +129,7 @@ def find_tasks(chosen: Sequence[str], step: Path) -> list[Task]:
 
 def own_tasks(step: Path) -> list[Task]:
     """The tasks of the run that a checkpoint lies in, or none."""
-    if not (step.parent / EXPERIMENT).is_file():
-        return []
-    experiment: Experiment = load_experiment(step.parent / EXPERIMENT)
-    return [Task.load(step.parent / "tasks" / f"{task.name}.json") for task in experiment.tasks]
+    return load_run(step.parent).tasks if is_run(step.parent) else []
 
 
 def evaluate_checkpoint(

@@ -19,9 +19,17 @@ from safetensors.torch import save_file
 
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, sha256_of, write_json
+from olmo_inject.shapes import check_shape
 
 FORMAT = 1
 RECORD = "checkpoint.json"
+_RECORD = {
+    "step": int,
+    "kind": str,
+    "sharded": bool,
+    "world_size": int,
+    "files": {str: {"bytes": int, "sha256": str}},
+}
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -77,9 +85,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     version = record.get("format") if isinstance(record, dict) else None
     if version != FORMAT:
         raise UserError(f"{folder / RECORD} has format {version!r}: this version reads {FORMAT}")
-    kinds = {"step": int, "kind": str, "sharded": bool, "world_size": int, "files": dict}
-    if any(not isinstance(record.get(key), kind) for key, kind in kinds.items()):
-        raise UserError(f"{folder / RECORD} is damaged: it must hold {', '.join(kinds)}")
+    check_shape(record, _RECORD, str(folder / RECORD))
     return record
 
 

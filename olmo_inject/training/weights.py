@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
-from olmo_inject.run_folder import EXPERIMENT
+from olmo_inject.saved_run import is_run
 from olmo_inject.training import sealed, sharded
 from olmo_inject.training.parallel import DistModel
+from olmo_inject.written import read_yaml, typed
 
 Weights = dict[str, torch.Tensor]
 
@@ -79,7 +80,7 @@ def check_is_checkpoint(path: Path) -> None:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist")
-    if (path / EXPERIMENT).is_file():
+    if is_run(path):
         steps = sorted(int(match[1]) for inner in path.iterdir() if (match := re.fullmatch(r"step(\d+)", inner.name)))
         which = (
             f"give one of its {len(steps)} checkpoints, as {path}/step{steps[-1]}" if steps else "without a checkpoint"
@@ -97,8 +98,10 @@ def read_model_config(path: Path) -> ModelConfig:
     file = path / "config.yaml"
     if not file.is_file():
         raise UserError(f"{path} cannot be read as a model: it has neither ai2-olmo's config.yaml nor a config.json")
+    given = read_yaml(file)
     try:
-        described = OmegaConf.select(OmegaConf.load(file), "model", throw_on_missing=True)
+        given = {name: typed(value, ModelConfig if name == "model" else Any) for name, value in given.items()}
+        described = OmegaConf.select(OmegaConf.create(given), "model", throw_on_missing=True)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), described))
     except Exception as error:  # of many types: YAML's, OmegaConf's, ai2-olmo's own
         raise UserError(f"{file} does not describe an ai2-olmo model: {str(error).splitlines()[0]}") from error

@@ -19,7 +19,7 @@ from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
-from olmo_inject.run_folder import AUDIT
+from olmo_inject.saved_run import AUDIT
 
 LOADING = {"src", "href", "srcset", "data", "action", "poster"}
 VOID = {"meta", "img", "br", "link", "hr", "input"}

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from olmo_inject.errors import UserError
-from olmo_inject.training.metrics import JsonLines, Metrics, belongs_before, cut_back, read_lines
+from olmo_inject.files import read_lines
+from olmo_inject.training.metrics import JsonLines, Metrics, belongs_before, cut_back
 
 
 def steps_of(path: Path) -> list[tuple[int, str]]:

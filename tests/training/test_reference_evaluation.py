@@ -14,7 +14,7 @@ from runs import LENGTH, VOCAB, metrics, same_bits, series, train_on_rank, write
 from olmo_inject.config import load_experiment
 from olmo_inject.corpus.references import Reference, ReferenceItem
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import load_run
+from olmo_inject.saved_run import load_run
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.parallel import build_model
 from olmo_inject.training.run import runtime_config
