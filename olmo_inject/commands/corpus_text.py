@@ -57,7 +57,9 @@ def build(
     skipped = skipped_files(sources)
     if skipped and not as_json:
         examples = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
-        print(f"not read, for want of a known format: {counted(len(skipped), 'file')}: {examples}", flush=True)
+        print(
+            f"not read, of no known format or links to nothing: {counted(len(skipped), 'file')}: {examples}", flush=True
+        )
     text = TextOptions(text_field, id_field, text_unit, dataset_config, dataset_split)
     corpus = build_corpus(
         to,

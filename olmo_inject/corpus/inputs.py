@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ def find_inputs(sources: Sequence[str], options: TextOptions) -> list[Input]:
     inputs: list[Input] = []
     for source in sources:
         path = Path(source)
+        _check_name(source)
         if source.startswith(DATASET):
             count = getattr(open_dataset(source, options), "num_shards", 1)
             inputs += [Input(source, source, "dataset", 1, i, count) for i in range(count)]
@@ -84,14 +85,14 @@ def find_inputs(sources: Sequence[str], options: TextOptions) -> list[Input]:
 
 
 def skipped_files(sources: Sequence[str]) -> list[str]:
-    """The files in the folders among `sources` that are of no known format, and so not read; hidden ones aside."""
+    """What is in the folders among `sources` and not read, hidden names aside: no known format, a link to nothing."""
     folders = [Path(source) for source in sources if not source.startswith(DATASET)]
     return [
         str(path)
         for folder in folders
         if folder.is_dir() and not _is_saved(folder)
         for path in _visible_files(folder)
-        if _kind(path) is None
+        if not _is_read(path)
     ]
 
 
@@ -100,10 +101,38 @@ def _is_saved(folder: Path) -> bool:
     return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+def _visible_files(folder: Path) -> list[Path]:
+    """All below `folder` that is no folder, sorted; links are followed, but each folder is read at one path only.
+
+    Raises:
+        UserError: a folder that cannot be read.
+    """
+    files: list[Path] = []
+    folders, seen = [folder], set[tuple[int, int]]()
+    try:
+        while folders:
+            status = (directory := folders.pop()).stat()
+            if (status.st_dev, status.st_ino) in seen:  # another link leads here, perhaps one inside it
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
+            files += [entry for entry in entries if not entry.is_dir()]
+            folders += [entry for entry in reversed(entries) if entry.is_dir()]
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be read: {error.strerror}") from None
+    return sorted(files)
+
+
+def _is_read(path: Path) -> bool:
+    return _kind(path) is not None and path.is_file()
+
+
+def _check_name(path: str) -> None:
+    """Refuse a name that cannot be written down: provenance and records are UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: the name is not UTF-8; rename it") from None
 
 
 def _kind(path: Path) -> str | None:
@@ -113,11 +142,11 @@ def _kind(path: Path) -> str | None:
 
 
 def _folder_inputs(source: str) -> list[Input]:
-    found = [
-        Input(source, str(path), kind, path.stat().st_size)
-        for path in _visible_files(Path(source))
-        if (kind := _kind(path)) is not None
-    ]
+    found: list[Input] = []
+    for path in _visible_files(Path(source)):
+        if _is_read(path) and (kind := _kind(path)) is not None:
+            _check_name(str(path))
+            found.append(Input(source, str(path), kind, path.stat().st_size))
     if not found:
         raise UserError(f"{source}: no file of a known format in it; there are {FORMATS}")
     return found

@@ -25,7 +25,7 @@ from olmo_inject.corpus import build_folder
 from olmo_inject.corpus.build import build_corpus
 from olmo_inject.corpus.build_job import BuildOptions, make_jobs, run_job
 from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
-from olmo_inject.corpus.inputs import TextOptions, find_inputs
+from olmo_inject.corpus.inputs import TextOptions, find_inputs, skipped_files
 from olmo_inject.corpus.provenance import Origin, origins_at, provenance_path, read_origins
 from olmo_inject.corpus.sample import DOLMA, build_sample
 from olmo_inject.corpus.shard_writer import WORK
@@ -478,3 +478,30 @@ def test_the_document_at_a_token(tmp_path: Path) -> None:
     (tmp_path / "y.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(UserError, match="is not a provenance file"):
         origins_at(tmp_path / "y.npy", [1])
+
+
+def test_linked_folders_are_followed_and_each_is_read_once(tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    (here / "a").mkdir(parents=True)
+    (here / "a" / "1.txt").write_text("one")
+    (elsewhere / "2.txt").write_text("two")
+    (elsewhere / "deep" / "3.txt").write_text("three")
+    (here / "linked").symlink_to(elsewhere)
+    (here / "again").symlink_to(elsewhere / "deep")  # as all of `linked` is
+    (elsewhere / "deep" / "loop").symlink_to(here)
+    (here / "gone.txt").symlink_to(tmp_path / "nowhere")
+    found = [Path(one.path).relative_to(here) for one in find_inputs([str(here)], TextOptions())]
+    assert found == [Path("a/1.txt"), Path("again/3.txt"), Path("linked/2.txt")]
+    assert skipped_files([str(here)]) == [str(here / "gone.txt")]
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("a")
+    latin1 = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / "in" / latin1).write_text("b")
+    for source in (tmp_path / "in", tmp_path / "in" / latin1):
+        with pytest.raises(UserError, match="the name is not UTF-8; rename it"):
+            build_corpus(tmp_path / "out", [str(source)], SMALL, progress=False)
+    assert not (tmp_path / "out").exists()
