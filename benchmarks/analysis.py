@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from transformers import OlmoForCausalLM, PreTrainedModel
 
-from analysis import das, patching
-from analysis.activations import activations, residual_points
-from analysis.checkpoints import Subject, without_progress_bars
-from analysis.features import features_method
-from analysis.results import result
-from analysis.scores import scores_method
+from analysis.methods import das, patching
+from analysis.methods.activations import activations, residual_points
+from analysis.methods.features import features_method
+from analysis.methods.scores import scores_method
+from analysis.read.checkpoints import Subject, without_progress_bars
+from analysis.read.store import result
 from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.config import load_experiment
 from olmo_inject.tasks import Task, TaskConfig
-from olmo_inject.training.transformers_model import transformers_config
+from olmo_inject.training.checkpoints.transformers import transformers_config
 from olmo_inject.vocabulary import Vocabulary
 
 ROUNDS = 3

@@ -28,10 +28,10 @@ from launch.sweep import Cell, Sweep
 from olmo_inject.config import experiment_yaml, load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.files import locked, read_json, write_json, write_text
-from olmo_inject.run_folder import differences, in_use
-from olmo_inject.saved_run import EXPERIMENT, METRICS
+from olmo_inject.runs.folder import differences, in_use
+from olmo_inject.runs.read import EXPERIMENT, METRICS
 from olmo_inject.tasks.halves import judged
-from olmo_inject.training.checkpoints import latest
+from olmo_inject.training.checkpoints.save_restore import latest
 
 DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, PENDING = "done", "running", "queued", "failed", "interrupted", "pending"
 CHANGED = "changed"

@@ -27,8 +27,8 @@ from omegaconf.errors import OmegaConfBaseException
 from olmo_inject.config import Experiment, find_config, load_experiment, one_line, read_described
 from olmo_inject.errors import UserError
 from olmo_inject.paths import expanded
-from olmo_inject.run_folder import identity
-from olmo_inject.written import Plain, in_flow, read_yaml
+from olmo_inject.runs.folder import identity
+from olmo_inject.yaml_text import Plain, in_flow, read_yaml
 
 MOST_CELLS = 10_000
 TIME = re.compile(r"(\d+-)?\d{1,2}:\d{2}:\d{2}")

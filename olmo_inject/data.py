@@ -11,7 +11,7 @@ from olmo_inject.config import Experiment
 from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus_source import CorpusSource, read_source
+from olmo_inject.corpus.source import CorpusSource, read_source
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan, PlannedTask
 from olmo_inject.tasks import Task, build_tasks

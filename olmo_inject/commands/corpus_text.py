@@ -49,9 +49,9 @@ def build(
 
     Example: `olmo-inject corpus build wiki/ books.jsonl.zst --to runs/mine`
     """
-    from olmo_inject.corpus.build import build_corpus
-    from olmo_inject.corpus.build_job import LEFT_OUT, BuildOptions
-    from olmo_inject.corpus.inputs import TextOptions, skipped_files
+    from olmo_inject.corpus.build.build import build_corpus
+    from olmo_inject.corpus.build.inputs import TextOptions, skipped_files
+    from olmo_inject.corpus.build.job import LEFT_OUT, BuildOptions
     from olmo_inject.words import counted
 
     skipped = skipped_files(sources)
@@ -117,11 +117,11 @@ def scan(
     from rich.console import Console
 
     from olmo_inject.config import load_experiment
-    from olmo_inject.corpus.scan import ReferenceOptions
-    from olmo_inject.corpus.scan_print import print_scan
-    from olmo_inject.corpus.scan_report import ScanOptions, scan_experiment
     from olmo_inject.files import check_writable, write_json
-    from olmo_inject.saved_run import run_of
+    from olmo_inject.runs.read import run_of
+    from olmo_inject.scan.print import print_scan
+    from olmo_inject.scan.report import ScanOptions, scan_experiment
+    from olmo_inject.scan.scan import ReferenceOptions
 
     processes = available_cores() if processes is None else processes
     if to is not None and to.is_dir():

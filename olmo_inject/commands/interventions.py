@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from analysis.page import Section
-    from analysis.results import Method
+    from analysis.read.store import Method
+    from analysis.report.page import Section
 
 
 @app.command()
@@ -45,8 +45,8 @@ def gradients(
     as_json: JsonOption = False,
 ) -> None:
     """Gradient interference: cosines of a batch's gradient, and its parts, with each task's."""
-    from analysis.gradient_figures import section
-    from analysis.gradients import Options, method
+    from analysis.figures.gradients import section
+    from analysis.methods.gradients import Options, method
 
     options = Options(layer, neurons, targets, rows_per_pass, precision)
     _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json, corpus)
@@ -63,8 +63,8 @@ def patching(
     as_json: JsonOption = False,
 ) -> None:
     """Rank the layers' MLPs by what exchanging their outputs does to the answers."""
-    from analysis.intervention_figures import patching_section
-    from analysis.patching import method
+    from analysis.figures.interventions import patching_section
+    from analysis.methods.patching import method
 
     _analyse(method(pairs), "layers", patching_section, runs, steps, task or (), device, to, as_json)
 
@@ -83,8 +83,8 @@ def das(
     as_json: JsonOption = False,
 ) -> None:
     """Distributed alignment search: at which sites, in how many dimensions, values and results are held."""
-    from analysis.das import Options, method, parse_dimensions
-    from analysis.intervention_figures import das_section
+    from analysis.figures.interventions import das_section
+    from analysis.methods.das import Options, method, parse_dimensions
 
     options = Options(parse_dimensions(dimensions), updates, pairs=pairs, controls=controls)
     _analyse(method(options), "sites", das_section, runs, steps, task or (), device, to, as_json)
@@ -103,9 +103,9 @@ def _analyse(
     corpus: Path | None = None,
 ) -> None:
     """Apply a method to checkpoints, and deliver its table and section."""
-    from analysis.checkpoints import subjects
-    from analysis.problems import Problems
-    from analysis.results import analyse
+    from analysis.read.checkpoints import subjects
+    from analysis.read.skipped import Problems
+    from analysis.read.store import analyse
     from olmo_inject.training.parallel import choose_device
 
     problems, chosen = Problems(), choose_device(device)

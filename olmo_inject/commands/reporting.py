@@ -48,7 +48,7 @@ def report(
 
     Example: `olmo-inject report runs/demo/runs/* --to report.html`
     """
-    from analysis.report import write_report
+    from analysis.report.report import write_report
 
     for path in write_report(runs, to, title=title, figures_to=figures, corpus=corpus):
         print(path)

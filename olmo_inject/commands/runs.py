@@ -37,11 +37,11 @@ def plan(
 
     Example: `olmo-inject plan demo --step 313`
     """
-    from olmo_inject import plan_report
     from olmo_inject.config import load_experiment
     from olmo_inject.corpus.references import load_references
     from olmo_inject.data import build_plan
-    from olmo_inject.plan_summary import plan_summary
+    from olmo_inject.inspect import plan
+    from olmo_inject.inspect.summary import plan_summary
 
     experiment = load_experiment(config, overrides or ())
     what = build_plan(experiment)
@@ -49,14 +49,14 @@ def plan(
     if step is not None and not 0 <= step < experiment.steps:
         raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}")
     if parquet is not None:
-        plan_report.write_parquet(experiment, what, parquet)
+        plan.write_parquet(experiment, what, parquet)
         print(f"every injection of the run: {parquet}", file=sys.stderr)
     if as_json:
-        print_json(plan_report.step_record(what, step) if step is not None else plan_summary(experiment, what))
+        print_json(plan.step_record(what, step) if step is not None else plan_summary(experiment, what))
     elif step is not None:
-        plan_report.print_step(what, step, Console())
+        plan.print_step(what, step, Console())
     else:
-        plan_report.print_plan(experiment, what, Console())
+        plan.print_plan(experiment, what, Console())
 
 
 def train(
@@ -86,7 +86,7 @@ def train(
         ending = train_as_rank(experiment, overwrite=overwrite, device=device)
         say_once(f"{experiment.name}: {ending}")
         return
-    from olmo_inject.saved_run import is_run
+    from olmo_inject.runs.read import is_run
     from olmo_inject.tasks.registry import is_own_code
     from olmo_inject.training.checks import check_before_launch, record_changes
     from olmo_inject.training.leftovers import tidy_finished
@@ -121,8 +121,8 @@ def audit(
 
     Ends with status 1 if anything differs.
     """
-    from olmo_inject.audit import audit_run, print_audits, save_audit
-    from olmo_inject.saved_run import expand
+    from olmo_inject.runs.audit import audit_run, print_audits, save_audit
+    from olmo_inject.runs.read import expand
 
     audits = [audit_run(run, progress=not as_json, corpus=corpus) for run in expand(runs)]
     if as_json:

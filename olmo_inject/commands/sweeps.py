@@ -86,8 +86,8 @@ def sweep(
         for script in slurm.scripts(described, slurm.load_site(site)) if site is not None else ():
             print(script)
     elif cost:
-        from launch.accelerators import find_accelerator
-        from launch.cost_report import cost_table, room_table
+        from launch.cost.accelerators import find_accelerator
+        from launch.cost.report import cost_table, room_table
         from launch.grid import cell_costs
 
         costs = cell_costs(described, find_accelerator(accelerator).with_changes(price, utilization))

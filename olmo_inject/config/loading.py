@@ -16,7 +16,7 @@ from olmo_inject.config.checks import check
 from olmo_inject.config.schema import Experiment, expand_paths
 from olmo_inject.errors import UserError
 from olmo_inject.paths import expanded
-from olmo_inject.written import parse_overrides, read_yaml, typed
+from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
 
 Described = TypeVar("Described")
 

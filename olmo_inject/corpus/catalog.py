@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.corpus.shards import DTYPES
 from olmo_inject.errors import UserError
-from olmo_inject.written import read_yaml, typed
+from olmo_inject.yaml_text import read_yaml, typed
 
 
 @dataclass

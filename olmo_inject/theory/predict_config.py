@@ -14,7 +14,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.theory.frequencies import mixture_from_frequencies, parse_rate
 from olmo_inject.theory.injected_rates import injected_rates, is_injected
 from olmo_inject.theory.mixture import TaskMixture, power_law
-from olmo_inject.written import parse_overrides, read_yaml, typed
+from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
 
 # OmegaConf reads these annotations at run time, on Python 3.10 too.
 

@@ -13,12 +13,12 @@ from olmo_inject.config import Experiment, experiment_yaml
 from olmo_inject.corpus.references import load_references
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import check_no_other_folder, check_same_run, locked, prepare
-from olmo_inject.saved_run import is_run, read_experiment
+from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locked, prepare
+from olmo_inject.runs.read import is_run, read_experiment
 from olmo_inject.steps import StepSelection
-from olmo_inject.training.checkpoints import Checkpoint, latest, read_checkpoint
-from olmo_inject.training.transformers_model import transformers_config
-from olmo_inject.training.weights import load_weights
+from olmo_inject.training.checkpoints.save_restore import Checkpoint, latest, read_checkpoint
+from olmo_inject.training.checkpoints.transformers import transformers_config
+from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.worker_processes import check_sockets
 
 

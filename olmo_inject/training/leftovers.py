@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from olmo_inject.config import Experiment
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import locked
-from olmo_inject.training import checkpoints
+from olmo_inject.runs.folder import locked
+from olmo_inject.training.checkpoints import save_restore
 
 
 def remove_leftovers(experiment: Experiment) -> None:
@@ -20,9 +20,9 @@ def remove_leftovers(experiment: Experiment) -> None:
         for left in place.glob(".*.tmp"):
             if left.is_file():
                 left.unlink()
-    checkpoints.remove_unfinished(folder)
+    save_restore.remove_unfinished(folder)
     if keep > 0:
-        checkpoints.prune(folder, keep, listed=experiment.checkpoints.also)
+        save_restore.prune(folder, keep, listed=experiment.checkpoints.also)
 
 
 def tidy_finished(experiment: Experiment) -> None:

@@ -22,7 +22,7 @@ from olmo_inject.corpus.references import Reference, load_references
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.files import absent
-from olmo_inject.run_folder import (
+from olmo_inject.runs.folder import (
     STOP_FILE,
     check_no_other_folder,
     check_same_run,
@@ -31,10 +31,10 @@ from olmo_inject.run_folder import (
     prepare,
     remove_unused,
 )
-from olmo_inject.saved_run import METRICS, is_run
+from olmo_inject.runs.metrics import Metrics, belongs_before, cut_back
+from olmo_inject.runs.read import METRICS, is_run
 from olmo_inject.steps import StepSelection
 from olmo_inject.stop_signals import stop_signals, stop_with_parent
-from olmo_inject.training import checkpoints
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.checkpointing import Checkpointing
 from olmo_inject.training.callbacks.evaluation import Evaluation
@@ -44,10 +44,11 @@ from olmo_inject.training.callbacks.injected_loss import InjectedLoss
 from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.callbacks.safety import Safety, past_losses
 from olmo_inject.training.callbacks.wandb_run import WandbRun
+from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
 from olmo_inject.training.checks import check_ranks, first_step_of
 from olmo_inject.training.leftovers import remove_leftovers
 from olmo_inject.training.loader import build_loader, worker_deaths_told
-from olmo_inject.training.metrics import Metrics, belongs_before, cut_back
 from olmo_inject.training.parallel import (
     build_model,
     build_optimizer,
@@ -58,7 +59,6 @@ from olmo_inject.training.parallel import (
     settle_ddp_buckets,
 )
 from olmo_inject.training.trainer import InjectionTrainer
-from olmo_inject.training.weights import assign_weights, load_weights
 
 OPTIMIZER_SETTINGS = ("betas", "eps", "weight_decay")
 
@@ -139,7 +139,7 @@ def _write_folder(experiment: Experiment, data: ExperimentData, overwrite: bool)
     folder = experiment.run_folder
     if overwrite:
         delete_run(folder)
-    prepare(experiment, data, first_step_of(experiment, checkpoints.latest(folder)))
+    prepare(experiment, data, first_step_of(experiment, save_restore.latest(folder)))
     remove_leftovers(experiment)
     if len(data.shards) >= SHARED_FROM:
         data.order.prepare(len(data.corpus))
@@ -260,20 +260,20 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer, anew: bool) -> b
     """Go on from the run's own last full checkpoint, else begin where `start_from` says; True for the former."""
     # Rank 0 alone looks: on a network file system another node may not see the newest one yet.
     folder = experiment.run_folder
-    own = from_rank_0(lambda: None if anew else checkpoints.latest(folder), f"cannot read {folder}")
+    own = from_rank_0(lambda: None if anew else save_restore.latest(folder), f"cannot read {folder}")
     if own is not None:
         if own.step > experiment.steps:
             raise UserError(f"train.max_duration: {experiment.steps} steps, but {folder} is at step {own.step}")
-        trainer.load_trainer_state_dict(checkpoints.restore(own, trainer.dist_model, trainer.optim))
+        trainer.load_trainer_state_dict(save_restore.restore(own, trainer.dist_model, trainer.optim))
         trainer.last_saved = own
         return True
     if experiment.start_from is not None:
         start = Path(experiment.start_from)
         if experiment.start_state == "full":
             with on_every_rank(f"start_from: {start}"):
-                parent = checkpoints.read_checkpoint(start)
+                parent = save_restore.read_checkpoint(start)
             own_settings = [dict(group) for group in trainer.optim.param_groups]
-            state = checkpoints.restore(parent, trainer.dist_model, trainer.optim)
+            state = save_restore.restore(parent, trainer.dist_model, trainer.optim)
             trainer.load_trainer_state_dict(state)
             for group, settings in zip(trainer.optim.param_groups, own_settings, strict=True):
                 # The restored ones are the parent's; of these the learning rate alone is set in every step.

@@ -7,7 +7,7 @@ import torch
 from made import vocabulary
 from transformers import OlmoConfig, OlmoForCausalLM
 
-from analysis.activations import operands, recorded
+from analysis.methods.activations import operands, recorded
 from olmo_inject.tasks import Task, TaskConfig
 
 VOCABULARY = 200

@@ -14,8 +14,8 @@ import pytest
 from copies import Copies
 from runs import LENGTH
 
-from analysis.gradients import run_data
-from analysis.runs import read_run
+from analysis.methods.gradients import run_data
+from analysis.read.runs import read_run
 from olmo_inject.cli import main
 
 OPTIONS = {

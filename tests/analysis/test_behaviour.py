@@ -14,16 +14,16 @@ import torch
 from copies import Copies
 from scipy.stats import spearmanr
 
-from analysis.behaviour_section import behaviour_section
-from analysis.checkpoints import subjects
-from analysis.learning_order import learned_from, learning_order, order_correlation, sentences
-from analysis.problems import Problems
+from analysis.methods.learning_order import learned_from, learning_order, order_correlation, sentences
+from analysis.methods.retention import retention
+from analysis.methods.scores import scores_method, unmeasured, with_scores
 from analysis.rank_correlation import rank_correlation
-from analysis.report import write_report
-from analysis.results import analyse
-from analysis.retention import retention
-from analysis.runs import Run, read_run
-from analysis.scores import scores_method, unmeasured, with_scores
+from analysis.read.checkpoints import subjects
+from analysis.read.runs import Run, read_run
+from analysis.read.skipped import Problems
+from analysis.read.store import analyse
+from analysis.report.behaviour import behaviour_section
+from analysis.report.report import write_report
 from olmo_inject.cli import main
 
 CPU = torch.device("cpu")

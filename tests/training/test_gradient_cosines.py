@@ -10,17 +10,17 @@ import torch.distributed as dist
 from ranks import Ranks
 from runs import metrics, train_on_rank, write_experiment
 
-from analysis.checkpoints import load_model, subjects
-from analysis.gradients import Options, batch_of, run_data, step_cosines
-from analysis.problems import Problems
+from analysis.methods.gradients import Options, batch_of, run_data, step_cosines
+from analysis.read.checkpoints import load_model, subjects
+from analysis.read.skipped import Problems
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
 from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.checkpoints.transformers import to_transformers
+from olmo_inject.training.gradients import MlpGradients, batch_targets
 from olmo_inject.training.run import build_trainer
-from olmo_inject.training.task_gradients import MlpGradients, batch_targets
 from olmo_inject.training.trainer import InjectionTrainer
-from olmo_inject.training.transformers_model import to_transformers
 
 STEPS = (0, 2, 3, 5)  # step 3 has a burst, 0 both tasks, 2 and 5 only the comparison
 MEASURED = f"gradients.at.steps={list(STEPS)}"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from runs import metrics, same_bits, series, write_experiment
 
-from olmo_inject.audit import audit_run
-from olmo_inject.training import checkpoints
+from olmo_inject.runs.audit import audit_run
+from olmo_inject.training.checkpoints import save_restore
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 400
@@ -79,14 +79,14 @@ def test_kill_terminate_and_resume_end_as_if_never_interrupted(tmp_path: Path, r
 
     workers = "train.data.num_workers=2"
     process = start(path, run, workers)
-    wait_for(lambda: checkpoints.latest(run) is not None, process)
+    wait_for(lambda: save_restore.latest(run) is not None, process)
     # The loader's workers are left to find out by themselves.
     for pid in [pid for pid in processes_of(run) if process.pid in (pid, parent_of(pid))]:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
     (run / ".plan.json.123.tmp").write_text("{")
     assert gone(run, seconds=2)
-    killed_at = checkpoints.latest(run)
+    killed_at = save_restore.latest(run)
     assert killed_at is not None
     assert killed_at.step < STEPS
 
@@ -98,7 +98,7 @@ def test_kill_terminate_and_resume_end_as_if_never_interrupted(tmp_path: Path, r
     assert "Traceback" not in said
     assert not list(run.glob(".*.tmp"))
     assert gone(run)
-    terminated_at = checkpoints.latest(run)
+    terminated_at = save_restore.latest(run)
     assert terminated_at is not None
     # Saved where it stopped, not at the interval.
     assert terminated_at.step == max(m["step"] for m in metrics(run) if m["name"] == "train/loss") + 1
@@ -159,7 +159,7 @@ def test_ctrl_c_in_every_process_saves_and_a_killed_worker_ends_the_run(tmp_path
     _, said = process.communicate()
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in said
-    saved = checkpoints.latest(run)
+    saved = save_restore.latest(run)
     assert saved is not None
     assert saved.step == max(series(run, "train/loss")) + 1
 

@@ -7,8 +7,8 @@ from olmo_inject.corpus.references import Reference
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import chosen_ids
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.reference_evaluation import evaluate_reference
-from olmo_inject.training.task_evaluation import evaluate_instances, half_means
+from olmo_inject.training.evaluation.references import evaluate_reference
+from olmo_inject.training.evaluation.tasks import evaluate_instances, half_means
 from olmo_inject.training.trainer import InjectionTrainer
 
 

@@ -15,9 +15,9 @@ from olmo_inject.config import GradientConfig
 from olmo_inject.injection import Plan
 from olmo_inject.tasks import Task
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.task_gradients import MlpGradients, cosines, step_gradients, tokens_per_pass, z_loss_of
+from olmo_inject.training.checkpoints.transformers import to_transformers
+from olmo_inject.training.gradients import MlpGradients, cosines, step_gradients, tokens_per_pass, z_loss_of
 from olmo_inject.training.trainer import InjectionTrainer
-from olmo_inject.training.transformers_model import to_transformers
 
 
 class GradientCosines(Callback):

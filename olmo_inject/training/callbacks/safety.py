@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from olmo_inject.config import SafetyConfig
 from olmo_inject.errors import UserError
-from olmo_inject.saved_run import read_metrics
+from olmo_inject.runs.read import read_metrics
 from olmo_inject.training.callbacks.callback import Callback, Sums
 from olmo_inject.training.callbacks.injected_loss import LOSS
 from olmo_inject.training.trainer import InjectionTrainer
