@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from launch.torchrun import check_rendezvous
+from launch.torchrun import check_launch
 from olmo_inject.cli import app, main
 from olmo_inject.commands.numbers import NUMBERS
 from olmo_inject.config import load_experiment
@@ -133,8 +133,8 @@ def test_a_number_out_of_its_range_is_one_line(
 def test_places_to_meet() -> None:
     for wrong in ("h:99999", "h:0", "h", ":5", "h:5:5", "h:x", "h:123456789"):
         with pytest.raises(UserError, match="is not HOST:PORT, with a port from 1 to 65535"):
-            check_rendezvous(2, wrong)
-    check_rendezvous(2, "node1:29500")
+            check_launch(2, wrong)
+    check_launch(2, "node1:29500")
 
 
 def test_rows_are_counted_before_they_are_listed() -> None:

@@ -2,8 +2,8 @@
 
 A search has two starts: the subspace whose exchange lowers the loss most to first order, and a random one among the
 differences between bases and sources. Both descend by angles (see `analysis.methods.subspaces`), which mean the same at
-every width. After every round of updates the loss is judged on pairs of their own: where it fell no further the angle is
-halved, and a search whose angle has become small has converged.
+every width. After every round of updates the loss is judged on pairs of their own: where it fell no further the angle
+is halved, and a search whose angle has become small has converged.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parent / "training"))
 
 from ranks import alone
 from runs import BATCH, train_on_rank, write_experiment

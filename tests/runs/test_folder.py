@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent / "training"))
 
 from ranks import alone
 from runs import train_on_rank, write_experiment
