@@ -1,8 +1,8 @@
 """Imports ai2-olmo 0.6.0 without the packages that it imports and this project does not use.
 
-`olmo.util` and `olmo.train` import, at module level, what only few of their functions need. Every command, torchrun
-and each rank would pay for that with many seconds of CPU. `defer` has a placeholder stand for such a package while
-ai2-olmo's module is imported; a function that uses the package later gets the real one.
+Some of its modules, and of ai2-olmo-core's, import what only few of their functions need. Every command and
+each rank would pay for that with many seconds of CPU. `defer` has a placeholder stand for such a package while the
+module is imported; a function that uses the package later gets the real one.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ from typing import Any
 
 DEFERRED: Mapping[str, tuple[str, ...]] = {
     "olmo.util": ("boto3", "cached_path.schemes", "datasets"),
+    "olmo_core.distributed.checkpoint": ("cached_path",),
     "olmo.train": ("olmo.eval",),  # and with it torchmetrics, scikit-learn, scipy, matplotlib and transformers
 }
 
 
 class Placeholder:
-    """Stands for a class of a deferred package, in an annotation or as a base; it cannot be made."""
+    """Stands for a class or function of a deferred package; calling it imports the package and calls the real one."""
 
     recoverable_errors = ()  # of cached_path's SchemeClient: `olmo.util` adds to them
 
-    def __init__(self, *_: object) -> None:
-        raise RuntimeError(f"{type(self).__name__} is left out when ai2-olmo is imported (olmo_inject/olmo_imports.py)")
+    def __new__(cls, *args: Any, **named: Any) -> Any:
+        """What the real class or function returns."""
+        if Placeholder not in cls.__bases__:  # ai2-olmo's client of weka:// addresses, which its own scripts register
+            raise RuntimeError(f"{cls.__name__}: import olmo.util before olmo_inject to use it")
+        return getattr(importlib.import_module(cls.__module__), cls.__name__)(*args, **named)
 
 
 class Deferred(ModuleType):
@@ -38,7 +42,9 @@ class Deferred(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(importlib.import_module(self.__name__), name) if self.ready else type(name, (Placeholder,), {})
+        if self.ready:
+            return getattr(importlib.import_module(self.__name__), name)
+        return type(name, (Placeholder,), {"__module__": self.__name__})
 
 
 class _Loader(SourceFileLoader):
