@@ -1,4 +1,4 @@
-"""The tasks of PAPER.md: instances, labels, halves, tokens; and what is refused."""
+"""The tasks of docs/study.md: instances, labels, halves, tokens; and what is refused."""
 
 from __future__ import annotations
 
