@@ -15,10 +15,10 @@ from runs import train_on_rank, write_experiment
 
 from analysis.figures import style
 from analysis.read.runs import read_run
+from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
-from olmo_inject.runs.audit import audit_run
 from olmo_inject.runs.folder import delete_run
 from olmo_inject.runs.read import load_run, read_evidence
 

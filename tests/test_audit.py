@@ -12,9 +12,9 @@ import pytest
 from ranks import alone
 from runs import BATCH, train_on_rank, write_experiment
 
+from olmo_inject.audit import Audit, audit_run
 from olmo_inject.cli import main
 from olmo_inject.files import read_json
-from olmo_inject.runs.audit import Audit, audit_run
 from olmo_inject.runs.read import AUDIT
 
 
