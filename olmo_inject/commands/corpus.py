@@ -152,7 +152,7 @@ def show(
     from olmo_inject.corpus.open import Shape, open_corpus, shape_of
     from olmo_inject.data import build_plan
     from olmo_inject.inspect.step import parse_rows, print_shown, show_step
-    from olmo_inject.runs.read import run_of
+    from olmo_inject.runs.read import saved_tasks
 
     shape = Shape(batch_size, sequence_length, seed)
     experiment = None if injections is None else load_experiment(injections)
@@ -165,8 +165,7 @@ def show(
     what = None
     if experiment is not None:
         experiment.corpus = opened.config
-        run = run_of(injections)
-        what = build_plan(experiment, None if run is None else run.tasks)
+        what = build_plan(experiment, saved_tasks(injections, experiment))
     chosen = None if rows is None else parse_rows(rows, opened.order.batch_size)
     shown = show_step(opened, step, chosen, what)
     if as_json:
