@@ -200,7 +200,8 @@ def test_a_name_that_the_system_refuses_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
     """As a folder without permission, which does not keep a test's root user out."""
-    assert _status(*command, tmp_path / ("x" * 300), *(() if command == ("audit",) else ("--to", tmp_path / "to"))) == 2
+    to = () if command in (("audit",), ("evaluate",)) else ("--to", tmp_path / "to")
+    assert _status(*command, tmp_path / ("x" * 300), *to) == 2
     assert "too long" in capsys.readouterr().err
 
 
