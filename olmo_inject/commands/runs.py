@@ -122,7 +122,7 @@ def audit(
 
     Ends with status 1 if anything differs.
     """
-    from olmo_inject.runs.audit import audit_run, print_audits, save_audit
+    from olmo_inject.audit import audit_run, print_audits, save_audit
     from olmo_inject.runs.read import expand
 
     audits = [audit_run(run, progress=not as_json, corpus=corpus) for run in expand(runs)]

@@ -1,6 +1,6 @@
 """What a batch's gradient does to a task: an MLP's gradient by neuron, split by which tokens' losses it is from.
 
-For the weights before a step (PAPER.md, Gradient analysis, Fig. 9):
+For the weights before a step (docs/study.md, Gradient analysis, Fig. 9):
 
     g_r    gradient of a task's LABEL loss over all its instances, sum over count
     g      gradient of the step's batch, as the trainer's: summed loss over rows times tokens

@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-
-
 from ranks import alone
 from runs import train_on_rank, write_experiment
 
 from analysis.figures import style
 from analysis.read.runs import read_run
-from olmo_inject.runs.audit import audit_run
+from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.config import load_experiment
 from olmo_inject.errors import UserError

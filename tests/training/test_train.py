@@ -14,9 +14,9 @@ import torch.distributed as dist
 from ranks import Ranks, alone
 from runs import BATCH, metrics, same_bits, series, train_on_rank, write_experiment
 
+from olmo_inject.audit import audit_run
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
-from olmo_inject.runs.audit import audit_run
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.checkpoints import save_restore
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights

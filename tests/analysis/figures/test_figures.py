@@ -12,10 +12,10 @@ import pytest
 from analysis.figures import features
 from analysis.figures.features import LOWEST_R2
 from analysis.figures.gradients import means, over_steps, unbroken
-from analysis.figures.interventions import patching_section
 from analysis.figures.patching_sizes import across_models
 from analysis.figures.style import svg
 from analysis.methods.features import ORDER
+from analysis.report.interventions import patching_section
 
 
 def cosine_table(steps: list[int]) -> pd.DataFrame:

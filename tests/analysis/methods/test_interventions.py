@@ -11,13 +11,13 @@ from known_models import KnownModel, known_addition, known_comparison, random_mo
 from pandas.testing import assert_frame_equal
 
 from analysis.bootstrap import mean_interval, mean_intervals
-from analysis.figures.interventions import das_section
 from analysis.methods import alignment, das, patching
 from analysis.methods.alignment import Fitting, Options, align
 from analysis.methods.counterfactuals import by_tokens, draw_pairs, one_operand_accuracy
 from analysis.methods.forward_from import UpperPart
 from analysis.methods.interchange import Site, Streams, interchange
 from analysis.methods.subspaces import random_basis
+from analysis.report.interventions import das_section
 from olmo_inject.errors import UserError
 
 OPTIONS = Options()
