@@ -152,11 +152,12 @@ def show(
     from olmo_inject.corpus.open import Shape, open_corpus, shape_of
     from olmo_inject.data import build_plan
     from olmo_inject.inspect.step import parse_rows, print_shown, show_step
-    from olmo_inject.runs.read import saved_tasks
+    from olmo_inject.runs.read import run_of
 
     shape = Shape(batch_size, sequence_length, seed)
-    experiment = None if injections is None else load_experiment(injections)
-    if experiment is not None:
+    experiment = run = None
+    if injections is not None:
+        experiment, run = load_experiment(injections), run_of(injections)
         shape = shape.filled(shape_of(experiment))
         if shape != shape_of(experiment):
             raise UserError(f"--injections: {injections} has {shape_of(experiment)}, not {shape}")
@@ -165,7 +166,7 @@ def show(
     what = None
     if experiment is not None:
         experiment.corpus = opened.config
-        what = build_plan(experiment, saved_tasks(injections, experiment))
+        what = build_plan(experiment, None if run is None else run.tasks)
     chosen = None if rows is None else parse_rows(rows, opened.order.batch_size)
     shown = show_step(opened, step, chosen, what)
     if as_json:

@@ -18,7 +18,6 @@ from olmo_inject.runs.read import is_run, read_experiment
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.save_restore import Checkpoint, latest, read_checkpoint
-from olmo_inject.training.checkpoints.transformers import transformers_config
 from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.worker_processes import check_sockets
 
@@ -45,6 +44,8 @@ def check_before_launch(
     check_ranks(experiment, processes, device)
     check_no_other_folder(experiment.run_folder, overwrite=overwrite)
     if experiment.gradients.at != StepSelection():
+        from olmo_inject.training.checkpoints.transformers import transformers_config  # imports transformers: seconds
+
         transformers_config(experiment.model)  # what the gradients are computed with
     data = build_data(experiment, tasks=tasks)
     load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
