@@ -69,4 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         report(error)
         raise SystemExit(2) from None
+    except OSError as error:
+        if error.filename is None:  # of a connection, or of our own making
+            raise
+        # A folder without permission, a name that is too long, a full disk, wherever it was met.
+        report(UserError(f"{error.filename}: {error.strerror}"))
+        raise SystemExit(2) from None
     raise SystemExit(status or 0)

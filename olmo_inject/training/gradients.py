@@ -100,7 +100,7 @@ class MlpGradients:
 
 
 def loss_gradient(
-    head: nn.Module, hidden: Float[torch.Tensor, "n u d"], targets: Int64[torch.Tensor, "n u"], z_loss: float = 0.0
+    head: nn.Linear, hidden: Float[torch.Tensor, "n u d"], targets: Int64[torch.Tensor, "n u"], z_loss: float = 0.0
 ) -> Float[torch.Tensor, "n u d"]:
     """Gradient of the summed loss of all targets with respect to what the head is given.
 
@@ -116,7 +116,7 @@ def loss_gradient(
     gradient = torch.zeros_like(hidden)
     counted = targets != IGNORED
     places, wanted = counted.nonzero(as_tuple=True), targets[counted]
-    vocabulary = head.weight.shape[0]
+    vocabulary = head.out_features
     for some in torch.arange(len(wanted), device=wanted.device).split(max(1, LOGITS_AT_ONCE // vocabulary)):  # pyright: ignore[reportArgumentType]
         where = tuple(place[some] for place in places)
         part = hidden[where].requires_grad_(True)
