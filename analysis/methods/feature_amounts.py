@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.methods.features import BALANCED, ORDER, PLAIN
-from analysis.rank_correlation import rank_correlation, told
 from analysis.read.runs import Run
 from analysis.read.store import Tables, last_step, rows
+from analysis.stats import format_correlation, rank_correlation
 from olmo_inject.words import counted
 
 HEADLINE_SITE = "TOK2 at TOK2"
@@ -144,7 +144,7 @@ def _trend(task: str, what: str, last: pd.DataFrame) -> Iterator[str]:
         for place, group in even.groupby(same, sort=False):
             of, amount = group[column].to_numpy(float), group["amount"].to_numpy(float)
             if len(np.unique(of)) >= FEWEST and len(np.unique(amount)) > 1:
-                rank = told(*rank_correlation(of, amount), len(group), "runs")
+                rank = format_correlation(*rank_correlation(of, amount), len(group), "runs")
                 yield f"{task}, {place}: {what} against {name}: {rank}."
                 found = True
     if not found:

@@ -25,7 +25,7 @@ from olmo_inject.scan import scan
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import FoundStatements, StatementFinder
 from olmo_inject.scan.hits import no_hits
-from olmo_inject.scan.instances import Needles
+from olmo_inject.scan.instances import InstanceIndex
 from olmo_inject.scan.report import ScanOptions, first_steps, scan_experiment
 from olmo_inject.scan.scan import ReferenceOptions, ScanResult, count_instances, prepare_scan, scan_corpus, scan_part
 from olmo_inject.scan.statements import statements
@@ -39,7 +39,7 @@ def scan_here(
     shards: TokenShards, known: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
 ) -> ScanResult:
     """`scan_corpus` in this process, where a test may change the sizes of its pieces."""
-    result = ScanResult(sum(shards.shard_tokens), [no_hits(Needles(task)) for task in tasks], {})
+    result = ScanResult(sum(shards.shard_tokens), [no_hits(InstanceIndex(task)) for task in tasks], {})
     search, parts = prepare_scan(shards, known, tasks, references)
     for part in parts:
         hits, statements = scan_part(search, part, lambda done, tokens: None)

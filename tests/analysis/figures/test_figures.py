@@ -127,7 +127,7 @@ def patching_table(models: dict[str, list[str]]) -> pd.DataFrame:
     )
 
 
-NAMES = ("effect", "recovery", "surprise")
+NAMES = ("effect", "recovery", "logprob_drop")
 ENDS = {"": 0.0, "_low": -0.5, "_high": 0.5}
 
 
