@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from olmo_inject.corpus.foreign import LOOKED_AT, check_tokens
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.staged import StagePart
 from olmo_inject.corpus.staging.layout import Layout
@@ -54,7 +55,7 @@ class Part:
         """The part's bytes: what was streamed, and for what that lacks, ranges of the source.
 
         Raises:
-            UserError: as `Source.read`; a damaged run.
+            UserError: as `Source.read`; a damaged run; a file that holds no tokens.
         """
         if isinstance(streamed, Held):
             here = slice(self.first, self.first + self.sequences)
@@ -65,6 +66,10 @@ class Part:
             for run in streamed:
                 run.copy(self.first, part, there)
         self._fill(part, np.flatnonzero(~there), layout, shards, pool)
+        files, _ = layout.locate(np.arange(self.first, self.first + self.sequences))
+        for file, row in zip(files.tolist(), part, strict=True):
+            where = shards.source.where(layout.files[file])
+            check_tokens(where, row[:LOOKED_AT].tobytes(), shards.dtype, is_start=False)
         return part
 
     def _fill(self, part: np.ndarray, lacking: np.ndarray, layout: Layout, shards: TokenShards, pool: Executor) -> None:

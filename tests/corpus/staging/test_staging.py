@@ -258,6 +258,23 @@ def test_a_shard_that_changes_ends_it_in_one_line(root: Path, tmp_path: Path) ->
     check_same(tmp_path / "s", *opened(root))
 
 
+@pytest.mark.parametrize("read", ["ranges", "stream"])
+def test_text_among_the_shards_is_not_staged(root: Path, tmp_path: Path, read: str) -> None:
+    """The server says that it is binary, so only the bytes themselves tell."""
+    shutil.copytree(root, tmp_path / "root")
+    size = (tmp_path / "root" / NAMES[1]).stat().st_size
+    (tmp_path / "root" / NAMES[1]).write_bytes((b"This file has moved to another bucket. " * size)[:size])
+    with served(tmp_path / "root") as (url, _):
+        source = open_source(url)
+        sizes = source.sizes(NAMES)
+        shards = RemoteShards(source, NAMES, [sizes[name] for name in NAMES], 64, vocab_size=50280)
+        order = Order(len(shards), BATCH, SEED)
+        stager = open_stager(shards, order, VOCABULARY, range(order.epoch_steps), tmp_path / "s", read=read)
+        with pytest.raises(UserError, match=rf"{NAMES[1]} is not a shard of token ids but text"):
+            stager.run(lambda n: None)
+    assert not (tmp_path / "s" / "stage.json").exists()
+
+
 def test_a_damaged_run_is_made_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards, order = opened(root)
     to = tmp_path / "s"
