@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from made import write_shards
 from olmo.data import MemMapDataset
 
+from olmo_inject.config import CorpusConfig
 from olmo_inject.corpus.shards import DTYPES, TokenShards
+from olmo_inject.corpus.source import read_source
 from olmo_inject.errors import UserError
 
 
@@ -125,6 +127,13 @@ def test_what_looks_like_text_but_is_tokens_is_read(tmp_path: Path) -> None:
     for content, dtype in ((PAGE, "uint8"), (b"ab" * 500, "uint16"), (PAGE[:32], "uint16")):
         path.write_bytes(content)
         assert len(TokenShards([path], 4, dtype)) == len(content) // np.dtype(dtype).itemsize // 4
+
+
+def test_a_path_that_holds_brackets_is_taken_as_it_stands(tmp_path: Path) -> None:
+    (shard,) = write_shards(tmp_path, [40])
+    odd = shard.rename(tmp_path / "part[1].npy")
+    config = CorpusConfig(paths=[str(odd)], vocab_size=10, eos_token_id=0, pad_token_id=1)
+    assert read_source(config).paths == [odd]
 
 
 def test_the_largest_vocabulary_of_a_dtype(tmp_path: Path) -> None:
