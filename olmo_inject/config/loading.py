@@ -119,7 +119,7 @@ def _check_lists(value: Any, hint: Any, where: str = "") -> None:
         raise _ListError(f"{where}: {allowed if is_list else 'must not be a list'}")
     if is_list:
         for entry in value:
-            _check_lists(entry, *(typing.get_args(hint) or (Any,)), where)
+            _check_lists(entry, (typing.get_args(hint) or (Any,))[0], where)
     elif isinstance(value, dict) and dataclasses.is_dataclass(hint):
         for name, inner in typing.get_type_hints(hint).items():
             _check_lists(value.get(name), inner, f"{where}.{name}".lstrip("."))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from olmo_inject.terminal import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,

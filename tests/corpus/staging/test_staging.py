@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,23 @@ def test_a_request_to_stop_keeps_what_is_done(root: Path, tmp_path: Path) -> Non
     assert second.disk_bytes < first.stage_bytes
     assert second.run(lambda n: None)
     check_same(tmp_path / "s", shards, order)
+
+
+@pytest.mark.parametrize("read", ["ranges", "stream"])
+def test_a_request_to_stop_does_not_wait_for_a_server(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """While every thread pauses before another attempt, which it does for up to 16 s."""
+    monkeypatch.setattr(Source, "pause_s", 20.0)
+    with served(root) as (url, faults):
+        shards, (_, order) = remote(url), opened(root)
+        stager = open_stager(shards, order, VOCABULARY, range(20), tmp_path / "s", read=read)
+        faults.next_fault = lambda number: "500"
+        begun = time.monotonic()
+        assert not stager.run(lambda n: None, lambda: time.monotonic() > begun + 0.5)
+        assert time.monotonic() < begun + 10
+        faults.next_fault = lambda number: None
+        stage(shards, order, range(20), tmp_path / "s", read=read, part_bytes=512 << 20)
 
 
 def test_a_shard_that_changes_ends_it_in_one_line(root: Path, tmp_path: Path) -> None:
