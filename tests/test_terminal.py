@@ -84,8 +84,8 @@ def test_an_output_of_ascii_alone(plan: list[str]) -> None:
 def test_ctrl_c_is_one_line(plan: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(SystemExit) as ended:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
             main(plan[-2:])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -185,10 +185,10 @@ import os, sys
 from pathlib import Path
 import numpy as np
 root, to, kill_at, read, memory = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
-sys.path.insert(0, sys.argv[6])
+sys.path[:0] = sys.argv[6:]
 import test_staging
-from test_staging import opened, VOCABULARY, LENGTH, open_stager, runs
-runs.RUN_BYTES = 20 * 2 * LENGTH
+from test_staging import opened, VOCABULARY, LENGTH, open_stager, spill_runs
+spill_runs.RUN_BYTES = 20 * 2 * LENGTH
 count, fsync = 0, os.fsync
 def dying(descriptor):
     global count
@@ -216,7 +216,7 @@ def test_killed_wherever_nothing_is_lost_or_twice(
     attempts, kept = 0, []
     while ended == -signal.SIGKILL:
         attempts += 1
-        arguments = (script, root, to, kill_at, read, memory, Path(__file__).parent)
+        arguments = (script, root, to, kill_at, read, memory, Path(__file__).parent, Path(__file__).parents[1])
         result = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
         ended = result.returncode
         vouched = [path for path in to.glob("part-*") if (to / ".staging" / f"{path.stem}.json").exists()]
