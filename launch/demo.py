@@ -11,11 +11,11 @@ from analysis.read.runs import read_runs
 from analysis.report.findings import sentences
 from analysis.report.report import write_report
 from launch.pool import Job, Outcome, run_jobs, train_command
+from olmo_inject.audit import audit_run, save_audit
 from olmo_inject.config import Experiment, load_experiment
-from olmo_inject.corpus.build.sample import build_sample
+from olmo_inject.corpus.from_text.sample import build_sample
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
-from olmo_inject.runs.audit import audit_run, save_audit
 from olmo_inject.runs.read import AUDIT
 from olmo_inject.terminal import Console
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE

@@ -94,4 +94,9 @@ def _run(arguments: Sequence[str] | None) -> int:
             report(UserError(" ".join(message.split()).removesuffix(".") + where))
     except UserError as error:
         report(error)
+    except OSError as error:
+        if error.filename is None:  # of a connection, of the output, or of our own making
+            raise
+        # A folder without permission, a name that is too long, a full disk, wherever it was met.
+        report(UserError(f"{error.filename}: {error.strerror}"))
     return 2

@@ -1,4 +1,4 @@
-"""Curves of learning and of retention (PAPER.md, Figs. 6a and 8).
+"""Curves of learning and of retention (docs/study.md, Figs. 6a and 8).
 
 Each takes runs and a task and returns a figure, or None where the runs hold nothing to draw.
 """

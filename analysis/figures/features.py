@@ -1,4 +1,4 @@
-"""Figures of task features (PAPER.md, Fig. 7): by layer, as pictures, and against frequency, size and step.
+"""Figures of task features (docs/study.md, Fig. 7): by layer, as pictures, and against frequency, size and step.
 
 Each takes tables of the method `features`, joined over checkpoints, and returns a figure. Runs stand in the order of
 the tables.

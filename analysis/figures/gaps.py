@@ -1,4 +1,4 @@
-"""Figures of the gap between observations at one long-run frequency (PAPER.md, Fig. 6b): accuracy and loss."""
+"""Figures of the gap between observations at one long-run frequency (docs/study.md, Fig. 6b): accuracy and loss."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Figures and findings of gradient interference (Fig. 9)."""
+"""Figures of gradient interference (docs/study.md, Fig. 9)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +12,9 @@ from matplotlib.figure import Figure
 
 from analysis.bootstrap import mean_interval
 from analysis.figures.style import COLOURS, GREY, MARKERS, SMALL, axis_labels, style
-from analysis.read.labels import file_part
 from analysis.read.store import rows
-from analysis.report.page import Drawing, Section
 from olmo_inject.words import counted
 
-TITLE = "Gradient interference"
 PER_ROW = 3
 FEWEST_ROWS = 3  # of the panels of means: fewer runs leave room above and below
 BLOCK = 4  # steps drawn together: cosines of steps that follow each other resemble each other
@@ -28,55 +24,13 @@ LINES = {
     "injected": ("$g_t$", "all injected tokens", COLOURS[1], MARKERS[2]),
     "rest": ("$g_{nt}$", "all other tokens", COLOURS[0], MARKERS[1]),
 }
-SYMBOLS = {"batch": "g", "injected": "g_t", "rest": "g_nt"}  # in sentences
 WHEN = {True: "steps whose batch holds the task", False: "steps whose batch does not"}
 
 
-def _cosine(table: pd.DataFrame) -> str:
+def cosine_label(table: pd.DataFrame) -> str:
     """What is on the axis, and where it was measured."""
     [(layer, neurons)] = set(zip(table["mlp"], table["neurons"], strict=True))
     return f"cosine with the task's $g_r$ on {neurons} neurons of MLP {layer}"
-
-
-def section(table: pd.DataFrame) -> Section | None:
-    """The section of a table `cosines` joined over checkpoints, or None where it is empty."""
-    if table.empty:
-        return None
-    summary = summarize(table)
-    drawings = []
-    for task in dict.fromkeys(table["task"]):
-        of_task = rows(table, task=task, of="")
-        if of_task.groupby("run")["step"].nunique().max() > 1:
-            caption = (
-                f"{task}: cosine of the batch's gradient, and of its two parts, with the task's own, on the task's "
-                "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly; no "
-                "line where steps between were not measured."
-            )
-            drawings.append(Drawing(f"steps-{task}", over_steps(of_task), caption))
-        caption = (
-            f"{task}: means over steps, as many as stand under a run's name, with 95% block bootstrap intervals "
-            f"over steps from {2 * BLOCK} steps on."
-        )
-        drawings.append(Drawing(f"means-{task}", means(rows(summary, task=task), _cosine(table)), caption))
-    for run, of_run in table.groupby("run", sort=False):
-        if of_run["task"].nunique() > 1:
-            caption = (
-                f"{run}: mean cosine over steps of each task's gradient, and of the tokens that were not injected "
-                "(columns), with a task's own, on that task's neurons (rows); below it the 95% interval."
-            )
-            drawings.append(Drawing(f"tasks-{file_part(str(run))}", matrix(of_run, str(run)), caption))
-    return Section(TITLE, _ABOUT, findings=[*_sentences(summary), *_proof(table)], drawings=drawings)
-
-
-_ABOUT = (
-    "What a batch's gradient does to a task, at one MLP. g is the gradient of a step's whole batch as the trainer "
-    "takes it, g_t its part from injected tokens, g_nt the rest, and g_r that of the task's LABEL loss over all its "
-    "instances. Cosines are taken with g_r, on the neurons on which it is largest, in float32: where one is above "
-    "zero, a step down that gradient lowers the task's loss too; where below, it raises it.",
-    "g_t is of the injected tokens of all tasks, so that a batch without the one task may have one of the others. "
-    f"Intervals of means are bootstrapped over steps, {BLOCK} that follow each other at a time, from {2 * BLOCK} steps "
-    "on; one batch's cosine is an exact number.",
-)
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
@@ -121,7 +75,7 @@ def over_steps(table: pd.DataFrame) -> Figure:
             axis.set_title(run)
         for axis in axes.flat[len(runs) :]:
             axis.set_axis_off()
-        axis_labels(figure, axes.flat[: len(runs)].tolist(), "step", _cosine(table).replace(" on ", "\non "))
+        axis_labels(figure, axes.flat[: len(runs)].tolist(), "step", cosine_label(table).replace(" on ", "\non "))
         handles, labels = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4 if columns > 1 else 2, frameon=False)
     return figure
@@ -207,43 +161,3 @@ def _cell(values: np.ndarray, purpose: str) -> tuple[float, str]:
         return np.nan, "-"
     mean, low, high = mean_interval(values, purpose, block=BLOCK)
     return mean, f"{mean:+.2f}" + ("" if np.isnan(low) else f"\n({low:+.3f} to {high:+.3f})")
-
-
-def _sentences(summary: pd.DataFrame) -> Iterator[str]:
-    for place, group in summary.groupby(["run", "task"], sort=False):
-        assert isinstance(place, tuple)
-        run, task = place
-        parts = []
-        for injected, when in ((True, "whose batch holds the task"), (False, "whose batch does not")):
-            of = rows(group, injected=injected)
-            if len(of):
-                most = int(of["steps"].max())
-                cosines = ", ".join(_mean(row, most) for row in of.to_dict("records"))
-                parts.append(f"over {counted(most, 'step')} {when}: {cosines}")
-        yield f"{run}, {task}: mean cosine with g_r {'; '.join(parts)}."
-
-
-def _mean(row: dict[Any, Any], most: int) -> str:
-    """One kind's mean, with its interval, and of how many steps where others are of more."""
-    interval = "" if np.isnan(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
-    over = "" if row["steps"] == most else f" over the {counted(row['steps'], 'step')} with any"
-    return f"{SYMBOLS[row['kind']]} {row['mean']:+.3f}{interval}{over}"
-
-
-def _proof(table: pd.DataFrame) -> Iterator[str]:
-    """Whether the batches were compared with what the runs' models were given."""
-    batches = table.drop_duplicates(["run", "step"])
-    unproven = batches.loc[~batches["proven"].to_numpy(bool)]
-    compared = len(batches) - len(unproven)
-    if compared:
-        yield f"{_batches(compared)} compared with the run's evidence: token for token what the model was given."
-    if len(unproven):
-        which = "; ".join(
-            f"{run} step {', '.join(str(step) for step in sorted(steps))}"
-            for run, steps in unproven.groupby("run", sort=False)["step"]
-        )
-        yield f"{_batches(len(unproven))} not compared: of a step not trained on there is no evidence: {which}."
-
-
-def _batches(n: int) -> str:
-    return "1 rebuilt batch was" if n == 1 else f"{n} rebuilt batches were"

@@ -1,4 +1,4 @@
-"""Heatmaps of runs over model size and frequency (PAPER.md, Fig. 5): test accuracy, and train loss.
+"""Heatmaps of runs over model size and frequency (docs/study.md, Fig. 5): test accuracy, and train loss.
 
 Bursts have the frequency of an even plan but are not in these figures; where some are left out, the axis says so.
 """

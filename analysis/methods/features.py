@@ -1,4 +1,4 @@
-"""Task features in activations (PAPER.md, Fig. 7): the order of a comparison, the Fourier modes of an addition.
+"""Task features in activations (docs/study.md, Fig. 7): the order of a comparison, the Fourier modes of an addition.
 
 A `Method` over checkpoints. Its tables have a row for each task, site, layer and set of weights: `trained`, or
 `random` for a model of the same shape that was initialised and never trained.
@@ -29,7 +29,7 @@ from analysis.read.store import Method, Report, Tables
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
-COMPONENTS = 50  # PAPER.md, Fig. 7
+COMPONENTS = 50  # docs/study.md, Fig. 7
 FEWER = (1, 2, 5, 10, 20)  # components also tried, to tell overfitting from absence
 PERMUTATIONS = 300
 SMALLEST = 5  # values that a task must have

@@ -1,4 +1,4 @@
-"""Fourier modes of the residue in activations (PAPER.md, Fig. 7, TADD).
+"""Fourier modes of the residue in activations (docs/study.md, Fig. 7, TADD).
 
 Mode k of n values is the plane of cos(2 pi k v / n) and sin(2 pi k v / n) over values v; its power is the share of
 the variance of the tokens' mean activations that lies in it. All modes together hold everything, so by chance each

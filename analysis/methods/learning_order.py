@@ -1,4 +1,4 @@
-"""Whether tasks are learned in the order of their frequency (PAPER.md, Fig. 6a).
+"""Whether tasks are learned in the order of their frequency (docs/study.md, Fig. 6a).
 
 A task is learned at the first evaluation from which on, at every later one too, the lower end of the 95% interval of
 its accuracy on unmirrored test pairs lies above the criterion of its kind (`runs.LEARNED_ABOVE`). What was never

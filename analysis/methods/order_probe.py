@@ -1,4 +1,4 @@
-"""Whether there is one direction along which tokens lie in the order of their values (PAPER.md, Fig. 7, TCMP).
+"""Whether there is one direction along which tokens lie in the order of their values (docs/study.md, Fig. 7, TCMP).
 
 A linear regression of the value on the top principal components of the tokens' activations. With as many
 components as half of the tokens a regression fits anything in sample, so what counts is the prediction for tokens

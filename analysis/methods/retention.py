@@ -1,4 +1,4 @@
-"""What is kept between injections (PAPER.md, Fig. 8): the loss falls at a burst, and what was gained decays.
+"""What is kept between injections (docs/study.md, Fig. 8): the loss falls at a burst, and what was gained decays.
 
 Of each interval between bursts that was evaluated densely, the gain at u steps after the burst is the test loss
 just before it, minus that after u further steps. From the largest gain on, A exp(-(u - u0) / tau) + C is fitted to

@@ -192,7 +192,7 @@ class Run:
             measure: `accuracy`, on all pairs, or `accuracy_unmirrored`; by default what the task is judged by, which
                 is all pairs only where each has its mirror in the train half.
         """
-        by_name = dict(iter(self.metrics.groupby("name")))
+        by_name = {str(name): rows for name, rows in self.metrics.groupby("name")}
         prefix = f"eval/{task}/test/"
         rows = judged(by_name, task) if measure is None else by_name.get(f"{prefix}{measure}")
         if rows is None:
@@ -309,7 +309,7 @@ def _with_own_counts(metrics: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFra
         if mine.any():
             of_all = metrics["step"].map(dict(zip(whole["step"], whole["count"], strict=True)))
             older = mine & (metrics["count"] == of_all).to_numpy(bool)
-            metrics.loc[older, "count"] = of_all[older].map(own)
+            metrics.loc[older, "count"] = metrics.loc[older, "count"].map(own)
         else:
             same = whole.loc[whole["count"].map(own) == whole["count"]]
             metrics = pd.concat([metrics, same.assign(name=f"{prefix}{UNMIRRORED}")], ignore_index=True)

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pandas as pd
 
-from analysis.figures import gradients as gradient_figures
-from analysis.figures import interventions
 from analysis.methods import das, gradients, patching
 from analysis.methods.features import VERSION as FEATURES
 from analysis.read.runs import Run
 from analysis.read.store import Tables, kept_results
 from analysis.report.features import feature_section
+from analysis.report.gradients import section as gradient_section
+from analysis.report.interventions import das_section, patching_section
 from analysis.report.page import Section
 
 
@@ -24,17 +24,17 @@ def features(runs: Sequence[Run]) -> Section | None:
 
 def interference(runs: Sequence[Run]) -> Section | None:
     """Gradient interference."""
-    return _section(runs, gradients.METHOD, gradients.VERSION, _of("cosines", gradient_figures.section))
+    return _section(runs, gradients.METHOD, gradients.VERSION, _of("cosines", gradient_section))
 
 
 def patched(runs: Sequence[Run]) -> Section | None:
     """Activation patching."""
-    return _section(runs, patching.METHOD, patching.VERSION, _of("layers", interventions.patching_section))
+    return _section(runs, patching.METHOD, patching.VERSION, _of("layers", patching_section))
 
 
 def aligned(runs: Sequence[Run]) -> Section | None:
     """Distributed alignment search."""
-    return _section(runs, das.METHOD, das.VERSION, _of("sites", interventions.das_section))
+    return _section(runs, das.METHOD, das.VERSION, _of("sites", das_section))
 
 
 def _of(table: str, make: Callable[[pd.DataFrame], Section | None]) -> Callable[[Tables], Section | None]:

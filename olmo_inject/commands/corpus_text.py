@@ -49,9 +49,9 @@ def build(
 
     Example: `olmo-inject corpus build wiki/ books.jsonl.zst --to runs/mine`
     """
-    from olmo_inject.corpus.build.build import build_corpus
-    from olmo_inject.corpus.build.inputs import TextOptions, skipped_files
-    from olmo_inject.corpus.build.job import LEFT_OUT, BuildOptions
+    from olmo_inject.corpus.from_text.build import build_corpus
+    from olmo_inject.corpus.from_text.inputs import TextOptions, skipped_files
+    from olmo_inject.corpus.from_text.job import LEFT_OUT, BuildOptions
     from olmo_inject.words import counted
 
     skipped = skipped_files(sources)

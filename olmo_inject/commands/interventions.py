@@ -45,8 +45,8 @@ def gradients(
     as_json: JsonOption = False,
 ) -> None:
     """Gradient interference: cosines of a batch's gradient, and its parts, with each task's."""
-    from analysis.figures.gradients import section
     from analysis.methods.gradients import Options, method
+    from analysis.report.gradients import section
 
     options = Options(layer, neurons, targets, rows_per_pass, precision)
     _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json, corpus)
@@ -63,8 +63,8 @@ def patching(
     as_json: JsonOption = False,
 ) -> None:
     """Rank the layers' MLPs by what exchanging their outputs does to the answers."""
-    from analysis.figures.interventions import patching_section
     from analysis.methods.patching import method
+    from analysis.report.interventions import patching_section
 
     _analyse(method(pairs), "layers", patching_section, runs, steps, task or (), device, to, as_json)
 
@@ -83,8 +83,8 @@ def das(
     as_json: JsonOption = False,
 ) -> None:
     """Distributed alignment search: at which sites, in how many dimensions, values and results are held."""
-    from analysis.figures.interventions import das_section
     from analysis.methods.das import Options, method, parse_dimensions
+    from analysis.report.interventions import das_section
 
     options = Options(parse_dimensions(dimensions), updates, pairs=pairs, controls=controls)
     _analyse(method(options), "sites", das_section, runs, steps, task or (), device, to, as_json)

@@ -42,9 +42,10 @@ def plan(
     from olmo_inject.data import build_plan
     from olmo_inject.inspect import plan
     from olmo_inject.inspect.summary import plan_summary
+    from olmo_inject.runs.read import saved_tasks
 
     experiment = load_experiment(config, overrides or ())
-    what = build_plan(experiment)
+    what = build_plan(experiment, saved_tasks(config, experiment))
     load_references(experiment.reference_paths, what.source.vocabulary, experiment.sequence_length)
     if step is not None and not 0 <= step < experiment.steps:
         raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}")
@@ -121,7 +122,7 @@ def audit(
 
     Ends with status 1 if anything differs.
     """
-    from olmo_inject.runs.audit import audit_run, print_audits, save_audit
+    from olmo_inject.audit import audit_run, print_audits, save_audit
     from olmo_inject.runs.read import expand
 
     audits = [audit_run(run, progress=not as_json, corpus=corpus) for run in expand(runs)]

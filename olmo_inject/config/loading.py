@@ -133,7 +133,7 @@ def named_model(name: str) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    return dict(_read_extended(find_config(name, "models")).get("model") or {})
+    return typed(_read_extended(find_config(name, "models")).get("model") or {}, dict[str, Any])
 
 
 def find_config(path: Path | str, kind: str) -> Path:

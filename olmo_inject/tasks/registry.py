@@ -48,7 +48,7 @@ class TaskKind(Protocol):
     def instances(self, tokens: UInt32[np.ndarray, " t"]) -> np.ndarray:
         """All instances (TOK1, TOK2, LABEL), shape [n, 3], over its `n_tokens` tokens in random order.
 
-        Token i stands for value i, so the random order is the random bijection of PAPER.md.
+        Token i stands for value i, so the random order is the random bijection of docs/study.md.
         """
         ...
 

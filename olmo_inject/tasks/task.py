@@ -22,7 +22,7 @@ from olmo_inject.vocabulary import Vocabulary
 
 INSTANCE_TOKENS = 3  # TOK1, TOK2, LABEL
 LABEL_POSITION = 2  # of LABEL in a row; the logits at LABEL_POSITION - 1 predict it
-SPLICED_TOKENS = 4  # the instance and one end-of-document token (PAPER.md, Injection)
+SPLICED_TOKENS = 4  # the instance and one end-of-document token (docs/study.md, Injection)
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Task:
         return digest.hexdigest()
 
     def draw_key(self) -> int:
-        """The key of the draws of instances, which depend on the task's seed alone (DESIGN.md)."""
+        """The key of the draws of instances, which depend on the task's seed alone (docs/design.md)."""
         return _key(self.config, "draws")
 
     def save(self, folder: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from olmo_inject.cli import main
 from olmo_inject.config import Experiment, load_experiment
-from olmo_inject.corpus.build.build import build_corpus
-from olmo_inject.corpus.build.job import BuildOptions
-from olmo_inject.corpus.build.wheel_text import documents
 from olmo_inject.corpus.folder import read_corpus_folder
+from olmo_inject.corpus.from_text.build import build_corpus
+from olmo_inject.corpus.from_text.job import BuildOptions
+from olmo_inject.corpus.from_text.wheel_text import documents
 from olmo_inject.corpus.open import Shape, open_corpus
 from olmo_inject.corpus.staged import read_stage
 from olmo_inject.corpus.staging import open_stager

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from olmo_inject.cli import main
-from olmo_inject.corpus.build.wheel_text import documents
 from olmo_inject.corpus.folder import read_corpus_folder
+from olmo_inject.corpus.from_text.wheel_text import documents
 from olmo_inject.corpus.references import Reference
 from olmo_inject.tasks import TaskConfig, build_tasks
 

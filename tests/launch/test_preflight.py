@@ -22,8 +22,8 @@ from launch.cost.cost import flops_per_token
 from launch.preflight import Preflight, preflight, signal_seconds
 from olmo_inject.cli import main
 from olmo_inject.config import Experiment, load_experiment
-from olmo_inject.corpus.build.sample import train_bpe
 from olmo_inject.corpus.folder import CorpusDescription, Shard, write_description
+from olmo_inject.corpus.from_text.sample import train_bpe
 from olmo_inject.corpus.open import Shape, open_corpus
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError

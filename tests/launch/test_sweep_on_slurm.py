@@ -18,8 +18,8 @@ import pytest
 from cluster import Cluster, missing, wait_until
 from runs import metrics, same_bits, write_experiment
 
+from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
-from olmo_inject.runs.audit import audit_run
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 800

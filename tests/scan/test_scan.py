@@ -13,10 +13,10 @@ from made import EOS, tasks_of, vocabulary
 from scanning import PIECES, scan_here
 
 from olmo_inject.config import load_experiment
-from olmo_inject.corpus.build.build import build_corpus
-from olmo_inject.corpus.build.job import BuildOptions
-from olmo_inject.corpus.build.sample import DOLMA, build_sample
 from olmo_inject.corpus.folder import CorpusDescription
+from olmo_inject.corpus.from_text.build import build_corpus
+from olmo_inject.corpus.from_text.job import BuildOptions
+from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.references import Reference, ReferenceItem, chosen, load_references
 from olmo_inject.corpus.shards import TokenShards
@@ -281,7 +281,7 @@ def test_hits_name_their_document(tmp_path: Path) -> None:
 
 
 def build_options_by_line():
-    from olmo_inject.corpus.build.inputs import TextOptions
+    from olmo_inject.corpus.from_text.inputs import TextOptions
 
     return TextOptions(text_unit="line")
 

@@ -18,7 +18,7 @@ from scanning import scan_here
 
 from olmo_inject.cli import main
 from olmo_inject.config import load_experiment
-from olmo_inject.corpus.build.sample import DOLMA, build_sample
+from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.references import Reference
 from olmo_inject.corpus.remote import RemoteShards

@@ -1,4 +1,4 @@
-"""The tasks of PAPER.md: instances, labels, halves, tokens; and what is refused."""
+"""The tasks of docs/study.md: instances, labels, halves, tokens; and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made import EOS, PAD, vocabulary
 
-from olmo_inject.corpus.build.sample import DOLMA, build_sample
+from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
 from olmo_inject.vocabulary import Vocabulary

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from runs import metrics, same_bits, series, write_experiment
 
-from olmo_inject.runs.audit import audit_run
+from olmo_inject.audit import audit_run
 from olmo_inject.training.checkpoints import save_restore
 
 REPOSITORY = Path(__file__).parents[2]

@@ -229,9 +229,11 @@ def test_devices() -> None:
 
 def test_a_configuration_that_is_none(trained: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(trained / "step8", tmp_path / "copy"))
-    for text in ("model: {d_model: x}", "model: {unknown: 1}", "a: [", "other: 1"):
+    no_model = r"config\.yaml does not describe an ai2-olmo model"
+    wrong = dict.fromkeys(("model: {d_model: x}", "model: {unknown: 1}", "other: 1"), no_model)
+    for text, message in {**wrong, "a: [": r"config\.yaml: is not YAML: .* \(line 1, column 5\)"}.items():
         (copy / "config.yaml").write_text(text)
-        with pytest.raises(UserError, match=r"config\.yaml does not describe an ai2-olmo model"):
+        with pytest.raises(UserError, match=message):
             load_model(copy)
     (copy / "config.yaml").unlink()
     with pytest.raises(UserError, match=r"neither ai2-olmo's config\.yaml nor a config\.json"):

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from analysis.report.page import Drawing, Section, write_page
 from analysis.report.report import write_report
+from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
-from olmo_inject.runs.audit import audit_run
 from olmo_inject.runs.read import AUDIT
 
 LOADING = {"src", "href", "srcset", "data", "action", "poster"}

@@ -17,7 +17,7 @@ from runs import metrics, same_bits, train_on_rank, write_experiment
 from safetensors.torch import load_file
 
 from olmo_inject.cli import main
-from olmo_inject.corpus.build.sample import train_bpe
+from olmo_inject.corpus.from_text.sample import train_bpe
 from olmo_inject.errors import UserError
 from olmo_inject.training.checkpoints import convert
 from olmo_inject.training.checkpoints.weights import load_weights

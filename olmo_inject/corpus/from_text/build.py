@@ -13,9 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from olmo_inject.corpus.build.folder import prepared
-from olmo_inject.corpus.build.job import LEFT_OUT, BuildOptions, Job, make_jobs, run_job, token_dtype
-from olmo_inject.corpus.build.documents import Reading, read_documents
 from olmo_inject.corpus.folder import (
     TOKENIZER,
     CorpusDescription,
@@ -23,19 +20,22 @@ from olmo_inject.corpus.folder import (
     read_corpus_folder,
     write_description,
 )
-from olmo_inject.corpus.build.inputs import DATASET, Input, find_inputs
-from olmo_inject.parallel_jobs import each_result
-from olmo_inject.corpus.provenance import provenance_path
-from olmo_inject.corpus.build.sample import (
+from olmo_inject.corpus.from_text.documents import Reading, read_documents
+from olmo_inject.corpus.from_text.folder import prepared
+from olmo_inject.corpus.from_text.inputs import DATASET, Input, find_inputs
+from olmo_inject.corpus.from_text.job import LEFT_OUT, BuildOptions, Job, make_jobs, run_job, token_dtype
+from olmo_inject.corpus.from_text.sample import (
     DOLMA,
     LARGEST_BPE,
     SMALLEST_BPE,
     TRAINING_CHARACTERS,
     train_bpe,
 )
-from olmo_inject.corpus.build.shard_writer import finished_shards
+from olmo_inject.corpus.from_text.shard_writer import finished_shards
+from olmo_inject.corpus.provenance import provenance_path
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
+from olmo_inject.parallel_jobs import each_result
 from olmo_inject.vocabulary import Vocabulary, bundled_tokenizers, find_tokenizer
 
 

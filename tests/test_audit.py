@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-
 from ranks import alone
 from runs import BATCH, train_on_rank, write_experiment
 
-from olmo_inject.runs.audit import Audit, audit_run
+from olmo_inject.audit import Audit, audit_run
 from olmo_inject.cli import main
 from olmo_inject.files import read_json
 from olmo_inject.runs.read import AUDIT

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from olmo_inject.corpus.build.inputs import COMPRESSIONS, Input, TextOptions, joined, open_dataset
+from olmo_inject.corpus.from_text.inputs import COMPRESSIONS, Input, TextOptions, joined, open_dataset
 from olmo_inject.errors import UserError
 
 LONGEST_LINE = 2**30  # bytes; more is no document but a file of another format

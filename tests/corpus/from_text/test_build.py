@@ -21,15 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from olmo_inject.corpus.build import folder as build_folder
-from olmo_inject.corpus.build.build import build_corpus
-from olmo_inject.corpus.build.job import BuildOptions, make_jobs, run_job
 from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
-from olmo_inject.corpus.build.inputs import TextOptions, find_inputs, skipped_files
+from olmo_inject.corpus.from_text import folder as build_folder
+from olmo_inject.corpus.from_text.build import build_corpus
+from olmo_inject.corpus.from_text.inputs import TextOptions, find_inputs, skipped_files
+from olmo_inject.corpus.from_text.job import BuildOptions, make_jobs, run_job
+from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
+from olmo_inject.corpus.from_text.shard_writer import WORK
+from olmo_inject.corpus.from_text.wheel_text import documents
 from olmo_inject.corpus.provenance import Origin, origins_at, provenance_path, read_origins
-from olmo_inject.corpus.build.sample import DOLMA, build_sample
-from olmo_inject.corpus.build.shard_writer import WORK
-from olmo_inject.corpus.build.wheel_text import documents
 from olmo_inject.errors import UserError
 from olmo_inject.vocabulary import Vocabulary
 

@@ -34,7 +34,7 @@ from olmo_inject.corpus.folder import (
     read_corpus_folder,
     write_description,
 )
-from olmo_inject.corpus.build.wheel_text import SOURCES, documents
+from olmo_inject.corpus.from_text.wheel_text import SOURCES, documents
 from olmo_inject.errors import UserError
 from olmo_inject.vocabulary import Vocabulary
 

@@ -21,10 +21,10 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from olmo_inject.runs import evidence
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
+from olmo_inject.runs import evidence
 from olmo_inject.runs.folder import CONTENTS, fingerprints
 from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence
 from olmo_inject.tasks import Task

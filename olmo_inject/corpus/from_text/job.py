@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from olmo_inject.corpus.build.documents import Document, Reading, read_documents
-from olmo_inject.corpus.build.inputs import Input, TextOptions
-from olmo_inject.parallel_jobs import Report
-from olmo_inject.corpus.build.shard_writer import WORK, ShardWriter, finished_shards
+from olmo_inject.corpus.from_text.documents import Document, Reading, read_documents
+from olmo_inject.corpus.from_text.inputs import Input, TextOptions
+from olmo_inject.corpus.from_text.shard_writer import WORK, ShardWriter, finished_shards
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
+from olmo_inject.parallel_jobs import Report
 from olmo_inject.vocabulary import Vocabulary
 
 JOB_BYTES = 64 * 2**20  # small files are read together up to so many, so that shards are not as small as they
