@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from olmo_inject.terminal import Console
-from olmo_inject.visible_text import visible
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
@@ -29,7 +27,9 @@ from olmo_inject.runs.folder import CONTENTS, fingerprints
 from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import is_own_code
+from olmo_inject.terminal import Console
 from olmo_inject.training.checkpoints.save_restore import latest
+from olmo_inject.visible_text import visible
 
 DIFFERENCES_KEPT = 20
 
