@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
@@ -32,6 +31,7 @@ from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
 from olmo_inject.shapes import check_shape
+from olmo_inject.terminal import Console
 from olmo_inject.words import counted
 
 Tables = dict[str, pd.DataFrame]

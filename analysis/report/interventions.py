@@ -93,9 +93,7 @@ def _largest(of: _Checkpoints) -> str:
     found = f"the MLP of layer {first['layer']} has the largest effect"
     if first["effect_low"] <= 0:
         found = f"no MLP's effect is above zero (95% CI); the largest is of layer {first['layer']}"
-    logprob_drop = (
-        f"{first['logprob_drop']:.3g} nats ({first['logprob_drop_low']:.3g} to {first['logprob_drop_high']:.3g})"
-    )
+    drop, low, high = first[["logprob_drop", "logprob_drop_low", "logprob_drop_high"]]
     knows = f"The model itself prefers a base's own label to the source's in {first['answered']:.0%} of the pairs"
     if wilson(first["answered"] * first["pairs"], int(first["pairs"]))[0] <= 0.5:
         knows += ", no more than chance: there is no task here to locate"

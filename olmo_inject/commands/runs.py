@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from olmo_inject.commands.shared import (
     ConfigArgument,
@@ -24,6 +23,7 @@ from olmo_inject.commands.shared import (
 )
 from olmo_inject.errors import UserError
 from olmo_inject.rank_environment import is_rank
+from olmo_inject.terminal import Console
 
 
 def plan(

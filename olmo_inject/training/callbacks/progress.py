@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from olmo_inject.runs.metrics import EVALUATION, SPEED, Metrics
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import judged
+from olmo_inject.terminal import Console
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.injected_loss import LM_LOSS
 from olmo_inject.training.trainer import InjectionTrainer
