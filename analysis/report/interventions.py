@@ -101,7 +101,8 @@ def _largest(of: _Checkpoints) -> str:
         f"{of.words}: {found}: {first['effect']:.3g} logits "
         f"({first['effect_low']:.3g} to {first['effect_high']:.3g}, for the largest of all layers) of "
         f"{first['whole']:.3g} for all of the input "
-        f"(random weights: {control:.3g}); fall of the log-probability of the base's label {drop:.3g} nats ({low:.3g} to {high:.3g}). {knows}."
+        f"(random weights: {control:.3g}); fall of the log-probability of the base's label {drop:.3g} nats "
+        f"({low:.3g} to {high:.3g}). {knows}."
     )
 
 
