@@ -14,8 +14,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from olmo_inject.theory.checks.measure import Effort, Measure
-from olmo_inject.theory.predict import Prediction, predict
-from olmo_inject.theory.predict_config import configured_mixture, load_predict_config
+from olmo_inject.theory.prediction.config import configured_mixture, load_predict_config
+from olmo_inject.theory.prediction.predict import Prediction, predict
 
 app = typer.Typer(
     help="Which task a model of which width holds: multi-task linear regression, in closed form.",
@@ -30,7 +30,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="Smaller problems and fewer
 @app.command()
 def validate(quick: Quick = False, as_json: AsJson = False) -> None:
     """Run the acceptance checks of the theory; exit status 1 if one fails."""
-    from olmo_inject.theory.validate import CHECKS
+    from olmo_inject.theory.checks.registry import CHECKS
 
     started = time.perf_counter()
     rows: list[tuple[str, Measure]] = []
@@ -68,7 +68,7 @@ def validate(quick: Quick = False, as_json: AsJson = False) -> None:
 @app.command()
 def figures(to: Annotated[Path, typer.Option(help="Folder for the pictures.")], quick: Quick = False) -> None:
     """Draw the theory's figures from closed forms and fresh training runs."""
-    from olmo_inject.theory.figures import FIGURES, save
+    from olmo_inject.theory.drawing.figures import FIGURES, save
 
     with Progress(
         SpinnerColumn(),

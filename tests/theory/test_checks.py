@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from olmo_inject.theory.checks.measure import Effort, Measure
-from olmo_inject.theory.closed_forms import frequent_tasks
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.scaling_laws import Regimes
-from olmo_inject.theory.validate import CHECKS
+from olmo_inject.theory.checks.registry import CHECKS
+from olmo_inject.theory.forms.closed_forms import frequent_tasks
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.scaling.laws import Regimes
 
 
 @pytest.mark.parametrize("number", [number for number in CHECKS if number != 14])

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from olmo_inject.theory import validate
+from olmo_inject.theory.checks import registry as validate
 from olmo_inject.theory.checks.measure import Effort, Measure
 from olmo_inject.theory.commands import app
 from olmo_inject.theory.drawing import injection
-from olmo_inject.theory.figures import FIGURES, save
+from olmo_inject.theory.drawing.figures import FIGURES, save
 
 CLOSED = ("two-directions", "complexity", "regimes")
 

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.commands import app
-from olmo_inject.theory.frequencies import mixture_from_frequencies, parse_rate
-from olmo_inject.theory.mixture import TaskMixture, power_law
-from olmo_inject.theory.predict import predict
-from olmo_inject.theory.predict_config import configured_mixture, load_predict_config
+from olmo_inject.theory.mixtures.frequencies import mixture_from_frequencies, parse_rate
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
+from olmo_inject.theory.prediction.config import configured_mixture, load_predict_config
+from olmo_inject.theory.prediction.predict import predict
 
 OWN = """
 tasks:
@@ -194,12 +194,12 @@ def test_command_prints_tables_and_json(files) -> None:
         ("missing", [], "cannot read .*missing.yaml: No such file"),
         ("own", ["bacth=1"], "override 'bacth=1': Key 'bacth' not in"),
         ("own", ["widths"], "must be key=value"),
-        ("own", ["widths=[0]"], "width 0 is impossible"),
+        ("own", ["widths=[0]"], "width must be a whole number.*, got 0"),
         ("own", ["widths=[]"], "one entry or more"),
         ("own", ["widths=x"], "widths"),
-        ("own", ["gaps=[0]"], "a gap must be 1 or more"),
-        ("own", ["step_size=0.5"], "step_size must be above 0 and below 0.5"),
-        ("own", ["step_size=nan"], "step_size must be above 0"),
+        ("own", ["gaps=[0]"], "gap must be a whole number of 1 or more, got 0"),
+        ("own", ["step_size=0.5"], "step_size must be a finite number above 0 and below 0.5, got 0.5"),
+        ("own", ["step_size=nan"], "step_size must be a finite number above 0"),
         ("own", ["tasks.rare.instances_per_batch=-1"], "task 'rare' must be above 0, got -1"),
         ("own", ["tasks.rare.instances_per_batch=often"], "a fraction such as 1/10, got 'often'"),
         (
@@ -209,8 +209,8 @@ def test_command_prints_tables_and_json(files) -> None:
         ),
         ("own", ["tasks.rare.spectrum.values=[1, 2]"], "'rare' must not increase"),
         ("own", ["tasks.rare.spectrum.power=1"], "tasks.rare.spectrum: give either power"),
-        ("own", ["tasks.common.spectrum.features=0"], "tasks.common.spectrum: a power law needs one or more"),
-        ("own", ["background.tasks=0", "batch=64"], "background: a power law needs one or more"),
+        ("own", ["tasks.common.spectrum.features=0"], "tasks.common.spectrum: the length of a power law must be"),
+        ("own", ["background.tasks=0", "batch=64"], "background: the length of a power law must be"),
         ("own", ["background.tasks=3"], "batch is needed beside a background"),
         ("own", ["tasks.rare=3"], "override 'tasks.rare=3'"),
         ("own", ["frequent_mass=2"], "at most 1, got 2"),

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.scaling_fit import fit_frontier, fit_scaling_law
-from olmo_inject.theory.scaling_laws import Frontier, Regimes, ScalingLaw
+from olmo_inject.theory.scaling.fit import fit_frontier, fit_scaling_law
+from olmo_inject.theory.scaling.laws import Frontier, Regimes, ScalingLaw
 
 CHINCHILLA = ScalingLaw(1.69, 406.4, 410.7, 0.34, 0.28)
 QUOTED = ScalingLaw(0.0, 10.0, 20.0, 0.46, 0.51)

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from olmo_inject.theory import gaps
 from olmo_inject.theory.checks.measure import Effort, Measure
-from olmo_inject.theory.closed_forms import critical_widths
-from olmo_inject.theory.dynamics import descended, flow_span, flowed, rotated
-from olmo_inject.theory.features import FeatureBank, random_encoder
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.streams import Bursts
-from olmo_inject.theory.training import Recipe, train
+from olmo_inject.theory.forms import gaps
+from olmo_inject.theory.forms.closed_forms import critical_widths
+from olmo_inject.theory.mixtures.features import FeatureBank, random_encoder
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training.dynamics import descended, flow_span, flowed, rotated
+from olmo_inject.theory.training.streams import Bursts
+from olmo_inject.theory.training.train import Recipe, train
 
 
 def flow_order(effort: Effort) -> Iterator[Measure]:

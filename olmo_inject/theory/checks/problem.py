@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 
-from olmo_inject.theory import closed_forms, gaps, metrics
 from olmo_inject.theory.checks.measure import Effort, Measure
-from olmo_inject.theory.features import FeatureBank, orthonormalised, random_encoder
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.scaling_laws import Frontier, Regimes, ScalingLaw
+from olmo_inject.theory.forms import closed_forms, gaps
+from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.scaling.laws import Frontier, Regimes, ScalingLaw
+from olmo_inject.theory.training import metrics
 
 LAWS = [
     ScalingLaw(0.0, 10.0, 20.0, 0.46, 0.51),

@@ -6,13 +6,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from olmo_inject.theory.checks.measure import Effort
-from olmo_inject.theory.closed_forms import critical_widths
 from olmo_inject.theory.drawing import style
-from olmo_inject.theory.dynamics import two_direction_flow, two_direction_steps
-from olmo_inject.theory.gaps import gap_retention
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.streams import Bursts
-from olmo_inject.theory.training import Recipe, train
+from olmo_inject.theory.forms.closed_forms import critical_widths
+from olmo_inject.theory.forms.gaps import gap_retention
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training.dynamics import two_direction_flow, two_direction_steps
+from olmo_inject.theory.training.streams import Bursts
+from olmo_inject.theory.training.train import Recipe, train
 
 RARE = 12
 

@@ -11,8 +11,8 @@ from scipy.stats import spearmanr
 from olmo_inject.theory.checks.measure import Effort
 from olmo_inject.theory.checks.optimum import complexity_mixture, frequency_correlation, half_signal_widths
 from olmo_inject.theory.drawing import style
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.scaling_laws import Frontier, Regimes, ScalingLaw
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.scaling.laws import Frontier, Regimes, ScalingLaw
 
 
 def complexity(effort: Effort) -> Figure:

@@ -7,12 +7,12 @@ from functools import lru_cache
 import numpy as np
 from matplotlib.figure import Figure
 
-from olmo_inject.theory import closed_forms
 from olmo_inject.theory.checks.measure import Effort
 from olmo_inject.theory.drawing import style
-from olmo_inject.theory.metrics import normalised_signal
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.training import Recipe, Trained, train
+from olmo_inject.theory.forms import closed_forms
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training.metrics import normalised_signal
+from olmo_inject.theory.training.train import Recipe, Trained, train
 
 SHOWN = (0, 2, 6, 12, 19)
 RARE = 12

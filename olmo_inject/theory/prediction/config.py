@@ -12,9 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.frequencies import mixture_from_frequencies, parse_rate
-from olmo_inject.theory.injected_rates import injected_rates, is_injected
-from olmo_inject.theory.mixture import TaskMixture, power_law
+from olmo_inject.theory.mixtures.frequencies import mixture_from_frequencies, parse_rate
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
+from olmo_inject.theory.prediction.injected_rates import injected_rates, is_injected
 
 # OmegaConf reads these annotations at run time, on Python 3.10 too.
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from olmo_inject.theory.features import FeatureBank
+from olmo_inject.theory.mixtures.features import FeatureBank
 
 Encoder = Float[Tensor, "*#batch N d"]
 

@@ -18,17 +18,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory import metrics
-from olmo_inject.theory.closed_forms import checked_widths
-from olmo_inject.theory.features import FeatureBank, orthonormalised, random_encoder, retracted
-from olmo_inject.theory.gradients import (
+from olmo_inject.theory.inputs import choice, number, whole, wholes
+from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder, retracted
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training import metrics
+from olmo_inject.theory.training.gradients import (
     learned_population_gradient,
     learned_sampled_gradient,
     population_gradient,
     sampled_gradient,
 )
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.streams import Bursts, MassStream, SampleStream
+from olmo_inject.theory.training.streams import Bursts, MassStream, SampleStream
 
 Optimizer = Literal["adam", "gd"]
 Schedule = Literal["cosine", "constant"]
@@ -64,13 +64,14 @@ class Recipe:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or (self.batch is not None and self.batch < 1):
-            raise UserError(f"steps must be 0 or more and batch 1 or more, got {self.steps} and {self.batch}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UserError(f"learning rate must be a positive number, got {self.learning_rate}")
+        object.__setattr__(self, "steps", whole("steps", self.steps, 0))
+        if self.batch is not None:
+            object.__setattr__(self, "batch", whole("batch", self.batch, 1))
+        object.__setattr__(self, "learning_rate", number("learning rate", self.learning_rate, above=0))
         for name, allowed in (("optimizer", Optimizer), ("schedule", Schedule), ("decoders", Decoders)):
-            if getattr(self, name) not in get_args(allowed):
-                raise UserError(f"{name} must be one of {', '.join(get_args(allowed))}, got {getattr(self, name)!r}")
+            choice(name, getattr(self, name), get_args(allowed))
+        if self.dtype not in (torch.float32, torch.float64):
+            raise UserError(f"dtype must be torch.float32 or torch.float64, got {self.dtype}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +154,10 @@ def train(
     Raises:
         UserError: the width is impossible, or a gap is longer than the run.
     """
-    checked_widths(mixture, [width])
+    width = whole("width", width, 1, mixture.dimension)
+    seeds = wholes("seed", seeds, 0).tolist()
+    if not seeds:
+        raise UserError("seeds must be one or more whole numbers")
     if bursts is not None:
         bursts.check(mixture, recipe.steps)
     bank = FeatureBank(mixture, recipe.dtype, recipe.device)

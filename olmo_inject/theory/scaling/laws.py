@@ -12,7 +12,25 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from olmo_inject.theory.inputs import number, numbers, whole
+
 Numbers = float | Float[np.ndarray, " _"]
+
+
+def _positive(name: str, value: Numbers) -> Numbers:
+    checked = numbers(name, value, above=0)
+    return checked if checked.ndim else float(checked)
+
+
+def _spent(compute: float, cost: float) -> float:
+    return number("compute", compute, above=0) / number("cost", cost, above=0)
+
+
+def _check(law: Frontier | ScalingLaw) -> None:
+    for name, value in vars(law).items():
+        # A frontier may be flat, and nothing may be irreducible.
+        limits = {"at_least": 0.0} if name in ("irreducible", "gamma") else {"above": 0.0}
+        object.__setattr__(law, name, number(name, value, **limits))
 
 
 @dataclass(frozen=True)
@@ -23,14 +41,21 @@ class Frontier:
     coefficient: float
     gamma: float
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     def loss(self, size: Numbers) -> Numbers:
         """L_C(N)."""
-        return self.irreducible + self.coefficient * size**-self.gamma
+        return self.irreducible + self.coefficient * _positive("size", size) ** -self.gamma
 
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """L(N, D) = E + A N^-alpha + B D^-beta, all positive."""
+    """L(N, D) = E + A N^-alpha + B D^-beta, all finite; E may be 0, exponents and coefficients are above it.
+
+    Raises:
+        UserError: a number is not.
+    """
 
     irreducible: float
     size_coefficient: float
@@ -38,21 +63,24 @@ class ScalingLaw:
     alpha: float
     beta: float
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     def loss(self, size: Numbers, data: Numbers) -> Numbers:
         """L(N, D)."""
-        return self.asymptotic_loss(size) + self.data_coefficient * data**-self.beta
+        return self.asymptotic_loss(size) + self.data_coefficient * _positive("data", data) ** -self.beta
 
     def asymptotic_loss(self, size: Numbers) -> Numbers:
         """L_inf(N): at unlimited data."""
-        return self.irreducible + self.size_coefficient * size**-self.alpha
+        return self.irreducible + self.size_coefficient * _positive("size", size) ** -self.alpha
 
     def optimal_size(self, compute: float, cost: float = 6.0) -> float:
         """N that minimises the loss at compute C = cost * N * D."""
-        return self._balance * (compute / cost) ** (self.beta / (self.alpha + self.beta))
+        return self._balance * _spent(compute, cost) ** (self.beta / (self.alpha + self.beta))
 
     def optimal_data(self, compute: float, cost: float = 6.0) -> float:
         """D that minimises the loss at compute C = cost * N * D."""
-        return (compute / cost) ** (self.alpha / (self.alpha + self.beta)) / self._balance
+        return _spent(compute, cost) ** (self.alpha / (self.alpha + self.beta)) / self._balance
 
     def frontier(self) -> Frontier:
         """The compute-optimal loss that the law itself implies: its exponent is alpha, not free."""
@@ -78,20 +106,26 @@ class Regimes:
 
     def data_suffices(self, small: float, large: float) -> bool:
         """Definition 1: the small model is worse at its optimum, but better with data enough."""
+        small, large = number("small", small, above=0), number("large", large, above=0)
         target = self.frontier.loss(large)
         return bool(small < large and self.frontier.loss(small) > target and self.law.asymptotic_loss(small) < target)
 
     def needs_size(self, small: float, large: float, margin: float = 0.0) -> bool:
         """Definition 2: even unlimited data leave the small model more than `margin` above the target."""
+        margin = number("margin", margin, at_least=0)
         return bool(self.law.asymptotic_loss(small) - self.frontier.loss(large) > margin)
 
     def small_limit(self, large: float, margin: float = 0.0) -> float:
         """N_s*(eps), the supremum of the sizes that need more parameters; itself not one of them."""
-        excess = self.frontier.loss(large) - self.law.irreducible + margin
+        large, margin = number("large", large, above=0), number("margin", margin, at_least=0)
+        excess = float(self.frontier.loss(large)) - self.law.irreducible + margin
+        if excess <= 0:
+            return float(large)
         return min(float(large), float((self.law.size_coefficient / excess) ** (1 / self.law.alpha)))
 
     def largest_small(self, large: int, margin: float = 0.0) -> int:
         """N_s*(eps) in whole parameters, at most `large`; 0 if no size needs more."""
+        large = whole("large", large, 1)
         closed = math.ceil(self.small_limit(large, margin)) - 1
         # Rounding may put a supremum that is a whole number on its other side: one size, which the definition decides.
         if closed < large and self.needs_size(closed + 1, large, margin):

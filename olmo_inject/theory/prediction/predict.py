@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory import closed_forms, gaps
-from olmo_inject.theory.mixture import TaskMixture
+from olmo_inject.theory.forms import closed_forms, gaps
+from olmo_inject.theory.inputs import number, wholes
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +108,9 @@ def predict(
     Raises:
         UserError: a width, gap, step or share is impossible.
     """
-    if not 0 < step_size < 0.5:
-        raise UserError(f"step_size must be above 0 and below 0.5, in units of 1/nu_1, got {step_size}")
+    step_size = number("step_size", step_size, above=0, below=0.5)
+    periods = wholes("gap", periods, 1).tolist()
+    widths = closed_forms.checked_widths(mixture, widths)
     if not len(widths) or not len(periods):
         raise UserError("widths and gaps need one entry or more each")
     step = step_size / float(mixture.utilities.max())
@@ -118,7 +120,7 @@ def predict(
     by_gap = [gaps.gap_critical_widths(mixture, period, step)[firsts] for period in periods]
     return Prediction(
         mixture=mixture,
-        widths=closed_forms.checked_widths(mixture, widths),
+        widths=widths,
         periods=tuple(periods),
         step_size=step_size,
         signals=closed_forms.task_signals(mixture, widths),

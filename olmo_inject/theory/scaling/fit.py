@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import OptimizeResult, least_squares
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.scaling_laws import Frontier, ScalingLaw
+from olmo_inject.theory.scaling.laws import Frontier, ScalingLaw
 
 EXPONENT_STARTS = (0.15, 0.4, 0.8)
 FLOOR_STARTS = (0.05, 0.5, 0.95)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from olmo_inject.errors import UserError
-from olmo_inject.theory.closed_forms import Tasks, Widths, checked_widths, widths_to_meet
-from olmo_inject.theory.mixture import TIE, TaskMixture
+from olmo_inject.theory.forms.closed_forms import Tasks, Widths, checked_widths, widths_to_meet
+from olmo_inject.theory.inputs import number, numbers, task_indices, whole
+from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
 
 Values = int | float | Float[np.ndarray, "..."] | Int[np.ndarray, "..."]
 Result = Float[np.ndarray, "..."]
@@ -26,7 +26,8 @@ def gap_retention(gap: Values, eigenvalue: Values, step_size: float) -> Result:
         eigenvalue: lambda_N, of the common feature the rare one competes with.
         step_size: eta.
     """
-    return np.asarray((1 - 2 * step_size * np.asarray(eigenvalue)) ** (np.asarray(gap) - 1))
+    steps, rival, step_size = _checked(gap, eigenvalue, step_size)
+    return np.asarray((1 - 2 * step_size * rival) ** (steps - 1))
 
 
 def period_growth(gap: Values, eigenvalue: Values, utility: Values, step_size: float) -> Result:
@@ -41,9 +42,10 @@ def period_growth(gap: Values, eigenvalue: Values, utility: Values, step_size: f
         utility: nu, of the rare feature at its long-run frequency.
         step_size: eta.
     """
-    steps, rival = np.asarray(gap), np.asarray(eigenvalue)
+    steps, rival, step_size = _checked(gap, eigenvalue, step_size)
+    utility = numbers("utility", utility, at_least=0)
     decay = (steps - 1) * np.log1p(-2 * step_size * rival)
-    return np.asarray(decay + np.log1p(2 * step_size * (steps * np.asarray(utility) - rival)))
+    return np.asarray(decay + np.log1p(2 * step_size * (steps * utility - rival)))
 
 
 def demanded_utility(gap: Values, eigenvalue: Values, step_size: float) -> Result:
@@ -53,9 +55,20 @@ def demanded_utility(gap: Values, eigenvalue: Values, step_size: float) -> Resul
     with lambda and exponentially with the gap, to infinity where it leaves the range of a float.
     At T = 1 it is lambda.
     """
+    return _demanded(*_checked(gap, eigenvalue, step_size))
+
+
+def _demanded(steps: Result, rival: Result, step_size: float) -> Result:
     with np.errstate(over="ignore"):
-        lost = np.expm1(-(np.asarray(gap) - 1) * np.log1p(-2 * step_size * np.asarray(eigenvalue)))
-    return np.asarray((lost + 2 * step_size * np.asarray(eigenvalue)) / (2 * step_size * np.asarray(gap)))
+        lost = np.expm1(-(steps - 1) * np.log1p(-2 * step_size * rival))
+    return np.asarray((lost + 2 * step_size * rival) / (2 * step_size * steps))
+
+
+def _checked(gap: Values, eigenvalue: Values, step_size: float) -> tuple[Result, Result, float]:
+    """Gaps, competing utilities and step size as numbers at which the closed forms hold."""
+    step_size = number("step size", step_size, above=0)
+    rival = numbers("eigenvalue", eigenvalue, at_least=0, below=0.5 / step_size)
+    return numbers("gap", gap, at_least=1), rival, step_size
 
 
 def check_step_size(mixture: TaskMixture, step_size: float) -> None:
@@ -64,9 +77,7 @@ def check_step_size(mixture: TaskMixture, step_size: float) -> None:
     Raises:
         UserError: unless 0 < 2 eta nu_1 < 1.
     """
-    largest = 0.5 / mixture.utilities.max()
-    if not 0 < step_size < largest:
-        raise UserError(f"step size must be above 0 and below {largest:.4g} (2 eta nu_1 < 1), got {step_size}")
+    number("step size", step_size, above=0, below=0.5 / float(mixture.utilities.max()))
 
 
 def gap_critical_widths(
@@ -88,8 +99,7 @@ def gap_critical_widths(
         UserError: the gap or the step size is impossible.
     """
     check_step_size(mixture, step_size)
-    if gap < 1:
-        raise UserError(f"a gap must be 1 or more steps, got {gap}")
+    gap = whole("gap", gap, 1)
     return widths_to_meet(mixture, demanded_utility(gap, mixture.utilities, step_size), against)
 
 
@@ -120,7 +130,7 @@ def _rivals(mixture: TaskMixture, sizes: Int[np.ndarray, " W"], against: Tasks |
     """The N-th largest utility of the competing tasks other than each task itself; zero if there are fewer."""
     competes = np.ones(mixture.tasks, dtype=bool)
     if against is not None:
-        competes = np.isin(np.arange(mixture.tasks), np.asarray(against, dtype=np.int64))
+        competes = np.isin(np.arange(mixture.tasks), task_indices(against, mixture.tasks, "against"))
     order = mixture.learning_order[competes[mixture.task_of[mixture.learning_order]]]
     falling = np.append(mixture.utilities[order], 0.0)
     place = np.empty(mixture.features, dtype=np.int64)
@@ -137,7 +147,7 @@ def _longest_gap(
     rivals: Float[np.ndarray, "W K"], utilities: Float[np.ndarray, " K"], step_size: float
 ) -> Float[np.ndarray, "W K"]:
     def survives(gap: Float[np.ndarray, "W K"]) -> Bool[np.ndarray, "W K"]:
-        return demanded_utility(np.maximum(gap, 1), rivals, step_size) < utilities * (1 - TIE)
+        return _demanded(np.maximum(gap, 1), rivals, step_size) < utilities * (1 - TIE)
 
     # Gamma(T) / T falls in T, so there is one crossing; beyond 2^40 steps nobody asks.
     low, high = np.zeros_like(rivals), np.full_like(rivals, 2.0**40)
@@ -154,5 +164,18 @@ def adam_displacement(gap: Values, learning_rate: float, beta1: float = 0.9, bet
     It saturates: about sqrt(T) steps where mixed data would move it T, and never over 31.8 of them at the
     default betas. So a burst of matched size cannot make up for the gap. The burst's size does not matter.
     """
+    steps = numbers("gap", gap, at_least=1)
+    learning_rate = number("learning rate", learning_rate, above=0)
+    beta1, beta2 = checked_betas(beta1, beta2)
     momentum = (1 - beta1) / (1 - beta1 / beta2**0.5)
-    return np.asarray(learning_rate * momentum * ((1 - beta2 ** np.asarray(gap)) / (1 - beta2)) ** 0.5)
+    return np.asarray(learning_rate * momentum * ((1 - beta2**steps) / (1 - beta2)) ** 0.5)
+
+
+def checked_betas(beta1: float, beta2: float) -> tuple[float, float]:
+    """Adam's betas.
+
+    Raises:
+        UserError: unless 0 <= beta1 < sqrt(beta2) < 1; otherwise a burst's push would grow without bound.
+    """
+    beta2 = number("beta2", beta2, above=0, below=1)
+    return number("beta1", beta1, at_least=0, below=beta2**0.5), beta2

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.mixture import Basis, TaskMixture
+from olmo_inject.theory.inputs import whole
+from olmo_inject.theory.mixtures.task_mixture import Basis, TaskMixture
 
 
 def parse_rate(value: str | float | int | Fraction, where: str) -> Fraction:
@@ -18,10 +19,12 @@ def parse_rate(value: str | float | int | Fraction, where: str) -> Fraction:
     Raises:
         UserError: it is neither, or not above zero. The message begins with `where`.
     """
+    if isinstance(value, bool | np.bool_):
+        raise UserError(f"{where} must be a positive number or a fraction such as 1/10, got {value!r}")
     try:
         # A float goes through its shortest decimal, so that 0.1 is a tenth.
         rate = value if isinstance(value, Fraction) else Fraction(str(value).replace(" ", ""))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise UserError(f"{where} must be a positive number or a fraction such as 1/10, got {value!r}") from None
     if rate <= 0:
         raise UserError(f"{where} must be above 0, got {value}")
@@ -53,6 +56,11 @@ def mixture_from_frequencies(
     Raises:
         UserError: a rate is impossible, or the injected instances leave nothing of the batch.
     """
+    if not len(names) == len(instances_per_batch) == len(spectra):
+        raise UserError(
+            f"every task needs a name, a rate and a spectrum: got {len(names)} names, "
+            f"{len(instances_per_batch)} rates and {len(spectra)} spectra"
+        )
     rates = [
         parse_rate(rate, f"instances_per_batch of task {name!r}")
         for name, rate in zip(names, instances_per_batch, strict=True)
@@ -65,6 +73,7 @@ def mixture_from_frequencies(
         return TaskMixture(shares, tuple(spectra), tuple(names), null_directions, basis)
     if batch is None:
         raise UserError("batch is needed beside a background: the instances in a batch, e.g. 1024")
+    batch = whole("batch", batch, 1)
     if total >= batch:
         raise UserError(f"the injected tasks fill {float(total):g} of a batch of {batch}: nothing is left")
     injected = np.array([float(rate / batch) for rate in rates])

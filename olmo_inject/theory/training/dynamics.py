@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from olmo_inject.theory.features import orthonormalised
-from olmo_inject.theory.gradients import population_gradient
+from olmo_inject.theory.inputs import number, numbers, whole
+from olmo_inject.theory.mixtures.features import orthonormalised
+from olmo_inject.theory.training.gradients import population_gradient
 
 Encoder = Float[Tensor, "*batch N d"]
 Moment = Float[Tensor, "d d"]
@@ -18,6 +19,7 @@ Moment = Float[Tensor, "d d"]
 
 def descended(encoder: Encoder, moments: Iterable[Moment], step_size: float) -> Encoder:
     """Plain gradient steps with optimal decoders, one for each M."""
+    step_size = number("step size", step_size, above=0)
     for moment in moments:
         encoder = orthonormalised(encoder - step_size * population_gradient(encoder, encoder @ moment))
     return encoder
@@ -31,7 +33,9 @@ def flowed(encoder: Encoder, moments: Iterable[tuple[Moment, float]], longest_st
         moments: M and how long it lasts.
         longest_step: bound on 2 |M| times the integration step.
     """
+    longest_step = number("longest_step", longest_step, above=0)
     for moment, duration in moments:
+        duration = number("duration", duration, at_least=0)
         steps = max(1, int(np.ceil(2 * float(torch.linalg.matrix_norm(moment, 2)) * duration / longest_step)))
         step = duration / steps
 
@@ -56,6 +60,8 @@ def flow_span(encoder: Encoder, integral: Moment) -> Encoder:
 
 def rotated(encoder: Encoder, slot: int, direction: Float[Tensor, " d"], angle: float) -> Encoder:
     """The encoder with one latent turned towards a direction orthogonal to all of them."""
+    slot = whole("slot", slot, -encoder.shape[-2], encoder.shape[-2] - 1)
+    angle = number("angle", angle)
     turned = encoder.clone()
     turned[..., slot, :] = np.cos(angle) * encoder[..., slot, :] + np.sin(angle) * direction
     return turned
@@ -72,7 +78,8 @@ def two_direction_flow(
         rare: nu_r.
         times: t.
     """
-    return tangent * np.exp(-2 * (frequent - rare) * times)
+    rate = number("frequent", frequent, at_least=0) - number("rare", rare, at_least=0)
+    return number("tangent", tangent) * np.exp(-2 * rate * numbers("times", times))
 
 
 def two_direction_steps(
@@ -88,8 +95,10 @@ def two_direction_steps(
         rare: nu_r of every step: 0 in the gap, T nu at a burst.
         step_size: eta.
     """
+    angle = number("angle", angle, above=-np.pi / 2, below=np.pi / 2)
+    frequent, step_size = number("frequent", frequent, at_least=0), number("step size", step_size, above=0)
     tangents = [np.tan(angle)]
-    for strength in rare:
+    for strength in numbers("rare", rare, at_least=0).ravel():
         square = tangents[-1] ** 2
         held = (frequent + square * strength) / (1 + square)
         growth = (1 + 2 * step_size * (strength - held)) / (1 + 2 * step_size * (frequent - held))

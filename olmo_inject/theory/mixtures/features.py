@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from olmo_inject.theory.mixture import TaskMixture
+from olmo_inject.theory.inputs import whole
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 
 
 class FeatureBank:
@@ -32,6 +33,7 @@ class FeatureBank:
 
     def only(self, task: int) -> FeatureBank:
         """The features of one task."""
+        task = whole("task", task, 0, len(self.frequencies) - 1)
         chosen = torch.nonzero(self.task_of == task).flatten()
         part = slice(int(chosen[0]), int(chosen[-1]) + 1)
         bank = object.__new__(FeatureBank)
@@ -100,5 +102,7 @@ def _by_reflections(rows: Tensor) -> Tensor:
 
 def random_encoder(width: int, dimension: int, seed: int) -> Float[Tensor, "N d"]:
     """Haar-distributed orthonormal rows in float64, the same on every device."""
-    generator = torch.Generator().manual_seed(seed)
+    dimension = whole("dimension", dimension, 1)
+    width = whole("width", width, 1, dimension)
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     return orthonormalised(torch.randn(width, dimension, generator=generator, dtype=torch.float64))

@@ -6,16 +6,16 @@ of this is sorting and counting; nothing here costs more than a sort.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from olmo_inject.errors import UserError
-from olmo_inject.theory.mixture import TIE, TaskMixture
+from olmo_inject.theory.inputs import number, task_indices, wholes
+from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
 
-Widths = Sequence[int] | Int[np.ndarray, " W"]
-Tasks = Sequence[int] | Int[np.ndarray, " _"]
+Widths = Iterable[int] | Int[np.ndarray, " W"]
+Tasks = Iterable[int] | Int[np.ndarray, " _"]
 
 
 def checked_widths(mixture: TaskMixture, widths: Widths) -> Int[np.ndarray, " W"]:
@@ -24,13 +24,7 @@ def checked_widths(mixture: TaskMixture, widths: Widths) -> Int[np.ndarray, " W"
     Raises:
         UserError: a width is not a whole number from 1 to the input dimension.
     """
-    for width in widths:
-        if width != int(width) or not 1 <= width <= mixture.dimension:
-            raise UserError(
-                f"width {width} is impossible: allowed are whole numbers from 1 to {mixture.dimension}, "
-                "the input dimension"
-            )
-    return np.asarray(widths, dtype=np.int64)
+    return wholes("width", widths, 1, mixture.dimension)
 
 
 def retained_features(mixture: TaskMixture, widths: Widths) -> Int[np.ndarray, "W K"]:
@@ -68,7 +62,7 @@ def tied_boundary(mixture: TaskMixture, widths: Widths) -> Bool[np.ndarray, " W"
     return ordered[at] >= ordered[at - 1] * (1 - TIE)
 
 
-def minimal_widths(mixture: TaskMixture, depths: Sequence[int]) -> Int[np.ndarray, " m"]:
+def minimal_widths(mixture: TaskMixture, depths: Widths) -> Int[np.ndarray, " m"]:
     """N_min(m): the width from which every task's first m features are held, in every minimiser.
 
     A task with fewer than m features needs only those it has to be held.
@@ -76,10 +70,7 @@ def minimal_widths(mixture: TaskMixture, depths: Sequence[int]) -> Int[np.ndarra
     Raises:
         UserError: a depth is below one or above every task's number of features.
     """
-    deepest = int(mixture.rank_of.max())
-    for depth in depths:
-        if not 1 <= depth <= deepest:
-            raise UserError(f"depth {depth} is impossible: the tasks have 1 to {deepest} features")
+    depths = wholes("depth", depths, 1, int(mixture.rank_of.max()))
     rising = np.sort(mixture.utilities)
     lowest = np.array([mixture.utilities[mixture.rank_of <= depth].min() for depth in depths])
     return mixture.features - np.searchsorted(rising, lowest * (1 - TIE), side="left")
@@ -91,8 +82,7 @@ def frequent_tasks(mixture: TaskMixture, mass: float = 0.9) -> Int[np.ndarray, "
     Raises:
         UserError: `mass` is not between 0 and 1.
     """
-    if not 0 < mass <= 1:
-        raise UserError(f"the frequent tasks' share must be above 0 and at most 1, got {mass}")
+    mass = number("the frequent tasks' share", mass, above=0, at_most=1)
     order = np.argsort(-mixture.frequencies, kind="stable")
     reached = np.cumsum(mixture.frequencies[order]) >= mass * (1 - TIE)
     return np.sort(order[: int(reached.argmax()) + 1 if reached.any() else len(order)])
@@ -109,8 +99,7 @@ def residual_width(mixture: TaskMixture, share: float, tasks: Tasks) -> int:
     Raises:
         UserError: `share` is not between 0 and 1.
     """
-    if not 0 <= share < 1:
-        raise UserError(f"the residual share must be at least 0 and below 1, got {share}")
+    share = number("the residual share", share, at_least=0, below=1)
     falling = _falling_utilities(mixture, tasks)
     left = _beyond(falling, np.arange(len(falling) + 1))
     return int((left <= share * left[0] * (1 + TIE)).argmax())
@@ -149,7 +138,7 @@ def widths_to_meet(
     """
     competes = np.ones(mixture.features, dtype=bool)
     if against is not None:
-        competes = np.isin(mixture.task_of, np.asarray(against, dtype=np.int64))
+        competes = np.isin(mixture.task_of, task_indices(against, mixture.tasks, "against"))
     level = mixture.utilities * (1 + TIE if some_minimiser else 1 - TIE)
     order = mixture.learning_order
     everyone = np.empty(mixture.features, dtype=np.int64)
@@ -173,7 +162,7 @@ def _own_at_least(
 
 def _falling_utilities(mixture: TaskMixture, tasks: Tasks) -> Float[np.ndarray, " _"]:
     ordered = mixture.learning_order
-    return mixture.utilities[ordered[np.isin(mixture.task_of[ordered], np.asarray(tasks))]]
+    return mixture.utilities[ordered[np.isin(mixture.task_of[ordered], task_indices(tasks, mixture.tasks))]]
 
 
 def _beyond(falling: Float[np.ndarray, " n"], widths: Int[np.ndarray, " W"]) -> Float[np.ndarray, " W"]:

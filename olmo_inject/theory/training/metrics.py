@@ -7,13 +7,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from olmo_inject.theory.closed_forms import mixture_losses
-from olmo_inject.theory.features import FeatureBank, orthonormalised
-from olmo_inject.theory.mixture import TaskMixture
+from olmo_inject.errors import UserError
+from olmo_inject.theory.forms.closed_forms import mixture_losses
+from olmo_inject.theory.inputs import numbers, whole
+from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 
 
 def captures(mixture: TaskMixture, encoder: Float[Tensor, "*batch N d"]) -> Float[np.ndarray, "*batch F"]:
     """|U^T b|^2 of every feature direction, 0 to 1, for the span of the encoder's rows."""
+    if encoder.ndim < 2 or encoder.shape[-1] != mixture.dimension or not 1 <= encoder.shape[-2] <= mixture.dimension:
+        raise UserError(
+            f"an encoder must have 1 to {mixture.dimension} rows of {mixture.dimension} numbers, "
+            f"got the shape {tuple(encoder.shape)}"
+        )
+    if not bool(torch.isfinite(encoder).all()):
+        raise UserError("an encoder must hold finite numbers")
     bank = FeatureBank(mixture, torch.float64, encoder.device)
     spanned = orthonormalised(encoder.detach().to(torch.float64))
     return bank.project(spanned).square().sum(-2).cpu().numpy()
@@ -23,6 +32,7 @@ def losses_from_captures(
     mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"]
 ) -> Float[np.ndarray, "*batch K"]:
     """L_k = sum_j lambda_kj (1 - capture): each task's loss with its optimal decoder."""
+    captured = _checked(mixture, captured)
     return np.add.reduceat(mixture.eigenvalues * (1 - captured), mixture.starts[:-1], axis=-1)
 
 
@@ -30,6 +40,7 @@ def signals_from_captures(
     mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"]
 ) -> Float[np.ndarray, "*batch K"]:
     """s_k = tr(P C_k) / tr C_k: the share of each task's variance that the encoder holds."""
+    captured = _checked(mixture, captured)
     return np.add.reduceat(mixture.eigenvalues * captured, mixture.starts[:-1], axis=-1) / mixture.traces
 
 
@@ -41,8 +52,11 @@ def normalised_signal(
     An optimised encoder may be below 0: its latents then hold other tasks only. At N = d every encoder is
     complete, and 1 is returned.
     """
+    dimension = whole("dimension", dimension, 1)
+    width = whole("width", width, 1, dimension)
+    signal = numbers("signal", signal)
     if width == dimension:
-        return np.ones_like(np.asarray(signal, dtype=np.float64))
+        return np.ones_like(signal)
     return np.asarray((signal - width / dimension) / (1 - width / dimension))
 
 
@@ -50,7 +64,8 @@ def feature_overlap(
     mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"], width: int
 ) -> Float[np.ndarray, "*batch"]:
     """Share of the N features of largest utility among the N most captured; 1 where the sets are equal."""
-    count = min(width, mixture.features)
+    captured = _checked(mixture, captured)
+    count = min(whole("width", width, 1, mixture.dimension), mixture.features)
     best = mixture.learning_order[:count]
     held = np.argsort(-captured, axis=-1, kind="stable")[..., :count]
     return np.asarray(np.isin(held, best).mean(-1))
@@ -63,13 +78,25 @@ def excess_loss(
 
     It is zero from as many latents on as there are features.
     """
-    loss = (mixture.utilities * (1 - captured)).sum(-1)
+    loss = (mixture.utilities * (1 - _checked(mixture, captured))).sum(-1)
     best = mixture_losses(mixture, [width])[0]
     return np.asarray(loss / best - 1 if best > 0 else loss)
 
 
 def haar_moments(spectrum: Float[np.ndarray, " m"], width: int, dimension: int) -> tuple[float, float]:
     """Mean and variance of a task's signal under a uniformly random encoder."""
+    dimension = whole("dimension", dimension, 2)
+    width = whole("width", width, 1, dimension)
+    spectrum = numbers("spectrum", spectrum, at_least=0)
+    if spectrum.ndim != 1 or not 1 <= len(spectrum) <= dimension or not spectrum.any():
+        raise UserError(f"spectrum must be a list of 1 to {dimension} numbers that are not all zero")
     concentration = (spectrum**2).sum() / spectrum.sum() ** 2 - 1 / dimension
     scale = 2 * width * (dimension - width) / (dimension * (dimension - 1) * (dimension + 2))
     return width / dimension, scale * concentration
+
+
+def _checked(mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"]) -> Float[np.ndarray, "*batch F"]:
+    values = numbers("captures", captured)
+    if not values.ndim or values.shape[-1] != mixture.features:
+        raise UserError(f"captures must have one number for each of {mixture.features} features, got {values.shape}")
+    return values

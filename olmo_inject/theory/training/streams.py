@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.features import FeatureBank
-from olmo_inject.theory.gradients import Samples
-from olmo_inject.theory.mixture import TaskMixture
+from olmo_inject.theory.inputs import whole, wholes
+from olmo_inject.theory.mixtures.features import FeatureBank
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training.gradients import Samples
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,21 @@ class Bursts:
     task: int
     gaps: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "task", whole("task", self.task, 0))
+        gaps = tuple(wholes("gap", self.gaps, 1).tolist())
+        if not gaps:
+            raise UserError("gaps must be one or more whole numbers of steps")
+        object.__setattr__(self, "gaps", gaps)
+
     def check(self, mixture: TaskMixture, steps: int) -> None:
         """Refuse what cannot be run.
 
         Raises:
             UserError: there is no such task, or a gap is not from 1 to the number of steps.
         """
-        if not 0 <= self.task < mixture.tasks:
-            raise UserError(f"task {self.task} is not among the mixture's 0 to {mixture.tasks - 1}")
-        if not self.gaps or not all(1 <= gap <= steps for gap in self.gaps):
-            raise UserError(f"gaps must be from 1 to {steps}, the steps of the run, got {self.gaps}")
+        whole("task", self.task, 0, mixture.tasks - 1)
+        wholes("gap", self.gaps, 1, steps)
 
     def now(self, step: int) -> list[int]:
         """Each lane's burst in multiples of the task's rate: T at its burst, else 0."""

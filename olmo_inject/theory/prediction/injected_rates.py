@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.frequencies import parse_rate
+from olmo_inject.theory.mixtures.frequencies import parse_rate
 
 SCHEDULES = ("uniform", "burst", "bernoulli")
 PLAN_SAYS = "use the JSON of `olmo-inject plan EXPERIMENT --json`, which says every rate"
