@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.prediction import tables
 from olmo_inject.theory.prediction.config import configured_mixture, load_predict_config
-from olmo_inject.theory.prediction.predict import Prediction, predict
+from olmo_inject.theory.prediction.predict import predict
 
 app = typer.Typer(
     help="Which task a model of which width holds: multi-task linear regression, in closed form.",
@@ -105,8 +105,8 @@ def predict_command(
         print(json.dumps(prediction.as_json(), indent=2))
         return
     console = Console()
-    for title, table in (_held_shares(prediction), _critical_widths(prediction), _longest_gaps(prediction)):
-        console.print(title, table, sep="\n")
+    for titled in (tables.held_shares, tables.critical_widths, tables.gap_statements):
+        console.print(*titled(prediction), sep="\n")
     if prediction.tied.any():
         edges = ", ".join(str(width) for width in prediction.widths[prediction.tied])
         console.print(f"At N = {edges} two utilities tie: which of them is held is not determined.")
@@ -115,7 +115,8 @@ def predict_command(
         f"Frequent tasks, {len(frequent)} of {prediction.mixture.tasks}: {', '.join(frequent)}. "
         f"Width {prediction.residual_width} explains all but {settings.residual_share:.0%} of them."
     )
-    console.print("~ beyond 2 eta T nu = 1: a burst is a large step there, and only growth from nothing is meant.")
+    console.print("~ beyond 2 eta T nu = 1 a burst is a large step, and this is growth from nothing alone.")
+    console.print("learned: grows from nothing. kept: stays once learned. oscillates: learned in part.")
 
 
 def _verdicts(rows: list[tuple[str, Measure]]) -> Table:
@@ -132,60 +133,3 @@ def _verdicts(rows: list[tuple[str, Measure]]) -> Table:
             end_section=last,
         )
     return table
-
-
-def _table(headings: list[str], rows: list[list[str]]) -> Table:
-    table = Table("task")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _held_shares(prediction: Prediction) -> tuple[str, Table]:
-    mixture = prediction.mixture
-    rows = [
-        [name, f"{frequency:.3g}", *("-" if share == 0 else f"{share:.0%}" for share in shares)]
-        for name, frequency, shares in zip(mixture.names, mixture.frequencies, prediction.signals.T, strict=True)
-    ]
-    headings = ["frequency", *(f"N={width}" for width in prediction.widths)]
-    return "Share of the task held by the best encoder of width N", _table(headings, rows)
-
-
-def _critical_widths(prediction: Prediction) -> tuple[str, Table]:
-    rows = [
-        [
-            name,
-            str(prediction.complete[k]),
-            *(
-                f"{_mark(gap, prediction.sound[k])}{prediction.by_gap[g, k]}"
-                for g, gap in enumerate(prediction.periods)
-            ),
-        ]
-        for k, name in enumerate(prediction.mixture.names)
-    ]
-    headings = ["all of it", *(f"T={period}" for period in prediction.periods)]
-    title = "Critical width: of all features, and of the first if the task comes every T steps"
-    return title, _table(headings, rows)
-
-
-def _longest_gaps(prediction: Prediction) -> tuple[str, Table]:
-    rows = [
-        [name, *(_gap(gap, sound) for gap in gaps)]
-        for name, gaps, sound in zip(prediction.mixture.names, prediction.longest.T, prediction.sound, strict=True)
-    ]
-    title = f"Longest gap survived at width N (plain steps, eta nu_1 = {prediction.step_size:g})"
-    return title, _table([f"N={width}" for width in prediction.widths], rows)
-
-
-def _gap(gap: float, sound: float) -> str:
-    if np.isinf(gap):
-        return "any"
-    if gap == 0:
-        return "-"
-    return _mark(gap, sound) + (f"{gap:.0f}" if gap < 10_000 else f"{gap / 1000:.0f}k")
-
-
-def _mark(gap: float, sound: float) -> str:
-    return "~" if gap > sound else ""

@@ -6,6 +6,7 @@ from jaxtyping import install_import_hook
 CHECKED = (
     "forms.closed_forms",
     "forms.gaps",
+    "forms.kept",
     "mixtures.features",
     "prediction.predict",
     "training.gradients",

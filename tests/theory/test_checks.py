@@ -36,8 +36,8 @@ def test_what_the_page_says_of_the_checks_holds() -> None:
     assert CHECKS[11][0] == "trained encoders, N = powers of two"
 
 
-def test_there_are_fourteen_in_order() -> None:
-    assert list(CHECKS) == list(range(1, 15))
+def test_they_are_numbered_in_order() -> None:
+    assert list(CHECKS) == list(range(1, len(CHECKS) + 1))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from problems import mixtures
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory import inputs
-from olmo_inject.theory.forms import closed_forms, gaps
+from olmo_inject.theory.forms import closed_forms, gaps, kept
 from olmo_inject.theory.mixtures.features import random_encoder
 from olmo_inject.theory.mixtures.frequencies import mixture_from_frequencies, parse_rate
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
@@ -99,6 +99,21 @@ PUBLIC: list[tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]] = 
         gaps.adam_displacement,
         {"gap": 3, "learning_rate": 0.1},
         {"gap": [*NUMBERS, 0], "learning_rate": [*NUMBER, 0.0], "beta1": [*NUMBER, 1.0], "beta2": [*NUMBER, 1.0]},
+    ),
+    (
+        kept.tilt_growth,
+        {"gap": 3, "unheld": 0.1, "utility": 0.2, "step_size": 0.1},
+        {"gap": [*NUMBERS, 0], "unheld": NUMBERS, "utility": NUMBERS, "step_size": [*NUMBER, 0.0]},
+    ),
+    (
+        kept.longest_kept_gaps,
+        {"mixture": MIXTURE, "widths": [1], "step_size": 0.1},
+        {"widths": WHOLES, "step_size": [*NUMBER, 0.0, 99.0], "against": TASKS},
+    ),
+    (
+        kept.gap_regime,
+        {"mixture": MIXTURE, "task": 1, "width": 2, "gap": 3, "step_size": 0.1},
+        {"task": [*WHOLE, 4], "width": [*WHOLE, 0], "gap": [*WHOLE, 0], "step_size": [*NUMBER, 99.0]},
     ),
     (random_encoder, {"width": 2, "dimension": 3, "seed": 0}, {"width": [*WHOLE, 4], "dimension": WHOLE}),
     (parse_rate, {"value": 1, "where": "x"}, {"value": [*NUMBER, "1/0"]}),

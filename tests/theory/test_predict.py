@@ -144,8 +144,8 @@ def test_prediction_by_hand() -> None:
     assert found.first.tolist() == [1, 2]
     assert found.complete.tolist() == [3, 4]
     assert found.losses == pytest.approx([0.8, 0.4, 0.1, 0.0])
-    assert found.longest[:, 1].tolist()[0] == 0
-    assert np.isinf(found.longest[2:]).all()
+    assert found.learned[:, 1].tolist()[0] == 0
+    assert np.isinf(found.learned[2:]).all()
     assert not found.tied.any()
     # Over 20 steps b's first feature grows against a2, 0.3, but not against a1, 0.6.
     eta = 0.1 / 0.6
@@ -161,7 +161,16 @@ def test_the_documented_example_says_what_the_page_says() -> None:
     simple, complex_ = json.loads(result.stdout)["tasks"][:2]
     assert (simple["critical_width"], complex_["critical_width"]) == (7, 92)
     assert complex_["by_width"]["64"]["held_features"] == 0
-    assert complex_["by_width"]["96"]["longest_gap"] == 1438
+    assert complex_["by_width"]["96"]["learned_up_to"] == 1438
+    assert complex_["by_width"]["96"]["kept_up_to"] == 7584
+    # The simple task grows from nothing at gaps far beyond those at which it stays.
+    assert simple["by_width"]["128"] | {"held_share": 0} == {
+        "held_features": 4,
+        "held_share": 0,
+        "learned_up_to": 114_408,
+        "kept_up_to": 138,
+        "oscillates_from": 139,
+    }
 
 
 def test_a_tie_at_an_edge_is_told(tmp_path: Path) -> None:
@@ -177,7 +186,7 @@ def test_command_prints_tables_and_json(files) -> None:
     shown = runner.invoke(app, ["predict", str(files["own"])])
     assert shown.exit_code == 0, shown.output
     assert "common" in shown.output
-    assert "Longest gap" in shown.output
+    assert "kept up to" in shown.output
     result = runner.invoke(app, ["predict", str(files["own"]), "--json", "widths=[2]"])
     document = json.loads(result.stdout)
     assert [task["task"] for task in document["tasks"]] == ["common", "rare"]
@@ -185,7 +194,7 @@ def test_command_prints_tables_and_json(files) -> None:
     assert list(document["mixture_loss"]) == ["2"]
     # Nothing else competes beyond the other task's features: any gap is survived.
     wide = json.loads(runner.invoke(app, ["predict", str(files["own"]), "--json"]).stdout)
-    assert wide["tasks"][1]["by_width"]["5"]["longest_gap"] is None
+    assert wide["tasks"][1]["by_width"]["5"]["learned_up_to"] is None
 
 
 @pytest.mark.parametrize(

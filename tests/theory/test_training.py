@@ -162,7 +162,13 @@ def test_troughs_and_peaks_are_read_around_the_bursts() -> None:
         seeds=(0,),
         bursts=Bursts(2, (10, 20)),
     )
-    assert result.troughs()[0].tolist() == [result.trace[49, 0, 0], result.trace[39, 0, 1]]
+    last = result.troughs(periods=1)
+    assert last.median[0].tolist() == [result.trace[49, 0, 0], result.trace[39, 0, 1]]
+    # The second half holds the bursts of steps 29, 39 and 49; and of 39 alone at twice the gap.
+    several = result.troughs()
+    assert several.periods == (3, 1)
+    assert several.median[0, 0] == np.median(result.trace[[29, 39, 49], 0, 0])
+    assert several.low[0, 0] == result.trace[[29, 39, 49], 0, 0].min() < several.high[0, 0]
     assert result.peaks()[0, 0] == result.trace[40:50, 0, 0].max()
     # Plain steps jump at the burst and decay in the gap.
     assert result.trace[40, 0, 0] > result.trace[39, 0, 0]

@@ -24,4 +24,5 @@ CHECKS: dict[int, tuple[str, Check]] = {
     12: ("matched-frequency injection", injection.matched_frequency),
     13: ("frequency against complexity", optimum.complexity_sweep),
     14: ("speed", speed.speed),
+    15: ("stability of the learned state", injection.kept_state),
 }

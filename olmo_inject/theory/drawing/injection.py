@@ -29,7 +29,7 @@ def matched_frequency(effort: Effort) -> Figure:
     recipe = Recipe(steps=steps, learning_rate=1e-3, schedule="constant")
     for width, color, marker in zip(widths, style.CATEGORIES, style.MARKERS, strict=False):
         run = train(mixture, width, recipe, (0,), Bursts(RARE, gaps))
-        left.plot(gaps, run.troughs()[0], marker + "-", color=color, markersize=5, label=f"N = {width}")
+        left.plot(gaps, run.troughs().median[0], marker + "-", color=color, markersize=5, label=f"N = {width}")
     left.set_xscale("log")
     left.set_xticks(gaps, [str(gap) for gap in gaps])
     left.minorticks_off()

@@ -17,6 +17,9 @@ from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
 Values = int | float | Float[np.ndarray, "..."] | Int[np.ndarray, "..."]
 Result = Float[np.ndarray, "..."]
 
+LONGEST = 2.0**40
+"""Steps beyond which no gap is looked for."""
+
 
 def gap_retention(gap: Values, eigenvalue: Values, step_size: float) -> Result:
     """The share of a rare feature's amplitude that T - 1 steps without it leave; its square for energy.
@@ -109,7 +112,8 @@ def longest_gaps(
     """The longest T at which each task's first feature still grows at each width.
 
     0 where it does not grow even without a gap, infinite where the width leaves a slot without competition.
-    The local statement of `gap_critical_widths`, turned round.
+    The local statement of `gap_critical_widths`, turned round: growth from nothing. Whether a learned task stays is
+    another question, see `kept.longest_kept_gaps`.
 
     Args:
         mixture: the tasks.
@@ -122,12 +126,18 @@ def longest_gaps(
     """
     check_step_size(mixture, step_size)
     sizes = checked_widths(mixture, widths)
-    rivals = _rivals(mixture, sizes, against)
+    rivals = rival_utilities(mixture, np.tile(sizes[:, None] - 1, mixture.tasks), against)
     return _longest_gap(rivals, mixture.utilities[mixture.starts[:-1]], step_size)
 
 
-def _rivals(mixture: TaskMixture, sizes: Int[np.ndarray, " W"], against: Tasks | None) -> Float[np.ndarray, "W K"]:
-    """The N-th largest utility of the competing tasks other than each task itself; zero if there are fewer."""
+def rival_utilities(
+    mixture: TaskMixture, places: Int[np.ndarray, "W K"], against: Tasks | None
+) -> Float[np.ndarray, "W K"]:
+    """The utility at a place, from 0 by falling utility, among the competing tasks other than each task itself.
+
+    Zero where there are fewer.
+    """
+    places = places.copy()
     competes = np.ones(mixture.tasks, dtype=bool)
     if against is not None:
         competes = np.isin(np.arange(mixture.tasks), task_indices(against, mixture.tasks, "against"))
@@ -135,11 +145,10 @@ def _rivals(mixture: TaskMixture, sizes: Int[np.ndarray, " W"], against: Tasks |
     falling = np.append(mixture.utilities[order], 0.0)
     place = np.empty(mixture.features, dtype=np.int64)
     place[order] = np.arange(len(order))
-    places = np.tile(sizes[:, None] - 1, mixture.tasks)
     for task in np.flatnonzero(competes):
         own = place[mixture.starts[task] : mixture.starts[task + 1]]
         # So many others are before each of its own; those with fewer than N push the N-th back by one.
-        places[:, task] += np.searchsorted(own - np.arange(len(own)), sizes - 1, side="right")
+        places[:, task] += np.searchsorted(own - np.arange(len(own)), places[:, task], side="right")
     return falling[np.minimum(places, len(order))]
 
 
@@ -149,8 +158,8 @@ def _longest_gap(
     def survives(gap: Float[np.ndarray, "W K"]) -> Bool[np.ndarray, "W K"]:
         return _demanded(np.maximum(gap, 1), rivals, step_size) < utilities * (1 - TIE)
 
-    # Gamma(T) / T falls in T, so there is one crossing; beyond 2^40 steps nobody asks.
-    low, high = np.zeros_like(rivals), np.full_like(rivals, 2.0**40)
+    # Gamma(T) / T falls in T, so there is one crossing.
+    low, high = np.zeros_like(rivals), np.full_like(rivals, LONGEST)
     for _ in range(41):
         middle = np.ceil((low + high) / 2)
         alive = survives(middle)

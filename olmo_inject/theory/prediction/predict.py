@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.forms import closed_forms, gaps
+from olmo_inject.theory.forms import closed_forms, gaps, kept
 from olmo_inject.theory.inputs import number, wholes
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 
@@ -29,9 +29,9 @@ class Prediction:
         first: the width from which a task's first feature is held.
         complete: the width from which all are.
         by_gap: the width from which the first feature is held if its task comes in bursts.
-        longest: the longest gap at which it is held at each width; 0 none, infinite any.
-        sound: the gap up to which a burst is a small step, 2 eta T nu <= 1; beyond it what is said of gaps
-            holds for growth from nothing alone.
+        learned: the longest gap at which it is learned from nothing at each width; 0 none, infinite any.
+        kept: the longest gap up to which it is kept once learned; 0 none.
+        sound: the gap up to which a burst is a small step, 2 eta T nu <= 1.
         losses: of the mixture, L*.
         tied: whether two utilities tie at a width's edge, so that which of them is held is not determined.
         frequent: F, the tasks that make up most of the data.
@@ -47,15 +47,21 @@ class Prediction:
     first: Int[np.ndarray, " K"]
     complete: Int[np.ndarray, " K"]
     by_gap: Int[np.ndarray, "G K"]
-    longest: Float[np.ndarray, "W K"]
+    learned: Float[np.ndarray, "W K"]
+    kept: Float[np.ndarray, "W K"]
     sound: Float[np.ndarray, " K"]
     losses: Float[np.ndarray, " W"]
     tied: Bool[np.ndarray, " W"]
     frequent: Int[np.ndarray, " _"]
     residual_width: int
 
+    @property
+    def oscillates(self) -> Float[np.ndarray, "W K"]:
+        """The first gap at which it is learned from nothing but not kept; infinite where there is none."""
+        return kept.oscillating_from(self.learned, self.kept)
+
     def as_json(self) -> dict[str, Any]:
-        """The prediction as one JSON document; a gap that may be of any length is null."""
+        """The prediction as one JSON document; a gap without limit is null."""
         tasks = [
             {
                 "task": name,
@@ -71,7 +77,9 @@ class Prediction:
                     str(width): {
                         "held_features": int(self.retained[w, k]),
                         "held_share": float(self.signals[w, k]),
-                        "longest_gap": None if np.isinf(self.longest[w, k]) else int(self.longest[w, k]),
+                        "learned_up_to": _finite(self.learned[w, k]),
+                        "kept_up_to": _finite(self.kept[w, k]),
+                        "oscillates_from": _finite(self.oscillates[w, k]),
                     }
                     for w, width in enumerate(self.widths)
                 },
@@ -85,6 +93,10 @@ class Prediction:
             "residual_width": self.residual_width,
             "step_size_times_largest_utility": self.step_size,
         }
+
+
+def _finite(gap: float) -> int | None:
+    return None if np.isinf(gap) else int(gap)
 
 
 def predict(
@@ -128,7 +140,8 @@ def predict(
         first=critical[firsts],
         complete=critical[mixture.starts[1:] - 1],
         by_gap=np.array(by_gap, dtype=np.int64).reshape(-1, mixture.tasks),
-        longest=gaps.longest_gaps(mixture, widths, step),
+        learned=gaps.longest_gaps(mixture, widths, step),
+        kept=kept.longest_kept_gaps(mixture, widths, step),
         sound=1 / (2 * step * mixture.utilities[firsts]),
         losses=closed_forms.mixture_losses(mixture, widths),
         tied=closed_forms.tied_boundary(mixture, widths),

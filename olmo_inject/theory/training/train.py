@@ -75,6 +75,23 @@ class Recipe:
 
 
 @dataclass(frozen=True, eq=False)
+class Troughs:
+    """The signal just before bursts, over several periods.
+
+    Args:
+        median: over the periods.
+        low: the least.
+        high: the most.
+        periods: how many, of every gap.
+    """
+
+    median: Float[np.ndarray, "S G"]
+    low: Float[np.ndarray, "S G"]
+    high: Float[np.ndarray, "S G"]
+    periods: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Trained:
     """Encoders of one width after training, and what they hold.
 
@@ -117,9 +134,28 @@ class Trained:
         """L / L* - 1; L itself at a width that holds every feature, where L* is zero."""
         return metrics.excess_loss(self.mixture, self.captures, self.width)
 
-    def troughs(self) -> Float[np.ndarray, "S G"]:
-        """The bursting task's signal just before its last burst."""
-        return np.stack([self.trace[steps[-1], :, g] for g, steps in enumerate(self._burst_steps())], axis=-1)
+    def troughs(self, periods: int = 8) -> Troughs:
+        """The bursting task's signal just before its last bursts, of the run's second half.
+
+        Where bursts overshoot, single troughs are chaotic: look at the range before trusting the median.
+
+        Args:
+            periods: at most so many; fewer where the second half has fewer, and always the last.
+
+        Raises:
+            UserError: `periods` is below one.
+        """
+        count = whole("periods", periods, 1)
+        chosen = []
+        for g, steps in enumerate(self._burst_steps()):
+            late = steps[steps >= min((len(self.trace) - 1) / 2, steps[-1])][-count:]
+            chosen.append(self.trace[late, :, g])
+        return Troughs(
+            median=np.stack([np.median(signals, axis=0) for signals in chosen], axis=-1),
+            low=np.stack([signals.min(0) for signals in chosen], axis=-1),
+            high=np.stack([signals.max(0) for signals in chosen], axis=-1),
+            periods=tuple(len(signals) for signals in chosen),
+        )
 
     def peaks(self) -> Float[np.ndarray, "S G"]:
         """Its highest signal from the last burst but one to the last: Adam goes on rising after a burst."""
