@@ -8,7 +8,8 @@ from olmo_inject.theory.checks import registry as validate
 from olmo_inject.theory.checks.measure import Effort, Measure
 from olmo_inject.theory.commands import app
 from olmo_inject.theory.drawing import injection
-from olmo_inject.theory.drawing.figures import FIGURES, save
+from olmo_inject.theory.drawing.figures import FIGURES
+from olmo_inject.theory.drawing.save import save_all
 
 CLOSED = ("two-directions", "complexity", "regimes")
 
@@ -30,9 +31,11 @@ def test_validate_prints_every_measure_and_fails_with_one(monkeypatch, value: fl
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_form_figures_are_written(tmp_path: Path, name: str) -> None:
-    path = save(FIGURES[name](Effort(quick=True)), tmp_path / f"{name}.png")
+    path, vector, paper = save_all(FIGURES[name](Effort(quick=True)), tmp_path, name)
+    assert vector.read_bytes().startswith(b"<?xml")
+    assert paper.read_bytes().startswith(b"%PDF")
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert path.stat().st_size < 150_000
+    assert path.stat().st_size < 400_000
 
 
 @pytest.mark.parametrize("name", sorted(set(FIGURES) - set(CLOSED)))

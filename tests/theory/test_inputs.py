@@ -20,8 +20,8 @@ from olmo_inject.theory.mixtures.features import random_encoder
 from olmo_inject.theory.mixtures.frequencies import mixture_from_frequencies, parse_rate
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
 from olmo_inject.theory.prediction.predict import predict
-from olmo_inject.theory.scaling.fit import fit_frontier, fit_scaling_law
-from olmo_inject.theory.scaling.laws import Frontier, Regimes, ScalingLaw
+from olmo_inject.theory.scaling.fit import fit_power_law, fit_scaling_law
+from olmo_inject.theory.scaling.laws import PowerLaw, Regimes, ScalingLaw
 from olmo_inject.theory.training import dynamics, metrics
 from olmo_inject.theory.training.streams import Bursts
 from olmo_inject.theory.training.train import Recipe, train
@@ -154,7 +154,7 @@ PUBLIC: list[tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]] = 
         {"irreducible": 0.0, "size_coefficient": 1.0, "data_coefficient": 1.0, "alpha": np.float32(0.4), "beta": 0.5},
         {"irreducible": NUMBER, "size_coefficient": NUMBER, "data_coefficient": NUMBER, "alpha": NUMBER, "beta": [0]},
     ),
-    (Frontier, {"irreducible": 0, "coefficient": 1, "gamma": np.int64(1)}, {"coefficient": NUMBER, "gamma": NUMBER}),
+    (PowerLaw, {"irreducible": 0, "coefficient": 1, "gamma": np.int64(1)}, {"coefficient": NUMBER, "gamma": NUMBER}),
     (LAW.loss, {"size": 2, "data": np.int64(3)}, {"size": [*NUMBERS, 0.0], "data": [*NUMBERS, 0.0]}),
     (LAW.optimal_size, {"compute": 1e6}, {"compute": [*NUMBER, 0.0], "cost": [*NUMBER, 0.0]}),
     (Regimes(LAW, LAW.frontier()).largest_small, {"large": 9}, {"large": WHOLE, "margin": NUMBER}),
@@ -165,9 +165,9 @@ PUBLIC: list[tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]] = 
         {name: [*NUMBERS, np.ones(3), np.zeros(12)] for name in POINTS},
     ),
     (
-        fit_frontier,
-        {"sizes": POINTS["sizes"], "losses": LAW.frontier().loss(POINTS["sizes"])},
-        {"sizes": NUMBERS, "losses": NUMBERS},
+        fit_power_law,
+        {"quantity": POINTS["sizes"], "losses": LAW.frontier().loss(POINTS["sizes"])},
+        {"quantity": [*NUMBERS, np.ones(12)], "losses": NUMBERS},
     ),
     (Bursts, {"task": 0, "gaps": (1, 2)}, {"task": WHOLE, "gaps": [*WHOLES, (0,), ()]}),
     (

@@ -13,7 +13,7 @@ from olmo_inject.theory.checks.measure import Effort, Measure
 from olmo_inject.theory.forms import closed_forms, gaps
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
-from olmo_inject.theory.scaling.laws import Frontier, Regimes, ScalingLaw
+from olmo_inject.theory.scaling.laws import PowerLaw, Regimes, ScalingLaw
 from olmo_inject.theory.training import metrics
 
 LAWS = [
@@ -46,7 +46,7 @@ def scaling_laws(effort: Effort) -> Iterator[Measure]:
 
     wrong = 0
     for law in LAWS:
-        own = Frontier(law.irreducible, 2 * law.size_coefficient, 0.74 * law.alpha)
+        own = PowerLaw(law.irreducible, 2 * law.size_coefficient, 0.74 * law.alpha)
         for frontier in (law.frontier(), own):
             for margin in (0.0, 0.01):
                 regimes, large = Regimes(law, frontier), 3000

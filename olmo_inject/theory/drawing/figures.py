@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from olmo_inject.files import replacing
 from olmo_inject.theory.checks.measure import Effort
 from olmo_inject.theory.drawing import injection, laws, widths
 
@@ -19,14 +17,3 @@ FIGURES: dict[str, Callable[[Effort], Figure]] = {
     "complexity": laws.complexity,
     "regimes": laws.regimes,
 }
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    return path

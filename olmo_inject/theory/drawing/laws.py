@@ -12,7 +12,7 @@ from olmo_inject.theory.checks.measure import Effort
 from olmo_inject.theory.checks.optimum import complexity_mixture, frequency_correlation, half_signal_widths
 from olmo_inject.theory.drawing import style
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
-from olmo_inject.theory.scaling.laws import Frontier, Regimes, ScalingLaw
+from olmo_inject.theory.scaling.laws import PowerLaw, Regimes, ScalingLaw
 
 
 def complexity(effort: Effort) -> Figure:
@@ -73,10 +73,10 @@ def regimes(effort: Effort) -> Figure:
     large, anchor = 1e9, 1e7
     implied = law.frontier()
     # Both readings agree at one size, where a fit of the second would have had its points.
-    fitted = Frontier(0.0, float(implied.loss(anchor)) * anchor**0.34, gamma=0.34)
+    fitted = PowerLaw(0.0, float(implied.loss(anchor)) * anchor**0.34, gamma=0.34)
     figure, (left, middle, right) = style.panels(3, width=12.5)
-    _regime_panel(left, Regimes(law, implied), large, "Frontier implied by the law: γ = α = 0.46")
-    _regime_panel(middle, Regimes(law, fitted), large, "Frontier fitted on its own: γ = 0.34")
+    _regime_panel(left, Regimes(law, implied), large, "PowerLaw implied by the law: γ = α = 0.46")
+    _regime_panel(middle, Regimes(law, fitted), large, "PowerLaw fitted on its own: γ = 0.34")
     readings = [
         ("γ = α = 0.46: a fixed share", "-", implied),
         ("γ = 0.34: falls as $N_l^{-0.26}$", "--", fitted),

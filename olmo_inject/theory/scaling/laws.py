@@ -26,7 +26,7 @@ def _spent(compute: float, cost: float) -> float:
     return number("compute", compute, above=0) / number("cost", cost, above=0)
 
 
-def _check(law: Frontier | ScalingLaw) -> None:
+def _check(law: PowerLaw | ScalingLaw) -> None:
     for name, value in vars(law).items():
         # A frontier may be flat, and nothing may be irreducible.
         limits = {"at_least": 0.0} if name in ("irreducible", "gamma") else {"above": 0.0}
@@ -34,8 +34,12 @@ def _check(law: Frontier | ScalingLaw) -> None:
 
 
 @dataclass(frozen=True)
-class Frontier:
-    """L_C(N) = E + A_C N^-gamma: the loss of size N at the compute budget it is optimal for."""
+class PowerLaw:
+    """L = E + A x^-gamma: against size, data or frequency; at compute-optimal sizes, the frontier L_C(N).
+
+    Raises:
+        UserError: a number is not finite, the coefficient is not above 0, or another is below it.
+    """
 
     irreducible: float
     coefficient: float
@@ -45,7 +49,7 @@ class Frontier:
         _check(self)
 
     def loss(self, size: Numbers) -> Numbers:
-        """L_C(N)."""
+        """L at x; of a frontier, L_C(N)."""
         return self.irreducible + self.coefficient * _positive("size", size) ** -self.gamma
 
 
@@ -82,9 +86,9 @@ class ScalingLaw:
         """D that minimises the loss at compute C = cost * N * D."""
         return _spent(compute, cost) ** (self.alpha / (self.alpha + self.beta)) / self._balance
 
-    def frontier(self) -> Frontier:
+    def frontier(self) -> PowerLaw:
         """The compute-optimal loss that the law itself implies: its exponent is alpha, not free."""
-        return Frontier(self.irreducible, self.size_coefficient * (1 + self.alpha / self.beta), gamma=self.alpha)
+        return PowerLaw(self.irreducible, self.size_coefficient * (1 + self.alpha / self.beta), gamma=self.alpha)
 
     @property
     def _balance(self) -> float:
@@ -102,7 +106,7 @@ class Regimes:
     """
 
     law: ScalingLaw
-    frontier: Frontier
+    frontier: PowerLaw
 
     def data_suffices(self, small: float, large: float) -> bool:
         """Definition 1: the small model is worse at its optimum, but better with data enough."""
