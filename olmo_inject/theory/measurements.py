@@ -54,15 +54,15 @@ def of_task(table: pd.DataFrame, task: str | None) -> pd.DataFrame:
     return table if task is None else table[table["task"] == task]
 
 
-def column(table: pd.DataFrame, name: str) -> Float[np.ndarray, " n"]:
-    """One column as positive numbers.
+def column(table: pd.DataFrame, name: str, least: float | None = None) -> Float[np.ndarray, " n"]:
+    """One column as numbers above zero, or of `least` or more.
 
     Raises:
         UserError: it is not known, or holds anything else.
     """
     if name not in table:
         raise UserError(f"the measurements have no column {name!r}: they have {', '.join(table.columns)}")
-    return numbers(f"column {name!r}", table[name].to_numpy(), above=0)
+    return numbers(f"column {name!r}", table[name].to_numpy(), at_least=least, above=0 if least is None else None)
 
 
 def last_of_each_run(table: pd.DataFrame) -> pd.DataFrame:

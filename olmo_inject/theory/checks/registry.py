@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from olmo_inject.theory.checks import geometry, injection, optimum, problem, speed
+from olmo_inject.theory.checks import geometry, injection, optimum, overlap, problem, speed
 from olmo_inject.theory.checks.measure import Effort, Measure
 
 Check = Callable[[Effort], Iterator[Measure]]
@@ -25,4 +25,7 @@ CHECKS: dict[int, tuple[str, Check]] = {
     13: ("frequency against complexity", optimum.complexity_sweep),
     14: ("speed", speed.speed),
     15: ("stability of the learned state", injection.kept_state),
+    16: ("overlapping tasks: optimum", overlap.overlapping_optimum),
+    17: ("overlapping tasks: gradients", overlap.overlapping_gradients),
+    18: ("overlapping tasks: gaps", overlap.overlapping_gaps),
 }

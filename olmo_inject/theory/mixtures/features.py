@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.theory.inputs import whole
-from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.mixtures.overlapping import Mixture
 
 
 class FeatureBank:
@@ -20,7 +20,7 @@ class FeatureBank:
     one matrix are a single product. On the axis basis features are coordinates, and products are slices.
     """
 
-    def __init__(self, mixture: TaskMixture, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(self, mixture: Mixture, dtype: torch.dtype, device: torch.device | str) -> None:
         def tensor(values: np.ndarray) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 

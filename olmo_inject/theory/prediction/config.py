@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.mixtures.frequencies import mixture_from_frequencies, parse_rate
+from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
 from olmo_inject.theory.prediction.injected_rates import injected_rates, is_injected
 
@@ -35,6 +36,28 @@ class TaskConfig:
     frequency: int | float | str | None = None
     instances_per_batch: int | float | str | None = None
     spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
+    directions: list[list[float]] | None = None
+    gram: list[list[float]] | None = None
+
+
+@dataclass
+class OverlapConfig:
+    """Two tasks whose features overlap: the cosine of the first with the first, the second with the second, ..."""
+
+    tasks: list[str] = field(default_factory=list)
+    cosine: float = 0.0
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer in use, see `OptimizerSettings`; a plain one's learning rate replaces `step_size`."""
+
+    name: str = "plain"
+    learning_rate: float | None = None
+    beta1: float = 0.9
+    beta2: float = 0.999
+    steps: int = 3000
+    seeds: int = 3
 
 
 @dataclass
@@ -56,6 +79,8 @@ class PredictConfig:
     widths: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64, 128])
     gaps: list[int] = field(default_factory=lambda: [1, 10, 100, 1000])
     step_size: float = 0.1
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    overlaps: list[OverlapConfig] = field(default_factory=list)
     frequent_mass: float = 0.9
     residual_share: float = 0.05
 
@@ -104,6 +129,9 @@ def configured_mixture(config: PredictConfig) -> TaskMixture:
     """
     if not config.tasks:
         raise UserError("tasks: one or more are needed, each with a frequency and a spectrum")
+    for name, task in config.tasks.items():
+        if task.gram is not None:
+            _read_gram(name, task)
     names = list(config.tasks)
     spectra = [_spectrum(f"tasks.{name}.spectrum", task.spectrum) for name, task in config.tasks.items()]
     background = _background(config.background)
@@ -131,6 +159,22 @@ def configured_mixture(config: PredictConfig) -> TaskMixture:
     return mixture_from_frequencies(
         names, shares, spectra, batch=1, background=background, null_directions=null_directions
     )
+
+
+def _read_gram(name: str, task: TaskConfig) -> None:
+    """Put a Gram matrix's spectrum and directions in its place."""
+    if task.directions is not None or task.spectrum.values is not None or task.spectrum.power is not None:
+        raise UserError(f"tasks.{name}: a gram says spectrum and directions, so give neither beside it")
+    assert task.gram is not None
+    alone = OverlappingMixture.from_grams([1.0], [np.array(_even(f"tasks.{name}.gram", task.gram))])
+    task.spectrum = SpectrumConfig(values=alone.spectra[0].tolist())
+    task.directions, task.gram = alone.directions.T.tolist(), None
+
+
+def _even(where: str, rows: list[list[float]]) -> list[list[float]]:
+    if len({len(row) for row in rows}) != 1:
+        raise UserError(f"{where} must be lists of the same length")
+    return rows
 
 
 def _background(config: BackgroundConfig | None) -> TaskMixture | None:

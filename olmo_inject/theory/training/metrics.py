@@ -11,10 +11,10 @@ from olmo_inject.errors import UserError
 from olmo_inject.theory.forms.closed_forms import mixture_losses
 from olmo_inject.theory.inputs import numbers, whole
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised
-from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.mixtures.overlapping import Mixture, OverlappingMixture
 
 
-def captures(mixture: TaskMixture, encoder: Float[Tensor, "*batch N d"]) -> Float[np.ndarray, "*batch F"]:
+def captures(mixture: Mixture, encoder: Float[Tensor, "*batch N d"]) -> Float[np.ndarray, "*batch F"]:
     """|U^T b|^2 of every feature direction, 0 to 1, for the span of the encoder's rows."""
     if encoder.ndim < 2 or encoder.shape[-1] != mixture.dimension or not 1 <= encoder.shape[-2] <= mixture.dimension:
         raise UserError(
@@ -28,17 +28,13 @@ def captures(mixture: TaskMixture, encoder: Float[Tensor, "*batch N d"]) -> Floa
     return bank.project(spanned).square().sum(-2).cpu().numpy()
 
 
-def losses_from_captures(
-    mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"]
-) -> Float[np.ndarray, "*batch K"]:
+def losses_from_captures(mixture: Mixture, captured: Float[np.ndarray, "*batch F"]) -> Float[np.ndarray, "*batch K"]:
     """L_k = sum_j lambda_kj (1 - capture): each task's loss with its optimal decoder."""
     captured = _checked(mixture, captured)
     return np.add.reduceat(mixture.eigenvalues * (1 - captured), mixture.starts[:-1], axis=-1)
 
 
-def signals_from_captures(
-    mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"]
-) -> Float[np.ndarray, "*batch K"]:
+def signals_from_captures(mixture: Mixture, captured: Float[np.ndarray, "*batch F"]) -> Float[np.ndarray, "*batch K"]:
     """s_k = tr(P C_k) / tr C_k: the share of each task's variance that the encoder holds."""
     captured = _checked(mixture, captured)
     return np.add.reduceat(mixture.eigenvalues * captured, mixture.starts[:-1], axis=-1) / mixture.traces
@@ -61,9 +57,11 @@ def normalised_signal(
 
 
 def feature_overlap(
-    mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"], width: int
+    mixture: Mixture, captured: Float[np.ndarray, "*batch F"], width: int
 ) -> Float[np.ndarray, "*batch"]:
     """Share of the N features of largest utility among the N most captured; 1 where the sets are equal."""
+    if isinstance(mixture, OverlappingMixture):
+        raise UserError("overlapping tasks share slots: no set of features is the best one")
     captured = _checked(mixture, captured)
     count = min(whole("width", width, 1, mixture.dimension), mixture.features)
     best = mixture.learning_order[:count]
@@ -71,15 +69,14 @@ def feature_overlap(
     return np.asarray(np.isin(held, best).mean(-1))
 
 
-def excess_loss(
-    mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"], width: int
-) -> Float[np.ndarray, "*batch"]:
+def excess_loss(mixture: Mixture, captured: Float[np.ndarray, "*batch F"], width: int) -> Float[np.ndarray, "*batch"]:
     """L / L* - 1, where L* is the loss of the best encoder of this width; L itself where that is zero.
 
     It is zero from as many latents on as there are features.
     """
     loss = (mixture.utilities * (1 - _checked(mixture, captured))).sum(-1)
-    best = mixture_losses(mixture, [width])[0]
+    overlapping = isinstance(mixture, OverlappingMixture)
+    best = mixture.mixture_losses([width])[0] if overlapping else mixture_losses(mixture, [width])[0]
     return np.asarray(loss / best - 1 if best > 0 else loss)
 
 
@@ -95,7 +92,7 @@ def haar_moments(spectrum: Float[np.ndarray, " m"], width: int, dimension: int) 
     return width / dimension, scale * concentration
 
 
-def _checked(mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"]) -> Float[np.ndarray, "*batch F"]:
+def _checked(mixture: Mixture, captured: Float[np.ndarray, "*batch F"]) -> Float[np.ndarray, "*batch F"]:
     values = numbers("captures", captured)
     if not values.ndim or values.shape[-1] != mixture.features:
         raise UserError(f"captures must have one number for each of {mixture.features} features, got {values.shape}")

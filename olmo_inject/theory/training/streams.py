@@ -13,7 +13,7 @@ from torch import Tensor
 from olmo_inject.errors import UserError
 from olmo_inject.theory.inputs import whole, wholes
 from olmo_inject.theory.mixtures.features import FeatureBank
-from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.mixtures.overlapping import Mixture
 from olmo_inject.theory.training.gradients import Samples
 
 
@@ -39,7 +39,7 @@ class Bursts:
             raise UserError("gaps must be one or more whole numbers of steps")
         object.__setattr__(self, "gaps", gaps)
 
-    def check(self, mixture: TaskMixture, steps: int) -> None:
+    def check(self, mixture: Mixture, steps: int) -> None:
         """Refuse what cannot be run.
 
         Raises:

@@ -20,7 +20,7 @@ from torch import Tensor
 from olmo_inject.errors import UserError
 from olmo_inject.theory.inputs import choice, number, whole, wholes
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder, retracted
-from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.mixtures.overlapping import Mixture
 from olmo_inject.theory.training import metrics
 from olmo_inject.theory.training.gradients import (
     learned_population_gradient,
@@ -30,7 +30,7 @@ from olmo_inject.theory.training.gradients import (
 )
 from olmo_inject.theory.training.streams import Bursts, MassStream, SampleStream
 
-Optimizer = Literal["adam", "gd"]
+Optimizer = Literal["adam", "gd", "muon"]
 Schedule = Literal["cosine", "constant"]
 Decoders = Literal["optimal", "learned"]
 
@@ -42,13 +42,15 @@ class Recipe:
     Args:
         steps: optimizer steps.
         learning_rate: of the first step.
-        optimizer: torch's Adam or SGD, on ambient coordinates.
+        optimizer: torch's Adam or SGD on ambient coordinates; "muon" steps along the orthogonal factor of the
+            momentum, so that all directions move alike.
         schedule: "cosine" falls to zero, as tight limits need; "constant" is for injection.
         decoders: "optimal" keeps the encoder orthonormal and each task's decoder at its closed form;
             "learned" trains a free encoder and all decoders from zero.
         batch: samples per step; the expected gradient where None.
         dtype: of encoder and gradients; measurements are float64 always.
         device: torch's name of it.
+        betas: Adam's; Muon's momentum is the first.
 
     Raises:
         UserError: a number is impossible, or a word is not one of those.
@@ -62,12 +64,17 @@ class Recipe:
     batch: int | None = None
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", whole("steps", self.steps, 0))
         if self.batch is not None:
             object.__setattr__(self, "batch", whole("batch", self.batch, 1))
         object.__setattr__(self, "learning_rate", number("learning rate", self.learning_rate, above=0))
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise UserError(f"betas must be two numbers, got {self.betas!r}")
+        number("beta1", self.betas[0], at_least=0, below=1)
+        number("beta2", self.betas[1], at_least=0, below=1)
         for name, allowed in (("optimizer", Optimizer), ("schedule", Schedule), ("decoders", Decoders)):
             choice(name, getattr(self, name), get_args(allowed))
         if self.dtype not in (torch.float32, torch.float64):
@@ -103,7 +110,7 @@ class Trained:
         bursts: what was injected.
     """
 
-    mixture: TaskMixture
+    mixture: Mixture
     width: int
     encoder: Float[Tensor, "S G N d"]
     trace: Float[np.ndarray, "t S G"]
@@ -169,7 +176,7 @@ class Trained:
 
 
 def train(
-    mixture: TaskMixture,
+    mixture: Mixture,
     width: int,
     recipe: Recipe,
     seeds: Sequence[int] = (0, 1, 2),
@@ -245,8 +252,33 @@ def _gradients(
 
 def _optimizer(tensors: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(tensors, lr=recipe.learning_rate, fused=True)
+        return torch.optim.Adam(tensors, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    if recipe.optimizer == "muon":
+        return Muon(tensors, recipe.learning_rate, recipe.betas[0])
     return torch.optim.SGD(tensors, lr=recipe.learning_rate)
+
+
+class Muon(torch.optim.Optimizer):
+    """Steps along U V^T of the momentum's singular value decomposition U S V^T: every direction moves alike.
+
+    The decomposition is exact where Muon proper takes a few Newton-Schulz iterations, and a momentum of zero does
+    not move. Directions below 1e-6 of the strongest count as none.
+    """
+
+    def __init__(self, tensors: list[Tensor], learning_rate: float, momentum: float) -> None:
+        super().__init__(tensors, {"lr": learning_rate, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of all tensors."""
+        for group in self.param_groups:
+            for tensor in group["params"]:
+                state = self.state[tensor]
+                kept = state.setdefault("momentum", torch.zeros_like(tensor))
+                kept.mul_(group["momentum"]).add_(tensor.grad, alpha=1 - group["momentum"])
+                left, strengths, right = torch.linalg.svd(kept, full_matrices=False)
+                moved = strengths > 1e-6 * strengths.amax(-1, keepdim=True).clamp_min(1e-30)
+                tensor.sub_((left * moved[..., None, :]) @ right, alpha=group["lr"])
 
 
 def _signal_of(
