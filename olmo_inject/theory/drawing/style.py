@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib
+import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
-BLACK, GREY = "#222222", "#8a8a8a"
+BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#C47A00", "#00795A", "#B0508A", "#2E86C1", "#C44E00"
+BLACK, GREY = "#222222", "#707070"
 CATEGORIES = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -55,6 +57,32 @@ def shades(count: int) -> list[tuple[float, float, float, float]]:
     palette = matplotlib.colormaps["viridis"]
     # Beyond .7 the map turns to a green and yellow that white paper swallows (contrast below 2.4 : 1).
     return [palette(0.7 * i / max(count - 1, 1)) for i in range(count)]
+
+
+def seeds(
+    axes: Axes,
+    at: Sequence[float],
+    values: Sequence[Float[np.ndarray, " S"]],
+    mark: str,
+    color: str | tuple[float, ...],
+    name: str | None = None,
+) -> None:
+    """The median over seeds, and a band or bar from the least to the most.
+
+    Args:
+        axes: to draw on.
+        at: positions.
+        values: those of all seeds at every position.
+        mark: matplotlib's format; with a line, seeds make a band, else a bar at every mark.
+        color: of both.
+        name: in the legend.
+    """
+    middle, low, high = (np.array([reduce(cell) for cell in values]) for reduce in (np.median, np.min, np.max))
+    axes.plot(at, middle, mark, color=color, markersize=4, linewidth=1.2, label=name)
+    if "-" in mark:
+        axes.fill_between(at, low, high, color=color, alpha=0.25, linewidth=0)
+    else:
+        axes.vlines(at, low, high, color=color, linewidth=1.5)
 
 
 def width_axis(axes: Axes, widths: Sequence[int]) -> None:

@@ -97,8 +97,8 @@ def load_predict_config(path: Path, spectra: Path | None = None, overrides: Sequ
     Raises:
         UserError: a file cannot be read, or holds an unknown key or a wrong type.
     """
-    first = _read(path)
-    layers = [(str(spectra), _read(spectra))] if spectra else []
+    first = read_yaml(path)
+    layers = [(str(spectra), read_yaml(spectra))] if spectra else []
     if is_injected(first):
         layers.append((str(path), OmegaConf.create(injected_rates(path, first))))
     else:
@@ -112,11 +112,11 @@ def load_predict_config(path: Path, spectra: Path | None = None, overrides: Sequ
         try:
             config = OmegaConf.merge(config, layer)
         except (OmegaConfBaseException, ValueError) as error:
-            raise UserError(f"{where}: {_one_line(error)}") from None
+            raise UserError(f"{where}: {one_line(error)}") from None
     try:
         loaded = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {_one_line(error)}") from None
+        raise UserError(f"{path}: {one_line(error)}") from None
     assert isinstance(loaded, PredictConfig)
     return loaded
 
@@ -204,13 +204,18 @@ def _spectrum(where: str, config: SpectrumConfig) -> np.ndarray:
         raise UserError(f"{where}: {error}") from None
 
 
-def _read(path: Path) -> DictConfig:
+def read_yaml(path: Path) -> DictConfig:
+    """A YAML file of keys and values.
+
+    Raises:
+        UserError: it cannot be read, or is none.
+    """
     try:
         config = OmegaConf.create(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is not a YAML file: {_one_line(error)}") from None
+        raise UserError(f"{path} is not a YAML file: {one_line(error)}") from None
     if not isinstance(config, DictConfig):
         raise UserError(f"{path} must hold keys and values, not a list")
     return config
@@ -220,10 +225,10 @@ def _dotted(override: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([override])
     except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"override {override!r}: {_one_line(error)}") from None
+        raise UserError(f"override {override!r}: {one_line(error)}") from None
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """What went wrong and at which key, without the library's further lines."""
     message = " ".join(str(error).split("\n")[0].split())
     key = getattr(error, "full_key", None)

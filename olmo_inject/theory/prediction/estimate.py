@@ -86,6 +86,8 @@ def estimate_utilities(widths: Cells, frequencies: Cells, losses: Cells) -> Util
     for name, column in (("widths", cells[0]), ("frequencies", cells[1])):
         if len(np.unique(column)) < 2:
             raise UserError(f"{name} must take two or more different values, got {column[0]:g} alone")
+    if not np.ptp(cells[2]):
+        raise UserError("losses must vary over the cells")
     best = _fit(*cells)
     size, rate, loss = cells
     misses = []
@@ -125,10 +127,10 @@ def _falling(value: Cells) -> Cells:
 
 def _fit(size: Cells, rate: Cells, loss: Cells, start: list[float] | None = None) -> list[float]:
     """E, L_0, g, p and ln x_half at the least sum of squares over several starts."""
-    span = float(np.ptp(loss)) or 1.0
+    span = float(np.ptp(loss)) or float(loss.max())  # a held-out cell may be the only one that differs
     middle = float(np.log(size).mean())
-    low = [0.0, float(np.median(loss)) * 0.5, 0.05, 0.0, -60.0]
-    high = [float(loss.min()), float(loss.max()) * 3, 20.0, 10.0, 60.0]
+    low = [0.0, float(loss.max()) * 0.3, 0.05, 0.0, -60.0]
+    high = [float(loss.min()) + 1e-3 * span, float(loss.max()) * 3, 20.0, 10.0, 60.0]
 
     def misfit(p: np.ndarray) -> Cells:
         # The half point is held at the middle width, or it moves with every change of the exponent.
