@@ -61,6 +61,7 @@ def gradient_cosines(scene: Scene) -> Figure:
     figure, panels = style.panels(2, height=3.4)
     gap = max(2, scene.trace_gap // 5)
     length = 30 * gap
+    largest = 0.0
     for axes, width in zip(panels, scene.contrast, strict=True):
         whole, other = batch_cosines(scene.mixture, scene.rare, width, gap, length, scene.seeds)
         steps = np.arange(length)
@@ -68,11 +69,13 @@ def gradient_cosines(scene: Scene) -> Figure:
         style.seeds(axes, steps[burst], list(whole[burst]), "o", style.RED, "cos(g, $g_r$) at bursts")
         style.seeds(axes, steps[~burst], list(other[~burst]), "-", style.BLUE, "cos($g_{nt}$, $g_r$) between")
         axes.axhline(0, color=style.GREY, linewidth=0.8)
-        axes.set_ylim(-1.05, 1.05)
         between = other[~burst]
+        largest = max(largest, 1.1 * float(np.abs([whole, other]).max()))
         title = f"N = {width}: between bursts {between.mean():.3f} ± {between.std():.3f}"
         style.label(axes, title, f"step, a burst every {gap}", "cosine with the rare task's gradient")
         style.legend(axes, 2)
+    for axes in panels:
+        axes.set_ylim(-largest, largest)
     return figure
 
 
@@ -120,7 +123,7 @@ def kept_and_learned(scene: Scene) -> Figure:
     every = np.arange(1, max(scene.widths) + 1)
     learned = longest_gaps(mixture, every, step_size)[:, rare]
     keeps = longest_kept_gaps(mixture, every, step_size)[:, rare]
-    top = 2.0 * max(keeps.max(), 10)
+    top = 20.0 * max(keeps.max(), 10)
     learned = np.minimum(learned, top)
     figure, (axes,) = style.panels(1, width=5.0, height=3.4)
     both = np.minimum(learned, keeps)
@@ -137,7 +140,7 @@ def kept_and_learned(scene: Scene) -> Figure:
     axes.set_ylim(1, top)
     axes.set_xlim(1, every[-1])
     style.label(axes, f"Task {rare + 1}, plain steps of $\\eta\\nu_1$ = 0.1", "width N", "gap T (steps)")
-    style.legend(axes, 3)
+    style.legend(axes, 1)
     return figure
 
 

@@ -75,8 +75,8 @@ def regimes(scene: Scene) -> Figure:
     # Both readings agree at one size, where a fit of the second would have had its points.
     fitted = PowerLaw(0.0, float(implied.loss(anchor)) * anchor**0.34, gamma=0.34)
     figure, (left, middle, right) = style.panels(3, height=3.6)
-    _regime_panel(left, Regimes(law, implied), large, "PowerLaw implied by the law: γ = α = 0.46")
-    _regime_panel(middle, Regimes(law, fitted), large, "PowerLaw fitted on its own: γ = 0.34")
+    _regime_panel(left, Regimes(law, implied), large, "Implied: γ = α = 0.46")
+    _regime_panel(middle, Regimes(law, fitted), large, "Fitted: γ = 0.34")
     readings = [
         ("γ = α = 0.46: a fixed share", "-", implied),
         ("γ = 0.34: falls as $N_l^{-0.26}$", "--", fitted),

@@ -55,8 +55,8 @@ def legend(axes: Axes, columns: int) -> None:
 def shades(count: int) -> list[tuple[float, float, float, float]]:
     """Ordered colours, from dark to light, none too light to see."""
     palette = matplotlib.colormaps["viridis"]
-    # Beyond .7 the map turns to a green and yellow that white paper swallows (contrast below 2.4 : 1).
-    return [palette(0.7 * i / max(count - 1, 1)) for i in range(count)]
+    # Beyond .6 the map turns to greens and yellows that white paper swallows (contrast below 3 : 1).
+    return [palette(0.6 * i / max(count - 1, 1)) for i in range(count)]
 
 
 def seeds(

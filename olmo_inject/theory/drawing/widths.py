@@ -16,7 +16,7 @@ def losses(scene: Scene) -> Figure:
     """Each task's loss, and what is left of the mixture and of its frequent tasks."""
     mixture, trained = scene.mixture, scene.trained
     every = np.arange(1, max(trained) + 1)
-    figure, (left, right) = style.panels(2)
+    figure, (left, right) = style.panels(2, height=3.8)
 
     theory = closed_forms.task_losses(mixture, every) / mixture.traces
     for task, color, marker in zip(scene.shown, style.shades(len(scene.shown)), style.MARKERS, strict=False):
@@ -25,8 +25,8 @@ def losses(scene: Scene) -> Figure:
         points = [run.task_losses[:, 0, task] / mixture.traces[task] for run in trained.values()]
         style.seeds(left, list(trained), points, marker, color)
     style.width_axis(left, list(trained))
-    style.label(left, "Loss of each task: theory (lines), trained (marks)", "width N", "loss / loss of an empty model")
-    style.legend(left, 3)
+    style.label(left, "Tasks: theory (lines), trained (marks)", "width N", "loss / loss of an empty model")
+    style.legend(left, 2)
 
     common = closed_forms.frequent_tasks(mixture)
     enough = closed_forms.residual_width(mixture, 0.05, common)
@@ -41,7 +41,7 @@ def losses(scene: Scene) -> Figure:
         ideal,
         color=style.ORANGE,
         linestyle="--",
-        label=f"{len(common)} frequent tasks, encoder of their own",
+        label=f"{len(common)} frequent tasks, own encoder",
     )
     for marker, color, weights, scale, name in (
         ("o", style.BLUE, mixture.utilities, total, "all tasks, trained"),
@@ -54,7 +54,7 @@ def losses(scene: Scene) -> Figure:
     right.set_yscale("log")
     style.width_axis(right, list(trained))
     style.label(right, "Residual left unexplained", "width N", "share of variance")
-    style.legend(right, 2)
+    style.legend(right, 1)
     return figure
 
 
@@ -62,7 +62,7 @@ def longer(scene: Scene) -> Figure:
     """Ten times the training changes nothing: what a width does not hold, no data make it hold."""
     mixture, steps = scene.mixture, max(1, scene.steps // 5)
     widths = scene.widths[: -2 if len(scene.widths) > 4 else None]
-    figure, (left, right) = style.panels(2)
+    figure, (left, right) = style.panels(2, height=3.8)
     every = np.arange(1, max(widths) + 1)
     left.plot(every, closed_forms.mixture_losses(mixture, every), color=style.BLACK, label="best encoder, theory")
     signal = closed_forms.task_signals(mixture, every)[:, scene.rare]
@@ -74,6 +74,7 @@ def longer(scene: Scene) -> Figure:
         style.seeds(left, widths, points, marker, color, name)
         style.seeds(right, widths, [run.signals[:, 0, scene.rare] for run in runs], marker, color, name)
     left.set_yscale("log")
+    style.plain_logs(left)
     for axes in (left, right):
         style.width_axis(axes, widths)
     style.label(left, "Loss of the mixture", "width N", "loss")
@@ -88,7 +89,7 @@ def signals(scene: Scene) -> Figure:
     mixture, trained = scene.mixture, scene.trained
     widths = list(trained)
     every = np.arange(1, max(widths) + 1)
-    figure, (left, right) = style.panels(2)
+    figure, (left, right) = style.panels(2, height=3.8)
 
     critical = closed_forms.critical_widths(mixture)[mixture.starts[:-1]]
     theory = closed_forms.task_signals(mixture, every)
@@ -104,11 +105,11 @@ def signals(scene: Scene) -> Figure:
     style.width_axis(left, widths)
     style.label(
         left,
-        "Learned signal: theory (lines), trained (marks)",
+        "Signal: theory (lines), trained (marks)",
         "width N",
-        "normalised signal (0 random, 1 complete)",
+        "normalised signal",
     )
-    style.legend(left, 3)
+    style.legend(left, 2)
 
     alone = mixture.alone(scene.rare)
     recipe = Recipe(steps=max(1, scene.steps // 3))
@@ -129,6 +130,6 @@ def signals(scene: Scene) -> Figure:
         side = "left" if at == critical[scene.rare] else "right"
         right.annotate(text, (at, height), fontsize=8, ha=side, color=style.BLACK)
     style.width_axis(right, widths)
-    style.label(right, f"Task {scene.rare + 1}: the width could hold it, the mixture loses it", "width N", "signal s")
-    style.legend(right, 2)
+    style.label(right, f"Task {scene.rare + 1}: held alone, lost in the mixture", "width N", "signal s")
+    style.legend(right, 1)
     return figure
