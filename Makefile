@@ -3,6 +3,7 @@
 #   make demo    train small models with an injected task on this machine, and write a report
 #   make test    the test suite; ARGS="-k plan" goes to pytest, JOBS=4 uses four processes
 #   make lint    ruff and pyright
+#   make docs    the documentation site, in site/; fails on a broken link
 #   make bench   costs against plain ai2-olmo; ARGS goes to `python -m benchmarks`
 #   make clean   remove .venv and caches; nothing of runs/
 #
@@ -25,7 +26,7 @@ MISSING = no Python 3.10, 3.11 or 3.12 with venv and pip here (tried: $(CANDIDAT
 test: export OMP_NUM_THREADS := 1
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 demo: $(READY)
 	.venv/bin/olmo-inject demo $(ARGS)
 
@@ -36,6 +37,10 @@ lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
+
+docs: $(READY)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir site
 
 bench: $(READY)
 	.venv/bin/python -m benchmarks $(ARGS)

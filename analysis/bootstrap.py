@@ -33,3 +33,29 @@ def mean_interval(
     chosen = ((begins + np.arange(block)) % n).reshape(RESAMPLES, -1)[:, :n]
     low, high = np.quantile(values[chosen].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
     return mean, float(low), float(high)
+
+
+def mean_intervals(
+    values: Float[np.ndarray, "m n"], purpose: str, confidence: float = 0.95
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Means of several rows of observations, and intervals that all hold at once with the given confidence.
+
+    So one of them may be chosen by what was seen, as the largest. Observations are drawn together over the rows; each
+    interval reaches so many of its standard errors as the furthest of all means does (Romano and Wolf 2005). A single
+    observation has none: its ends are NaN.
+
+    Args:
+        values: of each row the same observations, as pairs of instances.
+        purpose: what the resampling is keyed by.
+        confidence: of all intervals together.
+    """
+    n, mean = values.shape[1], values.mean(axis=1)
+    if n < 2:
+        return mean, np.full(len(mean), np.nan), np.full(len(mean), np.nan)
+    error = values.std(axis=1, ddof=1) / n**0.5
+    drawn = integers(key("bootstrap", purpose), RESAMPLES * n, n).reshape(RESAMPLES, n)
+    counts = np.stack([np.bincount(row, minlength=n) for row in drawn])
+    away = np.abs(counts @ values.T / n - mean)
+    in_errors = np.divide(away, error, out=np.zeros_like(away), where=error > 0)
+    reach = float(np.quantile(in_errors.max(axis=1), confidence)) * error
+    return mean, mean - reach, mean + reach

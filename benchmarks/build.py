@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.timing import in_turns, paired_ratio, print_table
-from olmo_inject.corpus.build_job import BATCH_DOCUMENTS, BuildOptions, make_jobs, run_job
-from olmo_inject.corpus.inputs import find_inputs
-from olmo_inject.corpus.sample import DOLMA
-from olmo_inject.corpus.shard_writer import WORK
-from olmo_inject.corpus.text import documents
+from olmo_inject.corpus.from_text.inputs import find_inputs
+from olmo_inject.corpus.from_text.job import BATCH_DOCUMENTS, BuildOptions, make_jobs, run_job
+from olmo_inject.corpus.from_text.sample import DOLMA
+from olmo_inject.corpus.from_text.shard_writer import WORK
+from olmo_inject.corpus.from_text.wheel_text import documents
 from olmo_inject.vocabulary import Vocabulary
 
 ROUNDS = 5

@@ -22,7 +22,7 @@ from transformers import OlmoConfig, OlmoForCausalLM
 
 from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.tasks import SPLICED_TOKENS
-from olmo_inject.training.task_gradients import IGNORED, MlpGradients, by_neuron
+from olmo_inject.training.gradients import IGNORED, MlpGradients, by_neuron
 
 ROUNDS = 3
 VOCABULARY = 2048
@@ -69,7 +69,7 @@ class Case:
 
     def ours(self) -> tuple[torch.Tensor, torch.Tensor]:
         """g_t and g_nt by causality and subtraction."""
-        mlp = MlpGradients(self.model, LAYER, self.shape.rows_per_pass)
+        mlp = MlpGradients(self.model, LAYER, self.shape.rows_per_pass * self.shape.length)
         part = mlp.summed(self.tokens, self.injected)
         return part, mlp.summed(self.tokens, self.targets) - part
 
@@ -80,7 +80,7 @@ class Case:
 
     def same_end(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Two passes over the whole batch that end at the MLP."""
-        MlpGradients(self.model, LAYER, self.shape.rows_per_pass)  # so that nothing else asks for a gradient
+        MlpGradients(self.model, LAYER, self.shape.length)  # so that nothing else asks for a gradient
         return self._backward(self.injected), self._backward(self.others)
 
     def _backward(self, targets: torch.Tensor) -> torch.Tensor:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import in_turns, paired_ratio, print_table
-from olmo_inject.corpus.sample import build_sample
-from olmo_inject.corpus.scan import ReferenceOptions, prepare_scan, scan_part
+from olmo_inject.corpus.from_text.sample import build_sample
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.scan.scan import ReferenceOptions, prepare_scan, scan_part
 from olmo_inject.tasks import TaskConfig, build_tasks
 
 TOKENS = 50_000_000  # the real text again and again, shuffled by document

@@ -18,9 +18,9 @@ from olmo.train import Trainer
 
 from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.config import Experiment, load_experiment
-from olmo_inject.corpus.sample import build_sample
+from olmo_inject.corpus.from_text.sample import build_sample
 from olmo_inject.data import build_data
-from olmo_inject.run_folder import prepare
+from olmo_inject.runs.folder import prepare
 from olmo_inject.training.compat import TrainerShims
 from olmo_inject.training.parallel import (
     build_model,

@@ -28,8 +28,10 @@ from launch.sweep import Cell, Sweep
 from olmo_inject.config import experiment_yaml, load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.files import locked, read_json, write_json, write_text
-from olmo_inject.run_folder import EXPERIMENT, METRICS, differences, in_use
-from olmo_inject.training.checkpoints import latest
+from olmo_inject.runs.folder import differences, in_use
+from olmo_inject.runs.read import EXPERIMENT, METRICS
+from olmo_inject.tasks.halves import judged
+from olmo_inject.training.checkpoints.save_restore import latest
 
 DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, PENDING = "done", "running", "queued", "failed", "interrupted", "pending"
 CHANGED = "changed"
@@ -88,7 +90,7 @@ class Status:
         steps: of how many.
         rate: steps a second, as last measured.
         seconds_left: at that rate.
-        accuracies: last test accuracy of each task.
+        accuracies: last test accuracy of each task, on pairs whose mirror was not trained on.
         why: the last lines of its log, where it failed.
     """
 
@@ -145,9 +147,7 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
         state = INTERRUPTED if (mine.run / EXPERIMENT).exists() else PENDING
     rate = measured.get("speed/steps_per_second")
     accuracies = {
-        task.name: measured[name]
-        for task in cell.experiment.tasks
-        if (name := f"eval/{task.name}/test/accuracy") in measured
+        task.name: accuracy for task in cell.experiment.tasks if (accuracy := judged(measured, task.name)) is not None
     }
     left = (steps - step) / rate if rate and state == RUNNING else None
     return Status(

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from analysis.findings import sentences
-from analysis.report import write_report
-from analysis.runs import read_runs
+from analysis.read.runs import read_runs
+from analysis.report.findings import sentences
+from analysis.report.report import write_report
 from launch.pool import Job, Outcome, run_jobs, train_command
 from olmo_inject.audit import audit_run, save_audit
 from olmo_inject.config import Experiment, load_experiment
-from olmo_inject.corpus.sample import build_sample
+from olmo_inject.corpus.from_text.sample import build_sample
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
-from olmo_inject.run_folder import AUDIT
+from olmo_inject.runs.read import AUDIT
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
 from olmo_inject.training.checks import check_before_launch
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from launch.accelerators import CORE, Accelerator, find_accelerator
-from launch.cost import Cost, estimate
-from launch.cost_report import COUNTED, short
-from launch.memory import count_parameters
+from launch.cost.accelerators import CORE, Accelerator, find_accelerator
+from launch.cost.cost import Cost, estimate
+from launch.cost.memory import count_parameters
+from launch.cost.report import COUNTED, short
 from launch.sweep import Sweep
 
 

@@ -16,7 +16,7 @@ from launch.sweep import Cell, Sweep
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_text
-from olmo_inject.run_folder import in_use
+from olmo_inject.runs.folder import in_use
 
 
 def run_cells(sweep: Sweep, todo: Sequence[Cell], *, at_once: int | None, console: Console) -> bool:

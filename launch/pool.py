@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -187,7 +188,7 @@ class _Running:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
-                    preexec_fn=stop_with_parent,
+                    preexec_fn=partial(stop_with_parent, os.getpid()),
                     start_new_session=True,  # Ctrl-C reaches a job once, from here, not also from the terminal
                 )
         except OSError as error:

@@ -15,17 +15,17 @@ import torch.distributed as dist
 from rich.box import SIMPLE
 from rich.table import Table
 
-from launch.cost import count_checkpoints
-from launch.cost_report import in_bytes
-from launch.memory import estimate_memory
+from launch.cost.cost import count_checkpoints
+from launch.cost.memory import estimate_memory
+from launch.cost.report import in_bytes
 from olmo_inject.config import Experiment
 from olmo_inject.corpus.verify import recorded_files
 from olmo_inject.data import build_data
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.training.checkpoints import latest
+from olmo_inject.training.checkpoints.save_restore import latest
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.parallel import on_every_rank
-from olmo_inject.training.trial import Trial, measure
+from olmo_inject.training.timed_steps import Trial, measure
 
 REDUCED = 4 * 2**20  # float32 numbers: 16 MiB, of the order of DDP's buckets
 # Between the signal and the first look at the stop file, which a network file system may show another node a minute

@@ -22,6 +22,7 @@ from launch.sweep import Cell, Resources, Sweep
 from olmo_inject.config import read_described
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
+from olmo_inject.paths import expanded
 
 WAIT_SECONDS = 600  # for what a lost node may have left running to let go of the run folder
 EARLY_SECONDS = 60  # SLURM may send its signal so much sooner than asked
@@ -78,7 +79,7 @@ def render(sweep: Sweep, resources: Resources, n_cells: int, listing: Path, site
             f"resources.time: {resources.time} leaves no time to train: a cell is told to save "
             f"{site.signal_seconds} s before (signal_seconds), and SLURM may say so {EARLY_SECONDS} s sooner"
         )
-    template = Path(site.template) if site.template else TEMPLATE
+    template = Path(expanded(site.template, "template")) if site.template else TEMPLATE
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )

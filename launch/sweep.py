@@ -13,7 +13,7 @@ Axes are crossed. An axis of `cases` sets several keys together: `cases: {n10: {
 from __future__ import annotations
 
 import itertools
-import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,8 +26,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.config import Experiment, find_config, load_experiment, one_line, read_described
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import identity
+from olmo_inject.paths import expanded
+from olmo_inject.runs.folder import identity
+from olmo_inject.yaml_text import Plain, in_flow, read_yaml
 
+MOST_CELLS = 10_000
 TIME = re.compile(r"(\d+-)?\d{1,2}:\d{2}:\d{2}")
 
 
@@ -147,13 +150,15 @@ def load_sweep(path: Path | str) -> Sweep:
         UserError: the key, the value and what is allowed; or the cell whose experiment cannot be.
     """
     found = find_config(path, "sweeps")
-    file = read_described(found, SweepFile)
+    file = _as_written(read_described(found, SweepFile), read_yaml(found))
     if not file.name or not file.experiment or not file.axes:
         raise UserError(f"{found}: name, experiment and axes are needed")
     if not re.fullmatch(r"\w[\w.-]*", file.name):
         raise UserError(f"{found}: name: {file.name!r} must be letters, digits, '.', '_' and '-'")
     if file.at_once < 1:
         raise UserError(f"{found}: at_once: {file.at_once} must be at least 1")
+    file.folder = expanded(file.folder, f"{found}: folder")
+    file.experiment = expanded(file.experiment, f"{found}: experiment")
     beside = found.parent / file.experiment
     config = str(beside) if beside.is_file() else file.experiment
     cells = _cells(file, config, f"{found}")
@@ -164,6 +169,18 @@ def load_sweep(path: Path | str) -> Sweep:
     return Sweep(file.name, Path(file.folder), cells, file.at_once)
 
 
+def _as_written(read: Any, raw: Any) -> Any:
+    """What OmegaConf read, but plain scalars of values and labels as they stand in the file, so `0010` stays that."""
+    if isinstance(read, SweepFile | Axis | Rule):
+        for name in raw.keys() & {"set", "axes", "exclude", "rules", "values", "cases", "when"}:
+            setattr(read, name, _as_written(getattr(read, name), raw[name]))
+    elif isinstance(read, dict) and isinstance(raw, dict):
+        return {key: _as_written(value, raw.get(key)) for key, value in read.items()}
+    elif isinstance(read, list) and isinstance(raw, list):
+        return [_as_written(entry, written) for entry, written in zip(read, raw, strict=True)]
+    return raw if isinstance(raw, Plain) and "${" not in raw else read
+
+
 def _cells(file: SweepFile, config: str, where: str) -> list[Cell]:
     axes = {axis.name: _cases(axis, where) for axis in file.axes}
     if len(axes) != len(file.axes):
@@ -172,6 +189,9 @@ def _cells(file: SweepFile, config: str, where: str) -> list[Cell]:
         _check_labels(rule.when, axes, f"{where}: rules.{number}.when")
     for number, labels in enumerate(file.exclude):
         _check_labels(labels, axes, f"{where}: exclude.{number}")
+    points = math.prod(map(len, axes.values()))
+    if points > MOST_CELLS:
+        raise UserError(f"{where}: axes: the grid has {points:,} cells, more than {MOST_CELLS:,}")
     cells = []
     for combination in itertools.product(*(cases.items() for cases in axes.values())):
         labels = {name: label for name, (label, _) in zip(axes, combination, strict=True)}
@@ -182,7 +202,7 @@ def _cells(file: SweepFile, config: str, where: str) -> list[Cell]:
         settings = dict(file.set)
         for changes in [*(changes for _, changes in combination), *(rule.set for rule in rules)]:
             settings |= changes
-        overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        overrides = [f"{key}={in_flow(value)}" for key, value in settings.items()]
         own = [f"name={name}", f"folder={Path(file.folder) / 'runs' / name}"]
         resources = file.resources
         for rule in rules:

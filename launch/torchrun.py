@@ -11,19 +11,16 @@ import tempfile
 from collections.abc import Sequence
 
 from olmo_inject.errors import UserError
+from olmo_inject.rank_environment import VARIABLES, leftovers
 
 USER_ERROR = 2  # exit status of a user's mistake
+_LOOPBACK = "127.0.0.1"  # on one node; a host's name need not resolve
 # The C library gives large blocks back to the system at once and asks for them again, which costs a small model
 # on a CPU a fifth of its time; so it keeps them, up to a gigabyte.
 _ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),  # the most that all versions of glibc accept
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
-
-
-def is_rank() -> bool:
-    """Whether this process was itself started by torchrun."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or ("RANK" in os.environ and "WORLD_SIZE" in os.environ)
 
 
 def default_processes() -> int:
@@ -33,18 +30,26 @@ def default_processes() -> int:
     return max(1, torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
-def check_rendezvous(nodes: int, rendezvous: str | None) -> None:
-    """Refuse what cannot join several nodes.
+def check_launch(nodes: int, rendezvous: str | None) -> None:
+    """Refuse to start ranks as a part of what another launcher has started, and what cannot join several nodes.
 
     Raises:
-        UserError: no nodes, several without a place to meet, or one that is no HOST:PORT.
+        UserError: an environment of a rank that lacks something; no nodes, several without a place to meet, or one
+            that is no HOST:PORT.
     """
+    if left := leftovers():
+        raise UserError(
+            f"{', '.join(left)} {'is' if len(left) == 1 else 'are'} set, as for a rank, but not all of "
+            f"{', '.join(VARIABLES)}: unset {'it' if len(left) == 1 else 'them'}, or start with torchrun"
+        )
     if nodes < 1:
         raise UserError(f"--nodes: {nodes} must be at least 1")
     if nodes > 1 and rendezvous is None:
         raise UserError(f"--nodes: {nodes} nodes need --rendezvous HOST:PORT, HOST being one of them")
-    if rendezvous is not None and not re.fullmatch(r"[^:\s]+:\d+", rendezvous):
-        raise UserError(f"--rendezvous: {rendezvous!r} is not HOST:PORT")
+    if rendezvous is not None:
+        place = re.fullmatch(r"[^:\s]+:(\d{1,5})", rendezvous)
+        if place is None or not 0 < int(place[1]) < 2**16:
+            raise UserError(f"--rendezvous: {rendezvous!r} is not HOST:PORT, with a port from 1 to 65535")
 
 
 def run_ranks(
@@ -72,7 +77,7 @@ def run_ranks(
 
     if processes < 1:
         raise UserError(f"--nproc: {processes} must be at least 1")
-    check_rendezvous(nodes, rendezvous)
+    check_launch(nodes, rendezvous)
     # What a rank could not mend it has said itself; the agent's log would bury it.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -88,13 +93,15 @@ def run_ranks(
                 max_nodes=nodes,
                 nproc_per_node=processes,
                 rdzv_backend="c10d",
-                rdzv_endpoint=rendezvous or "localhost:0",  # a free port
+                rdzv_endpoint=rendezvous or f"{_LOOPBACK}:0",  # a free port
+                local_addr=_LOOPBACK if nodes == 1 else None,
                 run_id=f"olmo-inject-{rendezvous or os.getpid()}",
                 max_restarts=0,  # a rerun resumes; restarting here would hide what went wrong
                 monitor_interval=0.2,
                 logs_specs=DefaultLogsSpecs(log_dir=logs),
             )
-            elastic_launch(config, sys.executable)("-m", module, *arguments)
+            rank = ("-m", "olmo_inject.training.rank", str(os.getpid()))
+            elastic_launch(config, sys.executable)(*rank, module, *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         status = failure.exitcode

@@ -19,14 +19,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from olmo_inject import evidence
-from olmo_inject.data import ExperimentData, build_data
+from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
-from olmo_inject.run_folder import AUDIT, CONTENTS, fingerprints, load_run
-from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
-from olmo_inject.training.checkpoints import latest
-from olmo_inject.training.metrics import read_lines
+from olmo_inject.runs import evidence
+from olmo_inject.runs.folder import CONTENTS, fingerprints
+from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence
+from olmo_inject.tasks import Task
+from olmo_inject.tasks.registry import is_own_code
+from olmo_inject.training.checkpoints.save_restore import latest
 
 DIFFERENCES_KEPT = 20
 
@@ -89,22 +90,26 @@ class Audit:
             self.differences.append(difference)
 
 
-def audit_run(folder: Path, *, progress: bool = True) -> Audit:
+def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None) -> Audit:
     """Recompute every step of a run and compare it with the run's evidence.
 
+    Args:
+        folder: the run's.
+        progress: whether to show how far it is.
+        corpus: where its corpus is now, if it has moved.
+
     Raises:
-        UserError: the folder is not a run, or its corpus cannot be read.
+        UserError: the folder is not a run, a file of it is damaged, or its corpus cannot be read.
     """
-    experiment, tasks, described = load_run(folder)
-    data = build_data(experiment)
+    run = load_run(folder, corpus)
+    experiment, described, data = run.experiment, run.plan, run.build_data()
     audit = Audit(str(folder))
     recorded = described["fingerprints"]
     for name, found in fingerprints(data).items():
         if name in recorded or name != CONTENTS:
             audit.compare("fingerprints", name, recorded.get(name), found)
-    for saved, built in zip(tasks, data.tasks, strict=True):
-        audit.compare("fingerprints", f"saved task {saved.name}", saved.fingerprint, built.fingerprint)
-    lines = list(read_lines(folder / EVIDENCE_FILE))
+    _compare_tasks(audit, run, data)
+    lines = list(read_evidence(folder))
     audit.steps = len(lines)
     begun = described.get("first_step", 0)  # a branch's is not 0
     audit.planned = experiment.steps - begun
@@ -117,11 +122,26 @@ def audit_run(folder: Path, *, progress: bool = True) -> Audit:
     shown = track(lines, f"auditing {folder.name}", console=console) if progress else lines
     for number, line in enumerate(shown):
         audit.compare("steps without a gap", f"line {number + 1}", line["step"], first + number)
-        _compare_step(audit, data, line)
+        if 0 <= line["step"] < experiment.steps:
+            _compare_step(audit, data, line)
+        else:
+            audit.compare("steps without a gap", f"line {number + 1}", line["step"], f"below {experiment.steps}")
     if experiment.train.save_data_indices:
         # What a killed run had not brought to its disk is missing at either end; a checkpoint vouches for the rest.
         _compare_indices(audit, folder, data, first, len(lines), 0 if last is None else last.step - first)
     return audit
+
+
+def _compare_tasks(audit: Audit, run: SavedRun, data: ExperimentData) -> None:
+    """The saved tasks against the experiment's; those of built-in kinds are built anew, no code of the run's is run."""
+    taken: set[int] = set()
+    for config, saved in zip(run.experiment.tasks, run.tasks, strict=True):
+        if is_own_code(config.kind):
+            audit.compare("fingerprints", f"saved task {saved.name}", saved.config, config)
+        else:
+            built = Task.build(config, data.source.vocabulary, taken)
+            audit.compare("fingerprints", f"saved task {saved.name}", saved.fingerprint, built.fingerprint)
+        taken |= set(saved.tokens.tolist())
 
 
 def save_audit(audit: Audit) -> None:

@@ -18,7 +18,9 @@ from olmo_inject.commands import (
     runs,
     sweeps,
 )
+from olmo_inject.commands.numbers import with_checked_numbers
 from olmo_inject.errors import UserError, report
+from olmo_inject.paths import with_expanded_paths
 from olmo_inject.theory import commands as theory
 
 app = typer.Typer(
@@ -43,6 +45,10 @@ for command in (
 app.add_typer(corpora, name="corpus")
 app.add_typer(interventions.app, name="analyze")
 app.add_typer(theory.app, name="theory")
+for group in (app, corpora, interventions.app, theory.app):
+    for registered in group.registered_commands:
+        assert registered.callback is not None
+        registered.callback = with_checked_numbers(with_expanded_paths(registered.callback))
 
 # What was typed wrong; typer names only this kind of it publicly, and which class is above it depends on its version.
 _TypedWrong: Any = typer.BadParameter.__bases__[0]

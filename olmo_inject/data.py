@@ -11,7 +11,7 @@ from olmo_inject.config import Experiment
 from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus_source import CorpusSource, read_source
+from olmo_inject.corpus.source import CorpusSource, read_source
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan, PlannedTask
 from olmo_inject.tasks import Task, build_tasks
@@ -38,36 +38,43 @@ class ExperimentData(TaskPlan):
     corpus: InjectedCorpus
 
 
-def build_plan(experiment: Experiment) -> TaskPlan:
+def build_plan(experiment: Experiment, tasks: list[Task] | None = None) -> TaskPlan:
     """Vocabulary, tasks and plan of an experiment.
+
+    Args:
+        experiment: what to build.
+        tasks: those that its run saved; None: build them, which runs the code of a kind in a file.
 
     Raises:
         UserError: a missing corpus folder or tokenizer, ids that contradict the model's, a task that does
-            not fit the vocabulary, a plan that could overflow a batch.
+            not fit the vocabulary, a plan that overflows a batch.
     """
     source = read_source(experiment.corpus)
     _check_ids(experiment, source.vocabulary)
-    tasks = build_tasks(experiment.tasks, source.vocabulary)
+    tasks = build_tasks(experiment.tasks, source.vocabulary) if tasks is None else tasks
     by_name = {task.name: task for task in tasks}
     entries = [
         PlannedTask(by_name[injection.task], experiment.schedule(injection), injection.draw)  # pyright: ignore[reportArgumentType]
         for injection in experiment.injections
     ]
-    return TaskPlan(source, tasks, Plan(entries, experiment.batch_size, experiment.plan_seed))
+    return TaskPlan(source, tasks, Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps))
 
 
-def build_data(experiment: Experiment, order_folder: Path | None = None) -> ExperimentData:
+def build_data(
+    experiment: Experiment, order_folder: Path | None = None, tasks: list[Task] | None = None
+) -> ExperimentData:
     """Everything up to the dataset of rows; opens the shards and samples them.
 
     Args:
         experiment: what to build.
         order_folder: as `Order`'s.
+        tasks: as `build_plan`'s.
 
     Raises:
         UserError: as `build_plan`; shards that are missing, truncated, of another dtype or vocabulary; a staged
             corpus that ends before the run does.
     """
-    what = build_plan(experiment)
+    what = build_plan(experiment, tasks)
     data = experiment.train.data
     masks = data.label_mask_paths
     if masks is not None and not what.source.paths:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+from olmo_inject.rank_environment import is_first_rank
 
 
 class UserError(Exception):
@@ -23,11 +24,6 @@ def report(error: UserError) -> None:
         # A loader worker's error arrives with its traceback in front; the last line is the message.
         line = str(error).strip().splitlines()[-1]
         print(f"olmo-inject: {line.removeprefix(_WORKER_PREFIX)}", file=sys.stderr, flush=True)
-
-
-def is_first_rank() -> bool:
-    """Whether this process speaks for all ranks of a run."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 _WORKER_PREFIX = f"{FoundByOneRank.__module__}.{FoundByOneRank.__name__}: "

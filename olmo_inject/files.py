@@ -134,18 +134,63 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is not UTF-8.
+    """
+    with reading(path):
+        return path.read_text(encoding="utf-8")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: as `read_text`, or it is not JSON.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a JSON file: {error}") from None
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """The records of a JSON-lines file; a last line cut off by a kill is left out.
+
+    Raises:
+        UserError: as `read_text`, or a line that is not the last is damaged.
+    """
+    number = 0
+    with reading(path), path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            number += 1
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}: line {number} is damaged: {getattr(error, 'msg', error)}") from None
+            yield record
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what fails in reading a text file into one line.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is not UTF-8.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        yield
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from None
+    except OSError as error:  # a folder in its place, links in a loop, no permission
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text: {error}") from None
 
 
 def sha256_of(path: Path, advance: Callable[[int], None] = lambda n: None, *, past_cache: bool = False) -> str:

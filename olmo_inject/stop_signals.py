@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -26,8 +27,13 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def stop_with_parent() -> None:
-    """Have Linux send this process SIGTERM when the one that started it dies; elsewhere, nothing."""
+def stop_with_parent(parent: int) -> None:
+    """Have this process sent SIGTERM when process `parent`, which started it, dies, or now if it has died already.
+
+    Only Linux can send it later.
+    """
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)

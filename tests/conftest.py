@@ -11,8 +11,8 @@ install_import_hook(
         *(
             f"olmo_inject.{module}"
             for module in (
-                *("audit", "config", "corpus", "data", "evidence", "files", "injection", "plan_report"),
-                *("plan_summary", "randomness", "run_folder", "steps", "tasks", "training", "vocabulary"),
+                *("config", "corpus", "data", "files", "injection", "inspect", "randomness", "runs", "scan", "steps"),
+                *("tasks", "training", "vocabulary"),
             )
         ),
     ],

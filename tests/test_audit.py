@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parent / "training"))
-
 from ranks import alone
 from runs import BATCH, train_on_rank, write_experiment
 
 from olmo_inject.audit import Audit, audit_run
 from olmo_inject.cli import main
 from olmo_inject.files import read_json
-from olmo_inject.run_folder import AUDIT
+from olmo_inject.runs.read import AUDIT
 
 
 @pytest.fixture(scope="module")

@@ -80,12 +80,12 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         ("model: {rope: perhaps}", "model.rope: Value 'perhaps' is not a valid bool (type str)"),
         ("train: {optimizer: {learning_rate: fast}}", "train.optimizer.learning_rate: Value 'fast' of type"),
         ("train: {optimizer: {name: sgd}}", "train.optimizer.name: Invalid value 'sgd', expected one of"),
-        ("train: {global_train_batch_size: 16.5}", "train.global_train_batch_size: Value '16.5' of type 'float' could"),
+        ("train: {global_train_batch_size: 16.5}", "train.global_train_batch_size: Value '16.5' of type 'str' could"),
         ("tasks: tcmp", "tasks: "),
         ("tasks: {name: tcmp}", "tasks: name is none of its entries: it is a list, its entries are 0 to 1"),
         ("tasks: [tcmp]", "tasks"),
         ("corpus: [a]", "corpus: must hold keys and values, not a list"),
-        ("train: 5", "int is not a subclass of TrainConfig. value: 5"),
+        ("train: 5", "str is not a subclass of TrainConfig. value: 5"),
         ("model: [a]", "model: must hold keys and values, not a list"),
         ("model: tiny-8", "model: tiny-8 would not replace the settings that stand under `model` without a name"),
         ("model_name: tiny-8", "model_name: stands in resolved experiments only; write `model: NAME`"),
@@ -111,7 +111,7 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         ("train: {max_duration: -5}", "train.max_duration: '-5' is not a positive number of steps"),
         ("train: {max_duration: 0T}", "train.max_duration: '0T' is not a positive number of steps, or of tokens"),
         ("train: {max_duration: '10.5'}", "train.max_duration: '10.5' is not a positive number of steps"),
-        ("train: {max_duration: 1e3}", "train.max_duration: Value '1000.0' of type 'float' is incompatible with type"),
+        ("train: {max_duration: 12:30}", "train.max_duration: '12:30' is not a positive number of steps"),
         ("train: {max_duration: long}", "train.max_duration: 'long' is not a positive number of steps"),
         ("train: {max_duration: infT}", "train.max_duration: 'infT' is not a positive number of steps"),
         ("train: {max_duration: nanT}", "train.max_duration: 'nanT' is not a positive number of steps"),
@@ -120,7 +120,7 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         ("train: {distributed_strategy: single}", "train.distributed_strategy: "),
         ("train: {eval_interval: 0}", "train.eval_interval: 0 must be at least 1"),
         ("train: {save_interval: 0}", "train.save_interval: 0 must be at least 1"),
-        ("start_state: optimizer", "start_state: 'optimizer' is not one of weights, full"),
+        ("start_state: optimizer", "start_state: 'optimizer' is not weights or full"),
         ("checkpoints: {also: {steps: [-1]}}", "checkpoints.also.steps: -1 must be at least 0"),
         ("evaluation: {also: {log_spaced: -1}}", "evaluation.also.log_spaced: -1 must be at least 0"),
         ("evaluation: {batch_size: 0}", "evaluation.batch_size: 0 must be at least 1"),
@@ -221,11 +221,43 @@ def test_owned_keys_may_stand_with_their_defaults(base: Path) -> None:
 
 @pytest.mark.parametrize(
     ("written", "steps"),
-    [("100", 100), ("'2_000'", 2000), ("2e6T", 15_625), ("128T", 1), ("129T", 2), ("1.28e2T", 1)],
+    [("100", 100), ("0100", 100), ("1e3", 1000), ("'2_000'", 2000), ("2e6T", 15_625), ("128T", 1), ("129T", 2)],
 )
 def test_durations(base: Path, written: str, steps: int) -> None:
     """A step is 16 x 8 = 128 tokens; a part of one is a step."""
     assert load_experiment(changed(base, f"train: {{max_duration: {written}}}")).steps == steps
+
+
+@pytest.mark.parametrize("word", ["0010", "1e3", "yes", "12:30", "0x10", "2024-01-01", "1_000", "1.10", "off", "inf"])
+def test_text_stays_as_it_was_written(base: Path, word: str) -> None:
+    """YAML 1.1 would make 8, 1000.0, True, 750, 16, ... of it."""
+    snippet = f"name: {word}\nreferences: [{{name: natural, path: {word}}}]\ntrain: {{wandb: {{project: {word}}}}}"
+    override = [f"name={word}", f"references=[{{name: natural, path: {word}}}]", f"train.wandb.project={word}"]
+    for experiment in (load_experiment(changed(base, snippet)), load_experiment(base, override)):
+        assert (experiment.name, experiment.folder) == (word, f"runs/{word}")
+        assert experiment.references[0].path == word
+        assert experiment.train.wandb is not None
+        assert experiment.train.wandb.project == word
+        resolved = base.with_name("resolved.yaml")
+        resolved.write_text(experiment_yaml(experiment))
+        assert load_experiment(resolved) == experiment
+
+
+def test_numbers_are_what_they_look_like(base: Path) -> None:
+    snippet = """
+plan_seed: 0010
+injections: [{task: tcmp, instances_per_batch: 1e-1}]
+tasks: [{name: tcmp, kind: comparison, options: {n_values: 050}}]
+train: {scheduler: {t_warmup: 010, t_max: 1e3}, optimizer: {learning_rate: 1e-3, betas: [0.9, 95e-2]}, compile: null}
+checkpoints: {weights_only: yes}
+"""
+    experiment = load_experiment(changed(base, snippet))
+    assert (experiment.plan_seed, experiment.tasks[0].options) == (10, {"n_values": 50})
+    scheduler, optimizer = experiment.train.scheduler, experiment.train.optimizer
+    assert (scheduler.t_warmup, scheduler.t_max) == (10, 1000.0)
+    assert (optimizer.learning_rate, optimizer.betas) == (1e-3, (0.9, 0.95))
+    assert experiment.checkpoints.weights_only is True
+    assert experiment.frequency(experiment.injections[0]).per_batch == Fraction(1, 10)
 
 
 def test_what_was_written_is_what_is_there(base: Path) -> None:
@@ -459,6 +491,9 @@ def test_extends_what_is_not_there_or_itself(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "x.yaml: "),
         (b"- a\n- b", "x.yaml: must hold keys and values"),
         (b"just words", "Key 'just words' not in 'Experiment'"),
+        (b"a: &a [*a]", "x.yaml: is not YAML: it comes to more than 1,000,000 values"),
+        (b"name: " + 5000 * b"[", "x.yaml: is not YAML: "),
+        (b"plan_seed: " + 5000 * b"9", "plan_seed: "),
         (b"", "corpus: give one of name, folder and paths"),
         (b"!!python/object/apply:os.system ['true']", "x.yaml: is not YAML: "),
     ],

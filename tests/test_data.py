@@ -12,7 +12,7 @@ import pytest
 from made import write_shards
 
 from olmo_inject.config import Experiment, load_experiment
-from olmo_inject.corpus.sample import DOLMA, build_sample
+from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.data import build_data, build_plan
 from olmo_inject.errors import UserError
 

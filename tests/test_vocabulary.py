@@ -111,6 +111,20 @@ def test_token_text_of_part_of_a_character_is_its_bytes(dolma: Vocabulary) -> No
     assert shown == "\\xf0\\x93\\x82\\x80"
 
 
+def test_what_a_file_switches_on_at_encoding_is_off(tmp_path: Path) -> None:
+    """A file that was saved from training may have its truncation, padding and dropout still on."""
+    ids = {"a": 0, "b": 1, "ab": 2, "abab": 3, "<|endoftext|>": 4, "<|padding|>": 5}
+    tokenizer = Tokenizer(models.BPE(ids, [("a", "b"), ("ab", "ab")], dropout=0.5))
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=31)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    vocabulary = Vocabulary.load(str(tmp_path / "tokenizer.json"))
+    assert vocabulary.tokenizer is not None
+    for _ in range(5):
+        encodings = vocabulary.tokenizer.encode_batch_fast(["abab" * 12, "aba"], add_special_tokens=False)
+        assert [encoding.ids for encoding in encodings] == [[3] * 12, [2, 0]]
+
+
 def test_without_tokenizer() -> None:
     vocabulary = Vocabulary.without_tokenizer(10, eos_id=9, pad_id=0)
     np.testing.assert_array_equal(vocabulary.eligible(), np.arange(1, 9))

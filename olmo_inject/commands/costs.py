@@ -20,7 +20,7 @@ from olmo_inject.commands.shared import (
     print_json,
     table_console,
 )
-from olmo_inject.errors import is_first_rank
+from olmo_inject.rank_environment import is_first_rank, is_rank
 
 if TYPE_CHECKING:
     from olmo_inject.config import Experiment
@@ -53,17 +53,17 @@ def cost(
 
     Example: `olmo-inject cost demo model=1B --accelerator h100 --nodes 4 --gpus 8`
     """
-    from launch.accelerators import find_accelerator
-    from launch.cost import estimate
-    from launch.cost_report import run_table
+    from launch.cost.accelerators import find_accelerator
+    from launch.cost.cost import estimate
+    from launch.cost.report import run_table
     from olmo_inject.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
     used = find_accelerator(accelerator, accelerators).with_changes(price, utilization)
     trial = None
     if calibrate:
-        from launch.calibrate import another_card, calibrated, check_device
-        from launch.calibrate import calibrate as measure
+        from launch.cost.calibrate import another_card, calibrated, check_device
+        from launch.cost.calibrate import calibrate as measure
         from launch.torchrun import default_processes
 
         check_device(used, device)
@@ -108,7 +108,7 @@ def preflight(
     Ends with status 1 if anything fails. The run folder is not written to. Started bare, on several nodes or by
     torchrun as `train` is.
     """
-    from launch.torchrun import default_processes, is_rank, run_ranks
+    from launch.torchrun import default_processes, run_ranks
     from olmo_inject.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
@@ -150,6 +150,6 @@ def _first_step(experiment: Experiment) -> int:
     """Where a run that branches off begins."""
     if experiment.start_from is None or experiment.start_state != "full":
         return 0
-    from olmo_inject.training.checkpoints import read_checkpoint
+    from olmo_inject.training.checkpoints.save_restore import read_checkpoint
 
     return read_checkpoint(Path(experiment.start_from)).step

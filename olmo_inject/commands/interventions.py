@@ -16,7 +16,7 @@ from olmo_inject.commands.analysis import (
     deliver,
     folder_for,
 )
-from olmo_inject.commands.shared import JsonOption
+from olmo_inject.commands.shared import CorpusOption, JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from analysis.page import Section
-    from analysis.results import Method
+    from analysis.read.store import Method
+    from analysis.report.page import Section
 
 
 @app.command()
@@ -35,17 +35,21 @@ def gradients(
     layer: Annotated[int, typer.Option(help="Whose MLP, from 0; `analyze patching` ranks them.")] = 0,
     neurons: Annotated[int, typer.Option(help="Its neurons with the largest task gradient that are compared.")] = 16,
     targets: Annotated[str, typer.Option(help="g_t is from: injected (TOK2, LABEL and EOS) or label.")] = "injected",
-    rows_per_pass: Annotated[int, typer.Option(help="Rows of one pass, which bounds memory.")] = 32,
+    rows_per_pass: Annotated[
+        int | None, typer.Option(help="Rows of one pass, which bounds memory; by default the run's micro-batch.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Of the matrix products: fp32 or bf16.")] = "fp32",
+    corpus: CorpusOption = None,
     device: DeviceOption = "auto",
     to: ToOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Gradient interference: cosines of a batch's gradient, and its parts, with each task's."""
-    from analysis.gradient_figures import section
-    from analysis.gradients import Options, method
+    from analysis.methods.gradients import Options, method
+    from analysis.report.gradients import section
 
-    options = Options(layer, neurons, targets, rows_per_pass)
-    _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json)
+    options = Options(layer, neurons, targets, rows_per_pass, precision)
+    _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json, corpus)
 
 
 @app.command()
@@ -59,8 +63,8 @@ def patching(
     as_json: JsonOption = False,
 ) -> None:
     """Rank the layers' MLPs by what exchanging their outputs does to the answers."""
-    from analysis.intervention_figures import patching_section
-    from analysis.patching import method
+    from analysis.methods.patching import method
+    from analysis.report.interventions import patching_section
 
     _analyse(method(pairs), "layers", patching_section, runs, steps, task or (), device, to, as_json)
 
@@ -70,7 +74,7 @@ def das(
     runs: RunsArgument,
     steps: StepsOption = "last",
     dimensions: Annotated[str, typer.Option(help="Of the subspaces, joined by commas.")] = "1,2",
-    updates: Annotated[int, typer.Option(help="Of the optimizer, for each subspace.")] = 100,
+    updates: Annotated[int, typer.Option(help="Of each subspace, at most; fewer where it has converged.")] = 200,
     pairs: Annotated[int, typer.Option(help="Pairs to train on, and as many held out.")] = 1024,
     controls: Annotated[bool, typer.Option(help="Also search in an untrained model.")] = True,
     task: TasksOption = None,
@@ -79,8 +83,8 @@ def das(
     as_json: JsonOption = False,
 ) -> None:
     """Distributed alignment search: at which sites, in how many dimensions, values and results are held."""
-    from analysis.das import Options, method, parse_dimensions
-    from analysis.intervention_figures import das_section
+    from analysis.methods.das import Options, method, parse_dimensions
+    from analysis.report.interventions import das_section
 
     options = Options(parse_dimensions(dimensions), updates, pairs=pairs, controls=controls)
     _analyse(method(options), "sites", das_section, runs, steps, task or (), device, to, as_json)
@@ -96,15 +100,16 @@ def _analyse(
     device: str,
     to: Path | None,
     as_json: bool,
+    corpus: Path | None = None,
 ) -> None:
     """Apply a method to checkpoints, and deliver its table and section."""
-    from analysis.checkpoints import subjects
-    from analysis.problems import Problems
-    from analysis.results import analyse
+    from analysis.read.checkpoints import subjects
+    from analysis.read.skipped import Problems
+    from analysis.read.store import analyse
     from olmo_inject.training.parallel import choose_device
 
     problems, chosen = Problems(), choose_device(device)
-    checkpoints, folder = subjects(runs, steps, problems, tasks), folder_for(runs, to)
+    checkpoints, folder = subjects(runs, steps, problems, tasks, corpus), folder_for(runs, to)
     tables = analyse(checkpoints, method, chosen, problems)
     found = section(tables[table]) if table in tables else None
     deliver(method.name, folder, tables, [] if found is None else [found], problems, as_json)

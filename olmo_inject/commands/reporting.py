@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from olmo_inject.commands.shared import INTERRUPTED, OverridesArgument
+from olmo_inject.commands.shared import INTERRUPTED, CorpusOption, OverridesArgument
 
 
 def demo(
@@ -38,6 +38,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, finished or not, or folders of runs.")],
     to: Annotated[Path, typer.Option(help="The HTML file to write.")],
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Injection report",
+    corpus: CorpusOption = None,
     figures: Annotated[
         Path | None,
         typer.Option(help="Also write each figure into this folder, as SVG and PNG.", show_default=False),
@@ -47,7 +48,7 @@ def report(
 
     Example: `olmo-inject report runs/demo/runs/* --to report.html`
     """
-    from analysis.report import write_report
+    from analysis.report.report import write_report
 
-    for path in write_report(runs, to, title=title, figures_to=figures):
+    for path in write_report(runs, to, title=title, figures_to=figures, corpus=corpus):
         print(path)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from olmo_inject.commands.shared import (
     ConfigArgument,
+    CorpusOption,
     DeviceOption,
     JsonOption,
     NodesOption,
@@ -22,6 +23,7 @@ from olmo_inject.commands.shared import (
     table_console,
 )
 from olmo_inject.errors import UserError
+from olmo_inject.rank_environment import is_rank
 
 
 def plan(
@@ -35,11 +37,11 @@ def plan(
 
     Example: `olmo-inject plan demo --step 313`
     """
-    from olmo_inject import plan_report
     from olmo_inject.config import load_experiment
     from olmo_inject.corpus.references import load_references
     from olmo_inject.data import build_plan
-    from olmo_inject.plan_summary import plan_summary
+    from olmo_inject.inspect import plan
+    from olmo_inject.inspect.summary import plan_summary
 
     experiment = load_experiment(config, overrides or ())
     what = build_plan(experiment)
@@ -47,14 +49,14 @@ def plan(
     if step is not None and not 0 <= step < experiment.steps:
         raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}")
     if parquet is not None:
-        plan_report.write_parquet(experiment, what, parquet)
+        plan.write_parquet(experiment, what, parquet)
         print(f"every injection of the run: {parquet}", file=sys.stderr)
     if as_json:
-        print_json(plan_report.step_record(what, step) if step is not None else plan_summary(experiment, what))
+        print_json(plan.step_record(what, step) if step is not None else plan_summary(experiment, what))
     elif step is not None:
-        plan_report.print_step(what, step, Console())
+        plan.print_step(what, step, Console())
     else:
-        plan_report.print_plan(experiment, what, Console())
+        plan.print_plan(experiment, what, Console())
 
 
 def train(
@@ -74,7 +76,7 @@ def train(
 
     To stop a run cleanly, create the file `stop` in its folder, or send SIGTERM.
     """
-    from launch.torchrun import check_rendezvous, default_processes, is_rank, run_ranks
+    from launch.torchrun import check_launch, default_processes, run_ranks
     from olmo_inject.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
@@ -84,11 +86,19 @@ def train(
         ending = train_as_rank(experiment, overwrite=overwrite, device=device)
         say_once(f"{experiment.name}: {ending}")
         return
-    from olmo_inject.training.checks import check_before_launch
+    from olmo_inject.runs.read import is_run
+    from olmo_inject.tasks.registry import is_own_code
+    from olmo_inject.training.checks import check_before_launch, record_changes
+    from olmo_inject.training.leftovers import tidy_finished
 
     processes = default_processes() if nproc is None else nproc
-    check_rendezvous(nodes, rendezvous)
+    check_launch(nodes, rendezvous)
+    if is_run(experiment.run_folder) and not overwrite:
+        for task in (task for task in experiment.tasks if is_own_code(task.kind)):
+            say_once(f"task {task.name}: going on runs the code of {Path(task.kind.rpartition(':')[0]).resolve()}")
     if (done := check_before_launch(experiment, nodes * processes, device, overwrite)) is not None:
+        record_changes(experiment)
+        tidy_finished(experiment)
         say_once(f"{experiment.name}: {done}")
         return
     arguments = [
@@ -104,6 +114,7 @@ def train(
 
 def audit(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.")],
+    corpus: CorpusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recompute what each run should have been given and compare it with what its model was given.
@@ -111,14 +122,17 @@ def audit(
     Ends with status 1 if anything differs.
     """
     from olmo_inject.audit import audit_run, print_audits, save_audit
-    from olmo_inject.run_folder import expand
+    from olmo_inject.runs.read import expand
 
-    audits = [audit_run(run, progress=not as_json) for run in expand(runs)]
+    audits = [audit_run(run, progress=not as_json, corpus=corpus) for run in expand(runs)]
     if as_json:
         print_json([result.record() for result in audits])
     else:
         print_audits(audits, table_console())
     for result in audits:
-        save_audit(result)
+        try:
+            save_audit(result)
+        except UserError as error:  # of somebody else's, or kept read-only: the verdict holds all the same
+            print(f"olmo-inject: the verdict could not be saved: {error}", file=sys.stderr)
     if not all(result.passed for result in audits):
         raise typer.Exit(1)

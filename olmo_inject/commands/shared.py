@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from olmo_inject.errors import is_first_rank
+from olmo_inject.paths import PATH
+from olmo_inject.rank_environment import is_first_rank
 
 INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM, as a shell's
 
 ConfigArgument = Annotated[
-    str, typer.Argument(help="An experiment: a YAML file, or the name of one in configs/experiments.")
+    str, PATH, typer.Argument(help="An experiment: a YAML file, or the name of one in configs/experiments.")
 ]
 OverridesArgument = Annotated[
     list[str] | None,
@@ -25,6 +27,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 NprocOption = Annotated[
     int | None, typer.Option(help="Ranks on this machine; default one per GPU, or one.", show_default=False)
+]
+CorpusOption = Annotated[
+    Path | None,
+    typer.Option(help="Where the corpus of the run is now, if it has moved.", show_default=False),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 NodesOption = Annotated[int, typer.Option(help="Nodes that each run this command.")]

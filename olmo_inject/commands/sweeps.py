@@ -12,6 +12,7 @@ from rich.console import Console
 
 from olmo_inject.commands.shared import INTERRUPTED, JsonOption, print_json, table_console
 from olmo_inject.errors import UserError
+from olmo_inject.paths import PATH
 
 if TYPE_CHECKING:
     from launch.slurm import SiteFile
@@ -35,7 +36,7 @@ class Backend(str, Enum):
 
 
 def sweep(
-    file: Annotated[str, typer.Argument(help="A sweep file, or the name of one in configs/sweeps.")],
+    file: Annotated[str, PATH, typer.Argument(help="A sweep file, or the name of one in configs/sweeps.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every cell and change nothing.")] = False,
     show: Annotated[str | None, typer.Option(help="Print one cell's resolved experiment.", metavar="CELL")] = None,
     cost: Annotated[bool, typer.Option("--cost", help="Say what every cell costs, before anything runs.")] = False,
@@ -85,8 +86,8 @@ def sweep(
         for script in slurm.scripts(described, slurm.load_site(site)) if site is not None else ():
             print(script)
     elif cost:
-        from launch.accelerators import find_accelerator
-        from launch.cost_report import cost_table, room_table
+        from launch.cost.accelerators import find_accelerator
+        from launch.cost.report import cost_table, room_table
         from launch.grid import cell_costs
 
         costs = cell_costs(described, find_accelerator(accelerator).with_changes(price, utilization))

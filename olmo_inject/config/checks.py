@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from olmo.config import DistributedStrategy, TrainConfig, WandbConfig
+from olmo.config import TrainConfig, WandbConfig
 
+from olmo_inject.config.ranges import INT32, check_ranges
 from olmo_inject.config.schema import (
     DRAWS,
-    GRADIENT_TARGETS,
     SCHEDULES,
-    START_STATES,
     CorpusConfig,
     Experiment,
     InjectionConfig,
 )
+from olmo_inject.config.train_checks import check_model, check_train
 from olmo_inject.errors import UserError
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.steps import StepSelection
-from olmo_inject.tasks import SPLICED_TOKENS
+from olmo_inject.tasks import SPLICED_TOKENS, check_name
 
 
 def check(experiment: Experiment) -> None:
@@ -28,9 +28,17 @@ def check(experiment: Experiment) -> None:
         UserError: one line that names the key, the value and what is allowed.
     """
     _refuse_owned_keys(experiment.train)
-    _check_train(experiment)
+    check_ranges(experiment)
+    check_model(experiment.model)
+    check_train(experiment.train, experiment.model)
+    experiment.train.max_duration = _whole_steps(experiment)
+    experiment.train.precision = experiment.train.precision or "fp32"
+    if experiment.model.precision not in (None, experiment.train.precision):
+        raise UserError(f"model.precision: {experiment.model.precision} is set by train.precision")
     _check_choices(experiment)
     names = [task.name for task in experiment.tasks]
+    for name in names:
+        check_name(name, "tasks")
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"tasks: two are named {twice[0]}")
     for injection in experiment.injections:
@@ -118,46 +126,6 @@ def _refuse_owned_keys(train: TrainConfig) -> None:
                 raise UserError(f"{prefix}.{name}: not set here; use {instead}")
 
 
-def _check_train(experiment: Experiment) -> None:
-    train, model = experiment.train, experiment.model
-    _positive("train.global_train_batch_size", train.global_train_batch_size)
-    _positive("train.device_train_microbatch_size", train.device_train_microbatch_size)
-    for name in ("max_sequence_length", "d_model", "n_heads", "n_layers", "vocab_size"):
-        _positive(f"model.{name}", getattr(model, name))
-    if model.d_model % model.n_heads:
-        raise UserError(f"model.n_heads: {model.n_heads} does not divide d_model {model.d_model}")
-    if model.rope and model.d_model // model.n_heads % 2:
-        raise UserError(
-            f"model.n_heads: rotary embeddings need an even head size, not {model.d_model // model.n_heads}"
-        )
-    _positive("model.mlp_ratio", model.mlp_ratio)
-    for name, value in (
-        ("train.optimizer.learning_rate", train.optimizer.learning_rate),
-        ("train.max_grad_norm", train.max_grad_norm),
-    ):
-        if value is not None and not value > 0:
-            raise UserError(f"{name}: {value} must be above 0")
-    for name, value in (
-        ("train.data.num_workers", train.data.num_workers),
-        ("train.optimizer.weight_decay", train.optimizer.weight_decay),
-        ("train.scheduler.t_warmup", train.scheduler.t_warmup),
-    ):
-        if value < 0:
-            raise UserError(f"{name}: {value} must be at least 0")
-    train.max_duration = _whole_steps(experiment)
-    if train.precision is None:
-        train.precision = "fp32"
-    if train.precision not in ("fp32", "amp_bf16"):  # ai2-olmo's amp_fp16 does not scale gradients, which underflow
-        raise UserError(f"train.precision: {train.precision!r} is not fp32 or amp_bf16")
-    if train.distributed_strategy not in (DistributedStrategy.ddp, DistributedStrategy.fsdp):
-        raise UserError(f"train.distributed_strategy: {train.distributed_strategy!r} is not ddp or fsdp")
-    if model.embedding_size is not None and model.embedding_size < model.vocab_size:
-        raise UserError(f"model.embedding_size: {model.embedding_size} is less than vocab_size {model.vocab_size}")
-    for name in ("eos_token_id", "pad_token_id"):
-        if not 0 <= getattr(model, name) < model.vocab_size:
-            raise UserError(f"model.{name}: {getattr(model, name)} is not in the vocabulary of {model.vocab_size}")
-
-
 def _whole_steps(experiment: Experiment) -> int:
     given = str(experiment.train.max_duration).strip()
     if given.endswith("ep"):
@@ -169,36 +137,23 @@ def _whole_steps(experiment: Experiment) -> int:
     try:
         value = float(given.removesuffix("T"))
         steps = -(-int(value) // per_step) if given.endswith("T") else int(value)
-        if steps < 1 or (not given.endswith("T") and steps != value):
+        if not 1 <= steps <= INT32 or (not given.endswith("T") and steps != value):
             raise ValueError
     except (ValueError, OverflowError):
         raise UserError(
-            f"train.max_duration: {given!r} is not a positive number of steps, or of tokens such as 2e9T"
+            f"train.max_duration: {given!r} is not a positive number of steps, or of tokens such as 2e9T, "
+            f"and at most {INT32:,} steps"
         ) from None
     return steps
 
 
 def _check_choices(experiment: Experiment) -> None:
-    if experiment.start_state not in START_STATES:
-        raise UserError(f"start_state: {experiment.start_state!r} is not one of {', '.join(START_STATES)}")
     if experiment.start_state == "full" and experiment.start_from is None:
         raise UserError("start_state: full needs start_from, a checkpoint to go on from")
     experiment.checkpoints.also.check("checkpoints.also")
     experiment.evaluation.also.check("evaluation.also")
-    _positive("evaluation.batch_size", experiment.evaluation.batch_size)
-    if experiment.evaluation.max_instances is not None:
-        _positive("evaluation.max_instances", experiment.evaluation.max_instances)
-    _positive("train.eval_interval", experiment.train.eval_interval)
-    if experiment.train.save_interval is not None:
-        _positive("train.save_interval", experiment.train.save_interval)
     _check_gradients(experiment)
-    if experiment.safety.spike_factor is not None and experiment.safety.spike_factor <= 0:
-        raise UserError(f"safety.spike_factor: {experiment.safety.spike_factor} must be above 0, or null")
-    if experiment.safety.spike_window < 2:
-        raise UserError(f"safety.spike_window: {experiment.safety.spike_window} must be at least 2")
     corpus = experiment.corpus
-    if corpus.seed < 0:
-        raise UserError(f"corpus.seed: {corpus.seed} must be at least 0")
     given = [key for key in ("name", "folder", "paths") if getattr(corpus, key)]
     if len(given) != 1:
         raise UserError(f"corpus: give one of name, folder and paths, not {' and '.join(given) or 'none'}")
@@ -213,14 +168,9 @@ def _check_choices(experiment: Experiment) -> None:
 def _check_gradients(experiment: Experiment) -> None:
     config, model = experiment.gradients, experiment.model
     config.at.check("gradients.at")
-    _positive("gradients.neurons", config.neurons)
-    if config.rows_per_pass is not None:
-        _positive("gradients.rows_per_pass", config.rows_per_pass)
-    if config.targets not in GRADIENT_TARGETS:
-        raise UserError(f"gradients.targets: {config.targets!r} is not one of {', '.join(GRADIENT_TARGETS)}")
     if config.at == StepSelection():
         return
-    if not 0 <= config.layer < model.n_layers:
+    if config.layer >= model.n_layers:
         raise UserError(f"gradients.layer: {config.layer} is not in 0..{model.n_layers - 1}, the model's layers")
     neurons = (model.mlp_hidden_size or model.mlp_ratio * model.d_model) // 2  # gate and up are counted together
     if config.neurons > neurons:
@@ -265,8 +215,7 @@ def _check_injection(experiment: Experiment, injection: InjectionConfig, names: 
 def _check_references(experiment: Experiment, tasks: Sequence[str]) -> None:
     taken = set(tasks)
     for reference in experiment.references:
-        if not reference.name.isidentifier():
-            raise UserError(f"references: name {reference.name!r} must be a word of letters, digits and underscores")
+        check_name(reference.name, "references")
         if reference.name in taken:
             raise UserError(f"references: name {reference.name!r} stands twice, or is a task's; names must differ")
         if not reference.path:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from olmo.config import ModelConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.config.checks import check
-from olmo_inject.config.schema import Experiment
+from olmo_inject.config.schema import Experiment, expand_paths
 from olmo_inject.errors import UserError
+from olmo_inject.paths import expanded
+from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
 
 Described = TypeVar("Described")
 
@@ -39,7 +41,8 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = (), changed_by:
     Raises:
         UserError: anything that cannot be a run, in one line that names the key, the value and what is allowed.
     """
-    given = _with_named_model(_over(_read_extended(find_config(path, "experiments")), _parse_overrides(overrides)))
+    layers = _over(_read_extended(find_config(path, "experiments")), parse_overrides(list(map(_nest_model, overrides))))
+    given = typed(_with_named_model(layers), Experiment)
     schema, defaults = _schema()
     _over(defaults, given)  # refuses a list for keys by name, which OmegaConf does not
     try:
@@ -47,6 +50,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = (), changed_by:
     except OmegaConfBaseException as error:
         raise UserError(f"{changed_by if _good_without(path, overrides) else path}: {one_line(error)}") from None
     assert isinstance(experiment, Experiment)
+    expand_paths(experiment)
     check(experiment)
     return experiment
 
@@ -80,20 +84,13 @@ def read_described(path: Path, kind: type[Described]) -> Described:
     Raises:
         UserError: it cannot be read, or the key, the value and what is allowed.
     """
-    try:
-        given = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except Exception as error:  # YAML's own errors are of many types
-        raise UserError(f"{path}: is not YAML: {one_line(error)}") from None
-    if not isinstance(given, DictConfig):
-        raise UserError(f"{path}: must hold keys and values")
+    given = read_yaml(path)
     for entry in fields(kind):  # pyright: ignore[reportArgumentType]
         is_list, value = str(entry.type).startswith("list"), given.get(entry.name)
-        if value is not None and isinstance(value, ListConfig) != is_list:  # of which OmegaConf speaks in its own terms
+        if value is not None and isinstance(value, list) != is_list:  # of which OmegaConf speaks in its own terms
             raise UserError(f"{path}: {entry.name}: must {'' if is_list else 'not '}be a list")
     try:
-        read = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
+        read = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), typed(given, kind)))
     except Exception as error:  # of OmegaConf's several families
         raise UserError(f"{path}: {one_line(error)}") from None
     assert isinstance(read, kind)
@@ -115,6 +112,7 @@ def find_config(path: Path | str, kind: str) -> Path:
     Raises:
         UserError: neither is there; the shipped ones are named.
     """
+    path = expanded(str(path), kind)
     candidates = [Path(path), configs_folder() / kind / f"{path}", configs_folder() / kind / f"{path}.yaml"]
     for candidate in candidates:
         if candidate.is_file():
@@ -130,32 +128,14 @@ def shipped_configs(kind: str) -> list[str]:
 def _read_extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: extends itself")
-    try:
-        config = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except Exception as error:  # YAML's own errors are of many types, each with its position in the file
-        raise UserError(f"{path}: is not YAML: {one_line(error)}") from None
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{path}: must hold keys and values")
+    config = _named(read_yaml(path))
     base = config.pop("extends", None)
-    plain = _plain(config)
     if base is None:
-        return plain
-    found = path.parent / str(base)
+        return config
+    found = path.parent / expanded(str(base), f"{path}: extends")
     if not found.is_file():
         raise UserError(f"{path}: extends {base}, which is not a file beside it")
-    return _over(_read_extended(found, (*seen, path.resolve())), plain)
-
-
-def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise UserError(f"override {override!r} is not key=value")
-    try:
-        return _plain(OmegaConf.from_dotlist([_nest_model(override) for override in overrides]))
-    except Exception as error:
-        raise UserError(f"overrides: {one_line(error)}") from None
+    return _over(_read_extended(found, (*seen, path.resolve())), config)
 
 
 def _nest_model(override: str) -> str:
@@ -163,12 +143,9 @@ def _nest_model(override: str) -> str:
     return override if name == override else f"model.name={name}"
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    """One layer as plain values; `model: NAME` as `model: {name: NAME}`, so that layers over it keep the name."""
-    plain: Any = OmegaConf.to_container(config)
-    if isinstance(plain.get("model"), str | int):
-        plain["model"] = {"name": str(plain["model"])}
-    return plain
+def _named(layer: dict[str, Any]) -> dict[str, Any]:
+    """One layer with `model: NAME` as `model: {name: NAME}`, so that layers over it keep the name."""
+    return layer | {"model": {"name": layer["model"]}} if isinstance(layer.get("model"), str) else layer
 
 
 def _over(base: Any, changes: Any, where: str = "") -> Any:

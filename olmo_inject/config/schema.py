@@ -10,14 +10,13 @@ from olmo.config import ModelConfig, TrainConfig
 
 from olmo_inject.injection import Bernoulli, Burst, Frequency, Schedule, Uniform, parse_fraction, windowed
 from olmo_inject.injection.frequency import UNITS
+from olmo_inject.paths import expanded
 from olmo_inject.randomness import key
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import TaskConfig
 
 SCHEDULES = ("uniform", "burst", "bernoulli")
 DRAWS = ("independent", "epochs")
-START_STATES = ("weights", "full")
-GRADIENT_TARGETS = ("injected", "label")
 
 
 @dataclass
@@ -100,7 +99,9 @@ class GradientConfig:
     targets: str = "injected"
     """Which losses are the task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
     rows_per_pass: int | None = None
-    """Rows of one forward and backward pass on each rank, which bounds memory; None: the micro-batch's, at most 32."""
+    """Rows of one forward and backward pass on each rank, which bounds memory; None: the micro-batch's."""
+    precision: str = "fp32"
+    """Of the matrix products: `fp32`, or `bf16`, which is faster on a GPU and takes half of the memory."""
 
 
 @dataclass
@@ -198,3 +199,24 @@ class Experiment:
             else:
                 schedule = Bernoulli(rate, self.batch_size, key("bernoulli", self.plan_seed, injection.task))
         return windowed(schedule, injection.start, injection.stop)
+
+
+def expand_paths(experiment: Experiment) -> None:
+    """Replace `~` and `$NAME` in every path that an experiment holds (a task's file is expanded when it is loaded).
+
+    Raises:
+        UserError: a variable that is not set.
+    """
+    corpus, masks = experiment.corpus, experiment.train.data.label_mask_paths
+    for part, where, names in (
+        (experiment, "", ("folder", "start_from")),
+        (corpus, "corpus.", ("name", "root", "manifest", "folder", "tokenizer")),
+    ):
+        for name in names:
+            if (path := getattr(part, name)) is not None:
+                setattr(part, name, expanded(path, f"{where}{name}"))
+    corpus.paths = [expanded(path, "corpus.paths") for path in corpus.paths]
+    for reference in experiment.references:
+        reference.path = expanded(reference.path, f"references: {reference.name}: path")
+    if masks is not None:
+        experiment.train.data.label_mask_paths = [expanded(path, "train.data.label_mask_paths") for path in masks]

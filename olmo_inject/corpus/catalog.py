@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.corpus.shards import DTYPES
 from olmo_inject.errors import UserError
+from olmo_inject.yaml_text import read_yaml, typed
 
 
 @dataclass
@@ -74,11 +75,10 @@ def read_catalog(path: Path) -> NamedCorpus:
         UserError: a key that does not exist, a value of the wrong type, or a table that names no shard.
     """
     try:
-        entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CatalogEntry), OmegaConf.load(path)))
+        given = typed(read_yaml(path), CatalogEntry)
+        entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CatalogEntry), given))
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # YAML's own errors are of many types
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     assert isinstance(entry, CatalogEntry)
     try:
         shards = tuple(name for folder in entry.folders for name in _names(entry.shards, folder))

@@ -32,7 +32,7 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         eos_id: the end-of-document token that follows an instance.
         n_positions: length of the dataset, normally steps x batch size.
         instance_filter: says of a host sequence whether its loss counts (ai2-olmo's n-gram repetition
-            filter); an injected row always counts.
+            filter); of an injected row whose host does not count, the spliced tokens alone do.
         label_masks: boolean shards beside the token shards; the spliced tokens always count.
         document_lengths: also give `doc_lens`, computed after splicing.
     """
@@ -77,7 +77,8 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
     def rows(self, positions: Int64[np.ndarray, " b"]) -> dict[str, torch.Tensor]:
         """The rows at `positions`, stacked: `input_ids` int64 [b, T] and what is configured.
 
-        `mask_overridden` [b] tells where splicing had to lift a mask of the host.
+        Under a filter or label masks, `instance_mask` [b] and `label_mask` [b, T] say which tokens are targets, and
+        `mask_overridden` [b] in which rows the spliced tokens are although the host's masks leave them out.
         """
         sequences = self.order[positions]
         tokens = self.shards.read(sequences)
@@ -89,21 +90,31 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
             tokens[spliced, :INSTANCE_TOKENS] = instances
             tokens[spliced, INSTANCE_TOKENS] = self.eos_id
         out = {"input_ids": torch.from_numpy(tokens.astype(np.int64))}
-        overridden = np.zeros(len(positions), bool)
-        if host_counts is not None:
-            overridden[spliced] |= ~host_counts[spliced]
-            host_counts[spliced] = True
-            out["instance_mask"] = torch.from_numpy(host_counts)
-        if self.label_masks is not None:
-            mask = self.label_masks.read(sequences)
-            overridden[spliced] |= ~mask[spliced, :SPLICED_TOKENS].all(axis=1)
-            mask[spliced, :SPLICED_TOKENS] = True
-            out["label_mask"] = torch.from_numpy(mask)
         if host_counts is not None or self.label_masks is not None:
-            out["mask_overridden"] = torch.from_numpy(overridden)
+            out |= self._masks(sequences, spliced, host_counts)
         if self.document_lengths:
             out["doc_lens"] = _stack_padded([document_lengths(row, self.eos_id) for row in tokens])
         return out
+
+    def _masks(
+        self,
+        sequences: Int64[np.ndarray, " b"],
+        spliced: Int64[np.ndarray, " k"],
+        host_counts: Bool[np.ndarray, " b"] | None,
+    ) -> dict[str, torch.Tensor]:
+        """The masks of rows, those of `spliced` lifted for the spliced tokens and for nothing else of the row."""
+        shape = len(sequences), self.shards.sequence_length
+        targets = np.ones(shape, bool) if self.label_masks is None else self.label_masks.read(sequences)
+        out = {}
+        if host_counts is not None:
+            # `instance_mask` covers a whole row, so it is lifted and what is the host's is masked token by token.
+            targets[spliced[~host_counts[spliced]]] = False
+            host_counts[spliced] = True
+            out["instance_mask"] = torch.from_numpy(host_counts)
+        overridden = np.zeros(len(sequences), bool)
+        overridden[spliced] = ~targets[spliced, :SPLICED_TOKENS].all(axis=1)
+        targets[spliced, :SPLICED_TOKENS] = True
+        return out | {"label_mask": torch.from_numpy(targets), "mask_overridden": torch.from_numpy(overridden)}
 
     def _instances(self, positions: Int64[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
         """Which of `positions` (as indices into it) are injected, and their instances' tokens [k, 3]."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from olmo_inject.corpus.folder import BUILDING, DESCRIPTION, STAGING, CorpusDescription, read_corpus_folder
-from olmo_inject.corpus.stage import STAGE, read_stage
+from olmo_inject.corpus.staged import STAGE, read_stage
 from olmo_inject.errors import UserError
 from olmo_inject.files import sha256_of
 

@@ -1,4 +1,4 @@
-"""Frequencies in exact fractions, and the three units they are quoted in (PAPER.md, Injection)."""
+"""Frequencies in exact fractions, and the three units they are quoted in (docs/study.md, Injection)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from jaxtyping import Int16, Int32, Int64, UInt32
 
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
-from olmo_inject.injection.schedules import Schedule, is_exact
+from olmo_inject.injection.overflow import worst
+from olmo_inject.injection.schedules import TAIL, Schedule, is_exact
 from olmo_inject.tasks import Task
 
 CACHED_STEPS = 64
@@ -42,26 +43,37 @@ class Plan:
     """The injections of every step, computed when asked; holds no list of them.
 
     A task's rows at a step are a prefix of its own permutation of the batch's rows, less the rows that
-    tasks declared earlier took. So a run at a multiple of a rate contains the injections of the run at
-    that rate, and adding a task moves nothing of the tasks before it.
+    tasks declared earlier took. So a task declared after others moves nothing of theirs; one put before
+    others, or a change of its rate, moves those of their injections whose rows it takes, and with them the
+    rows that follow in that step. Instances are drawn by step (or, in epochs, by a running count) and never
+    moved by another task.
+
+    A run at a whole multiple of a task's rate contains the task's injections of the run at that rate, if the
+    schedule is uniform or Bernoulli and the tasks before it are the same: step, row and, with independent
+    draws, instance. With draws in epochs the running counts differ, so steps and rows are contained and
+    instances are not.
 
     Args:
         entries: the tasks in order of declaration.
         batch_size: rows in a global batch.
         seed: decides the rows; the draws of instances depend on the tasks' seeds alone.
+        steps: of the run, which alone are checked for an overflow; None for as many as one likes.
+
+    Attributes:
+        overflow_chance: that the drawn schedules fill more than a step's rows; below 1e-18, and most often 0. Then
+            the drawn ones declared last get fewer.
 
     Raises:
-        UserError: a batch could overflow, or a drawn schedule is to draw without replacement.
+        UserError: a step gets, or may well get, more instances than rows; a drawn schedule is to draw without
+            replacement.
     """
 
-    def __init__(self, entries: Sequence[PlannedTask], batch_size: int, seed: int) -> None:
+    def __init__(self, entries: Sequence[PlannedTask], batch_size: int, seed: int, steps: int | None = None) -> None:
         self.entries = tuple(entries)
         self.batch_size = batch_size
         self.seed = seed
-        demand = [entry.schedule.max_count for entry in self.entries]
-        if sum(demand) > batch_size:
-            parts = " + ".join(f"{n} of {e.task.name}" for n, e in zip(demand, self.entries, strict=True))
-            raise UserError(f"injections: a batch could get {parts} instances, more than its {batch_size} rows")
+        self.steps = steps
+        self.overflow_chance = self._check_room()
         for entry in self.entries:
             if entry.draw == "epochs" and not is_exact(entry.schedule):
                 raise UserError(
@@ -72,9 +84,9 @@ class Plan:
         self._cached = lru_cache(maxsize=CACHED_STEPS)(self._compute)
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[Plan], tuple[tuple[PlannedTask, ...], int, int]]:
+    def __reduce__(self) -> tuple[type[Plan], tuple[tuple[PlannedTask, ...], int, int, int | None]]:
         # Loader workers started by spawn get a plan of their own; caches and locks stay behind.
-        return Plan, (self.entries, self.batch_size, self.seed)
+        return Plan, (self.entries, self.batch_size, self.seed, self.steps)
 
     @property
     def tasks(self) -> list[Task]:
@@ -111,8 +123,7 @@ class Plan:
             raise ValueError(f"steps count from 0, got {step}")
         rows, tasks, instances = [], [], []
         taken = np.zeros(self.batch_size, bool)
-        for number, entry in enumerate(self.entries):
-            count = entry.schedule.count(step)
+        for number, count in enumerate(self._counts(step)):
             if count == 0:
                 continue
             free = randomness.permutation(self._row_keys[number], self.batch_size, step)
@@ -130,6 +141,34 @@ class Plan:
         for column in injections:
             column.flags.writeable = False
         return injections
+
+    def _counts(self, step: int) -> list[int]:
+        """How many of each task; beyond the batch's rows the last declared give way, drawn schedules first."""
+        counts = [entry.schedule.count(step) for entry in self.entries]
+        excess = sum(counts) - self.batch_size
+        if excess > 0:
+            for number in sorted(range(len(counts)), key=lambda n: (is_exact(self.entries[n].schedule), -n)):
+                given_up = min(excess, counts[number])
+                counts[number] -= given_up
+                excess -= given_up
+        return counts
+
+    def _check_room(self) -> float:
+        """The chance of an overflow in a step, if it may be neglected."""
+        schedules, rows = [entry.schedule for entry in self.entries], self.batch_size
+        found = worst(schedules, rows, self.steps)
+        if found.exact > rows:
+            step, at = found.step, "a step could get" if found.step is None else f"step {found.step} gets"
+            counts = [each.max_count if step is None else each.count(step) for each in schedules if is_exact(each)]
+            names = [entry.task.name for entry in self.entries if is_exact(entry.schedule)]
+            parts = " + ".join(f"{n} of {name}" for n, name in zip(counts, names, strict=True) if n)
+            raise UserError(f"injections: {at} {parts} instances, more than its {rows} rows")
+        if found.chance > TAIL:
+            raise UserError(
+                f"injections: a step gets more instances than its {rows} rows with chance {found.chance:.2g}; "
+                f"drawn schedules are allowed {TAIL:g}"
+            )
+        return found.chance
 
     def _draw(self, number: int, step: int, count: int) -> Int64[np.ndarray, " k"]:
         entry, key = self.entries[number], self._draw_keys[number]

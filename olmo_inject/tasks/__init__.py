@@ -9,6 +9,7 @@ from olmo_inject.tasks.task import (
     Task,
     TaskConfig,
     build_tasks,
+    check_name,
 )
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "TaskKind",
     "all_pairs",
     "build_tasks",
+    "check_name",
     "comparison",
     "modular_addition",
     "register",

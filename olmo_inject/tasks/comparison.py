@@ -1,4 +1,4 @@
-"""TCMP: is value(TOK1) < value(TOK2)? (PAPER.md, Tasks)."""
+"""TCMP: is value(TOK1) < value(TOK2)? (docs/study.md, Tasks)."""
 
 from __future__ import annotations
 

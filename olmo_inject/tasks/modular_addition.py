@@ -1,4 +1,4 @@
-"""TADD: (value(TOK1) + value(TOK2)) mod n (PAPER.md, Tasks)."""
+"""TADD: (value(TOK1) + value(TOK2)) mod n (docs/study.md, Tasks)."""
 
 from __future__ import annotations
 

@@ -21,8 +21,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
+import traceback
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -30,6 +33,7 @@ import numpy as np
 from jaxtyping import Int64, UInt32
 
 from olmo_inject.errors import UserError
+from olmo_inject.paths import expanded
 
 
 @runtime_checkable
@@ -44,7 +48,7 @@ class TaskKind(Protocol):
     def instances(self, tokens: UInt32[np.ndarray, " t"]) -> np.ndarray:
         """All instances (TOK1, TOK2, LABEL), shape [n, 3], over its `n_tokens` tokens in random order.
 
-        Token i stands for value i, so the random order is the random bijection of PAPER.md.
+        Token i stands for value i, so the random order is the random bijection of docs/study.md.
         """
         ...
 
@@ -69,6 +73,11 @@ def all_pairs(n_values: int) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray,
     return pair // n_values, pair % n_values
 
 
+def is_own_code(name: str) -> bool:
+    """Whether a kind is a class in a file, whose code runs where a task is built of it."""
+    return ".py:" in name
+
+
 def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind:
     """The kind `name` with `options`.
 
@@ -80,40 +89,96 @@ def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind:
     Raises:
         UserError: no such kind, a file that cannot be loaded, an unknown option or a wrong type.
     """
-    cls = _from_file(name, where) if ".py:" in name else _KINDS.get(name)
+    cls = _from_file(name, where) if is_own_code(name) else _KINDS.get(name)
     if cls is None:
         raise UserError(f"{where}: kind {name!r} is not one of {', '.join(sorted(_KINDS))} or FILE.py:CLASS")
     not_a_kind = f"{where}: kind {name!r} must be a dataclass with n_tokens and instances(tokens)"
     if not dataclasses.is_dataclass(cls):
         raise UserError(not_a_kind)
-    hints = typing.get_type_hints(cls)
+    with code_of(cls, where):
+        hints = typing.get_type_hints(cls)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     for option, value in options.items():
         if option not in fields:
             raise UserError(f"{where}: kind {name!r} has no option {option!r}; it has {', '.join(fields) or 'none'}")
-        expected = fields[option]
-        if expected is int and (not isinstance(value, int) or isinstance(value, bool)):
-            raise UserError(f"{where}: option {option} must be a whole number, got {value!r}")
-    try:
-        kind = cls(**options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from None
-    if not isinstance(kind, TaskKind):
-        raise UserError(not_a_kind)
+        if not _fits(value, fields[option]):
+            raise UserError(f"{where}: option {option} must be {_in_words(fields[option])}, got {value!r}")
+    with code_of(cls, where):
+        try:
+            kind = cls(**options)
+        except (TypeError, ValueError) as error:  # how a kind refuses its options
+            raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+        if not isinstance(kind, TaskKind):  # which asks for its properties
+            raise UserError(not_a_kind)
+        tokens = kind.n_tokens
+    if isinstance(tokens, bool) or not isinstance(tokens, int | np.integer) or tokens < 1:
+        raise UserError(f"{where}: n_tokens must be a whole number above 0, got {tokens!r}")
     return kind
+
+
+@contextmanager
+def code_of(kind: type, where: str, doing: str = "") -> Iterator[None]:
+    """Run code of a kind's; what it raises, and sys.exit, becomes one line with the place in its file.
+
+    Args:
+        kind: whose code it is.
+        where: the task, for the message.
+        doing: what failed, in words, before the error itself.
+
+    Raises:
+        UserError: anything was raised; a UserError stays as it is.
+    """
+    with _code_in(str(getattr(sys.modules.get(kind.__module__), "__file__", kind.__module__)), where, doing):
+        yield
+
+
+@contextmanager
+def _code_in(file: str, where: str, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's code raises is theirs to see
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        if isinstance(error, SyntaxError) and error.filename == file:
+            lines.append(error.lineno)
+        place = f"{file}, line {lines[-1]}" if lines else file
+        raise UserError(f"{where}: {place}: {doing}{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether an option's value is what its field declares; what is not a plain type is the kind's own to check."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, each) for each in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, dict, list, type(None)):
+        return isinstance(value, hint)
+    if origin in (list, tuple, set, frozenset):
+        return isinstance(value, list | tuple) and all(_fits(entry, arguments[0]) for entry in value)
+    return True
+
+
+def _in_words(hint: Any) -> str:
+    words = {int: "a whole number", float: "a number", str: "text (in quotes, if it looks like a number)"}
+    return (words | {bool: "true or false"}).get(hint, f"{hint}".removeprefix("typing."))
 
 
 def _from_file(name: str, where: str) -> type:
     path, _, class_name = name.rpartition(":")
+    path = expanded(path, f"{where}: kind")
     spec = importlib.util.spec_from_file_location(f"task kinds of {Path(path).resolve()}", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise UserError(f"{where}: kind {name!r}: there is no file {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses looks up postponed annotations
-    try:
+    with _code_in(path, where, "failed to load: "):
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises is theirs to see
-        raise UserError(f"{where}: {path} failed to load: {error!r}") from error
     if not isinstance(cls := getattr(module, class_name, None), type):
         raise UserError(f"{where}: {path} has no class {class_name}")
     return cls

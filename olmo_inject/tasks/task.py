@@ -17,12 +17,12 @@ from jaxtyping import Bool, Int64, UInt32
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
-from olmo_inject.tasks.registry import TaskKind, task_kind
+from olmo_inject.tasks.registry import TaskKind, code_of, task_kind
 from olmo_inject.vocabulary import Vocabulary
 
 INSTANCE_TOKENS = 3  # TOK1, TOK2, LABEL
 LABEL_POSITION = 2  # of LABEL in a row; the logits at LABEL_POSITION - 1 predict it
-SPLICED_TOKENS = 4  # the instance and one end-of-document token (PAPER.md, Injection)
+SPLICED_TOKENS = 4  # the instance and one end-of-document token (docs/study.md, Injection)
 
 
 @dataclass
@@ -74,8 +74,7 @@ class Task:
             UserError: unknown kind or option, or too few tokens left in the vocabulary.
         """
         where = f"tasks: {config.name}"
-        if not config.name.isidentifier():
-            raise UserError(f"tasks: name {config.name!r} must be a word of letters, digits and underscores")
+        check_name(config.name, "tasks")
         if not 0 < config.train_fraction < 1:
             raise UserError(f"{where}: train_fraction {config.train_fraction} must lie between 0 and 1")
         kind = task_kind(config.kind, config.options, where)
@@ -112,8 +111,9 @@ class Task:
 
     @cached_property
     def majority_accuracy(self) -> float:
-        """Accuracy on the test half of always answering the most frequent label."""
-        return float(np.unique(self.labels[self.test_ids], return_counts=True)[1].max() / len(self.test_ids))
+        """Accuracy of always answering the label that is most frequent among the test pairs that it is judged on."""
+        judged = self.test_ids[self.unmirrored] if self.unmirrored.any() else self.test_ids
+        return float(np.unique(self.labels[judged], return_counts=True)[1].max() / len(judged))
 
     @cached_property
     def unmirrored(self) -> Bool[np.ndarray, " test"]:
@@ -132,7 +132,7 @@ class Task:
         return digest.hexdigest()
 
     def draw_key(self) -> int:
-        """The key of the draws of instances, which depend on the task's seed alone (DESIGN.md)."""
+        """The key of the draws of instances, which depend on the task's seed alone (docs/design.md)."""
         return _key(self.config, "draws")
 
     def save(self, folder: Path) -> None:
@@ -153,11 +153,36 @@ class Task:
             arrays = {name: np.array(record[name], dtype) for name, dtype in _ARRAYS.items()}
             task = cls(TaskConfig(**record["config"]), **arrays)
             recorded = record["fingerprint"]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            task._check_saved()
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{path} is not a saved task: {error!r}") from None
+        check_name(task.name, str(path))
         if task.fingerprint != recorded:
             raise UserError(f"{path} was changed: its contents do not match its fingerprint")
         return task
+
+    def _check_saved(self) -> None:
+        """Raise ValueError where arrays that were read are no task's."""
+        kinds = {"name": str, "kind": str, "seed": int, "options": dict}
+        if any(type(getattr(self.config, name)) is not kind for name, kind in kinds.items()):
+            raise ValueError("its config holds values of other types")
+        n, halves = len(self.instances), (self.train_ids, self.test_ids)
+        if self.instances.shape != (n, INSTANCE_TOKENS) or any(half.ndim != 1 or not len(half) for half in halves):
+            raise ValueError("its arrays have other shapes")
+        if not np.array_equal(np.sort(np.concatenate(halves)), np.arange(n)) or (np.diff(self.train_ids) < 0).any():
+            raise ValueError("its halves do not share its instances")
+        if not np.isin(self.instances, self.tokens).all():
+            raise ValueError("an instance holds a token that is none of its own")
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse a name that is no word: names stand in files' names, metrics and figures.
+
+    Raises:
+        UserError: naming it.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UserError(f"{where}: name {str(name)[:80]!r} must be a word of letters, digits and underscores")
 
 
 _ARRAYS: Mapping[str, Any] = {
@@ -191,7 +216,10 @@ def _key(config: TaskConfig, purpose: str) -> int:
 
 def _checked_instances(kind: TaskKind, tokens: UInt32[np.ndarray, " t"], where: str) -> UInt32[np.ndarray, "n 3"]:
     """A kind may be the user's own, so its output is checked like any input."""
-    instances = np.asarray(kind.instances(tokens))
+    with code_of(type(kind), where, "instances() failed: "):
+        instances = np.asarray(kind.instances(tokens))
+    if instances.dtype.kind not in "iuf":
+        raise UserError(f"{where}: instances() must return an array of tokens, got {instances.dtype}")
     if instances.ndim != 2 or instances.shape[1] != INSTANCE_TOKENS:
         raise UserError(f"{where}: instances() must return an [n, 3] array, got shape {instances.shape}")
     if not np.isin(instances, tokens).all():

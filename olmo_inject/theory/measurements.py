@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +14,9 @@ from jaxtyping import Float
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.inputs import numbers
+from olmo_inject.yaml_text import plain_value, read_yaml
+
+EXPERIMENT, PLAN, METRICS = "experiment.yaml", "plan.json", "metrics.jsonl"
 
 QUANTITIES = {
     "size": "parameters without the input embedding",
@@ -86,23 +92,74 @@ def _from_csv(path: Path) -> pd.DataFrame:
 
 
 def _from_runs(paths: Sequence[Path]) -> pd.DataFrame:
-    from analysis.runs import read_runs  # the reader of the analyses, some seconds of imports
-    from olmo_inject.run_folder import expand
-
-    rows = []
-    for run in read_runs(expand(paths)):
-        experiment = run.experiment
-        per_step = experiment.batch_size * experiment.sequence_length
-        known = {"run": run.name, "size": run.parameters, "width": experiment.model.d_model}
-        names = {CORPUS: "train/lm_loss"} | {task.name: f"eval/{task.name}/train/loss" for task in run.tasks}
-        for task, metric in names.items():
-            frequency = 0.0 if task == CORPUS else float(run.frequency(task).per_batch)
-            gap = None if task == CORPUS else run.gap(task)
-            for step, loss in run.series(metric).dropna().items():
-                # An evaluation of step s comes after s steps, a training loss of step s is the next one's.
-                seen = per_step * (int(str(step)) + (task == CORPUS))
-                rows.append({**known, "task": task, "data": seen, "frequency": frequency, "gap": gap, "loss": loss})
-    if not rows:
+    tables = [_of_run(folder) for folder in _run_folders(paths)]
+    joined = [table for table in tables if len(table)]
+    if not joined:
         raise UserError(f"no loss was measured in {', '.join(map(str, paths))}")
-    table = pd.DataFrame(rows)
+    table = pd.concat(joined, ignore_index=True)
     return table[table["data"] > 0]
+
+
+def _run_folders(paths: Sequence[Path]) -> list[Path]:
+    """Each path that is a run's folder, or the runs directly below one that is not, or below its `runs`."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+        below = [] if (path / PLAN).is_file() else sorted(path.glob(f"*/{PLAN}")) or sorted(path.glob(f"runs/*/{PLAN}"))
+        if not below and not (path / PLAN).is_file():
+            raise UserError(f"{path} holds no run: a run's folder has {EXPERIMENT}, {PLAN} and {METRICS}")
+        found += [file.parent for file in below] or [path]
+    return list(dict.fromkeys(found))
+
+
+def _of_run(folder: Path) -> pd.DataFrame:
+    """What a run measured, read from its files alone."""
+    try:
+        plan = json.loads((folder / PLAN).read_text())
+        lines = (folder / METRICS).read_text().splitlines() if (folder / METRICS).exists() else []
+        # A run that was interrupted, or is still going, may have half a line at its end.
+        metrics = [json.loads(line) for line in lines if line.endswith("}")]
+        width, size = _model_size(read_yaml(folder / EXPERIMENT)["model"])
+        per_step = int(plan["batch_size"]) * int(plan["sequence_length"])
+        injections = plan["injections"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is no run that can be read: {' '.join(str(error).split())}") from None
+    rows = []
+    for line in metrics:
+        parts = str(line.get("name")).split("/")
+        corpus = parts == ["train", "lm_loss"]
+        if line.get("value") is None or not (corpus or (parts[0] == "eval" and parts[2:] == ["train", "loss"])):
+            continue
+        task = CORPUS if corpus else parts[1]
+        entry = injections.get(task, {})
+        rows.append(
+            {
+                "run": folder.name,
+                "task": task,
+                "size": size,
+                "width": width,
+                # An evaluation of step s comes after s steps, a training loss of step s is the next one's.
+                "data": per_step * (int(line["step"]) + corpus),
+                "frequency": float(Fraction(str(entry.get("instances_per_batch", 0)))),
+                "gap": (entry.get("steps_between_observations") or {}).get("mean"),
+                "loss": float(line["value"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _model_size(model: Mapping[str, Any]) -> tuple[int, int]:
+    """d_model, and the parameters of an OLMo without biases, all but the input embedding."""
+
+    def value(name: str, default: Any = None) -> Any:
+        found = plain_value(str(model[name])) if model.get(name) is not None else default
+        return default if found is None or found == "null" else found
+
+    width, heads = int(value("d_model")), int(value("n_heads"))
+    keys = int(value("n_kv_heads", heads)) * (width // heads)
+    hidden = int(value("mlp_hidden_size", int(value("mlp_ratio", 4)) * width))
+    out = hidden // 2 if value("activation_type", "swiglu") == "swiglu" else hidden
+    layer = width * (width + 2 * keys) + width**2 + width * hidden + out * width
+    head = 0 if value("weight_tying", False) else width * int(value("embedding_size", value("vocab_size")))
+    return width, int(value("n_layers")) * layer + head

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from olmo.config import DistributedStrategy
 
-from olmo_inject.config import Experiment
+from olmo_inject.config import Experiment, experiment_yaml
 from olmo_inject.corpus.references import load_references
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import EXPERIMENT, check_no_other_folder, check_same_run
+from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locked, prepare
+from olmo_inject.runs.read import is_run, read_experiment
 from olmo_inject.steps import StepSelection
-from olmo_inject.training.checkpoints import Checkpoint, latest, read_checkpoint
-from olmo_inject.training.transformers_model import transformers_config
-from olmo_inject.training.weights import load_weights
+from olmo_inject.training.checkpoints.save_restore import Checkpoint, latest, read_checkpoint
+from olmo_inject.training.checkpoints.transformers import transformers_config
+from olmo_inject.training.checkpoints.weights import load_weights
+from olmo_inject.worker_processes import check_sockets
 
 
 def check_before_launch(experiment: Experiment, processes: int, device: str, overwrite: bool) -> str | None:
@@ -30,13 +33,13 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
             cannot share; what this device cannot do; steps or rows that a staged corpus does not hold.
     """
     check_ranks(experiment, processes, device)
-    check_no_other_folder(experiment.run_folder)
+    check_no_other_folder(experiment.run_folder, overwrite=overwrite)
     if experiment.gradients.at != StepSelection():
         transformers_config(experiment.model)  # what the gradients are computed with
     data = build_data(experiment)
     load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
     folder = experiment.run_folder
-    goes_on = not overwrite and (folder / EXPERIMENT).is_file()
+    goes_on = not overwrite and is_run(folder)
     last = latest(folder) if goes_on else None
     first_step = first_step_of(experiment, last)
     # Once it has a checkpoint, a run needs its origin no more.
@@ -44,11 +47,25 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
         load_weights(Path(experiment.start_from), experiment.model)
     if goes_on:
         check_same_run(experiment, data)
+        if last is not None and last.step > experiment.steps:
+            raise UserError(f"train.max_duration: {experiment.steps} steps, but {folder} is at step {last.step}")
         if last is not None and last.step == experiment.steps:
             return f"already trained to step {last.step}: nothing to do"
     # A stage may hold the rows of this node's ranks alone; which they are, each rank knows and checks.
     data.order.require(range(first_step, experiment.steps), np.empty(0, np.int64))
     return None
+
+
+def record_changes(experiment: Experiment) -> None:
+    """Record what a finished run may change, as where its corpus is now.
+
+    Raises:
+        UserError: the folder is in use, or cannot be written.
+    """
+    folder = experiment.run_folder
+    if experiment_yaml(read_experiment(folder)) != experiment_yaml(experiment):
+        with locked(folder):
+            prepare(experiment, build_data(experiment))
 
 
 def first_step_of(experiment: Experiment, last: Checkpoint | None) -> int:
@@ -74,11 +91,17 @@ def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
 
     Raises:
         UserError: a batch that the ranks cannot share; document masking, flash attention or the fused loss
-            without flash-attn on a GPU.
+            without flash-attn on a GPU; a TMPDIR where loader workers cannot work.
     """
     if experiment.batch_size % ranks:
         raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {ranks} ranks")
+    fsdp = experiment.train.fsdp
+    replicas = None if fsdp is None else fsdp.hybrid_sharding_num_model_replicas
+    if experiment.train.distributed_strategy == DistributedStrategy.fsdp and replicas is not None and ranks % replicas:
+        raise UserError(f"train.fsdp.hybrid_sharding_num_model_replicas: {replicas} does not divide {ranks} ranks")
     _check_device(experiment, device)
+    if experiment.train.data.num_workers:
+        check_sockets()
 
 
 def _check_device(experiment: Experiment, device: str) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.queues import Queue
 from typing import Any
 
 import numpy as np
@@ -16,6 +21,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.errors import FoundByOneRank, UserError
+from olmo_inject.worker_processes import end_with_parent
 
 READ_AHEAD_THREADS = 4  # as ai2-olmo's, where there are no worker processes
 
@@ -103,7 +109,42 @@ def build_loader(corpus: InjectedCorpus, cfg: TrainConfig, rank: int, world_size
         prefetch_factor=cfg.data.prefetch_factor if workers else None,
         persistent_workers=cfg.data.persistent_workers and workers > 0,
         timeout=cfg.data.timeout if workers else 0,
+        worker_init_fn=_begin_worker,
+        # Its iterators draw a number; from torch's own state it would shift what a resume has restored.
+        generator=torch.Generator(),
     )
+
+
+@contextmanager
+def worker_deaths_told() -> Iterator[None]:
+    """Make the death of a worker, which torch raises anywhere in the rank, a mistake that the user can mend.
+
+    Raises:
+        FoundByOneRank: a worker ended, by a signal or its own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        if not said.startswith("DataLoader worker"):
+            raise
+        raise FoundByOneRank(f"{said.rstrip('.')}: is there too little memory for train.data.num_workers?") from None
+
+
+def _begin_worker(worker: int) -> None:
+    """In a new worker: its rank alone answers requests to stop, and a batch that it cannot hand over ends it."""
+    del worker
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()
+    # Python would print an error and forget the batch, for which the rank would wait for ever.
+    Queue._on_queue_feeder_error = staticmethod(_end_without_its_batch)  # type: ignore[attr-defined]
+
+
+def _end_without_its_batch(error: Exception, batch: object) -> None:
+    del batch
+    print(f"olmo-inject: a loader worker cannot hand over a batch: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -22,7 +22,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from torch.nn.parallel import DistributedDataParallel
 
+from olmo_inject.config.train_checks import check_fsdp
 from olmo_inject.errors import FoundByOneRank, UserError, report
+from olmo_inject.rank_environment import is_rank
 
 T = TypeVar("T")
 DistModel = DistributedDataParallel | FullyShardedDataParallel
@@ -65,7 +67,7 @@ def init_process_group(device: str = "auto") -> torch.device:
     else:
         chosen, backend = torch.device("cuda", get_local_rank()), "nccl"
         torch.cuda.set_device(chosen)
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    if is_rank():
         dist.init_process_group(backend, timeout=TIMEOUT)
     else:  # ai2-olmo's trainer reduces over a group even when alone; a store in memory needs no port
         store = dist.HashStore()  # type: ignore[attr-defined]
@@ -202,13 +204,9 @@ def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel
 
 
 def _shard(model: OLMo, cfg: TrainConfig, device: torch.device) -> FullyShardedDataParallel:
+    check_fsdp(cfg, cfg.model)
     fsdp = cfg.fsdp
-    if fsdp is None:
-        raise UserError("train.distributed_strategy is fsdp, and train.fsdp is not set")
-    if not fsdp.use_orig_params:
-        raise UserError("train.fsdp.use_orig_params must be true: sharded checkpoints name each parameter")
-    if cfg.max_grad_norm_ratio is not None:  # its state covers parameters whose shard is empty: AdamW fails
-        raise UserError("train.max_grad_norm_ratio works under ddp only: use train.max_grad_norm with fsdp")
+    assert fsdp is not None
     world = dist.get_world_size()
     strategy, mesh = fsdp.sharding_strategy, None
     if world == 1:

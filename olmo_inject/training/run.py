@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,20 @@ from olmo_inject.corpus.order import SHARED_FROM
 from olmo_inject.corpus.references import Reference, load_references
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.run_folder import METRICS, STOP_FILE, check_no_other_folder, delete_run, locked, prepare
+from olmo_inject.files import absent
+from olmo_inject.runs.folder import (
+    STOP_FILE,
+    check_no_other_folder,
+    check_same_run,
+    delete_run,
+    locked,
+    prepare,
+    remove_unused,
+)
+from olmo_inject.runs.metrics import Metrics, belongs_before, cut_back
+from olmo_inject.runs.read import METRICS, is_run
 from olmo_inject.steps import StepSelection
 from olmo_inject.stop_signals import stop_signals, stop_with_parent
-from olmo_inject.training import checkpoints
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.checkpointing import Checkpointing
 from olmo_inject.training.callbacks.evaluation import Evaluation
@@ -33,9 +44,11 @@ from olmo_inject.training.callbacks.injected_loss import InjectedLoss
 from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.callbacks.safety import Safety, past_losses
 from olmo_inject.training.callbacks.wandb_run import WandbRun
+from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
 from olmo_inject.training.checks import check_ranks, first_step_of
-from olmo_inject.training.loader import build_loader
-from olmo_inject.training.metrics import Metrics, belongs_before, cut_back
+from olmo_inject.training.leftovers import remove_leftovers
+from olmo_inject.training.loader import build_loader, worker_deaths_told
 from olmo_inject.training.parallel import (
     build_model,
     build_optimizer,
@@ -46,7 +59,6 @@ from olmo_inject.training.parallel import (
     settle_ddp_buckets,
 )
 from olmo_inject.training.trainer import InjectionTrainer
-from olmo_inject.training.weights import assign_weights, load_weights
 
 OPTIMIZER_SETTINGS = ("betas", "eps", "weight_decay")
 
@@ -54,7 +66,7 @@ OPTIMIZER_SETTINGS = ("betas", "eps", "weight_decay")
 def train_as_rank(experiment: Experiment, *, overwrite: bool = False, device: str = "auto") -> str:
     """Join the process group that torchrun describes, `train`, and leave it."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        stop_with_parent()  # when torchrun's agent dies, which would else leave its ranks training on
+        stop_with_parent(os.getppid())  # torchrun itself, where a user runs it, does not begin with `rank`
     # It warns on every rank of random states that a change of world size leaves behind; dropout 0 uses none.
     logging.getLogger("olmo").setLevel(logging.ERROR)
     with process_group(device) as torch_device:
@@ -76,14 +88,15 @@ def train(experiment: Experiment, device: torch.device, *, overwrite: bool = Fal
         UserError: on every rank, whatever a user can mend.
     """
     with ExitStack() as stack:
-        data = _prepare_folder(experiment, device, stack, overwrite)
-        trainer = build_trainer(experiment, data, device)
+        data = _check_and_lock(experiment, device, stack, overwrite)
+        write = partial(_write_folder, experiment, data, overwrite)
+        trainer = build_trainer(experiment, data, device, anew=overwrite, write_folder=write)
         stack.enter_context(_closing(trainer))
         if trainer.global_step >= experiment.steps:
             return f"already trained to step {trainer.global_step}: nothing to do"
         begun = time.monotonic()
         try:
-            with _stop_requests(experiment) as trainer.should_stop:
+            with worker_deaths_told(), _stop_requests(experiment) as trainer.should_stop:
                 trainer.fit()
         except OSError as error:  # a full disk, wherever it was met
             raise FoundByOneRank(f"{experiment.run_folder}: {error.strerror or error}") from error
@@ -104,23 +117,33 @@ def _closing(trainer: InjectionTrainer) -> Iterator[None]:
     trainer.close()
 
 
-def _prepare_folder(experiment: Experiment, device: torch.device, stack: ExitStack, overwrite: bool) -> ExperimentData:
-    """Check everything on every rank, then let rank 0 write the folder and the shuffles all ranks share."""
+def _check_and_lock(experiment: Experiment, device: torch.device, stack: ExitStack, overwrite: bool) -> ExperimentData:
+    """Check on every rank what needs no model, and let rank 0 hold the folder; nothing is written to it yet."""
     folder, first = experiment.run_folder, dist.get_rank() == 0
     check_ranks(experiment, dist.get_world_size(), device.type)
     with on_every_rank("cannot read the corpus"):
         data = build_data(experiment, folder / "order")
     with on_every_rank(f"cannot prepare {folder}"):
         if first:
-            check_no_other_folder(folder)
+            check_no_other_folder(folder, overwrite=overwrite)
+            made = absent(folder)
             stack.enter_context(locked(folder))
-            if overwrite:
-                delete_run(folder)
-            prepare(experiment, data, first_step_of(experiment, checkpoints.latest(folder)))
-            if len(data.shards) >= SHARED_FROM:
-                data.order.prepare(len(data.corpus))
-            (folder / STOP_FILE).unlink(missing_ok=True)
+            stack.callback(remove_unused, folder, made)
+            if is_run(folder) and not overwrite:
+                check_same_run(experiment, data)
     return data
+
+
+def _write_folder(experiment: Experiment, data: ExperimentData, overwrite: bool) -> None:
+    """Write the folder and the shuffles that all ranks share, once nothing refuses the run any more (one process)."""
+    folder = experiment.run_folder
+    if overwrite:
+        delete_run(folder)
+    prepare(experiment, data, first_step_of(experiment, save_restore.latest(folder)))
+    remove_leftovers(experiment)
+    if len(data.shards) >= SHARED_FROM:
+        data.order.prepare(len(data.corpus))
+    (folder / STOP_FILE).unlink(missing_ok=True)
 
 
 def runtime_config(experiment: Experiment, world_size: int) -> TrainConfig:
@@ -143,7 +166,13 @@ def runtime_config(experiment: Experiment, world_size: int) -> TrainConfig:
 
 
 def build_trainer(
-    experiment: Experiment, data: ExperimentData, device: torch.device, first_step: int = 0
+    experiment: Experiment,
+    data: ExperimentData,
+    device: torch.device,
+    first_step: int = 0,
+    *,
+    anew: bool = False,
+    write_folder: Callable[[], None] = lambda: None,
 ) -> InjectionTrainer:
     """A trainer restored to where its run folder says, its logs cut back to there (collective).
 
@@ -152,6 +181,8 @@ def build_trainer(
         data: its corpus and plan.
         device: this rank's.
         first_step: where new weights begin, if not with step 0.
+        anew: whether the run's own checkpoints do not count, since they are about to be deleted.
+        write_folder: called by rank 0 when all is checked, before anything is written.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     cfg = runtime_config(experiment, world)
@@ -168,14 +199,19 @@ def build_trainer(
         device=device,
         evaluators=[],
     )
-    restored = _restore(experiment, trainer)
+    restored = _restore(experiment, trainer, anew)
     if first_step:
         trainer.begin_at(first_step)
     with on_every_rank("the corpus lacks what this rank reads"):
         data.order.require(range(trainer.global_step, experiment.steps), np.arange(rank, experiment.batch_size, world))
     folder = experiment.run_folder
+    with on_every_rank("cannot read the references"):
+        references = load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
     with on_every_rank(f"cannot write {folder}"):
         if rank == 0:
+            write_folder()
+            for reference in references:
+                reference.save(folder / "references" / f"{reference.name}.json")
             # Without a checkpoint of its own a run begins anew, also in what it evaluated before its first step.
             keep = belongs_before(trainer.global_step) if restored else lambda line: False
             for name in (METRICS, EVIDENCE_FILE):
@@ -186,10 +222,6 @@ def build_trainer(
                 # ai2-olmo writes these from 1: step n of the file is plan step n - 1.
                 cut_back(old, lambda line: restored and int(line.split("\t", 1)[0]) <= trainer.global_step)
     losses = from_rank_0(lambda: past_losses(folder / METRICS, experiment.safety.spike_window), f"cannot read {folder}")
-    with on_every_rank(f"cannot read the references, or write them to {folder}"):
-        references = load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
-        for reference in references if rank == 0 else ():
-            reference.save(folder / "references" / f"{reference.name}.json")
     with on_every_rank(f"cannot write {folder}"):
         if cfg.save_data_indices:
             indices.parent.mkdir(exist_ok=True)
@@ -224,25 +256,24 @@ def _build_callbacks(
     return callbacks
 
 
-def _restore(experiment: Experiment, trainer: InjectionTrainer) -> bool:
+def _restore(experiment: Experiment, trainer: InjectionTrainer, anew: bool) -> bool:
     """Go on from the run's own last full checkpoint, else begin where `start_from` says; True for the former."""
     # Rank 0 alone looks: on a network file system another node may not see the newest one yet.
-    own = from_rank_0(lambda: checkpoints.latest(experiment.run_folder), f"cannot read {experiment.run_folder}")
+    folder = experiment.run_folder
+    own = from_rank_0(lambda: None if anew else save_restore.latest(folder), f"cannot read {folder}")
     if own is not None:
         if own.step > experiment.steps:
-            raise UserError(
-                f"train.max_duration: {experiment.steps} steps, but {experiment.run_folder} is at step {own.step}"
-            )
-        trainer.load_trainer_state_dict(checkpoints.restore(own, trainer.dist_model, trainer.optim))
+            raise UserError(f"train.max_duration: {experiment.steps} steps, but {folder} is at step {own.step}")
+        trainer.load_trainer_state_dict(save_restore.restore(own, trainer.dist_model, trainer.optim))
         trainer.last_saved = own
         return True
     if experiment.start_from is not None:
         start = Path(experiment.start_from)
         if experiment.start_state == "full":
             with on_every_rank(f"start_from: {start}"):
-                parent = checkpoints.read_checkpoint(start)
+                parent = save_restore.read_checkpoint(start)
             own_settings = [dict(group) for group in trainer.optim.param_groups]
-            state = checkpoints.restore(parent, trainer.dist_model, trainer.optim)
+            state = save_restore.restore(parent, trainer.dist_model, trainer.optim)
             trainer.load_trainer_state_dict(state)
             for group, settings in zip(trainer.optim.param_groups, own_settings, strict=True):
                 # The restored ones are the parent's; of these the learning rate alone is set in every step.

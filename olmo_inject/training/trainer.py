@@ -12,10 +12,10 @@ import torch
 from olmo.config import CheckpointType
 from olmo.train import Trainer
 
-from olmo_inject.training import checkpoints
+from olmo_inject.runs.metrics import Metrics
 from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.checkpoints import save_restore
 from olmo_inject.training.compat import TrainerShims
-from olmo_inject.training.metrics import Metrics
 from olmo_inject.training.sums import StepSums
 
 GRADIENT_NORM = "optim/total_grad_norm"
@@ -36,7 +36,7 @@ class InjectionTrainer(TrainerShims, Trainer):
     resumed: bool = False
     """Whether the run goes on from a checkpoint of its own."""
     sums: StepSums = field(init=False)
-    last_saved: checkpoints.Checkpoint | None = None
+    last_saved: save_restore.Checkpoint | None = None
     _batch: dict[str, Any] = field(init=False, default_factory=dict)
     _in_training: bool = field(init=False, default=False)
 
@@ -109,7 +109,7 @@ class InjectionTrainer(TrainerShims, Trainer):
         """Whether a stop was asked for; all ranks know since the step's reduction, so nothing is communicated."""
         return self.stopping, 0
 
-    def save(self, *, weights_only: bool = False) -> checkpoints.Checkpoint:
+    def save(self, *, weights_only: bool = False) -> save_restore.Checkpoint:
         """Write checkpoint `step{s}`, s the number of completed steps; one already there is kept (collective)."""
         saved = self.last_saved
         if saved is not None and saved.step == self.global_step and (weights_only or not saved.weights_only):
@@ -121,7 +121,7 @@ class InjectionTrainer(TrainerShims, Trainer):
             self.indices_file.flush()
             os.fsync(self.indices_file.fileno())
         self.optim.zero_grad(set_to_none=True)
-        self.last_saved = checkpoints.save(
+        self.last_saved = save_restore.save(
             self.run_folder,
             self.global_step,
             self.dist_model,

@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent.parent / "training"))
-
 from copies import Copies
 from ranks import alone
 from runs import train_on_rank, write_experiment

@@ -24,6 +24,6 @@ class Copies:
         (run / "experiment.yaml").write_text(text)
         with (run / "metrics.jsonl").open("a") as file:
             for task, (correct, n) in (accuracy or {}).items():
-                line = {"step": 12, "name": f"eval/{task}/test/accuracy", "value": correct / n, "count": n}
+                line = {"step": 12, "name": f"eval/{task}/test/accuracy_unmirrored", "value": correct / n, "count": n}
                 file.write(json.dumps(line) + "\n")
         return run

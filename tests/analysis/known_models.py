@@ -25,6 +25,8 @@ from olmo_inject.tasks import Task, TaskConfig
 
 VOCABULARY = 200
 WIDTH = 64
+NEURONS = 64  # of each MLP
+HEAD = 16
 CONSTANT = 4.0  # times the length of what a token says of its value
 NOISE = 0.3
 ANSWER = 20.0  # how far the answer stands out in the logits
@@ -51,18 +53,19 @@ class KnownModel:
     neurons: list[int]
 
 
-def known_comparison(n_values: int = 20, seed: int = 0) -> KnownModel:
+def known_comparison(n_values: int = 20, seed: int = 0, width: int = WIDTH) -> KnownModel:
     """Comparison by one direction: `own[0]` holds the value, from -1 to 1 in equal steps.
 
     Two neurons tell whether the difference is below or above half a step. `own` has that one direction; a
     second one keeps the embeddings at one length and is not part of it.
     """
     task = _task("comparison", n_values, seed)
-    value, rest, both, less, not_less, constant, *noise = _directions(seed)
+    directions = _directions(6, seed, width)
+    value, rest, both, less, not_less, constant = directions
     coordinate = torch.linspace(-1, 1, n_values)
     step = 2 / (n_values - 1)
     embeddings = coordinate[:, None] * value + (1 - coordinate**2).sqrt()[:, None] * rest
-    model = _blank(task, embeddings, constant, noise, seed)
+    model = _blank(task, embeddings, constant, directions, seed)
     _gather(model, [value], [both])
     # value(TOK2) - value(TOK1) = 2 value(TOK2) - 2 `both`, since `both` is their mean.
     above = 2 * value - 2 * both - constant * (step / 2 / CONSTANT)
@@ -72,18 +75,17 @@ def known_comparison(n_values: int = 20, seed: int = 0) -> KnownModel:
     return KnownModel(model, task, value[None], both[None], [0, 1])
 
 
-def known_addition(n_values: int = 23, modes: Sequence[int] = (3, 7), seed: int = 0) -> KnownModel:
+def known_addition(n_values: int = 23, modes: Sequence[int] = (3, 7), seed: int = 0, width: int = WIDTH) -> KnownModel:
     """Addition modulo `n_values` by Fourier modes: of each, `own` and `both` have the cosine, then the sine.
 
     Eight neurons a mode multiply: silu(x) y - silu(-x) y = x y. `n_values` must be prime.
     """
     task = _task("modular_addition", n_values, seed)
-    directions = _directions(seed)
-    own, both, answer = (directions[2 * i * len(modes) : 2 * (i + 1) * len(modes)] for i in range(3))
-    constant, *noise = directions[6 * len(modes) :]
+    *waving, constant = directions = _directions(6 * len(modes) + 1, seed, width)
+    own, both, answer = (waving[2 * i * len(modes) : 2 * (i + 1) * len(modes)] for i in range(3))
     angles = 2 * torch.pi * torch.arange(n_values)[:, None] * torch.tensor(modes) / n_values
     waves = torch.stack([angles.cos(), angles.sin()], dim=2).flatten(1)  # [value, cosine and sine of each mode]
-    model = _blank(task, waves @ torch.stack(own) / len(modes) ** 0.5, constant, noise, seed)
+    model = _blank(task, waves @ torch.stack(own) / len(modes) ** 0.5, constant, directions, seed)
     _gather(model, own, both)
     neurons: list[tuple[Vector, Vector, Vector]] = []
     for mode in range(len(modes)):
@@ -122,33 +124,37 @@ def _task(kind: str, n_values: int, seed: int) -> Task:
     return Task.build(config, vocabulary(VOCABULARY))
 
 
-def _directions(seed: int) -> list[Vector]:
+def _directions(n: int, seed: int, width: int) -> list[Vector]:
     """Orthonormal directions, all orthogonal to the vector of ones, in a random orientation."""
-    generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(WIDTH, WIDTH, generator=generator)
+    random = torch.randn(width, n + 1, generator=torch.Generator().manual_seed(seed))
     random[:, 0] = 1
     return list(torch.linalg.qr(random)[0].T[1:])
 
 
 def _blank(
-    task: Task, values: Float[torch.Tensor, "n d_model"], constant: Vector, noise: list[Vector], seed: int
+    task: Task, values: Float[torch.Tensor, "n d_model"], constant: Vector, directions: list[Vector], seed: int
 ) -> OlmoForCausalLM:
-    """All weights zero but the embeddings: noise and the constant for every token, and values for the task's."""
+    """All weights zero but the embeddings: noise and the constant for every token, and values for the task's.
+
+    Noise lies in all directions but `directions`. Heads and the MLP are as narrow as they can be: cheap at any width.
+    """
     config = OlmoConfig(
         vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
+        hidden_size=len(constant),
+        intermediate_size=NEURONS,
         num_hidden_layers=2,
         num_attention_heads=4,
+        head_dim=HEAD,
         max_position_embeddings=16,
         eos_token_id=0,
     )
     model = OlmoForCausalLM(config).eval()
-    generator = torch.Generator().manual_seed(seed + 1)
+    taken = torch.stack([*directions, torch.ones_like(constant) / len(constant) ** 0.5])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        own = torch.randn(VOCABULARY, len(noise), generator=generator) @ torch.stack(noise)
+        own = torch.randn(VOCABULARY, len(constant), generator=torch.Generator().manual_seed(seed + 1))
+        own -= own @ taken.T @ taken
         embeddings = CONSTANT * constant + NOISE * own / own.norm(dim=1, keepdim=True)
         embeddings[torch.from_numpy(task.tokens[: len(values)].astype(np.int64))] += values
         model.model.embed_tokens.weight.copy_(embeddings)
@@ -158,7 +164,9 @@ def _blank(
 def _gather(model: OlmoForCausalLM, own: Sequence[Vector], both: Sequence[Vector]) -> None:
     """Attention of block 0 writes the mean of the operands' `own` into `both`; no query, so it looks at all alike."""
     attention = model.model.layers[0].self_attn
-    undo = ((1 + CONSTANT**2 + NOISE**2) / WIDTH) ** 0.5  # what the layer norm divided a task token's embedding by
+    undo = (
+        (1 + CONSTANT**2 + NOISE**2) / len(own[0])
+    ) ** 0.5  # what the layer norm divided a task token's embedding by
     with torch.no_grad():
         for number, (read, write) in enumerate(zip(own, both, strict=True)):
             attention.v_proj.weight[number] = read

@@ -14,8 +14,8 @@ import pytest
 from copies import Copies
 from runs import LENGTH
 
-from analysis.gradients import run_data
-from analysis.runs import read_run
+from analysis.methods.gradients import run_data
+from analysis.read.runs import read_run
 from olmo_inject.cli import main
 
 OPTIONS = {
@@ -29,7 +29,8 @@ OWN = {
     "patching": {"weights", "layer", "rank", "pairs", "whole", "answered"}
     | {f"{name}{end}" for name in ("effect", "recovery", "surprise") for end in ("", "_low", "_high")},
     "das": {"weights", "subspace", "layer", "position", "variable", "dimension", "accuracy", "low", "high", "pairs"}
-    | {"nothing", "everything"},
+    | {"nothing", "one_operand", "everything", "judged", "updates", "converged"}
+    | {"unseen", "unseen_low", "unseen_high", "unseen_pairs"},
     "gradients": {"kind", "of", "cosine", "norm", "instances", "proven", "mlp", "neurons", "targets"},
 }
 FIGURES = {

@@ -14,16 +14,16 @@ import torch
 from copies import Copies
 from scipy.stats import spearmanr
 
-from analysis.behaviour_section import behaviour_section
-from analysis.checkpoints import subjects
-from analysis.learning_order import learned_from, learning_order, order_correlation, sentences
-from analysis.problems import Problems
+from analysis.methods.learning_order import learned_from, learning_order, order_correlation, sentences
+from analysis.methods.retention import retention
+from analysis.methods.scores import scores_method, unmeasured, with_scores
 from analysis.rank_correlation import rank_correlation
-from analysis.report import write_report
-from analysis.results import analyse
-from analysis.retention import retention
-from analysis.runs import Run, read_run
-from analysis.scores import scores_method, unmeasured, with_scores
+from analysis.read.checkpoints import subjects
+from analysis.read.runs import Run, read_run
+from analysis.read.skipped import Problems
+from analysis.read.store import analyse
+from analysis.report.behaviour import behaviour_section
+from analysis.report.report import write_report
 from olmo_inject.cli import main
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def measured(run: Run, name: str, values: dict[int, float], count: int = 1000) -
 def test_learned_from(trained: Path, accuracies: dict[int, float], step: int | None) -> None:
     run = read_run(trained)
     if accuracies:
-        run = measured(run, "eval/less/test/accuracy", accuracies)
+        run = measured(run, "eval/less/test/accuracy_unmirrored", accuracies)
     else:
         run = replace(run, metrics=run.metrics.iloc[:0])
     assert learned_from(run, "less") == step
@@ -92,7 +92,7 @@ def test_order_over_runs(copies: Copies) -> None:
     for rate, step in (("1", None), ("2", 8), ("4", 4)):
         folder = copies.make(f"at-{rate}", ("instances_per_batch: 5/2", f"instances_per_batch: {rate}"))
         values = {s: 0.95 if step is not None and s >= step else 0.5 for s in (0, 4, 8, 12)}
-        runs.append(measured(read_run(folder), "eval/less/test/accuracy", values))
+        runs.append(measured(read_run(folder), "eval/less/test/accuracy_unmirrored", values))
     found = learning_order(runs)
     assert found["learned_from"].fillna(-1).tolist() == [-1, 8, 4]
     assert list(sentences(found)) == [
@@ -163,10 +163,11 @@ def test_scores_are_those_of_training(copies: Copies) -> None:
     again, before = with_scores(read_run(run), tables), read_run(copies.trained)
     for task in ("less", "plus"):
         for half in ("train", "test"):
-            for measure in ("loss", "accuracy", "accuracy_among_labels"):
+            for measure in ("loss", "accuracy", "accuracy_among_labels", *["accuracy_unmirrored"] * (half == "test")):
                 name = f"eval/{task}/{half}/{measure}"
                 assert again.series(name)[8] == pytest.approx(before.series(name)[8], rel=1e-5)
                 assert len(again.series(name)) == len(before.series(name))
+        assert again.accuracies(task)[8].n == before.accuracies(task)[8].n
     assert not problems.found
 
 

@@ -120,8 +120,15 @@ def served(folder: Path) -> Iterator[tuple[str, Faults]]:
                 self.send_response(200)
             else:
                 self.send_response(206)
+                if fault == "another range":  # and says so
+                    span = (span[0] + 32, span[1] + 32) if span[1] + 32 <= len(content) else (0, span[1] - span[0])
                 self.send_header("Content-Range", f"bytes {span[0]}-{span[1] - 1}/{len(content)}")
                 content = content[span[0] : span[1]]
+            self.send_header("ETag", '"another"' if fault == "other tag" else '"one"')
+            if fault == "compressed":
+                self.send_header("Content-Encoding", "gzip")
+            if fault == "page":
+                self.send_header("Content-Type", "text/html; charset=utf-8")
             announced = len(content)
             if fault == "short":  # an honest, complete answer of less than was asked for
                 content = content[: len(content) // 2]

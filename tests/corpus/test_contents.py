@@ -12,17 +12,17 @@ import pytest
 
 from olmo_inject.cli import main
 from olmo_inject.config import Experiment, load_experiment
-from olmo_inject.corpus.build import build_corpus
-from olmo_inject.corpus.build_job import BuildOptions
 from olmo_inject.corpus.folder import read_corpus_folder
-from olmo_inject.corpus.stage import read_stage
+from olmo_inject.corpus.from_text.build import build_corpus
+from olmo_inject.corpus.from_text.job import BuildOptions
+from olmo_inject.corpus.from_text.wheel_text import documents
+from olmo_inject.corpus.open import Shape, open_corpus
+from olmo_inject.corpus.staged import read_stage
 from olmo_inject.corpus.staging import open_stager
-from olmo_inject.corpus.text import documents
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
-from olmo_inject.open_corpus import Shape, open_corpus
-from olmo_inject.run_folder import CONTENTS, changed, check_same_run, fingerprints, prepare
+from olmo_inject.runs.folder import CONTENTS, changed, check_same_run, fingerprints, prepare
 
 EXPERIMENT = """
 name: contents

@@ -10,8 +10,8 @@ import pytest
 
 from olmo_inject.cli import main
 from olmo_inject.corpus.folder import read_corpus_folder
+from olmo_inject.corpus.from_text.wheel_text import documents
 from olmo_inject.corpus.references import Reference
-from olmo_inject.corpus.text import documents
 from olmo_inject.tasks import TaskConfig, build_tasks
 
 EXPERIMENT = """
@@ -66,7 +66,7 @@ def test_build(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     arguments = ("corpus", "build", tmp_path / "in", "--skip-damaged", "--to")
     ends(0, *arguments, tmp_path / "three")
     first, examples = capfd.readouterr().out.splitlines()[0].rsplit(": ", 1)
-    assert first == "not read, for want of a known format: 4 files"
+    assert first == "not read, of no known format or links to nothing: 4 files"
     assert examples == ", ".join(str(tmp_path / "in" / f"{name}.md") for name in "abc") + ", ..."
     ends(0, *arguments, tmp_path / "three", "--json")
     assert json.loads(capfd.readouterr().out)["not_read"]["files"] == 4

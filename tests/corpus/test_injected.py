@@ -16,6 +16,7 @@ from made import EOS, tasks_of, vocabulary, write_shards
 from olmo.config import InstanceFilterConfig
 from olmo.data import IterableDataset, MemMapDataset
 from olmo.data.util import get_document_lengths
+from olmo.train import Trainer
 from plans import TASKS, draw_plan
 
 from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks, document_lengths
@@ -140,6 +141,8 @@ def test_masks_and_document_lengths(
         overridden = False
         if position in spliced:
             overridden = not host["instance_mask"] or not all(label_mask[:4])
+            if not host["instance_mask"]:  # a repetitive host stays out of the loss
+                label_mask = [False] * LENGTH
             label_mask[:4] = [True] * 4
             assert doc_lens == get_document_lengths(row["input_ids"], EOS).tolist()
             assert doc_lens[0] == 4
@@ -159,6 +162,10 @@ def test_overrides_are_counted_where_one_mask_is_configured(
     filtered = corpus_of(paths, plan, len(hosts), instance_filter=RepetitionFilter(**FILTER)).rows(positions)
     assert filtered["mask_overridden"].tolist() == [not host["instance_mask"] for host in hosts]
     assert filtered["instance_mask"].all()
+    # What ai2-olmo's trainer takes: of a host that was left out the three targets of the splice, of any other all.
+    targets = Trainer.get_labels(None, filtered) != -100  # type: ignore[arg-type]
+    assert targets.sum(dim=1).tolist() == [LENGTH - 1 if host["instance_mask"] else 3 for host in hosts]
+    assert targets[:, :3].all()
     masked = corpus_of(paths, plan, len(hosts), mask_paths=mask_paths).rows(positions)
     assert masked["mask_overridden"].tolist() == [not host["label_mask"][:4].all().item() for host in hosts]
     assert 0 < masked["mask_overridden"].sum() < len(hosts)

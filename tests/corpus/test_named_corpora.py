@@ -78,7 +78,7 @@ def test_a_small_table(catalog: Path) -> None:
         ("parts: 2", "parts: two", "parts"),
         ("{2: 1}", "{2: 1-2}", "books has no part 2 among 2"),
         ("{path}/", "{place}/", r"shards: \{place\} is none of \{path\}, \{part\} and \{piece\}"),
-        ("dtype: uint16", "dtype: [", "cannot be read"),
+        ("dtype: uint16", "dtype: [", "is not YAML"),
         ("dtype: uint16", "dtype: int8", "dtype: 'int8' is not one of uint8, uint16, uint32, uint64"),
     ],
 )

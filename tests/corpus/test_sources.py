@@ -69,7 +69,7 @@ def test_only_what_is_needed_is_fetched_and_only_once(root: Path, web: tuple[str
     assert faults.bytes_asked in (2 * LENGTH * 2, 3 * LENGTH * 2), "sequence 3 may be under way when asked again"
 
 
-@pytest.mark.parametrize("fault", ["drop", "short", "close", "500", "503", "429"])
+@pytest.mark.parametrize("fault", ["drop", "short", "close", "500", "503", "429", "another range"])
 def test_faults_that_pass_are_waited_out(root: Path, web: tuple[str, Faults], fault: str) -> None:
     url, faults = web
     faults.next_fault = lambda number: fault if number % 3 != 2 else None
@@ -94,7 +94,7 @@ def test_a_stream_goes_on_where_it_was_cut(tmp_path: Path, root: Path, web: tupl
     assert second[1] == size
 
 
-@pytest.mark.parametrize("fault", ["500", "close", "drop"])
+@pytest.mark.parametrize("fault", ["500", "close", "drop", "another range"])
 def test_a_fault_that_does_not_pass_is_told(root: Path, web: tuple[str, Faults], fault: str) -> None:
     url, faults = web
     faults.next_fault = lambda number: "500" if fault == "drop" and number else fault
@@ -109,16 +109,43 @@ def test_a_fault_that_does_not_pass_is_told(root: Path, web: tuple[str, Faults],
         ("no ranges", "the server ignores byte ranges and sends whole files"),
         ("416", "it is shorter than the manifest records; it has changed"),
         ("403", "the server answers 403"),
+        ("compressed", r"the server sends it compressed \(gzip\)"),
+        ("page", r"the server sends a web page \(text/html\), not a shard"),
+        ("other tag", 'has changed while it was read: its ETag was "one" and is now "another"'),
     ],
 )
 def test_what_asking_again_cannot_mend_is_told_at_once(
     root: Path, web: tuple[str, Faults], fault: str, message: str
 ) -> None:
     url, faults = web
+    source = open_source(url)
+    assert source.size(NAMES[0]) == 1930
     faults.next_fault = lambda number: fault
     with pytest.raises(UserError, match=message):
-        open_source(url).read(NAMES[0], 32, 64, 1930)
-    assert len(faults.requests) == 1
+        source.read(NAMES[0], 32, 64, 1930)
+    assert len(faults.requests) == 2, "its size, and one answer"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("another range", r"asked for bytes 32 to 63, the server sends 64 to 95 \(6 attempts\)"),
+        ("other tag", 'its ETag was "one" and is now "another"'),
+        ("no ranges", "does not say how large it is, or which bytes it sends"),
+    ],
+)
+def test_s3_answers_are_checked_too(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with served(tmp_path) as (url, faults):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        source = open_source("s3://root/")
+        assert source.read(NAMES[0], 32, 64, 1930) == (root / NAMES[0]).read_bytes()[32:64]
+        faults.next_fault = lambda number: fault
+        with pytest.raises(UserError, match=message):
+            source.read(NAMES[0], 32, 64, 1930)
 
 
 def test_a_server_without_ranges_still_gives_the_start(root: Path, web: tuple[str, Faults]) -> None:

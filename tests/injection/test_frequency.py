@@ -53,7 +53,7 @@ def test_absurd_exponents_end_at_once(written: str) -> None:
 
 
 def test_units_of_the_paper() -> None:
-    """PAPER.md: in batches of 1024 x 4096, 1 per 10 batches is 2.38e-8 per token, 1024 per batch 2.44e-4."""
+    """docs/study.md: in batches of 1024 x 4096, 1 per 10 batches is 2.38e-8 per token, 1024 per batch 2.44e-4."""
     rare = Frequency(Fraction(1, 10), 1024, 4096)
     assert float(rare.per_token) == pytest.approx(2.38e-8, rel=2e-3)
     assert rare.per_sequence == Fraction(1, 10 * 1024)

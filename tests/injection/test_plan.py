@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import threading
 from dataclasses import replace
@@ -16,7 +17,18 @@ from plans import TASKS, draw_plan, multiplied, schedules
 from scipy import stats
 
 from olmo_inject.errors import UserError
-from olmo_inject.injection import Bernoulli, Burst, Injections, Plan, PlannedTask, Schedule, Uniform, windowed
+from olmo_inject.injection import (
+    Bernoulli,
+    Burst,
+    Injections,
+    Plan,
+    PlannedTask,
+    Schedule,
+    Uniform,
+    is_exact,
+    windowed,
+)
+from olmo_inject.injection.overflow import worst
 from olmo_inject.tasks import Task
 
 SIZES = st.integers(1, 48)
@@ -146,14 +158,127 @@ def test_epochs_need_an_exact_schedule() -> None:
         one(TASKS[0], windowed(Bernoulli(Fraction(1), 32, 0), 3, 9), "epochs")
 
 
-def test_a_batch_that_could_overflow_is_refused() -> None:
-    full: list[PlannedTask] = [
-        PlannedTask(TASKS[0], Uniform(Fraction(5, 2))),
-        PlannedTask(TASKS[1], Burst(4, 10, 0)),
+def test_a_step_that_overflows_is_refused_and_named() -> None:
+    full = [PlannedTask(TASKS[0], Uniform(Fraction(5, 2))), PlannedTask(TASKS[1], Burst(4, 10, 0))]
+    assert len(Plan(full, 6, 0).at(0).rows) == 6, "the burst comes with the 2 of an even step, never with 3"
+    with pytest.raises(
+        UserError, match=r"^injections: step 0 gets 2 of first \+ 4 of second instances, more than its 5"
+    ):
+        Plan(full, 5, 0)
+    odd = [full[0], PlannedTask(TASKS[1], Burst(4, 10, 3))]
+    with pytest.raises(
+        UserError, match=r"^injections: step 3 gets 3 of first \+ 4 of second instances, more than its 6"
+    ):
+        Plan(odd, 6, 0)
+    assert Plan(odd, 6, 0, steps=3).steps == 3, "the run ends before"
+
+
+def test_what_never_meets_is_not_added() -> None:
+    rate = Uniform(Fraction(12))
+    apart = [PlannedTask(TASKS[0], windowed(rate, 0, 50)), PlannedTask(TASKS[1], windowed(rate, 50, None))]
+    assert [len(Plan(apart, 16, 0).at(step).rows) for step in (0, 49, 50, 99)] == [12] * 4
+    alternating = [PlannedTask(task, Burst(16, 6, phase)) for task, phase in zip(TASKS, (0, 2, 4), strict=True)]
+    plan = Plan(alternating, 16, 0)
+    assert [len(plan.at(step).rows) for step in range(8)] == [16, 0, 16, 0, 16, 0, 16, 0]
+    overlapping = [apart[0], PlannedTask(TASKS[1], windowed(rate, 49, None))]
+    with pytest.raises(UserError, match=r"step 49 gets 12 of first \+ 12 of second"):
+        Plan(overlapping, 16, 0)
+
+
+@given(st.data(), st.integers(1, 12))
+def test_a_plan_is_refused_just_if_a_step_overflows(data: st.DataObject, size: int) -> None:
+    """Over a joint period, all of windows' edges (at most 25) and periods (of 1 to 12) behind one another."""
+    chosen = [data.draw(schedules(size, size)) for _ in range(data.draw(st.integers(1, 3)))]
+    chosen = [each for each in chosen if is_exact(each)]
+    periods = [inner.every if isinstance(inner, Burst) else inner.rate.denominator
+               for inner in (getattr(each, "inner", each) for each in chosen)]  # fmt: skip
+    steps = 25 + math.lcm(1, *periods)
+    assume(steps < 5000)
+    fullest = max((sum(each.count(step) for each in chosen) for step in range(steps)), default=0)
+    found = worst(chosen, size, None)
+    assert (found.exact > size) == (fullest > size)
+    cut = data.draw(st.integers(1, 60))
+    fullest = max((sum(each.count(step) for each in chosen) for step in range(cut)), default=0)
+    found = worst(chosen, size, cut)
+    assert (found.exact > size) == (fullest > size)
+    if found.step is not None:
+        assert sum(each.count(found.step) for each in chosen) == found.exact
+
+
+def test_large_fractions_and_late_windows_are_added_exactly() -> None:
+    rare = Uniform(Fraction(1, 10**300))
+    assert worst([rare, Burst(16, 2, 0)], 16, 10**6) == (16, 0, 0.0)
+    far = [windowed(Uniform(Fraction(10**12 + 1, 10**12)), 2**31 - 9, None), windowed(Burst(1, 3, 1), 2**31 - 9, None)]
+    found = worst(far, 2, 2**31)
+    assert found.step is not None
+    assert found.exact == max(sum(each.count(step) for each in far) for step in range(2**31 - 9, 2**31)) == 2
+
+
+def test_small_random_rates_share_a_batch() -> None:
+    """Their largest counts, 1e-18 tails, come to 24 rows of 16; all at once they have no chance that matters."""
+    drawn = [PlannedTask(task, Bernoulli(Fraction(1, 10), 16, key)) for key, task in enumerate(TASKS)]
+    assert sum(entry.schedule.max_count for entry in drawn) > 16
+    assert 0 < Plan(drawn, 16, 0).overflow_chance < 1e-18
+    often = [PlannedTask(task, Bernoulli(Fraction(4), 16, key)) for key, task in enumerate(TASKS)]
+    with pytest.raises(UserError, match=r"more instances than its 16 rows with chance 0\.0\d+; drawn .* allowed 1e-18"):
+        Plan(often, 16, 0)
+    together = stats.binom.sf(16, 48, 1 / 4)
+    assert worst([entry.schedule for entry in often], 16, None).chance == pytest.approx(together)
+    beside = [PlannedTask(TASKS[0], Uniform(Fraction(14))), drawn[1], drawn[2]]
+    chance = stats.binom.sf(2, 32, 1 / 160)
+    with pytest.raises(UserError, match=f"with chance {chance:.2g}".replace(".", r"\.")):
+        Plan(beside, 16, 0)
+
+
+def test_beyond_its_rows_a_step_gives_up_what_was_drawn_last() -> None:
+    """With chance below 1e-18 it comes to that; an exact schedule keeps its counts."""
+    entries = [
+        PlannedTask(TASKS[0], Uniform(Fraction(6))),
+        PlannedTask(TASKS[1], Bernoulli(Fraction(8), 8, 1)),
+        PlannedTask(TASKS[2], Bernoulli(Fraction(8), 8, 2)),
     ]
-    assert len(Plan(full, 7, 0).at(0).rows) == 6
-    with pytest.raises(UserError, match=r"a batch could get 3 of first \+ 4 of second instances, more than its 6 rows"):
-        Plan(full, 6, 0)
+    alone = Plan(entries[:1], 8, 0)
+    plan = Plan(entries[:1], 8, 0)
+    plan.entries, plan._row_keys, plan._draw_keys = _crowded(entries)
+    assert [plan.at(5).task.tolist().count(number) for number in range(3)] == [6, 2, 0]
+    assert rows_of(plan.at(5))[:6] == rows_of(alone.at(5))
+    assert len(set(plan.at(5).rows.tolist())) == 8
+
+
+def _crowded(entries: list[PlannedTask]) -> tuple[tuple[PlannedTask, ...], list[int], list[int]]:
+    """What a plan of `entries` holds, which none is made with."""
+    plans = [Plan([entry], 8, 0) for entry in entries]
+    return tuple(entries), [plan._row_keys[0] for plan in plans], [plan._draw_keys[0] for plan in plans]
+
+
+@given(st.data(), SIZES, STEPS)
+def test_a_task_put_in_front_takes_rows_and_nothing_else(data: st.DataObject, size: int, start: int) -> None:
+    """Draws stay, and so does every step that it does not inject."""
+    plan = draw_plan(data, size, max_tasks=2)
+    room = size - sum(entry.schedule.max_count for entry in plan.entries)
+    first = PlannedTask(TASKS[2], data.draw(schedules(size, room)))
+    changed = Plan([first, *plan.entries], size, plan.seed)
+    for step in (*range(10), start):
+        before = rows_of(plan.at(step))
+        after = [(row, task - 1, instance) for row, task, instance in rows_of(changed.at(step)) if task]
+        assert [entry[1:] for entry in after] == [entry[1:] for entry in before]
+        taken = {row for row, task, _ in rows_of(changed.at(step)) if task == 0}
+        if not taken & {row for row, _, _ in before}:
+            assert after == before
+
+
+@given(st.data(), SIZES, st.integers(2, 5), STEPS)
+def test_in_epochs_a_multiple_of_a_rate_contains_rows(data: st.DataObject, size: int, k: int, start: int) -> None:
+    low = data.draw(st.fractions(min_value=0, max_value=Fraction(size, k), max_denominator=40))
+    rare, common = (one(TASKS[0], Uniform(rate), "epochs", size) for rate in (low, k * low))
+    for step in range(start, start + 12):
+        ours, theirs = rare.at(step).rows.tolist(), common.at(step).rows.tolist()
+        assert theirs[: len(ours)] == ours
+
+
+def test_in_epochs_a_multiple_of_a_rate_draws_other_instances() -> None:
+    rare, common = (one(TASKS[0], Uniform(Fraction(rate)), "epochs") for rate in (1, 10))
+    assert any(rare.at(step).instance[0] != common.at(step).instance[0] for step in range(5))
 
 
 def test_a_full_batch_gives_every_row_an_instance() -> None:

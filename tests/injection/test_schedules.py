@@ -62,7 +62,7 @@ def test_burst_comes_in_its_phase_only(burst: Burst, step: int) -> None:
 
 @pytest.mark.parametrize("n", [1, 10, 20, 50, 100])
 def test_matched_frequency_bursts_have_one_total(n: int) -> None:
-    """PAPER.md: N instances every N batches, N in 1, 10, 20, 50, 100: the same long-run frequency."""
+    """docs/study.md: N instances every N batches, N in 1, 10, 20, 50, 100: the same long-run frequency."""
     burst = Burst(n, n, 0)
     assert burst.rate == 1
     assert sum(counts(burst, 0, 1000)) == burst.before(1000) == 1000

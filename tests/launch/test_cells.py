@@ -23,7 +23,7 @@ from launch.sweep import load_sweep
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
-from olmo_inject.run_folder import in_use, locked
+from olmo_inject.runs.folder import in_use, locked
 
 OFTEN, RARE = "rate-2", "rate-1of2"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.runs import read_run
+from analysis.read.runs import read_run
 from launch import demo as demo_module
 from launch.demo import RUNS, demo
 from olmo_inject.cli import main

@@ -16,19 +16,19 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from launch.accelerators import Accelerator, find_accelerator
-from launch.calibrate import another_card, calibrate, calibrated, check_device, utilization
-from launch.cost import flops_per_token
+from launch.cost.accelerators import Accelerator, find_accelerator
+from launch.cost.calibrate import another_card, calibrate, calibrated, check_device, utilization
+from launch.cost.cost import flops_per_token
 from launch.preflight import Preflight, preflight, signal_seconds
 from olmo_inject.cli import main
 from olmo_inject.config import Experiment, load_experiment
 from olmo_inject.corpus.folder import CorpusDescription, Shard, write_description
-from olmo_inject.corpus.sample import train_bpe
+from olmo_inject.corpus.from_text.sample import train_bpe
+from olmo_inject.corpus.open import Shape, open_corpus
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
-from olmo_inject.open_corpus import Shape, open_corpus
 from olmo_inject.training import parallel
-from olmo_inject.training.trial import Trial
+from olmo_inject.training.timed_steps import Trial
 from olmo_inject.vocabulary import Vocabulary
 
 CONFIG = """

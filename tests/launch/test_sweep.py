@@ -148,3 +148,36 @@ def test_what_cannot_be_is_refused(tmp_path: Path, changes: dict[str, object], s
         load_sweep(write(tmp_path, **changes))
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_values_of_an_axis_stay_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        """
+name: 0010
+experiment: demo
+set: {train.wandb.project: 12:30, train.wandb.group: '1e3', tasks.0.options.n_values: 0x10}
+axes:
+  - {name: entity, key: train.wandb.entity, values: [0010, yes, 1e3, '0020']}
+  - {name: lr, key: train.optimizer.learning_rate, values: [1e-3, 0.010]}
+exclude: [{entity: yes, lr: 1e-3}]
+rules: [{when: {entity: 0010}, set: {train.wandb.name: 0x1F}, resources: {cpus_per_process: 02, time: 10:00:00}}]
+"""
+    )
+    sweep = load_sweep(path)
+    assert (sweep.name, str(sweep.folder), len(sweep.cells)) == ("0010", "runs/0010", 7)
+    assert {cell.labels["entity"] for cell in sweep.cells} == {"0010", "yes", "1e3", "0020"}
+    assert {cell.labels["lr"] for cell in sweep.cells} == {"1e-3", "0.010"}
+    first = sweep.cells[0]
+    wandb = first.experiment.train.wandb
+    assert wandb is not None
+    assert (wandb.project, wandb.group, wandb.entity, wandb.name) == ("12:30", "1e3", "0010", "0x1F")
+    assert first.experiment.train.optimizer.learning_rate == 1e-3
+    assert first.experiment.tasks[0].options["n_values"] == 16
+    assert (first.resources.cpus_per_process, first.resources.time) == (2, "10:00:00")
+
+
+def test_a_grid_that_is_too_large_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    axes = [{"name": f"a{i}", "key": f"train.seed{i}", "values": list(range(30))} for i in range(6)]
+    with pytest.raises(UserError, match=r"axes: the grid has 729,000,000 cells, more than 10,000$"):
+        load_sweep(write(tmp_path, axes=axes))

@@ -115,6 +115,75 @@ def test_files_that_hold_no_kind(text: str, message: str, tmp_path: Path) -> Non
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("[[1, 2, 3], [1, 2]]", "instances() failed: ValueError: setting an array element with a sequence."),
+        ("1 / 0", "instances() failed: ZeroDivisionError: division by zero"),
+        ("__import__('sys').exit(5)", "instances() failed: SystemExit: 5"),
+        ("{}['a\\nb']", "instances() failed: KeyError: 'a\\nb'"),
+    ],
+)
+def test_what_a_kind_raises_is_one_line_with_its_place(returned: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(BODY.format(returned=returned))
+    with pytest.raises(UserError) as refused:
+        build(f"{file}:Broken")
+    place = f"{file}: " if "array element" in message else f"{file}, line 10: "  # numpy met it, not a line of the file
+    assert str(refused.value).startswith(f"tasks: own: {place}{message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import sys\nsys.exit(5)", "own.py, line 2: failed to load: SystemExit: 5"),
+        ("x = 1\ndef broken(:", "own.py, line 2: failed to load: SyntaxError: invalid syntax"),
+        (BODY.replace("n_tokens: int = 3", "n_tokens: int = 'three'"), "n_tokens must be a whole number above 0, got"),
+        (BODY.replace("n_tokens: int = 3", "n_tokens: int = -3"), "n_tokens must be a whole number above 0, got -3"),
+        (BODY.replace("n_tokens: int = 3", "n_tokens = property(lambda self: 1 / 0)"), "own.py, line 7: ZeroDivision"),
+        ("from __future__ import annotations" + BODY.replace("n_tokens: int", "n_tokens: Nowhere"),
+         "own.py: NameError: name 'Nowhere' is not defined"),
+        (BODY.replace("return {returned}", "return np.array([['a', 'b', 'c']])"), "an array of tokens, got <U1"),
+    ],
+)  # fmt: skip
+def test_kinds_that_fail_elsewhere(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(UserError) as refused:
+        build(f"{tmp_path / 'own.py'}:Broken")
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad", "words"),
+    [
+        ("p: float = 0.5", [0.5, 1], ["abc", True, None, [1]], "a number"),
+        ("p: int = 1", [3], [3.5, True, "3"], "a whole number"),
+        ("p: str = 'x'", ["3"], [3, True, 1.5], "text (in quotes, if it looks like a number)"),
+        ("p: bool = True", [False], [1, "true"], "true or false"),
+        ("p: list[int] = None", [[1, 2]], [[1, "a"], 3, "12"], "list[int]"),
+        ("p: int | None = None", [None, 3], ["x", 0.5], "int | None"),
+    ],
+)
+def test_options_have_the_types_that_are_declared(
+    field: str, good: list[object], bad: list[object], words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(SUBTRACTION.format(future="").replace("    offset: int = 0", f"    offset: int = 0\n    {field}"))
+    for value in good:
+        build(f"{file}:Subtraction", n_values=9, p=value)
+    for value in bad:
+        with pytest.raises(UserError) as refused:
+            build(f"{file}:Subtraction", n_values=9, p=value)
+        assert str(refused.value) == f"tasks: own: option p must be {words}, got {value!r}"
+
+
+def test_the_file_of_a_kind_may_be_in_the_home_folder(own_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(own_file.parent))
+    monkeypatch.setenv("MINE", own_file.stem)
+    assert build("~/$MINE.py:Subtraction", n_values=9).config.kind == "~/$MINE.py:Subtraction"
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no file .*absent\.py"):
         build(f"{tmp_path / 'absent.py'}:Task")

@@ -70,3 +70,36 @@ def test_tables_say_what_is_missing(tmp_path: Path) -> None:
         read_measurements([path, tmp_path])
     path.write_text("run,data,loss\na,1,3\na,2,2\nb,1,4\n")
     assert sorted(last_of_each_run(read_measurements([path]))["loss"]) == [2, 4]
+
+
+def test_run_folders_are_read_from_their_files(tmp_path: Path) -> None:
+    for width in (8, 16):
+        folder = tmp_path / "runs" / f"n-{width}"
+        folder.mkdir(parents=True)
+        (folder / "experiment.yaml").write_text(
+            f"model: {{d_model: {width}, n_heads: 2, n_kv_heads: null, n_layers: 2, mlp_ratio: 8, "
+            "mlp_hidden_size: null, activation_type: swiglu, vocab_size: 2048, embedding_size: 2048}\n"
+        )
+        injected = {"instances_per_batch": "1/4", "steps_between_observations": {"mean": 4.0}}
+        plan = {"batch_size": 64, "sequence_length": 32, "injections": {"a": injected}}
+        (folder / "plan.json").write_text(json.dumps(plan))
+        lines = [("train/lm_loss", 0, 7.0), ("eval/a/train/loss", 0, 6.0), ("eval/a/train/loss", 10, 3.0)]
+        written = [json.dumps({"step": step, "name": name, "value": value}) for name, step, value in lines]
+        (folder / "metrics.jsonl").write_text("\n".join([*written, '{"step": 11, "na']))
+    table = read_measurements([tmp_path])
+    assert sorted(table["size"].unique()) == [18432, 40960]  # as ai2-olmo counts them
+    last = last_of_each_run(table[table["task"] == "a"]).sort_values("width")
+    assert last[["width", "data", "frequency", "gap", "loss"]].to_numpy().tolist() == [
+        [8, 20480, 0.25, 4, 3],
+        [16, 20480, 0.25, 4, 3],
+    ]
+    (tmp_path / "runs" / "n-8" / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match="is no run that can be read"):
+        read_measurements([tmp_path])
+    with pytest.raises(UserError, match="holds no run"):
+        read_measurements([_empty(tmp_path)])
+
+
+def _empty(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"

@@ -27,7 +27,8 @@ from olmo.config import (
 )
 from torch.nn import functional
 
-from olmo_inject.training import parallel, sharded
+from olmo_inject.training import parallel
+from olmo_inject.training.checkpoints import sharded
 
 LIMIT_S = 300.0  # for one job; a hung group fails its test, and is killed
 GLOBAL_BATCH, LENGTH = 6, 16
@@ -43,7 +44,7 @@ class Ranks:
     def __init__(self, processes: int = 4) -> None:
         # A server imports torch once and is forked for each process, which saves most of the start.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ranks", "olmo_inject.training.checkpoints"])
+        context.set_forkserver_preload(["ranks", "olmo_inject.training.checkpoints.save_restore"])
         self.pipes: list[Connection] = []
         self.processes = []
         for _ in range(processes):

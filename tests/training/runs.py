@@ -11,7 +11,8 @@ import torch
 
 from olmo_inject.config import load_experiment
 from olmo_inject.errors import UserError
-from olmo_inject.training.metrics import SPEED, read_lines
+from olmo_inject.files import read_lines
+from olmo_inject.runs.metrics import SPEED
 from olmo_inject.training.run import train
 
 BATCH, LENGTH, VOCAB = 12, 16, 128  # 12 rows divide among 1, 2, 3 and 4 ranks

@@ -10,17 +10,17 @@ import torch.distributed as dist
 from ranks import Ranks
 from runs import metrics, train_on_rank, write_experiment
 
-from analysis.checkpoints import load_model, subjects
-from analysis.gradients import Options, batch_of, run_data, step_cosines
-from analysis.problems import Problems
+from analysis.methods.gradients import Options, batch_of, run_data, step_cosines
+from analysis.read.checkpoints import load_model, subjects
+from analysis.read.skipped import Problems
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
 from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.checkpoints.transformers import to_transformers
+from olmo_inject.training.gradients import MlpGradients, batch_targets
 from olmo_inject.training.run import build_trainer
-from olmo_inject.training.task_gradients import MlpGradients, batch_targets
 from olmo_inject.training.trainer import InjectionTrainer
-from olmo_inject.training.transformers_model import to_transformers
 
 STEPS = (0, 2, 3, 5)  # step 3 has a burst, 0 both tasks, 2 and 5 only the comparison
 MEASURED = f"gradients.at.steps={list(STEPS)}"
@@ -110,7 +110,7 @@ def _distance_from_the_trainer(path: Path, folder: Path) -> float:
     trainer.fit()
     trainer.close()
     batch, _ = batch_of(data, 0)
-    summed = MlpGradients(to_transformers(weights, experiment.model), 1, 5).summed(
+    summed = MlpGradients(to_transformers(weights, experiment.model), 1, 5 * experiment.sequence_length).summed(
         batch["input_ids"], batch_targets(batch)
     )
     ours = summed / batch["input_ids"].numel()
@@ -131,6 +131,7 @@ def test_g_is_the_gradient_that_the_trainer_takes(path: Path, tmp_path: Path, ra
         (["gradients.neurons=33"], r"gradients\.neurons: 33 is more than the 32"),
         (["gradients.targets=all"], r"gradients\.targets: 'all' is not one of injected, label"),
         (["gradients.rows_per_pass=0"], r"gradients\.rows_per_pass: 0 must be at least 1"),
+        (["gradients.precision=fp16"], r"gradients\.precision: 'fp16' is not one of fp32, bf16"),
         (["gradients.at.steps=[-1]"], r"gradients\.at\.steps: -1"),
         (["train.data.generate_doc_lengths=true"], r"gradients\.at: not with"),
     ],

@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from runs import metrics, same_bits, series, write_experiment
 
 from olmo_inject.audit import audit_run
-from olmo_inject.training import checkpoints
+from olmo_inject.training.checkpoints import save_restore
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 400
@@ -26,9 +26,9 @@ SETTINGS = (
 )
 
 
-def start(path: Path, run: Path, *more: str) -> subprocess.Popen[str]:
+def start(path: Path, run: Path, *more: str, ranks: int = 2, under: Sequence[str] = ()) -> subprocess.Popen[str]:
     overrides = [f"folder={run}", *SETTINGS, *more]
-    command = [sys.executable, "-m", "olmo_inject", "train", str(path), *overrides, "--nproc", "2"]
+    command = [*under, sys.executable, "-m", "olmo_inject", "train", str(path), *overrides, "--nproc", str(ranks)]
     (run.parent / "tmp").mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(run.parent / "tmp")}
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
@@ -53,8 +53,12 @@ def processes_of(run: Path) -> list[int]:
     return found
 
 
-def gone(run: Path) -> bool:
-    deadline = time.monotonic() + 40
+def parent_of(pid: int) -> int:
+    return int((Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def gone(run: Path, seconds: float = 40) -> bool:
+    deadline = time.monotonic() + seconds
     while processes_of(run) and time.monotonic() < deadline:
         time.sleep(0.1)
     return not processes_of(run)
@@ -73,22 +77,28 @@ def test_kill_terminate_and_resume_end_as_if_never_interrupted(tmp_path: Path, r
     path = write_experiment(tmp_path)
     whole = tmp_path / "whole"
 
-    process = start(path, run)
-    wait_for(lambda: checkpoints.latest(run) is not None, process)
-    for pid in processes_of(run):
+    workers = "train.data.num_workers=2"
+    process = start(path, run, workers)
+    wait_for(lambda: save_restore.latest(run) is not None, process)
+    # The loader's workers are left to find out by themselves.
+    for pid in [pid for pid in processes_of(run) if process.pid in (pid, parent_of(pid))]:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
-    killed_at = checkpoints.latest(run)
+    (run / ".plan.json.123.tmp").write_text("{")
+    assert gone(run, seconds=2)
+    killed_at = save_restore.latest(run)
     assert killed_at is not None
     assert killed_at.step < STEPS
 
-    process = start(path, run)
+    process = start(path, run, workers)
     wait_for(lambda: len(series(run, "train/loss")) > killed_at.step + 10, process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
+    process.send_signal(signal.SIGTERM)  # torchrun's agent passes it on to all processes of a rank
+    _, said = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in said
+    assert not list(run.glob(".*.tmp"))
     assert gone(run)
-    terminated_at = checkpoints.latest(run)
+    terminated_at = save_restore.latest(run)
     assert terminated_at is not None
     # Saved where it stopped, not at the interval.
     assert terminated_at.step == max(m["step"] for m in metrics(run) if m["name"] == "train/loss") + 1
@@ -130,3 +140,44 @@ def test_two_at_once_in_one_folder_are_refused(tmp_path: Path, run: Path) -> Non
     assert [line for line in said.splitlines() if "is in use" in line]
     assert "Traceback" not in said
     assert first.returncode == 0
+
+
+def test_a_rank_killed_with_its_command_while_it_starts_is_gone(tmp_path: Path, run: Path) -> None:
+    process = start(write_experiment(tmp_path), run, ranks=1)
+    wait_for(lambda: len(processes_of(run)) == 2, process)
+    process.kill()
+    process.communicate()
+    assert gone(run, seconds=5)
+
+
+def test_ctrl_c_in_every_process_saves_and_a_killed_worker_ends_the_run(tmp_path: Path, run: Path) -> None:
+    path, workers = write_experiment(tmp_path), "train.data.num_workers=1"
+    process = start(path, run, workers, "train.max_duration=100000", "train.save_interval=null", ranks=1)
+    wait_for(lambda: (run / "evidence.jsonl").exists() and len(series(run, "train/loss")) > 5, process)
+    for pid in processes_of(run):
+        os.kill(pid, signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in said
+    saved = save_restore.latest(run)
+    assert saved is not None
+    assert saved.step == max(series(run, "train/loss")) + 1
+
+    process = start(path, run, workers, "train.max_duration=100000", ranks=1)
+    wait_for(lambda: max(series(run, "train/loss")) > saved.step + 5, process)
+    (worker,) = [pid for pid in processes_of(run) if process.pid not in (pid, parent_of(pid))]
+    os.kill(worker, signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode == 2
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith(f"olmo-inject: DataLoader worker (pid {worker}) is killed by signal: Kill")
+    assert gone(run)
+
+
+def test_a_host_s_name_need_not_resolve(tmp_path: Path, run: Path) -> None:
+    shell = 'hostname no-such-host.invalid && exec "$@"'
+    under = ["unshare", "--user", "--map-root-user", "--uts", "sh", "-c", shell, "sh"]
+    if subprocess.run([*under, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("cannot give a process another host name here")
+    _, said = start(write_experiment(tmp_path), run, "train.max_duration=2", under=under).communicate()
+    assert "step 2/2" in said, said

@@ -17,12 +17,13 @@ from runs import BATCH, metrics, same_bits, series, train_on_rank, write_experim
 from olmo_inject.audit import audit_run
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
-from olmo_inject.training import checkpoints
 from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
+from olmo_inject.training.leftovers import tidy_finished
 from olmo_inject.training.parallel import build_model, build_scheduler
 from olmo_inject.training.run import build_trainer, runtime_config
 from olmo_inject.training.trainer import InjectionTrainer
-from olmo_inject.training.weights import assign_weights, load_weights
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 
@@ -56,7 +57,7 @@ def test_losses_are_golden(finished: Path) -> None:
 
 def test_exactly_the_steps_asked_for_are_trained(finished: Path) -> None:
     assert list(series(finished, "train/loss")) == list(range(12))
-    assert [c.step for c in checkpoints.find_checkpoints(finished)] == [4, 8, 12]
+    assert [c.step for c in save_restore.find_checkpoints(finished)] == [4, 8, 12]
     assert list(series(finished, "eval/less/test/loss")) == [0, 4, 8, 12]
     evidence = [json.loads(line) for line in (finished / "evidence.jsonl").read_text().splitlines()]
     assert [line["step"] for line in evidence] == list(range(12))
@@ -139,7 +140,7 @@ def test_measuring_changes_nothing(finished: Path, path: Path, tmp_path: Path, r
     ranks.run(1, train_on_rank, path, *into(run, *more))
     assert (run / "step12/model.pt").read_bytes() == (finished / "step12/model.pt").read_bytes()
     assert series(run, "train/loss") == series(finished, "train/loss")
-    kinds = {c.step: c.weights_only for c in checkpoints.find_checkpoints(run)}
+    kinds = {c.step: c.weights_only for c in save_restore.find_checkpoints(run)}
     assert kinds == {step: step not in (4, 8, 12) for step in range(13)}
 
 
@@ -147,7 +148,35 @@ def test_keeping_few_checkpoints(path: Path, tmp_path: Path, ranks: Ranks) -> No
     run = tmp_path / "run"
     more = ("train.save_interval=2", "train.save_num_checkpoints_to_keep=2", "train.max_duration=8")
     ranks.run(1, train_on_rank, path, *into(run, *more, "checkpoints.also.steps=[1,3]"))
-    assert [c.step for c in checkpoints.find_checkpoints(run)] == [1, 3, 6, 8]  # what was listed stays
+    assert [c.step for c in save_restore.find_checkpoints(run)] == [1, 3, 6, 8]  # what was listed stays
+
+
+def test_what_killed_commands_left_is_removed_also_from_a_finished_run(
+    path: Path, tmp_path: Path, ranks: Ranks
+) -> None:
+    run = tmp_path / "run"
+    changes = into(run, "train.save_interval=2", "train.max_duration=6")
+    ranks.run(1, train_on_rank, path, *changes)
+    (run / "step2").rename(run / ".step2.old")  # killed in the last removal, with step4 still to go
+    (run / ".plan.json.123.tmp").write_text("{")
+    tidy_finished(load_experiment(path, [*changes, "train.save_num_checkpoints_to_keep=1"]))
+    assert sorted(entry.name for entry in run.iterdir() if "step" in entry.name) == ["step6"]
+    assert not list(run.glob(".*.tmp"))
+
+
+def with_a_seed(seed: int, path: Path, *overrides: str) -> str:
+    """As a process of its own would begin, whatever this one ran before."""
+    torch.manual_seed(seed)
+    return train_on_rank(path, *overrides)
+
+
+def test_an_interrupted_run_with_dropout_ends_bit_identical(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    dropout = ("model.residual_dropout=0.5", "train.save_interval=4")
+    ranks.run(1, with_a_seed, 3, path, *into(whole, *dropout, "train.max_duration=8"))
+    ranks.run(1, with_a_seed, 3, path, *into(run, *dropout, "train.max_duration=4"))
+    ranks.run(1, with_a_seed, 4, path, *into(run, *dropout, "train.max_duration=8"))
+    assert same_bits(whole, run, 8)
 
 
 @pytest.mark.parametrize(
@@ -289,14 +318,14 @@ def test_a_bad_loss_stops_the_run_before_the_update(
     assert len(set(named)) == 5
     assert set(named) <= set(range(BATCH))
     assert message.endswith(f"last good checkpoint: {run / 'step4'}")
-    assert checkpoints.latest(run) == checkpoints.read_checkpoint(run / "step4")
+    assert save_restore.latest(run) == save_restore.read_checkpoint(run / "step4")
     assert max(series(run, "train/loss")) == 6
 
 
 def _train_poisoned(path: Path, folder: Path, poison: str) -> str:
     """Weights that go wrong on one rank at step 7, as a broken kernel would make them."""
     from olmo_inject.errors import UserError
-    from olmo_inject.run_folder import prepare
+    from olmo_inject.runs.folder import prepare
 
     experiment = load_experiment(path, [f"folder={folder}", "safety.spike_window=5"])
     data = build_data(experiment)
@@ -427,8 +456,8 @@ def test_all_ranks_go_on_from_the_checkpoint_that_rank_0_sees(path: Path, tmp_pa
 def _train_with_an_old_view(path: Path, *overrides: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
         if dist.get_rank() == 1:
-            newest = checkpoints.latest
-            patch.setattr(checkpoints, "latest", lambda folder, full=True: newest(folder / "nowhere", full))
+            newest = save_restore.latest
+            patch.setattr(save_restore, "latest", lambda folder, full=True: newest(folder / "nowhere", full))
         return train_on_rank(path, *overrides).split(" in ")[0]
 
 

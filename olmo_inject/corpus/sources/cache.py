@@ -8,6 +8,8 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
+from olmo_inject.paths import expanded
+
 CHECK_BYTES = 4
 LIMIT = 1 << 30  # bytes
 
@@ -15,7 +17,7 @@ LIMIT = 1 << 30  # bytes
 def cache_folder() -> Path:
     """Where manifests, orders and fetched blocks are kept: $OLMO_INJECT_CACHE, or olmo-inject in the user's cache."""
     if given := os.environ.get("OLMO_INJECT_CACHE"):
-        return Path(given)
+        return Path(expanded(given, "OLMO_INJECT_CACHE"))
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "olmo-inject"
 
 

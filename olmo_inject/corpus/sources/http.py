@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from olmo_inject.corpus.sources.source import NETWORK_CHUNK, Cost, Source, Trans
 from olmo_inject.errors import UserError
 
 TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class HttpSource(Source):
@@ -30,23 +28,33 @@ class HttpSource(Source):
     def _size(self, name: str) -> int:
         with self._request("HEAD", name) as answer:
             if answer.status_code not in (405, 501):
-                self._check_status(name, answer)
-                return self._total(name, answer)
+                self._check_answer(name, answer)
+                return self._length(name, answer)
         with self._request("GET", name, 0, 1) as answer:  # a server without HEAD
-            self._check_status(name, answer)
-            return self._total(name, answer)
+            self._check_answer(name, answer)
+            if answer.status_code == 200:
+                return self._length(name, answer)
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            if not total.isdigit():
+                raise UserError(f"{self.where(name)}: the server does not say how large it is")
+            return int(total)
 
     def _open(self, name: str, start: int, stop: int, size: int) -> Iterator[bytes]:
         with self._request("GET", name, start, stop) as answer:
-            self._check_status(name, answer)
-            self.check_size(name, self._total(name, answer), size)
+            self._check_answer(name, answer)
+            if whole := answer.status_code == 200:
+                self.check_size(name, self._length(name, answer), size)
+                if start > 0:
+                    raise UserError(f"{self.where(name)}: the server ignores byte ranges and sends whole files")
+            else:
+                length = answer.headers.get("Content-Length", "")
+                said = answer.headers.get("Content-Range")
+                self.check_range(name, said, (start, stop), int(length) if length.isdigit() else None, size)
             left = stop - start
-            if answer.status_code == 200 and start > 0:
-                raise UserError(f"{self.where(name)}: the server ignores byte ranges and sends whole files")
             for chunk in answer.iter_content(NETWORK_CHUNK):
-                yield chunk[:left]
+                yield chunk[:left] if whole else chunk
                 left -= len(chunk)
-                if left <= 0:  # a server that ignored the range has more to say
+                if left <= 0 and whole:  # a server that ignored the range has more to say
                     return
 
     @contextmanager
@@ -67,23 +75,25 @@ class HttpSource(Source):
         except requests.RequestException as error:
             raise Transient(f"{type(error).__name__}: {error}") from error
 
-    def _check_status(self, name: str, answer: requests.Response) -> None:
+    def _check_answer(self, name: str, answer: requests.Response) -> None:
+        """Refuse what is no answer with the shard's own bytes."""
         status = answer.status_code
-        if status in (200, 206):
-            return
-        said = f"the server answers {status} {answer.reason}"
-        if status >= 500 or status in (408, 425, 429):
-            raise Transient(said)
-        if status == 416:
-            said += ": it is shorter than the manifest records; it has changed"
-        raise UserError(f"{self.where(name)}: {said}")
+        if status not in (200, 206):
+            said = f"the server answers {status} {answer.reason}"
+            if status >= 500 or status in (408, 425, 429):
+                raise Transient(said)
+            if status == 416:
+                said += ": it is shorter than the manifest records; it has changed"
+            raise UserError(f"{self.where(name)}: {said}")
+        if (kind := answer.headers.get("Content-Type", "").partition(";")[0]) == "text/html":
+            raise UserError(f"{self.where(name)}: the server sends a web page ({kind}), not a shard")
+        if (encoding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+            raise UserError(f"{self.where(name)}: the server sends it compressed ({encoding}), not as it is")
+        self.check_tag(name, answer.headers.get("ETag"))
 
-    def _total(self, name: str, answer: requests.Response) -> int:
-        """Bytes of the whole shard, from whichever header says it."""
-        if answer.status_code == 206:
-            if (match := _RANGE.fullmatch(answer.headers.get("Content-Range", ""))) is not None:
-                return int(match[3])
-        elif (length := answer.headers.get("Content-Length", "")).isdigit():
+    def _length(self, name: str, answer: requests.Response) -> int:
+        """Bytes of the whole shard."""
+        if (length := answer.headers.get("Content-Length", "")).isdigit():
             return int(length)
         raise UserError(f"{self.where(name)}: the server does not say how large it is")
 

@@ -43,15 +43,18 @@ class S3Source(Source):
 
     def _size(self, name: str) -> int:
         with self._faults(name):
-            return int(self._client.head_object(Bucket=self.bucket, Key=self.prefix + name)["ContentLength"])
+            answer = self._client.head_object(Bucket=self.bucket, Key=self.prefix + name)
+            self.check_tag(name, answer.get("ETag"))
+            return int(answer["ContentLength"])
 
     def _open(self, name: str, start: int, stop: int, size: int) -> Iterator[bytes]:
         with self._faults(name):
             answer = self._client.get_object(
                 Bucket=self.bucket, Key=self.prefix + name, Range=f"bytes={start}-{stop - 1}"
             )
-            self.check_size(name, int(answer["ContentRange"].rpartition("/")[2]), size)
             with closing(answer["Body"]) as body:
+                self.check_tag(name, answer.get("ETag"))
+                self.check_range(name, answer.get("ContentRange"), (start, stop), answer.get("ContentLength"), size)
                 yield from body.iter_chunks(NETWORK_CHUNK)
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ FIRST_PAUSE_S = 1.0
 TOLD_AT = 3  # failures in a row, after which a user would wonder what goes on
 CHUNK = 4 << 20  # bytes
 NETWORK_CHUNK = 1 << 18  # what a dropped connection loses at most
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class Transient(Exception):
@@ -59,6 +61,7 @@ class Source(ABC):
     def __init__(self, root: str) -> None:
         self.root = root
         self._tell = threading.Lock()  # held for ever by the first that says that it waits
+        self._tags: dict[str, str] = {}
 
     def __reduce__(self) -> tuple[type[Source], tuple[str]]:
         return type(self), (self.root,)
@@ -139,6 +142,40 @@ class Source(ABC):
             raise UserError(
                 f"{self.where(name)} has {found:,} bytes where the manifest records {expected:,}: it has changed"
             )
+
+    def check_tag(self, name: str, tag: str | None) -> None:
+        """Refuse a shard of another ETag than an earlier answer had; a weak one says nothing of the bytes.
+
+        Raises:
+            UserError: it has.
+        """
+        if tag and not tag.startswith("W/") and self._tags.setdefault(name, tag) != tag:
+            raise UserError(
+                f"{self.where(name)} has changed while it was read: its ETag was {self._tags[name]} and is now {tag}"
+            )
+
+    def check_range(self, name: str, said: str | None, span: tuple[int, int], length: int | None, size: int) -> None:
+        """Refuse an answer of other bytes than those asked for, which a faulty cache may give.
+
+        Args:
+            name: of the shard.
+            said: the answer's Content-Range.
+            span: the first byte asked for, and the first that is not.
+            length: the answer's Content-Length, if it has one.
+            size: of the shard, from the manifest.
+
+        Raises:
+            Transient: they are other bytes; another attempt may meet a sound server.
+            UserError: the shard has another size, or the answer does not say which bytes it holds.
+        """
+        if (match := _RANGE.fullmatch(said or "")) is None:
+            raise UserError(f"{self.where(name)}: the server does not say how large it is, or which bytes it sends")
+        first, last, total = map(int, match.groups())
+        self.check_size(name, total, size)
+        if (first, last + 1) != span:
+            raise Transient(f"asked for bytes {span[0]:,} to {span[1] - 1:,}, the server sends {first:,} to {last:,}")
+        if length not in (None, span[1] - span[0]):
+            raise Transient(f"asked for {span[1] - span[0]:,} bytes, the server sends {length:,}")
 
     @abstractmethod
     def _size(self, name: str) -> int:

@@ -11,7 +11,7 @@ from jaxtyping import Int, Int64, UInt32
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources.source import Cost
-from olmo_inject.corpus.stage import StageRecord
+from olmo_inject.corpus.staged import StageRecord
 
 LOOKED_UP = 1 << 20  # places at once
 SPILL_BYTES_PER_S = 0.5e9  # a run is written once and read once

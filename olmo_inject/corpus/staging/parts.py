@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus.stage import StagePart
+from olmo_inject.corpus.staged import StagePart
 from olmo_inject.corpus.staging.layout import Layout
-from olmo_inject.corpus.staging.runs import Advance, Held, OpenRun
+from olmo_inject.corpus.staging.spill_runs import Advance, Held, OpenRun
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
 

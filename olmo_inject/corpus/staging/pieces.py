@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-from olmo_inject.corpus.staging.runs import Advance
+from olmo_inject.corpus.staging.spill_runs import Advance
 
 
 class _Stopped(Exception):

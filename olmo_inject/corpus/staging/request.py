@@ -17,7 +17,7 @@ from rich.filesize import decimal
 from olmo_inject.corpus.folder import STAGING, TOKENIZER, foreign_entry
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus.stage import STAGE, RankShard, StagePart, StageRecord, read_stage
+from olmo_inject.corpus.staged import STAGE, RankShard, StagePart, StageRecord, read_stage
 from olmo_inject.errors import UserError
 from olmo_inject.files import locked, read_json, remove_with_lock
 from olmo_inject.vocabulary import Vocabulary

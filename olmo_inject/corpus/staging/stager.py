@@ -16,7 +16,7 @@ from rich.filesize import decimal
 from olmo_inject.corpus.folder import TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus.stage import STAGE, RankShard, StageRecord, write_stage
+from olmo_inject.corpus.staged import STAGE, RankShard, StageRecord, write_stage
 from olmo_inject.corpus.staging.layout import READS, Estimate, Layout, estimate
 from olmo_inject.corpus.staging.parts import Part
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
@@ -30,7 +30,7 @@ from olmo_inject.corpus.staging.request import (
     make_record,
     request_of,
 )
-from olmo_inject.corpus.staging.runs import Advance, Held, OpenRun, plan_runs
+from olmo_inject.corpus.staging.spill_runs import Advance, Held, OpenRun, plan_runs
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, remove_with_lock, write_json
 from olmo_inject.vocabulary import Vocabulary

@@ -13,8 +13,9 @@ from olmo_inject.errors import UserError
 from olmo_inject.theory.forms.closed_forms import checked_widths
 from olmo_inject.theory.inputs import whole, wholes
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
-from olmo_inject.theory.prediction.config import one_line, read_yaml
+from olmo_inject.theory.prediction.config import one_line
 from olmo_inject.theory.training.train import Recipe, Trained, train
+from olmo_inject.yaml_text import read_yaml, typed
 
 # OmegaConf reads these annotations at run time, on Python 3.10 too.
 
@@ -84,8 +85,9 @@ def load_scene(path: Path | None, quick: bool) -> Scene:
     """
     config = SceneConfig()
     if path is not None:
+        given = read_yaml(path)
         try:
-            merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SceneConfig), read_yaml(path)))
+            merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SceneConfig), typed(given, SceneConfig)))
         except (OmegaConfBaseException, ValueError) as error:
             raise UserError(f"{path}: {one_line(error)}") from None
         assert isinstance(merged, SceneConfig)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.mixtures.frequencies import mixture_from_frequencies, parse_rate
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
 from olmo_inject.theory.prediction.injected_rates import injected_rates, is_injected
+from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
 
 # OmegaConf reads these annotations at run time, on Python 3.10 too.
 
@@ -100,17 +100,14 @@ def load_predict_config(path: Path, spectra: Path | None = None, overrides: Sequ
     first = read_yaml(path)
     layers = [(str(spectra), read_yaml(spectra))] if spectra else []
     if is_injected(first):
-        layers.append((str(path), OmegaConf.create(injected_rates(path, first))))
+        layers.append((str(path), injected_rates(path, first)))
     else:
         layers.insert(0, (str(path), first))
-    for override in overrides:
-        if "=" not in override:
-            raise UserError(f"override {override!r} must be key=value, e.g. batch=1024")
-        layers.append((f"override {override!r}", _dotted(override)))
+    layers += [(f"override {override!r}", parse_overrides([override])) for override in overrides]
     config = OmegaConf.structured(PredictConfig)
     for where, layer in layers:
         try:
-            config = OmegaConf.merge(config, layer)
+            config = OmegaConf.merge(config, typed(layer, PredictConfig))
         except (OmegaConfBaseException, ValueError) as error:
             raise UserError(f"{where}: {one_line(error)}") from None
     try:
@@ -202,30 +199,6 @@ def _spectrum(where: str, config: SpectrumConfig) -> np.ndarray:
         return power_law(config.features, config.power)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def read_yaml(path: Path) -> DictConfig:
-    """A YAML file of keys and values.
-
-    Raises:
-        UserError: it cannot be read, or is none.
-    """
-    try:
-        config = OmegaConf.create(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is not a YAML file: {one_line(error)}") from None
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{path} must hold keys and values, not a list")
-    return config
-
-
-def _dotted(override: str) -> DictConfig:
-    try:
-        return OmegaConf.from_dotlist([override])
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"override {override!r}: {one_line(error)}") from None
 
 
 def one_line(error: Exception) -> str:

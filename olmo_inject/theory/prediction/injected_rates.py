@@ -6,21 +6,20 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from olmo_inject.errors import UserError
 from olmo_inject.theory.mixtures.frequencies import parse_rate
+from olmo_inject.yaml_text import typed
 
 SCHEDULES = ("uniform", "burst", "bernoulli")
 PLAN_SAYS = "use the JSON of `olmo-inject plan EXPERIMENT --json`, which says every rate"
 
 
-def is_injected(document: DictConfig) -> bool:
+def is_injected(document: dict[str, Any]) -> bool:
     """Whether a file is an experiment or a plan, rather than a configuration of a prediction."""
     return "injections" in document or "extends" in document
 
 
-def injected_rates(path: Path, document: DictConfig) -> dict[str, Any]:
+def injected_rates(path: Path, document: dict[str, Any]) -> dict[str, Any]:
     """What a plan or an experiment says of a prediction: every task's `instances_per_batch`, a plan also `batch`.
 
     A task that is injected in part of a run only counts with its rate there.
@@ -34,17 +33,16 @@ def injected_rates(path: Path, document: DictConfig) -> dict[str, Any]:
     """
     if "extends" in document:
         raise UserError(f"{path}: an experiment that extends another is not read here; {PLAN_SAYS}")
-    content = OmegaConf.to_container(document)
-    assert isinstance(content, dict)
-    if isinstance(content["injections"], dict):
-        return _of_plan(path, content)
-    return {"tasks": _of_experiment(path, content["injections"])}
+    if isinstance(document["injections"], dict):
+        return _of_plan(path, document)
+    return {"tasks": _of_experiment(path, document["injections"])}
 
 
 def _of_plan(path: Path, plan: dict[Any, Any]) -> dict[str, Any]:
     if not plan["injections"]:
         raise UserError(f"{path}: the plan injects no task")
-    if not isinstance(plan.get("batch_size"), int):
+    batch_size = typed(plan.get("batch_size"), Any)
+    if not isinstance(batch_size, int):
         raise UserError(f"{path} must give batch_size, as every plan does")
     tasks = {}
     for name, task in plan["injections"].items():
@@ -53,7 +51,7 @@ def _of_plan(path: Path, plan: dict[Any, Any]) -> dict[str, Any]:
             raise UserError(f"{where} must give instances_per_batch, as every plan does")
         rate = parse_rate(task["instances_per_batch"], f"{where}.instances_per_batch")
         tasks[name] = {"instances_per_batch": str(rate)}
-    return {"tasks": tasks, "batch": plan["batch_size"]}
+    return {"tasks": tasks, "batch": batch_size}
 
 
 def _of_experiment(path: Path, entries: object) -> dict[str, Any]:

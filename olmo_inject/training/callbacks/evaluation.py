@@ -5,9 +5,10 @@ from __future__ import annotations
 from olmo_inject.config import EvaluationConfig
 from olmo_inject.corpus.references import Reference
 from olmo_inject.tasks import Task
+from olmo_inject.tasks.halves import chosen_ids
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.reference_evaluation import evaluate_reference
-from olmo_inject.training.task_evaluation import chosen_ids, evaluate_instances, half_means
+from olmo_inject.training.evaluation.references import evaluate_reference
+from olmo_inject.training.evaluation.tasks import evaluate_instances, half_means
 from olmo_inject.training.trainer import InjectionTrainer
 
 
@@ -47,11 +48,12 @@ class Evaluation(Callback):
         for task in self.tasks:
             for half in ("train", "test"):
                 ids = chosen_ids(task, half, self.config.max_instances)
-                values = half_means(task, half, ids, evaluate_instances(trainer, task, ids, self.config.batch_size))
+                means = half_means(task, half, ids, evaluate_instances(trainer, task, ids, self.config.batch_size))
+                named = {f"eval/{task.name}/{half}/{name}": mean for name, mean in means.items()}
                 trainer.metrics.log(
                     step,
-                    {f"eval/{task.name}/{half}/{name}": v for name, v in values.items()},
-                    count=len(ids),
+                    {name: mean.value for name, mean in named.items()},
+                    count={name: mean.count for name, mean in named.items()},
                 )
         for reference in self.references:
             # Their order is as good as random, so the first are a sample, the same one each time.

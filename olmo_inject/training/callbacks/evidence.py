@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from olmo_inject import evidence
+from olmo_inject.runs import evidence
+from olmo_inject.runs.metrics import JsonLines
+from olmo_inject.runs.read import EVIDENCE_FILE
 from olmo_inject.training.callbacks.callback import Callback, Sums
-from olmo_inject.training.metrics import JsonLines
 from olmo_inject.training.trainer import InjectionTrainer
-
-EVIDENCE_FILE = "evidence.jsonl"
 
 
 class Evidence(Callback):

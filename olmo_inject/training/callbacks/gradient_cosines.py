@@ -15,18 +15,17 @@ from olmo_inject.config import GradientConfig
 from olmo_inject.injection import Plan
 from olmo_inject.tasks import Task
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.task_gradients import MlpGradients, cosines, step_gradients, z_loss_of
+from olmo_inject.training.checkpoints.transformers import to_transformers
+from olmo_inject.training.gradients import MlpGradients, cosines, step_gradients, tokens_per_pass, z_loss_of
 from olmo_inject.training.trainer import InjectionTrainer
-from olmo_inject.training.transformers_model import to_transformers
-
-MOST_ROWS = 32  # in one pass, unless more are asked for
 
 
 class GradientCosines(Callback):
     """Logs the cosines of a step's gradients with each task's reference, before the step's update.
 
-    In float32, on a view of the weights: training itself is left as it is. `gradient/TASK/cos_batch`, `cos_injected`
-    and `cos_rest` are those of g, g_t and g_nt; `cos_injected/OTHER` and `cos_reference/OTHER` of one task's.
+    In float32 unless told otherwise, on a view of the weights: training itself is left as it is.
+    `gradient/TASK/cos_batch`, `cos_injected` and `cos_rest` are those of g, g_t and g_nt; `cos_injected/OTHER` and
+    `cos_reference/OTHER` of one task's.
     """
 
     def __init__(self, config: GradientConfig, plan: Plan, tasks: list[Task]) -> None:
@@ -42,9 +41,9 @@ class GradientCosines(Callback):
         entries = self.plan.entries_of(step, positions % self.plan.batch_size)
         planned = self.plan.at(step).task
         of_row = torch.tensor([int(planned[entry]) if entry >= 0 else -1 for entry in entries])
-        rows = self.config.rows_per_pass or min(MOST_ROWS, trainer.cfg.device_train_microbatch_size)
+        tokens = tokens_per_pass(trainer.cfg, self.config.rows_per_pass)
         with _whole_model(trainer) as model, torch.autocast(trainer.device.type, enabled=False):
-            mlp = MlpGradients(model, self.config.layer, rows, z_loss_of(trainer.cfg))
+            mlp = MlpGradients(model, self.config.layer, tokens, z_loss_of(trainer.cfg), self.config.precision)
             gradients = step_gradients(
                 mlp,
                 batch,

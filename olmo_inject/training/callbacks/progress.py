@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from olmo_inject.runs.metrics import EVALUATION, SPEED, Metrics
 from olmo_inject.tasks import Task
+from olmo_inject.tasks.halves import judged
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.injected_loss import LM_LOSS
-from olmo_inject.training.metrics import EVALUATION, SPEED, Metrics
 from olmo_inject.training.trainer import InjectionTrainer
 
 SECONDS_BETWEEN_LINES = 10.0  # where standard error is no terminal
@@ -91,7 +92,7 @@ class Progress(Callback):
 
     def _values(self) -> str:
         parts = [f"loss {self.latest[LM_LOSS]:.3f}"] if LM_LOSS in self.latest else []
-        accuracies = {name: self.latest.get(f"{EVALUATION}{name}/test/accuracy") for name in self.task_names}
+        accuracies = {name: judged(self.latest, name) for name in self.task_names}
         known = [f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items() if accuracy is not None]
         if known:
             parts.append(f"test accuracy at step {self.evaluated_at}: {', '.join(known)}")

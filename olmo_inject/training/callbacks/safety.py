@@ -13,9 +13,9 @@ import torch.distributed as dist
 
 from olmo_inject.config import SafetyConfig
 from olmo_inject.errors import UserError
+from olmo_inject.runs.read import read_metrics
 from olmo_inject.training.callbacks.callback import Callback, Sums
 from olmo_inject.training.callbacks.injected_loss import LOSS
-from olmo_inject.training.metrics import read_lines
 from olmo_inject.training.trainer import InjectionTrainer
 
 ROWS_NAMED = 5
@@ -25,7 +25,7 @@ def past_losses(metrics: Path, n: int) -> list[float]:
     """The last `n` losses that a run logged before a resume; none where it has not begun."""
     if not metrics.exists():
         return []
-    return list(deque((line["value"] for line in read_lines(metrics) if line["name"] == LOSS), maxlen=n))
+    return list(deque((line["value"] for line in read_metrics(metrics.parent) if line["name"] == LOSS), maxlen=n))
 
 
 class Safety(Callback):

@@ -1,0 +1,110 @@
+"""Curves of learning and of retention (docs/study.md, Figs. 6a and 8).
+
+Each takes runs and a task and returns a figure, or None where the runs hold nothing to draw.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures.measures import TEST_LOSS, draw_baselines, label_baselines
+from analysis.figures.style import GREY, axis_labels, colour_and_marker, legend, panels, sizes_of, style
+from analysis.methods.retention import Retention, retention
+from analysis.read.runs import Run
+
+REFERENCE = re.compile(r"eval/(\w+)/reference/loss")
+REFERENCE_DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
+
+
+def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
+    """Test loss over steps: a panel for each size, a line for each schedule, reference tasks dashed."""
+    name = TEST_LOSS.metric.format(task=task)
+    runs = [run for run in runs if len(run.series(name).dropna())]
+    if not runs:
+        return None
+    sizes = sizes_of(runs)[::-1]
+    schedules = list(dict.fromkeys(run.schedule_label(task) for run in sorted(runs, key=lambda run: run.rate(task))))
+    references = reference_names(runs)
+    with style():
+        figure, grid = panels(len(sizes), 2.5, 2.4)
+        for axes, size in zip(grid, sizes, strict=True):
+            mine = [run for run in runs if run.size == size]
+            for run in mine:
+                losses = run.series(name).dropna()
+                colour, marker = colour_and_marker(schedules.index(run.schedule_label(task)))
+                axes.plot(losses.index, losses, color=colour, marker=marker, ms=3, lw=1.3)
+            for number, reference in enumerate(references):
+                for steps, losses in _references(mine, reference):
+                    axes.plot(steps, losses, color=GREY, lw=1.2, ls=REFERENCE_DASHES[number % 3])
+            draw_baselines(axes, runs, task, TEST_LOSS)
+            axes.set_title(size)
+            axes.grid(alpha=0.25, lw=0.5)
+            axes.set_ylim(bottom=0)
+        label_baselines(grid[-1], runs, task, TEST_LOSS)
+        axis_labels(figure, grid, "step", TEST_LOSS.label)
+        dashed = [
+            Line2D([], [], color=GREY, ls=REFERENCE_DASHES[number % 3], label=f"{reference}, in the corpus")
+            for number, reference in enumerate(references)
+        ]
+        legend(figure, f"{task}, injected", schedules, dashed)
+    return figure
+
+
+def reference_names(runs: Sequence[Run]) -> list[str]:
+    """The reference tasks, natural statements of the corpus, that any of the runs evaluated."""
+    names = {name for run in runs for name in run.metrics["name"]}
+    return sorted(found[1] for found in map(REFERENCE.fullmatch, names) if found)
+
+
+def _references(runs: Sequence[Run], reference: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The mean over runs of a reference task's loss, at the steps they share; nothing where none has it."""
+    series = [run.series(f"eval/{reference}/reference/loss").dropna() for run in runs]
+    series = [losses for losses in series if len(losses)]
+    if series:
+        mean = pd.concat(series, axis=1).dropna().mean(axis=1)
+        yield mean.index.to_numpy(), mean.to_numpy()
+
+
+def retention_curves(runs: Sequence[Run], task: str) -> Figure | None:
+    """Left the loss around bursts, right what a burst gains and how it decays, by model size and schedule."""
+    found = [(run, kept) for run in runs if (kept := retention(run, task)) is not None]
+    if not found:
+        return None
+    sizes = sizes_of([run for run, _ in found])
+    found = sorted(found, key=lambda pair: (sizes.index(pair[0].size), pair[0].rate(task)))
+    names = [f"{run.size}, {run.schedule_label(task)}" for run, _ in found]
+    with style():
+        figure = Figure(figsize=(9.6, 3.1))
+        left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+        for number, (run, kept) in enumerate(found):
+            colour, _ = colour_and_marker(number)
+            losses = run.series(TEST_LOSS.metric.format(task=task)).dropna()
+            shown = losses.loc[kept.bursts[0] : kept.bursts[-1] + kept.after[-1]]
+            left.plot(shown.index, shown, color=colour, lw=1.2)
+            _draw_gain(right, kept, colour)
+        for burst in sorted({int(burst) for _, kept in found for burst in kept.bursts}):
+            left.axvline(burst, color=GREY, lw=0.5, ls=":", zorder=1)
+        left.set_xlabel("step (dotted: a burst)")
+        left.set_ylabel(TEST_LOSS.label)
+        right.axhline(0, color=GREY, lw=0.6, zorder=1)
+        right.set_xlabel("steps since the burst")
+        right.set_ylabel("loss gained (nats)")
+        lines = [Line2D([], [], color=colour_and_marker(number)[0], label=name) for number, name in enumerate(names)]
+        lines.append(Line2D([], [], color=GREY, ls="--", label="fitted decay"))
+        figure.legend(handles=lines, loc="outside right upper", frameon=False, title="model, injected")
+    return figure
+
+
+def _draw_gain(axes: Axes, kept: Retention, colour: str) -> None:
+    axes.plot(kept.after, kept.mean, color=colour, lw=1.3)
+    axes.fill_between(kept.after, kept.mean - kept.error, kept.mean + kept.error, color=colour, alpha=0.25, lw=0)
+    decaying = np.linspace(kept.peak, float(kept.after[-1]), 100)
+    if (fitted := kept.fitted(decaying)) is not None:
+        axes.plot(decaying, fitted, color=colour, lw=1, ls="--")

@@ -1,0 +1,132 @@
+"""Figures of runs and of what was injected into them.
+
+Each function takes runs and returns a matplotlib figure, or None where the runs hold nothing to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from analysis.figures.heatmaps import accuracy_cells, draw_accuracies
+from analysis.figures.measures import TEST_ACCURACY, Measure, draw_baselines, label_baselines
+from analysis.figures.style import axis_labels, colour_and_marker, legend, panels, sizes_of, style
+from analysis.read.runs import Run
+from olmo_inject.errors import UserError
+from olmo_inject.injection import Injections, Plan
+
+SMOOTHED_STEPS = 25  # of losses drawn against steps
+PLAN_STEPS = 48
+
+
+def curves(runs: Sequence[Run], task: str, measure: Measure) -> Figure | None:
+    """One measure against steps: a panel for each schedule, a line for each run, coloured by model size."""
+    runs = [run for run in runs if len(measure.series(run, task))]
+
+    def label(run: Run) -> str:
+        return run.schedule_label(task) if "{task}" in measure.metric else run.plan_label()
+
+    schedules = list(dict.fromkeys(label(run) for run in sorted(runs, key=lambda run: run.rate(task))))
+    if not schedules:
+        return None
+    with style():
+        figure, grid = panels(len(schedules), 2.5, 2.3)
+        for axes, schedule in zip(grid, schedules, strict=True):
+            _draw_curves(
+                axes,
+                [run for run in runs if label(run) == schedule],
+                sizes_of(runs),
+                task,
+                measure,
+            )
+            axes.set_title(schedule)
+        label_baselines(grid[-1], runs, task, measure)
+        axis_labels(figure, grid, "step", measure.label)
+        legend(figure, "model", sizes_of(runs))
+    return figure
+
+
+def plan_raster(runs: Sequence[Run]) -> Figure | None:
+    """Which rows of the first batches each different plan injects, coloured by task."""
+    injecting = sorted((run for run in runs if run.experiment.injections), key=Run.rates)
+    plans = {run.plan_label(): (run, plan) for run in injecting if (plan := _plan(run)) is not None}
+    if not plans:
+        return None
+    names = list(dict.fromkeys(task.name for _, plan in plans.values() for task in plan.tasks))
+    with style():
+        figure, grid = panels(len(plans), 2.5, 2.1)
+        for axes, (label, (run, plan)) in zip(grid, plans.items(), strict=True):
+            _draw_plan(axes, plan, min(PLAN_STEPS, run.experiment.steps), names)
+            axes.set_title(label)
+        axis_labels(figure, grid, "step", "row of the batch")
+        if len(names) > 1:
+            legend(figure, "task", names)
+    return figure
+
+
+def overview(runs: Sequence[Run], task: str) -> Figure | None:
+    """The heatmap beside test accuracy over steps at the highest frequency: a set of runs in one picture."""
+    cells = accuracy_cells(runs, task)
+    if cells is None:
+        return None
+    shown = [
+        run for inside in cells.runs.values() for run in inside if run.frequency(task).per_batch == cells.rates[-1]
+    ]
+    with style():
+        figure = Figure(figsize=(9.6, 3.3))
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+        draw_accuracies(left, cells)
+        _draw_curves(right, shown, cells.sizes, task, TEST_ACCURACY)
+        label_baselines(right, shown, task, TEST_ACCURACY)
+        right.set_title(f"{cells.rates[-1]} instances per batch")
+        right.set_xlabel("step")
+        right.set_ylabel(TEST_ACCURACY.label)
+        legend(figure, "model", cells.sizes)
+    return figure
+
+
+def _draw_curves(axes: Axes, runs: Sequence[Run], sizes: list[str], task: str, measure: Measure) -> None:
+    for run in sorted(runs, key=lambda run: sizes.index(run.size)):
+        colour, marker = colour_and_marker(sizes.index(run.size))
+        values = measure.series(run, task)
+        steps = values.index.to_numpy()
+        if measure.smoothed:  # over 25 measurements, drawn at their last; fewer at the start
+            values = values.rolling(SMOOTHED_STEPS, min_periods=1).mean()
+        axes.plot(steps, values, color=colour, lw=1.2, ms=3, marker=None if measure.smoothed else marker)
+        if measure is TEST_ACCURACY:
+            ends = np.array([(accuracy.low, accuracy.high) for accuracy in run.accuracies(task).values()])
+            axes.fill_between(steps, *ends.T, color=colour, alpha=0.12, lw=0)
+    if measure.baseline == "accuracy":
+        axes.set_ylim(-0.02, 1.02)
+    elif measure.baseline == "loss":
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    draw_baselines(axes, runs, task, measure)
+    axes.grid(alpha=0.25, lw=0.5)
+
+
+def _plan(run: Run) -> Plan | None:
+    """The plan, or None where a run folder outlived the corpus that its vocabulary comes from."""
+    try:
+        return run.saved.build_plan().plan
+    except UserError:
+        return None
+
+
+def _draw_plan(axes: Axes, plan: Plan, steps: int, names: Sequence[str]) -> None:
+    for number, task in enumerate(plan.tasks):
+        rows = [(step, row) for step in range(steps) for row in _rows_of(plan.at(step), number)]
+        colour, _ = colour_and_marker(names.index(task.name))
+        axes.plot(*np.array(rows, float).reshape(-1, 2).T, ls="", marker="s", ms=1.6, color=colour, mew=0)
+    axes.set_xlim(-0.5, steps - 0.5)
+    axes.set_ylim(plan.batch_size - 0.5, -0.5)
+
+
+def _rows_of(injections: Injections, task: int) -> list[int]:
+    return injections.rows[injections.task == task].tolist()

@@ -1,0 +1,88 @@
+"""Figures of the gap between observations at one long-run frequency (docs/study.md, Fig. 6b): accuracy and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.measures import TEST_ACCURACY, TEST_LOSS, Measure, draw_baselines, label_baselines
+from analysis.figures.style import colour_and_marker, legend, style
+from analysis.read.runs import Run
+
+LAST_SHARE = 4  # of a run's steps, one in so many are its last, over which a loss is averaged
+Bar = tuple[float, float, float]  # a value and the ends of its bar
+
+
+def gaps(runs: Sequence[Run], task: str) -> Figure | None:
+    """Last test accuracy with its 95% interval against the gap, where runs share size and long-run frequency."""
+
+    def accuracy(run: Run) -> Bar | None:
+        found = run.accuracy(task)
+        return None if found is None else (found.value, found.low, found.high)
+
+    return _figure(runs, task, TEST_ACCURACY, accuracy)
+
+
+def gap_losses(runs: Sequence[Run], task: str) -> Figure | None:
+    """Test loss against the gap, where runs share size and long-run frequency.
+
+    The mean over the evaluations of the last quarter of a run, so that it does not matter where between two
+    bursts the run ended; bars reach from the 10th to the 90th percentile of them.
+    """
+
+    def loss(run: Run) -> Bar | None:
+        losses = run.series(TEST_LOSS.metric.format(task=task)).dropna()
+        last = losses.loc[losses.index > run.steps_done * (1 - 1 / LAST_SHARE)].to_numpy()
+        if not len(last):
+            return None
+        low, high = np.percentile(last, [10, 90])
+        return float(last.mean()), float(low), float(high)
+
+    return _figure(runs, task, TEST_LOSS, loss)
+
+
+def _figure(runs: Sequence[Run], task: str, measure: Measure, value: Callable[[Run], Bar | None]) -> Figure | None:
+    groups = _groups(runs, task, value)
+    if not groups:
+        return None
+    with style():
+        figure = Figure(figsize=(5.6, 2.9))
+        axes = figure.subplots()
+        for number, points in enumerate(groups.values()):
+            colour, marker = colour_and_marker(number)
+            gap, y, low, high = np.array(points).T
+            errors = np.maximum([y - low, high - y], 0)
+            axes.errorbar(gap, y, errors, color=colour, marker=marker, ms=4, capsize=3)
+        _label(axes, sorted({gap for points in groups.values() for gap, *_ in points}))
+        axes.set_ylabel(measure.label)
+        axes.set_title(task)
+        draw_baselines(axes, runs, task, measure)
+        axes.set_ylim(bottom=0)
+        if measure is TEST_ACCURACY:
+            axes.set_ylim(-0.02, 1.02)
+        label_baselines(axes, runs, task, measure)
+        legend(figure, "model, instances per batch", [f"{size}, {rate}" for size, rate in groups])
+    return figure
+
+
+def _groups(
+    runs: Sequence[Run], task: str, value: Callable[[Run], Bar | None]
+) -> dict[tuple[str, Fraction], list[tuple[float, float, float, float]]]:
+    """By size and long-run frequency the gaps, ascending, with values and bars; only where gaps differ."""
+    groups: dict[tuple[str, Fraction], list[tuple[float, float, float, float]]] = {}
+    for run in runs:
+        gap, found = run.gap(task), value(run)
+        if gap is not None and found is not None:
+            groups.setdefault((run.size, run.frequency(task).per_batch), []).append((gap, *found))
+    return {key: sorted(points) for key, points in groups.items() if len({gap for gap, *_ in points}) > 1}
+
+
+def _label(axes: Axes, ticks: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{gap:g}" for gap in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("mean steps between batches that hold the task")

@@ -1,0 +1,170 @@
+"""Heatmaps of runs over model size and frequency (docs/study.md, Fig. 5): test accuracy, and train loss.
+
+Bursts have the frequency of an even plan but are not in these figures; where some are left out, the axis says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from analysis.figures.style import FRAME, GREY, SMALL, sizes_of, style
+from analysis.read.runs import Run
+
+NO_FLOOR_ABOVE = 0.9  # a majority label as common as this would leave the colours no range
+TRAIN_HALF_LOSS = "eval/{task}/train/loss"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Evenly injected runs by size and frequency.
+
+    Attributes:
+        task: its name.
+        sizes: of models, largest first.
+        rates: instances a batch, ascending.
+        runs: by places in `sizes` and `rates`.
+        values: of those runs, what is drawn.
+        bursts: whether runs that inject the task in bursts were left out.
+    """
+
+    task: str
+    sizes: list[str]
+    rates: list[Fraction]
+    runs: dict[tuple[int, int], list[Run]]
+    values: dict[tuple[int, int], list[float]]
+    bursts: bool
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], task: str, value: Callable[[Run], float | None]) -> Cells | None:
+        """Those of `runs` that have a value; None where none has."""
+        measured = [(run, found) for run in runs if (found := value(run)) is not None]
+        even = [(run, found) for run, found in measured if run.evenly_injected(task)]
+        if not even:
+            return None
+        sizes = sizes_of([run for run, _ in even])
+        rates = sorted({run.frequency(task).per_batch for run, _ in even})
+        cells: dict[tuple[int, int], list[Run]] = {}
+        values: dict[tuple[int, int], list[float]] = {}
+        for run, found in even:
+            place = sizes.index(run.size), rates.index(run.frequency(task).per_batch)
+            cells.setdefault(place, []).append(run)
+            values.setdefault(place, []).append(found)
+        bursts = any(run.injection(task) is not None for run, _ in measured if not run.evenly_injected(task))
+        return cls(task, sizes, rates, cells, values, bursts)
+
+    def figure(self) -> Figure:
+        """An empty figure with room for them."""
+        return Figure(figsize=(2.8 + 1.2 * len(self.rates), 1.3 + 0.62 * len(self.sizes)))
+
+
+def accuracy_cells(runs: Sequence[Run], task: str) -> Cells | None:
+    """Runs whose test accuracy was measured."""
+
+    def value(run: Run) -> float | None:
+        accuracy = run.accuracy(task)
+        return None if accuracy is None else accuracy.value
+
+    return Cells.of(runs, task, value)
+
+
+def heatmap(runs: Sequence[Run], task: str) -> Figure | None:
+    """Last test accuracy over model size and frequency, bursts left out; learned cells are framed."""
+    cells = accuracy_cells(runs, task)
+    if cells is None:
+        return None
+    with style():
+        figure = cells.figure()
+        draw_accuracies(figure.subplots(), cells)
+    return figure
+
+
+def loss_heatmap(runs: Sequence[Run], task: str) -> Figure | None:
+    """Last loss on the train half over model size and frequency, bursts left out."""
+
+    def value(run: Run) -> float | None:
+        losses = run.series(TRAIN_HALF_LOSS.format(task=task)).dropna()
+        return float(losses.iloc[-1]) if len(losses) else None
+
+    cells = Cells.of(runs, task, value)
+    if cells is None:
+        return None
+    most = max(float(np.mean(losses)) for losses in cells.values.values())
+    with style():
+        figure = cells.figure()
+        axes = figure.subplots()
+        _draw_grid(axes, cells, "cividis_r", (0.0, most), "train loss", "loss of LABEL (nats)")
+        for (row, column), losses in cells.values.items():
+            text = f"{np.mean(losses):.2f}"
+            text += f"\n{min(losses):.2f} to {max(losses):.2f}, {len(losses)} runs" if len(losses) > 1 else ""
+            colour = "white" if np.mean(losses) > 0.45 * most else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+def draw_accuracies(axes: Axes, cells: Cells) -> None:
+    """The heatmap of test accuracy, its colours from what the majority label alone gets."""
+    built = next(iter(cells.runs.values()))[0].task(cells.task)
+    assert built is not None
+    floor = built.majority_accuracy if built.majority_accuracy < NO_FLOOR_ABOVE else 0.0
+    label = "accuracy on unmirrored pairs" + (",\nfrom the majority label's up" if floor else "")
+    _draw_grid(axes, cells, "cividis", (floor, 1.0), "test accuracy", label)
+    for (row, column), inside in cells.runs.items():
+        dark = bool((np.mean(cells.values[row, column]) - floor) / (1 - floor) < 0.55)
+        _write_accuracy(axes, row, column, inside, cells.task, dark=dark)
+
+
+def _draw_grid(
+    axes: Axes,
+    cells: Cells,
+    colours: str,
+    limits: tuple[float, float],
+    what: str,
+    label: str,
+) -> None:
+    """Cells in the colour of their mean, with axes and a colour bar; where there is no run, a word."""
+    grid = np.full((len(cells.sizes), len(cells.rates)), np.nan)
+    for place, of_runs in cells.values.items():
+        grid[place] = np.mean(of_runs)
+    image = axes.imshow(grid, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    for row, column in np.argwhere(np.isnan(grid)).tolist():
+        axes.text(column, row, "no run", ha="center", va="center", color=GREY, fontsize=SMALL)
+    axes.set_xticks(range(len(cells.rates)), [str(rate) for rate in cells.rates])
+    axes.set_yticks(range(len(cells.sizes)), cells.sizes)
+    axes.set_xlabel("instances per batch" + ("\n(bursts are left out)" if cells.bursts else ""))
+    axes.set_ylabel("model")
+    axes.set_title(f"{cells.task}: {what}")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    bar = axes.get_figure().colorbar(image, ax=axes, extend="min" if np.nanmin(grid) < limits[0] else "neither")  # pyright: ignore[reportOptionalMemberAccess]
+    bar.set_label(label, fontsize=SMALL)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+
+
+def _write_accuracy(axes: Axes, row: int, column: int, inside: Sequence[Run], task: str, *, dark: bool) -> None:
+    """The accuracy with its interval, and a frame and a word where every run of the cell learned the task."""
+    accuracies = [a for run in inside if (a := run.accuracy(task)) is not None]
+    values = [a.value for a in accuracies]
+    learned = [run.learned(task) for run in inside]
+    if len(inside) == 1:
+        notes = [f"{accuracies[0].low:.2f} to {accuracies[0].high:.2f}"]
+    else:
+        notes = [f"{min(values):.2f} to {max(values):.2f}, {len(inside)} runs"]
+    if all(learned):
+        notes.append("learned")
+        corner = (column - 0.46, row - 0.45)
+        axes.add_patch(Rectangle(corner, 0.92, 0.9, fill=False, edgecolor=FRAME, linewidth=2.2))
+    elif any(learned):
+        notes.append(f"learned in {learned.count(True)}")
+    if not all(run.finished for run in inside):
+        notes.append("unfinished")
+    colour = "white" if dark else "black"
+    place = {"ha": "center", "color": colour}
+    axes.text(column, row - 0.06, f"{np.mean(values):.2f}", va="bottom", weight="bold", **place)  # pyright: ignore[reportArgumentType]
+    axes.text(column, row, "\n".join(notes), va="top", fontsize=SMALL, **place)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,81 @@
+"""What of a run is drawn against steps, and the lines that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.figures.style import GREY, SMALL
+from analysis.read.runs import LEARNED_ABOVE, Run, baselines
+
+ROOM_OF_LABEL = 0.07  # of a panel's height
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric that can be drawn against steps.
+
+    Attributes:
+        metric: its name in `metrics.jsonl`, `{task}` standing for the task.
+        label: of the axis, with the unit.
+        baseline: which field of a `Baseline` it compares with, if any.
+        smoothed: whether it is noise from step to step and drawn as a running mean.
+    """
+
+    metric: str
+    label: str
+    baseline: str | None = None
+    smoothed: bool = False
+
+    def series(self, run: Run, task: str) -> pd.Series:
+        """The values by step: of test accuracy, those that the task is judged by."""
+        if self is TEST_ACCURACY:
+            accuracies = run.accuracies(task)
+            return pd.Series([accuracy.value for accuracy in accuracies.values()], list(accuracies), float)
+        return run.series(self.metric.format(task=task))
+
+
+TEST_ACCURACY = Measure("eval/{task}/test/accuracy", "accuracy on unmirrored\ntest pairs", "accuracy")
+TEST_LOSS = Measure("eval/{task}/test/loss", "test loss of LABEL (nats)", "loss")
+TRAIN_LOSS = Measure("train/{task}/loss", "loss of injected LABELs (nats)", "loss", smoothed=True)
+LM_LOSS = Measure("train/lm_loss", "loss of all other tokens (nats)", smoothed=True)
+
+
+def draw_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measure) -> None:
+    """A dashed line at each score that takes no learning of the task."""
+    for _, value, colour, dashes in _lines(runs, task, measure):
+        axes.axhline(value, color=colour, lw=0.9, ls=dashes, zorder=1)
+
+
+def _lines(runs: Sequence[Run], task: str, measure: Measure) -> list[tuple[str, float, str, Any]]:
+    """What can be scored without learning the task and, for accuracy, above what it counts as learned."""
+    built = next((built for run in runs if (built := run.task(task)) is not None), None)
+    if built is None or measure.baseline is None:
+        return []
+    known = [(b.name, getattr(b, measure.baseline), GREY, (0, (4, 2))) for b in baselines(built)]
+    threshold = LEARNED_ABOVE.get(built.config.kind) if measure is TEST_ACCURACY else None
+    return known if threshold is None else [*known, ("learned above", threshold, "#B03A00", (0, (1, 1.5)))]
+
+
+def label_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measure) -> None:
+    """Name the lines at the panel's right, once its limits are set; those too near each other in one label."""
+    lines = sorted(_lines(runs, task, measure), key=lambda line: -line[1])
+    groups: list[list[tuple[str, float, str, Any]]] = []
+    for line in lines:
+        apart = not groups or _height(axes, groups[-1][-1][1]) - _height(axes, line[1]) > ROOM_OF_LABEL
+        if apart or groups[-1][-1][2] != line[2]:
+            groups.append([])
+        groups[-1].append(line)
+    for group in groups:
+        text = "\n".join(f"{name} {value:.2f}" for name, value, *_ in group)
+        where = (1.02, (_height(axes, group[0][1]) + _height(axes, group[-1][1])) / 2)
+        axes.annotate(text, where, xycoords="axes fraction", va="center", fontsize=SMALL, color=group[0][2])
+
+
+def _height(axes: Axes, value: float) -> float:
+    """Where a value lies between the bottom of the panel, 0, and its top, 1."""
+    return float(axes.transAxes.inverted().transform(axes.transData.transform((1, value)))[1])

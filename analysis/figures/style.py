@@ -1,0 +1,142 @@
+"""What all figures share: colours, fonts, and the ways out as a file or inline in a page.
+
+Colours are Okabe and Ito's, which people of every colour vision tell apart; nothing is said by colour alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+
+from analysis.read.runs import Run
+from olmo_inject.files import replacing
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A00")
+MARKERS = "osD^vP*X"
+FRAME = "#D55E00"  # around what was learned
+GREY = "#555555"
+SMALL = 6.5  # points, of what is written into a panel
+DOTS_PER_INCH = 130  # of raster files
+PER_ROW = 4  # panels side by side
+LETTERS_THAT_FIT = 16  # of a legend beside panels
+INCHES_PER_LETTER = 0.075
+_OWN_FORMULA = re.compile(r"\$(R\^2|g(_[a-z])?|\\mathdefault\{[^$]*\})\$")
+
+_RC: Any = {
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "svg.hashsalt": "olmo-inject",  # the same runs give the same file
+}
+
+
+def style() -> Any:
+    """A context in which figures are made and written."""
+    return mpl.rc_context(_RC)
+
+
+def sizes_of(runs: Sequence[Run]) -> list[str]:
+    """The model sizes of `runs`, largest first."""
+    return list(dict.fromkeys(run.size for run in sorted(runs, key=lambda run: -run.parameters)))
+
+
+def colour_and_marker(number: int) -> tuple[str, str]:
+    """Those of the `number`-th thing; beyond the palette they repeat."""
+    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+
+
+def panels(n: int, width: float, height: float, *, share: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure of `n` panels side by side, four in a row.
+
+    Args:
+        n: at least 1.
+        width: of a panel, inches.
+        height: of a panel, inches.
+        share: whether they have their axes in common.
+    """
+    columns = min(PER_ROW, n)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(1.6 + width * columns, 0.6 + height * rows))
+    grid = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).flatten().tolist()
+    for unused in grid[n:]:
+        unused.remove()
+    return figure, grid[:n]
+
+
+def axis_labels(figure: Figure, grid: Sequence[Axes], x: str, y: str) -> None:
+    """The labels that all panels share: of the figure, or of its one panel, whose middle is not the figure's."""
+    if len(grid) == 1:
+        grid[0].set_xlabel(x, fontsize=9)
+        grid[0].set_ylabel(y, fontsize=9)
+    else:
+        figure.supxlabel(x, fontsize=9)
+        figure.supylabel(y, fontsize=9)
+
+
+def legend(figure: Figure, title: str, names: Sequence[str], more: Sequence[Artist] = ()) -> None:
+    """A legend to the right of all panels, in the order of `colour_and_marker`; long names make the figure wider.
+
+    Args:
+        figure: to draw it in.
+        title: of it.
+        names: of what has colours and markers.
+        more: lines of a meaning of their own, at the end.
+    """
+    handles: list[Artist] = []
+    for number, name in enumerate(names):
+        colour, marker = colour_and_marker(number)
+        handles.append(Line2D([], [], color=colour, marker=marker, ms=4, label=name))
+    handles += more
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    figure.set_figwidth(figure.get_figwidth() + INCHES_PER_LETTER * max(0, longest - LETTERS_THAT_FIT))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, title=title)
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG, text drawn as paths so that it looks the same everywhere."""
+    buffer = io.BytesIO()
+    with style():
+        _take_names_as_written(figure)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def data_uri(figure: Figure) -> str:
+    """The figure as a `data:` address of an HTML image."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode()
+
+
+def _take_names_as_written(figure: Figure) -> None:
+    """Names may hold `$`, which would make formulas of them; only the project's own formulas are drawn as such."""
+    for text in figure.findobj(Text):
+        if "$" in _OWN_FORMULA.sub("", text.get_text()):  # pyright: ignore[reportAttributeAccessIssue]
+            text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as `.svg` or `.png`, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with replacing(path) as temporary:
+        if path.suffix == ".svg":
+            temporary.write_bytes(svg(figure))
+        else:
+            with style():
+                _take_names_as_written(figure)
+                figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})

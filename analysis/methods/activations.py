@@ -1,0 +1,205 @@
+"""Activations of a task's tokens: the residual stream at every layer and position, from one forward pass.
+
+Layer 0 is the embedding, layer l the output of block l - 1. A task's tokens stand for values (token i of the task
+for value i), so a site is a position of the instance and which value is read there: TOK1's at TOK1 and at TOK2, TOK2's
+at TOK2, and the LABEL's at LABEL where it is a value too. Left out are a comparison's answer at LABEL, which is on
+average in the order of the operands in any model, and an addition's answer at TOK2: means over all pairs of one sum
+are convolutions.
+
+The plain mean of all instances with one value carries their labels too: of a comparison, how often the label is "less"
+grows with the value, so in a model that has learned every pair by heart the plain means lie in the order of values
+that it knows nothing of. So a value's balanced activation is its own part in the least-squares sum of a part for
+each value of TOK1, one for each value of TOK2 and one for each LABEL. (Means within each label alone would not do:
+among pairs of one label the other operand depends on the value, also in a model that knows nothing.) Where
+every value meets every label equally often, as in modular addition, the two are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import nn
+from transformers import PreTrainedModel
+
+from olmo_inject.errors import UserError
+from olmo_inject.tasks import LABEL_POSITION, Task
+
+TOKENS = ("TOK1", "TOK2", "LABEL")
+INSTANCES_PER_PASS = 1024
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where in an instance activations are taken, and as a function of which value.
+
+    Attributes:
+        position: 0 to 2.
+        variable: which token's value, 0 to 2 as in `TOKENS`.
+    """
+
+    position: int
+    variable: int
+
+    @property
+    def name(self) -> str:
+        """For people: `TOK1 at TOK2`."""
+        return f"{TOKENS[self.variable]} at {TOKENS[self.position]}"
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Activations of each value at one site.
+
+    Attributes:
+        site: where.
+        means: by layer, value and coordinate; over all instances with the value.
+        balanced: the same without what the label and the other operand add.
+        told: which values can be told from the label: at TOK2 those with more than one.
+    """
+
+    site: Site
+    means: Float64[np.ndarray, "layers values d_model"]
+    balanced: Float64[np.ndarray, "layers values d_model"]
+    told: Bool[np.ndarray, " values"]
+
+
+def residual_points(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules whose outputs are the residual stream: the embedding, then each block.
+
+    Raises:
+        UserError: the model has no list of blocks as long as its configuration says.
+    """
+    n_layers = getattr(model.config, "num_hidden_layers", None)
+    blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
+    embedding = model.get_input_embeddings()
+    if not blocks or embedding is None:
+        raise UserError(f"{type(model).__name__}: cannot tell its blocks, a list of config.num_hidden_layers modules")
+    return [embedding, *blocks[0]]
+
+
+@contextmanager
+def recorded(points: Sequence[nn.Module]) -> Iterator[list[torch.Tensor | None]]:
+    """Within the context, the last output of each module; of one that returns a tuple, its first."""
+    outputs: list[torch.Tensor | None] = [None] * len(points)
+
+    def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            outputs[number] = output if isinstance(output, torch.Tensor) else output[0]
+
+        return hook
+
+    handles = [point.register_forward_hook(keep(number)) for number, point in enumerate(points)]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def sites_of(task: Task) -> list[Site]:
+    """The sites of a task, by position."""
+    sites = [Site(0, 0), Site(1, 0), Site(1, 1)]
+    if np.isin(task.label_tokens, operands(task)).all():
+        sites.append(Site(LABEL_POSITION, LABEL_POSITION))
+    return sites
+
+
+def operands(task: Task) -> np.ndarray:
+    """The tokens that stand for values: those that occur as an operand, in the order of their values."""
+    return task.tokens[np.isin(task.tokens, task.instances[:, :LABEL_POSITION])]
+
+
+@torch.no_grad()
+def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] | None = None) -> list[Activations]:
+    """The activation of every value at every site and layer, over all instances of the task.
+
+    Args:
+        model: in evaluation mode; its head is not computed.
+        task: the task; its tokens must be in the model's vocabulary.
+        points: whose outputs to take as layers; `residual_points(model)` by default.
+
+    Raises:
+        UserError: the vocabulary is too small, or as `residual_points`.
+    """
+    check_vocabulary(model, task)
+    points = residual_points(model) if points is None else points
+    tokens, values, n = task.instances.astype(np.int64), values_of(task), len(operands(task))
+    labels = np.unique(task.labels, return_inverse=True)[1]
+    groups = {site: values[:, site.variable] for site in sites_of(task)} | {_LABELS: labels}
+    sizes = {site: n if site is not _LABELS else int(labels.max()) + 1 for site in groups}
+    sums: dict[Site, torch.Tensor] = {}
+    with recorded(points) as outputs:
+        for start in range(0, len(tokens), INSTANCES_PER_PASS):
+            chunk = slice(start, start + INSTANCES_PER_PASS)
+            model.base_model(input_ids=torch.from_numpy(tokens[chunk]).to(model.device), use_cache=False)
+            stream = torch.stack([output for output in outputs if output is not None])
+            for site, of in groups.items():
+                more = _sum_by(stream[:, :, site.position], of[chunk], sizes[site])
+                sums[site] = sums[site] + more if site in sums else more
+    totals = {site: total.cpu().numpy() for site, total in sums.items()}
+    parts = _parts([groups[site] for site in _AT_TOK2], [totals[site] for site in _AT_TOK2])
+    balanced = dict(zip(_AT_TOK2, parts, strict=True))
+    found = []
+    for site in sites_of(task):
+        means, told = totals[site] / np.maximum(np.bincount(groups[site], minlength=n), 1)[:, None], np.ones(n, bool)
+        if site in balanced:
+            pairs = np.unique(np.stack([groups[site], labels]), axis=1)
+            told = np.bincount(pairs[0], minlength=n) > 1
+        found.append(Activations(site, means, balanced.get(site, means), told))
+    return found
+
+
+_LABELS = Site(1, LABEL_POSITION)  # by LABEL, at TOK2
+_AT_TOK2 = (Site(1, 0), Site(1, 1), _LABELS)
+
+
+def _parts(
+    groups: Sequence[Int64[np.ndarray, " n"]], sums: Sequence[Float64[np.ndarray, "layers _ d_model"]]
+) -> list[Float64[np.ndarray, "layers _ d_model"]]:
+    """What belonging to each group adds, by least squares over instances, plus the mean of all.
+
+    Args:
+        groups: for each way of grouping, the group of every instance.
+        sums: for each way of grouping, the sums of activations by group.
+    """
+    ends = np.cumsum([total.shape[1] for total in sums])
+    columns = np.stack([group + end - total.shape[1] for group, end, total in zip(groups, ends, sums, strict=True)])
+    together = np.zeros((ends[-1], ends[-1]))  # how many instances two groups share
+    for one in columns:
+        for other in columns:
+            np.add.at(together, (one, other), 1)
+    solved = np.linalg.pinv(together, rcond=1e-9, hermitian=True) @ np.concatenate(sums, axis=1)
+    mean = sums[0].sum(axis=1, keepdims=True) / len(groups[0])
+    return [part - part.mean(axis=1, keepdims=True) + mean for part in np.split(solved, ends[:-1], axis=1)]
+
+
+def check_vocabulary(model: PreTrainedModel, task: Task) -> None:
+    """Refuse a task with tokens that the model does not have.
+
+    Raises:
+        UserError: naming the largest.
+    """
+    vocabulary = model.config.vocab_size
+    if (largest := int(task.instances.max())) >= vocabulary:
+        raise UserError(f"{task.name} has token {largest}, the model's vocabulary ends at {vocabulary - 1}")
+
+
+def values_of(task: Task) -> Int64[np.ndarray, "n 3"]:
+    """The value of each token of each instance; -1 for a LABEL that stands for none."""
+    values = np.full(int(max(task.tokens.max(), task.instances.max())) + 1, -1)
+    values[operands(task)] = np.arange(len(operands(task)))
+    return values[task.instances.astype(np.int64)]
+
+
+def _sum_by(
+    stream: Float[torch.Tensor, "layers rows d_model"], values: Int64[np.ndarray, " rows"], n: int
+) -> Float[torch.Tensor, "layers {n} d_model"]:
+    """The sum over rows of each value, in float64 and in a fixed order of rows."""
+    sums = torch.zeros(len(stream), n, stream.shape[2], dtype=torch.float64, device=stream.device)
+    return sums.index_add_(1, torch.from_numpy(values).to(stream.device), stream.double())

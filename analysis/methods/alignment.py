@@ -1,0 +1,211 @@
+"""Distributed alignment search at one place: the training of subspaces of a residual stream that hold a value.
+
+A search has two starts: the subspace whose exchange lowers the loss most to first order, and a random one among the
+differences between bases and sources. Both descend by angles (see `analysis.methods.subspaces`), which mean the same at
+every width. After every round of updates the loss is judged on pairs of their own: where it fell no further the angle
+is halved, and a search whose angle has become small has converged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+
+from analysis.methods.forward_from import ROWS_PER_PASS, UpperPart
+from analysis.methods.interchange import Site, Streams, interchange
+from analysis.methods.subspaces import Basis, Descent, gaussian, lowest, orthonormal
+from olmo_inject.errors import UserError
+from olmo_inject.randomness import integers, key
+from olmo_inject.tasks import Task
+
+ROUND = 10  # updates between two judgements
+TRIAL = 2  # rounds after which only the better of two starts goes on
+ANGLE, SMALL_ANGLE = 0.2, 0.02  # radians of an update: the first, and what is small
+GAIN, LEAST_GAIN = 0.01, 0.001  # what counts as a fall of the loss: this share of it, or so many nats
+GOLDEN = 0.6180339887498949  # whose multiples lie evenly between 0 and 1, however many there are
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search.
+
+    Attributes:
+        dimensions: of the subspaces.
+        updates: of a subspace, at most; a search that has not converged by then says so.
+        batch: pairs in one update.
+        pairs: train pairs, and as many held-out ones.
+        controls: also search in an untrained model.
+    """
+
+    dimensions: tuple[int, ...] = (1, 2)
+    updates: int = 200
+    batch: int = 64
+    pairs: int = 1024
+    controls: bool = True
+
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            UserError: naming the option.
+        """
+        if not self.dimensions or min(self.dimensions) < 1:
+            raise UserError(f"--dimensions: {','.join(map(str, self.dimensions))} must be whole numbers from 1 on")
+        for name in ("updates", "pairs"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name}: {getattr(self, name)} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What the search for one variable works with.
+
+    Attributes:
+        train: pairs to train on.
+        judge: other pairs, that tell which start is better and whether it has converged.
+    """
+
+    train: Streams
+    judge: Streams
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has come to.
+
+    Attributes:
+        basis: orthonormal rows that span the subspace.
+        accuracy: interchange accuracy on the pairs that judge.
+        loss: on them, in nats.
+        updates: after so many.
+        converged: whether the loss fell no further.
+    """
+
+    basis: Basis
+    accuracy: float
+    loss: float
+    updates: int = 0
+    converged: bool = False
+
+
+class _Way:
+    """From one start downwards, and the best subspace on it."""
+
+    def __init__(self, start: Basis) -> None:
+        self.descent, self.best = Descent(start, ANGLE), Found(start, 0.0, float("inf"))
+
+    def judge(self, upper: UpperPart, site: Site, pairs: Streams) -> None:
+        accuracy, loss = interchange(upper, site, pairs, self.descent.basis)
+        if loss > self.best.loss - max(GAIN * self.best.loss, LEAST_GAIN):
+            self.descent.angle /= 2
+        if loss < self.best.loss:
+            self.best = Found(self.descent.basis, accuracy, loss)
+
+
+class _Search:
+    """One subspace at one site: what goes on of its starts."""
+
+    def __init__(self, upper: UpperPart, task: Task, site: Site, dimension: int, fitting: Fitting, options: Options):
+        self.site, self.fitting = site, fitting
+        self.ways = [_Way(start) for start in starts(upper, task, site, dimension, fitting.train)]
+        n, device = options.updates * options.batch, fitting.train.label.device
+        drawn = integers(key("das updates", task.name, str(site)), n, len(fitting.train.label))
+        self.batches = torch.from_numpy(drawn).to(device).split(options.batch)
+        self.found: Found | None = None  # once it is over
+
+    def judge(self, upper: UpperPart, updates: int) -> None:
+        """See how far the ways have come; those that need not go on end."""
+        for way in self.ways:
+            way.judge(upper, self.site, self.fitting.judge)
+        best, over = min(self.ways, key=lambda way: way.best.loss), updates == len(self.batches)
+        if updates >= TRIAL * ROUND or over:
+            self.ways = [best]
+            converged = best.descent.angle < SMALL_ANGLE
+            if converged or over:
+                self.found = replace(best.best, updates=updates, converged=converged)
+
+
+def align(
+    upper: UpperPart,
+    task: Task,
+    asked: Sequence[tuple[Site, int]],
+    fittings: Sequence[Fitting],
+    options: Options,
+    check: Callable[[], None] = lambda: None,
+) -> list[Found]:
+    """Search for subspaces, each by itself though all of them go through the model together.
+
+    Args:
+        upper: of a model whose weights ask for no gradients.
+        task: whose labels are predicted.
+        asked: sites, all of one layer, and in how many dimensions.
+        fittings: the pairs of each.
+        options: updates and batch.
+        check: called before every update; what it raises ends the search.
+    """
+    searches = [
+        _Search(upper, task, site, dimension, fitting, options)
+        for (site, dimension), fitting in zip(asked, fittings, strict=True)
+    ]
+    going = searches
+    for update in range(options.updates + 1):
+        check()
+        if update % ROUND == 0 or update == options.updates:
+            for one in going:
+                one.judge(upper, update)
+            going = [one for one in going if one.found is None]
+        if not going:
+            break
+        _update(upper, [(one, way) for one in going for way in one.ways], update)
+    return [one.found for one in searches if one.found is not None]
+
+
+def _update(upper: UpperPart, going: Sequence[tuple[_Search, _Way]], number: int) -> None:
+    """One update of every way, all of them in one pass."""
+    rows = [one.batches[number] for one, _ in going]
+    bases = [way.descent.basis.clone().requires_grad_(True) for _, way in going]
+    exchanged = [
+        one.fitting.train.exchanged(one.site, chosen, basis)
+        for (one, _), chosen, basis in zip(going, rows, bases, strict=True)
+    ]
+    tokens, streams = (torch.cat(parts) for parts in zip(*exchanged, strict=True))
+    labels = torch.cat([one.fitting.train.label[chosen] for (one, _), chosen in zip(going, rows, strict=True)])
+    # The sum of the ways' mean losses: no subspace's gradient holds anything of another's.
+    loss = F.cross_entropy(upper.scores(going[0][0].site.layer, tokens, streams), labels) * len(going)
+    for (_, way), gradient in zip(going, torch.autograd.grad(loss, bases), strict=True):
+        way.descent.step(gradient)
+
+
+def starts(upper: UpperPart, task: Task, site: Site, dimension: int, pairs: Streams) -> list[Basis]:
+    """Where a search for a subspace of so many dimensions begins: to first order the best, and a random one.
+
+    To first order, exchanging a subspace P changes the loss by the trace of P M, where M is the mean over pairs of the
+    symmetric part of gradient times difference of source and base. Its lowest eigenvectors span the best subspace.
+    The gradient of each pair is taken somewhere between base and source, since at either end it may vanish.
+    """
+    difference = pairs.source_stream[site.layer] - pairs.base_stream[site.layer][:, 0]
+    gradient = _gradients(upper, site, pairs, difference)
+
+    def form(rows: Float[torch.Tensor, "k d"]) -> Float[torch.Tensor, "k d"]:
+        return rows @ difference.T @ gradient + rows @ gradient.T @ difference
+
+    mixed = gaussian(dimension, len(difference), f"{task.name} {site}").to(difference.device) @ difference
+    return [lowest(form, mixed), orthonormal(mixed)]
+
+
+def _gradients(
+    upper: UpperPart, site: Site, pairs: Streams, difference: Float[torch.Tensor, "n d"]
+) -> Float[torch.Tensor, "n d"]:
+    """Of the loss of each pair by the stream at the site, each at a place of its own between base and source."""
+    share = (torch.arange(len(difference), device=difference.device) * GOLDEN % 1)[:, None]
+    parts = []
+    for rows in torch.arange(len(difference), device=difference.device).split(ROWS_PER_PASS):
+        stream = pairs.base_stream[site.layer, rows]
+        moved = (stream[:, 0] + share[rows] * difference[rows]).requires_grad_(True)
+        said = upper.scores(site.layer, pairs.base[rows], torch.cat([moved[:, None], stream[:, 1:]], dim=1))
+        parts += torch.autograd.grad(F.cross_entropy(said, pairs.label[rows], reduction="sum"), moved)
+    return torch.cat(parts)

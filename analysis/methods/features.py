@@ -1,0 +1,137 @@
+"""Task features in activations (docs/study.md, Fig. 7): the order of a comparison, the Fourier modes of an addition.
+
+A `Method` over checkpoints. Its tables have a row for each task, site, layer and set of weights: `trained`, or
+`random` for a model of the same shape that was initialised and never trained.
+
+    order     R2 of the order probe for several numbers of components; `headline` marks the one that is reported. By
+              `means`: `balanced` over labels and the other operand, or `plain`, which also tell how often each label is
+    line      held-out prediction of each value, trained weights only
+    modes     power of each Fourier mode, what counts as present, and whether it is
+    circles   where each value lies in the plane of the strongest mode, trained weights only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel
+
+from analysis.methods.activations import TOKENS, Activations, activations, operands
+from analysis.methods.fourier import circle, spectrum
+from analysis.methods.hooks import untrained
+from analysis.methods.order_probe import order_fits
+from analysis.read.checkpoints import Subject
+from analysis.read.store import Method, Report, Tables
+from olmo_inject.errors import UserError
+from olmo_inject.tasks import Task
+
+COMPONENTS = 50  # docs/study.md, Fig. 7
+FEWER = (1, 2, 5, 10, 20)  # components also tried, to tell overfitting from absence
+PERMUTATIONS = 300
+SMALLEST = 5  # values that a task must have
+ORDER, FOURIER = "order", "fourier"
+BALANCED, PLAIN = "balanced", "plain"
+VERSION = 2
+_FEATURES = {"comparison": (ORDER,), "modular_addition": (FOURIER,)}
+
+
+def features_of(task: Task) -> tuple[str, ...]:
+    """Which features a kind of task is looked at for; one of the user's own for both."""
+    return _FEATURES.get(task.config.kind, (ORDER, FOURIER))
+
+
+def features_method(components: int = COMPONENTS, permutations: int = PERMUTATIONS, seed: int = 0) -> Method:
+    """The method `features`.
+
+    Args:
+        components: of the order probe; at most half of the tokens are used, as 50 of 100.
+        permutations: of the values, for baselines.
+        seed: of folds, shuffles and the random model.
+
+    Raises:
+        UserError: too few of either.
+    """
+    if components < 1:
+        raise UserError(f"--components: {components} must be at least 1")
+    if permutations < 100:
+        raise UserError(f"--permutations: {permutations} must be at least 100")
+    measure = _Measure(components, permutations, seed)
+    options = {"components": components, "permutations": permutations, "seed": seed}
+    return Method("features", measure, options, VERSION)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    components: int
+    permutations: int
+    seed: int
+    controls: dict[Any, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
+
+    def __call__(self, model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for number, task in enumerate(subject.tasks):
+            for source in (self._measured(model, task, "trained"), self._control(model, task)):
+                for table, more in source.items():
+                    rows.setdefault(table, []).extend({"task": task.name, **row} for row in more)
+            report((number + 1) / len(subject.tasks))
+        return {table: pd.DataFrame(more) for table, more in rows.items()}
+
+    def _control(self, model: PreTrainedModel, task: Task) -> dict[str, list[dict[str, Any]]]:
+        """The same of random weights, measured once for all checkpoints of one shape."""
+        shape = model.config.to_json_string(), task.fingerprint
+        if shape not in self.controls:
+            found = self._measured(untrained(model, self.seed), task, "random")
+            self.controls[shape] = {table: rows for table, rows in found.items() if table in ("order", "modes")}
+        return self.controls[shape]
+
+    def _measured(self, model: PreTrainedModel, task: Task, weights: str) -> dict[str, list[dict[str, Any]]]:
+        if len(operands(task)) < SMALLEST:
+            raise UserError(f"{task.name} has {len(operands(task))} values: a feature needs at least {SMALLEST}")
+        rows: dict[str, list[dict[str, Any]]] = {}
+        measures: dict[str, Callable[[Activations], Iterator[tuple[str, dict[str, Any]]]]]
+        measures = {ORDER: self._order, FOURIER: self._fourier}
+        for found in activations(model, task):
+            if (told := found.told.sum()) < SMALLEST:
+                which = f"values of {TOKENS[found.site.variable]} have more than one LABEL"
+                raise UserError(f"{task.name}: {told} {which}, a feature needs at least {SMALLEST}")
+            site = {"weights": weights, "position": TOKENS[found.site.position], "site": found.site.name}
+            for feature in features_of(task):
+                for table, row in measures[feature](found):
+                    rows.setdefault(table, []).append(site | row)
+        return rows
+
+    def _order(self, found: Activations) -> Iterator[tuple[str, dict[str, Any]]]:
+        values = np.flatnonzero(found.told)
+        most = min(self.components, len(values) // 2)
+        numbers = sorted({most, *(fewer for fewer in FEWER if fewer < most)})
+        for means, of_layers, tried in ((BALANCED, found.balanced, numbers), (PLAIN, found.means, [most])):
+            for layer, points in enumerate(of_layers):
+                for fit in order_fits(points[values], tried, self.permutations, self.seed, values):
+                    row = {name: value for name, value in vars(fit).items() if name != "predicted"}
+                    headline = means == BALANCED and fit.components == most
+                    yield "order", {"layer": layer, "means": means, **row, "headline": headline}
+                    if headline:
+                        for value, predicted in zip(values.tolist(), fit.predicted.tolist(), strict=True):
+                            yield "line", {"layer": layer, "value": value, "predicted": predicted}
+
+    def _fourier(self, found: Activations) -> Iterator[tuple[str, dict[str, Any]]]:
+        spectra = spectrum(found.balanced, self.permutations, self.seed)
+        for layer, points in enumerate(found.balanced):
+            for number, power in enumerate(spectra.power[layer].tolist()):
+                row = {"layer": layer, "mode": number + 1, "power": power}
+                row["threshold"] = float(spectra.threshold[layer, number])
+                yield (
+                    "modes",
+                    row
+                    | {
+                        "present": bool(spectra.present[layer, number]),
+                        "present_shuffled": bool(spectra.shuffled[layer, number]),
+                    },
+                )
+            strongest = int(np.argmax(spectra.power[layer])) + 1
+            for value, (x, y) in enumerate(circle(points, strongest).tolist()):
+                yield "circles", {"layer": layer, "mode": strongest, "value": value, "x": x, "y": y}

@@ -1,0 +1,136 @@
+"""Activation patching: which layers' MLPs a task's answer depends on.
+
+For pairs of instances with different labels, the output of one MLP (at both operands) is exchanged between the two.
+The effect is how far the base's logit difference, its own label's logit less the source's label's, falls when the
+MLP says what it says on the source; the recovery, how far the source's run rises to the base's answer when the MLP says
+what it says on the base. Exchanging all of the input has the effect `whole`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from transformers import PreTrainedModel
+
+from analysis.bootstrap import mean_intervals
+from analysis.methods.counterfactuals import Pairs, draw_pairs
+from analysis.methods.hooks import changed, last_logits, mlps, outputs, untrained
+from analysis.read.checkpoints import Subject
+from analysis.read.store import Method, Report, Tables
+from olmo_inject.errors import UserError
+from olmo_inject.tasks import Task
+
+METHOD = "patching"
+VERSION = 3
+ROWS_PER_PASS = 256
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What exchanging one layer's MLP does to each pair.
+
+    Attributes:
+        effect: fall of the base's logit difference.
+        recovery: rise of it in the source's run.
+        surprise: fall of the log-probability of the base's label, in nats.
+    """
+
+    effect: Float[np.ndarray, " n"]
+    recovery: Float[np.ndarray, " n"]
+    surprise: Float[np.ndarray, " n"]
+
+
+def method(pairs: int) -> Method:
+    """The analysis of one checkpoint, to the table `layers`.
+
+    Columns: task, weights (`trained`, or `untrained` as a control), layer, rank (1: the largest effect), pairs, whole,
+    answered (the share of pairs on whose base the model prefers its own label to the source's), and effect, recovery
+    and surprise with `_low` and `_high`, the ends of 95% bootstrap intervals over pairs. Those of one measure hold for
+    all layers at once, so also for the layer of the largest effect.
+
+    Raises:
+        UserError: fewer than two pairs.
+    """
+    if pairs < 2:
+        raise UserError(f"--pairs: {pairs} must be at least 2")
+
+    def compute(model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
+        tables = []
+        for weights, which in (("trained", model), ("untrained", untrained(model))):
+            for task in subject.tasks:
+                tables.append(layer_table(which, task, pairs).assign(weights=weights))
+                report(len(tables) / (2 * len(subject.tasks)))
+        return {"layers": pd.concat(tables, ignore_index=True)}
+
+    return Method(METHOD, compute, {"pairs": pairs}, VERSION)
+
+
+def layer_table(model: PreTrainedModel, task: Task, n_pairs: int) -> pd.DataFrame:
+    """One row a layer; see `method`.
+
+    Raises:
+        UserError: all instances have one label, or the model's MLPs are not known.
+    """
+    drawn = draw_pairs(task, "result", np.arange(len(task.instances)), 2 * n_pairs, "patching")
+    chosen = drawn.changed.nonzero().flatten()[:n_pairs]
+    pairs = Pairs(
+        drawn.base[chosen], drawn.source[chosen], drawn.label[chosen], drawn.changed[chosen], drawn.then[chosen.numpy()]
+    )
+    before, whole, layers = patch(model, task, pairs)
+    of_all = {"pairs": len(chosen), "whole": float(whole.mean()), "answered": float((before > 0).mean())}
+    table = pd.DataFrame({"task": task.name, "layer": range(len(layers)), **of_all})
+    for name in ("effect", "recovery", "surprise"):
+        values = np.stack([getattr(effects, name) for effects in layers])
+        for column, ends in zip(
+            ("", "_low", "_high"), mean_intervals(values, f"patching {task.name} {name}"), strict=True
+        ):
+            table[f"{name}{column}"] = ends
+    return table.assign(rank=table["effect"].rank(ascending=False, method="first").astype(int))
+
+
+def patch(
+    model: PreTrainedModel, task: Task, pairs: Pairs
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], list[Effects]]:
+    """For each pair the logit difference on the base, how far exchanging all of the input lowers it, and each MLP."""
+    parts = [_patch_rows(model, task, pairs, rows) for rows in torch.arange(len(pairs.base)).split(ROWS_PER_PASS)]
+    before, wholes, layers = zip(*parts, strict=True)
+    joined = [
+        Effects(*(np.concatenate(values) for values in zip(*(vars(part).values() for part in of_layer), strict=True)))
+        for of_layer in zip(*layers, strict=True)
+    ]
+    return np.concatenate(before), np.concatenate(wholes), joined
+
+
+def _patch_rows(
+    model: PreTrainedModel, task: Task, pairs: Pairs, rows: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray, list[Effects]]:
+    modules, device = mlps(model), next(model.parameters()).device
+    base, source = pairs.base[rows].to(device), pairs.source[rows].to(device)
+    of_pair = {(int(a), int(b)): int(label) for a, b, label in task.instances}
+    own, other = (
+        torch.tensor([of_pair[int(a), int(b)] for a, b in side[rows]], device=device)
+        for side in (pairs.base, pairs.source)
+    )
+    place = torch.arange(len(rows), device=device)
+
+    def difference(logits: torch.Tensor) -> torch.Tensor:
+        return logits[place, own] - logits[place, other]
+
+    of_base, base_out = outputs(model, modules, base)
+    of_source, source_out = outputs(model, modules, source)
+    layers = []
+    with torch.no_grad():
+        for module, from_base, from_source in zip(modules, base_out, source_out, strict=True):
+            with changed(module, lambda _, new=from_source: new):
+                lost = last_logits(model, base)
+            with changed(module, lambda _, new=from_base: new):
+                won = last_logits(model, source)
+            fall = of_base.log_softmax(-1)[place, own] - lost.log_softmax(-1)[place, own]
+            found = (difference(of_base) - difference(lost), difference(won) - difference(of_source), fall)
+            layers.append(Effects(*(values.double().cpu().numpy() for values in found)))
+    before, after = (difference(logits).double().cpu().numpy() for logits in (of_base, of_source))
+    return before, before - after, layers

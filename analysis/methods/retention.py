@@ -1,0 +1,161 @@
+"""What is kept between injections (docs/study.md, Fig. 8): the loss falls at a burst, and what was gained decays.
+
+Of each interval between bursts that was evaluated densely, the gain at u steps after the burst is the test loss
+just before it, minus that after u further steps. From the largest gain on, A exp(-(u - u0) / tau) + C is fitted to
+the mean over intervals: C, at least 0, is what a burst adds for good. Decays need not be exponential, so the fit's R2
+is told, and beside it the half-life as measured. Uncertainty: the intervals are drawn again, 200 times.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy.optimize import OptimizeWarning, curve_fit
+
+from analysis.read.runs import Run
+from olmo_inject.randomness import integers, key
+
+FEWEST_EVALUATIONS = 5  # within an interval for it to count
+FEWEST_STEPS = 4  # of decay, for a fit of three parameters
+BOOTSTRAPS = 200
+LONGEST = 10.0  # a decay slower than so many gaps cannot be told from none
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Of one run and task.
+
+    Attributes:
+        bursts: the steps whose batches held the task, of the intervals that count.
+        after: steps since the burst that were evaluated in all of them.
+        gains: of each interval and step, nats.
+        peak: how many steps after the burst the mean gain is largest.
+        decay: A, tau in steps and C of the fit; None where it could not be fitted.
+        r2: of the fit to the mean gain from its largest on; 0 without a fit.
+        tau_interval: 95%, None where fewer than three intervals or too few fits.
+        half_life: steps from the largest gain until half of it is gone; None where that does not happen.
+        half_life_interval: 95%, likewise; None too where in some draws it does not happen.
+        kept: share of the largest gain that is left just before the next burst.
+        kept_interval: 95%, likewise.
+    """
+
+    bursts: Int64[np.ndarray, " k"]
+    after: Int64[np.ndarray, " u"]
+    gains: Float64[np.ndarray, "k u"]
+    peak: int
+    decay: tuple[float, float, float] | None
+    r2: float
+    tau_interval: tuple[float, float] | None
+    half_life: float | None
+    half_life_interval: tuple[float, float] | None
+    kept: float
+    kept_interval: tuple[float, float] | None
+
+    @property
+    def mean(self) -> Float64[np.ndarray, " u"]:
+        """The mean gain over intervals."""
+        return self.gains.mean(axis=0)
+
+    @property
+    def error(self) -> Float64[np.ndarray, " u"]:
+        """Its standard error; zero with one interval."""
+        k = len(self.gains)
+        return self.gains.std(axis=0, ddof=1) / np.sqrt(k) if k > 1 else np.zeros(len(self.after))
+
+    def fitted(self, after: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"] | None:
+        """The fit at steps since the burst, from the peak on."""
+        return None if self.decay is None else _decay(after - self.peak, *self.decay)
+
+
+def retention(run: Run, task: str, measure: str = "eval/{task}/test/loss") -> Retention | None:
+    """What a run keeps of a task between bursts; None without bursts that were densely evaluated."""
+    entry = run.injection(task)
+    losses = run.series(measure.format(task=task)).dropna()
+    if entry is None or losses.empty:
+        return None
+    schedule = run.experiment.schedule(entry)
+    bursts = [step for step in range(run.experiment.steps) if schedule.count(step)]
+    intervals = {}
+    for burst, following in itertools.pairwise(bursts):
+        inside = losses.loc[(losses.index > burst) & (losses.index <= following)]
+        if burst in losses.index and len(inside) >= FEWEST_EVALUATIONS:
+            intervals[burst] = dict(zip((inside.index - burst).tolist(), losses.loc[burst] - inside, strict=True))
+    if not intervals:
+        return None
+    after = sorted(set.intersection(*[set(gains) for gains in intervals.values()]))
+    if len(after) < FEWEST_EVALUATIONS:
+        return None
+    gains = np.array([[of[u] for u in after] for of in intervals.values()], np.float64)
+    return _measured(np.array(list(intervals), np.int64), np.array(after, np.int64), gains)
+
+
+def _measured(
+    bursts: Int64[np.ndarray, " k"], after: Int64[np.ndarray, " u"], gains: Float64[np.ndarray, "k u"]
+) -> Retention:
+    mean = gains.mean(axis=0)
+    best = int(mean.argmax())
+    drawn = integers(key("retention", "bootstrap"), BOOTSTRAPS * len(gains), len(gains)).reshape(BOOTSTRAPS, -1)
+    samples = gains[drawn].mean(axis=1)
+    taus = [fit[1] for sample in samples if (fit := _fit(after, sample, best)) is not None]
+    enough = len(gains) >= 3
+    halves = [half for sample in samples if (half := _half_life(after, sample, best)) is not None]
+    kept = samples[:, -1] / np.maximum(samples[:, best], 1e-12)
+    decay = _fit(after, mean, best)
+    return Retention(
+        bursts,
+        after,
+        gains,
+        peak=int(after[best]),
+        decay=decay,
+        r2=0.0 if decay is None else _r2(mean[best:], _decay((after - after[best])[best:].astype(float), *decay)),
+        tau_interval=_interval(np.array(taus)) if enough and len(taus) > BOOTSTRAPS // 2 else None,
+        half_life=_half_life(after, mean, best),
+        half_life_interval=_interval(np.array(halves)) if enough and len(halves) == BOOTSTRAPS else None,
+        kept=float(mean[-1] / mean[best]) if mean[best] > 0 else 0.0,
+        kept_interval=_interval(kept) if enough and mean[best] > 0 else None,
+    )
+
+
+def _fit(
+    after: Int64[np.ndarray, " u"], gain: Float64[np.ndarray, " u"], best: int
+) -> tuple[float, float, float] | None:
+    """A, tau and C by least squares from the largest gain on; None where too little of a decay was measured."""
+    u, y = (after[best:] - after[best]).astype(float), gain[best:]
+    if len(u) < FEWEST_STEPS or y[0] <= 0:
+        return None
+    gap, top = float(after[-1]), float(y[0])
+    bounds = ([0.0, 0.1, 0.0], [2 * top, LONGEST * gap, top])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
+            found, _ = curve_fit(_decay, u, y, p0=(top, gap / 4, 0.1 * top), bounds=bounds)
+    except (RuntimeError, ValueError):
+        return None
+    return float(found[0]), float(found[1]), float(found[2])
+
+
+def _half_life(after: Int64[np.ndarray, " u"], gain: Float64[np.ndarray, " u"], best: int) -> float | None:
+    """Steps from the largest gain until the first at or below half of it, between steps by a straight line."""
+    below = np.flatnonzero(gain[best:] <= gain[best] / 2)
+    if gain[best] <= 0 or not len(below):
+        return None
+    end = best + int(below[0])
+    crossing = np.interp(-gain[best] / 2, -gain[end - 1 : end + 1], after[end - 1 : end + 1])
+    return float(crossing - after[best])
+
+
+def _r2(y: Float64[np.ndarray, " n"], fitted: Float64[np.ndarray, " n"]) -> float:
+    return float(1 - ((y - fitted) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-12))
+
+
+def _decay(u: Float64[np.ndarray, " n"], size: float, tau: float, rest: float) -> Float64[np.ndarray, " n"]:
+    return size * np.exp(-u / tau) + rest
+
+
+def _interval(values: Float64[np.ndarray, " n"]) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,86 @@
+"""Loss and accuracy of a checkpoint on both halves of its tasks, as training measures them, where it did not.
+
+`with_scores` puts them among a run's own measurements, so that every figure and sentence uses them alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+from analysis.methods.activations import check_vocabulary
+from analysis.methods.hooks import last_logits
+from analysis.read.checkpoints import Subject
+from analysis.read.runs import Run
+from analysis.read.store import Method, Report, Tables, rows
+from olmo_inject.tasks import LABEL_POSITION, Task
+from olmo_inject.training.evaluation.tasks import Scores, half_means
+
+INSTANCES_PER_PASS = 512
+HALVES = ("train", "test")
+VERSION = 2
+
+
+def scores_method() -> Method:
+    """The method `scores`: a table of task, half, measure, value and count."""
+    return Method("scores", _scores, version=VERSION)
+
+
+def unmeasured(subjects: Sequence[Subject]) -> list[Subject]:
+    """The subjects whose tasks the run did not evaluate at their step; models on their own always."""
+    return [
+        subject
+        for subject in subjects
+        if subject.run is None
+        or any(
+            subject.step not in subject.run.series(f"eval/{task.name}/{half}/accuracy").index
+            for task in subject.tasks
+            for half in HALVES
+        )
+    ]
+
+
+def with_scores(run: Run, tables: Tables) -> Run:
+    """The run with what `scores` found for its checkpoints among its metrics; what it measured itself stays."""
+    found = rows(tables["scores"], folder=str(run.folder)) if tables else pd.DataFrame()
+    measured = set(zip(run.metrics["step"], run.metrics["name"], strict=True))
+    lines = [
+        {"step": row["step"], "name": name, "value": row["value"], "count": row["count"]}
+        for row in found.to_dict("records")
+        if (row["step"], name := f"eval/{row['task']}/{row['half']}/{row['measure']}") not in measured
+    ]
+    return replace(run, metrics=pd.concat([run.metrics, pd.DataFrame(lines)], ignore_index=True)) if lines else run
+
+
+def _scores(model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
+    found: list[dict[str, Any]] = []
+    for number, task in enumerate(subject.tasks):
+        found += _of_task(model, task)
+        report((number + 1) / len(subject.tasks))
+    return {"scores": pd.DataFrame(found, columns=["task", "half", "measure", "value", "count"])}
+
+
+def _of_task(model: PreTrainedModel, task: Task) -> Iterator[dict[str, Any]]:
+    check_vocabulary(model, task)
+    instances = torch.from_numpy(task.instances.astype(np.int64)).to(model.device)
+    labels = torch.from_numpy(task.label_tokens.astype(np.int64)).to(model.device)
+    scored = []
+    for chunk in instances.split(INSTANCES_PER_PASS):
+        with torch.no_grad():
+            logits = last_logits(model, chunk[:, :LABEL_POSITION])
+        label = chunk[:, LABEL_POSITION]
+        among = labels[logits[:, labels].argmax(-1)]
+        loss = F.cross_entropy(logits, label, reduction="none")
+        scored.append(torch.stack([loss, logits.argmax(-1) == label, among == label]).double().cpu())
+    table = torch.cat(scored, dim=1).numpy()
+    for half, ids in zip(HALVES, (task.train_ids, task.test_ids), strict=True):
+        loss, correct, among = table[:, ids]
+        for measure, mean in half_means(task, half, ids, Scores(loss, correct > 0, among > 0)).items():
+            yield {"task": task.name, "half": half, "measure": measure, "value": mean.value, "count": mean.count}

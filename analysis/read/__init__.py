@@ -1,0 +1,1 @@
+"""Runs, checkpoints and stored results as arrays; start with `runs`."""

@@ -1,0 +1,343 @@
+"""A run's folder as arrays: what was measured, what was injected, and whether the task was learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.read.labels import labels
+from olmo_inject.config import Experiment, InjectionConfig, named_model
+from olmo_inject.errors import UserError
+from olmo_inject.injection import Frequency
+from olmo_inject.runs.read import SavedRun, load_run, read_audit, read_metrics
+from olmo_inject.tasks import Task
+from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, judged, unmirrored_among
+
+_COLUMNS = ("step", "name", "value", "count")
+CONFIDENCE = 0.95
+SIZE_KEYS = ("d_model", "n_layers", "mlp_ratio", "mlp_hidden_size")
+LM_LOSS_STEPS = 50  # the last language-model loss is a mean over so many steps
+
+# What "learned" takes, by kind of task: the lower end of the interval of accuracy on test pairs whose mirror was not
+# trained on lies above this. A kind of one's own has no entry and no verdict.
+LEARNED_ABOVE = {"comparison": 0.85, "modular_addition": 0.5}
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """An accuracy with its Wilson interval.
+
+    Attributes:
+        value: the share that was correct.
+        n: of how many instances.
+        low: lower end of the 95% interval.
+        high: upper end.
+    """
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: float, n: int) -> Accuracy:
+        """The accuracy `value` measured on `n` instances."""
+        return cls(value, n, *wilson(value * n, n))
+
+    def __str__(self) -> str:
+        """For people: 0.941 (0.917 to 0.958)."""
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, finished or not.
+
+    Attributes:
+        name: the experiment's, or what tells it from others of that name among those it is read with.
+        folder: where it is.
+        experiment: resolved.
+        tasks: as they were built.
+        plan: `plan.json`.
+        metrics: columns step, name, value, count; empty where nothing was measured yet.
+        audit: the record of its last audit, or None.
+        corpus: where its corpus is now, if that was said.
+    """
+
+    name: str
+    folder: Path
+    experiment: Experiment
+    tasks: list[Task]
+    plan: dict[str, Any]
+    metrics: pd.DataFrame
+    audit: dict[str, Any] | None
+    corpus: Path | None = None
+
+    @property
+    def saved(self) -> SavedRun:
+        """The run as its folder describes it."""
+        return SavedRun(self.folder, self.experiment, self.tasks, self.plan)
+
+    @cached_property
+    def size(self) -> str:
+        """The model's name, unless the experiment changed its size; or its width and depth."""
+        model, name = self.experiment.model, self.experiment.model_name
+        shape = f"{model.d_model} wide, {model.n_layers} deep"
+        if name is None:
+            return shape
+        try:
+            named = named_model(name)
+        except UserError:  # a file of the user's that is gone
+            return name
+        changed = any(key in named and named[key] != getattr(model, key) for key in SIZE_KEYS)
+        return f"{name}, {shape}" if changed else name
+
+    @cached_property
+    def parameters(self) -> int:
+        """As ai2-olmo counts: all but the input embedding."""
+        from olmo.model import OLMo  # some seconds of imports
+
+        on_meta = replace(self.experiment.model, init_device="meta")
+        return OLMo(on_meta, init_params=False).num_params(include_embedding=False)
+
+    @cached_property
+    def steps_done(self) -> int:
+        """Steps with a measured loss, or the furthest evaluation's if that is more."""
+        trained, evaluated = self._steps("train/loss"), self._steps("eval/")
+        return int(max([*(trained + 1), *evaluated], default=0))
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained to its last step."""
+        return self.steps_done >= self.experiment.steps
+
+    def series(self, name: str) -> pd.Series:
+        """The values of one metric, indexed by step, ascending; empty where it was never measured."""
+        rows = self.metrics.loc[self.metrics["name"] == name]
+        return pd.Series(rows["value"].to_numpy(float), rows["step"].to_numpy(int)).sort_index()
+
+    def _steps(self, prefix: str) -> np.ndarray:
+        """The steps at which a metric that starts with `prefix` was measured."""
+        return self.metrics.loc[self.metrics["name"].str.startswith(prefix), "step"].to_numpy(int)
+
+    def task(self, name: str) -> Task | None:
+        """The task called `name`, or None if the run has none of that name."""
+        return next((task for task in self.tasks if task.name == name), None)
+
+    def injection(self, task: str) -> InjectionConfig | None:
+        """When `task` is injected, or None if it only gets evaluated."""
+        return next((entry for entry in self.experiment.injections if entry.task == task), None)
+
+    def frequency(self, task: str) -> Frequency:
+        """The long-run frequency of `task`, zero where it is not injected."""
+        entry = self.injection(task)
+        if entry is None:
+            return Frequency(Fraction(0), self.experiment.batch_size, self.experiment.sequence_length)
+        return self.experiment.frequency(entry)
+
+    def rate(self, task: str) -> tuple[Fraction, float]:
+        """What schedules are ordered by: the long-run frequency, then the gap."""
+        return self.frequency(task).per_batch, self.gap(task) or 0.0
+
+    def rates(self) -> list[tuple[Fraction, float]]:
+        """`rate` of every task."""
+        return [self.rate(task.name) for task in self.tasks]
+
+    def evenly_injected(self, task: str) -> bool:
+        """Whether `task` is injected, and not in bursts."""
+        entry = self.injection(task)
+        return entry is not None and entry.schedule != "burst"
+
+    def schedule_label(self, task: str) -> str:
+        """How the run injects `task`, in a few words."""
+        entry = self.injection(task)
+        if entry is None:
+            return "not injected"
+        if entry.schedule == "burst":
+            label = f"{entry.instances} every {entry.every} batches"
+        else:
+            label = f"{self.frequency(task).per_batch} a batch"
+            label += ", drawn by row" if entry.schedule == "bernoulli" else ""
+        if entry.start or entry.stop is not None:
+            label += f", steps {entry.start} to {'end' if entry.stop is None else entry.stop}"
+        return label
+
+    def plan_label(self) -> str:
+        """How the run injects all its tasks."""
+        entries = self.experiment.injections
+        if len(entries) == 1:
+            return self.schedule_label(entries[0].task)
+        return "\n".join(f"{entry.task}: {self.schedule_label(entry.task)}" for entry in entries)
+
+    def gap(self, task: str) -> float | None:
+        """Mean number of steps between batches that hold the task; None where no two of them do."""
+        described = self.plan["injections"].get(task)
+        between = described and described["steps_between_observations"]
+        return between["mean"] if between else None
+
+    def accuracies(self, task: str, measure: str | None = None) -> dict[int, Accuracy]:
+        """Accuracy on the test half by step, ascending.
+
+        Args:
+            task: its name.
+            measure: `accuracy`, on all pairs, or `accuracy_unmirrored`; by default what the task is judged by, which
+                is all pairs only where each has its mirror in the train half.
+        """
+        by_name = dict(iter(self.metrics.groupby("name")))
+        prefix = f"eval/{task}/test/"
+        rows = judged(by_name, task) if measure is None else by_name.get(f"{prefix}{measure}")
+        if rows is None:
+            return {}
+        ordered = rows.dropna(subset=["value"]).sort_values("step", kind="stable")
+        return {int(row["step"]): Accuracy.of(row["value"], int(row["count"])) for row in ordered.to_dict("records")}
+
+    def accuracy(self, task: str, measure: str | None = None) -> Accuracy | None:
+        """The last of `accuracies`, or None where there is none."""
+        return next(reversed(self.accuracies(task, measure).values()), None)
+
+    def learned(self, task: str) -> bool | None:
+        """Whether the task was learned at its last evaluation; None where it was not measured or cannot be told."""
+        return next(reversed(self.verdicts(task).values()), None)
+
+    def verdicts(self, task: str) -> dict[int, bool]:
+        """Whether the task was learned, by step.
+
+        Nothing where its kind has no criterion, or where every test pair has its mirror in the train half.
+        """
+        above = None if (built := self.task(task)) is None else LEARNED_ABOVE.get(built.config.kind)
+        if above is None:
+            return {}
+        return {step: accuracy.low > above for step, accuracy in self.accuracies(task, UNMIRRORED).items()}
+
+    @cached_property
+    def lm_loss(self) -> float | None:
+        """Loss on all tokens that were not injected, nats a token, mean of the last 50 steps."""
+        losses = self.series("train/lm_loss").dropna()
+        return float(losses.iloc[-LM_LOSS_STEPS:].mean()) if len(losses) else None
+
+
+def wilson(correct: int | float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927), which stays inside 0 to 1 also near its ends.
+
+    Args:
+        correct: how many were.
+        n: of how many, at least 1.
+        confidence: of the two-sided interval.
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = correct / n
+    centre = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, (centre - spread) / (1 + z * z / n)), min(1.0, (centre + spread) / (1 + z * z / n))
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What can be scored on a task without learning it.
+
+    Attributes:
+        name: how it answers.
+        accuracy: over all instances.
+        loss: cross-entropy in nats of the best prediction from the same knowledge.
+    """
+
+    name: str
+    accuracy: float
+    loss: float
+
+
+def baselines(task: Task) -> list[Baseline]:
+    """Answering from the frequencies of the labels alone, and from the better one of the two operands.
+
+    For TCMP over 100 values: 0.505 and 0.75.
+    """
+    labels = np.unique(task.labels, return_inverse=True)[1]
+    nothing = np.zeros(len(labels), np.int64)
+    of_one = [_best_given(np.unique(task.instances[:, i], return_inverse=True)[1], labels) for i in (0, 1)]
+    return [
+        Baseline("majority label", *_best_given(nothing, labels)),
+        Baseline("one operand", max(a for a, _ in of_one), min(loss for _, loss in of_one)),
+    ]
+
+
+def _best_given(known: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Accuracy and loss of the best guess of `labels` by someone who sees only `known`."""
+    counts = np.zeros((known.max() + 1, labels.max() + 1))
+    np.add.at(counts, (known, labels), 1)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
+    return float(counts.max(axis=1).sum() / len(labels)), float(-(counts * logs).sum() / len(labels))
+
+
+def read_run(folder: Path, corpus: Path | None = None) -> Run:
+    """Read a run folder; one that has not begun, or was interrupted, is read as far as it got.
+
+    Args as `load_run`'s.
+
+    Raises:
+        UserError: the folder is not a run, or a file in it is damaged.
+    """
+    saved = load_run(folder, corpus)
+    lines = list(read_metrics(folder))
+    metrics = pd.DataFrame({column: [line.get(column) for line in lines] for column in _COLUMNS})
+    metrics = _with_own_counts(metrics.astype({"name": object}), saved.tasks)  # strings also where there are no lines
+    audit = read_audit(folder)
+    return Run(saved.experiment.name, folder, saved.experiment, saved.tasks, saved.plan, metrics, audit, corpus)
+
+
+def _with_own_counts(metrics: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFrame:
+    """The measurements, each mean with the count of what it is a mean of.
+
+    Older logs give accuracy on unmirrored pairs the count of all test pairs, and lack it where no pair is mirrored.
+    """
+    for task in tasks:
+        prefix = f"eval/{task.name}/test/"
+        whole = metrics.loc[metrics["name"] == f"{prefix}accuracy"]
+        mine = (metrics["name"] == f"{prefix}{UNMIRRORED}").to_numpy(bool)
+        if whole.empty:
+            continue
+        own = {n: len(unmirrored_among(task, chosen_ids(task, "test", int(n)))) for n in whole["count"].unique()}
+        if mine.any():
+            of_all = metrics["step"].map(dict(zip(whole["step"], whole["count"], strict=True)))
+            older = mine & (metrics["count"] == of_all).to_numpy(bool)
+            metrics.loc[older, "count"] = of_all[older].map(own)
+        else:
+            same = whole.loc[whole["count"].map(own) == whole["count"]]
+            metrics = pd.concat([metrics, same.assign(name=f"{prefix}{UNMIRRORED}")], ignore_index=True)
+    return metrics
+
+
+def read_runs(folders: Sequence[Path], corpus: Path | None = None) -> list[Run]:
+    """Read several runs, smaller models first and lower frequencies before higher; each has a name of its own.
+
+    Raises:
+        UserError: no folder, one given twice, or as `read_run`.
+    """
+    if not folders:
+        raise UserError("no runs given")
+    resolved = [folder.resolve() for folder in folders]
+    for folder in folders:
+        if resolved.count(folder.resolve()) > 1:
+            raise UserError(f"{folder} is given twice")
+    runs = [read_run(folder, corpus) for folder in folders]
+    told_apart = labels((run.name, str(run.folder)) for run in runs)
+    return sorted((replace(run, name=told_apart[str(run.folder)]) for run in runs), key=order_of)
+
+
+def order_of(run: Run) -> tuple[Any, ...]:
+    """What runs are sorted by: size, then frequency, then name."""
+    return run.parameters, run.rates(), run.name
+
+
+def task_names(runs: Sequence[Run]) -> list[str]:
+    """The names of all tasks of `runs`, in the order of their first appearance."""
+    return list(dict.fromkeys(task.name for run in runs for task in run.tasks))

@@ -1,0 +1,265 @@
+"""Results of a method on checkpoints, kept beside the run, so that adding a checkpoint computes only it.
+
+    RUN/analysis/METHOD/step500-5f0c3a9b12de/about.json    what it was computed from
+                                             layers.parquet  and the method's other tables
+
+The name ends in a hash of the weights' identity, the method with its version and options, and the tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedModel
+
+from analysis.read.checkpoints import FOLDER, Subject, checkpoint_of, identity
+from analysis.read.labels import labels
+from analysis.read.runs import Run
+from analysis.read.skipped import Problems
+from olmo_inject.errors import UserError
+from olmo_inject.files import read_json, replacing, write_json
+from olmo_inject.shapes import check_shape
+from olmo_inject.words import counted
+
+Tables = dict[str, pd.DataFrame]
+Report = Callable[[float], None]  # takes the share of a piece of work that is done
+ABOUT = "about.json"
+
+
+def task_fingerprints(subject: Subject) -> Any:
+    """What most results depend on beside weights and options."""
+    return {task.name: task.fingerprint for task in subject.tasks}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One analysis of one set of weights.
+
+    Attributes:
+        name: of its folder of results.
+        compute: from the model, on its device, to tables; says now and then how far it is, and raises `UserError`
+            where the subject is at fault.
+        options: all that decides the result beside the weights, in JSON's types.
+        version: raised when the computation changes, so that older results are not taken for new ones.
+        inputs: what of the subject decides the result beside its weights, in JSON's types.
+    """
+
+    name: str
+    compute: Callable[[PreTrainedModel, Subject, Report], Tables]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 1
+    inputs: Callable[[Subject], Any] = task_fingerprints
+
+
+def analyse(subjects: Sequence[Subject], method: Method, device: torch.device, problems: Problems) -> Tables:
+    """Apply a method to every subject, each computed once and for all; what cannot be analysed is skipped.
+
+    Returns:
+        The method's tables, each joined over subjects under the columns of `Subject.columns`. Empty if
+        nothing could be analysed.
+    """
+    joined: dict[str, list[pd.DataFrame]] = {}
+    for subject, report in _progress(subjects, method.name):
+        with problems.skipping(subject.name):
+            _join(joined, subject, result(subject, method, device, report))
+    return _concatenated(joined)
+
+
+def result(subject: Subject, method: Method, device: torch.device, report: Report = lambda _: None) -> Tables:
+    """The tables of one subject: read, or else computed and kept; `report` is told how far it is.
+
+    Raises:
+        UserError: the weights cannot be read, the method cannot use them, or the results cannot be written.
+    """
+    about = {
+        "method": method.name,
+        "version": method.version,
+        "options": dict(method.options),
+        "weights": identity(subject.path),
+        "inputs": method.inputs(subject),
+    }
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    folder = subject.folder / method.name / f"{subject.path.name}-{key}"
+    if (folder / ABOUT).is_file():
+        with suppress(OSError):  # a folder of someone else's may be read all the same
+            (folder / ABOUT).touch()  # a report shows what was asked for last
+        return read_tables(folder)
+    if not subject.tasks:
+        raise UserError("it has no task")
+    tables = method.compute(subject.load(device), subject, report)
+    _keep(folder, {**about, "step": subject.step}, tables)
+    return tables
+
+
+def kept(folder: Path, method: str, version: int | None = None) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Of each step below a run's `analysis/` the results last asked for: what they are of, and where.
+
+    Args:
+        folder: a run's `analysis/`.
+        method: by name.
+        version: of the method; by default any.
+    """
+    of_step: dict[int | None, tuple[dict[str, Any], Path]] = {}
+    for _, about, place in _asked(folder, method, version):  # a later one replaces
+        of_step[about["step"]] = about, place
+    for step in sorted(of_step, key=lambda step: -1 if step is None else step):
+        yield of_step[step]
+
+
+def _asked(folder: Path, method: str, version: int | None) -> list[tuple[float, dict[str, Any], Path]]:
+    """When, of what and where results are kept, those last asked for at the end."""
+    files = (folder / method).glob(f"*/{ABOUT}")
+    found = [(file.stat().st_mtime, _about(file), file.parent) for file in files]
+    mine = [one for one in found if version in (None, one[1]["version"])]
+    return sorted(mine, key=lambda one: one[0])
+
+
+def _about(file: Path) -> dict[str, Any]:
+    about = read_json(file)
+    check_shape(about, {"step": (None, int), "version": int, "options": dict}, str(file))
+    return about
+
+
+def read_tables(folder: Path) -> Tables:
+    """The tables in a folder of results.
+
+    Raises:
+        UserError: one is damaged.
+    """
+    tables: Tables = {}
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            tables[path.stem] = pd.read_parquet(path)
+        except (OSError, ValueError) as error:  # pyarrow's own errors are of these
+            raise UserError(f"{path} is damaged, delete its folder to compute it again: {error}") from None
+    return tables
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a method left in the folders of runs, all of the options that were asked for last.
+
+    Attributes:
+        tables: joined as `analyse` does; empty where nothing is kept.
+        options: of the method.
+        left_out: steps of runs of which there are results of other options alone.
+    """
+
+    tables: Tables
+    options: Mapping[str, Any]
+    left_out: int
+
+    @property
+    def note(self) -> str:
+        """The options, and what they leave out, for people."""
+        said = "Options: " + ", ".join(f"{name.replace('_', ' ')} {_value(of)}" for name, of in self.options.items())
+        if self.left_out:
+            said += f". Of {counted(self.left_out, 'other checkpoint')} there are results of other options, not shown"
+        return said + "."
+
+
+def kept_results(runs: Sequence[Run], method: str, version: int = 1) -> Kept:
+    """The results of runs' checkpoints, of the options that were asked for last of any of them.
+
+    Results of a checkpoint that is no more are among them: it was what it was. Those of another version of the
+    method are not, whose tables may have other columns.
+
+    Raises:
+        UserError: a table is damaged.
+    """
+    found = {run.folder: _asked(run.folder / FOLDER, method, version) for run in runs}
+    last = max((asked[-1] for asked in found.values() if asked), key=lambda one: one[0], default=None)
+    if last is None:
+        return Kept({}, {}, 0)
+    options = last[1]["options"]
+    joined: dict[str, list[pd.DataFrame]] = {}
+    left_out = 0
+    for run in runs:
+        places = {about["step"]: place for _, about, place in found[run.folder] if about["options"] == options}
+        for step in sorted(places):
+            _join(joined, checkpoint_of(run, step), read_tables(places[step]))
+        left_out += len({about["step"] for _, about, _ in found[run.folder]} - places.keys())
+    return Kept(_concatenated(joined), options, left_out)
+
+
+def _value(of: Any) -> str:
+    return " and ".join(map(str, of)) if isinstance(of, list) else str(of)
+
+
+def _join(joined: dict[str, list[pd.DataFrame]], subject: Subject, tables: Tables) -> None:
+    for name, table in tables.items():
+        for place, (column, value) in enumerate(subject.columns().items()):
+            table.insert(place, column, value)
+        joined.setdefault(name, []).append(table)
+
+
+def _concatenated(joined: Mapping[str, Sequence[pd.DataFrame]]) -> Tables:
+    """Each table over all subjects, whose column `run` tells folders apart."""
+    return {name: _told_apart(pd.concat(tables, ignore_index=True)) for name, tables in joined.items()}
+
+
+def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
+    found = labels(zip(table["run"], table["folder"], strict=True))
+    return table.assign(run=[found[folder] for folder in table["folder"]])
+
+
+def rows(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows in which each named column has the given value."""
+    chosen = np.ones(len(table), bool)
+    for column, value in values.items():
+        chosen &= (table[column] == value).to_numpy(bool)
+    return table.loc[chosen]
+
+
+def last_step(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last checkpoint of each folder."""
+    last = table.groupby("folder")["step"].transform("max")
+    return table.loc[(table["step"] == last).to_numpy(bool)]
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write one table as Parquet, whole or not at all."""
+    with replacing(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def _keep(folder: Path, about: Mapping[str, Any], tables: Tables) -> None:
+    """Write a folder of results, whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        for name, table in tables.items():
+            write_table(table, temporary / f"{name}.parquet")
+        write_json(temporary / ABOUT, about)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _progress(subjects: Sequence[Subject], method: str) -> Iterator[tuple[Subject, Report]]:
+    """Each subject, with what moves the bar within it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    console.quiet = not console.is_terminal  # where rich would leave an empty line and nothing else
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(method, total=len(subjects))
+        for number, subject in enumerate(subjects):
+            about = f"{method}: {subject.name}" + (f" ({number + 1} of {len(subjects)})" if len(subjects) > 1 else "")
+            progress.update(bar, description=about)
+            yield subject, lambda share, before=number: progress.update(bar, completed=before + share)
+            progress.update(bar, completed=number + 1)

@@ -1,0 +1,58 @@
+"""The report: one self-contained HTML page about a set of runs, and its figures as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from analysis.figures import curves, style
+from analysis.read.runs import Run, read_runs, task_names
+from analysis.report.page import Drawing, write_page
+from analysis.report.sections import SECTIONS
+from olmo_inject.errors import UserError
+from olmo_inject.runs.read import expand
+
+
+def write_report(
+    folders: Sequence[Path],
+    to: Path,
+    *,
+    title: str = "Injection report",
+    figures_to: Path | None = None,
+    corpus: Path | None = None,
+) -> list[Path]:
+    """Write the page, and with `figures_to` each figure as SVG and PNG.
+
+    Args:
+        folders: run folders, finished or not, or folders of runs.
+        to: the HTML file.
+        title: of the page.
+        figures_to: a folder for the figures.
+        corpus: where the runs' corpus is now, if it has moved.
+
+    Returns:
+        Every file written, the page first.
+
+    Raises:
+        UserError: a folder that is not a run, or a file that cannot be written.
+    """
+    if to.is_dir():
+        raise UserError(f"--to: {to} is a folder; give the name of an HTML file")
+    runs = read_runs(expand(folders), corpus)
+    sections = [section for make in SECTIONS if (section := make(runs)) is not None]
+    write_page(to, title, sections)
+    written = [to]
+    if figures_to is not None:
+        drawings = [drawing for section in sections for drawing in section.drawings]
+        for drawing in [*drawings, *_overviews(runs)]:
+            for ending in ("svg", "png"):
+                written.append(figures_to / f"{drawing.name}.{ending}")
+                style.save(drawing.figure, written[-1])
+    return written
+
+
+def _overviews(runs: Sequence[Run]) -> Iterator[Drawing]:
+    """For a slide or a README: not on the page, which has their parts."""
+    for task in task_names(runs):
+        if (figure := curves.overview(runs, task)) is not None:
+            yield Drawing(f"overview-{task}", figure, "")

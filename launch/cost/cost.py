@@ -1,0 +1,174 @@
+"""What a run will cost before it is started: FLOPs, GPU-hours, money, memory and disk.
+
+Parameters, tokens, FLOPs, checkpoints and their bytes are exact. GPU-hours and money rest on a utilization, which
+is assumed until it is measured (`calibrate`). Memory is an estimate where `memory` says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from olmo.config import ModelConfig, OptimizerType
+
+from launch.cost.accelerators import Accelerator
+from launch.cost.memory import FP32, Memory, Parameters, count_parameters, estimate_memory
+from olmo_inject.config import Experiment
+from olmo_inject.errors import UserError
+
+TOKEN_BYTES = {"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "int32": 4, "int64": 8}
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What a run leaves of checkpoints.
+
+    Attributes:
+        full: number with optimizer that are there at once at most, after pruning and the one being written.
+        weights_only: number with the weights alone.
+        bytes: of all of them.
+    """
+
+    full: int
+    weights_only: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one run.
+
+    Attributes:
+        name: the run's.
+        parameters: of its model.
+        steps: that are to be trained.
+        tokens: read in these steps.
+        flops_6nd: 6 N D, N without the input embedding.
+        flops: 6 N D and the attention's 12 L d T for each token, as in PaLM's appendix B (arXiv 2204.02311),
+            which does not halve it for the causal mask. `gpu_hours` is of these.
+        strategy: ddp or fsdp.
+        gpus: accelerators at work.
+        accelerator: of which kind, at which price and utilization.
+        memory: of each GPU.
+        checkpoints: on disk.
+        corpus_bytes: tokens as staged on disk, for one pass at most.
+    """
+
+    name: str
+    parameters: Parameters
+    steps: int
+    tokens: int
+    flops_6nd: int
+    flops: int
+    strategy: str
+    gpus: int
+    accelerator: Accelerator
+    memory: Memory
+    checkpoints: Checkpoints
+    corpus_bytes: int
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of one accelerator."""
+        return self.flops / (self.accelerator.peak_flops * self.accelerator.utilization) / 3600
+
+    @property
+    def hours(self) -> float:
+        """Hours by the clock, with perfect scaling over `gpus`."""
+        return self.gpu_hours / self.gpus
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of one step by the clock."""
+        return self.hours * 3600 / self.steps if self.steps else 0.0
+
+    @property
+    def money(self) -> float:
+        """US dollars."""
+        return self.gpu_hours * self.accelerator.price
+
+    @property
+    def fits(self) -> bool:
+        """Whether the estimate of memory is within the accelerator's."""
+        return self.memory.total <= self.accelerator.memory
+
+    def record(self) -> dict[str, Any]:
+        """Everything as JSON; bytes, FLOPs, hours and US dollars."""
+        derived = ("gpu_hours", "hours", "step_seconds", "money", "fits")
+        values = asdict(self) | {name: getattr(self, name) for name in derived}
+        values["memory"]["total"] = self.memory.total
+        return values
+
+
+def estimate(
+    experiment: Experiment,
+    accelerator: Accelerator,
+    *,
+    nodes: int = 1,
+    gpus_per_node: int = 1,
+    corpus_tokens: int | None = None,
+    first_step: int = 0,
+) -> Cost:
+    """The cost of one run.
+
+    Args:
+        experiment: the run.
+        accelerator: what it runs on, with price and utilization.
+        nodes: machines.
+        gpus_per_node: accelerators of each.
+        corpus_tokens: what the corpus holds; None: as many as the run reads.
+        first_step: where it begins, for a run that branches off or goes on.
+
+    Raises:
+        UserError: no GPU, or a batch that the GPUs cannot share.
+    """
+    gpus = nodes * gpus_per_node
+    if nodes < 1 or gpus_per_node < 1:
+        raise UserError(f"{nodes} nodes of {gpus_per_node} GPUs: both must be at least 1")
+    if experiment.batch_size % gpus:
+        raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {gpus} GPUs")
+    model, train = experiment.model, experiment.train
+    assert train.distributed_strategy is not None
+    count = count_parameters(model)
+    steps = max(0, experiment.steps - first_step)
+    tokens = steps * experiment.batch_size * experiment.sequence_length
+    read = experiment.steps * experiment.batch_size * experiment.sequence_length
+    staged = read if corpus_tokens is None else min(read, corpus_tokens)
+    return Cost(
+        name=experiment.name,
+        parameters=count,
+        steps=steps,
+        tokens=tokens,
+        flops_6nd=6 * count.computing * tokens,
+        flops=flops_per_token(model) * tokens,
+        strategy=train.distributed_strategy.value,
+        gpus=gpus,
+        accelerator=accelerator,
+        memory=estimate_memory(experiment, gpus, gpus_per_node),
+        checkpoints=count_checkpoints(experiment, first_step),
+        corpus_bytes=staged * TOKEN_BYTES.get(experiment.corpus.dtype, 2),
+    )
+
+
+def flops_per_token(model: ModelConfig) -> int:
+    """Forward and backward, attention included: 6 N + 12 L d T."""
+    attention = 12 * model.n_layers * model.d_model * model.max_sequence_length
+    return 6 * count_parameters(model).computing + attention
+
+
+def count_checkpoints(experiment: Experiment, first_step: int = 0) -> Checkpoints:
+    """The checkpoints that a run which is never interrupted leaves, and their bytes at the fullest moment."""
+    train, last = experiment.train, experiment.steps
+    regular = {last}
+    if train.save_interval is not None:
+        regular |= set(range(train.save_interval, last + 1, train.save_interval))
+    regular = {step for step in regular if step > first_step}
+    listed = {step for step in experiment.checkpoints.also.up_to(last) if step >= first_step}  # never removed
+    weights_only = len(listed - regular) if experiment.checkpoints.weights_only else 0
+    passing = len(regular - listed)
+    if train.save_num_checkpoints_to_keep > 0:
+        passing = min(passing, train.save_num_checkpoints_to_keep + 1)  # the oldest goes when the newest is whole
+    full = len(listed) - weights_only + passing
+    weights = FP32 * count_parameters(experiment.model).total
+    averages = 2 if train.optimizer.name == OptimizerType.adamw else 1
+    return Checkpoints(full, weights_only, weights * ((1 + averages) * full + weights_only))

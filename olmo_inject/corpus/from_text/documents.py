@@ -1,0 +1,206 @@
+"""Text as people keep it, read document by document: JSON lines, Parquet, plain text, Hugging Face datasets."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from olmo_inject.corpus.from_text.inputs import COMPRESSIONS, Input, TextOptions, joined, open_dataset
+from olmo_inject.errors import UserError
+
+LONGEST_LINE = 2**30  # bytes; more is no document but a file of another format
+ROWS = 512  # of a table in memory at once
+_READ_BYTES = 2**20
+
+
+class Document(NamedTuple):
+    """One document and where it stands.
+
+    Attributes:
+        text: never damaged: it encodes as UTF-8.
+        id: the source's own, or empty.
+        source: the file, or the dataset and its split.
+        line: in the file, or row of the table, from 1.
+    """
+
+    text: str
+    id: str
+    source: str
+    line: int
+
+
+class Reading:
+    """The progress of reading one input, and what becomes of its damaged parts.
+
+    Args:
+        skip_damaged: count what is damaged and go on; else the first is a `UserError` that names its place.
+    """
+
+    def __init__(self, skip_damaged: bool = False) -> None:
+        self.skip_damaged = skip_damaged
+        self.damaged = 0
+        self.broken_off = 0  # files of which all that follows a damaged place is lost
+        self.position = 0  # of the input's `size`
+
+    def damage(self, path: str, line: int, what: object) -> None:
+        """Report line (or row) `line`."""
+        if not self.skip_damaged:
+            raise UserError(
+                f"{path}: line {line} is damaged: {joined(what)} (--skip-damaged counts such lines and goes on)"
+            )
+        self.damaged += 1
+
+
+def read_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
+    """The documents of one input in order, those of no text among them.
+
+    Raises:
+        UserError: a damaged line or row (unless `reading` skips them), a missing column, an unreadable file.
+    """
+    readers: dict[str, Callable[[Input, TextOptions, Reading], Iterator[Document]]] = {
+        "json": _json_documents,
+        "text": _text_documents,
+        "parquet": _parquet_documents,
+        "saved": _dataset_documents,
+        "dataset": _dataset_documents,
+    }
+    try:
+        yield from readers[what.kind](what, options, reading)
+    except OSError as error:
+        raise UserError(f"{what.path}: cannot be read: {joined(error)}") from None
+
+
+def _lines(what: Input, reading: Reading) -> Iterator[tuple[int, bytes]]:
+    """Line numbers and lines, decompressed; a file that breaks off is damaged at the line where it does."""
+    with pa.OSFile(what.path) as raw:
+        compression = COMPRESSIONS.get(Path(what.path).suffix)
+        stream = raw if compression is None else pa.CompressedInputStream(raw, compression)
+        buffer = io.BufferedReader(stream, _READ_BYTES)
+        number = 0
+        while True:
+            number += 1
+            try:
+                line = buffer.readline(LONGEST_LINE)
+            except OSError as error:
+                reading.damage(what.path, number, error)
+                reading.broken_off += 1
+                return
+            if not line:
+                return
+            if len(line) == LONGEST_LINE:
+                raise UserError(f"{what.path}: line {number} is longer than {LONGEST_LINE:,} bytes")
+            reading.position = raw.tell()
+            yield number, line
+
+
+def _json_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
+    for number, line in _lines(what, reading):
+        if line.isspace():
+            continue
+        try:
+            fields = json.loads(line.decode())
+            text = _text(fields, options)
+            if b"\\u" in line:
+                text.encode()  # half of a surrogate pair is valid JSON, and no text
+        except json.JSONDecodeError as error:
+            reading.damage(what.path, number, f"{error.msg} at character {error.pos + 1}")
+            continue
+        except (ValueError, RecursionError) as error:
+            reading.damage(what.path, number, error)
+            continue
+        yield Document(text, _id(fields, options), what.path, number)
+
+
+def _text_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
+    if options.text_unit == "line":
+        for number, line in _lines(what, reading):
+            try:
+                yield Document(line.decode().rstrip("\r\n"), "", what.path, number)
+            except UnicodeDecodeError as error:
+                reading.damage(what.path, number, error)
+        return
+    damaged = reading.damaged
+    content = b"".join(line for _, line in _lines(what, reading))
+    if reading.damaged > damaged:
+        return
+    try:
+        yield Document(content.decode(), "", what.path, 1)
+    except UnicodeDecodeError as error:
+        reading.damage(what.path, content.count(b"\n", 0, error.start) + 1, error)
+
+
+def _parquet_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
+    try:
+        with pq.ParquetFile(what.path) as file:
+            names = file.schema_arrow.names
+            _require_column(what.path, options.text_field, names)
+            columns = [name for name in (options.text_field, options.id_field) if name in names]
+            rows, number = max(1, file.metadata.num_rows), 0
+            for batch in file.iter_batches(ROWS, columns=columns):
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield from _row(fields, what.path, number, options, reading)
+                reading.position = what.size * number // rows
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{what.path}: is not a Parquet file: {joined(error)}") from None
+
+
+def _dataset_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
+    dataset = open_dataset(what.source, options)
+    number, name = 0, f"{what.path}/{options.dataset_split}"
+    if what.kind == "saved":
+        # Contiguous parts, so that the row is the dataset's own.
+        per, more = divmod(len(dataset), what.of)
+        number = what.shard * per + min(what.shard, more)
+        part = dataset.shard(what.of, what.shard, contiguous=True)
+    else:
+        part = dataset.shard(what.of, what.shard) if what.of > 1 else dataset
+        name += f"#{what.shard}"
+    if part.column_names is not None:
+        _require_column(name, options.text_field, part.column_names)
+        part = part.select_columns([c for c in (options.text_field, options.id_field) if c in part.column_names])
+    rows = iter(part)
+    while True:
+        try:
+            fields = next(rows)
+        except StopIteration:
+            break
+        except Exception as error:  # as in `open_dataset`
+            raise UserError(f"{name}: cannot be read on after row {number}: {joined(error)}") from None
+        number += 1
+        yield from _row(fields, name, number, options, reading)
+    reading.position = what.size
+
+
+def _row(fields: Any, name: str, number: int, options: TextOptions, reading: Reading) -> Iterator[Document]:
+    try:
+        text = _text(fields, options)
+    except ValueError as error:
+        reading.damage(name, number, error)
+        return
+    yield Document(text, _id(fields, options), name, number)
+
+
+def _require_column(where: str, field: str, names: Sequence[str]) -> None:
+    if field not in names:
+        raise UserError(f"{where}: no column {field}; there are {', '.join(names)}")
+
+
+def _text(fields: Any, options: TextOptions) -> str:
+    if not isinstance(fields, dict):
+        raise ValueError("not an object with keys")
+    text = fields.get(options.text_field)
+    if not isinstance(text, str):
+        raise ValueError(f"{options.text_field} is {'missing' if text is None else type(text).__name__}, not text")
+    return text
+
+
+def _id(fields: dict[str, Any], options: TextOptions) -> str:
+    value = fields.get(options.id_field)
+    return "" if value is None else str(value)

@@ -1,0 +1,183 @@
+"""What there is to read in the sources that a user names: files of known formats, and Hugging Face datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from olmo_inject.errors import UserError
+
+DATASET = "hf:"  # before the name of a Hugging Face dataset
+TEXT_UNITS = ("file", "line")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+_KINDS = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".parquet": "parquet", ".txt": "text"}
+FORMATS = "JSON lines (.jsonl, .json), .txt, each also .gz or .zst, and .parquet"
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How documents are found in what is read.
+
+    Attributes:
+        text_field: key or column of the text.
+        id_field: key or column of the document's id; it may be absent.
+        text_unit: what is a document in plain text, one of `TEXT_UNITS`.
+        dataset_config: configuration of a Hugging Face dataset.
+        dataset_split: its split.
+    """
+
+    text_field: str = "text"
+    id_field: str = "id"
+    text_unit: str = "file"
+    dataset_config: str | None = None
+    dataset_split: str = "train"
+
+
+@dataclass(frozen=True)
+class Input:
+    """What is read from its beginning to its end by one process: a file, or one of a dataset's own shards.
+
+    Attributes:
+        source: the source given by the user that it belongs to.
+        path: of the file, or the dataset's name with `hf:` before it.
+        kind: `json`, `text`, `parquet`, `saved` (a dataset folder) or `dataset`.
+        size: bytes of the file; 1 where unknown.
+        shard: which of the dataset's shards.
+        of: how many it has.
+    """
+
+    source: str
+    path: str
+    kind: str
+    size: int
+    shard: int = 0
+    of: int = 1
+
+
+def find_inputs(sources: Sequence[str], options: TextOptions) -> list[Input]:
+    """The inputs of `sources`, in their order and sorted within a folder, so that they are the same on every machine.
+
+    Raises:
+        UserError: nothing there, a file of no known format, or a dataset that cannot be opened.
+    """
+    if options.text_unit not in TEXT_UNITS:
+        raise UserError(f"text unit {options.text_unit!r}: allowed are {', '.join(TEXT_UNITS)}")
+    inputs: list[Input] = []
+    for source in sources:
+        path = Path(source)
+        _check_name(source)
+        if source.startswith(DATASET):
+            count = getattr(open_dataset(source, options), "num_shards", 1)
+            inputs += [Input(source, source, "dataset", 1, i, count) for i in range(count)]
+        elif path.is_file():
+            if (kind := _kind(path)) is None:
+                raise UserError(f"{path}: not a known format; there are {FORMATS}")
+            inputs.append(Input(source, str(path), kind, path.stat().st_size))
+        elif _is_saved(path):
+            inputs += _saved_inputs(source, options)
+        elif path.is_dir():
+            inputs += _folder_inputs(source)
+        else:
+            raise UserError(f"{source} is neither a file nor a folder; a Hugging Face dataset is written {DATASET}NAME")
+    return inputs
+
+
+def skipped_files(sources: Sequence[str]) -> list[str]:
+    """What is in the folders among `sources` and not read, hidden names aside: no known format, a link to nothing."""
+    folders = [Path(source) for source in sources if not source.startswith(DATASET)]
+    return [
+        str(path)
+        for folder in folders
+        if folder.is_dir() and not _is_saved(folder)
+        for path in _visible_files(folder)
+        if not _is_read(path)
+    ]
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `datasets` saved it."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """All below `folder` that is no folder, sorted; links are followed, but each folder is read at one path only.
+
+    Raises:
+        UserError: a folder that cannot be read.
+    """
+    files: list[Path] = []
+    folders, seen = [folder], set[tuple[int, int]]()
+    try:
+        while folders:
+            status = (directory := folders.pop()).stat()
+            if (status.st_dev, status.st_ino) in seen:  # another link leads here, perhaps one inside it
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
+            files += [entry for entry in entries if not entry.is_dir()]
+            folders += [entry for entry in reversed(entries) if entry.is_dir()]
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be read: {error.strerror}") from None
+    return sorted(files)
+
+
+def _is_read(path: Path) -> bool:
+    return _kind(path) is not None and path.is_file()
+
+
+def _check_name(path: str) -> None:
+    """Refuse a name that cannot be written down: provenance and records are UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: the name is not UTF-8; rename it") from None
+
+
+def _kind(path: Path) -> str | None:
+    compressed = path.suffix in COMPRESSIONS
+    kind = _KINDS.get(path.with_suffix("").suffix if compressed else path.suffix)
+    return None if compressed and kind == "parquet" else kind
+
+
+def _folder_inputs(source: str) -> list[Input]:
+    found: list[Input] = []
+    for path in _visible_files(Path(source)):
+        if _is_read(path) and (kind := _kind(path)) is not None:
+            _check_name(str(path))
+            found.append(Input(source, str(path), kind, path.stat().st_size))
+    if not found:
+        raise UserError(f"{source}: no file of a known format in it; there are {FORMATS}")
+    return found
+
+
+def _saved_inputs(source: str, options: TextOptions) -> list[Input]:
+    """One input for each Arrow file of a folder that `datasets` saved."""
+    count = max(1, len(open_dataset(source, options).cache_files))
+    return [Input(source, source, "saved", 1, i, count) for i in range(count)]
+
+
+def open_dataset(source: str, options: TextOptions) -> Any:
+    """The dataset `source`, streamed where it is given by name."""
+    import datasets
+
+    try:
+        if source.startswith(DATASET):
+            name = source.removeprefix(DATASET)
+            return datasets.load_dataset(
+                name, options.dataset_config, split=options.dataset_split, streaming=True, trust_remote_code=False
+            )
+        dataset = datasets.load_from_disk(source)
+    except Exception as error:  # whatever its loaders meet: names, configurations, the network
+        raise UserError(f"{source}: cannot be opened: {joined(error)}") from None
+    if isinstance(dataset, datasets.DatasetDict):
+        if options.dataset_split not in dataset:
+            raise UserError(f"{source}: no split {options.dataset_split}; there are {', '.join(map(str, dataset))}")
+        return dataset[options.dataset_split]
+    return dataset
+
+
+def joined(message: object) -> str:
+    """A message of another library on one line."""
+    return " ".join(str(message).split())

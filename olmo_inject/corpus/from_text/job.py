@@ -1,0 +1,168 @@
+"""One process's share of a build: inputs read, tokenized and written as shards, from where a killed one stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+
+from olmo_inject.corpus.from_text.documents import Document, Reading, read_documents
+from olmo_inject.corpus.from_text.inputs import Input, TextOptions
+from olmo_inject.corpus.from_text.shard_writer import WORK, ShardWriter, finished_shards
+from olmo_inject.errors import UserError
+from olmo_inject.files import read_json, write_json
+from olmo_inject.parallel_jobs import Report
+from olmo_inject.vocabulary import Vocabulary
+
+JOB_BYTES = 64 * 2**20  # small files are read together up to so many, so that shards are not as small as they
+# Documents without text, damaged lines, files of which the rest is lost: each is counted.
+LEFT_OUT: tuple[str, ...] = ("empty", "damaged", "broken_off")
+BATCH_DOCUMENTS = 512  # tokenized at once
+BATCH_CHARACTERS = 2**21
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What decides the bytes of a built corpus.
+
+    Attributes:
+        tokenizer: `dolma`, `bpe` (trained on the beginnings of the inputs), a path or a bundled name.
+        vocab_size: ids of the `bpe`, special tokens included.
+        eos_id: where the tokenizer has no EOS of a usual name.
+        pad_id: likewise.
+        shard_tokens: most tokens in a shard.
+        skip_damaged: count damaged lines and go on.
+        text: how documents are found.
+    """
+
+    tokenizer: str = "dolma"
+    vocab_size: int = 2048
+    eos_id: int | None = None
+    pad_id: int | None = None
+    shard_tokens: int = 2**29
+    skip_damaged: bool = False
+    text: TextOptions = field(default_factory=TextOptions)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Inputs that one process turns into shards, numbered in the order of the corpus."""
+
+    number: int
+    inputs: tuple[Input, ...]
+    folder: Path
+    options: BuildOptions
+    tokenizer: str
+    eos_id: int
+    pad_id: int
+
+
+def make_jobs(inputs: Sequence[Input], folder: Path, options: BuildOptions, vocabulary: Vocabulary) -> list[Job]:
+    """Inputs of one source in order, small ones together; the same inputs give the same jobs."""
+    ids = vocabulary.eos_id, vocabulary.pad_id
+    return [
+        Job(number, group, folder, options, vocabulary.identifier, *ids) for number, group in enumerate(_groups(inputs))
+    ]
+
+
+def _groups(inputs: Sequence[Input]) -> Iterator[tuple[Input, ...]]:
+    for _, members in groupby(inputs, key=lambda i: i.source):
+        group: list[Input] = []
+        for one in members:
+            alone = one.kind in ("saved", "dataset")
+            if group and (alone or sum(i.size for i in group) + one.size > JOB_BYTES):
+                yield tuple(group)
+                group = []
+            group.append(one)
+        yield tuple(group)
+
+
+def run_job(job: Job, report: Report) -> dict[str, int]:
+    """Write what is missing of a job's shards; the counts of what was left out."""
+    path = job.folder / WORK / f"job-{job.number:05d}.json"
+    if path.is_file():
+        report(sum(i.size for i in job.inputs), 0)
+        return read_json(path)
+    vocabulary = _load_vocabulary(job.tokenizer, job.eos_id, job.pad_id)
+    finished = finished_shards(job.folder, job.number)
+    read = finished[-1]["read"] if finished else 0
+    dtype = token_dtype(vocabulary)
+    writer = ShardWriter(job.folder, job.number, len(finished), dtype, job.options.shard_tokens)
+    counts = dict.fromkeys(LEFT_OUT, 0)
+    numbered = enumerate(_job_documents(job, counts, report))
+    for batch in _batches(islice(numbered, read, None)):
+        tokens = _write_batch(batch, vocabulary, writer)
+        report(0, tokens)
+        read = batch[-1][0] + 1
+    writer.finish(read)
+    write_json(path, counts)
+    return counts
+
+
+@lru_cache(maxsize=1)
+def _load_vocabulary(tokenizer: str, eos_id: int, pad_id: int) -> Vocabulary:
+    """Once in a process, not in each of its jobs: it takes a quarter of a second."""
+    return Vocabulary.load(tokenizer, eos_id=eos_id, pad_id=pad_id)
+
+
+def _job_documents(job: Job, counts: dict[str, int], report: Report) -> Iterator[Document]:
+    """The documents that have text, of all inputs of a job; reports what part of them was read."""
+    for one in job.inputs:
+        reading, reported = Reading(job.options.skip_damaged), 0
+        for document in read_documents(one, job.options.text, reading):
+            if reading.position != reported:
+                report(reading.position - reported, 0)
+                reported = reading.position
+            if document.text.strip():
+                yield document
+            else:
+                counts["empty"] += 1
+        report(one.size - reported, 0)
+        counts["damaged"] += reading.damaged
+        counts["broken_off"] += reading.broken_off
+
+
+def _batches(documents: Iterator[tuple[int, Document]]) -> Iterator[list[tuple[int, Document]]]:
+    batch: list[tuple[int, Document]] = []
+    characters = 0
+    for numbered in documents:
+        batch.append(numbered)
+        characters += len(numbered[1].text)
+        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _write_batch(batch: list[tuple[int, Document]], vocabulary: Vocabulary, writer: ShardWriter) -> int:
+    """Tokenize a batch and append its documents; returns the number of tokens."""
+    tokenizer, eos = vocabulary.tokenizer, vocabulary.eos_id
+    assert tokenizer is not None
+    # The text "<|endoftext|>" in a document is text: only its end is EOS.
+    tokenizer.encode_special_tokens = True
+    encodings = tokenizer.encode_batch_fast([document.text for _, document in batch], add_special_tokens=False)
+    ids: list[int] = []
+    ends: list[int] = []
+    for encoding in encodings:
+        ids += encoding.ids
+        ids.append(eos)
+        ends.append(len(ids))
+    array = np.fromiter(ids, writer.dtype, len(ids))
+    if np.count_nonzero(array == eos) != len(batch):
+        document = next(d for (_, d), encoding in zip(batch, encodings, strict=True) if eos in encoding.ids)
+        raise UserError(
+            f"{document.source}: line {document.line}: the tokenizer makes its text the EOS token {eos}, "
+            "which is not among the tokenizer's special tokens"
+        )
+    writer.add(array, ends, [document for _, document in batch], batch[0][0])
+    return len(ids)
+
+
+def token_dtype(vocabulary: Vocabulary) -> np.dtype:
+    """The smallest type that ai2-olmo reads and that holds every id."""
+    return np.dtype(np.uint16 if vocabulary.size <= 2**16 else np.uint32)

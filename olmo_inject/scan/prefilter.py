@@ -1,0 +1,139 @@
+"""Which places of a token stream can hold a statement about numbers: decided on tokens, before any text is decoded.
+
+Complete: no statement is missed. A symbol is one byte, which some token must hold. A word is split by the
+pre-tokenizer of a byte-level BPE from what stands beside it, so it is spelled as the tokenizer spells it alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt8
+
+from olmo_inject.errors import UserError
+from olmo_inject.scan.statements import (
+    BE_WORDS,
+    LESS_WORDS,
+    MORE_WORDS,
+    NUMBER_WORDS,
+    PLUS_WORDS,
+    THAN_WORDS,
+    word_forms,
+)
+from olmo_inject.vocabulary import Vocabulary
+
+# Most tokens between an operator's token and the number beside it: a byte each of the word's other pieces, two
+# gaps of three white-space characters and a short word.
+_STEPS = 32
+_SPACE_BYTES = frozenset(b" \t\r\n\xc2\xa0\xe2\xe3" + bytes(range(0x80, 0x8B)) + b"\xaf")
+_NUMBER, _SIGNED, _SKIP_LEFT, _SKIP_RIGHT = 1, 2, 4, 8
+
+
+@dataclass(frozen=True)
+class Prefilter:
+    """Classes of tokens.
+
+    Attributes:
+        anchors: ids one of which every operator holds.
+        classes: per id of any dtype below 2^16 or the vocabulary's size, bits: can end a number, can begin one,
+            can stand between a number and the operator after it, or before it.
+        spellings: the operators that each anchor is the rarest token of.
+    """
+
+    anchors: Int64[np.ndarray, " a"]
+    classes: UInt8[np.ndarray, " v"]
+    spellings: dict[int, list[list[int]]]
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, token_bytes: Sequence[bytes], size: int) -> Prefilter:
+        """The classes of a byte-level BPE.
+
+        Args:
+            vocabulary: with a tokenizer.
+            token_bytes: as `Vocabulary.token_bytes` gives them.
+            size: of the table, at least the vocabulary's.
+
+        Raises:
+            UserError: the tokenizer splits words in another way than GPT-2's, so words could be missed.
+        """
+        _require_known_splitting(vocabulary)
+        operators = _pieces(vocabulary, PLUS_WORDS + LESS_WORDS + MORE_WORDS)
+        spellings: dict[int, list[list[int]]] = {}
+        for pieces in operators:
+            spellings.setdefault(max(pieces), []).append(pieces)  # of a BPE's tokens the later are the rarer
+        symbols = {i for i, text in enumerate(token_bytes) if set(b"+<>") & set(text)}
+        for i in symbols - {vocabulary.eos_id}:  # in EOS they are no text
+            spellings[i] = [[i]]
+        own = _union(operators)
+        # After an apostrophe GPT-2's splitting takes 's and 't for contractions: 'seven is 's and even.
+        numbers = _union(_pieces(vocabulary, NUMBER_WORDS, before=("", " ", "'")))
+        numbers |= {i for i, text in enumerate(token_bytes) if set(b"0123456789") & set(text)}
+        minus = {i for i, text in enumerate(token_bytes) if set(b"-\xe2\x88\x92") & set(text)}
+        space = {i for i, text in enumerate(token_bytes) if text and set(text) <= _SPACE_BYTES}
+        classes = np.zeros(size, np.uint8)
+        for members, bit in (
+            (numbers, _NUMBER),
+            (numbers | minus, _SIGNED),
+            (space | own | _union(_pieces(vocabulary, BE_WORDS)), _SKIP_LEFT),
+            (space | own | _union(_pieces(vocabulary, THAN_WORDS)), _SKIP_RIGHT),
+        ):
+            classes[sorted(members)] |= bit
+        return cls(np.array(sorted(spellings), np.int64), classes, spellings)
+
+    def survivors(self, tokens: np.ndarray, places: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
+        """Those of `places`, indices of anchors in `tokens`, that have a number on both sides."""
+        inside = self.classes[tokens[places]] & _NUMBER > 0  # digits in the operator's own token: text will tell
+        left = inside | self._reaches(tokens, places, -1, _NUMBER, _SKIP_LEFT)
+        places, inside = places[left], inside[left]
+        places = places[inside | self._reaches(tokens, places, 1, _SIGNED, _SKIP_RIGHT)]
+        return places[np.array([self._is_operator(tokens, place) for place in places.tolist()], bool)]
+
+    def _is_operator(self, tokens: np.ndarray, place: int) -> bool:
+        """Whether all pieces of a word are there, of which the anchor is only one."""
+        anchor = int(tokens[place])
+        for pieces in self.spellings[anchor]:
+            begin = place - pieces.index(anchor)
+            if len(pieces) == 1 or (begin >= 0 and tokens[begin : begin + len(pieces)].tolist() == pieces):
+                return True
+        return False
+
+    def _reaches(
+        self, tokens: np.ndarray, places: Int64[np.ndarray, " n"], step: int, target: int, skip: int
+    ) -> Bool[np.ndarray, " n"]:
+        """Whether a token of class `target` comes after none but tokens of class `skip`."""
+        found = np.zeros(len(places), bool)
+        moving = np.arange(len(places))
+        for distance in range(1, _STEPS + 1):
+            at = places[moving] + step * distance
+            within = (at >= 0) & (at < len(tokens))
+            moving, at = moving[within], at[within]
+            classes = self.classes[tokens[at]]
+            found[moving[classes & target > 0]] = True
+            moving = moving[(classes & target == 0) & (classes & skip > 0)]
+            if not len(moving):
+                break
+        return found
+
+
+def _require_known_splitting(vocabulary: Vocabulary) -> None:
+    assert vocabulary.tokenizer is not None
+    splitter = json.loads(vocabulary.tokenizer.to_str())["pre_tokenizer"] or {}
+    if splitter.get("type") != "ByteLevel" or not splitter.get("use_regex"):
+        raise UserError(
+            f"{vocabulary.identifier}: statements about numbers are found with a byte-level BPE that splits words as "
+            "GPT-2's and OLMo's do; this one splits them in another way"
+        )
+
+
+def _pieces(vocabulary: Vocabulary, words: Sequence[str], before: Sequence[str] = ("", " ")) -> list[list[int]]:
+    """How the tokenizer spells each form of each word, with what may stand before it."""
+    assert vocabulary.tokenizer is not None
+    texts = [prefix + form for form in word_forms(words) for prefix in before]
+    return [encoding.ids for encoding in vocabulary.tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def _union(lists: Iterable[Iterable[int]]) -> set[int]:
+    return {i for members in lists for i in members}

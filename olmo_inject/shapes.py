@@ -1,0 +1,63 @@
+"""Whether values read from a file have the shape that its writer gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from olmo_inject.errors import UserError
+
+NUMBER = (float, int)
+
+
+def check_shape(value: Any, shape: Any, where: str) -> None:
+    """Refuse a value of another shape.
+
+    Args:
+        value: of a JSON file.
+        shape: a type; None; a tuple of shapes, one of which must fit; a list of one shape, of every entry; or a dict,
+            `{str: shape}` for any keys, else the keys that must be there, with `?` at the end those that may.
+        where: the file and the key, for the message.
+
+    Raises:
+        UserError: naming the first key that is missing or wrong.
+    """
+    if isinstance(shape, tuple):
+        if not any(_fits(value, one, where) for one in shape):
+            raise UserError(f"{where} is damaged: it must be {' or '.join(map(_word, shape))}")
+    elif isinstance(shape, dict):
+        _check_keys(value, shape, where)
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            raise UserError(f"{where} is damaged: it must be a list")
+        for number, entry in enumerate(value):
+            check_shape(entry, shape[0], f"{where}: {number}")
+    elif value is not None if shape is None else type(value) is not shape:  # a bool is no int here
+        raise UserError(f"{where} is damaged: it must be {_word(shape)}")
+
+
+def _check_keys(value: Any, shape: dict[Any, Any], where: str) -> None:
+    if not isinstance(value, dict):
+        raise UserError(f"{where} is damaged: it must hold keys and values")
+    if str in shape:
+        for key, entry in value.items():
+            check_shape(entry, shape[str], f"{where}: {key}")
+        return
+    for name, inner in shape.items():
+        key = name.removesuffix("?")
+        if key in value:
+            check_shape(value[key], inner, f"{where}: {key}")
+        elif key == name:
+            raise UserError(f"{where} is damaged: {key} is missing")
+
+
+def _fits(value: Any, shape: Any, where: str) -> bool:
+    try:
+        check_shape(value, shape, where)
+    except UserError:
+        return False
+    return True
+
+
+def _word(shape: Any) -> str:
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", None: "null", list: "a list"}
+    return words.get(shape, "keys and values") if not isinstance(shape, dict | list) else "keys and values"

@@ -1,0 +1,1 @@
+"""Checkpoints: saved and restored, converted, exported; start with `save_restore`."""

@@ -1,0 +1,196 @@
+"""Checkpoints of any kind made into one of another: one safe file of weights, one resumable file, transformers.
+
+Every folder appears whole or not at all, and nothing that is there is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from olmo.config import DistributedStrategy, ModelConfig, TrainConfig
+from safetensors import SafetensorError
+
+from olmo_inject.corpus.source import read_source
+from olmo_inject.errors import UserError
+from olmo_inject.runs.read import is_run, load_run
+from olmo_inject.training.checkpoints import record as sealed
+from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints.weights import Weights, check_is_checkpoint, load_weights, read_model_config
+from olmo_inject.training.parallel import (
+    build_model,
+    build_optimizer,
+    process_group,
+)
+from olmo_inject.vocabulary import Vocabulary
+
+CONFIG = "config.yaml"
+
+
+def read_config(path: Path) -> TrainConfig:
+    """ai2-olmo's configuration of a checkpoint, this project's or ai2-olmo's.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    check_is_checkpoint(path)
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path} is not a checkpoint: it has no {CONFIG}")
+    try:
+        with warnings.catch_warnings():  # it registers its resolvers by a deprecated name of OmegaConf's
+            warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated", UserWarning)
+            return TrainConfig.load(path / CONFIG)
+    except Exception as error:  # of ai2-olmo's and of OmegaConf's types
+        raise UserError(f"{path / CONFIG} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def read_model(path: Path) -> tuple[Weights, ModelConfig]:
+    """The weights of a checkpoint of any kind, and the model they fit.
+
+    Raises:
+        UserError: as `read_model_config` and `load_weights`.
+    """
+    config = read_model_config(path)
+    return load_weights(path, config), config
+
+
+def unshard(path: Path, to: Path) -> save_restore.Checkpoint:
+    """Write the weights of a checkpoint of any kind as one of weights only: `model.safetensors`.
+
+    Raises:
+        UserError: as `read_model`; `to` exists, or cannot be written.
+    """
+    weights, _ = read_model(path)
+    with _new_folder(to) as tmp:
+        # Each its own memory: safetensors refuses views of one.
+        copies = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
+        sealed.save_tensors(copies, tmp / "model.safetensors")
+        shutil.copyfile(path / CONFIG, tmp / CONFIG)
+        record = {"step": _step(path), "kind": "weights", "sharded": False, "world_size": 1}
+        files = {name: sealed.seal(tmp / name) for name in ("model.safetensors", CONFIG)}
+        sealed.complete(tmp, to, record | {"files": files})
+    return save_restore.read_checkpoint(to)
+
+
+def unshard_with_optimizer(path: Path, to: Path) -> save_restore.Checkpoint:
+    """Write a full checkpoint of FSDP's as a full one of DDP's, from which a run can go on.
+
+    Needs memory for the whole model and its optimizer, 16 bytes a parameter, on the CPU. For the process
+    alone: it makes a process group of one.
+
+    Raises:
+        UserError: as `restore`; `to` exists, or cannot be written.
+    """
+    config = read_config(path)
+    source = save_restore.read_checkpoint(path)
+    config.distributed_strategy = DistributedStrategy.ddp
+    config.precision = "fp32"  # of the model's computations, which there are none of
+    config.compile = None
+    with process_group("cpu") as device:
+        _, dist_model = build_model(config, device)
+        optim = build_optimizer(config, dist_model)
+        state = save_restore.restore(source, dist_model, optim)
+        with _new_folder(to) as tmp:
+            written = save_restore.save(tmp, source.step, dist_model, optim, state, read_config(path))
+            written.path.rename(to)
+    return save_restore.read_checkpoint(to)
+
+
+def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
+    """Write a checkpoint of any kind as a folder of transformers' OlmoForCausalLM.
+
+    `AutoModelForCausalLM.from_pretrained(to)` loads it without a network, and on a CPU its logits are the
+    original's to the bit (see `transformers_model` for the widths at which they are).
+
+    Args:
+        path: the checkpoint.
+        to: a folder that does not exist.
+        vocabulary: whose tokenizer goes along for `AutoTokenizer`; None, or one without a tokenizer: none does.
+
+    Raises:
+        UserError: as `read_model`; a model that is no OlmoForCausalLM; `to` exists, or cannot be written.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    from olmo_inject.training.checkpoints.transformers import to_transformers
+
+    weights, config = read_model(path)
+    model = to_transformers(weights, config)
+    with _new_folder(to) as tmp:
+        shows_progress = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        model.save_pretrained(tmp)
+        if shows_progress:
+            transformers_logging.enable_progress_bar()
+        if vocabulary is not None and vocabulary.tokenizer is not None:
+            _save_tokenizer(vocabulary, config.max_sequence_length, tmp)
+        mode = (tmp / "config.json").stat().st_mode  # which the weights' own files have not
+        for file in tmp.iterdir():
+            sealed.share(file, mode)
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        tmp.rename(to)
+
+
+def find_vocabulary(path: Path, tokenizer: str | None, corpus: Path | None = None) -> tuple[Vocabulary | None, str]:
+    """The vocabulary of a checkpoint's run, or of `tokenizer`; where there is no tokenizer None, and why.
+
+    Raises:
+        UserError: the tokenizer cannot be read, or is not the model's.
+    """
+    model = read_config(path).model
+    if tokenizer is not None:
+        vocabulary = Vocabulary.load(tokenizer, eos_id=model.eos_token_id, pad_id=model.pad_token_id)
+    elif is_run(path.parent):
+        vocabulary = read_source(load_run(path.parent, corpus).experiment.corpus).vocabulary
+    else:
+        return None, f"{path} does not lie in its run's folder"
+    if vocabulary.size > model.vocab_size:
+        raise UserError(f"{path}: its vocabulary of {model.vocab_size} is less than tokenizer {tokenizer}'s")
+    return (None, "its corpus has none") if vocabulary.tokenizer is None else (vocabulary, "")
+
+
+def _save_tokenizer(vocabulary: Vocabulary, longest: int, folder: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    assert vocabulary.tokenizer is not None
+    eos, pad = (vocabulary.tokenizer.id_to_token(i) for i in (vocabulary.eos_id, vocabulary.pad_id))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=vocabulary.tokenizer, eos_token=eos, pad_token=pad, model_max_length=longest
+    )
+    fast.save_pretrained(folder)
+
+
+def _step(path: Path) -> int:
+    """The step of a checkpoint of this project; of another's, what its name says, or 0."""
+    if (path / sealed.RECORD).is_file():
+        return save_restore.read_checkpoint(path).step
+    digits = path.name.removeprefix("step").removesuffix("-unsharded")
+    return int(digits) if digits.isdecimal() else 0
+
+
+@contextmanager
+def _new_folder(to: Path) -> Iterator[Path]:
+    """An empty folder beside `to`, which must not exist; removed in the end, if it has not been renamed.
+
+    Raises:
+        UserError: `to` exists, or the disk is full or cannot be written.
+    """
+    if to.exists():
+        raise UserError(f"{to} exists already")
+    tmp = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+    try:
+        tmp.mkdir(parents=True)
+        with torch.no_grad():
+            yield tmp
+    except OSError as error:
+        raise UserError(f"cannot write {to}: {error.strerror or error}") from error
+    except SafetensorError as error:  # how it reports a full disk
+        raise UserError(f"cannot write {to}: {error}") from error
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)

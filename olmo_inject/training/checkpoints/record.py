@@ -1,0 +1,136 @@
+"""Folders that appear whole or not at all, with a record of the size and sha256 of every file.
+
+Hashing costs about a second per GB and core. Each rank hashes what it wrote, and full checkpoints are rare:
+it is cheaper than one run lost to a file that a disk or a copy has cut short.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from olmo_inject.errors import UserError
+from olmo_inject.files import read_json, sha256_of, write_json
+from olmo_inject.shapes import check_shape
+
+FORMAT = 1
+RECORD = "checkpoint.json"
+_RECORD = {
+    "step": int,
+    "kind": str,
+    "sharded": bool,
+    "world_size": int,
+    "files": {str: {"bytes": int, "sha256": str}},
+}
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file that whoever may read other files of the folder may read."""
+    path.touch()  # with the mode that the umask leaves; safetensors' own file is for its owner alone
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path)
+    share(path, mode)
+
+
+def share(path: Path, mode: int) -> None:
+    """Give a file the permissions of `mode`; where its file system refuses, the file matters more than they do."""
+    with suppress(OSError):
+        path.chmod(stat.S_IMODE(mode))
+
+
+def seal(path: Path) -> dict[str, Any]:
+    """Flush a file to disk, and return its size and sha256."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def complete(tmp: Path, final: Path, record: dict[str, Any]) -> None:
+    """Write the record into a finished folder, flush it, and give it its name, replacing what had it.
+
+    Raises:
+        UserError: a file in `record["files"]` is not there: it was written to another machine's disk.
+
+    """
+    for name, sealed in record["files"].items():
+        if not (tmp / name).is_file() or (tmp / name).stat().st_size != sealed["bytes"]:
+            raise UserError(f"{tmp.parent} is not on a disk that all ranks share: rank 0 does not see {name}")
+    write_json(tmp / RECORD, {"format": FORMAT, **record})
+    for folder in [*(path for path in tmp.iterdir() if path.is_dir()), tmp]:
+        _flush_folder(folder)
+    if final.exists():
+        discard(final)
+    tmp.rename(final)
+    _flush_folder(final.parent)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read a folder's record.
+
+    Raises:
+        UserError: there is none, it is damaged, or of another version.
+
+    """
+    if not (folder / RECORD).is_file():
+        raise UserError(f"{folder} is not a checkpoint of this project: it has no {RECORD}")
+    record = read_json(folder / RECORD)
+    version = record.get("format") if isinstance(record, dict) else None
+    if version != FORMAT:
+        raise UserError(f"{folder / RECORD} has format {version!r}: this version reads {FORMAT}")
+    check_shape(record, _RECORD, str(folder / RECORD))
+    return record
+
+
+def files_of_weights(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The files of a record that hold the model's weights: neither the optimizer's state nor the trainer's."""
+    return {name: sealed for name, sealed in record["files"].items() if name.startswith("model")}
+
+
+def verify(folder: Path, files: dict[str, dict[str, Any]], part: int = 0, parts: int = 1) -> None:
+    """Compare files with their sizes and hashes; of `parts` processes that share the work, this is `part`.
+
+    Raises:
+        UserError: naming the first file that is missing or was changed.
+
+    """
+    for name in sorted(files)[part::parts]:
+        verify_length(folder, {name: files[name]})
+        if sha256_of(folder / name) != files[name]["sha256"]:
+            raise UserError(f"{folder} is damaged: {name} is not as it was written")
+
+
+def verify_length(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Compare files with their sizes alone, which reads none of them.
+
+    Raises:
+        UserError: naming the first file that is missing, cut short or longer.
+
+    """
+    for name in sorted(files):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is damaged: {name} is missing")
+        if (folder / name).stat().st_size != files[name]["bytes"]:
+            raise UserError(f"{folder} is damaged: {name} is not as long as it was written")
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder; it first loses its name, so that a crash never leaves half of it."""
+    old = folder.with_name(f".{folder.name}.old")
+    folder.rename(old)
+    shutil.rmtree(old)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,188 @@
+"""Weights from whatever holds them: ai2-olmo's and this project's checkpoints, or a transformers folder.
+
+Nothing is ever unpickled beyond tensors and plain containers. ai2-olmo's own reader of safetensors is not
+used: it unpickles the names of the tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from olmo.config import ModelConfig
+from olmo.model import OLMo
+from omegaconf import OmegaConf
+from safetensors import SafetensorError, safe_open
+
+from olmo_inject.errors import UserError
+from olmo_inject.files import read_json
+from olmo_inject.runs.read import is_run
+from olmo_inject.training.checkpoints import record, sharded
+from olmo_inject.training.parallel import DistModel
+from olmo_inject.yaml_text import read_yaml, typed
+
+Weights = dict[str, torch.Tensor]
+
+
+def load_torch(path: Path) -> Any:
+    """Read a file of `torch.save` without running code, mapped into memory rather than copied.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds anything but tensors and plain containers.
+
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except Exception as error:  # of many types: a zip, pickle or tensor that is not what it claims to be
+        raise UserError(f"{path} is damaged, or holds more than tensors and plain values") from error
+
+
+def load_tensors(path: Path) -> Weights:
+    """Read a file of `torch.save` that holds named tensors and nothing else.
+
+    Raises:
+        UserError: as `load_torch`, or it holds something else.
+
+    """
+    value = load_torch(path)
+    if not isinstance(value, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in value.values()):
+        raise UserError(f"{path} holds something else than a model's weights")
+    return value
+
+
+def load_safetensors(path: Path) -> Weights:
+    """Read a safetensors file under the names it has.
+
+    Raises:
+        UserError: the file is missing or damaged.
+
+    """
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def check_is_checkpoint(path: Path) -> None:
+    """Refuse what does not exist, and a run's folder where one of its checkpoints is meant.
+
+    Raises:
+        UserError: naming the run's last checkpoint.
+
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if is_run(path):
+        steps = sorted(int(match[1]) for inner in path.iterdir() if (match := re.fullmatch(r"step(\d+)", inner.name)))
+        which = (
+            f"give one of its {len(steps)} checkpoints, as {path}/step{steps[-1]}" if steps else "without a checkpoint"
+        )
+        raise UserError(f"{path} is a run's folder: {which}")
+
+
+def read_model_config(path: Path) -> ModelConfig:
+    """The model that a checkpoint of this project or of ai2-olmo is of; nothing else of its configuration is read.
+
+    Raises:
+        UserError: there is no configuration, or it describes none.
+    """
+    check_is_checkpoint(path)
+    file = path / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{path} cannot be read as a model: it has neither ai2-olmo's config.yaml nor a config.json")
+    given = read_yaml(file)
+    try:
+        given = {name: typed(value, ModelConfig if name == "model" else Any) for name, value in given.items()}
+        described = OmegaConf.select(OmegaConf.create(given), "model", throw_on_missing=True)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), described))
+    except Exception as error:  # of many types: YAML's, OmegaConf's, ai2-olmo's own
+        raise UserError(f"{file} does not describe an ai2-olmo model: {str(error).splitlines()[0]}") from error
+    assert isinstance(config, ModelConfig)
+    return config
+
+
+def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
+    """Read a model's weights, under ai2-olmo's names, on the CPU, in the precision they were stored in.
+
+    The files of a checkpoint of this project are first compared with its record.
+
+    Args:
+        path: a checkpoint folder of this project or of ai2-olmo (unsharded), or a folder of transformers'
+            `OlmoForCausalLM`.
+        config: the model they are meant for. If given, names and shapes must fit it exactly.
+
+    Raises:
+        UserError: there are no weights, they cannot be read safely, or they do not fit `config`.
+
+    """
+    check_is_checkpoint(path)
+    if (path / record.RECORD).is_file():
+        record.verify(path, record.files_of_weights(record.read_record(path)))
+    if (path / "model.pt").is_file():
+        weights = load_tensors(path / "model.pt")
+    elif (path / "model" / "metadata.json").is_file():
+        weights = sharded.read_whole(path / "model")
+    elif (path / "config.json").is_file():
+        weights = _from_transformers(path)
+    elif (path / "model.safetensors").is_file():
+        weights = load_safetensors(path / "model.safetensors")
+    else:
+        raise UserError(f"{path} holds no weights: model.pt, model.safetensors or a transformers folder is needed")
+    weights = {name.replace(sharded.FSDP_PREFIX, ""): value for name, value in weights.items()}
+    if foreign := [name for name in weights if not name.startswith("transformer.")]:
+        raise UserError(f"{path} is not an OLMo model: it holds a tensor named {foreign[0][:80]!r}")
+    if config is not None:
+        model = OLMo(config.update_with(init_device="meta"))
+        weights, _ = model._make_state_dict_compatible(weights)  # older names, other block grouping
+        sharded.check_fit(sharded.shapes(weights), sharded.shapes(model.state_dict()), path)
+    return weights
+
+
+def assign_weights(dist_model: DistModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy whole weights into a wrapped model, each rank its part (collective; all ranks hold them all).
+
+    To be called before the first forward pass: FSDP may have gathered some of the weights it replaces.
+    """
+    for name, view in sharded.parameters(dist_model).items():
+        sharded.fill(view, weights[name])
+
+
+def _from_transformers(path: Path) -> Weights:
+    """Read transformers' OlmoForCausalLM: q, k, v joined into `att_proj`; up, then gate, into `ff_proj`."""
+    kind = read_json(path / "config.json").get("model_type")
+    if kind != "olmo":
+        raise UserError(f"{path} is a transformers model of type {kind!r}: only 'olmo' can be read")
+    index = path / "model.safetensors.index.json"
+    names = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    theirs: Weights = {}
+    for name in sorted(names):
+        theirs |= load_safetensors(path / Path(name).name)
+    ours: Weights = {}
+    try:
+        ours["transformer.wte.weight"] = theirs.pop("model.embed_tokens.weight")
+        if "lm_head.weight" in theirs:  # absent where the head is tied to the embedding
+            ours["transformer.ff_out.weight"] = theirs.pop("lm_head.weight")
+        layers = {int(m[1]) for name in theirs if (m := re.match(r"model\.layers\.(\d+)\.", name))}
+        for layer in sorted(layers):
+
+            def take(*modules: str, layer: int = layer) -> torch.Tensor:
+                return torch.cat([theirs.pop(f"model.layers.{layer}.{module}.weight") for module in modules])
+
+            block = f"transformer.blocks.{layer}"
+            ours[f"{block}.att_proj.weight"] = take("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+            ours[f"{block}.attn_out.weight"] = take("self_attn.o_proj")
+            ours[f"{block}.ff_proj.weight"] = take("mlp.up_proj", "mlp.gate_proj")
+            ours[f"{block}.ff_out.weight"] = take("mlp.down_proj")
+    except KeyError as error:
+        raise UserError(f"{path} is not a whole OlmoForCausalLM: {error.args[0]} is missing") from None
+    if theirs:
+        raise UserError(f"{path} is not an OlmoForCausalLM: it holds {min(theirs)}")
+    return ours

@@ -1,0 +1,209 @@
+"""Old checkpoints evaluated on tasks, those they were trained with or any others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from olmo.config import ModelConfig
+from olmo.model import OLMo
+from rich.box import SIMPLE
+from rich.table import Table
+
+from olmo_inject.config import load_experiment
+from olmo_inject.data import build_plan
+from olmo_inject.errors import UserError
+from olmo_inject.files import replacing
+from olmo_inject.runs.read import expand, is_run, load_run, run_of
+from olmo_inject.tasks import Task
+from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
+from olmo_inject.training.checkpoints import record
+from olmo_inject.training.checkpoints.convert import read_model
+from olmo_inject.training.checkpoints.save_restore import find_checkpoints, read_checkpoint
+from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one checkpoint does on one half of one task.
+
+    Attributes:
+        checkpoint: its folder.
+        step: completed steps; None for a checkpoint that does not say.
+        task: the task's name.
+        half: `train` or `test`.
+        count: instances scored.
+        loss: mean cross-entropy of LABEL, nats.
+        accuracy: LABEL is the most likely token of all.
+        accuracy_among_labels: of the task's labels.
+        accuracy_unmirrored: of test pairs whose mirror is not in the train half; None where there are no such.
+        count_unmirrored: how many these are.
+        trained: whether the checkpoint's run was given this very task.
+    """
+
+    checkpoint: str
+    step: int | None
+    task: str
+    half: str
+    count: int
+    loss: float
+    accuracy: float
+    accuracy_among_labels: float
+    accuracy_unmirrored: float | None
+    count_unmirrored: int
+    trained: bool
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def find_steps(paths: Sequence[Path]) -> list[Path]:
+    """Each checkpoint, and all checkpoints of each run folder or folder of runs, by step.
+
+    Raises:
+        UserError: a path that is neither.
+    """
+    found: list[Path] = []
+    for path in expand(paths):
+        if is_run(path):
+            steps = [checkpoint.path for checkpoint in find_checkpoints(path)]
+            if not steps:
+                raise UserError(f"{path} has no checkpoint yet")
+            found += steps
+        elif (path / "config.yaml").is_file():
+            found.append(path)
+        else:
+            raise UserError(f"{path} is neither a checkpoint nor a run folder")
+    return found
+
+
+def check_sizes(batch_size: int, most: int | None) -> None:
+    """Refuse sizes below 1.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name, value in (("--batch-size", batch_size), ("--max-instances", most)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}: {value} must be at least 1")
+
+
+def find_tasks(chosen: Sequence[str], step: Path) -> list[Task]:
+    """The tasks that a checkpoint is to be evaluated on.
+
+    Args:
+        chosen: names of its run's tasks, files of saved tasks (`tasks/NAME.json` of any run), or experiments
+            (YAML), whose tasks are built as a run of them would; nothing: all tasks of its run.
+        step: the checkpoint, inside its run's folder where names are to be found.
+
+    Raises:
+        UserError: no such task or file.
+    """
+    own = own_tasks(step)
+    if not chosen:
+        if not own:
+            raise UserError(f"{step} does not lie in a run with tasks: name tasks or files with --tasks")
+        return own
+    tasks: list[Task] = []
+    for name in chosen:
+        if named := [task for task in own if task.name == name]:
+            tasks += named
+        elif name.endswith(".json"):
+            tasks.append(Task.load(Path(name)))
+        elif Path(name).is_file():
+            run = run_of(name)
+            tasks += build_plan(load_experiment(name)).tasks if run is None else run.tasks
+        else:
+            known = ", ".join(task.name for task in own) or "none"
+            raise UserError(
+                f"--tasks: {name!r} is no task of {step.parent} ({known}) and no file: "
+                "a run's tasks/NAME.json, or an experiment's YAML"
+            )
+    return tasks
+
+
+def own_tasks(step: Path) -> list[Task]:
+    """The tasks of the run that a checkpoint lies in, or none."""
+    return load_run(step.parent).tasks if is_run(step.parent) else []
+
+
+def evaluate_checkpoint(
+    step: Path, tasks: Sequence[Task], device: torch.device, batch_size: int = 512, most: int | None = None
+) -> Iterator[Result]:
+    """Both halves of each task.
+
+    Args:
+        step: a checkpoint of any kind.
+        tasks: on what.
+        device: where to compute, in float32.
+        batch_size: instances per forward pass.
+        most: of each half; None: all.
+
+    Raises:
+        UserError: as `read_model`; a task whose tokens the model does not have.
+    """
+    weights, config = read_model(step)
+    model = _build(weights, config, device)
+    trained = {task.fingerprint for task in own_tasks(step)}
+    number = read_checkpoint(step).step if (step / record.RECORD).is_file() else None
+    for task in tasks:
+        if (largest := int(np.max(task.instances))) >= config.vocab_size:
+            raise UserError(f"{step}: its vocabulary of {config.vocab_size} lacks token {largest} of task {task.name}")
+        for half in ("train", "test"):
+            ids = chosen_ids(task, half, most)
+            means = half_means(task, half, ids, evaluate_model(model, task, ids, batch_size))
+            unmirrored = means.pop(UNMIRRORED, None)
+            yield Result(
+                checkpoint=str(step),
+                step=number,
+                task=task.name,
+                half=half,
+                count=len(ids),
+                accuracy_unmirrored=None if unmirrored is None else unmirrored.value,
+                count_unmirrored=0 if unmirrored is None else unmirrored.count,
+                trained=task.fingerprint in trained,
+                **{name: mean.value for name, mean in means.items()},
+            )
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """Results as rows; a task that the checkpoint's run was not given has a star."""
+    table = Table(box=SIMPLE, padding=0, show_edge=False)
+    for name in ("checkpoint", "task", "half", "loss", "accuracy", "of labels", "unmirrored"):
+        left = name in ("checkpoint", "task", "half")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "checkpoint", overflow="fold")
+    for result in results:
+        path, rest = Path(result.checkpoint), result.accuracy_unmirrored
+        table.add_row(
+            f"{path.absolute().parent.name}/{path.name}",
+            result.task if result.trained else f"{result.task}*",
+            result.half,
+            f"{result.loss:.4f}",
+            f"{result.accuracy:.4f}",
+            f"{result.accuracy_among_labels:.4f}",
+            "" if rest is None else f"{rest:.4f}",
+        )
+    if not all(result.trained for result in results):
+        table.caption = "* not trained with"
+    return table
+
+
+def write_results(results: Sequence[Result], path: Path) -> None:
+    """Results as a Parquet file, a row each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_pylist([result.record() for result in results]), temporary)
+
+
+def _build(weights: dict[str, torch.Tensor], config: ModelConfig, device: torch.device) -> OLMo:
+    # In float32, which flash attention does not have.
+    model = OLMo(config.update_with(init_device="cpu", flash_attention=False), init_params=False)
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return model.to(device)

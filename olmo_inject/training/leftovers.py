@@ -1,0 +1,31 @@
+"""What killed commands leave in a run's folder."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from olmo_inject.config import Experiment
+from olmo_inject.errors import UserError
+from olmo_inject.runs.folder import locked
+from olmo_inject.training.checkpoints import save_restore
+
+
+def remove_leftovers(experiment: Experiment) -> None:
+    """Remove files and checkpoints half written or half removed, and checkpoints beyond those to keep.
+
+    For the process that holds the folder's lock.
+    """
+    folder, keep = experiment.run_folder, experiment.train.save_num_checkpoints_to_keep
+    for place in (folder, folder / "tasks", folder / "references"):
+        for left in place.glob(".*.tmp"):
+            if left.is_file():
+                left.unlink()
+    save_restore.remove_unfinished(folder)
+    if keep > 0:
+        save_restore.prune(folder, keep, listed=experiment.checkpoints.also)
+
+
+def tidy_finished(experiment: Experiment) -> None:
+    """`remove_leftovers` of a run that needs no ranks any more, where it can be written and is not in use."""
+    with suppress(UserError, OSError), locked(experiment.run_folder):
+        remove_leftovers(experiment)

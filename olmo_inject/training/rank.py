@@ -1,0 +1,17 @@
+"""What a rank runs first: `python -m olmo_inject.training.rank PARENT MODULE ARGUMENT...`.
+
+It imports little, so that a rank ends with its parent from the first moment on; its own imports take seconds.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from olmo_inject.stop_signals import stop_with_parent
+
+if __name__ == "__main__":
+    stop_with_parent(int(sys.argv[1]))
+    module = sys.argv[2]
+    del sys.argv[1:3]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

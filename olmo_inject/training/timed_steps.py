@@ -1,0 +1,199 @@
+"""A few real steps of an experiment, timed, in a folder that is deleted: the run's own folder is never touched."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from olmo_inject.config import CheckpointConfig, EvaluationConfig, Experiment, load_experiment
+from olmo_inject.data import build_data
+from olmo_inject.errors import UserError, report
+from olmo_inject.files import write_json
+from olmo_inject.steps import StepSelection
+from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.callbacks.evaluation import Evaluation
+from olmo_inject.training.callbacks.progress import Progress
+from olmo_inject.training.checkpoints.save_restore import latest
+from olmo_inject.training.checks import check_ranks, first_step_of
+from olmo_inject.training.parallel import from_rank_0, on_every_rank, process_group
+from olmo_inject.training.run import build_trainer
+from olmo_inject.training.trainer import InjectionTrainer
+
+FOLDER_PREFIX = ".olmo-inject-trial-"
+LEFT_FOR_DEAD = 24 * 3600  # seconds
+WARM_UP = 1  # steps that are not timed: kernels are chosen, memory is allocated
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured, the worst of all ranks.
+
+    Attributes:
+        ranks: that took part.
+        device: a GPU's name, or cpu.
+        steps: that were timed.
+        step_seconds: their median, from batch to batch: with reading, update and measurements.
+        checkpoint_seconds: to write a full checkpoint; None: not asked for.
+        checkpoint_bytes: its size; None: not asked for.
+        peak_memory: bytes of the GPU that torch had allocated, or of the process on a CPU.
+        memory: bytes that a GPU has; None on a CPU.
+    """
+
+    ranks: int
+    device: str
+    steps: int
+    step_seconds: float
+    checkpoint_seconds: float | None
+    checkpoint_bytes: int | None
+    peak_memory: int
+    memory: int | None
+
+
+class _Clock(Callback):
+    """When each step began, and when the last one ended."""
+
+    def __init__(self) -> None:
+        self.marks: list[float] = []
+
+    def before_step(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any]) -> None:
+        """Mark the beginning; the first batch is waited for before it."""
+        self.mark(trainer.device)
+
+    def mark(self, device: torch.device) -> None:
+        """Note the time at which the device has done all it was given."""
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.marks.append(time.monotonic())
+
+
+def measure(
+    experiment: Experiment, device: torch.device, *, steps: int, checkpoint: bool, near: Path | None = None
+) -> Trial:
+    """Train `steps` steps after one that is not timed, from new weights, and perhaps write a checkpoint (collective).
+
+    They are the steps that the run would do next, which a staged corpus may hold alone.
+
+    Args:
+        experiment: what to train; the weights it starts from and what it would save and evaluate are left out.
+        device: this rank's.
+        steps: to be timed, at least 1.
+        checkpoint: whether to write a full checkpoint, and time it.
+        near: where the folder for it is made, so that the checkpoint goes to that disk; None: the system's
+            place for temporary files.
+
+    Raises:
+        UserError: as `train`.
+    """
+    check_ranks(experiment, dist.get_world_size(), device.type)
+    with _folder(near) as folder:
+        run_folder = experiment.run_folder
+        first_step = from_rank_0(lambda: first_step_of(experiment, latest(run_folder)), f"cannot read {run_folder}")
+        trial = _shortened(experiment, folder, first_step, WARM_UP + steps)
+        with on_every_rank("cannot read the corpus"):
+            data = build_data(trial)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        trainer = build_trainer(trial, data, device, first_step)
+        clock = _Clock()
+        kept = [callback for callback in trainer.callbacks if not isinstance(callback, Progress | Evaluation)]
+        trainer.callbacks = [*kept[:-1], clock]  # the last writes checkpoints
+        trainer.cfg.save_num_checkpoints_to_keep = 0  # ai2-olmo's loop writes none at its end
+        try:
+            trainer.fit()
+            clock.mark(device)
+            written = _timed_checkpoint(trainer) if checkpoint else (0.0, 0)
+        finally:
+            trainer.close()
+        times = [later - sooner for sooner, later in zip(clock.marks, clock.marks[1:], strict=False)]
+        seconds = statistics.median(times[WARM_UP:])
+        worst = torch.tensor([seconds, *written, _peak(device)], dtype=torch.float64, device=device)
+        dist.all_reduce(worst, dist.ReduceOp.MAX)
+        seconds, saving, size, peak = worst.tolist()
+        properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+        return Trial(
+            ranks=dist.get_world_size(),
+            device="cpu" if properties is None else properties.name,
+            steps=len(times) - WARM_UP,
+            step_seconds=seconds,
+            checkpoint_seconds=saving if checkpoint else None,
+            checkpoint_bytes=int(size) if checkpoint else None,
+            peak_memory=int(peak),
+            memory=None if properties is None else properties.total_memory,
+        )
+
+
+def measure_as_rank(experiment_file: Path, result: Path, steps: int, device: str) -> None:
+    """One rank of `python -m olmo_inject.training.timed_steps`: `measure`, and rank 0 writes the result as JSON."""
+    logging.getLogger("olmo").setLevel(logging.ERROR)
+    with process_group(device) as torch_device:
+        trial = measure(load_experiment(experiment_file), torch_device, steps=steps, checkpoint=False)
+        if dist.get_rank() == 0:
+            write_json(result, asdict(trial))
+
+
+def _shortened(experiment: Experiment, folder: Path, first_step: int, steps: int) -> Experiment:
+    trial = deepcopy(experiment)
+    trial.folder = str(folder)
+    trial.start_from = None
+    trial.checkpoints, trial.evaluation = CheckpointConfig(), EvaluationConfig()
+    trial.train.max_duration = first_step + steps
+    if trial.gradients.at != StepSelection():  # they take the most memory; in the step that is not timed
+        trial.gradients.at = StepSelection(steps=[first_step])
+    trial.train.wandb = None
+    return trial
+
+
+def _timed_checkpoint(trainer: InjectionTrainer) -> tuple[float, int]:
+    """Seconds and bytes of a full checkpoint."""
+    begun = time.monotonic()
+    saved = trainer.save()
+    seconds = time.monotonic() - begun
+    return seconds, sum(file.stat().st_size for file in saved.path.rglob("*") if file.is_file())
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts kilobytes
+
+
+@contextmanager
+def _folder(near: Path | None) -> Iterator[Path]:
+    """A folder of this trial's own that all ranks see, deleted in the end (collective)."""
+    place = Path(tempfile.gettempdir()) if near is None else near
+
+    def make() -> Path:
+        for left in place.glob(f"{FOLDER_PREFIX}*"):  # by trials that were killed
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > LEFT_FOR_DEAD:
+                    shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=place))
+
+    folder = from_rank_0(make, f"cannot write {place}")
+    try:
+        yield folder
+    finally:
+        if dist.get_rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    try:
+        measure_as_rank(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    except UserError as error:
+        report(error)
+        raise SystemExit(2) from None

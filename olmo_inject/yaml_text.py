@@ -1,0 +1,197 @@
+"""YAML read so that text stays as it was written: what `0010`, `yes`, `1e3` or `12:30` means, its key decides.
+
+YAML 1.1 makes 8, True, 1000.0 and 750 of these before anybody knows that a name was wanted. Here every plain
+scalar stays text (`Plain`) until `typed` meets the key's type: where text may stand it is text, and elsewhere
+OmegaConf converts it. Where a key takes anything, YAML 1.2's rules hold: `0010` is 10, `yes` and `12:30` are text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Union
+
+import yaml
+from yaml.constructor import ConstructorError
+
+from olmo_inject.errors import UserError
+
+_PLAIN = "!plain"
+_NULL = re.compile(r"~|null|Null|NULL|")
+_BOOL = {word: value for value in (True, False) for word in (str(value), str(value).lower(), str(value).upper())}
+_INT = re.compile(r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)|[-+]?inf|nan")
+MOST_DIGITS = 400  # of a number: Python itself refuses to read some thousand digits
+MOST_VALUES = 1_000_000  # which aliases of aliases soon are more than
+
+
+class Plain(str):
+    """Text that stood without quotes, so a number, a truth value or text, as its key decides."""
+
+    __slots__ = ()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of keys and values, scalars as they were written.
+
+    Raises:
+        UserError: it cannot be read, is not YAML, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        given = parse(text)
+    except _NOT_YAML as error:
+        raise UserError(f"{path}: is not YAML: {_said(error)}") from None
+    if isinstance(given, Plain):  # a key without its colon
+        given = {str(given): None}
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: must hold keys and values")
+    return given
+
+
+def parse(text: str) -> Any:
+    """YAML as dicts with text as keys, lists, None, `Plain`, and text that stood in quotes; an empty text is {}.
+
+    Raises:
+        YAMLError: it is not YAML.
+    """
+    parsed = _load(text)
+    return {} if parsed is None and not text.strip().startswith(("~", "null")) else parsed
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`key=value` with dots between keys, as nested dicts; a later one wins.
+
+    Raises:
+        UserError: one that has another form, or whose value is not YAML.
+    """
+    nested: dict[str, Any] = {}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        *outer, last = path.replace("[", ".").replace("]", "").split(".")
+        if not equals or not all((*outer, last)):
+            raise UserError(f"override {override!r} is not key=value")
+        try:
+            value = _load(text)
+        except _NOT_YAML as error:
+            raise UserError(f"overrides: {override!r}: {_said(error)}") from None
+        level = nested
+        for key in outer:
+            if not isinstance(level.get(key), dict):
+                level[key] = {}
+            level = level[key]
+        level[last] = value
+    return nested
+
+
+def typed(value: Any, hint: Any) -> Any:
+    """`value` with every `Plain` as text where `hint` names a type, else as YAML 1.2 reads it.
+
+    Args:
+        value: as `parse` gives it.
+        hint: a dataclass, or the type of a field of one.
+    """
+    hint = _without_none(hint)
+    if isinstance(value, Plain):
+        of_a_type = hint is not Any and isinstance(hint, type)
+        return str(value) if of_a_type or str in typing.get_args(hint) else plain_value(value)
+    arguments = typing.get_args(hint)
+    if isinstance(value, dict):
+        if dataclasses.is_dataclass(hint):
+            hints = _hints(hint)
+            return {key: typed(inner, hints.get(key, Any)) for key, inner in value.items()}
+        of_key, of_value = arguments if typing.get_origin(hint) is dict else (str, Any)
+        return {int(key) if of_key is int and _INT.fullmatch(key) else key: typed(inner, of_value)
+                for key, inner in value.items()}  # fmt: skip
+    if isinstance(value, list):
+        return [typed(entry, arguments[0] if arguments else Any) for entry in value]
+    return value
+
+
+def plain_value(text: str) -> Any:
+    """What YAML 1.2 makes of a plain scalar, with underscores between digits as Python has them."""
+    if text in _BOOL:
+        return _BOOL[text]
+    if len(text) > MOST_DIGITS:
+        return str(text)
+    if _INT.fullmatch(text):
+        return int(text, 0) if text.startswith(("0x", "0o")) else int(text.rstrip("_"))
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return float(text.replace(".", "")) if _SPECIAL.fullmatch(text) else str(text)
+
+
+def in_flow(value: Any) -> str:
+    """A value on one line, which `parse` reads back to the same."""
+    if isinstance(value, Plain):
+        return value
+    if isinstance(value, list):
+        return f"[{', '.join(map(in_flow, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{in_flow(str(key))}: {in_flow(inner)}" for key, inner in value.items()) + "}"
+    return yaml.safe_dump(value, default_style='"' if isinstance(value, str) else None, width=float("inf"),
+                          allow_unicode=True).removesuffix("...\n").strip()  # fmt: skip
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        rest = [each for each in typing.get_args(hint) if each is not type(None)]
+        return rest[0] if len(rest) == 1 else Union[tuple(rest)]  # noqa: UP007
+    return hint
+
+
+_NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)
+
+
+def _said(error: Exception) -> str:
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if problem is None or mark is None:
+        return " ".join(str(error).split())
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
+
+
+def _load(text: str) -> Any:
+    value = yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes no objects
+    left, waiting = MOST_VALUES, [value]
+    while waiting:
+        inner = waiting.pop()
+        left -= 1
+        if left < 0:
+            raise yaml.YAMLError(f"it comes to more than {MOST_VALUES:,} values")
+        waiting += inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)
+        if kind is not yaml.ScalarNode or not implicit[0] or tag == "tag:yaml.org,2002:merge":
+            return tag
+        return "tag:yaml.org,2002:null" if _NULL.fullmatch(value) else _PLAIN
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+                seen.add(key.value)
+        mapping = super().construct_mapping(node, deep)
+        return {str(key) if isinstance(key, Plain) else key: value for key, value in mapping.items()}
+
+
+_Loader.add_constructor(_PLAIN, lambda _, node: Plain(node.value))

@@ -1,0 +1,238 @@
+"""Which weights an analysis takes, how they are loaded whatever they are, and results that are kept."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from copies import Copies
+from olmo.model import OLMo
+from ranks import alone
+from runs import train_on_rank, write_experiment
+from transformers import GPT2Config, GPT2LMHeadModel, OlmoForCausalLM, PreTrainedModel
+
+from analysis.read.checkpoints import Subject, chosen_steps, identity, load_model, subjects
+from analysis.read.runs import read_run
+from analysis.read.skipped import Problems
+from analysis.read.store import Method, Report, analyse, kept, kept_results
+from olmo_inject.errors import UserError
+from olmo_inject.training.checkpoints.weights import load_weights
+from olmo_inject.training.parallel import choose_device
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen", "missing"),
+    [
+        ("last", [30], []),
+        ("all", [0, 5, 10, 20, 30], []),
+        ("5", [5], []),
+        ("5, 7,20", [5, 20], [7]),
+        ("5:20", [5, 10], []),
+        (":", [0, 5, 10, 20, 30], []),
+        ("10:", [10, 20, 30], []),
+        ("0::10", [0, 10, 20, 30], []),
+        ("100:200", [], []),
+        ("0,last", [0, 30], []),
+    ],
+)
+def test_steps(text: str, chosen: list[int], missing: list[int]) -> None:
+    assert chosen_steps(text, [0, 5, 10, 20, 30]) == (chosen, missing)
+
+
+@pytest.mark.parametrize("text", ["", "first", "-1", "1:2:0", "1:2:3:4", "1,,2", "1.5"])
+def test_other_steps_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--steps: .* is not a step, a range"):
+        chosen_steps(text, [0])
+
+
+def test_runs_folders_of_runs_and_checkpoints(trained: Path, copies: Copies) -> None:
+    copies.make("first")
+    copies.make("second")
+    problems = Problems()
+    found = subjects([trained, copies.folder], "0:9,12", problems)
+    assert [(s.run and s.run.name, s.step) for s in found] == [
+        (n, s) for n in ("first", "run", "second") for s in (4, 8, 12)
+    ]
+    assert found[0].folder == copies.folder / "first" / "analysis"
+    assert not problems.found
+    direct = subjects([trained / "step8"], "last", problems)
+    assert [s.path for s in direct] == [trained / "step8"]
+    assert direct[0].run is not None
+
+
+def test_missing_steps_are_told(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problems = Problems()
+    assert [s.step for s in subjects([trained], "4,5", problems)] == [4]
+    assert problems.found == [f"{trained} has no checkpoint step5: it has step4, step8, step12"]
+    assert not subjects([trained], "5:7", problems)
+    assert problems.found[1] == f"{trained} has no checkpoint in --steps 5:7: it has step4, step8, step12"
+    assert capsys.readouterr().err.count("olmo-inject: left out: ") == 2
+
+
+def test_what_is_nothing_to_analyse(trained: Path, tmp_path: Path) -> None:
+    problems = Problems()
+    for paths, message in (
+        ([tmp_path / "none"], "does not exist"),
+        ([tmp_path], "is neither a run folder, nor a folder of runs, nor a model"),
+        ([trained, trained.parent / "." / "run"], "is given twice"),
+    ):
+        with pytest.raises(UserError, match=message):
+            subjects(paths, "last", problems)
+    shutil.copytree(trained / "step8", tmp_path / "alone")
+    with pytest.raises(UserError, match="is a model and not a run: say with --task"):
+        subjects([tmp_path / "alone"], "last", problems)
+    [subject] = subjects([tmp_path / "alone"], "last", problems, [trained / "tasks" / "less.json"])
+    assert (subject.step, subject.run, [task.name for task in subject.tasks]) == (None, None, ["less"])
+
+
+def test_every_kind_of_checkpoint_loads_the_same(trained: Path, tmp_path: Path) -> None:
+    with alone():
+        path = write_experiment(tmp_path)
+        assert "trained" in train_on_rank(
+            path, "checkpoints.also.steps=[6]", "checkpoints.weights_only=true", "train.distributed_strategy=fsdp"
+        )
+    run = read_run(tmp_path / "run")
+    assert (tmp_path / "run" / "step12" / "model" / "metadata.json").is_file()
+    assert (tmp_path / "run" / "step6" / "model.safetensors").is_file()
+    assert (trained / "step12" / "model.pt").is_file()
+    tokens = torch.arange(32).reshape(2, 16)
+    for folder in (trained / "step12", tmp_path / "run" / "step12", tmp_path / "run" / "step6"):
+        ours = OLMo(run.experiment.model)
+        ours.load_state_dict(load_weights(folder, run.experiment.model))
+        model = load_model(folder)
+        assert isinstance(model, OlmoForCausalLM)
+        assert not model.training
+        with torch.no_grad():
+            torch.testing.assert_close(model(tokens).logits, ours.eval()(tokens).logits, rtol=1e-5, atol=1e-6)
+        model.save_pretrained(tmp_path / folder.parent.name / "hf" / folder.name)
+        again = load_model(tmp_path / folder.parent.name / "hf" / folder.name)
+        assert torch.equal(again(tokens).logits, model(tokens).logits)
+
+
+def test_other_transformers_models(tmp_path: Path) -> None:
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=50, n_positions=8))
+    model.save_pretrained(tmp_path / "gpt2")
+    assert isinstance(load_model(tmp_path / "gpt2"), GPT2LMHeadModel)
+    (tmp_path / "gpt2" / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(UserError, match="cannot be read as a transformers model"):
+        load_model(tmp_path / "gpt2")
+
+
+def test_identity_is_of_the_weights(trained: Path, tmp_path: Path) -> None:
+    assert identity(trained / "step4") != identity(trained / "step8")
+    copy = Path(shutil.copytree(trained / "step8", tmp_path / "copy"))
+    assert identity(copy) == identity(trained / "step8")
+    (copy / "checkpoint.json").unlink()
+    before = identity(copy)
+    (copy / "train.pt").unlink()
+    assert identity(copy) == before
+    (copy / "model.pt").write_bytes(b"other")
+    assert identity(copy) != before
+    (copy / "model.pt").unlink()
+    with pytest.raises(UserError, match="is not a complete checkpoint"):
+        identity(copy)
+
+
+def width(model: PreTrainedModel, subject: Subject, report: Report) -> dict[str, pd.DataFrame]:
+    computed.append(subject.name)
+    return {"widths": pd.DataFrame({"width": [model.config.hidden_size]}), "nothing": pd.DataFrame({"a": [1, 2]})}
+
+
+computed: list[str] = []
+
+
+def test_adding_a_checkpoint_computes_only_it(copies: Copies) -> None:
+    run = copies.make("kept")
+    method, problems = Method("width", width, {"at": 1}), Problems()
+    shutil.move(run / "step12", copies.folder / "away")
+    computed.clear()
+    first = analyse(subjects([run], "all", problems), method, CPU, problems)
+    shutil.move(copies.folder / "away", run / "step12")
+    second = analyse(subjects([run], "all", problems), method, CPU, problems)
+    assert computed == ["kept step4", "kept step8", "kept step12"]
+    assert list(first["widths"]["step"]) == [4, 8]
+    assert second["widths"].to_dict("list") == {
+        "run": ["kept"] * 3,
+        "folder": [str(run)] * 3,
+        "model": ["tiny-8"] * 3,
+        "step": [4, 8, 12],
+        "width": [8, 8, 8],
+    }
+    assert len(second["nothing"]) == 6
+    for changed in (Method("width", width, {"at": 1}, version=2), Method("width", width, {"at": 2})):
+        computed.clear()
+        analyse(subjects([run], "last", problems), changed, CPU, problems)
+        assert computed == ["kept step12"]
+    shown = kept_results([read_run(run)], "width")  # what was asked for last, and computed at step 12 alone
+    assert list(shown.tables["widths"]["step"]) == [12]
+    assert shown.note == "Options: at 2. Of 2 other checkpoints there are results of other options, not shown."
+    analyse(subjects([run], "all", problems), method, CPU, problems)  # read, and so asked for again
+    assert list(kept_results([read_run(run)], "width").tables["widths"]["step"]) == [4, 8, 12]
+    (run / "analysis" / "width").rename(run / "analysis" / "away")
+    assert kept_results([read_run(run)], "width").tables == {}
+    (run / "analysis" / "away").rename(run / "analysis" / "width")
+    assert [about["step"] for about, _ in kept(run / "analysis", "width")] == [4, 8, 12]
+    assert [about["step"] for about, _ in kept(run / "analysis", "width", 2)] == [12]
+    assert not problems.found
+
+
+def test_a_damaged_checkpoint_is_told_and_skipped(copies: Copies, capsys: pytest.CaptureFixture[str]) -> None:
+    run = copies.make("spoilt")
+    with (run / "step8" / "model.pt").open("r+b") as file:
+        file.seek(2000)
+        file.write(b"spoilt")
+    (run / "step4" / "checkpoint.json").unlink()
+    (run / "step4" / "model.pt").unlink()
+    problems = Problems()
+    tables = analyse(subjects([run], "all", problems), Method("width", width), CPU, problems)
+    assert list(tables["widths"]["step"]) == [12]
+    assert len(problems.found) == 2
+    assert "step4 is not a complete checkpoint" in problems.found[0]
+    assert "step8 is damaged: model.pt is not as it was written" in problems.found[1]
+    assert "left out" in capsys.readouterr().err
+
+
+def test_kept_results_do_not_hide_a_checkpoint_cut_short(copies: Copies) -> None:
+    run, problems = copies.make("short"), Problems()
+    method = Method("width", width)
+    assert list(analyse(subjects([run], "all", problems), method, CPU, problems)["widths"]["step"]) == [4, 8, 12]
+    with (run / "step8" / "model.pt").open("r+b") as file:
+        file.truncate(2000)
+    (run / "step12" / "model.pt").unlink()
+    (run / "step4" / "train.pt").unlink()  # of no concern to an analysis
+    assert list(analyse(subjects([run], "all", problems), method, CPU, problems)["widths"]["step"]) == [4]
+    assert "step8 is damaged: model.pt is not as long as it was written" in problems.found[0]
+    assert "step12 is damaged: model.pt is missing" in problems.found[1]
+
+
+def test_a_method_that_fails_keeps_nothing(copies: Copies) -> None:
+    run, problems = copies.make("failing"), Problems()
+
+    def refuse(model: PreTrainedModel, subject: Subject, report: Report) -> dict[str, pd.DataFrame]:
+        raise UserError(f"not on {subject.name}")
+
+    assert analyse(subjects([run], "last", problems), Method("width", refuse), CPU, problems) == {}
+    assert problems.found == ["failing step12: not on failing step12"]
+    assert not (run / "analysis" / "width").exists()
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == CPU
+    with pytest.raises(UserError, match="--device: 'tpu' is not auto, cpu or cuda"):
+        choose_device("tpu")
+
+
+def test_a_configuration_that_is_none(trained: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(trained / "step8", tmp_path / "copy"))
+    for text in ("model: {d_model: x}", "model: {unknown: 1}", "a: [", "other: 1"):
+        (copy / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"config\.yaml does not describe an ai2-olmo model"):
+            load_model(copy)
+    (copy / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"neither ai2-olmo's config\.yaml nor a config\.json"):
+        load_model(copy)

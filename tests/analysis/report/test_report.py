@@ -1,0 +1,173 @@
+"""The report on real runs: whole, alone, and honest about what is missing."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from copies import Copies
+from matplotlib.figure import Figure
+
+from analysis.report.page import Drawing, Section, write_page
+from analysis.report.report import write_report
+from olmo_inject.audit import audit_run
+from olmo_inject.cli import main
+from olmo_inject.errors import UserError
+from olmo_inject.files import write_json
+from olmo_inject.runs.read import AUDIT
+
+LOADING = {"src", "href", "srcset", "data", "action", "poster"}
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """The text of a page, what it would load, its images and tables; refuses tags that do not match."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        addresses = [value or "" for name, value in attrs if name in LOADING]
+        self.links += [address[1:] for address in addresses if address.startswith("#")]
+        self.loads += [address for address in addresses if not address.startswith("#")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += " " + data
+
+
+def test_a_page_of_everything_is_whole_and_loads_nothing(trained: Path, copies: Copies, tmp_path: Path) -> None:
+    write_json(trained / AUDIT, audit_run(trained, progress=False).record())
+    often = copies.make("often", ("instances_per_batch: 5/2", "instances_per_batch: 4"), accuracy={"less": (99, 100)})
+    runs = [trained, often, copies.make("cut"), copies.make("begun")]
+    metrics = runs[2] / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().split('{"step": 6,')[0])
+    (runs[3] / "metrics.jsonl").unlink()
+    shutil.rmtree(runs[3] / "analysis")
+    written = write_report(runs, tmp_path / "out" / "page.html", title="Two <tasks>", figures_to=tmp_path / "figures")
+    source, page = written[0].read_text(encoding="utf-8"), Page(written[0])
+
+    assert page.loads
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in page.loads)
+    for address in page.loads:
+        ElementTree.fromstring(base64.b64decode(address.split(",", 1)[1]))
+    assert not re.search(r"@import|url\(|<script", source)
+
+    assert page.links == page.ids  # the contents, in the order of the sections
+    assert page.links[:2] == ["what-was-seen", "accuracy-over-size-and-frequency"]
+
+    assert "Two &lt;tasks&gt;" in source
+    assert "4 runs of 1 model size (tiny-8)" in page.text
+    assert "6 of 12" in page.text  # the one that was cut off
+    assert "Not trained to the end: begun (0 of 12), cut (6 of 12)" in page.text
+    assert "less at 4 a batch: learned by tiny-8 0.990 (0.946 to 0.998)" in page.text
+    assert "identical" in page.text
+    assert "not audited" in page.text
+    assert "2 every 3 batches" in page.text
+    assert "endoftext" not in page.text  # bare ids, which are shown as such
+    assert "<id 0>" in page.text
+
+    figures = {path.name for path in written[1:]}
+    assert figures == {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"heatmap-less.svg", "heatmap-less.png", "plan.png", "overview-less.png"} <= figures
+    assert "heatmap-plus.png" not in figures  # it comes in bursts alone
+
+
+def test_the_first_findings_are_open_and_many_more_are_folded(tmp_path: Path) -> None:
+    for n, folded in ((5, 0), (7, 0), (8, 3)):
+        findings = [f"finding {number}." for number in range(n)]
+        write_page(tmp_path / "page.html", "Page", [Section("Seen", findings=findings)])
+        source = (tmp_path / "page.html").read_text()
+        assert all(sentence in source for sentence in findings)
+        assert source.count("<details>") == (folded > 0)
+        assert (f"<summary>{folded} more</summary>" in source) == (folded > 0)
+        assert source.partition("<details>")[2].count("<li>") == folded
+
+
+def test_a_figure_wider_than_the_page_scrolls(tmp_path: Path) -> None:
+    """Its text keeps its size: it is not shrunk to the width of a telephone."""
+    drawing = Drawing("wide", Figure(figsize=(10, 2)), "A wide figure.")
+    write_page(tmp_path / "page.html", "Page", [Section("Seen", drawings=[drawing])])
+    source = (tmp_path / "page.html").read_text()
+    assert re.search(r'<div class="scroll" tabindex="0"><img [^>]*width="960"', source)
+    assert ".scroll { overflow-x: auto" in source
+    assert "max-width: 100%" not in source
+
+
+def test_same_runs_same_page(trained: Path, tmp_path: Path) -> None:
+    pages = [write_report([trained], tmp_path / f"{name}.html")[0].read_bytes() for name in "ab"]
+    assert pages[0] == pages[1]
+
+
+def test_a_run_that_outlived_its_corpus(copies: Copies, tmp_path: Path) -> None:
+    text = (copies.trained / "experiment.yaml").read_text()
+    pattern = re.search(r"- (.*/part-\*\.npy)", text)
+    assert pattern is not None
+    run = copies.make("moved", (pattern[1], "/nowhere/part-*.npy"))
+    page = Page(write_report([run], tmp_path / "page.html")[0])
+    assert "cannot be shown: corpus.paths: nothing matches /nowhere" in page.text
+    assert "Learning curves" in page.text
+
+
+def test_a_failed_audit_is_the_page_s_verdict(copies: Copies, tmp_path: Path) -> None:
+    run = copies.make("spoilt")
+    evidence = (run / "evidence.jsonl").read_text()
+    (run / "evidence.jsonl").write_text(evidence.replace('"rows": 12', '"rows": 11', 2))
+    write_json(run / AUDIT, audit_run(run, progress=False).record())
+    page = Page(write_report([run], tmp_path / "page.html")[0])
+    assert "The audit found differences in spoilt" in page.text
+    assert "2 differences" in page.text
+
+
+def test_a_tasks_name_cannot_write_html(copies: Copies, tmp_path: Path) -> None:
+    run = copies.make("run-b", ("model_name: tiny-8", "model_name: <script>alert(1)</script>"))
+    source = write_report([run], tmp_path / "page.html")[0].read_text()
+    assert "<script>" not in source
+    assert "&lt;script&gt;" in source
+
+
+def test_the_command(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(trained), "--to", str(tmp_path / "page.html"), "--figures", str(tmp_path / "f")])
+    assert ended.value.code == 0
+    printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed[0] == tmp_path / "page.html"
+    assert all(path.stat().st_size for path in printed)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["RUN", "--to", "FOLDER"], ["FOLDER", "--to", "page.html"], ["RUN", "RUN", "--to", "x"]]
+)
+def test_wrong_usage_is_one_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    places = {"RUN": str(trained), "FOLDER": str(tmp_path)}
+    with pytest.raises(SystemExit) as ended:
+        main(["report", *(places.get(argument, argument) for argument in arguments)])
+    assert ended.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written(trained: Path) -> None:
+    with pytest.raises(UserError, match="cannot write /proc/"):
+        write_report([trained], Path("/proc/page.html"))

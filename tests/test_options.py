@@ -1,0 +1,208 @@
+"""Paths and numbers wherever one is taken: `~` and `$NAME` in keys, overrides and options, and every option's range."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import typing
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from launch.torchrun import check_launch
+from olmo_inject.cli import app, main
+from olmo_inject.commands.numbers import NUMBERS
+from olmo_inject.config import load_experiment
+from olmo_inject.errors import UserError
+from olmo_inject.inspect.step import parse_rows
+from olmo_inject.paths import PATH, expanded, with_expanded_paths
+
+EXPERIMENT = """
+name: small
+folder: $SCRATCH/runs/${name}
+model: tiny-8
+start_from: ~/first/step5
+corpus: {paths: [~/a.npy, "$SCRATCH/*.npy"], tokenizer: ~/tokenizer.json}
+references: [{name: natural, path: ~/natural.json}]
+train: {data: {label_mask_paths: [~/mask.npy]}}
+"""
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A home folder and a scratch folder; the working folder is empty."""
+    home, scratch, here = (tmp_path / name for name in ("home", "scratch", "here"))
+    for folder in (home, scratch, here):
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("SCRATCH", str(scratch))
+    monkeypatch.delenv("UNSET", raising=False)
+    monkeypatch.chdir(here)
+    return home, scratch
+
+
+def test_what_a_path_stands_for(places: tuple[Path, Path]) -> None:
+    home, scratch = places
+    assert expanded("~/x", "here") == f"{home}/x"
+    assert expanded("~", "here") == str(home)
+    assert expanded("a/~/b", "here") == "a/~/b"
+    assert expanded("$SCRATCH/${SCRATCH}x/y$", "here") == f"{scratch}/{scratch}x/y$"
+    assert expanded("s3://bucket/$key", "here") == "s3://bucket/$key"
+    with pytest.raises(UserError, match=r"^folder: \$UNSET/x: the environment variable UNSET is not set$"):
+        expanded("$UNSET/x", "folder")
+
+
+def test_what_no_file_can_be_called() -> None:
+    for path in ("x" * 5000, "a/" + "é" * 200, "a\0b"):
+        with pytest.raises(UserError, match=r"^here: .* is no path: a name has at most 255 bytes"):
+            expanded(path, "here")
+    with pytest.raises(UserError, match="is no path"):
+        load_experiment("x" * 5000)
+    assert expanded("a/" * 1000, "here") == "a/" * 1000
+
+
+def test_every_path_of_an_experiment(places: tuple[Path, Path]) -> None:
+    home, scratch = places
+    (home / "x.yaml").write_text(EXPERIMENT)
+    (scratch / "y.yaml").write_text("extends: ~/x.yaml")
+    for path in ("~/x.yaml", "$SCRATCH/y.yaml"):
+        experiment = load_experiment(path)
+        assert experiment.folder == f"{scratch}/runs/small"
+        assert experiment.start_from == f"{home}/first/step5"
+        assert experiment.corpus.paths == [f"{home}/a.npy", f"{scratch}/*.npy"]
+        assert experiment.corpus.tokenizer == f"{home}/tokenizer.json"
+        assert experiment.references[0].path == f"{home}/natural.json"
+        assert experiment.train.data.label_mask_paths == [f"{home}/mask.npy"]
+    corpus = load_experiment("~/x.yaml", ["corpus.folder=~/c", "folder=$SCRATCH/r"]).corpus
+    assert corpus.folder == f"{home}/c"
+    named = load_experiment("~/x.yaml", ["corpus.name=~/own.yaml", "corpus.root=~/shards", "corpus.manifest=~/m"])
+    assert (named.corpus.name, named.corpus.root) == (f"{home}/own.yaml", f"{home}/shards")
+    assert named.corpus.manifest == f"{home}/m"
+    with pytest.raises(UserError, match="^folder: .*the environment variable UNSET is not set"):
+        load_experiment("~/x.yaml", ["folder=$UNSET/r"])
+
+
+def test_every_number_of_a_command_has_its_range() -> None:
+    for name, command in commands().items():
+        for parameter, hint in typing.get_type_hints(inspect.unwrap(command)).items():
+            if {int, float} & ({hint} | set(typing.get_args(hint))):
+                assert parameter in NUMBERS, (name, parameter)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "demo", "--nproc", "0"], "--nproc: 0 must be at least 1 and at most 4,096"),
+        (["train", "demo", "--nodes", "0"], "--nodes: 0 must be at least 1 and at most 1,048,576"),
+        (["preflight", "demo", "--nproc", "1000000000"], "--nproc: 1000000000 must be at least 1 and at most 4,096"),
+        (
+            ["plan", "demo", "--step", str(10**30)],
+            " must be at least 0 and at most 2,147,483,647",
+        ),
+        (["plan", "demo", "--step", "one"], "Invalid value for '--step': "),
+        (["plan", 5000 * "x"], "is no path: a name has at most 255 bytes"),
+        (["cost", "demo", "--gpus", "0"], "--gpus: 0 must be at least 1"),
+        (["cost", "demo", "--price", "nan"], "--price: nan must be at least 0"),
+        (["cost", "demo", "--utilization", "0"], "--utilization: 0.0 must be above 0 and at most 1"),
+        (["cost", "demo", "--accelerator", 5000 * "x"], "is not one of "),
+        (["evaluate", "x", "--batch-size", "1000000000"], "--batch-size: 1000000000 must be at least 1 and at most"),
+        (["corpus", "show", "x", "--step", "-1"], "--step: -1 must be at least 0"),
+        (["corpus", "show", "x", "--step", "0", "--batch-size", "1000000000"], "--batch-size: 1000000000 must be"),
+        (["corpus", "build", "x", "--to", "y", "--shard-tokens", "0"], "--shard-tokens: 0 must be at least 1"),
+        (["corpus", "order", "x", "--to", "y", "--steps", "0"], "--steps: 0 must be at least 1"),
+        (["analyze", "patching", "x", "--pairs", str(10**12)], "--pairs: 1000000000000 must be at least 2"),
+    ],
+)
+def test_a_number_out_of_its_range_is_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1), err
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_to_meet() -> None:
+    for wrong in ("h:99999", "h:0", "h", ":5", "h:5:5", "h:x", "h:123456789"):
+        with pytest.raises(UserError, match="is not HOST:PORT, with a port from 1 to 65535"):
+            check_launch(2, wrong)
+    check_launch(2, "node1:29500")
+
+
+def test_rows_are_counted_before_they_are_listed() -> None:
+    for wrong in ("0-99999999999", f"0-{10**30}", "8", "1,9"):
+        with pytest.raises(UserError, match="a batch has rows 0 to 7"):
+            parse_rows(wrong, 8)
+    assert parse_rows("0-2,7,1", 8) == [0, 1, 2, 7]
+
+
+def commands() -> dict[str, typing.Any]:
+    found = {}
+    waiting = [("", get_command(app))]
+    while waiting:
+        name, command = waiting.pop()
+        waiting += [(f"{name} {key}".strip(), below) for key, below in getattr(command, "commands", {}).items()]
+        if not hasattr(command, "commands"):
+            found[name] = command.callback
+    return found
+
+
+NO_PATHS = {"accelerator", "targets", "dimensions", "device", "steps", "overrides", "read", "rank_shard", "rendezvous",
+    "rows", "show", "source", "submit", "title", "text_field", "id_field", "text_unit", "dataset_config",
+    "dataset_split", "corpus sample tokenizer"}  # fmt: skip
+
+
+def test_every_command_expands_every_path_it_takes(places: tuple[Path, Path]) -> None:
+    """A new parameter of text is either no path, and then named above, or marked as one."""
+    for name, command in commands().items():
+        original = inspect.unwrap(command)
+        assert original is not command, name
+        hints = typing.get_type_hints(original, include_extras=True)
+        for parameter, hint in hints.items():
+            kinds = {str(kind) for kind in (typing.get_args(hint) or (hint,))[:1]}
+            if "str" in str(kinds) and "Path" not in str(kinds):
+                assert (PATH in hint.__metadata__) != (not {parameter, f"{name} {parameter}"}.isdisjoint(NO_PATHS)), (
+                    name,
+                    parameter,
+                )
+
+
+def test_a_command_gets_expanded_paths(places: tuple[Path, Path]) -> None:
+    home, scratch = places
+
+    def command(a: Path, b: list[Path], c: typing.Annotated[str, PATH], d: str, e: Path | None = None) -> tuple:
+        return a, b, c, d, e
+
+    given = with_expanded_paths(command)(a=Path("~/a"), b=[Path("$SCRATCH/b")], c="~/c", d="~/d", e=None)
+    assert given == (home / "a", [scratch / "b"], f"{home}/c", "~/d", None)
+
+
+def test_from_the_command_line(places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    home, scratch = places
+    (home / "texts").mkdir()
+    (home / "texts" / "a.txt").write_text("Some words to be read. " * 50)
+    build = ["corpus", "build", "~/texts", "--to", "$SCRATCH/corpus", "--processes", "1"]
+    with pytest.raises(SystemExit) as ended:
+        main(build)
+    assert ended.value.code == 0
+    assert (scratch / "corpus" / "corpus.json").is_file()
+    for command in (["corpus", "verify", "$SCRATCH/corpus"], ["corpus", "show", "$SCRATCH/corpus", "--step", "0",
+        "--batch-size", "2", "--sequence-length", "8"]):  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 0, capsys.readouterr().err
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["corpus", "verify", "$UNSET/corpus"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "olmo-inject: folder: $UNSET/corpus: the environment variable UNSET is not set\n"
+    assert not list(Path().iterdir()), "nothing was made under a literal name"
+    shutil.rmtree(scratch / "corpus")

@@ -1,0 +1,42 @@
+"""What worker processes need of a machine, and how a loader's end."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from multiprocessing import process
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from olmo_inject.errors import FoundByOneRank, UserError
+from olmo_inject.training.loader import _begin_worker, worker_deaths_told
+from olmo_inject.worker_processes import check_sockets
+
+
+def test_a_folder_with_too_long_a_path_for_sockets_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_sockets()
+    long = tmp_path / ("x" * 110)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.setitem(process.current_process()._config, "tempdir", None)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=f"^TMPDIR: worker processes cannot make their sockets in {long}"):
+        check_sockets()
+
+
+class Broken(IterableDataset[object]):
+    """Its one batch cannot be sent to another process."""
+
+    def __iter__(self) -> Iterator[object]:
+        yield lambda: torch.zeros(1)
+
+
+@pytest.mark.timeout(100)
+def test_a_batch_that_cannot_be_handed_over_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    """Left alone, Python drops it and the rank waits for ever."""
+    loader = DataLoader(Broken(), batch_size=None, num_workers=1, worker_init_fn=_begin_worker)
+    with pytest.raises(FoundByOneRank, match="DataLoader worker"), worker_deaths_told():
+        next(iter(loader))
+    assert "olmo-inject: a loader worker cannot hand over a batch" in capfd.readouterr().err

@@ -1,0 +1,205 @@
+"""Checkpoints of every kind, made into other kinds, are still the same model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from olmo.model import OLMo
+from ranks import Ranks
+from runs import metrics, same_bits, train_on_rank, write_experiment
+from safetensors.torch import load_file
+
+from olmo_inject.cli import main
+from olmo_inject.corpus.from_text.sample import train_bpe
+from olmo_inject.errors import UserError
+from olmo_inject.training.checkpoints import convert
+from olmo_inject.training.checkpoints.weights import load_weights
+
+KINDS = ("ddp", "fsdp", "weights")
+UMASK = os.umask(0)
+os.umask(UMASK)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_experiment(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def steps(path: Path, ranks: Ranks) -> dict[str, Path]:
+    """The same step of two runs in three kinds of checkpoint; weights alone are of the first run's step 6."""
+    also = ("checkpoints.also.steps=[6]", "checkpoints.weights_only=true")
+    for kind in ("ddp", "fsdp"):
+        strategy = f"train.distributed_strategy={kind}"
+        ranks.run(2, train_on_rank, path, f"folder={path.parent / kind}", strategy, *also)
+    return {
+        "ddp": path.parent / "ddp" / "step8",
+        "fsdp": path.parent / "fsdp" / "step8",
+        "weights": path.parent / "ddp" / "step6",
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_kind_becomes_one_safe_file(steps: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    to = tmp_path / "deep" / "whole"
+    written = convert.unshard(steps[kind], to)
+    assert (written.step, written.weights_only, written.sharded) == (6 if kind == "weights" else 8, True, False)
+    assert {file.name for file in to.iterdir()} == {"model.safetensors", "config.yaml", "checkpoint.json"}
+    assert [entry.name for entry in to.parent.iterdir()] == ["whole"]
+    ours, theirs = load_file(to / "model.safetensors"), load_weights(steps[kind])
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert {file.stat().st_mode & 0o777 for file in to.iterdir()} == {0o666 & ~UMASK}  # colleagues may read it
+    with pytest.raises(UserError, match="exists already"):
+        convert.unshard(steps[kind], to)
+
+
+def test_checkpoints_have_the_mode_of_other_files(steps: dict[str, Path]) -> None:
+    for step in steps.values():
+        assert {file.stat().st_mode & 0o777 for file in step.rglob("*") if file.is_file()} == {0o666 & ~UMASK}
+
+
+@pytest.mark.parametrize("command", [["unshard"], ["unshard", "--optimizer"], ["export"]])
+def test_a_run_or_nothing_in_place_of_a_checkpoint(
+    steps: dict[str, Path], command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = steps["ddp"].parent
+    for path, said in (
+        (run, f"is a run's folder: give one of its 4 checkpoints, as {run}/step12"),
+        ("no", "no does not exist"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, str(path), "--to", str(tmp_path / "to")])
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_starts_under_ddp_from_unsharded_weights(
+    steps: dict[str, Path], path: Path, tmp_path: Path, ranks: Ranks
+) -> None:
+    convert.unshard(steps["fsdp"], tmp_path / "whole")
+    ends = []
+    for number, start in enumerate((steps["fsdp"], tmp_path / "whole")):
+        run = tmp_path / f"run{number}"
+        said = ranks.run(1, train_on_rank, path, f"folder={run}", f"start_from={start}", "train.max_duration=4")[0]
+        assert "trained to step 4" in said
+        ends.append(run)
+    assert same_bits(*ends, 4)
+
+
+def test_a_run_goes_on_from_an_unsharded_optimizer(
+    steps: dict[str, Path], path: Path, tmp_path: Path, ranks: Ranks
+) -> None:
+    written = convert.unshard_with_optimizer(steps["fsdp"], tmp_path / "whole")
+    assert (written.step, written.weights_only, written.sharded) == (8, False, False)
+    run = tmp_path / "run"
+    ranks.run(2, train_on_rank, path, f"folder={run}", f"start_from={written.path}", "start_state=full")
+    whole = {(m["step"], m["name"]): m["value"] for m in metrics(path.parent / "fsdp")}
+    ours = {(m["step"], m["name"]): m["value"] for m in metrics(run)}
+    assert {step for step, _ in ours} == {8, 9, 10, 11, 12}
+    # Adam's averages came along: without them the losses differ in the second digit.
+    np.testing.assert_allclose(list(ours.values()), [whole[at] for at in ours], rtol=2e-4, atol=1e-6)
+
+
+def test_weights_alone_have_no_optimizer(steps: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds weights only"):
+        convert.unshard_with_optimizer(steps["weights"], tmp_path / "whole")
+    assert not list(tmp_path.iterdir())
+
+
+def test_damage_is_found_before_anything_is_written(steps: dict[str, Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(steps["fsdp"], tmp_path / "step8")
+    with (copy / "model" / "rank_0.safetensors").open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"\0\0\0\1")
+    for write in (convert.unshard, convert.unshard_with_optimizer):
+        with pytest.raises(UserError, match="not as it was written"):
+            write(copy, tmp_path / "to")
+    with pytest.raises(UserError, match="not as it was written"):
+        convert.export(copy, tmp_path / "to", None)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step8"]
+    with pytest.raises(UserError, match=r"neither ai2-olmo.s config\.yaml"):
+        convert.unshard(tmp_path, tmp_path / "to")
+
+
+LOAD = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+with torch.no_grad():
+    torch.save(model(torch.load(sys.argv[2])).logits, sys.argv[3])
+if len(sys.argv) > 4:
+    tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+    assert tokenizer(sys.argv[4]).input_ids == eval(sys.argv[5]), tokenizer(sys.argv[4])
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
+    assert tokenizer.decode(eval(sys.argv[5])) == sys.argv[4]
+"""
+
+
+def loaded_elsewhere(to: Path, rows: torch.Tensor, folder: Path, *more: str) -> torch.Tensor:
+    """The logits of `rows` by transformers alone, in a fresh process without a network."""
+    torch.save(rows, folder / "rows.pt")
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    command = [sys.executable, "-c", LOAD, str(to), str(folder / "rows.pt"), str(folder / "logits.pt"), *more]
+    done = subprocess.run(command, env=os.environ | offline, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "logits.pt")
+
+
+def test_exports_compute_the_same_bits(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    tokenizer = train_bpe(["a little text, and a little more of it"] * 3, 270)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    wide = ["model.d_model=64", "model.n_heads=4", "train.max_duration=2", "train.distributed_strategy=fsdp"]
+    of_corpus = [f"corpus.tokenizer={tmp_path / 'tokenizer.json'}", "corpus.vocab_size=null"]
+    vocabulary = ["model.vocab_size=300", "model.embedding_size=384"]  # with padding rows
+    run = tmp_path / "run"
+    said = ranks.run(2, train_on_rank, path, f"folder={run}", *wide, *of_corpus, *vocabulary)
+    assert "trained to step 2" in said[0]
+    step, to = run / "step2", tmp_path / "exported"
+    found, why = convert.find_vocabulary(step, None)
+    assert not why
+    convert.export(step, to, found)
+    weights, config = convert.read_model(step)
+    model = OLMo(config.update_with(init_device="cpu"), init_params=False)
+    model.load_state_dict(weights)
+    rows = torch.randint(384, (3, 16), generator=torch.Generator().manual_seed(0))
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        ours = model.eval()(input_ids=rows).logits
+    text = "a little more"
+    theirs = loaded_elsewhere(to, rows, tmp_path, text, str(tokenizer.encode(text).ids))
+    assert torch.equal(ours, theirs)
+    assert not list(to.glob("*.bin"))
+    assert {file.stat().st_mode & 0o777 for file in to.iterdir()} == {0o666 & ~UMASK}
+
+
+def test_a_corpus_without_a_tokenizer_is_exported_without(steps: dict[str, Path], tmp_path: Path) -> None:
+    assert convert.find_vocabulary(steps["ddp"], None) == (None, "its corpus has none")
+    convert.export(steps["ddp"], tmp_path / "to", None)
+    assert not list((tmp_path / "to").glob("tokenizer*"))
+    convert.unshard(steps["ddp"], tmp_path / "step8")
+    assert convert.find_vocabulary(tmp_path / "step8", None)[0] is None
+    train_bpe(["some text"] * 3, 260).save(str(tmp_path / "t.json"))
+    with pytest.raises(UserError, match="vocabulary of 128 is less"):
+        convert.find_vocabulary(steps["ddp"], str(tmp_path / "t.json"))
+
+
+def test_going_without_a_tokenizer_is_asked_for(
+    steps: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(steps["ddp"]), "--to", str(tmp_path / "to")]
+    for more, status in (([], 2), (["--no-tokenizer", "--tokenizer", "t.json"], 2), (["--no-tokenizer"], 0)):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *more])
+        assert ended.value.code == status
+        said = capsys.readouterr()
+        assert "--no-tokenizer" in said.err if status else "without a tokenizer" in said.out
+        assert (tmp_path / "to").exists() == (status == 0)
