@@ -57,7 +57,7 @@ def of_task(table: pd.DataFrame, task: str | None) -> pd.DataFrame:
         raise UserError(f"name the task whose loss is meant with --task, one of {', '.join(known)}")
     if task is not None and task not in known:
         raise UserError(f"no loss of task {task!r} was measured: there are {', '.join(known)}")
-    return table if task is None else table[table["task"] == task]
+    return table if task is None else selected(table, table["task"] == task)
 
 
 def column(table: pd.DataFrame, name: str, least: float | None = None) -> Float[np.ndarray, " n"]:
@@ -71,11 +71,17 @@ def column(table: pd.DataFrame, name: str, least: float | None = None) -> Float[
     return numbers(f"column {name!r}", table[name].to_numpy(), at_least=least, above=0 if least is None else None)
 
 
+def selected(table: pd.DataFrame, where: Any) -> pd.DataFrame:
+    """The rows for which a condition holds."""
+    return pd.DataFrame(table.loc[np.asarray(where, dtype=bool)])
+
+
 def last_of_each_run(table: pd.DataFrame) -> pd.DataFrame:
     """Of every run and task the row of most data; all rows where runs or data are not told apart."""
     if not {"run", "data"} <= set(table.columns):
         return table
-    return table.sort_values("data", kind="stable").groupby(["run", "task"], sort=False).tail(1)
+    rising = table.sort_values("data", kind="stable")
+    return selected(rising, ~rising.duplicated(["run", "task"], keep="last"))
 
 
 def _from_csv(path: Path) -> pd.DataFrame:
@@ -97,7 +103,7 @@ def _from_runs(paths: Sequence[Path]) -> pd.DataFrame:
     if not joined:
         raise UserError(f"no loss was measured in {', '.join(map(str, paths))}")
     table = pd.concat(joined, ignore_index=True)
-    return table[table["data"] > 0]
+    return selected(table, table["data"] > 0)
 
 
 def _run_folders(paths: Sequence[Path]) -> list[Path]:

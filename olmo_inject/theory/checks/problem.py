@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def scaling_laws(effort: Effort) -> Iterator[Measure]:
             size = law.optimal_size(compute)
             # The whole range, so that the search does not know the answer.
             bounds = (0.0, np.log(spent))
-            found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
+            found: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
             size_errors.append(abs(np.exp(found.x) / size - 1))
             predicted = law.frontier().loss(size) - law.irreducible
             loss_errors.append(abs(found.fun / predicted - 1))

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.measurements import CORPUS, column, last_of_each_run, read_measurements
+from olmo_inject.theory.measurements import CORPUS, column, last_of_each_run, read_measurements, selected
 from olmo_inject.theory.prediction.estimate import UtilityEstimate, estimate_utilities, matched_cells, parse_cell
 from olmo_inject.theory.prediction.tables import table
 
@@ -24,13 +24,15 @@ def estimate_from(measured: list[Path], cells: list[str], as_json: bool) -> None
     """
     asked = [parse_cell(cell) for cell in cells]
     points = last_of_each_run(read_measurements(measured))
-    points = points[points["task"] != CORPUS] if (points["task"] != CORPUS).any() else points
+    if (points["task"] != CORPUS).any():
+        points = selected(points, points["task"] != CORPUS)
     documents, console = [], Console()
-    for task, rows in points.groupby("task", sort=False):
+    for task in points["task"].unique():
+        rows = selected(points, points["task"] == task)
         if "frequency" in rows:
-            rows = rows[rows["frequency"] > 0]
+            rows = selected(rows, rows["frequency"] > 0)
         if "gap" in rows:
-            rows = rows[matched_cells(rows["frequency"].to_numpy(float), rows["gap"].to_numpy(float))]
+            rows = selected(rows, matched_cells(rows["frequency"].to_numpy(float), rows["gap"].to_numpy(float)))
         if rows.empty:
             continue
         columns = [column(rows, "width"), column(rows, "frequency"), column(rows, "loss", least=0)]

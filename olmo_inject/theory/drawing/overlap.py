@@ -60,7 +60,7 @@ def gaps(scene: Scene) -> Figure:
         for cosine in overlaps:
             pair = np.zeros((dimension, 2))
             pair[0, 0], pair[:2, 1] = 1, (cosine, np.sqrt(1 - cosine**2))
-            cosines.append(overlap.cosine_at_random(OverlappingMixture([0.5, 0.5], ([1.0], [1.0]), pair), 0, 1))
+            cosines.append(overlap.cosine_at_random(OverlappingMixture(np.full(2, 0.5), (np.ones(1),) * 2, pair), 0, 1))
         right.plot(overlaps, cosines, line, color=color, label=f"d = {dimension}")
     right.axhline(0, color=style.GREY, linewidth=0.8)
     style.label(right, "Two directions, random encoder", "cosine of the directions", "expected cosine of gradients")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ def save_as(figure: Figure, path: Path) -> Path:
     kind = path.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
         raise UserError(f"{path} must end in .png, .svg or .pdf")
-    settings = {"svg.hashsalt": "theory", "svg.fonttype": "none", "pdf.fonttype": 42}
+    settings: Any = {"svg.hashsalt": "theory", "svg.fonttype": "none", "pdf.fonttype": 42}
     with matplotlib.rc_context(settings), replacing(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=DPI, metadata=METADATA[kind])
     return path

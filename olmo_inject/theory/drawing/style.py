@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -61,7 +61,7 @@ def shades(count: int) -> list[tuple[float, float, float, float]]:
 
 def seeds(
     axes: Axes,
-    at: Sequence[float],
+    at: Sequence[float] | Int[np.ndarray, " n"],
     values: Sequence[Float[np.ndarray, " S"]],
     mark: str,
     color: str | tuple[float, ...],

@@ -173,7 +173,7 @@ def _iterated(
         return count, _exponential(exponent / count)
 
     (waits, waiting), (bursts, bursting) = pieces(without), pieces(burst)
-    after = start
+    after = before = start
     for _ in range(5000):
         previous, before = after, after
         for _ in range(waits):

@@ -11,7 +11,7 @@ utility is f / f_half(N): above 1 it is mostly held, below mostly lost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,8 +88,8 @@ def estimate_utilities(widths: Cells, frequencies: Cells, losses: Cells) -> Util
             raise UserError(f"{name} must take two or more different values, got {column[0]:g} alone")
     if not np.ptp(cells[2]):
         raise UserError("losses must vary over the cells")
-    best = _fit(*cells)
     size, rate, loss = cells
+    best = _fit(size, rate, loss)
     misses = []
     for i in range(len(loss)):
         others = np.arange(len(loss)) != i
@@ -99,7 +99,7 @@ def estimate_utilities(widths: Cells, frequencies: Cells, losses: Cells) -> Util
         misses.append(float(UtilityEstimate(*again).loss(size[i], rate[i])) - loss[i])
     fitted = UtilityEstimate(*best)
     residual = float(np.sqrt(np.mean((fitted.loss(size, rate) - loss) ** 2)))
-    return UtilityEstimate(*best, residual, float(np.sqrt(np.mean(np.square(misses)))))
+    return replace(fitted, residual=residual, held_out=float(np.sqrt(np.mean(np.square(misses)))))
 
 
 def matched_cells(frequencies: Cells, gaps: Cells) -> np.ndarray:

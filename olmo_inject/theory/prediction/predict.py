@@ -122,8 +122,8 @@ def predict(
     """
     step_size = number("step_size", step_size, above=0, below=0.5)
     periods = wholes("gap", periods, 1).tolist()
-    widths = closed_forms.checked_widths(mixture, widths)
-    if not len(widths) or not len(periods):
+    sizes = closed_forms.checked_widths(mixture, widths)
+    if not len(sizes) or not len(periods):
         raise UserError("widths and gaps need one entry or more each")
     step = step_size / float(mixture.utilities.max())
     frequent = closed_forms.frequent_tasks(mixture, frequent_mass)
@@ -132,7 +132,7 @@ def predict(
     by_gap = [gaps.gap_critical_widths(mixture, period, step)[firsts] for period in periods]
     return Prediction(
         mixture=mixture,
-        widths=widths,
+        widths=sizes,
         periods=tuple(periods),
         step_size=step_size,
         signals=closed_forms.task_signals(mixture, widths),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -159,11 +159,13 @@ def _best(curve: _Curve, losses: Points, starts: list[Vector]) -> tuple[Vector, 
         [np.log(losses.max())] + [np.inf] * terms + [EXPONENTS[1]] * terms,
     )
 
+    changes: Any = curve.changes
+
     def misfit(p: Vector) -> Points:
         return np.log(curve(p)) - np.log(losses)
 
     fits: list[OptimizeResult] = [
-        least_squares(misfit, start, curve.changes, bounds, xtol=1e-15, ftol=1e-15, gtol=1e-15) for start in starts
+        least_squares(misfit, start, jac=changes, bounds=bounds, xtol=1e-15, ftol=1e-15, gtol=1e-15) for start in starts
     ]
     best = min(fits, key=lambda fit: fit.cost)
     return best.x, float(best.cost)
