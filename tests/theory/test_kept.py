@@ -52,7 +52,7 @@ def test_without_a_gap_kept_and_learned_are_the_critical_width(mixture: TaskMixt
 def test_regimes_are_what_training_does(width: int, gap: int, regime: str) -> None:
     eta = 0.1 / 0.8
     assert kept.gap_regime(SMALL, 1, width, gap, eta) == regime
-    recipe = Recipe(steps=200 * gap, learning_rate=eta, optimizer="gd", schedule="constant")
+    recipe = Recipe(steps=40 * gap, learning_rate=eta, optimizer="gd", schedule="constant")
     troughs = train(SMALL, width, recipe, seeds=(0,), bursts=Bursts(1, (gap,))).troughs()
     if regime == "kept":
         assert troughs.low.min() > 0.9
@@ -70,7 +70,7 @@ def test_a_bistable_task_stays_once_learned_and_is_not_learned_from_nothing() ->
     rows = torch.eye(mixture.dimension, dtype=torch.float64)
     for held, start, end in (((0, 1, 3), 2, 1.0), ((0, 1, 2), 3, 0.0)):
         encoder = rotated(rows[list(held)], 2, rows[start], 0.05)
-        for _ in range(300):
+        for _ in range(120):
             encoder = descended(encoder, [common] * (gap - 1) + [burst], eta)
         assert float((encoder @ rows[3]).square().sum()) == pytest.approx(end, abs=1e-3)
 

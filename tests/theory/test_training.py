@@ -200,7 +200,7 @@ def test_cuda_reaches_the_same_optimum(more) -> None:
         ),
         (lambda: Recipe(learning_rate=float("nan")), "learning rate must be a finite number above 0, got nan"),
         (lambda: Recipe(batch=0), "batch must be a whole number of 1 or more, got 0"),
-        (lambda: Recipe(optimizer="Adam"), "optimizer must be one of adam, gd, got 'Adam'"),  # type: ignore[arg-type]
+        (lambda: Recipe(optimizer="Adam"), "optimizer must be one of adam, gd, muon, got 'Adam'"),  # type: ignore[arg-type]
         (lambda: Recipe(schedule="linear"), "schedule must be one of cosine, constant, got"),  # type: ignore[arg-type]
         (lambda: Recipe(decoders="free"), "decoders must be one of optimal, learned, got"),  # type: ignore[arg-type]
     ],

@@ -128,7 +128,7 @@ def overlapping_gaps(effort: Effort) -> Iterator[Measure]:
     yield Measure(18, "commuting: spread of troughs over T", max(troughs) - min(troughs), "<=", 1e-10)
 
     off, rise, below = 0.0, 0.0, 0.0
-    for seed in range(effort.choose(12, 5)):
+    for seed in range(effort.choose(12, 3)):
         problem = random_overlap(seed)
         for width in (2, 4):
             small = 0.05 / float(problem.slots[0])

@@ -38,7 +38,7 @@ def fitted_law(
         axes.plot(grid, found.law.loss(*others), color=style.BLUE, label=f"fit{where}")
         axes.set_xscale("log")
         axes.set_yscale("log")
-        style.plain_logs(axes)
+        style.plain_logs(axes.xaxis, axes.yaxis)
         title = f"(E = {found.law.irreducible:.3g}, misfit {found.residual:.1%})"
         style.label(axes, f"Loss against {name} {title}" if axis == 0 else "", f"{name}: {QUANTITIES[name]}", "loss")
         style.legend(axes, 2)

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -92,9 +93,9 @@ def width_axis(axes: Axes, widths: Sequence[int]) -> None:
     axes.minorticks_off()
 
 
-def plain_logs(axes: Axes) -> None:
+def plain_logs(*scales: Axis) -> None:
     """Log axes with few, plain numbers."""
-    for axis in (axes.xaxis, axes.yaxis):
+    for axis in scales:
         low, high = axis.get_view_interval()
         if high / low < 30:
             axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

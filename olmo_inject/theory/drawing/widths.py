@@ -74,7 +74,7 @@ def longer(scene: Scene) -> Figure:
         style.seeds(left, widths, points, marker, color, name)
         style.seeds(right, widths, [run.signals[:, 0, scene.rare] for run in runs], marker, color, name)
     left.set_yscale("log")
-    style.plain_logs(left)
+    style.plain_logs(left.yaxis)
     for axes in (left, right):
         style.width_axis(axes, widths)
     style.label(left, "Loss of the mixture", "width N", "loss")
