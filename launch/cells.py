@@ -90,7 +90,8 @@ class Status:
         steps: of how many.
         rate: steps a second, as last measured.
         seconds_left: at that rate.
-        accuracies: last test accuracy of each task, on pairs whose mirror was not trained on.
+        accuracies: last accuracy of each task on test pairs whose mirror was not trained on; on all test pairs where
+            there are no such.
         why: the last lines of its log, where it failed.
     """
 
@@ -264,7 +265,7 @@ def summary(found: Sequence[Status]) -> str:
 def status_table(found: Sequence[Status]) -> Table:
     """For people."""
     table = Table()
-    for column in ("cell", "state", "step", "steps/s", "left", "test accuracy"):
+    for column in ("cell", "state", "step", "steps/s", "left", "unmirrored accuracy"):
         right = column in ("step", "steps/s", "left")
         table.add_column(column, justify="right" if right else "left", no_wrap=column in ("cell", "step", "state"))
     for status in found:

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from analysis.read.runs import read_runs
 from analysis.report.findings import sentences
 from analysis.report.report import write_report
@@ -19,6 +17,7 @@ from olmo_inject.corpus.from_text.sample import build_sample
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
 from olmo_inject.runs.read import AUDIT
+from olmo_inject.terminal import Console
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
 from olmo_inject.training.checks import check_before_launch
 

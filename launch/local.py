@@ -8,8 +8,6 @@ import socket
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from launch import cells
 from launch.pool import GRACE_SECONDS, Job, Outcome, run_jobs, train_command
 from launch.sweep import Cell, Sweep
@@ -17,6 +15,7 @@ from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_text
 from olmo_inject.runs.folder import in_use
+from olmo_inject.terminal import Console
 
 
 def run_cells(sweep: Sweep, todo: Sequence[Cell], *, at_once: int | None, console: Console) -> bool:

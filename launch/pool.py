@@ -20,7 +20,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -28,6 +28,8 @@ from rich.text import Text
 
 from olmo_inject.errors import UserError
 from olmo_inject.stop_signals import stop_signals, stop_with_parent
+from olmo_inject.terminal import Console
+from olmo_inject.visible_text import visible
 
 POLL_SECONDS = 0.25
 SECONDS_BETWEEN_LINES = 10.0  # where the console is no terminal
@@ -222,7 +224,7 @@ def last_lines(log: Path, count: int) -> list[str]:
         if line.startswith(_COMMAND) or len(found) == count:
             break
         if line.strip():
-            found.insert(0, line.strip())
+            found.insert(0, visible(line.strip()))
     return found
 
 

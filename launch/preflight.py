@@ -22,6 +22,7 @@ from olmo_inject.config import Experiment
 from olmo_inject.corpus.verify import recorded_files
 from olmo_inject.data import build_data
 from olmo_inject.errors import FoundByOneRank, UserError
+from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.save_restore import latest
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.parallel import on_every_rank
@@ -73,18 +74,21 @@ class Preflight:
         return {"passed": self.passed, **asdict(self)}
 
 
-def preflight(experiment: Experiment, device: torch.device, *, quick: bool = False) -> Preflight:
+def preflight(
+    experiment: Experiment, device: torch.device, *, quick: bool = False, tasks: list[Task] | None = None
+) -> Preflight:
     """Try everything (collective).
 
     Args:
         experiment: the run.
         device: this rank's.
         quick: one timed step, no checkpoint, and the corpus's contents are not hashed.
+        tasks: as `build_data`'s.
     """
     world = dist.get_world_size()
     checks = [_try("devices", lambda: _devices(device)), _try("all-reduce", lambda: _all_reduce(device))]
-    checks.append(_try("experiment", lambda: _experiment(experiment, world, device)))
-    corpus = _try("corpus", lambda: _corpus(experiment, quick))
+    checks.append(_try("experiment", lambda: _experiment(experiment, world, device, tasks)))
+    corpus = _try("corpus", lambda: _corpus(experiment, quick, tasks))
     if (checks[-1].passed, checks[-1].detail) == (corpus.passed, corpus.detail):
         checks.pop()  # what the experiment lacks is its corpus: once is enough
     checks.append(corpus)
@@ -95,7 +99,7 @@ def preflight(experiment: Experiment, device: torch.device, *, quick: bool = Fal
         def steps() -> str:
             nonlocal trial
             near = _existing(experiment.run_folder.absolute().parent)
-            trial = measure(experiment, device, steps=1 if quick else 3, checkpoint=not quick, near=near)
+            trial = measure(experiment, device, steps=1 if quick else 3, checkpoint=not quick, near=near, tasks=tasks)
             rate = experiment.batch_size * experiment.sequence_length / trial.step_seconds
             return f"{trial.step_seconds:.3g} s, {rate:,.0f} tokens/s"
 
@@ -167,20 +171,20 @@ def _all_reduce(device: torch.device) -> str:
     return f"{world} ranks, {in_bytes(4 * REDUCED)} in {1000 * seconds:.3g} ms, sums right"
 
 
-def _experiment(experiment: Experiment, world: int, device: torch.device) -> str:
+def _experiment(experiment: Experiment, world: int, device: torch.device, tasks: list[Task] | None) -> str:
     with on_every_rank("experiment"):
-        done = check_before_launch(experiment, world, device.type, overwrite=False)
+        done = check_before_launch(experiment, world, device.type, overwrite=False, tasks=tasks)
     if done is not None:
         return done
     begun = latest(experiment.run_folder)
     return f"{experiment.steps:,} steps" if begun is None else f"goes on from step {begun.step:,}"
 
 
-def _corpus(experiment: Experiment, quick: bool) -> str:
+def _corpus(experiment: Experiment, quick: bool, tasks: list[Task] | None) -> str:
     """Readable, sampled, and what it was; each rank hashes its share of the files of a corpus folder or a stage."""
     rank, world = dist.get_rank(), dist.get_world_size()
     with on_every_rank("corpus"):
-        data = build_data(experiment)
+        data = build_data(experiment, tasks=tasks)
         hashed = experiment.corpus.folder is not None and not quick
         if hashed:
             for file in recorded_files(Path(str(experiment.corpus.folder)))[rank::world]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -27,7 +27,9 @@ from olmo_inject.runs.folder import CONTENTS, fingerprints
 from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import is_own_code
+from olmo_inject.terminal import Console
 from olmo_inject.training.checkpoints.save_restore import latest
+from olmo_inject.visible_text import visible
 
 DIFFERENCES_KEPT = 20
 
@@ -119,7 +121,7 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     vouched = first + len(lines) if last is None else last.step
     audit.compare("steps without a gap", "up to the last checkpoint", first + len(lines) >= vouched, True)
     console = Console(stderr=True)
-    shown = track(lines, f"auditing {folder.name}", console=console) if progress else lines
+    shown = track(lines, f"auditing {escape(visible(folder.name))}", console=console) if progress else lines
     for number, line in enumerate(shown):
         audit.compare("steps without a gap", f"line {number + 1}", line["step"], first + number)
         if 0 <= line["step"] < experiment.steps:

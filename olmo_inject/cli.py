@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +21,10 @@ from olmo_inject.commands import (
     sweeps,
 )
 from olmo_inject.commands.numbers import with_checked_numbers
+from olmo_inject.commands.shared import INTERRUPTED
 from olmo_inject.errors import UserError, report
 from olmo_inject.paths import with_expanded_paths
+from olmo_inject.terminal import drop_output, prepare_output
 from olmo_inject.theory import commands as theory
 
 app = typer.Typer(
@@ -55,9 +59,32 @@ _TypedWrong: Any = typer.BadParameter.__bases__[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake is one line on standard error and status 2."""
+    """Run the command line; a user's mistake is one line on standard error and status 2, Ctrl-C one line and 130.
+
+    Where the reader of the output has gone, as `head` does, the command ends in silence with status 1; an output that
+    is full is told.
+    """
+    prepare_output()
     try:
-        status = app(arguments, standalone_mode=False)
+        status = _run(arguments)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        report(UserError("interrupted"))
+        status = INTERRUPTED
+    except BrokenPipeError:
+        status = 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EBADF) or error.filename is not None:
+            raise
+        report(UserError(f"cannot write: {error.strerror}"))
+        status = 2
+    drop_output()
+    raise SystemExit(status)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        return app(arguments, standalone_mode=False) or 0
     except _TypedWrong as error:
         if (message := error.format_message()).count("\n") > 1:  # the help, for want of a command
             print(message)
@@ -65,8 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             context = error.ctx
             where = f"; see `{context.command_path} --help`" if context else ""
             report(UserError(" ".join(message.split()).removesuffix(".") + where))
-        raise SystemExit(2) from None
     except UserError as error:
         report(error)
-        raise SystemExit(2) from None
-    raise SystemExit(status or 0)
+    except OSError as error:
+        if error.filename is None:  # of a connection, of the output, or of our own making
+            raise
+        # A folder without permission, a name that is too long, a full disk, wherever it was met.
+        report(UserError(f"{error.filename}: {error.strerror}"))
+    return 2

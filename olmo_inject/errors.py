@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from olmo_inject.rank_environment import is_first_rank
+from olmo_inject.visible_text import visible
 
 
 class UserError(Exception):
@@ -23,7 +24,7 @@ def report(error: UserError) -> None:
     if isinstance(error, FoundByOneRank) or is_first_rank():
         # A loader worker's error arrives with its traceback in front; the last line is the message.
         line = str(error).strip().splitlines()[-1]
-        print(f"olmo-inject: {line.removeprefix(_WORKER_PREFIX)}", file=sys.stderr, flush=True)
+        print(f"olmo-inject: {visible(line.removeprefix(_WORKER_PREFIX))}", file=sys.stderr, flush=True)
 
 
 _WORKER_PREFIX = f"{FoundByOneRank.__module__}.{FoundByOneRank.__name__}: "

@@ -15,6 +15,7 @@ from olmo_inject.errors import UserError
 PATH = "a path, or a name"  # beside the type of a command's parameter: text in which a path may stand
 LONGEST_NAME = 255  # bytes, on every file system of Linux and macOS
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+_ADDRESS = re.compile(r"(https?|s3|gs|file):/")  # a Path keeps one slash of two
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -50,6 +51,9 @@ def with_expanded_paths(command: F) -> F:
         if isinstance(value, list):
             return [given(entry, name) for entry in value]
         if isinstance(value, Path):
+            if _ADDRESS.match(str(value)):
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option}: {value} is an address; it must be a path of this machine")
             return Path(expanded(str(value), name))
         return expanded(value, name) if isinstance(value, str) and name in texts else value
 

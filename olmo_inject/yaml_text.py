@@ -100,7 +100,7 @@ def typed(value: Any, hint: Any) -> Any:
         value: as `parse` gives it.
         hint: a dataclass, or the type of a field of one.
     """
-    hint = _without_none(hint)
+    hint = without_none(hint)
     if isinstance(value, Plain):
         of_a_type = hint is not Any and isinstance(hint, type)
         return str(value) if of_a_type or str in typing.get_args(hint) else plain_value(value)
@@ -147,7 +147,8 @@ def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def _without_none(hint: Any) -> Any:
+def without_none(hint: Any) -> Any:
+    """A type without the None that it allows."""
     if typing.get_origin(hint) in (Union, types.UnionType):
         rest = [each for each in typing.get_args(hint) if each is not type(None)]
         return rest[0] if len(rest) == 1 else Union[tuple(rest)]  # noqa: UP007

@@ -130,6 +130,15 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         # The corpus.
         ("corpus: {folder: null}", "corpus: give one of name, folder and paths"),
         ("corpus: {folder: x, paths: [a.npy]}", "corpus: give one of name, folder and paths"),
+        ("corpus: {folder: null, paths: 'a[1].npy'}", 'corpus.paths: must be a list, such as ["a[1].npy"]'),
+        ("corpus: {folder: null, paths: [{a: 1}]}", "corpus.paths: must be one value, not keys and values"),
+        ("corpus: {folder: null, paths: [[a.npy]]}", "corpus.paths: must not be a list"),
+        (
+            "corpus: {folder: null, paths: ['https://x.org/a.npy']}",
+            "corpus.paths: https://x.org/a.npy is an address; write shards that lie elsewhere as corpus.name with",
+        ),
+        ("corpus: {folder: 's3://b/x'}", "corpus.folder: s3://b/x is an address; write shards that lie elsewhere as"),
+        ("folder: s3://b/run", "folder: s3://b/run is an address; it must be a folder of this machine"),
         ("corpus: {tokenizer: other}", "corpus.tokenizer: not with corpus.folder, which says it itself"),
         ("corpus: {dtype: uint32}", "corpus.dtype: not with corpus.folder, which says it itself"),
         ("corpus: {vocab_size: 100}", "corpus.vocab_size: not with corpus.folder, which says it itself"),

@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator
-from copy import deepcopy
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,11 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, set[Any]]]:
             yield key, set(typing.get_args(hint)) if union else {hint}
 
 
-def set_to(experiment: Experiment, key: str, value: Any) -> Experiment:
-    changed = deepcopy(experiment)
-    *outer, last = key.split(".")
-    part: Any = changed
-    for name in outer:
-        part = getattr(part, name)
-    setattr(part, last, value)
+def set_to(config: Any, key: str, value: Any) -> Any:
+    """A copy that shares every part but those that the key goes through."""
+    first, _, rest = key.partition(".")
+    changed = copy(config)
+    setattr(changed, first, set_to(getattr(config, first), rest, value) if rest else value)
     return changed
 
 
@@ -140,13 +138,13 @@ def test_every_number_stands_in_the_table(base: Experiment) -> None:
     assert CHOICES.keys() <= {key for key, _ in leaves(base)}
 
 
-@pytest.mark.parametrize("key", [key for key, allowed in RANGES.items()])
 @pytest.mark.parametrize("value", [math.inf, math.nan, -(2**70)])
-def test_no_number_takes_what_is_none(base: Experiment, key: str, value: float) -> None:
-    given = (0.9, value) if key.endswith("betas") else value
-    with pytest.raises(UserError, match=rf"^{key}: \S+ must be (finite, )?(above|at least) ") as refused:
-        check(set_to(base, key, given))
-    assert "\n" not in str(refused.value)
+def test_no_number_takes_what_is_none(base: Experiment, value: float) -> None:
+    for key in RANGES:
+        given = (0.9, value) if key.endswith("betas") else value
+        with pytest.raises(UserError, match=rf"^{key}: \S+ must be (finite, )?(above|at least) ") as refused:
+            check(set_to(base, key, given))
+        assert "\n" not in str(refused.value)
 
 
 def test_every_word_is_one_that_means_something(base: Experiment) -> None:

@@ -191,7 +191,10 @@ def test_contradictions_of_a_corpus_folder(folder: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("injection", "message"),
     [
-        ("{task: tcmp, schedule: burst, instances: 17, every: 5}", "could get 17 of tcmp instances, more than its 16"),
+        (
+            "{task: tcmp, schedule: burst, instances: 17, every: 5}",
+            "step 0 gets 17 of tcmp instances, more than its 16 rows",
+        ),
         ("{task: tcmp, schedule: bernoulli, instances_per_batch: 1, draw: epochs}", "draw 'epochs' needs an exact"),
     ],
 )

@@ -155,8 +155,8 @@ def commands() -> dict[str, typing.Any]:
     return found
 
 
-NO_PATHS = {"accelerator", "targets", "dimensions", "device", "steps", "overrides", "read", "rank_shard", "rendezvous",
-    "rows", "show", "source", "submit", "title", "text_field", "id_field", "text_unit", "dataset_config",
+NO_PATHS = {"accelerator", "targets", "dimensions", "device", "steps", "overrides", "precision", "read", "rank_shard",
+    "rendezvous", "rows", "show", "source", "submit", "title", "text_field", "id_field", "text_unit", "dataset_config",
     "dataset_split", "corpus sample tokenizer"}  # fmt: skip
 
 

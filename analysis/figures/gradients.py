@@ -10,9 +10,9 @@ from jaxtyping import Float64, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.bootstrap import mean_interval
 from analysis.figures.style import COLOURS, GREY, MARKERS, SMALL, axis_labels, style
 from analysis.read.store import rows
+from analysis.stats import mean_interval
 from olmo_inject.words import counted
 
 PER_ROW = 3

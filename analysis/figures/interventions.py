@@ -115,7 +115,7 @@ def sites(table: pd.DataFrame, title: str) -> Figure:
                 if row == 0:
                     title = question_label(*question).replace(" at ", "\nat ")
                     bounds = chosen.iloc[0]
-                    known = f"nothing: {bounds['nothing']:.2f}\none operand: {bounds['one_operand']:.2f}"
+                    known = f"no swap: {bounds['no_swap']:.2f}\none operand: {bounds['one_operand']:.2f}"
                     axis.set_title(f"{title}\n{known}", fontsize=SMALL + 1)
                 axis.set_xticks(range(len(dimensions)), dimensions)
                 axis.set_yticks(range(0, depth, max(1, depth // 8)))

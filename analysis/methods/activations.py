@@ -147,11 +147,12 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
     balanced = dict(zip(_AT_TOK2, parts, strict=True))
     found = []
     for site in sites_of(task):
-        means, told = totals[site] / np.maximum(np.bincount(groups[site], minlength=n), 1)[:, None], np.ones(n, bool)
+        means = totals[site] / np.maximum(np.bincount(groups[site], minlength=n), 1)[:, None]
+        even, told = means, np.ones(n, bool)
         if site in balanced:
             pairs = np.unique(np.stack([groups[site], labels]), axis=1)
-            told = np.bincount(pairs[0], minlength=n) > 1
-        found.append(Activations(site, means, balanced.get(site, means), told))
+            even, told = balanced[site], np.bincount(pairs[0], minlength=n) > 1
+        found.append(Activations(site, means, even, told))
     return found
 
 

@@ -40,7 +40,7 @@ class Pairs:
     then: Int64[np.ndarray, " n"]
 
     @property
-    def nothing(self) -> float:
+    def no_swap(self) -> float:
         """The interchange accuracy of changing nothing, in a model that knows the task."""
         return 1 - self.changed.double().mean().item()
 

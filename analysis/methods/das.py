@@ -24,14 +24,14 @@ from transformers import PreTrainedModel
 
 from analysis.methods.alignment import Fitting, Found, Options, align
 from analysis.methods.counterfactuals import TOK1, TOK2, by_tokens, draw_pairs, one_operand_accuracy, operands
-from analysis.methods.forward_from import UpperPart
+from analysis.methods.forward_from import ForwardFrom
 from analysis.methods.hooks import untrained
 from analysis.methods.interchange import Site, Streams, interchange
 from analysis.methods.side_by_side import one_core, side_by_side
 from analysis.methods.subspaces import Basis, random_basis
 from analysis.read.checkpoints import Subject
-from analysis.read.runs import wilson
 from analysis.read.store import Method, Report, Tables
+from analysis.stats import wilson
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
@@ -49,8 +49,8 @@ def method(options: Options) -> Method:
     layer, position, variable, dimension, accuracy on held-out pairs with the ends `low` and `high` of its Wilson
     interval, pairs; the same on pairs of tokens that the search did not see, `unseen` (NaN where the task has too few);
     what the search came to: converged, updates, and judged, the accuracy on other pairs of the train half, by which a
-    site can be chosen; and what to compare with in this model: nothing, the accuracy of changing nothing, one_operand,
-    that of knowing one operand, and everything, that of exchanging the whole stream at the site.
+    site can be chosen; and what to compare with in this model: no_swap, the accuracy of changing nothing, one_operand,
+    that of knowing one operand, and full_swap, that of exchanging the whole stream at the site.
 
     Raises:
         UserError: an option that cannot be.
@@ -88,14 +88,14 @@ def search(model: PreTrainedModel, task: Task, options: Options, report: Report 
 
 
 def _search(model: PreTrainedModel, task: Task, options: Options, cores: int, report: Report) -> pd.DataFrame:
-    upper = UpperPart(model, task.label_tokens, operands(task, np.arange(len(task.instances)))[:, TOK1].numpy())
+    upper = ForwardFrom(model, task.label_tokens, operands(task, np.arange(len(task.instances)))[:, TOK1].numpy())
     pairs = {question: _pairs(upper, task, question, options) for question in QUESTIONS}
     # The lowest layers take longest: as many blocks as are above them.
     places = [(position, layer) for layer in range(upper.depth + 1) for position in (TOK2, TOK1)]
     above = {place: upper.depth + 1 - place[1] for place in places}
     finished: list[int] = []
 
-    def of_place(own: UpperPart, place: tuple[int, int], check: Callable[[], None]) -> list[dict[str, Any]]:
+    def of_place(own: ForwardFrom, place: tuple[int, int], check: Callable[[], None]) -> list[dict[str, Any]]:
         position, layer = place
         of_position = {variable: of for (at, variable), of in pairs.items() if at == position}
         rows = _search_place(own, task, position, layer, of_position, options, check)
@@ -103,7 +103,7 @@ def _search(model: PreTrainedModel, task: Task, options: Options, cores: int, re
         report(sum(finished) / sum(above.values()))
         return rows
 
-    workers = [upper, *(upper.twin() for _ in range(min(cores, len(places)) - 1))]
+    workers = [upper, *(upper.replica() for _ in range(min(cores, len(places)) - 1))]
     found = dict(zip(places, side_by_side(of_place, places, workers), strict=True))
     return pd.DataFrame([row for place in sorted(found) for row in found[place]])
 
@@ -125,7 +125,7 @@ class _Pairs:
     one_operand: float
 
 
-def _pairs(upper: UpperPart, task: Task, question: tuple[int, str], options: Options) -> _Pairs:
+def _pairs(upper: ForwardFrom, task: Task, question: tuple[int, str], options: Options) -> _Pairs:
     position, variable = question
     [train, _], [test, others] = (by_tokens(task, ids) for ids in (task.train_ids, task.test_ids))
     fitting = [
@@ -142,7 +142,7 @@ def _pairs(upper: UpperPart, task: Task, question: tuple[int, str], options: Opt
 
 
 def _search_place(
-    upper: UpperPart,
+    upper: ForwardFrom,
     task: Task,
     position: int,
     layer: int,
@@ -158,7 +158,7 @@ def _search_place(
         for site, dimension in asked
     ]
     found = align(upper, task, asked, [pairs[site.variable].fitting for site, _ in asked], options, check)
-    everything = {
+    full_swap = {
         variable: interchange(upper, Site(layer, position, variable), of.held_out, torch.eye(width))[0]
         for variable, of in pairs.items()
     }
@@ -173,20 +173,20 @@ def _search_place(
                 "updates": one.updates,
                 "converged": one.converged or subspace == "random",
             }
-            bounds = {"nothing": of.held_out.nothing, "one_operand": of.one_operand}
+            bounds = {"no_swap": of.held_out.no_swap, "one_operand": of.one_operand}
             rows.append(
                 about
                 | _accuracy(upper, site, of.held_out, one.basis, ("accuracy", "low", "high", "pairs"))
                 | _accuracy(upper, site, of.unseen, one.basis, ("unseen", "unseen_low", "unseen_high", "unseen_pairs"))
                 | search
                 | bounds
-                | {"everything": everything[site.variable]}
+                | {"full_swap": full_swap[site.variable]}
             )
     return rows
 
 
 def _accuracy(
-    upper: UpperPart, site: Site, pairs: Streams | None, basis: Basis, names: tuple[str, str, str, str]
+    upper: ForwardFrom, site: Site, pairs: Streams | None, basis: Basis, names: tuple[str, str, str, str]
 ) -> dict[str, Any]:
     """The accuracy, the ends of its interval, and of how many pairs."""
     if pairs is None:

@@ -8,16 +8,16 @@ it that of distinct modes, which can be compared between models of different dep
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.methods.features import BALANCED, ORDER, PLAIN
-from analysis.rank_correlation import rank_correlation, told
 from analysis.read.runs import Run
 from analysis.read.store import Tables, last_step, rows
+from analysis.stats import format_correlation, rank_correlation
 from olmo_inject.words import counted
 
 HEADLINE_SITE = "TOK2 at TOK2"
@@ -45,15 +45,19 @@ def amounts(tables: Tables, feature: str) -> pd.DataFrame:
 def _headline(order: pd.DataFrame) -> pd.DataFrame:
     chosen = rows(order, headline=True, layer=HEADLINE_LAYER)
     columns = {"amount": "held_out", "low": "low", "high": "high", "shuffled": "shuffled_held_out"}
-    headline = pd.DataFrame(
-        {**{column: chosen[column] for column in RUN}, **{name: chosen[column] for name, column in columns.items()}}
-    )
+    headline = _columns(chosen, columns)
     plain = rows(order, means=PLAIN, layer=HEADLINE_LAYER)
-    headline = headline.merge(plain[[*RUN, "held_out"]].rename(columns={"held_out": "plain"}), on=RUN)
+    headline = headline.merge(_columns(plain, {"plain": "held_out"}), on=RUN)
     fewer = rows(order, means=BALANCED, headline=False, layer=HEADLINE_LAYER)
-    best = fewer.loc[fewer.groupby(RUN)["held_out"].idxmax(), [*RUN, "components", "held_out", "shuffled_held_out"]]
-    names = {"components": "fewer", "held_out": "of_fewer", "shuffled_held_out": "shuffled_of_fewer"}
-    return headline.merge(best.rename(columns=names), on=RUN, how="left")
+    best = fewer.loc[fewer.groupby(RUN)["held_out"].idxmax()]
+    names = {"fewer": "components", "of_fewer": "held_out", "shuffled_of_fewer": "shuffled_held_out"}
+    return headline.merge(_columns(best, names), on=RUN, how="left")
+
+
+def _columns(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Of which run, and the columns of `table` that `names` has, under its keys."""
+    chosen = {column: column for column in RUN} | dict(names)
+    return pd.DataFrame({new: table[old] for new, old in chosen.items()})
 
 
 def _counted(modes: pd.DataFrame) -> pd.DataFrame:
@@ -61,11 +65,12 @@ def _counted(modes: pd.DataFrame) -> pd.DataFrame:
     counts = grouped.agg(
         amount=("present", "sum"), shuffled=("present_shuffled", "sum"), layers=("layer", "nunique")
     ).reset_index()
-    found = modes.loc[modes["present"].to_numpy(bool)].groupby(RUN)["mode"].agg(lambda of: sorted(set(of)))
-    counts = counts.merge(found.rename("modes").reset_index(), on=RUN, how="left")
+    present = modes.loc[modes["present"].to_numpy(bool)].groupby(RUN)
+    found = present.agg(modes=("mode", lambda of: sorted(set(of)))).reset_index()
+    counts = counts.merge(found, on=RUN, how="left")
     for column, there in (("distinct", "present"), ("distinct_shuffled", "present_shuffled")):
-        once = modes.groupby([*RUN, "mode"], sort=False)[there].any().groupby(RUN, sort=False).sum()
-        counts = counts.merge(once.rename(column).reset_index(), on=RUN)
+        once = modes.groupby([*RUN, "mode"], sort=False).agg(once=(there, "any")).groupby(RUN, sort=False)
+        counts = counts.merge(once.agg(**{column: ("once", "sum")}).reset_index(), on=RUN)
     return counts.assign(low=np.nan, high=np.nan)
 
 
@@ -139,7 +144,7 @@ def _trend(task: str, what: str, last: pd.DataFrame) -> Iterator[str]:
         for place, group in even.groupby(same, sort=False):
             of, amount = group[column].to_numpy(float), group["amount"].to_numpy(float)
             if len(np.unique(of)) >= FEWEST and len(np.unique(amount)) > 1:
-                rank = told(*rank_correlation(of, amount), len(group), "runs")
+                rank = format_correlation(*rank_correlation(of, amount), len(group), "runs")
                 yield f"{task}, {place}: {what} against {name}: {rank}."
                 found = True
     if not found:

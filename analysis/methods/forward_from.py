@@ -19,7 +19,7 @@ from analysis.methods.activations import recorded, residual_points
 ROWS_PER_PASS = 512
 
 
-class UpperPart:
+class ForwardFrom:
     """What a model says of a residual stream that is put in after so many of its blocks; those are not computed.
 
     Nor is the first position where the stream is of the second alone: no token looks at a later one, so what the
@@ -51,10 +51,10 @@ class UpperPart:
         self._in_tuples = self._which_return_tuples()
         self._past, self._first_stream = self._of_firsts()
 
-    def twin(self) -> UpperPart:
+    def replica(self) -> ForwardFrom:
         """One for another thread: of the same weights, not copied, in modules of its own."""
         kept = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
-        return UpperPart(copy.deepcopy(self.model, kept), *self._wanted)
+        return ForwardFrom(copy.deepcopy(self.model, kept), *self._wanted)
 
     @torch.no_grad()
     def streams(self, tokens: Int64[torch.Tensor, "n t"], start: int) -> Float[torch.Tensor, "layers n s d"]:
@@ -111,7 +111,7 @@ class UpperPart:
     def _of_firsts(self) -> tuple[DynamicCache | None, Float[torch.Tensor, "layers f 1 d"]]:
         """What the model keeps of every first token, and its stream.
 
-        Kept is None where it is anything else than keys and values, such as the state of a recurrent block.
+        StoredResults is None where it is anything else than keys and values, such as the state of a recurrent block.
         """
         with recorded(self._points) as outputs:
             said = self.model.base_model(input_ids=self._firsts[:, None], use_cache=True)

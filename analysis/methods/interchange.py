@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 
 from analysis.methods.counterfactuals import Pairs
-from analysis.methods.forward_from import ROWS_PER_PASS, UpperPart
+from analysis.methods.forward_from import ROWS_PER_PASS, ForwardFrom
 from analysis.methods.subspaces import Basis
 
 
@@ -41,17 +41,17 @@ class Streams:
         base_stream: at every layer, from the position on that is exchanged.
         source_stream: at every layer and the one position that is exchanged.
         label: the counterfactual label's place among the task's.
-        nothing: the share of pairs with that label where nothing is exchanged.
+        no_swap: the share of pairs with that label where nothing is exchanged.
     """
 
     base: Int64[torch.Tensor, "n 2"]
     base_stream: Float[torch.Tensor, "layers n s d"]
     source_stream: Float[torch.Tensor, "layers n d"]
     label: Int64[torch.Tensor, " n"]
-    nothing: float
+    no_swap: float
 
     @classmethod
-    def of(cls, upper: UpperPart, pairs: Pairs, position: int) -> Streams:
+    def of(cls, upper: ForwardFrom, pairs: Pairs, position: int) -> Streams:
         """Those of `pairs`, from one pass each of the bases and the sources."""
         device = upper.model.device
         base, label = pairs.base.to(device), pairs.label.to(device)
@@ -71,7 +71,7 @@ class Streams:
 
 
 @torch.no_grad()
-def interchange(upper: UpperPart, site: Site, pairs: Streams, basis: Basis) -> tuple[float, float]:
+def interchange(upper: ForwardFrom, site: Site, pairs: Streams, basis: Basis) -> tuple[float, float]:
     """The share of pairs on which the run with the source's part of the subspace gives the counterfactual label.
 
     Args:

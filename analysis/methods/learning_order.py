@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.rank_correlation import rank_correlation, told
 from analysis.read.runs import Run
 from analysis.read.store import rows
+from analysis.stats import format_correlation, rank_correlation
 
 FEWEST = 3  # different frequencies that an order needs
 FEWEST_LEARNED = 2  # one alone says which task came first, not in what order
@@ -82,4 +82,4 @@ def sentences(order: pd.DataFrame) -> Iterator[str]:
         elif (rank := order_correlation(mine)) is None:
             yield f"{about} none, all {learned} learned at the same step."
         else:
-            yield f"{about} {told(*rank, len(mine), 'runs')}, {learned} of them learned."
+            yield f"{about} {format_correlation(*rank, len(mine), 'runs')}, {learned} of them learned."

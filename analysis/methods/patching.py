@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from transformers import PreTrainedModel
 
-from analysis.bootstrap import mean_intervals
 from analysis.methods.counterfactuals import Pairs, draw_pairs
 from analysis.methods.hooks import changed, last_logits, mlps, outputs, untrained
 from analysis.read.checkpoints import Subject
 from analysis.read.store import Method, Report, Tables
+from analysis.stats import mean_intervals
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
@@ -36,12 +36,12 @@ class Effects:
     Attributes:
         effect: fall of the base's logit difference.
         recovery: rise of it in the source's run.
-        surprise: fall of the log-probability of the base's label, in nats.
+        logprob_drop: fall of the log-probability of the base's label, in nats.
     """
 
     effect: Float[np.ndarray, " n"]
     recovery: Float[np.ndarray, " n"]
-    surprise: Float[np.ndarray, " n"]
+    logprob_drop: Float[np.ndarray, " n"]
 
 
 def method(pairs: int) -> Method:
@@ -49,8 +49,8 @@ def method(pairs: int) -> Method:
 
     Columns: task, weights (`trained`, or `untrained` as a control), layer, rank (1: the largest effect), pairs, whole,
     answered (the share of pairs on whose base the model prefers its own label to the source's), and effect, recovery
-    and surprise with `_low` and `_high`, the ends of 95% bootstrap intervals over pairs. Those of one measure hold for
-    all layers at once, so also for the layer of the largest effect.
+    and logprob_drop with `_low` and `_high`, the ends of 95% bootstrap intervals over pairs. Those of one measure hold
+    for all layers at once, so also for the layer of the largest effect.
 
     Raises:
         UserError: fewer than two pairs.
@@ -83,7 +83,7 @@ def layer_table(model: PreTrainedModel, task: Task, n_pairs: int) -> pd.DataFram
     before, whole, layers = patch(model, task, pairs)
     of_all = {"pairs": len(chosen), "whole": float(whole.mean()), "answered": float((before > 0).mean())}
     table = pd.DataFrame({"task": task.name, "layer": range(len(layers)), **of_all})
-    for name in ("effect", "recovery", "surprise"):
+    for name in ("effect", "recovery", "logprob_drop"):
         values = np.stack([getattr(effects, name) for effects in layers])
         for column, ends in zip(
             ("", "_low", "_high"), mean_intervals(values, f"patching {task.name} {name}"), strict=True

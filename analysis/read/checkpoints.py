@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from analysis.read.runs import Run, order_of, read_run
-from analysis.read.skipped import Problems
+from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
 from olmo_inject.runs.read import expand, is_run
 from olmo_inject.tasks import Task
@@ -75,7 +75,7 @@ class Subject:
 def subjects(
     paths: Sequence[Path],
     steps: str,
-    problems: Problems,
+    problems: Skipped,
     tasks: Sequence[Path] | None = (),
     corpus: Path | None = None,
 ) -> list[Subject]:
@@ -200,7 +200,7 @@ def without_progress_bars() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _of_run(run: Run, steps: str, problems: Problems) -> Iterator[Subject]:
+def _of_run(run: Run, steps: str, problems: Skipped) -> Iterator[Subject]:
     existing = sorted(int(match[1]) for path in run.folder.glob("step*") if (match := _STEP.fullmatch(path.name)))
     chosen, missing = chosen_steps(steps, existing)
     for step in missing:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.read.labels import labels
+from analysis.stats import wilson
 from olmo_inject.config import Experiment, InjectionConfig, named_model
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency
@@ -23,7 +22,6 @@ from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, judged, unmirrored_among
 
 _COLUMNS = ("step", "name", "value", "count")
-CONFIDENCE = 0.95
 SIZE_KEYS = ("d_model", "n_layers", "mlp_ratio", "mlp_hidden_size")
 LM_LOSS_STEPS = 50  # the last language-model loss is a mean over so many steps
 
@@ -192,7 +190,7 @@ class Run:
             measure: `accuracy`, on all pairs, or `accuracy_unmirrored`; by default what the task is judged by, which
                 is all pairs only where each has its mirror in the train half.
         """
-        by_name = dict(iter(self.metrics.groupby("name")))
+        by_name = {str(name): rows for name, rows in self.metrics.groupby("name")}
         prefix = f"eval/{task}/test/"
         rows = judged(by_name, task) if measure is None else by_name.get(f"{prefix}{measure}")
         if rows is None:
@@ -223,21 +221,6 @@ class Run:
         """Loss on all tokens that were not injected, nats a token, mean of the last 50 steps."""
         losses = self.series("train/lm_loss").dropna()
         return float(losses.iloc[-LM_LOSS_STEPS:].mean()) if len(losses) else None
-
-
-def wilson(correct: int | float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927), which stays inside 0 to 1 also near its ends.
-
-    Args:
-        correct: how many were.
-        n: of how many, at least 1.
-        confidence: of the two-sided interval.
-    """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = correct / n
-    centre = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - spread) / (1 + z * z / n)), min(1.0, (centre + spread) / (1 + z * z / n))
 
 
 @dataclass(frozen=True)
@@ -309,7 +292,7 @@ def _with_own_counts(metrics: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFra
         if mine.any():
             of_all = metrics["step"].map(dict(zip(whole["step"], whole["count"], strict=True)))
             older = mine & (metrics["count"] == of_all).to_numpy(bool)
-            metrics.loc[older, "count"] = of_all[older].map(own)
+            metrics.loc[older, "count"] = metrics.loc[older, "count"].map(own)
         else:
             same = whole.loc[whole["count"].map(own) == whole["count"]]
             metrics = pd.concat([metrics, same.assign(name=f"{prefix}{UNMIRRORED}")], ignore_index=True)

@@ -11,7 +11,7 @@ from olmo_inject.errors import UserError
 STATUS = 1  # of a command that left something out
 
 
-class Problems:
+class Skipped:
     """Collects them.
 
     Attributes:

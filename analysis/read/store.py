@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
 from analysis.read.checkpoints import FOLDER, Subject, checkpoint_of, identity
 from analysis.read.labels import labels
 from analysis.read.runs import Run
-from analysis.read.skipped import Problems
+from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
 from olmo_inject.shapes import check_shape
+from olmo_inject.terminal import Console
 from olmo_inject.words import counted
 
 Tables = dict[str, pd.DataFrame]
@@ -64,7 +64,7 @@ class Method:
     inputs: Callable[[Subject], Any] = task_fingerprints
 
 
-def analyse(subjects: Sequence[Subject], method: Method, device: torch.device, problems: Problems) -> Tables:
+def analyse(subjects: Sequence[Subject], method: Method, device: torch.device, problems: Skipped) -> Tables:
     """Apply a method to every subject, each computed once and for all; what cannot be analysed is skipped.
 
     Returns:
@@ -149,7 +149,7 @@ def read_tables(folder: Path) -> Tables:
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredResults:
     """What a method left in the folders of runs, all of the options that were asked for last.
 
     Attributes:
@@ -171,7 +171,7 @@ class Kept:
         return said + "."
 
 
-def kept_results(runs: Sequence[Run], method: str, version: int = 1) -> Kept:
+def kept_results(runs: Sequence[Run], method: str, version: int = 1) -> StoredResults:
     """The results of runs' checkpoints, of the options that were asked for last of any of them.
 
     Results of a checkpoint that is no more are among them: it was what it was. Those of another version of the
@@ -183,7 +183,7 @@ def kept_results(runs: Sequence[Run], method: str, version: int = 1) -> Kept:
     found = {run.folder: _asked(run.folder / FOLDER, method, version) for run in runs}
     last = max((asked[-1] for asked in found.values() if asked), key=lambda one: one[0], default=None)
     if last is None:
-        return Kept({}, {}, 0)
+        return StoredResults({}, {}, 0)
     options = last[1]["options"]
     joined: dict[str, list[pd.DataFrame]] = {}
     left_out = 0
@@ -192,7 +192,7 @@ def kept_results(runs: Sequence[Run], method: str, version: int = 1) -> Kept:
         for step in sorted(places):
             _join(joined, checkpoint_of(run, step), read_tables(places[step]))
         left_out += len({about["step"] for _, about, _ in found[run.folder]} - places.keys())
-    return Kept(_concatenated(joined), options, left_out)
+    return StoredResults(_concatenated(joined), options, left_out)
 
 
 def _value(of: Any) -> str:

@@ -11,9 +11,9 @@ import pandas as pd
 from analysis.figures.interventions import MEASURES, layers, over_steps, question_label, questions, reach, sites
 from analysis.figures.patching_sizes import across_models
 from analysis.read.labels import file_part
-from analysis.read.runs import wilson
 from analysis.read.store import last_step, rows
 from analysis.report.page import Drawing, Section
+from analysis.stats import wilson
 from olmo_inject.words import counted
 
 PATCHING_TITLE = "Which layers' MLPs the task depends on"
@@ -93,7 +93,7 @@ def _largest(of: _Checkpoints) -> str:
     found = f"the MLP of layer {first['layer']} has the largest effect"
     if first["effect_low"] <= 0:
         found = f"no MLP's effect is above zero (95% CI); the largest is of layer {first['layer']}"
-    surprise = f"{first['surprise']:.3g} nats ({first['surprise_low']:.3g} to {first['surprise_high']:.3g})"
+    drop, low, high = first[["logprob_drop", "logprob_drop_low", "logprob_drop_high"]]
     knows = f"The model itself prefers a base's own label to the source's in {first['answered']:.0%} of the pairs"
     if wilson(first["answered"] * first["pairs"], int(first["pairs"]))[0] <= 0.5:
         knows += ", no more than chance: there is no task here to locate"
@@ -101,7 +101,7 @@ def _largest(of: _Checkpoints) -> str:
         f"{of.words}: {found}: {first['effect']:.3g} logits "
         f"({first['effect_low']:.3g} to {first['effect_high']:.3g}, for the largest of all layers) of "
         f"{first['whole']:.3g} for all of the input "
-        f"(random weights: {control:.3g}); fall of the log-probability of the base's label {surprise}. {knows}."
+        f"(random weights: {control:.3g}); fall of the log-probability of the base's label {drop:.3g} nats ({low:.3g} to {high:.3g}). {knows}."
     )
 
 
@@ -114,7 +114,7 @@ def _best_site(of: _Checkpoints, question: tuple[int, str]) -> str:
     mine, control = rows(found, weights="trained"), rows(found, weights="untrained")
     best = mine.loc[mine["judged"].idxmax()]
     where = f"{counted(int(best['layer']), 'block')} in {counted(int(best['dimension']), 'dimension')}"
-    beyond = max(best["nothing"], best["one_operand"])
+    beyond = max(best["no_swap"], best["one_operand"])
     untrained = ""
     if not control.empty:
         of_control = control.loc[control["judged"].idxmax()]
@@ -124,9 +124,9 @@ def _best_site(of: _Checkpoints, question: tuple[int, str]) -> str:
     return (
         f"{of.words}: {question_label(*question)} is best exchanged after {where}, of {len(mine)} searches the best on "
         f"pairs of the train half: {best['accuracy']:.3f} ({best['low']:.3f} to {best['high']:.3f}) of held-out pairs"
-        f"{_unseen(best)}, {verdict} what knows less: {best['nothing']:.3f} for changing nothing, "
+        f"{_unseen(best)}, {verdict} what knows less: {best['no_swap']:.3f} for changing nothing, "
         f"{best['one_operand']:.3f} for knowing one operand{untrained}. Exchanging the whole stream there: "
-        f"{best['everything']:.3f}."
+        f"{best['full_swap']:.3f}."
     )
 
 

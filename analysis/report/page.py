@@ -93,7 +93,7 @@ def write_page(to: Path, title: str, sections: Sequence[Section]) -> None:
         UserError: the file cannot be written.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis"),
+        loader=jinja2.PackageLoader("analysis.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

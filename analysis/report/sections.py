@@ -24,7 +24,7 @@ def findings(runs: Sequence[Run]) -> Section:
     return Section("What was seen", findings=sentences(runs))
 
 
-_UNMIRRORED = "unmirrored test pairs: neither the pair nor its mirror (TOK2, TOK1) is injected"
+_UNMIRRORED = "unmirrored test pairs (neither the pair nor its mirror, TOK2 TOK1, is injected)"
 
 
 def results(runs: Sequence[Run]) -> Section | None:

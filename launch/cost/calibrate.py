@@ -12,6 +12,8 @@ from launch.torchrun import USER_ERROR, run_ranks
 from olmo_inject.config import Experiment, configs_folder, experiment_yaml
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
+from olmo_inject.runs.read import TASKS
+from olmo_inject.tasks import Task
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.parallel import choose_device
 from olmo_inject.training.timed_steps import Trial
@@ -19,7 +21,14 @@ from olmo_inject.training.timed_steps import Trial
 STEPS = 5
 
 
-def calibrate(experiment: Experiment, processes: int, *, device: str = "auto", steps: int = STEPS) -> Trial:
+def calibrate(
+    experiment: Experiment,
+    processes: int,
+    *,
+    device: str = "auto",
+    steps: int = STEPS,
+    tasks: list[Task] | None = None,
+) -> Trial:
     """Train `steps` steps of an experiment here and time them; its run folder is not touched.
 
     Args:
@@ -27,18 +36,21 @@ def calibrate(experiment: Experiment, processes: int, *, device: str = "auto", s
         processes: ranks on this machine.
         device: auto, cpu or cuda.
         steps: to be timed, after one that is not.
+        tasks: as `build_data`'s.
 
     Raises:
         UserError: the experiment cannot be trained here, or the trial failed.
     """
     if steps < 1:
         raise UserError(f"--calibrate-steps: {steps} must be at least 1")
-    check_before_launch(experiment, processes, device, overwrite=True)
+    check_before_launch(experiment, processes, device, overwrite=True, tasks=tasks)
     if choose_device(device).type == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each rank, as they are counted
     with tempfile.TemporaryDirectory() as folder:
         config, result = Path(folder) / "experiment.yaml", Path(folder) / "trial.json"
         config.write_text(experiment_yaml(experiment), encoding="utf-8")
+        for task in tasks or ():
+            task.save(Path(folder) / TASKS)
         status = run_ranks(
             "olmo_inject.training.timed_steps", [str(config), str(result), str(steps), device], processes
         )

@@ -12,7 +12,7 @@ import typer
 from olmo_inject.commands.shared import JsonOption, print_json
 
 if TYPE_CHECKING:
-    from analysis.read.skipped import Problems
+    from analysis.read.skipped import Skipped
     from analysis.read.store import Tables
     from analysis.report.page import Section
 
@@ -66,7 +66,7 @@ def deliver(
     folder: Path,
     tables: Tables,
     sections: Sequence[Section],
-    problems: Problems,
+    problems: Skipped,
     as_json: bool,
 ) -> None:
     """Write tables as Parquet and drawings as SVG and PNG, say what was found, and end with the right status.
@@ -120,12 +120,12 @@ def features(
     """
     from analysis.methods.features import features_method
     from analysis.read.checkpoints import subjects
-    from analysis.read.skipped import Problems
+    from analysis.read.skipped import Skipped
     from analysis.read.store import analyse
     from analysis.report.features import feature_section
     from olmo_inject.training.parallel import choose_device
 
-    method, problems = features_method(components, permutations), Problems()
+    method, problems = features_method(components, permutations), Skipped()
     found, folder = subjects(runs, steps, problems, task or ()), folder_for(runs, to)
     tables = analyse(found, method, choose_device(device), problems)
     of_runs = list({subject.run.folder: subject.run for subject in found if subject.run}.values())
@@ -149,13 +149,13 @@ def behaviour(
     from analysis.methods.scores import scores_method, unmeasured, with_scores
     from analysis.read.checkpoints import subjects
     from analysis.read.runs import read_runs
-    from analysis.read.skipped import Problems
+    from analysis.read.skipped import Skipped
     from analysis.read.store import analyse
     from analysis.report.behaviour import behaviour_drawings, behaviour_section, behaviour_tables
     from olmo_inject.runs.read import expand, is_run
     from olmo_inject.training.parallel import choose_device
 
-    problems, paths, folder = Problems(), expand(runs), folder_for(runs, to)
+    problems, paths, folder = Skipped(), expand(runs), folder_for(runs, to)
     # A run is drawn from its measurements also without checkpoints.
     with_weights = [path for path in paths if not is_run(path) or any(path.glob("step*"))]
     scored = unmeasured(subjects(with_weights, steps, problems, task or ()))

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from olmo_inject.commands.shared import CorpusOption, JsonOption, print_json, table_console
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
+from olmo_inject.terminal import Console
 
 StepArgument = Annotated[Path, typer.Argument(help="A checkpoint, e.g. runs/my-first/step500.", show_default=False)]
 ToOption = Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.", show_default=False)]

@@ -59,12 +59,12 @@ def manifest(
 
     Example: `olmo-inject corpus manifest dolma-v1_7 --root https://olmo-data.org`
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     from olmo_inject.corpus.manifest import default_path, make_manifest, write_manifest
     from olmo_inject.corpus.source import named_corpus
     from olmo_inject.corpus.sources import open_source
+    from olmo_inject.terminal import Console
 
     named, where = named_corpus(corpus, root)
     path = to or default_path(named)
@@ -146,17 +146,17 @@ def show(
 
     Example: `olmo-inject corpus show dolma-v1_7 --root https://olmo-data.org --step 31337`
     """
-    from rich.console import Console
-
     from olmo_inject.config import load_experiment
     from olmo_inject.corpus.open import Shape, open_corpus, shape_of
     from olmo_inject.data import build_plan
     from olmo_inject.inspect.step import parse_rows, print_shown, show_step
     from olmo_inject.runs.read import run_of
+    from olmo_inject.terminal import Console
 
     shape = Shape(batch_size, sequence_length, seed)
-    experiment = None if injections is None else load_experiment(injections)
-    if experiment is not None:
+    experiment = run = None
+    if injections is not None:
+        experiment, run = load_experiment(injections), run_of(injections)
         shape = shape.filled(shape_of(experiment))
         if shape != shape_of(experiment):
             raise UserError(f"--injections: {injections} has {shape_of(experiment)}, not {shape}")
@@ -165,7 +165,6 @@ def show(
     what = None
     if experiment is not None:
         experiment.corpus = opened.config
-        run = run_of(injections)
         what = build_plan(experiment, None if run is None else run.tasks)
     chosen = None if rows is None else parse_rows(rows, opened.order.batch_size)
     shown = show_step(opened, step, chosen, what)

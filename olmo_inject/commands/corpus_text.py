@@ -114,14 +114,13 @@ def scan(
 
     Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
     """
-    from rich.console import Console
-
     from olmo_inject.config import load_experiment
     from olmo_inject.files import check_writable, write_json
     from olmo_inject.runs.read import run_of
     from olmo_inject.scan.print import print_scan
     from olmo_inject.scan.report import ScanOptions, scan_experiment
     from olmo_inject.scan.scan import ReferenceOptions
+    from olmo_inject.terminal import Console
 
     processes = available_cores() if processes is None else processes
     if to is not None and to.is_dir():

@@ -65,10 +65,12 @@ def cost(
         from launch.cost.calibrate import another_card, calibrated, check_device
         from launch.cost.calibrate import calibrate as measure
         from launch.torchrun import default_processes
+        from olmo_inject.runs.read import saved_tasks
 
         check_device(used, device)
         ranks = default_processes() if nproc is None else nproc
-        trial = measure(experiment, ranks, device=device, steps=calibrate_steps)
+        tasks = saved_tasks(config, experiment)
+        trial = measure(experiment, ranks, device=device, steps=calibrate_steps, tasks=tasks)
         used = calibrated(experiment, used, trial)
         if (warning := another_card(used, trial)) is not None:
             print(f"olmo-inject: {warning}", file=sys.stderr)
@@ -121,11 +123,13 @@ def preflight(
 
     from launch.preflight import checks_table
     from launch.preflight import preflight as try_all
+    from olmo_inject.runs.read import saved_tasks
     from olmo_inject.training.parallel import process_group
 
     logging.getLogger("olmo").setLevel(logging.ERROR)
+    tasks = saved_tasks(config, experiment)
     with process_group(device) as torch_device:
-        result = try_all(experiment, torch_device, quick=quick)
+        result = try_all(experiment, torch_device, quick=quick, tasks=tasks)
     if is_first_rank():
         if as_json:
             print_json(result.record())

@@ -104,11 +104,11 @@ def _analyse(
 ) -> None:
     """Apply a method to checkpoints, and deliver its table and section."""
     from analysis.read.checkpoints import subjects
-    from analysis.read.skipped import Problems
+    from analysis.read.skipped import Skipped
     from analysis.read.store import analyse
     from olmo_inject.training.parallel import choose_device
 
-    problems, chosen = Problems(), choose_device(device)
+    problems, chosen = Skipped(), choose_device(device)
     checkpoints, folder = subjects(runs, steps, problems, tasks, corpus), folder_for(runs, to)
     tables = analyse(checkpoints, method, chosen, problems)
     found = section(tables[table]) if table in tables else None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from olmo_inject.commands.shared import (
     ConfigArgument,
@@ -24,6 +23,7 @@ from olmo_inject.commands.shared import (
 )
 from olmo_inject.errors import UserError
 from olmo_inject.rank_environment import is_rank
+from olmo_inject.terminal import Console
 
 
 def plan(
@@ -42,9 +42,10 @@ def plan(
     from olmo_inject.data import build_plan
     from olmo_inject.inspect import plan
     from olmo_inject.inspect.summary import plan_summary
+    from olmo_inject.runs.read import saved_tasks
 
     experiment = load_experiment(config, overrides or ())
-    what = build_plan(experiment)
+    what = build_plan(experiment, saved_tasks(config, experiment))
     load_references(experiment.reference_paths, what.source.vocabulary, experiment.sequence_length)
     if step is not None and not 0 <= step < experiment.steps:
         raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from olmo_inject.paths import PATH
 from olmo_inject.rank_environment import is_first_rank
+from olmo_inject.terminal import Console
 
 INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM, as a shell's
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from olmo_inject.commands.shared import INTERRUPTED, JsonOption, print_json, table_console
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
+from olmo_inject.terminal import Console
 
 if TYPE_CHECKING:
     from launch.slurm import SiteFile

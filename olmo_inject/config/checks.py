@@ -154,6 +154,15 @@ def _check_choices(experiment: Experiment) -> None:
     experiment.evaluation.also.check("evaluation.also")
     _check_gradients(experiment)
     corpus = experiment.corpus
+    for where, path in (("folder", experiment.folder), ("start_from", experiment.start_from)):
+        if path is not None and "://" in path:
+            raise UserError(f"{where}: {path} is an address; it must be a folder of this machine")
+    for path in [corpus.folder or "", *corpus.paths]:
+        if "://" in path:
+            where = "folder" if path == corpus.folder else "paths"
+            raise UserError(
+                f"corpus.{where}: {path} is an address; write shards that lie elsewhere as corpus.name with corpus.root"
+            )
     given = [key for key in ("name", "folder", "paths") if getattr(corpus, key)]
     if len(given) != 1:
         raise UserError(f"corpus: give one of name, folder and paths, not {' and '.join(given) or 'none'}")

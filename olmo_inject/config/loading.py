@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
@@ -16,7 +18,7 @@ from olmo_inject.config.checks import check
 from olmo_inject.config.schema import Experiment, expand_paths
 from olmo_inject.errors import UserError
 from olmo_inject.paths import expanded
-from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
+from olmo_inject.yaml_text import in_flow, parse_overrides, read_yaml, typed, without_none
 
 Described = TypeVar("Described")
 
@@ -46,8 +48,9 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = (), changed_by:
     schema, defaults = _schema()
     _over(defaults, given)  # refuses a list for keys by name, which OmegaConf does not
     try:
+        _check_lists(given, Experiment)
         experiment = OmegaConf.to_object(OmegaConf.merge(schema, given))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, _ListError) as error:
         raise UserError(f"{changed_by if _good_without(path, overrides) else path}: {one_line(error)}") from None
     assert isinstance(experiment, Experiment)
     expand_paths(experiment)
@@ -84,17 +87,44 @@ def read_described(path: Path, kind: type[Described]) -> Described:
     Raises:
         UserError: it cannot be read, or the key, the value and what is allowed.
     """
-    given = read_yaml(path)
-    for entry in fields(kind):  # pyright: ignore[reportArgumentType]
-        is_list, value = str(entry.type).startswith("list"), given.get(entry.name)
-        if value is not None and isinstance(value, list) != is_list:  # of which OmegaConf speaks in its own terms
-            raise UserError(f"{path}: {entry.name}: must {'' if is_list else 'not '}be a list")
+    given = typed(read_yaml(path), kind)
     try:
-        read = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), typed(given, kind)))
+        _check_lists(given, kind)
+        read = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
     except Exception as error:  # of OmegaConf's several families
         raise UserError(f"{path}: {one_line(error)}") from None
     assert isinstance(read, kind)
     return read
+
+
+class _ListError(Exception):
+    """A list where none may stand, or none where one must; OmegaConf speaks of it in terms of its own."""
+
+
+def _check_lists(value: Any, hint: Any, where: str = "") -> None:
+    """Refuse a list for what is none, and the other way round, wherever the types of a dataclass say which it is.
+
+    Raises:
+        _ListError: the key, and what is allowed.
+    """
+    hint = without_none(hint)
+    origin = typing.get_origin(hint) or hint
+    if origin is Any or not isinstance(origin, type) or value is None:  # anything, or one of several types
+        return
+    is_list = origin in (list, tuple)
+    if isinstance(value, list) != is_list:
+        allowed = (
+            f"must be a list, such as {in_flow([value])}" if is_list and isinstance(value, str) else "must be a list"
+        )
+        raise _ListError(f"{where}: {allowed if is_list else 'must not be a list'}")
+    if is_list:
+        for entry in value:
+            _check_lists(entry, (typing.get_args(hint) or (Any,))[0], where)
+    elif isinstance(value, dict) and dataclasses.is_dataclass(hint):
+        for name, inner in typing.get_type_hints(hint).items():
+            _check_lists(value.get(name), inner, f"{where}.{name}".lstrip("."))
+    elif isinstance(value, dict) and hint in (str, int, float, bool):
+        raise _ListError(f"{where}: must be one value, not keys and values")
 
 
 def named_model(name: str) -> dict[str, Any]:
@@ -103,7 +133,7 @@ def named_model(name: str) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    return dict(_read_extended(find_config(name, "models")).get("model") or {})
+    return typed(_read_extended(find_config(name, "models")).get("model") or {}, dict[str, Any])
 
 
 def find_config(path: Path | str, kind: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from olmo_inject.corpus.foreign import check_tokens
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source
 from olmo_inject.corpus.sources.cache import BlockCache, cache_folder
@@ -72,5 +73,6 @@ class RemoteShards(TokenShards):
         block = self._cache.get(key)
         if block is None:
             block = self._source.read(self.names[shard], first, first + self.sequence_bytes, self.sizes[shard])
+            check_tokens(self._source.where(self.names[shard]), block, self.dtype, is_start=first == 0)
             self._cache.put(key, block)
         return block

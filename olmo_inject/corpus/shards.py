@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt
 
+from olmo_inject.corpus.foreign import LOOKED_AT, check_tokens
 from olmo_inject.corpus.sources import LocalSource, Source
 from olmo_inject.errors import FoundByOneRank, UserError
 
 DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64}
-_NUMPY_MAGIC = b"\x93NUMPY"
 
 
 class TokenShards:
@@ -177,11 +177,10 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(len(_NUMPY_MAGIC))
+            head = file.read(LOOKED_AT)
     except OSError as error:
         raise UserError(f"corpus: cannot read shard {path}: {error.strerror}") from None
-    if head == _NUMPY_MAGIC:
-        raise UserError(f"corpus: {path} has a NumPy header; shards are raw arrays, as np.ndarray.tofile writes")
+    check_tokens(str(path), head, dtype)
     if size == 0 or size % dtype.itemsize:
         raise UserError(
             f"corpus: {path} has {size} bytes, not a positive multiple of {dtype.itemsize} ({dtype.name}): truncated?"

@@ -139,7 +139,7 @@ def _folder(corpus: CorpusConfig, path: Path) -> CorpusSource:
 
 
 def _expand(pattern: str) -> list[str]:
-    if not glob.has_magic(pattern):
+    if not glob.has_magic(pattern) or Path(pattern).exists():  # a name may hold brackets
         return [pattern]
     matches = sorted(glob.glob(pattern))
     if not matches:

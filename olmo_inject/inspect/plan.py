@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -18,6 +18,8 @@ from olmo_inject.data import TaskPlan
 from olmo_inject.files import replacing
 from olmo_inject.inspect.summary import plan_summary
 from olmo_inject.tasks import SPLICED_TOKENS
+from olmo_inject.terminal import Console
+from olmo_inject.visible_text import visible
 
 ROWS_SHOWN = 8
 STEPS_PER_GROUP = 1000  # of the Parquet file, so that memory stays small at any length
@@ -157,7 +159,7 @@ def write_parquet(experiment: Experiment, what: TaskPlan, path: Path, *, progres
     """
     names = pa.array([task.name for task in what.plan.tasks], pa.string())
     groups = range(0, experiment.steps, STEPS_PER_GROUP)
-    shown = track(groups, description=path.name, console=Console(stderr=True), disable=not progress)
+    shown = track(groups, description=escape(visible(path.name)), console=Console(stderr=True), disable=not progress)
     with replacing(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA) as writer:
         for start in shown:
             steps = range(start, min(start + STEPS_PER_GROUP, experiment.steps))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.text import Text
 
 from olmo_inject.corpus.injected import InjectedCorpus
@@ -15,6 +14,8 @@ from olmo_inject.data import TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
 from olmo_inject.tasks import SPLICED_TOKENS
+from olmo_inject.terminal import Console
+from olmo_inject.visible_text import visible
 from olmo_inject.words import counted
 
 ROWS_SHOWN = 8
@@ -112,9 +113,11 @@ def print_shown(shown: dict[str, Any], corpus: OpenCorpus, tokens: int, console:
         ids, text = row["tokens"][:tokens], Text(INDENT)
         if row["injected"] is not None:
             spliced = " ".join(vocabulary.token_text(token) for token in ids[:SPLICED_TOKENS])
-            text.append(f"[{row['injected']['task']} {row['injected']['instance']}: {spliced}]", style="bold red")
+            text.append(
+                visible(f"[{row['injected']['task']} {row['injected']['instance']}: {spliced}]"), style="bold red"
+            )
             ids = ids[SPLICED_TOKENS:]
-        text.append(vocabulary.decode(ids).replace("\n", f"\n{INDENT}"))
+        text.append(visible(vocabulary.decode(ids)).replace("\n", f"\n{INDENT}"))
         if len(row["tokens"]) > tokens:
             text.append(f" ... {len(row['tokens']) - tokens} more tokens", style="dim")
         console.print(text, soft_wrap=True)

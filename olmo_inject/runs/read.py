@@ -70,8 +70,8 @@ class SavedRun:
 
     @property
     def has_own_code(self) -> bool:
-        """Whether a kind of its tasks is a class in a file."""
-        return any(is_own_code(task.config.kind) for task in self.tasks)
+        """Whether a kind that its experiment names is a class in a file."""
+        return any(is_own_code(task.kind) for task in self.experiment.tasks)
 
     def build_plan(self) -> TaskPlan:
         """As `data.build_plan`, of the saved tasks."""
@@ -134,6 +134,27 @@ def run_of(file: Path | str) -> SavedRun | None:
     """The run whose `experiment.yaml` a file is, or None: one's own configuration."""
     path = Path(file)
     return load_run(path.parent) if path.name == EXPERIMENT and is_run(path.parent) else None
+
+
+def saved_tasks(file: Path | str, experiment: Experiment) -> list[Task] | None:
+    """Tasks for an experiment as it was loaded: those a run saved, where building them would run the run's code.
+
+    Args:
+        file: that it was loaded from.
+        experiment: with what the command line changed in it.
+
+    Returns:
+        The saved ones, or None: they are to be built.
+
+    Raises:
+        UserError: as `load_run`; the command line changes a task of such a run.
+    """
+    run = run_of(file)
+    if run is None or not run.has_own_code:
+        return None
+    if run.experiment.tasks != experiment.tasks:
+        raise UserError(f"{file} is a run's, whose tasks' code is not run: copy it to change its tasks")
+    return run.tasks
 
 
 def read_experiment(folder: Path) -> Experiment:

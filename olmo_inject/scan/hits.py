@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from olmo_inject.scan.chunks import Stretch
-from olmo_inject.scan.instances import Needles
+from olmo_inject.scan.instances import InstanceIndex
 from olmo_inject.tasks import INSTANCE_TOKENS
 
 LOCATIONS = 1000  # of each kind that are told; counts are exact beyond them
@@ -33,7 +33,7 @@ class TaskHits:
         tokens: how often each of the task's tokens occurs, in ascending order of their ids.
         instance_places: the first `LOCATIONS` of them.
         pair_places: likewise.
-        each: how often each instance occurs, by its number in `Needles.instances`, where that is asked for.
+        each: how often each instance occurs, by its number in `InstanceIndex.instances`, where that is asked for.
     """
 
     instances: int
@@ -54,7 +54,7 @@ class TaskHits:
         self.pair_places = (self.pair_places + other.pair_places)[:LOCATIONS]
 
 
-def no_hits(needle: Needles, each: bool = False) -> TaskHits:
+def no_hits(needle: InstanceIndex, each: bool = False) -> TaskHits:
     """Nothing found yet; `each`: instances are to be counted one by one, and no places kept."""
     hits = TaskHits(0, 0, np.zeros(len(needle.tokens), np.int64))
     if each:
@@ -62,7 +62,9 @@ def no_hits(needle: Needles, each: bool = False) -> TaskHits:
     return hits
 
 
-def add_hits(stretch: Stretch, places: Int64[np.ndarray, " n"], shard: int, needle: Needles, hit: TaskHits) -> None:
+def add_hits(
+    stretch: Stretch, places: Int64[np.ndarray, " n"], shard: int, needle: InstanceIndex, hit: TaskHits
+) -> None:
     """Add those of `places`, indices of pairs that may be a task's, that are."""
     pairs, instances = needle.found(stretch.tokens, places)
     instances = instances[stretch.whole(instances, INSTANCE_TOKENS)]

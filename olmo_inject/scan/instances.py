@@ -11,7 +11,7 @@ _ID_BITS = 21  # three ids in 63 bits
 MAX_IDS = 1 << _ID_BITS
 
 
-class Needles:
+class InstanceIndex:
     """What tasks must not find: their instances and their operand pairs, as sorted distinct integers.
 
     Attributes:
@@ -37,7 +37,7 @@ class Needles:
 
     def numbers_of(self, task: Task) -> Int64[np.ndarray, " n"]:
         """Which of `instances` are one task's, of those that these are the needles of."""
-        return np.searchsorted(self.instances, Needles(task).instances)
+        return np.searchsorted(self.instances, InstanceIndex(task).instances)
 
     def found(
         self, tokens: np.ndarray, places: Int64[np.ndarray, " n"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from olmo_inject.terminal import Console
 from olmo_inject.words import counted
 
 

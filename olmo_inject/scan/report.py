@@ -27,6 +27,7 @@ from olmo_inject.scan.finder import FoundStatements
 from olmo_inject.scan.hits import Place, TaskHits
 from olmo_inject.scan.scan import ReferenceOptions, ScanResult, count_instances, scan_corpus
 from olmo_inject.scan.statements import KINDS
+from olmo_inject.tasks import Task
 
 AS_CONFIGURED = "-"  # instead of a corpus: the one that the experiment names
 IN_SHARDS = "offset: token of the shard; sequence: its number in the corpus; step: the first that reads it"

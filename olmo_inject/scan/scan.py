@@ -22,7 +22,7 @@ from olmo_inject.parallel_jobs import Report, each_result
 from olmo_inject.scan.chunks import Stretch, stretches
 from olmo_inject.scan.finder import AROUND, SLACK, FoundStatements, StatementFinder
 from olmo_inject.scan.hits import TaskHits, add_hits, no_hits
-from olmo_inject.scan.instances import MAX_IDS, Needles
+from olmo_inject.scan.instances import MAX_IDS, InstanceIndex
 from olmo_inject.scan.prefilter import Prefilter
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
@@ -77,7 +77,7 @@ class Search:
     """
 
     table: UInt8[np.ndarray, " v"]
-    needles: list[Needles]
+    needles: list[InstanceIndex]
     finder: StatementFinder | None
     each: bool = False
 
@@ -129,7 +129,7 @@ def count_instances(
 
     Arguments and errors are `scan_corpus`'s. Memory: some 50 bytes an instance of all tasks in each process.
     """
-    needles = Needles(*tasks)
+    needles = InstanceIndex(*tasks)
     search = replace(_search_of(shards, vocabulary, [needles], None), each=True)
     parts = scan_parts(shards)
     total = sum(shards.shard_tokens)
@@ -146,11 +146,11 @@ def prepare_scan(
     shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
 ) -> tuple[Search, list[ScanPart]]:
     """The work of `scan_corpus`: what is looked for, and the pieces in which, in the order of the corpus."""
-    return _search_of(shards, vocabulary, [Needles(task) for task in tasks], references), scan_parts(shards)
+    return _search_of(shards, vocabulary, [InstanceIndex(task) for task in tasks], references), scan_parts(shards)
 
 
 def _search_of(
-    shards: TokenShards, vocabulary: Vocabulary, needles: list[Needles], references: ReferenceOptions | None
+    shards: TokenShards, vocabulary: Vocabulary, needles: list[InstanceIndex], references: ReferenceOptions | None
 ) -> Search:
     if vocabulary.size > MAX_IDS:
         raise UserError(f"a vocabulary of {vocabulary.size:,} ids: at most {MAX_IDS:,} can be searched for")
@@ -240,7 +240,7 @@ def _flags(search: Search, part: ScanPart, tokens: np.ndarray) -> UInt8[np.ndarr
 
 
 def _table(
-    needles: Sequence[Needles], finder: StatementFinder | None, vocabulary_size: int, size: int
+    needles: Sequence[InstanceIndex], finder: StatementFinder | None, vocabulary_size: int, size: int
 ) -> UInt8[np.ndarray, " v"]:
     """What a token can be part of, for every id that the shards' dtype can hold."""
     table = np.zeros(size, np.uint8)

@@ -16,14 +16,23 @@ from olmo_inject.errors import UserError
 from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locked, prepare
 from olmo_inject.runs.read import is_run, read_experiment
 from olmo_inject.steps import StepSelection
+from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.save_restore import Checkpoint, latest, read_checkpoint
-from olmo_inject.training.checkpoints.transformers import transformers_config
 from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.worker_processes import check_sockets
 
 
-def check_before_launch(experiment: Experiment, processes: int, device: str, overwrite: bool) -> str | None:
+def check_before_launch(
+    experiment: Experiment, processes: int, device: str, overwrite: bool, tasks: list[Task] | None = None
+) -> str | None:
     """Check a run as its ranks will, so that a mistake is one line and not one per rank.
+
+    Args:
+        experiment: the run.
+        processes: ranks of all nodes.
+        device: auto, cpu or cuda.
+        overwrite: whether the run in the folder is to be deleted first.
+        tasks: as `build_data`'s.
 
     Returns:
         Why nothing needs to be started, or None.
@@ -35,8 +44,10 @@ def check_before_launch(experiment: Experiment, processes: int, device: str, ove
     check_ranks(experiment, processes, device)
     check_no_other_folder(experiment.run_folder, overwrite=overwrite)
     if experiment.gradients.at != StepSelection():
+        from olmo_inject.training.checkpoints.transformers import transformers_config  # imports transformers: seconds
+
         transformers_config(experiment.model)  # what the gradients are computed with
-    data = build_data(experiment)
+    data = build_data(experiment, tasks=tasks)
     load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
     folder = experiment.run_folder
     goes_on = not overwrite and is_run(folder)

@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from olmo.config import TrainConfig
 from torch import nn
-from transformers import OlmoForCausalLM
 
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import LABEL_POSITION, SPLICED_TOKENS, Task
@@ -43,7 +42,7 @@ class MlpGradients:
     """Gradients of one MLP of a model, in passes of at most so many tokens.
 
     Args:
-        model: all its weights but the MLP's stop asking for gradients.
+        model: a transformers OlmoForCausalLM; all its weights but the MLP's stop asking for gradients.
         layer: of the MLP, from 0.
         tokens_per_pass: tokens of one forward and backward pass, which bounds memory; gradients add over rows, and a
             pass has at least one.
@@ -56,16 +55,16 @@ class MlpGradients:
 
     def __init__(
         self,
-        model: OlmoForCausalLM,
+        model: nn.Module,
         layer: int,
         tokens_per_pass: int,
         z_loss: float = 0.0,
         precision: str = "fp32",
     ) -> None:
-        if not 0 <= layer < model.config.num_hidden_layers:
-            raise UserError(f"layer {layer} is not in 0..{model.config.num_hidden_layers - 1}, the model's layers")
-        mlp: Any = model.model.layers[layer].mlp
-        self.model = model
+        self.model: Any = model
+        if not 0 <= layer < (layers := self.model.config.num_hidden_layers):
+            raise UserError(f"layer {layer} is not in 0..{layers - 1}, the model's layers")
+        mlp: Any = self.model.model.layers[layer].mlp
         self.tokens_per_pass = tokens_per_pass
         self.z_loss = z_loss
         self.half = precision == "bf16"
@@ -101,7 +100,7 @@ class MlpGradients:
 
 
 def loss_gradient(
-    head: nn.Module, hidden: Float[torch.Tensor, "n u d"], targets: Int64[torch.Tensor, "n u"], z_loss: float = 0.0
+    head: nn.Linear, hidden: Float[torch.Tensor, "n u d"], targets: Int64[torch.Tensor, "n u"], z_loss: float = 0.0
 ) -> Float[torch.Tensor, "n u d"]:
     """Gradient of the summed loss of all targets with respect to what the head is given.
 
@@ -117,7 +116,7 @@ def loss_gradient(
     gradient = torch.zeros_like(hidden)
     counted = targets != IGNORED
     places, wanted = counted.nonzero(as_tuple=True), targets[counted]
-    vocabulary = head.weight.shape[0]
+    vocabulary = head.out_features
     for some in torch.arange(len(wanted), device=wanted.device).split(max(1, LOGITS_AT_ONCE // vocabulary)):  # pyright: ignore[reportArgumentType]
         where = tuple(place[some] for place in places)
         part = hidden[where].requires_grad_(True)

@@ -23,7 +23,9 @@ from olmo_inject.config import CheckpointConfig, EvaluationConfig, Experiment, l
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError, report
 from olmo_inject.files import write_json
+from olmo_inject.runs.read import TASKS, load_tasks
 from olmo_inject.steps import StepSelection
+from olmo_inject.tasks import Task
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.evaluation import Evaluation
 from olmo_inject.training.callbacks.progress import Progress
@@ -81,7 +83,13 @@ class _Clock(Callback):
 
 
 def measure(
-    experiment: Experiment, device: torch.device, *, steps: int, checkpoint: bool, near: Path | None = None
+    experiment: Experiment,
+    device: torch.device,
+    *,
+    steps: int,
+    checkpoint: bool,
+    near: Path | None = None,
+    tasks: list[Task] | None = None,
 ) -> Trial:
     """Train `steps` steps after one that is not timed, from new weights, and perhaps write a checkpoint (collective).
 
@@ -94,6 +102,7 @@ def measure(
         checkpoint: whether to write a full checkpoint, and time it.
         near: where the folder for it is made, so that the checkpoint goes to that disk; None: the system's
             place for temporary files.
+        tasks: as `build_data`'s.
 
     Raises:
         UserError: as `train`.
@@ -104,7 +113,7 @@ def measure(
         first_step = from_rank_0(lambda: first_step_of(experiment, latest(run_folder)), f"cannot read {run_folder}")
         trial = _shortened(experiment, folder, first_step, WARM_UP + steps)
         with on_every_rank("cannot read the corpus"):
-            data = build_data(trial)
+            data = build_data(trial, tasks=tasks)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         trainer = build_trainer(trial, data, device, first_step)
@@ -137,10 +146,19 @@ def measure(
 
 
 def measure_as_rank(experiment_file: Path, result: Path, steps: int, device: str) -> None:
-    """One rank of `python -m olmo_inject.training.timed_steps`: `measure`, and rank 0 writes the result as JSON."""
+    """One rank of `python -m olmo_inject.training.timed_steps`: `measure`, and rank 0 writes the result as JSON.
+
+    Args:
+        experiment_file: the experiment; tasks saved beside it are taken as they are.
+        result: where the JSON goes.
+        steps: to be timed.
+        device: auto, cpu or cuda.
+    """
     logging.getLogger("olmo").setLevel(logging.ERROR)
+    experiment, folder = load_experiment(experiment_file), experiment_file.parent
+    tasks = load_tasks(folder, experiment) if (folder / TASKS).is_dir() else None
     with process_group(device) as torch_device:
-        trial = measure(load_experiment(experiment_file), torch_device, steps=steps, checkpoint=False)
+        trial = measure(experiment, torch_device, steps=steps, checkpoint=False, tasks=tasks)
         if dist.get_rank() == 0:
             write_json(result, asdict(trial))
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from olmo.config import CheckpointType
 from olmo.train import Trainer
 
+from olmo_inject.randomness import key
 from olmo_inject.runs.metrics import Metrics
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.checkpoints import save_restore
@@ -67,6 +69,8 @@ class InjectionTrainer(TrainerShims, Trainer):
         """One step, with its moments. ai2-olmo's console and W&B get nothing: `metrics` has it all."""
         step = self.global_step - 1
         self._batch = batch
+        # What dropout draws depends on nothing else, so a resume draws it again, and no two ranks draw alike.
+        torch.manual_seed(key("dropout", self.cfg.seed, step, dist.get_rank()) % 2**63)
         for callback in self.callbacks:
             callback.before_step(self, step, batch)
         norm = super().train_step(batch, reduce_global_loss=False)[GRADIENT_NORM]  # before clipping

@@ -27,9 +27,9 @@ COMMANDS = sorted(OPTIONS)
 TABLE = {"patching": "layers", "das": "sites", "gradients": "cosines"}
 OWN = {
     "patching": {"weights", "layer", "rank", "pairs", "whole", "answered"}
-    | {f"{name}{end}" for name in ("effect", "recovery", "surprise") for end in ("", "_low", "_high")},
+    | {f"{name}{end}" for name in ("effect", "recovery", "logprob_drop") for end in ("", "_low", "_high")},
     "das": {"weights", "subspace", "layer", "position", "variable", "dimension", "accuracy", "low", "high", "pairs"}
-    | {"nothing", "one_operand", "everything", "judged", "updates", "converged"}
+    | {"no_swap", "one_operand", "full_swap", "judged", "updates", "converged"}
     | {"unseen", "unseen_low", "unseen_high", "unseen_pairs"},
     "gradients": {"kind", "of", "cosine", "norm", "instances", "proven", "mlp", "neurons", "targets"},
 }
@@ -134,7 +134,7 @@ def test_what_patching_says_holds_together(copies: Copies, call: Call) -> None:
     for _, of in table.groupby(["step", "task", "weights"]):
         assert sorted(of["rank"]) == list(range(1, len(of) + 1))
         assert of.sort_values("rank")["effect"].is_monotonic_decreasing
-    for name in ("effect", "recovery", "surprise"):
+    for name in ("effect", "recovery", "logprob_drop"):
         assert (table[f"{name}_low"] <= table[name]).all()
         assert (table[name] <= table[f"{name}_high"]).all()
     untrained = table[table["weights"] == "untrained"].groupby(["task", "layer"])["effect"]
@@ -150,10 +150,10 @@ def test_what_das_says_holds_together(trained: Path, copies: Copies, call: Call)
     assert (table["low"] <= table["accuracy"]).all()
     assert (table["accuracy"] <= table["high"]).all()
     assert table["accuracy"].between(0, 1).all()
-    assert (table.groupby(["task", "weights", "position", "variable"])["nothing"].nunique() == 1).all()
+    assert (table.groupby(["task", "weights", "position", "variable"])["no_swap"].nunique() == 1).all()
     # TOK1's stream after the last block is read by nothing.
     unread = table[(table["layer"] == depth - 1) & (table["position"] == 0)]
-    assert (unread["accuracy"] == unread["nothing"]).all()
+    assert (unread["accuracy"] == unread["no_swap"]).all()
 
 
 def test_what_gradients_say_holds_together(trained: Path, copies: Copies, call: Call) -> None:

@@ -17,13 +17,13 @@ from scipy.stats import spearmanr
 from analysis.methods.learning_order import learned_from, learning_order, order_correlation, sentences
 from analysis.methods.retention import retention
 from analysis.methods.scores import scores_method, unmeasured, with_scores
-from analysis.rank_correlation import rank_correlation
 from analysis.read.checkpoints import subjects
 from analysis.read.runs import Run, read_run
-from analysis.read.skipped import Problems
+from analysis.read.skipped import Skipped
 from analysis.read.store import analyse
 from analysis.report.behaviour import behaviour_section
 from analysis.report.report import write_report
+from analysis.stats import rank_correlation
 from olmo_inject.cli import main
 
 CPU = torch.device("cpu")
@@ -156,7 +156,7 @@ def test_scores_are_those_of_training(copies: Copies) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     kept_lines = [line for line in lines if not (json.loads(line)["step"] == 8 and "eval/" in line)]
     (run / "metrics.jsonl").write_text("".join(kept_lines))
-    problems = Problems()
+    problems = Skipped()
     missing = unmeasured(subjects([run], "all", problems))
     assert [subject.step for subject in missing] == [8]
     tables = analyse(missing, scores_method(), CPU, problems)

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from made import write_shards
 from olmo.data import MemMapDataset
 
+from olmo_inject.config import CorpusConfig
 from olmo_inject.corpus.shards import DTYPES, TokenShards
+from olmo_inject.corpus.source import read_source
 from olmo_inject.errors import UserError
 
 
@@ -82,7 +84,7 @@ def test_a_thousand_shards_under_a_low_limit_of_open_files(tmp_path: Path) -> No
         ({"paths": ["odd.npy"]}, r"odd\.npy has 201 bytes, not a positive multiple of 2 \(uint16\): truncated\?"),
         ({"paths": ["odd.npy"], "dtype": "uint64"}, r"odd\.npy has 201 bytes, not a positive multiple of 8"),
         ({"paths": ["empty.npy"]}, r"empty\.npy has 0 bytes, not a positive multiple of 2"),
-        ({"paths": ["header.npy"]}, r"header\.npy has a NumPy header; shards are raw arrays"),
+        ({"paths": ["header.npy"]}, r"header\.npy is not a shard of token ids but a NumPy file; shards are raw arrays"),
         ({"dtype": "uint8", "vocab_size": 257}, "dtype uint8 cannot hold the ids of a vocabulary of 257"),
         ({"vocab_size": 2**16 + 1}, "dtype uint16 cannot hold the ids of a vocabulary of 65537"),
     ],
@@ -96,6 +98,42 @@ def test_refused(arguments: dict[str, Any], message: str, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=f"^corpus: .*{message}") as refused:
         TokenShards([tmp_path / path for path in arguments.pop("paths")], **arguments)
     assert "\n" not in str(refused.value)
+
+
+PAGE = b"<!DOCTYPE html>\n<html><head><title>Not Found</title></head><body>The page is gone.</body></html>\n" * 2
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a214614ab2935" * 4 + b"\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (PAGE, "a web page"),
+        (POINTER, "a Git LFS pointer"),
+        ("Ünïcode tëxt, in nearly any language: 数学は楽しい. ".encode() * 200, "text"),
+        (b"PK\x03\x04" + bytes(60), "a zip archive"),
+        (b"\x1f\x8b\x08\x00" + bytes(60), "a gzip file"),
+    ],
+)
+def test_what_holds_no_tokens_is_refused(content: bytes, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "page.npy"
+    path.write_bytes(content + b" " * (-len(content) % 4))
+    with pytest.raises(UserError, match=rf"^corpus: .*page\.npy is not a shard of token ids but {what}"):
+        TokenShards([path], 4, "uint16", 50_280)
+
+
+def test_what_looks_like_text_but_is_tokens_is_read(tmp_path: Path) -> None:
+    """A corpus of bytes, one token many times, and a few tokens by chance."""
+    path = tmp_path / "shard.npy"
+    for content, dtype in ((PAGE, "uint8"), (b"ab" * 500, "uint16"), (PAGE[:32], "uint16")):
+        path.write_bytes(content)
+        assert len(TokenShards([path], 4, dtype)) == len(content) // np.dtype(dtype).itemsize // 4
+
+
+def test_a_path_that_holds_brackets_is_taken_as_it_stands(tmp_path: Path) -> None:
+    (shard,) = write_shards(tmp_path, [40])
+    odd = shard.rename(tmp_path / "part[1].npy")
+    config = CorpusConfig(paths=[str(odd)], vocab_size=10, eos_token_id=0, pad_token_id=1)
+    assert read_source(config).paths == [odd]
 
 
 def test_the_largest_vocabulary_of_a_dtype(tmp_path: Path) -> None:

@@ -155,6 +155,15 @@ def test_a_server_without_ranges_still_gives_the_start(root: Path, web: tuple[st
     assert open_source(url).read(NAMES[0], 0, 64, len(content)) == content[:64]
 
 
+def test_text_from_a_server_that_calls_it_something_else(root: Path, web: tuple[str, Faults]) -> None:
+    (root / NAMES[0]).write_bytes(
+        b"<html>This file has moved; ask the owner of its bucket for the new one.</html>\n" * 24
+    )
+    shards = RemoteShards(open_source(web[0]), NAMES[:1], [(root / NAMES[0]).stat().st_size], 40, vocab_size=50280)
+    with pytest.raises(UserError, match=rf"{web[0]}/{NAMES[0]} is not a shard of token ids but a web page"):
+        shards.read(np.array([0]))
+
+
 def test_a_server_without_head(root: Path, web: tuple[str, Faults]) -> None:
     url, faults = web
     faults.next_fault = lambda number: "405" if number == 0 else None

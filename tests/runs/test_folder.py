@@ -17,10 +17,12 @@ from analysis.figures import style
 from analysis.read.runs import read_run
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
+from olmo_inject.config import load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 from olmo_inject.runs.folder import delete_run
-from olmo_inject.runs.read import load_run, read_evidence
+from olmo_inject.runs.read import load_run, read_evidence, saved_tasks
+from olmo_inject.tasks import Task
 
 SUBTRACTION = """
 from dataclasses import dataclass
@@ -154,6 +156,10 @@ def test_reading_a_run_runs_none_of_its_code(
         ("evaluate", run, "--tasks", run / "experiment.yaml", "--device", "cpu"),
         ("analyze", "gradients", run, "--steps", "0", "--device", "cpu", "--to", tmp_path / "gradients"),
         ("analyze", "behaviour", run, "--device", "cpu", "--to", tmp_path / "behaviour"),
+        ("plan", run / "experiment.yaml"),
+        ("cost", run / "experiment.yaml"),
+        ("cost", run / "experiment.yaml", *("--calibrate", "--calibrate-steps", "1", "--accelerator", "cpu-core")),
+        ("preflight", run / "experiment.yaml", "--quick", "--nproc", "1", "--device", "cpu"),
         ("corpus", "scan", "-", run / "experiment.yaml"),
         ("corpus", "show", run / "experiment.yaml", "--injections", run / "experiment.yaml", "--step", "0"),
     ):
@@ -164,6 +170,38 @@ def test_reading_a_run_runs_none_of_its_code(
     shutil.rmtree(run / "analysis", ignore_errors=True)
     assert _status("plan", trained / "experiment.yaml") == 0  # one's own configuration
     assert (trained / "canary").exists()
+
+
+def test_a_saved_task_of_a_built_in_kind_does_not_let_the_code_of_an_experiment_run(run: Path) -> None:
+    task = Task.load(run / "tasks" / "plus.json")
+    task.config.kind, task.config.options = "modular_addition", {"n_values": 5}
+    del task.__dict__["fingerprint"]
+    task.save(run / "tasks")
+    saved = load_run(run)
+    assert saved.has_own_code
+    found = saved_tasks(run / "experiment.yaml", saved.experiment)
+    assert found is not None
+    assert [each.fingerprint for each in found] == [each.fingerprint for each in saved.tasks]
+
+
+def test_what_a_run_s_own_code_made_is_not_changed_on_the_command_line(
+    trained: Path,
+) -> None:
+    experiment = load_experiment(trained / "run" / "experiment.yaml")
+    assert saved_tasks(trained / "experiment.yaml", experiment) is None  # one's own configuration
+    experiment.tasks[0].seed += 1
+    with pytest.raises(UserError, match="copy it to change its tasks"):
+        saved_tasks(trained / "run" / "experiment.yaml", experiment)
+
+
+@pytest.mark.parametrize("command", [("audit",), ("report",), ("export",), ("evaluate",), ("analyze", "behaviour")])
+def test_a_name_that_the_system_refuses_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    """As a folder without permission, which does not keep a test's root user out."""
+    to = () if command in (("audit",), ("evaluate",)) else ("--to", tmp_path / "to")
+    assert _status(*command, tmp_path.joinpath(*["x" * 200] * 25), *to) == 2
+    assert "too long" in capsys.readouterr().err
 
 
 def test_a_run_is_read_from_anywhere_and_with_a_moved_corpus(
@@ -211,8 +249,6 @@ def _rename_task(run: Path) -> None:
 
 
 def _task_of_another_name(run: Path) -> None:
-    from olmo_inject.tasks import Task
-
     record = read_json(run / "tasks" / "less.json")
     task = Task.load(run / "tasks" / "less.json")
     task.config.name = record["config"]["name"] = "../../.."

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from made import EOS, tasks_of, vocabulary
-from test_statements import PIECES
+from scanning import PIECES, scan_here
 
 from olmo_inject.config import load_experiment
 from olmo_inject.corpus.folder import CorpusDescription
@@ -23,31 +23,14 @@ from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.errors import UserError
 from olmo_inject.scan import scan
 from olmo_inject.scan.clean_seeds import clean_seeds
-from olmo_inject.scan.finder import FoundStatements, StatementFinder
-from olmo_inject.scan.hits import no_hits
-from olmo_inject.scan.instances import Needles
+from olmo_inject.scan.finder import StatementFinder
 from olmo_inject.scan.report import ScanOptions, first_steps, scan_experiment
-from olmo_inject.scan.scan import ReferenceOptions, ScanResult, count_instances, prepare_scan, scan_corpus, scan_part
+from olmo_inject.scan.scan import ReferenceOptions, count_instances, scan_corpus
 from olmo_inject.scan.statements import statements
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
 from olmo_inject.vocabulary import Vocabulary
 
 LENGTH = 64
-
-
-def scan_here(
-    shards: TokenShards, known: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
-) -> ScanResult:
-    """`scan_corpus` in this process, where a test may change the sizes of its pieces."""
-    result = ScanResult(sum(shards.shard_tokens), [no_hits(Needles(task)) for task in tasks], {})
-    search, parts = prepare_scan(shards, known, tasks, references)
-    for part in parts:
-        hits, statements = scan_part(search, part, lambda done, tokens: None)
-        for ours, more in zip(result.tasks, hits, strict=True):
-            ours.add(more)
-        for kind, more in statements.items():
-            result.statements.setdefault(kind, FoundStatements()).add(more, 1000)
-    return result
 
 
 def brute_force(arrays: list[np.ndarray], task: Task) -> tuple[Counter, list, list]:

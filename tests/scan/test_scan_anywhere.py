@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import tasks_of, vocabulary
 from named import Faults, served
-from test_scan import scan_here
+from scanning import scan_here
 
 from olmo_inject.cli import main
 from olmo_inject.config import load_experiment

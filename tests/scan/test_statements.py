@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scanning import PIECES
 
 from olmo_inject.scan.statements import REACH_LEFT, REACH_RIGHT, statements
 
@@ -112,35 +113,6 @@ def test_any_addition_is_found_and_judged(
     text = f"{shown(a)}{gaps[0]}+{gaps[1]}{shown(b)}{gaps[2]}={gaps[3]}{shown(a + b + error)}"
     ((kind, true, whole, answer),) = found(f"“{text}” she said")
     assert (kind, true, whole, answer) == ("R_add", error == 0, text, shown(a + b + error))
-
-
-PIECES = st.sampled_from(
-    [
-        *(
-            "12",
-            "7",
-            "19",
-            "3,000",
-            " ",
-            " + ",
-            "+",
-            "=",
-            " = ",
-            "<",
-            " > ",
-            "-",
-            "−",
-            ",",
-            ".",
-            "\u00a0",
-            "é",
-            "x",
-            "(",
-            "”",
-        ),
-        *(" is ", "plus", " plus ", " less than ", "is greater than", "five", " Seven ", "twenty-", "hundred", "\n"),
-    ]
-)
 
 
 @given(st.lists(PIECES, max_size=40).map("".join))

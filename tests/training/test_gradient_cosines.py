@@ -12,7 +12,7 @@ from runs import metrics, train_on_rank, write_experiment
 
 from analysis.methods.gradients import Options, batch_of, run_data, step_cosines
 from analysis.read.checkpoints import load_model, subjects
-from analysis.read.skipped import Problems
+from analysis.read.skipped import Skipped
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
@@ -58,7 +58,7 @@ def test_in_the_run_and_afterwards_agree(
         *overrides,
     )
     assert all("trained" in answer for answer in answers)
-    found, config, problems = logged(folder), load_experiment(folder / "experiment.yaml").gradients, Problems()
+    found, config, problems = logged(folder), load_experiment(folder / "experiment.yaml").gradients, Skipped()
     assert {step for step, _ in found} == set(STEPS)
     compared = 0
     for subject in subjects([folder], ",".join(map(str, STEPS)), problems):

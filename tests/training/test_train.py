@@ -164,6 +164,34 @@ def test_what_killed_commands_left_is_removed_also_from_a_finished_run(
     assert not list(run.glob(".*.tmp"))
 
 
+def _dropout_masks(path: Path, folder: Path) -> list[list[bool]]:
+    """What dropout in the first block takes out, step by step, on this rank."""
+    experiment = load_experiment(
+        path, [f"folder={folder}", "model.residual_dropout=0.5", "train.max_duration=2", "train.eval_interval=9"]
+    )
+    trainer = build_trainer(experiment, build_data(experiment), torch.device("cpu"), write_folder=folder.mkdir)
+    masks: list[list[bool]] = []
+
+    def note(module: torch.nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        if trainer.dist_model.training:
+            masks.append((out == 0).flatten().tolist())
+
+    trainer.model.transformer.blocks[0].dropout.register_forward_hook(note)
+    try:
+        trainer.fit()
+    finally:
+        trainer.close()
+    return masks
+
+
+def test_every_rank_and_step_has_dropout_of_its_own(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    first, second = ranks.run(2, _dropout_masks, path, tmp_path / "run")
+    masks = first + second
+    assert len(masks) >= 8  # each several: two steps of several micro-batches, twice a block
+    assert all(0 < sum(mask) < len(mask) for mask in masks)
+    assert len({tuple(mask) for mask in masks}) == len(masks)
+
+
 def with_a_seed(seed: int, path: Path, *overrides: str) -> str:
     """As a process of its own would begin, whatever this one ran before."""
     torch.manual_seed(seed)
@@ -174,7 +202,7 @@ def test_an_interrupted_run_with_dropout_ends_bit_identical(path: Path, tmp_path
     whole, run = tmp_path / "whole", tmp_path / "run"
     dropout = ("model.residual_dropout=0.5", "train.save_interval=4")
     ranks.run(1, with_a_seed, 3, path, *into(whole, *dropout, "train.max_duration=8"))
-    ranks.run(1, with_a_seed, 3, path, *into(run, *dropout, "train.max_duration=4"))
+    ranks.run(1, with_a_seed, 5, path, *into(run, *dropout, "train.max_duration=4"))
     ranks.run(1, with_a_seed, 4, path, *into(run, *dropout, "train.max_duration=8"))
     assert same_bits(whole, run, 8)
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -36,6 +35,7 @@ from olmo_inject.corpus.folder import (
 )
 from olmo_inject.corpus.from_text.wheel_text import SOURCES, documents
 from olmo_inject.errors import UserError
+from olmo_inject.terminal import Console
 from olmo_inject.vocabulary import Vocabulary
 
 DOLMA = "allenai_gpt-neox-olmo-dolma-v1_5"

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
+from olmo_inject.corpus.foreign import LOOKED_AT, check_tokens
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.staged import StagePart
 from olmo_inject.corpus.staging.layout import Layout
+from olmo_inject.corpus.staging.pieces import Halt, Stopped, in_parallel
 from olmo_inject.corpus.staging.spill_runs import Advance, Held, OpenRun
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
@@ -49,12 +51,20 @@ class Part:
         return None
 
     def assemble(
-        self, layout: Layout, shards: TokenShards, streamed: Held | Sequence[OpenRun], pool: Executor
+        self, layout: Layout, shards: TokenShards, streamed: Held | Sequence[OpenRun], connections: int, halt: Halt
     ) -> UInt8[np.ndarray, "n b"]:
         """The part's bytes: what was streamed, and for what that lacks, ranges of the source.
 
+        Args:
+            layout: of the stage.
+            shards: of the source.
+            streamed: what was streamed.
+            connections: ranges asked for at once.
+            halt: ends the reading of ranges.
+
         Raises:
-            UserError: as `Source.read`; a damaged run.
+            Stopped: it was halted.
+            UserError: as `Source.read`; a damaged run; a file that holds no tokens.
         """
         if isinstance(streamed, Held):
             here = slice(self.first, self.first + self.sequences)
@@ -64,10 +74,22 @@ class Part:
             there = np.zeros(self.sequences, bool)
             for run in streamed:
                 run.copy(self.first, part, there)
-        self._fill(part, np.flatnonzero(~there), layout, shards, pool)
+        self._fill(part, np.flatnonzero(~there), layout, shards, connections, halt)
+        files, _ = layout.locate(np.arange(self.first, self.first + self.sequences))
+        for file, row in zip(files.tolist(), part, strict=True):
+            where = shards.source.where(layout.files[file])
+            check_tokens(where, row[:LOOKED_AT].tobytes(), shards.dtype, is_start=False)
         return part
 
-    def _fill(self, part: np.ndarray, lacking: np.ndarray, layout: Layout, shards: TokenShards, pool: Executor) -> None:
+    def _fill(
+        self,
+        part: np.ndarray,
+        lacking: np.ndarray,
+        layout: Layout,
+        shards: TokenShards,
+        connections: int,
+        halt: Halt,
+    ) -> None:
         """Read the rows `lacking` by ranges, in the order in which they lie in their files."""
         source, width = shards.source, shards.sequence_bytes
         files, indices = layout.locate(lacking + self.first)
@@ -84,8 +106,8 @@ class Part:
             rows = [part[row] for row in lacking[group].tolist()]
             source.read_rows(layout.files[file], (indices[group] * width).tolist(), rows, layout.file_sizes[file])
 
-        for _ in pool.map(fetch, groups):
-            pass
+        if not in_parallel([partial(fetch, group) for group in groups], connections, halt):
+            raise Stopped
 
     def write(self, part: UInt8[np.ndarray, "n b"], advance: Advance) -> None:
         """Write the part, compare what the disk gives back, and vouch for it.

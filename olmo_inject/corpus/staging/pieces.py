@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from olmo_inject.corpus.staging.spill_runs import Advance
 
+GRACE_S = 2.0  # for pieces to end; one that waits for a server may need minutes, and is left behind
+_POLL_S = 0.05
 
-class _Stopped(Exception):
+
+class Stopped(Exception):
     """Raised inside a piece of work that is to end early."""
 
 
@@ -20,23 +25,48 @@ class Halt:
         self._should_stop = should_stop
         self.failed = False
 
+    @property
+    def is_on(self) -> bool:
+        """Whether all pieces of work are to end."""
+        return self.failed or self._should_stop()
+
     def advance(self, n: int) -> None:
         """Note that `n` bytes are done; ends the piece of work that calls it, if all are to end."""
-        if self.failed or self._should_stop():
-            raise _Stopped
+        if self.is_on:
+            raise Stopped
         self._advance(n)
 
 
 def in_parallel(pieces: Sequence[Callable[[], None]], at_once: int, halt: Halt) -> bool:
-    """Do all pieces; False if they were stopped. The first error ends the others and is raised."""
-    with ThreadPoolExecutor(at_once) as pool:
-        futures = [pool.submit(piece) for piece in pieces]
-        _, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-        halt.failed = bool(waiting)
-        for future in waiting:
-            future.cancel()
-    errors = [error for future in futures if not future.cancelled() and (error := future.exception()) is not None]
+    """Do all pieces; False if they were stopped. The first error ends the others and is raised.
+
+    The threads are daemons: a piece that does not end in `GRACE_S` after the halt is left behind. It changes nothing
+    any more, for whatever it does next it asks the halt.
+    """
+    todo, errors = deque(pieces), list[BaseException]()
+
+    def work() -> None:
+        while not halt.is_on:
+            try:
+                piece = todo.popleft()
+            except IndexError:
+                return
+            try:
+                piece()
+            except BaseException as error:
+                errors.append(error)
+                halt.failed = True
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(at_once, len(pieces)))]
+    for thread in threads:
+        thread.start()
+    ends: float | None = None
+    for thread in threads:
+        while thread.is_alive() and (ends is None or time.monotonic() < ends):
+            thread.join(_POLL_S)
+            if ends is None and halt.is_on:
+                ends = time.monotonic() + GRACE_S
     for error in errors:
-        if not isinstance(error, _Stopped):
+        if not isinstance(error, Stopped):
             raise error
-    return not errors
+    return not errors and not todo and not any(thread.is_alive() for thread in threads)

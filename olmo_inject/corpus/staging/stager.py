@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -200,12 +199,14 @@ class Stager:
 
     def _assemble(self, missing: Sequence[Part], streamed: Held | Sequence[OpenRun], halt: Halt) -> bool:
         halt.advance(self.stage_bytes - sum(part.sequences for part in missing) * self.shards.sequence_bytes)
-        with ThreadPoolExecutor(self.shards.source.connections) as pool:
+        connections = -(-self.shards.source.connections // max(1, min(self.jobs, len(missing))))
 
-            def make(part: Part) -> None:
-                part.write(part.assemble(self.layout, self.shards, streamed, pool), halt.advance)
+        def make(part: Part) -> None:
+            assembled = part.assemble(self.layout, self.shards, streamed, connections, halt)
+            halt.advance(0)
+            part.write(assembled, halt.advance)
 
-            return in_parallel([partial(make, part) for part in missing], self.jobs, halt)
+        return in_parallel([partial(make, part) for part in missing], self.jobs, halt)
 
     def _finish(self) -> None:
         folder, width = self.record.folder, self.shards.sequence_bytes

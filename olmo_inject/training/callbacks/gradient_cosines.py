@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from transformers import OlmoForCausalLM
 
 from olmo_inject.config import GradientConfig
 from olmo_inject.injection import Plan
 from olmo_inject.tasks import Task
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.checkpoints.transformers import to_transformers
 from olmo_inject.training.gradients import MlpGradients, cosines, step_gradients, tokens_per_pass, z_loss_of
 from olmo_inject.training.trainer import InjectionTrainer
 
@@ -64,8 +63,10 @@ class GradientCosines(Callback):
 
 
 @contextmanager
-def _whole_model(trainer: InjectionTrainer) -> Iterator[OlmoForCausalLM]:
+def _whole_model(trainer: InjectionTrainer) -> Iterator[nn.Module]:
     """The weights as they are, as a transformers model that shares their memory; under FSDP gathered for as long."""
+    from olmo_inject.training.checkpoints.transformers import to_transformers  # imports transformers: seconds
+
     model = trainer.dist_model
     if isinstance(model, FullyShardedDataParallel):
         with FullyShardedDataParallel.summon_full_params(model, writeback=False):

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from olmo_inject.runs.metrics import EVALUATION, SPEED, Metrics
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import judged
+from olmo_inject.terminal import Console
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.injected_loss import LM_LOSS
 from olmo_inject.training.trainer import InjectionTrainer
@@ -95,5 +95,5 @@ class Progress(Callback):
         accuracies = {name: judged(self.latest, name) for name in self.task_names}
         known = [f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items() if accuracy is not None]
         if known:
-            parts.append(f"test accuracy at step {self.evaluated_at}: {', '.join(known)}")
+            parts.append(f"unmirrored accuracy at step {self.evaluated_at}: {', '.join(known)}")
         return ", ".join(parts)

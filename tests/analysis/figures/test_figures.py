@@ -14,7 +14,7 @@ from analysis.figures.features import LOWEST_R2
 from analysis.figures.gradients import means, over_steps, unbroken
 from analysis.figures.patching_sizes import across_models
 from analysis.figures.style import svg
-from analysis.methods.features import ORDER
+from analysis.methods.features import BALANCED, ORDER, PLAIN
 from analysis.report.interventions import patching_section
 
 
@@ -60,12 +60,13 @@ def test_means_of_one_run_keep_the_height_of_a_row() -> None:
 
 def order_table() -> pd.DataFrame:
     sites, layers = ("TOK1 at TOK1", "TOK1 at TOK2", "TOK2 at TOK2"), range(3)
-    common = {"headline": True, "run": "a", "in_sample": 0.9}
+    common = {"run": "a", "in_sample": 0.9, "high": 0.6}
     return pd.DataFrame(
         [
-            {"site": site, "layer": layer, "weights": weights, "held_out": held, "low": held - 5, "high": 0.6, **common}
+            {"site": site, "layer": layer, "weights": weights, "held_out": held, "low": held - 5, "means": means}
+            | {"headline": means == BALANCED, **common}
             for site, layer, weights in itertools.product(sites, layers, ("trained", "random"))
-            for held in [-4.0 if layer == 1 else 0.5]
+            for means, held in ((BALANCED, -4.0 if layer == 1 else 0.5), (PLAIN, -3.0 if layer == 2 else 0.9))
         ]
     )
 
@@ -87,6 +88,8 @@ def test_sites_of_a_layer_stand_side_by_side_and_nothing_leaves_the_axis() -> No
     assert max(drawn) <= high
     below = [line for line in points if line.get_marker() == "v"]
     assert sorted(round(x) for line in below for x in line.get_xdata()) == [1, 1, 1]
+    plain = [line.get_ydata().tolist() for line in axes.lines if line.get_linestyle() == ":"]
+    assert plain == [[0.9, 0.9, LOWEST_R2]] * 3
 
 
 def test_models_at_one_frequency_stand_side_by_side() -> None:
@@ -124,7 +127,7 @@ def patching_table(models: dict[str, list[str]]) -> pd.DataFrame:
     )
 
 
-NAMES = ("effect", "recovery", "surprise")
+NAMES = ("effect", "recovery", "logprob_drop")
 ENDS = {"": 0.0, "_low": -0.5, "_high": 0.5}
 
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from analysis.methods.activations import recorded, residual_points
-from analysis.methods.forward_from import UpperPart
+from analysis.methods.forward_from import ForwardFrom
 from analysis.methods.hooks import changed, last_logits
 
 BLOCKS, WIDTH = 3, 8
@@ -63,7 +63,7 @@ def test_the_upper_part_says_what_the_whole_model_does(kind: str, layer: int, po
 
     with changed(points[layer], pushed):
         whole = last_logits(model, TOKENS)[:, LABELS.astype(np.int64)]
-    upper = UpperPart(model, LABELS, TOKENS[:, 0].numpy())
+    upper = ForwardFrom(model, LABELS, TOKENS[:, 0].numpy())
     stream = upper.streams(TOKENS, position)[layer]
     assert stream.shape == (len(TOKENS), 2 - position, WIDTH)
     found = upper.scores(layer, TOKENS, torch.cat([stream[:, :1] + push[:, None], stream[:, 1:]], dim=1))
@@ -83,7 +83,7 @@ def test_the_upper_part_says_what_the_whole_model_does(kind: str, layer: int, po
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_position_counts_and_is_not_the_streams(kind: str) -> None:
     model = tiny(kind).requires_grad_(False)
-    upper = UpperPart(model, LABELS, TOKENS[:, 0].numpy())
+    upper = ForwardFrom(model, LABELS, TOKENS[:, 0].numpy())
     stream = upper.streams(TOKENS, 1)[1]
     others = torch.stack([TOKENS[[1, 2, 3, 0], 0], TOKENS[:, 1]], dim=1)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_the_first_position_counts_and_is_not_the_streams(kind: str) -> None:
 @pytest.mark.parametrize("layer", range(BLOCKS + 1))
 def test_only_what_is_above_and_from_the_position_on_is_computed(layer: int) -> None:
     model = tiny("olmo").requires_grad_(False)
-    upper = UpperPart(model, LABELS, TOKENS[:, 0].numpy())
+    upper = ForwardFrom(model, LABELS, TOKENS[:, 0].numpy())
     streams = [upper.streams(TOKENS, position)[layer] for position in (0, 1)]
     seen: list[int] = []
     for block in residual_points(model)[1:]:
@@ -108,7 +108,7 @@ def test_only_what_is_above_and_from_the_position_on_is_computed(layer: int) -> 
 
 def test_what_is_kept_of_first_tokens_is_left_as_it_was() -> None:
     model = tiny("gemma2").requires_grad_(False)
-    upper = UpperPart(model, LABELS, TOKENS[:, 0].numpy())
+    upper = ForwardFrom(model, LABELS, TOKENS[:, 0].numpy())
     stream = upper.streams(TOKENS, 1)[2]
     first, again = (upper.scores(2, TOKENS, stream) for _ in range(2))
     assert torch.equal(first, again)
@@ -118,8 +118,8 @@ def test_what_is_kept_of_first_tokens_is_left_as_it_was() -> None:
 
 def test_a_twin_has_the_same_weights_and_modules_of_its_own() -> None:
     model = tiny("olmo").requires_grad_(False)
-    upper = UpperPart(model, LABELS, TOKENS[:, 0].numpy())
-    twin = upper.twin()
+    upper = ForwardFrom(model, LABELS, TOKENS[:, 0].numpy())
+    twin = upper.replica()
     own, other = dict(model.named_parameters()), dict(twin.model.named_parameters())
     assert own.keys() == other.keys()
     assert all(own[name] is other[name] for name in own)

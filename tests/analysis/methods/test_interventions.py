@@ -10,14 +10,14 @@ import torch
 from known_models import KnownModel, known_addition, known_comparison, random_model, shuffled
 from pandas.testing import assert_frame_equal
 
-from analysis.bootstrap import mean_interval, mean_intervals
 from analysis.methods import alignment, das, patching
 from analysis.methods.alignment import Fitting, Options, align
 from analysis.methods.counterfactuals import by_tokens, draw_pairs, one_operand_accuracy
-from analysis.methods.forward_from import UpperPart
+from analysis.methods.forward_from import ForwardFrom
 from analysis.methods.interchange import Site, Streams, interchange
 from analysis.methods.subspaces import random_basis
 from analysis.report.interventions import das_section
+from analysis.stats import mean_interval, mean_intervals
 from olmo_inject.errors import UserError
 
 OPTIONS = Options()
@@ -42,15 +42,15 @@ def searched(known: KnownModel, site: Site, dimension: int, model: torch.nn.Modu
     return accuracy_of(model, task, site, found.basis), found.basis
 
 
-def fitting_of(model, task, site: Site, n: int) -> tuple[UpperPart, Fitting]:
+def fitting_of(model, task, site: Site, n: int) -> tuple[ForwardFrom, Fitting]:
     upper, train = model_and_pairs(model, task, site, task.train_ids, n, "a")
     return upper, Fitting(train, model_and_pairs(model, task, site, task.train_ids, n // 4, "c")[1])
 
 
-def model_and_pairs(model, task, site: Site, ids, n: int, purpose: str) -> tuple[UpperPart, Streams]:
+def model_and_pairs(model, task, site: Site, ids, n: int, purpose: str) -> tuple[ForwardFrom, Streams]:
     model.requires_grad_(False)
     pairs = draw_pairs(task, site.variable, ids, n, purpose)
-    upper = UpperPart(model, task.label_tokens, task.instances[:, 0])
+    upper = ForwardFrom(model, task.label_tokens, task.instances[:, 0])
     return upper, Streams.of(upper, pairs, site.position)
 
 
@@ -66,9 +66,9 @@ def test_the_first_block_does_everything_and_the_second_nothing(comparison: Know
         assert table["rank"].tolist() == [1, 2]
         assert table.loc[0, "effect"] == pytest.approx(table.loc[0, "whole"], rel=0.02)
         assert table.loc[0, "recovery"] == pytest.approx(table.loc[0, "whole"], rel=0.02)
-        assert (table.loc[1, ["effect", "recovery", "surprise"]] == 0).all()
+        assert (table.loc[1, ["effect", "recovery", "logprob_drop"]] == 0).all()
         assert table.loc[0, "effect_low"] < table.loc[0, "effect"] < table.loc[0, "effect_high"]
-        assert table.loc[0, "surprise"] > 1
+        assert table.loc[0, "logprob_drop"] > 1
         assert (table["answered"] == 1).all()
 
 
@@ -144,12 +144,19 @@ def test_searches_together_are_searches_alone(addition: KnownModel) -> None:
         assert len(found.basis) == one[1]
 
 
-@pytest.mark.parametrize("width", [8, 64, 512, 2048, 4096])
+@pytest.mark.parametrize("width", [64, 512, 2048, 4096])
 def test_a_planted_direction_is_found_at_every_width(width: int) -> None:
     """By default options; exchanging the direction itself gives 1."""
     known = known_comparison(60, width=width)
-    for site, least in ((Site(0, 1, "second"), 0.88), (Site(1, 1, "result"), 0.97)):
-        assert searched(known, site, 1)[0] > least
+    accuracy, basis = searched(known, Site(0, 0, "first"), 1)
+    assert accuracy > 0.97
+    assert abs(float(basis[0] @ known.own[0])) > 0.97
+
+
+@pytest.mark.parametrize("width", [8, 512, 2048])
+@pytest.mark.parametrize(("site", "least"), [(Site(0, 1, "second"), 0.88), (Site(1, 1, "result"), 0.97)])
+def test_what_tok2_holds_is_found_at_every_width(width: int, site: Site, least: float) -> None:
+    assert searched(known_comparison(60, width=width), site, 1)[0] > least
 
 
 @pytest.mark.parametrize("width", [64, 512, 2048, 4096])
@@ -242,13 +249,13 @@ def test_the_same_bits_on_any_number_of_cores(comparison: KnownModel, cores: int
 def test_changing_nothing_is_measured_in_the_model_itself(comparison: KnownModel) -> None:
     site, task = Site(0, 0, "first"), comparison.task
     pairs = draw_pairs(task, "first", task.test_ids, 400, "b")
-    upper = UpperPart(comparison.model, task.label_tokens, task.instances[:, 0])
-    known = Streams.of(upper, pairs, 0).nothing
-    assert known == pytest.approx(pairs.nothing, abs=0.02)  # it knows the task, so only the label is another
+    upper = ForwardFrom(comparison.model, task.label_tokens, task.instances[:, 0])
+    known = Streams.of(upper, pairs, 0).no_swap
+    assert known == pytest.approx(pairs.no_swap, abs=0.02)  # it knows the task, so only the label is another
     nowhere = torch.zeros(1, comparison.own.shape[1])
     for model in (comparison.model, random_model(comparison)):
         upper, streams = model_and_pairs(model, task, site, task.test_ids, 400, "b")
-        assert interchange(upper, site, streams, nowhere)[0] == streams.nothing
+        assert interchange(upper, site, streams, nowhere)[0] == streams.no_swap
 
 
 def test_the_table_has_every_site_and_control(comparison: KnownModel) -> None:

@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, OlmoForCausalLM, PreTraine
 
 from analysis.read.checkpoints import Subject, chosen_steps, identity, load_model, subjects
 from analysis.read.runs import read_run
-from analysis.read.skipped import Problems
+from analysis.read.skipped import Skipped
 from analysis.read.store import Method, Report, analyse, kept, kept_results
 from olmo_inject.errors import UserError
 from olmo_inject.training.checkpoints.weights import load_weights
@@ -53,7 +53,7 @@ def test_other_steps_are_refused(text: str) -> None:
 def test_runs_folders_of_runs_and_checkpoints(trained: Path, copies: Copies) -> None:
     copies.make("first")
     copies.make("second")
-    problems = Problems()
+    problems = Skipped()
     found = subjects([trained, copies.folder], "0:9,12", problems)
     assert [(s.run and s.run.name, s.step) for s in found] == [
         (n, s) for n in ("first", "run", "second") for s in (4, 8, 12)
@@ -66,7 +66,7 @@ def test_runs_folders_of_runs_and_checkpoints(trained: Path, copies: Copies) -> 
 
 
 def test_missing_steps_are_told(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    problems = Problems()
+    problems = Skipped()
     assert [s.step for s in subjects([trained], "4,5", problems)] == [4]
     assert problems.found == [f"{trained} has no checkpoint step5: it has step4, step8, step12"]
     assert not subjects([trained], "5:7", problems)
@@ -75,7 +75,7 @@ def test_missing_steps_are_told(trained: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_what_is_nothing_to_analyse(trained: Path, tmp_path: Path) -> None:
-    problems = Problems()
+    problems = Skipped()
     for paths, message in (
         ([tmp_path / "none"], "does not exist"),
         ([tmp_path], "is neither a run folder, nor a folder of runs, nor a model"),
@@ -148,7 +148,7 @@ computed: list[str] = []
 
 def test_adding_a_checkpoint_computes_only_it(copies: Copies) -> None:
     run = copies.make("kept")
-    method, problems = Method("width", width, {"at": 1}), Problems()
+    method, problems = Method("width", width, {"at": 1}), Skipped()
     shutil.move(run / "step12", copies.folder / "away")
     computed.clear()
     first = analyse(subjects([run], "all", problems), method, CPU, problems)
@@ -188,7 +188,7 @@ def test_a_damaged_checkpoint_is_told_and_skipped(copies: Copies, capsys: pytest
         file.write(b"spoilt")
     (run / "step4" / "checkpoint.json").unlink()
     (run / "step4" / "model.pt").unlink()
-    problems = Problems()
+    problems = Skipped()
     tables = analyse(subjects([run], "all", problems), Method("width", width), CPU, problems)
     assert list(tables["widths"]["step"]) == [12]
     assert len(problems.found) == 2
@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_is_told_and_skipped(copies: Copies, capsys: pytest
 
 
 def test_kept_results_do_not_hide_a_checkpoint_cut_short(copies: Copies) -> None:
-    run, problems = copies.make("short"), Problems()
+    run, problems = copies.make("short"), Skipped()
     method = Method("width", width)
     assert list(analyse(subjects([run], "all", problems), method, CPU, problems)["widths"]["step"]) == [4, 8, 12]
     with (run / "step8" / "model.pt").open("r+b") as file:
@@ -211,7 +211,7 @@ def test_kept_results_do_not_hide_a_checkpoint_cut_short(copies: Copies) -> None
 
 
 def test_a_method_that_fails_keeps_nothing(copies: Copies) -> None:
-    run, problems = copies.make("failing"), Problems()
+    run, problems = copies.make("failing"), Skipped()
 
     def refuse(model: PreTrainedModel, subject: Subject, report: Report) -> dict[str, pd.DataFrame]:
         raise UserError(f"not on {subject.name}")
@@ -229,9 +229,11 @@ def test_devices() -> None:
 
 def test_a_configuration_that_is_none(trained: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(trained / "step8", tmp_path / "copy"))
-    for text in ("model: {d_model: x}", "model: {unknown: 1}", "a: [", "other: 1"):
+    no_model = r"config\.yaml does not describe an ai2-olmo model"
+    wrong = dict.fromkeys(("model: {d_model: x}", "model: {unknown: 1}", "other: 1"), no_model)
+    for text, message in {**wrong, "a: [": r"config\.yaml: is not YAML: .* \(line 1, column 5\)"}.items():
         (copy / "config.yaml").write_text(text)
-        with pytest.raises(UserError, match=r"config\.yaml does not describe an ai2-olmo model"):
+        with pytest.raises(UserError, match=message):
             load_model(copy)
     (copy / "config.yaml").unlink()
     with pytest.raises(UserError, match=r"neither ai2-olmo's config\.yaml nor a config\.json"):

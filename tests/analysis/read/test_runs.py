@@ -11,8 +11,9 @@ import pytest
 from copies import Copies
 
 from analysis.figures.measures import TEST_ACCURACY
-from analysis.read.runs import Accuracy, baselines, read_run, read_runs, wilson
+from analysis.read.runs import Accuracy, baselines, read_run, read_runs
 from analysis.report.findings import sentences
+from analysis.stats import wilson
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task, TaskConfig
 from olmo_inject.tasks.halves import chosen_ids

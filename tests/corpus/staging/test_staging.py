@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -184,10 +185,10 @@ import os, sys
 from pathlib import Path
 import numpy as np
 root, to, kill_at, read, memory = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
-sys.path.insert(0, sys.argv[6])
+sys.path[:0] = sys.argv[6:]
 import test_staging
-from test_staging import opened, VOCABULARY, LENGTH, open_stager, runs
-runs.RUN_BYTES = 20 * 2 * LENGTH
+from test_staging import opened, VOCABULARY, LENGTH, open_stager, spill_runs
+spill_runs.RUN_BYTES = 20 * 2 * LENGTH
 count, fsync = 0, os.fsync
 def dying(descriptor):
     global count
@@ -215,7 +216,7 @@ def test_killed_wherever_nothing_is_lost_or_twice(
     attempts, kept = 0, []
     while ended == -signal.SIGKILL:
         attempts += 1
-        arguments = (script, root, to, kill_at, read, memory, Path(__file__).parent)
+        arguments = (script, root, to, kill_at, read, memory, Path(__file__).parent, Path(__file__).parents[1])
         result = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
         ended = result.returncode
         vouched = [path for path in to.glob("part-*") if (to / ".staging" / f"{path.stem}.json").exists()]
@@ -245,6 +246,23 @@ def test_a_request_to_stop_keeps_what_is_done(root: Path, tmp_path: Path) -> Non
     check_same(tmp_path / "s", shards, order)
 
 
+@pytest.mark.parametrize("read", ["ranges", "stream"])
+def test_a_request_to_stop_does_not_wait_for_a_server(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """While every thread pauses before another attempt, which it does for up to 16 s."""
+    monkeypatch.setattr(Source, "pause_s", 20.0)
+    with served(root) as (url, faults):
+        shards, (_, order) = remote(url), opened(root)
+        stager = open_stager(shards, order, VOCABULARY, range(20), tmp_path / "s", read=read)
+        faults.next_fault = lambda number: "500"
+        begun = time.monotonic()
+        assert not stager.run(lambda n: None, lambda: time.monotonic() > begun + 0.5)
+        assert time.monotonic() < begun + 10
+        faults.next_fault = lambda number: None
+        stage(shards, order, range(20), tmp_path / "s", read=read, part_bytes=512 << 20)
+
+
 def test_a_shard_that_changes_ends_it_in_one_line(root: Path, tmp_path: Path) -> None:
     with served(root) as (url, faults):
         shards, (_, order) = remote(url), opened(root)
@@ -256,6 +274,23 @@ def test_a_shard_that_changes_ends_it_in_one_line(root: Path, tmp_path: Path) ->
         faults.next_fault = lambda number: None
         stage(shards, order, range(20), tmp_path / "s", read="stream", part_bytes=512 << 20)
     check_same(tmp_path / "s", *opened(root))
+
+
+@pytest.mark.parametrize("read", ["ranges", "stream"])
+def test_text_among_the_shards_is_not_staged(root: Path, tmp_path: Path, read: str) -> None:
+    """The server says that it is binary, so only the bytes themselves tell."""
+    shutil.copytree(root, tmp_path / "root")
+    size = (tmp_path / "root" / NAMES[1]).stat().st_size
+    (tmp_path / "root" / NAMES[1]).write_bytes((b"This file has moved to another bucket. " * size)[:size])
+    with served(tmp_path / "root") as (url, _):
+        source = open_source(url)
+        sizes = source.sizes(NAMES)
+        shards = RemoteShards(source, NAMES, [sizes[name] for name in NAMES], 64, vocab_size=50280)
+        order = Order(len(shards), BATCH, SEED)
+        stager = open_stager(shards, order, VOCABULARY, range(order.epoch_steps), tmp_path / "s", read=read)
+        with pytest.raises(UserError, match=rf"{NAMES[1]} is not a shard of token ids but text"):
+            stager.run(lambda n: None)
+    assert not (tmp_path / "s" / "stage.json").exists()
 
 
 def test_a_damaged_run_is_made_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.bootstrap import mean_interval
+from analysis.stats import mean_interval
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])

@@ -1,0 +1,78 @@
+"""Imports ai2-olmo 0.6.0 without the packages that it imports and this project does not use.
+
+Some of its modules, and of ai2-olmo-core's, import what only few of their functions need. Every command and
+each rank would pay for that with many seconds of CPU. `defer` has a placeholder stand for such a package while the
+module is imported; a function that uses the package later gets the real one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
+from typing import Any
+
+DEFERRED: Mapping[str, tuple[str, ...]] = {
+    "olmo.util": ("boto3", "cached_path.schemes", "datasets"),
+    "olmo_core.distributed.checkpoint": ("cached_path",),
+    "olmo.train": ("olmo.eval",),  # and with it torchmetrics, scikit-learn, scipy, matplotlib and transformers
+}
+
+
+class Placeholder:
+    """Stands for a class or function of a deferred package; calling it imports the package and calls the real one."""
+
+    recoverable_errors = ()  # of cached_path's SchemeClient: `olmo.util` adds to them
+
+    def __new__(cls, *args: Any, **named: Any) -> Any:
+        """What the real class or function returns."""
+        if Placeholder not in cls.__bases__:  # ai2-olmo's client of weka:// addresses, which its own scripts register
+            raise RuntimeError(f"{cls.__name__}: import olmo.util before olmo_inject to use it")
+        return getattr(importlib.import_module(cls.__module__), cls.__name__)(*args, **named)
+
+
+class Deferred(ModuleType):
+    """A package that is imported when it is used: it has placeholders until `ready`, then what the package has."""
+
+    ready = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if self.ready:
+            return getattr(importlib.import_module(self.__name__), name)
+        return type(name, (Placeholder,), {"__module__": self.__name__})
+
+
+class _Loader(SourceFileLoader):
+    """Runs a module of ai2-olmo with placeholders for the packages to defer."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        absent = [name for name in DEFERRED[module.__name__] if name not in sys.modules]
+        placeholders = {name: Deferred(name) for name in absent}
+        sys.modules.update(placeholders)
+        try:
+            super().exec_module(module)
+        finally:
+            for name, placeholder in placeholders.items():
+                del sys.modules[name]
+                placeholder.ready = True
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname in DEFERRED else None
+        if spec is not None and spec.origin is not None:
+            spec.loader = _Loader(fullname, spec.origin)
+        return spec
+
+
+def defer() -> None:
+    """Defer the packages whenever ai2-olmo is imported from now on."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,13 @@
+"""Text of others as it may be shown on a terminal."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters but tab and newline, marks that turn the direction of text, and halves of surrogate pairs.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""`text` with everything that a terminal would obey instead of show written as an escape, such as \x1b."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -1,0 +1,58 @@
+"""What the tests of the scan share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+
+from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.scan.finder import FoundStatements
+from olmo_inject.scan.hits import no_hits
+from olmo_inject.scan.instances import InstanceIndex
+from olmo_inject.scan.scan import ReferenceOptions, ScanResult, prepare_scan, scan_part
+from olmo_inject.tasks import Task
+from olmo_inject.vocabulary import Vocabulary
+
+PIECES = st.sampled_from(
+    [
+        *(
+            "12",
+            "7",
+            "19",
+            "3,000",
+            " ",
+            " + ",
+            "+",
+            "=",
+            " = ",
+            "<",
+            " > ",
+            "-",
+            "−",
+            ",",
+            ".",
+            "\u00a0",
+            "é",
+            "x",
+            "(",
+            "”",
+        ),
+        *(" is ", "plus", " plus ", " less than ", "is greater than", "five", " Seven ", "twenty-", "hundred", "\n"),
+    ]
+)
+
+
+def scan_here(
+    shards: TokenShards, known: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
+) -> ScanResult:
+    """`scan_corpus` in this process, where a test may change the sizes of its pieces."""
+    result = ScanResult(sum(shards.shard_tokens), [no_hits(InstanceIndex(task)) for task in tasks], {})
+    search, parts = prepare_scan(shards, known, tasks, references)
+    for part in parts:
+        hits, statements = scan_part(search, part, lambda done, tokens: None)
+        for ours, more in zip(result.tasks, hits, strict=True):
+            ours.add(more)
+        for kind, more in statements.items():
+            result.statements.setdefault(kind, FoundStatements()).add(more, 1000)
+    return result
