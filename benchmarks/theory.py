@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from olmo_inject.theory.checks.speed import SEEDS, WIDTHS, closed_form_seconds, compare_training
-from olmo_inject.theory.mixture import Basis
+from olmo_inject.theory.mixtures.task_mixture import Basis
 
 FLOORS: dict[Basis, float] = {"axis": 5.0, "random": 3.0}
 

@@ -3,5 +3,14 @@
 from jaxtyping import install_import_hook
 
 # Not the mixture itself: beartype draws at random within tuples, which Hypothesis forbids to strategies.
-CHECKED = ("closed_forms", "gaps", "metrics", "features", "gradients", "streams", "predict")
+CHECKED = (
+    "forms.closed_forms",
+    "forms.gaps",
+    "forms.kept",
+    "mixtures.features",
+    "prediction.predict",
+    "training.gradients",
+    "training.metrics",
+    "training.streams",
+)
 install_import_hook([f"olmo_inject.theory.{name}" for name in CHECKED], "beartype.beartype")

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from olmo_inject.theory.mixture import TaskMixture
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 
 
 @st.composite

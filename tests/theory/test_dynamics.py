@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from olmo_inject.theory.dynamics import (
+from olmo_inject.theory.mixtures.features import random_encoder
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training.dynamics import (
     descended,
     flow_span,
     flowed,
@@ -10,8 +12,6 @@ from olmo_inject.theory.dynamics import (
     two_direction_flow,
     two_direction_steps,
 )
-from olmo_inject.theory.features import random_encoder
-from olmo_inject.theory.mixture import TaskMixture
 
 FREQUENT, RARE = torch.eye(3, dtype=torch.float64)[:2]
 

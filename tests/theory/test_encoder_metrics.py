@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from olmo_inject.theory import metrics
-from olmo_inject.theory.features import random_encoder
-from olmo_inject.theory.mixture import TaskMixture
+from olmo_inject.theory.mixtures.features import random_encoder
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training import metrics
 
 MIXTURE = TaskMixture(
     np.array([0.6, 0.4]), (np.array([1.0, 0.5]), np.array([2.0, 0.1, 0.1])), null_directions=5, basis="random"

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from problems import mixtures
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory import gaps
-from olmo_inject.theory.closed_forms import critical_widths
-from olmo_inject.theory.mixture import TIE, TaskMixture
+from olmo_inject.theory.forms import gaps
+from olmo_inject.theory.forms.closed_forms import critical_widths
+from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
 
 few = settings(max_examples=40, deadline=None)
 steps = st.floats(0.01, 0.45)
@@ -116,10 +116,10 @@ def test_adam_saturates_where_mixed_data_would_not() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: gaps.gap_critical_widths(m, 0, 0.1), "gap must be 1 or more"),
-        (lambda m: gaps.gap_critical_widths(m, 2, 9.0), "step size must be above 0 and below"),
-        (lambda m: gaps.longest_gaps(m, [1], float("nan")), "step size must be above 0 and below"),
-        (lambda m: gaps.longest_gaps(m, [1000], 0.1), "width 1000 is impossible"),
+        (lambda m: gaps.gap_critical_widths(m, 0, 0.1), "gap must be a whole number of 1 or more, got 0"),
+        (lambda m: gaps.gap_critical_widths(m, 2, 9.0), "step size must be a finite number above 0 and below"),
+        (lambda m: gaps.longest_gaps(m, [1], float("nan")), "step size must be a finite number above 0 and below"),
+        (lambda m: gaps.longest_gaps(m, [1000], 0.1), "width must be a whole number.*, got 1000"),
     ],
 )
 def test_bad_input(call, message: str) -> None:

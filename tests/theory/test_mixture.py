@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.mixture import TaskMixture, power_law
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
 
 ONE = np.array([1.0, 0.5])
 
@@ -54,23 +54,26 @@ def test_power_laws_have_unit_sum() -> None:
     ("make", "message"),
     [
         (lambda: mixture((0.6, 0.5)), "sum to 1, got 1.1"),
-        (lambda: mixture((1.2, -0.2)), "task 'task-2' must be a positive number, got -0.2"),
-        (lambda: mixture((1.0, 0.0)), "must be a positive number, got 0"),
-        (lambda: mixture((np.nan, 0.4)), "task 'task-1' must be a positive number, got nan"),
+        (lambda: mixture((1.2, -0.2)), "task 'task-2' must be a finite number above 0, got -0.2"),
+        (lambda: mixture((1.0, 0.0)), "must be a finite number above 0, got 0"),
+        (lambda: mixture((np.nan, 0.4)), "frequencies must be a finite number, got nan"),
         (lambda: mixture(spectra=(ONE, [1.0, 2.0])), "'task-2' must not increase, got 1 then 2 at feature 2"),
-        (lambda: mixture(spectra=(ONE, [1.0, np.nan])), "'task-2' must hold positive numbers, got nan"),
+        (lambda: mixture(spectra=(ONE, [1.0, np.nan])), "'task-2' must be a finite number above 0, got nan"),
         (
             lambda: mixture(spectra=([1.0, -1.0], ONE)),
-            "'task-1' must hold positive numbers, got -1.0 at feature 2",
+            "'task-1' must be a finite number above 0, got -1",
         ),
         (lambda: mixture(spectra=(ONE, [np.inf, 1.0])), "got inf"),
         (lambda: mixture(spectra=(ONE, [])), "'task-2' must be a list of one or more"),
         (lambda: mixture(spectra=(ONE,)), "got 2 frequencies, 1 spectra"),
         (lambda: mixture(names=("a", "a")), "names must differ"),
-        (lambda: mixture(null_directions=-1), "null_directions must be 0 or more"),
-        (lambda: power_law(0, 1.0), "one or more entries"),
-        (lambda: power_law(3, -1.0), "must be 0 or more, got -1"),
-        (lambda: power_law(3, np.nan), "must be 0 or more, got nan"),
+        (
+            lambda: mixture(null_directions=-1),
+            "null_directions must be a whole number of 0 or more, got -1",
+        ),
+        (lambda: power_law(0, 1.0), "length of a power law must be a whole number of 1 or more, got 0"),
+        (lambda: power_law(3, -1.0), "power law must be a finite number at least 0, got -1"),
+        (lambda: power_law(3, np.nan), "at least 0, got nan"),
     ],
 )
 def test_impossible_problems_get_one_clear_line(make, message: str) -> None:

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.commands import app
-from olmo_inject.theory.frequencies import mixture_from_frequencies, parse_rate
-from olmo_inject.theory.mixture import TaskMixture, power_law
-from olmo_inject.theory.predict import predict
-from olmo_inject.theory.predict_config import configured_mixture, load_predict_config
+from olmo_inject.theory.mixtures.frequencies import mixture_from_frequencies, parse_rate
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
+from olmo_inject.theory.prediction.config import configured_mixture, load_predict_config
+from olmo_inject.theory.prediction.predict import predict
 
 OWN = """
 tasks:
@@ -144,8 +144,8 @@ def test_prediction_by_hand() -> None:
     assert found.first.tolist() == [1, 2]
     assert found.complete.tolist() == [3, 4]
     assert found.losses == pytest.approx([0.8, 0.4, 0.1, 0.0])
-    assert found.longest[:, 1].tolist()[0] == 0
-    assert np.isinf(found.longest[2:]).all()
+    assert found.learned[:, 1].tolist()[0] == 0
+    assert np.isinf(found.learned[2:]).all()
     assert not found.tied.any()
     # Over 20 steps b's first feature grows against a2, 0.3, but not against a1, 0.6.
     eta = 0.1 / 0.6
@@ -161,7 +161,16 @@ def test_the_documented_example_says_what_the_page_says() -> None:
     simple, complex_ = json.loads(result.stdout)["tasks"][:2]
     assert (simple["critical_width"], complex_["critical_width"]) == (7, 92)
     assert complex_["by_width"]["64"]["held_features"] == 0
-    assert complex_["by_width"]["96"]["longest_gap"] == 1438
+    assert complex_["by_width"]["96"]["learned_up_to"] == 1438
+    assert complex_["by_width"]["96"]["kept_up_to"] == 7584
+    # The simple task grows from nothing at gaps far beyond those at which it stays.
+    assert simple["by_width"]["128"] | {"held_share": 0} == {
+        "held_features": 4,
+        "held_share": 0,
+        "learned_up_to": 114_408,
+        "kept_up_to": 138,
+        "oscillates_from": 139,
+    }
 
 
 def test_a_tie_at_an_edge_is_told(tmp_path: Path) -> None:
@@ -177,7 +186,7 @@ def test_command_prints_tables_and_json(files) -> None:
     shown = runner.invoke(app, ["predict", str(files["own"])])
     assert shown.exit_code == 0, shown.output
     assert "common" in shown.output
-    assert "Longest gap" in shown.output
+    assert "kept up to" in shown.output
     result = runner.invoke(app, ["predict", str(files["own"]), "--json", "widths=[2]"])
     document = json.loads(result.stdout)
     assert [task["task"] for task in document["tasks"]] == ["common", "rare"]
@@ -185,7 +194,7 @@ def test_command_prints_tables_and_json(files) -> None:
     assert list(document["mixture_loss"]) == ["2"]
     # Nothing else competes beyond the other task's features: any gap is survived.
     wide = json.loads(runner.invoke(app, ["predict", str(files["own"]), "--json"]).stdout)
-    assert wide["tasks"][1]["by_width"]["5"]["longest_gap"] is None
+    assert wide["tasks"][1]["by_width"]["5"]["learned_up_to"] is None
 
 
 @pytest.mark.parametrize(
@@ -194,12 +203,12 @@ def test_command_prints_tables_and_json(files) -> None:
         ("missing", [], "missing.yaml: cannot be read: No such file"),
         ("own", ["bacth=1"], "override 'bacth=1': Key 'bacth' not in"),
         ("own", ["widths"], "is not key=value"),
-        ("own", ["widths=[0]"], "width 0 is impossible"),
+        ("own", ["widths=[0]"], "width must be a whole number.*, got 0"),
         ("own", ["widths=[]"], "one entry or more"),
         ("own", ["widths=x"], "widths"),
-        ("own", ["gaps=[0]"], "a gap must be 1 or more"),
-        ("own", ["step_size=0.5"], "step_size must be above 0 and below 0.5"),
-        ("own", ["step_size=nan"], "step_size must be above 0"),
+        ("own", ["gaps=[0]"], "gap must be a whole number of 1 or more, got 0"),
+        ("own", ["step_size=0.5"], "step_size must be a finite number above 0 and below 0.5, got 0.5"),
+        ("own", ["step_size=nan"], "step_size must be a finite number above 0"),
         ("own", ["tasks.rare.instances_per_batch=-1"], "task 'rare' must be above 0, got -1"),
         ("own", ["tasks.rare.instances_per_batch=often"], "a fraction such as 1/10, got 'often'"),
         (
@@ -209,8 +218,8 @@ def test_command_prints_tables_and_json(files) -> None:
         ),
         ("own", ["tasks.rare.spectrum.values=[1, 2]"], "'rare' must not increase"),
         ("own", ["tasks.rare.spectrum.power=1"], "tasks.rare.spectrum: give either power"),
-        ("own", ["tasks.common.spectrum.features=0"], "tasks.common.spectrum: a power law needs one or more"),
-        ("own", ["background.tasks=0", "batch=64"], "background: a power law needs one or more"),
+        ("own", ["tasks.common.spectrum.features=0"], "tasks.common.spectrum: the length of a power law must be"),
+        ("own", ["background.tasks=0", "batch=64"], "background: the length of a power law must be"),
         ("own", ["background.tasks=3"], "batch is needed beside a background"),
         ("own", ["tasks.rare=3"], "override 'tasks.rare=3'"),
         ("own", ["frequent_mass=2"], "at most 1, got 2"),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from olmo_inject.theory import gaps
 from olmo_inject.theory.checks import speed
+from olmo_inject.theory.forms import gaps
 
 MEASURED = speed.closed_form_seconds  # before it is made up
 ROOT = Path(__file__).parents[2]

@@ -3,13 +3,13 @@ import pytest
 import torch
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory import closed_forms
-from olmo_inject.theory.dynamics import descended
-from olmo_inject.theory.features import FeatureBank, orthonormalised, random_encoder, retracted
-from olmo_inject.theory.gradients import population_gradient, sampled_gradient
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.streams import Bursts, MassStream, SampleStream
-from olmo_inject.theory.training import Recipe, train
+from olmo_inject.theory.forms import closed_forms
+from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder, retracted
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training.dynamics import descended
+from olmo_inject.theory.training.gradients import population_gradient, sampled_gradient
+from olmo_inject.theory.training.streams import Bursts, MassStream, SampleStream
+from olmo_inject.theory.training.train import Recipe, train
 
 # Not the golden problem: unequal tasks, spectra that are no power laws, no ties.
 SMALL = TaskMixture(
@@ -162,7 +162,13 @@ def test_troughs_and_peaks_are_read_around_the_bursts() -> None:
         seeds=(0,),
         bursts=Bursts(2, (10, 20)),
     )
-    assert result.troughs()[0].tolist() == [result.trace[49, 0, 0], result.trace[39, 0, 1]]
+    last = result.troughs(periods=1)
+    assert last.median[0].tolist() == [result.trace[49, 0, 0], result.trace[39, 0, 1]]
+    # The second half holds the bursts of steps 29, 39 and 49; and of 39 alone at twice the gap.
+    several = result.troughs()
+    assert several.periods == (3, 1)
+    assert several.median[0, 0] == np.median(result.trace[[29, 39, 49], 0, 0])
+    assert several.low[0, 0] == result.trace[[29, 39, 49], 0, 0].min() < several.high[0, 0]
     assert result.peaks()[0, 0] == result.trace[40:50, 0, 0].max()
     # Plain steps jump at the burst and decay in the gap.
     assert result.trace[40, 0, 0] > result.trace[39, 0, 0]
@@ -182,13 +188,19 @@ def test_cuda_reaches_the_same_optimum(more) -> None:
     [
         (
             lambda: train(SMALL, 15, Recipe()),
-            "width 15 is impossible: allowed are whole numbers from 1 to 14",
+            "width must be a whole number from 1 to 14, got 15",
         ),
-        (lambda: train(SMALL, 2, Recipe(steps=10), bursts=Bursts(2, (1, 11))), "gaps must be from 1 to 10"),
-        (lambda: train(SMALL, 2, Recipe(steps=10), bursts=Bursts(3, (1,))), "task 3 is not among"),
-        (lambda: Recipe(learning_rate=float("nan")), "learning rate must be a positive number"),
-        (lambda: Recipe(batch=0), "batch 1 or more"),
-        (lambda: Recipe(optimizer="Adam"), "optimizer must be one of adam, gd, got 'Adam'"),  # type: ignore[arg-type]
+        (
+            lambda: train(SMALL, 2, Recipe(steps=10), bursts=Bursts(2, (1, 11))),
+            "gap must be a whole number from 1 to 10, got 11",
+        ),
+        (
+            lambda: train(SMALL, 2, Recipe(steps=10), bursts=Bursts(3, (1,))),
+            "task must be a whole number from 0 to 2, got 3",
+        ),
+        (lambda: Recipe(learning_rate=float("nan")), "learning rate must be a finite number above 0, got nan"),
+        (lambda: Recipe(batch=0), "batch must be a whole number of 1 or more, got 0"),
+        (lambda: Recipe(optimizer="Adam"), "optimizer must be one of adam, gd, muon, got 'Adam'"),  # type: ignore[arg-type]
         (lambda: Recipe(schedule="linear"), "schedule must be one of cosine, constant, got"),  # type: ignore[arg-type]
         (lambda: Recipe(decoders="free"), "decoders must be one of optimal, learned, got"),  # type: ignore[arg-type]
     ],

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from olmo_inject.theory import gradients
 from olmo_inject.theory.checks.measure import Effort, Measure
-from olmo_inject.theory.dynamics import descended, rotated
-from olmo_inject.theory.features import FeatureBank, orthonormalised, random_encoder
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.streams import SampleStream
+from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training import gradients
+from olmo_inject.theory.training.dynamics import descended, rotated
+from olmo_inject.theory.training.streams import SampleStream
 
 RATIOS = (0.5, 0.9, 0.99, 1.01, 1.1, 2.0)
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from olmo_inject.theory import gaps
 from olmo_inject.theory.checks.measure import Effort, Measure
-from olmo_inject.theory.closed_forms import critical_widths
-from olmo_inject.theory.dynamics import descended, flow_span, flowed, rotated
-from olmo_inject.theory.features import FeatureBank, random_encoder
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.streams import Bursts
-from olmo_inject.theory.training import Recipe, train
+from olmo_inject.theory.forms import gaps, kept
+from olmo_inject.theory.forms.closed_forms import critical_widths, retained_features
+from olmo_inject.theory.mixtures.features import FeatureBank, random_encoder
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training.dynamics import descended, flow_span, flowed, rotated
+from olmo_inject.theory.training.streams import Bursts
+from olmo_inject.theory.training.train import Recipe, train
 
 
 def flow_order(effort: Effort) -> Iterator[Measure]:
@@ -77,6 +77,43 @@ def gap_growth(effort: Effort) -> Iterator[Measure]:
     yield Measure(9, "rises of Gamma(T)/T over T = 1 to 3000", rises, "==", 0)
 
 
+def kept_state(effort: Effort) -> Iterator[Measure]:
+    """Check 15: a small tilt away from a learned state, and whether plain descent keeps what it learned."""
+    mixture = TaskMixture.power_law(5, 4, null_directions=4, basis="axis")
+    identity = torch.eye(mixture.dimension, dtype=torch.float64)
+    generator = np.random.Generator(np.random.Philox(key=15))
+    worst, wrong, tried, cases = 0.0, 0, 0, effort.choose(200, 60)
+    for _ in range(cases):
+        task, width = int(generator.integers(1, mixture.tasks)), int(generator.integers(1, mixture.features + 1))
+        step_size = generator.uniform(0.02, 0.45) / mixture.utilities.max()
+        gap = int(np.exp(generator.uniform(0, np.log(150))))
+        start = int(mixture.starts[task])
+        own = max(1, int(retained_features(mixture, [width])[0, task]))
+        others = mixture.learning_order[mixture.task_of[mixture.learning_order] != task]
+        held = [*range(start, start + own), *others[: width - own]]
+        unheld, rare = float(kept.unheld_utilities(mixture, [width])[0, task]), float(mixture.utilities[start])
+        in_gap = (gap - 1) * np.log1p(2 * step_size * unheld)
+        growth = float(kept.tilt_growth(gap, unheld, rare, step_size))
+        if width - own >= len(others) or max(in_gap, growth) > 4:
+            continue  # nothing unheld, or no longer a small tilt
+        tilted = rotated(identity[torch.tensor(held)], 0, identity[int(others[width - own])], 1e-6)
+        common, burst = mixture.gram(np.delete(np.arange(mixture.tasks), task)), gap * mixture.gram([task])
+        moments = [torch.tensor(common)] * (gap - 1) + [torch.tensor(common + burst)]
+        end = descended(tilted, moments, step_size)
+        away, there = float((end @ identity[int(others[width - own])]).norm()), float((end @ identity[start]).norm())
+        worst = max(worst, abs(away / there / np.tan(1e-6) / np.exp(growth) - 1)) if np.exp(growth) > 1e-3 else worst
+        tried += 1
+        wrong += (away / there > np.tan(1e-6)) != (growth > 0)
+    yield Measure(15, f"tilt per period against exp(Gamma_held), {tried} cases", worst, "<=", 1e-5)
+    yield Measure(15, "sign of Gamma_held wrong", wrong, "==", 0)
+
+    rises = 0
+    for unheld, rare in ((0.02, 0.05), (0.0, 0.1), (0.3, 0.31)):
+        growth = kept.tilt_growth(np.arange(1, 3001), unheld, rare, 0.5)
+        rises += int(np.diff(growth < 0).sum() != 1)
+    yield Measure(15, "learned states that do not end at one gap", rises, "==", 0)
+
+
 def adam_displacement(effort: Effort) -> Iterator[Measure]:
     """Check 10: torch's Adam on gradients that come once in T steps."""
     periods = (1, 2, 5, 10, 30, 100, 300, 1000) + (() if effort.quick else (3000, 10_000))
@@ -107,7 +144,7 @@ def matched_frequency(effort: Effort) -> Iterator[Measure]:
     critical = int(critical_widths(mixture)[mixture.starts[task]])
     troughs = {}
     for width in (8, 16, 32, 64, 96):
-        troughs[width] = train(mixture, width, recipe, (0,), Bursts(task, periods)).troughs()[0]
+        troughs[width] = train(mixture, width, recipe, (0,), Bursts(task, periods)).troughs().median[0]
         rise = float(np.diff(troughs[width]).max())
         yield Measure(12, f"N={width}: rise of the trough with T", rise, "<=", 0.02)
         if width < critical:
@@ -126,7 +163,7 @@ def _matched_frequency_quick() -> Iterator[Measure]:
     critical = int(critical_widths(mixture)[mixture.starts[task]])
     narrow, middle, wide = critical - 3, critical + 2, 2 * critical
     troughs = {
-        width: train(mixture, width, recipe, (0,), Bursts(task, periods)).troughs()[0]
+        width: train(mixture, width, recipe, (0,), Bursts(task, periods)).troughs().median[0]
         for width in (narrow, middle, wide)
     }
     rise = max(float(np.diff(trough).max()) for trough in troughs.values())

@@ -15,7 +15,7 @@ class Measure:
     """A measured number beside its tolerance.
 
     Args:
-        check: 1 to 14, the acceptance check it belongs to.
+        check: the acceptance check it belongs to, by number.
         what: in a few words.
         value: as measured.
         relation: how `value` must stand to `tolerance`.

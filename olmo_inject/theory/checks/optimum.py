@@ -8,9 +8,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from olmo_inject.theory.checks.measure import Effort, Measure
-from olmo_inject.theory.closed_forms import task_losses, task_signals
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.training import Recipe, Trained, train
+from olmo_inject.theory.forms.closed_forms import task_losses, task_signals
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training.train import Recipe, Trained, train
 
 
 def trained_optimum(effort: Effort) -> Iterator[Measure]:

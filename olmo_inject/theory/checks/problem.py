@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 
-from olmo_inject.theory import closed_forms, gaps, metrics
 from olmo_inject.theory.checks.measure import Effort, Measure
-from olmo_inject.theory.features import FeatureBank, orthonormalised, random_encoder
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.scaling_laws import Frontier, Regimes, ScalingLaw
+from olmo_inject.theory.forms import closed_forms, gaps
+from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.scaling.laws import PowerLaw, Regimes, ScalingLaw
+from olmo_inject.theory.training import metrics
 
 LAWS = [
     ScalingLaw(0.0, 10.0, 20.0, 0.46, 0.51),
@@ -36,7 +38,7 @@ def scaling_laws(effort: Effort) -> Iterator[Measure]:
             size = law.optimal_size(compute)
             # The whole range, so that the search does not know the answer.
             bounds = (0.0, np.log(spent))
-            found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
+            found: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
             size_errors.append(abs(np.exp(found.x) / size - 1))
             predicted = law.frontier().loss(size) - law.irreducible
             loss_errors.append(abs(found.fun / predicted - 1))
@@ -45,7 +47,7 @@ def scaling_laws(effort: Effort) -> Iterator[Measure]:
 
     wrong = 0
     for law in LAWS:
-        own = Frontier(law.irreducible, 2 * law.size_coefficient, 0.74 * law.alpha)
+        own = PowerLaw(law.irreducible, 2 * law.size_coefficient, 0.74 * law.alpha)
         for frontier in (law.frontier(), own):
             for margin in (0.0, 0.01):
                 regimes, large = Regimes(law, frontier), 3000

@@ -10,11 +10,11 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from olmo_inject.theory import closed_forms, gaps
 from olmo_inject.theory.checks.measure import Effort, Measure
-from olmo_inject.theory.features import random_encoder
-from olmo_inject.theory.mixture import Basis, TaskMixture
-from olmo_inject.theory.training import Recipe, train
+from olmo_inject.theory.forms import closed_forms, gaps
+from olmo_inject.theory.mixtures.features import random_encoder
+from olmo_inject.theory.mixtures.task_mixture import Basis, TaskMixture
+from olmo_inject.theory.training.train import Recipe, train
 
 P = ParamSpec("P")
 T = TypeVar("T")

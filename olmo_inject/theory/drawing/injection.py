@@ -2,60 +2,152 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import torch
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from olmo_inject.theory.checks.measure import Effort
-from olmo_inject.theory.closed_forms import critical_widths
 from olmo_inject.theory.drawing import style
-from olmo_inject.theory.dynamics import two_direction_flow, two_direction_steps
-from olmo_inject.theory.gaps import gap_retention
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.streams import Bursts
-from olmo_inject.theory.training import Recipe, train
+from olmo_inject.theory.drawing.scene import Scene
+from olmo_inject.theory.forms.closed_forms import critical_widths, task_signals
+from olmo_inject.theory.forms.gaps import gap_retention, longest_gaps
+from olmo_inject.theory.forms.kept import longest_kept_gaps
+from olmo_inject.theory.mixtures.features import FeatureBank, random_encoder, retracted
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.training.dynamics import two_direction_flow, two_direction_steps
+from olmo_inject.theory.training.gradients import population_gradient, sampled_gradient
+from olmo_inject.theory.training.streams import Bursts, SampleStream
+from olmo_inject.theory.training.train import Recipe, train
 
-RARE = 12
 
-
-def matched_frequency(effort: Effort) -> Figure:
-    """The signal that is left just before the last burst, by gap and width; and sampled traces."""
-    mixture = TaskMixture.power_law()
-    critical = int(critical_widths(mixture)[mixture.starts[RARE]])
-    steps = effort.choose(10_000, 600)
-    gaps = (1, 10, 100, 300, 1000, 2000) if not effort.quick else (1, 10, 100, 300)
-    widths = (16, 32, 64, 96) if not effort.quick else (16, 32)
-    figure, (left, right) = style.panels(2)
-
-    recipe = Recipe(steps=steps, learning_rate=1e-3, schedule="constant")
-    for width, color, marker in zip(widths, style.CATEGORIES, style.MARKERS, strict=False):
-        run = train(mixture, width, recipe, (0,), Bursts(RARE, gaps))
-        left.plot(gaps, run.troughs()[0], marker + "-", color=color, markersize=5, label=f"N = {width}")
+def matched_frequency(scene: Scene) -> Figure:
+    """Signal against gap with the predicted thresholds, and traces of a narrow and a wide encoder between bursts."""
+    mixture, rare = scene.mixture, scene.rare
+    critical = int(critical_widths(mixture)[mixture.starts[rare]])
+    figure, (left, right) = style.panels(2, height=3.6)
+    recipe = Recipe(steps=scene.injection_steps, learning_rate=1e-3, schedule="constant")
+    bursts = Bursts(rare, scene.gaps)
+    static = task_signals(mixture, scene.injected)[:, rare]
+    for width, color, marker, best in zip(scene.injected, style.CATEGORIES, style.MARKERS, static, strict=False):
+        troughs = train(mixture, width, recipe, scene.seeds, bursts).troughs().median
+        style.seeds(left, scene.gaps, list(troughs.T), marker + "-", color, f"N = {width}")
+        # What no gap can exceed: the best encoder's signal, 0 below the critical width.
+        left.axhline(best, color=color, linestyle=":", linewidth=1)
     left.set_xscale("log")
-    left.set_xticks(gaps, [str(gap) for gap in gaps])
+    left.set_xticks(scene.gaps, [str(gap) for gap in scene.gaps])
     left.minorticks_off()
     style.label(
         left,
-        f"Task {RARE + 1} at equal frequency ($N_{{crit}}$ = {critical}), Adam",
+        f"Task {rare + 1} ($N_{{crit}}$ = {critical}), Adam; dotted: theory, T = 1",
         "gap T between bursts (steps)",
-        f"signal before the last burst, {steps:,} steps",
+        "signal before bursts",
     )
     style.legend(left, 4)
 
-    gap, length = effort.choose(200, 100), effort.choose(4_000, 300)
+    gap, length = scene.trace_gap, 20 * scene.trace_gap
     sampled = Recipe(steps=length, learning_rate=1e-3, schedule="constant", batch=256)
-    shown = (8, 16, 32, 64) if not effort.quick else (16, 32)
-    for width, color in zip(shown, (style.GREY, *style.CATEGORIES), strict=False):
-        run = train(mixture, width, sampled, (0,), Bursts(RARE, (gap,)))
-        right.plot(run.trace[:, 0, 0], color=color, linewidth=1.2, label=f"N = {width}")
-    style.label(right, f"A burst every {gap} steps, 256 samples a step", "step", f"signal of task {RARE + 1}")
-    style.legend(right, 4)
+    for width, color in zip(scene.contrast, (style.RED, style.BLUE), strict=True):
+        trace = train(mixture, width, sampled, scene.seeds, Bursts(rare, (gap,))).trace[:, :, 0]
+        style.seeds(right, np.arange(length + 1), list(trace), "-", color, f"N = {width}")
+    style.label(right, f"A burst every {gap} steps, 256 samples a step", "step", f"signal of task {rare + 1}")
+    style.legend(right, 2)
     return figure
 
 
-def two_directions(effort: Effort) -> Figure:
+def gradient_cosines(scene: Scene) -> Figure:
+    """cos(g, g_r) at bursts and between them, and of the other tasks' part alone, as measured in language models."""
+    figure, panels = style.panels(2, height=3.4)
+    gap = max(2, scene.trace_gap // 5)
+    length = 30 * gap
+    largest = 0.0
+    for axes, width in zip(panels, scene.contrast, strict=True):
+        whole, other = batch_cosines(scene.mixture, scene.rare, width, gap, length, scene.seeds)
+        steps = np.arange(length)
+        burst = steps % gap == gap - 1
+        style.seeds(axes, steps[burst], list(whole[burst]), "o", style.RED, "cos(g, $g_r$) at bursts")
+        style.seeds(axes, steps[~burst], list(other[~burst]), "-", style.BLUE, "cos($g_{nt}$, $g_r$) between")
+        axes.axhline(0, color=style.GREY, linewidth=0.8)
+        between = other[~burst]
+        largest = max(largest, 1.1 * float(np.abs([whole, other]).max()))
+        title = f"N = {width}: between bursts {between.mean():.3f} ± {between.std():.3f}"
+        style.label(axes, title, f"step, a burst every {gap}", "cosine with the rare task's gradient")
+        style.legend(axes, 2)
+    for axes in panels:
+        axes.set_ylim(-largest, largest)
+    return figure
+
+
+def batch_cosines(
+    mixture: TaskMixture, rare: int, width: int, gap: int, steps: int, seeds: tuple[int, ...], batch: int = 256
+) -> tuple[Float[np.ndarray, "t S"], Float[np.ndarray, "t S"]]:
+    """cos(g, g_r) and cos(g_nt, g_r) at every step of sampled training, g_r the rare task's expected gradient.
+
+    Args:
+        mixture: the tasks.
+        rare: the one in bursts.
+        width: N.
+        gap: T.
+        steps: of training, plain steps of eta nu_1 = 0.1.
+        seeds: of encoders and samples.
+        batch: samples a step.
+    """
+    bank = FeatureBank(mixture, torch.float64, "cpu")
+    stream = SampleStream(bank, Bursts(rare, (gap,)), batch, seeds)
+    moment = torch.tensor(mixture.gram([rare]))
+    encoder = torch.stack([random_encoder(width, mixture.dimension, seed) for seed in seeds])[:, None]
+    step_size = 0.1 / float(mixture.utilities.max())
+    found = []
+    for step in range(steps):
+        samples = stream.draw(step)
+        is_rare = samples.asked[..., int(mixture.starts[rare])]
+        total = sampled_gradient(encoder, bank, samples)
+        others = sampled_gradient(encoder, bank, replace(samples, weights=samples.weights * (1 - is_rare)))
+        reference = population_gradient(encoder, encoder @ moment)
+        found.append([_cosine(part, reference) for part in (total, others)])
+        encoder = retracted(encoder - step_size * total)
+    whole, other = np.array(found).transpose(1, 0, 2)
+    return whole, other
+
+
+def _cosine(one: torch.Tensor, two: torch.Tensor) -> Float[np.ndarray, " S"]:
+    products = (one * two).sum((-2, -1)) / (one.norm(dim=(-2, -1)) * two.norm(dim=(-2, -1))).clamp_min(1e-30)
+    return products[:, 0].numpy()
+
+
+def kept_and_learned(scene: Scene) -> Figure:
+    """Over width and gap: learned and kept, bistable, oscillating or lost."""
+    mixture, rare = scene.mixture, scene.rare
+    step_size = 0.1 / float(mixture.utilities.max())
+    every = np.arange(1, max(scene.widths) + 1)
+    learned = longest_gaps(mixture, every, step_size)[:, rare]
+    keeps = longest_kept_gaps(mixture, every, step_size)[:, rare]
+    top = 20.0 * max(keeps.max(), 10)
+    learned = np.minimum(learned, top)
+    figure, (axes,) = style.panels(1, width=5.0, height=3.4)
+    both = np.minimum(learned, keeps)
+    for low, high, color, hatch, name in (
+        (np.ones_like(both), both, style.GREEN, "", "learned and kept"),
+        (both, keeps, style.BLUE, "//", "bistable: kept once learned"),
+        (both, learned, style.ORANGE, "xx", "oscillates: learned in part"),
+    ):
+        shown = high > low
+        axes.fill_between(
+            every, low, high, where=shown, step="post", color=color, alpha=0.35, hatch=hatch, linewidth=0, label=name
+        )
+    axes.set_yscale("log")
+    axes.set_ylim(1, top)
+    axes.set_xlim(1, every[-1])
+    style.label(axes, f"Task {rare + 1}, plain steps of $\\eta\\nu_1$ = 0.1", "width N", "gap T (steps)")
+    style.legend(axes, 1)
+    return figure
+
+
+def two_directions(scene: Scene) -> Figure:
     """One latent between a frequent and a rare direction: flow, and plain steps with a gap."""
-    del effort  # closed forms: nothing to save
-    figure, (left, middle, right) = style.panels(3, width=12.0)
+    del scene  # closed forms of their own numbers
+    figure, (left, middle, right) = style.panels(3, height=3.4)
     frequent, start = 0.4, 0.3
     times = np.linspace(0, 12, 200)
     for ratio, color, dash in (
@@ -67,14 +159,14 @@ def two_directions(effort: Effort) -> Figure:
         tangent = two_direction_flow(np.tan(start), frequent, ratio * frequent, times)
         left.plot(times, np.degrees(np.arctan(tangent)), dash, color=color, label=f"ν / λ = {ratio:g}")
     left.set_ylim(0, 90)
-    style.label(left, "N = 1, both mixed: the larger utility wins", "time", "angle to the frequent direction (°)")
+    style.label(left, "N = 1, both mixed", "time", "angle θ from frequent (0°)\nto rare (90°)")
     style.legend(left, 2)
 
     step_size, gap, rare, periods = 0.03, 40, 0.3, 12
     bursts = [gap * rare if t % gap == gap - 1 else 0.0 for t in range(gap * periods)]
     for common, color, name in (
         (frequent, style.BLUE, "N = 1: against λ = 0.4"),
-        (0.1, style.ORANGE, "a wider model's last slot: λ = 0.1"),
+        (0.1, style.ORANGE, "wider, last slot: λ = 0.1"),
         (0.0, style.GREEN, "a slot to spare: λ = 0"),
     ):
         angle = two_direction_steps(0.02, common, bursts, step_size)
@@ -82,9 +174,9 @@ def two_directions(effort: Effort) -> Figure:
     middle.set_ylim(-2, 92)
     style.label(
         middle,
-        f"A burst of T ν every T = {gap} steps (ν = {rare:g})",
+        f"A burst every T = {gap} (ν = {rare:g})",
         "step",
-        "angle towards the rare direction (°)",
+        "angle θ (°)",
     )
     style.legend(middle, 1)
 

@@ -8,16 +8,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from scipy.stats import spearmanr
 
-from olmo_inject.theory.checks.measure import Effort
 from olmo_inject.theory.checks.optimum import complexity_mixture, frequency_correlation, half_signal_widths
 from olmo_inject.theory.drawing import style
-from olmo_inject.theory.mixture import TaskMixture
-from olmo_inject.theory.scaling_laws import Frontier, Regimes, ScalingLaw
+from olmo_inject.theory.drawing.scene import Scene
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.scaling.laws import PowerLaw, Regimes, ScalingLaw
 
 
-def complexity(effort: Effort) -> Figure:
+def complexity(scene: Scene) -> Figure:
     """Which tasks are learned first when the frequent ones are the complex ones."""
-    del effort  # closed forms: nothing to save
+    del scene  # closed forms of their own numbers
     figure, (left, right) = style.panels(2)
     for spread, color, marker in zip((0.0, 1.0, 2.0), style.CATEGORIES, style.MARKERS, strict=False):
         mixture = complexity_mixture(spread)
@@ -66,17 +66,17 @@ def _utility_correlation(mixture: TaskMixture) -> float:
     return float(spearmanr(-mixture.utilities[completing], half_signal_widths(mixture)).statistic)  # type: ignore[attr-defined]
 
 
-def regimes(effort: Effort) -> Figure:
+def regimes(scene: Scene) -> Figure:
     """Where data suffice and where only size helps, under both readings of the frontier."""
-    del effort  # closed forms: nothing to save
+    del scene  # closed forms of their own numbers
     law = ScalingLaw(0.0, 10.0, 20.0, alpha=0.46, beta=0.51)
     large, anchor = 1e9, 1e7
     implied = law.frontier()
     # Both readings agree at one size, where a fit of the second would have had its points.
-    fitted = Frontier(0.0, float(implied.loss(anchor)) * anchor**0.34, gamma=0.34)
-    figure, (left, middle, right) = style.panels(3, width=12.5)
-    _regime_panel(left, Regimes(law, implied), large, "Frontier implied by the law: γ = α = 0.46")
-    _regime_panel(middle, Regimes(law, fitted), large, "Frontier fitted on its own: γ = 0.34")
+    fitted = PowerLaw(0.0, float(implied.loss(anchor)) * anchor**0.34, gamma=0.34)
+    figure, (left, middle, right) = style.panels(3, height=3.6)
+    _regime_panel(left, Regimes(law, implied), large, "Implied: γ = α = 0.46")
+    _regime_panel(middle, Regimes(law, fitted), large, "Fitted: γ = 0.34")
     readings = [
         ("γ = α = 0.46: a fixed share", "-", implied),
         ("γ = 0.34: falls as $N_l^{-0.26}$", "--", fitted),
@@ -91,7 +91,7 @@ def _limit_panel(axes: Axes, readings: list[tuple[str, str, Regimes]]) -> None:
         shares = [reading.small_limit(float(size)) / size for size in sizes]
         axes.loglog(sizes, shares, dash, color=style.PINK, label=name)
     axes.set_ylim(5e-3, 1)
-    style.label(axes, "Below this share of the large, size is needed", "large model $N_l$", "$N_s^*(0)$ / $N_l$")
+    style.label(axes, "Size is needed below", "large model $N_l$", "$N_s^*(0)$ / $N_l$")
     style.legend(axes, 1)
 
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib
+import numpy as np
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
-BLACK, GREY = "#222222", "#8a8a8a"
+BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#C47A00", "#00795A", "#B0508A", "#2E86C1", "#C44E00"
+BLACK, GREY = "#222222", "#707070"
 CATEGORIES = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def panels(count: int, width: float = 9.6, height: float = 4.2) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side."""
+WIDTH = 7.0
+"""Inches of a printed page's text: figures are drawn at this size, so that 8 points stay 8 points."""
+
+
+def panels(count: int, width: float = WIDTH, height: float = 3.1) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, at its printed size."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = [figure.add_subplot(1, count, i + 1) for i in range(count)]
     for panel in axes:
@@ -27,9 +35,9 @@ def panels(count: int, width: float = 9.6, height: float = 4.2) -> tuple[Figure,
 
 def label(axes: Axes, title: str, x: str, y: str) -> None:
     """Title and axis labels."""
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel(x, fontsize=9)
-    axes.set_ylabel(y, fontsize=9)
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.set_xlabel(x, fontsize=8.5)
+    axes.set_ylabel(y, fontsize=8.5)
 
 
 def legend(axes: Axes, columns: int) -> None:
@@ -48,7 +56,34 @@ def legend(axes: Axes, columns: int) -> None:
 def shades(count: int) -> list[tuple[float, float, float, float]]:
     """Ordered colours, from dark to light, none too light to see."""
     palette = matplotlib.colormaps["viridis"]
-    return [palette(0.88 * i / max(count - 1, 1)) for i in range(count)]
+    # Beyond .6 the map turns to greens and yellows that white paper swallows (contrast below 3 : 1).
+    return [palette(0.6 * i / max(count - 1, 1)) for i in range(count)]
+
+
+def seeds(
+    axes: Axes,
+    at: Sequence[float] | Int[np.ndarray, " n"],
+    values: Sequence[Float[np.ndarray, " S"]],
+    mark: str,
+    color: str | tuple[float, ...],
+    name: str | None = None,
+) -> None:
+    """The median over seeds, and a band or bar from the least to the most.
+
+    Args:
+        axes: to draw on.
+        at: positions.
+        values: those of all seeds at every position.
+        mark: matplotlib's format; with a line, seeds make a band, else a bar at every mark.
+        color: of both.
+        name: in the legend.
+    """
+    middle, low, high = (np.array([reduce(cell) for cell in values]) for reduce in (np.median, np.min, np.max))
+    axes.plot(at, middle, mark, color=color, markersize=4, linewidth=1.2, label=name)
+    if "-" in mark:
+        axes.fill_between(at, low, high, color=color, alpha=0.25, linewidth=0)
+    else:
+        axes.vlines(at, low, high, color=color, linewidth=1.5)
 
 
 def width_axis(axes: Axes, widths: Sequence[int]) -> None:
@@ -56,3 +91,13 @@ def width_axis(axes: Axes, widths: Sequence[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(widths, [str(width) for width in widths])
     axes.minorticks_off()
+
+
+def plain_logs(*scales: Axis) -> None:
+    """Log axes with few, plain numbers."""
+    for axis in scales:
+        low, high = axis.get_view_interval()
+        if high / low < 30:
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())

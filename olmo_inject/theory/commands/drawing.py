@@ -1,0 +1,36 @@
+"""`olmo-inject theory figures`: the synthetic figures of the study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from olmo_inject.theory.commands.checking import Quick
+from olmo_inject.theory.inputs import choice
+
+
+def figures(
+    to: Annotated[Path, typer.Option(help="Folder for the pictures, each as PNG, SVG and PDF.")],
+    config: Annotated[Path | None, typer.Option(help="Another mixture, widths and gaps, as YAML.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Draw only this figure; may be given again.")] = None,
+    quick: Quick = False,
+) -> None:
+    """Draw the study's synthetic figures from closed forms and fresh training runs, with bands over seeds."""
+    from olmo_inject.theory.drawing.figures import FIGURES
+    from olmo_inject.theory.drawing.save import save_all
+    from olmo_inject.theory.drawing.scene import load_scene
+
+    for name in only or ():
+        choice("--only", name, tuple(FIGURES))
+    scene = load_scene(config, quick)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        for name in only or FIGURES:
+            shown = progress.add_task(name, total=None)
+            paths = save_all(FIGURES[name](scene), to, name)
+            progress.remove_task(shown)
+            print(*paths, sep="\n")

@@ -1,0 +1,115 @@
+"""`olmo-inject theory predict`: what frequencies and spectra say before any GPU is spent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from olmo_inject.errors import UserError
+from olmo_inject.theory.commands.checking import AsJson
+from olmo_inject.theory.commands.estimating import estimate_from
+from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.prediction import tables
+from olmo_inject.theory.prediction.config import PredictConfig, configured_mixture, load_predict_config
+from olmo_inject.theory.prediction.optimizers import OptimizerSettings, Simulated, simulate
+from olmo_inject.theory.prediction.overlapping import predict_overlapping, with_overlaps
+from olmo_inject.theory.prediction.predict import predict
+
+
+def predict_command(
+    config: Annotated[
+        Path | None, typer.Argument(help="Frequencies and spectra; or a plan's JSON; or an experiment.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value over the files.")] = None,
+    spectra: Annotated[Path | None, typer.Option(help="What a plan or experiment leaves out: spectra, corpus.")] = None,
+    measured: Annotated[
+        list[Path] | None, typer.Option("--from", help="Runs or a CSV: estimate utilities from their losses instead.")
+    ] = None,
+    at: Annotated[list[str] | None, typer.Option(help="With --from: a cell to predict, WIDTH:RATE.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which tasks are held at which width and gap, before any GPU is spent."""
+    if measured:
+        if config or spectra:
+            raise UserError("--from takes the place of a configuration: give one of the two")
+        estimate_from(measured, at or [], as_json)
+        return
+    if config is None:
+        raise UserError("name a configuration, a plan or an experiment, or measured runs with --from")
+    if at:
+        raise UserError("--at says which cells to predict from measured runs: it needs --from")
+    settings = load_predict_config(config, spectra, overrides or ())
+    mixture = configured_mixture(settings)
+    overlapping = with_overlaps(settings, mixture)
+    if overlapping is not None:
+        _print_overlapping(overlapping, settings, as_json)
+        return
+    simulated = _simulated(settings, mixture)
+    prediction = predict(
+        mixture,
+        settings.widths,
+        settings.gaps,
+        _step_size(settings, mixture),
+        settings.frequent_mass,
+        settings.residual_share,
+    )
+    if as_json:
+        document = prediction.as_json()
+        if simulated:
+            document["simulated"] = [run.as_json() for run in simulated]
+        print(json.dumps(document, indent=2))
+        return
+    console = Console()
+    for titled in (tables.held_shares, tables.critical_widths, tables.gap_statements):
+        console.print(*titled(prediction), sep="\n")
+    if prediction.tied.any():
+        edges = ", ".join(str(width) for width in prediction.widths[prediction.tied])
+        console.print(f"At N = {edges} two utilities tie: which of them is held is not determined.")
+    frequent = [prediction.mixture.names[k] for k in prediction.frequent]
+    console.print(
+        f"Frequent tasks, {len(frequent)} of {prediction.mixture.tasks}: {', '.join(frequent)}. "
+        f"Width {prediction.residual_width} explains all but {settings.residual_share:.0%} of them."
+    )
+    console.print("~ beyond 2 eta T nu = 1 a burst is a large step, and this is growth from nothing alone.")
+    console.print("learned: grows from nothing. kept: stays once learned. oscillates: learned in part.")
+    for run in simulated:
+        console.print(*run.table(), sep="\n")
+        held = ", ".join(f"N={N}: {gap or 'none'}" for N, gap in zip(run.widths, run.longest_held(), strict=True))
+        console.print(f"Longest of these gaps that keep half of the static signal in all seeds: {held}.")
+
+
+def _print_overlapping(mixture: OverlappingMixture, settings: PredictConfig, as_json: bool) -> None:
+    if settings.optimizer.name != "plain":
+        raise UserError("optimizer: overlapping tasks are predicted for gradient flow, so leave it plain")
+    followed = [mixture.names.index(name) for name in settings.tasks]
+    found = predict_overlapping(mixture, followed, settings.widths, settings.gaps, settings.step_size)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+        return
+    for titled in found.tables():
+        Console().print(*titled, sep="\n")
+
+
+def _step_size(settings: PredictConfig, mixture: TaskMixture) -> float:
+    """Eta nu_1: of a plain optimizer's learning rate, if it has one."""
+    rate = settings.optimizer.learning_rate
+    if rate is None or settings.optimizer.name != "plain":
+        return settings.step_size
+    return rate * float(mixture.utilities.max())
+
+
+def _simulated(settings: PredictConfig, mixture: TaskMixture) -> list[Simulated]:
+    """Every declared task in bursts under an optimizer that has no closed form."""
+    given = {key: value for key, value in vars(settings.optimizer).items() if value is not None}
+    chosen = OptimizerSettings(**given)
+    if chosen.name == "plain":
+        return []
+    turned = replace(mixture, basis="random")
+    tasks = [mixture.index(name) for name in settings.tasks]
+    return [simulate(turned, task, settings.widths, settings.gaps, chosen) for task in tasks]

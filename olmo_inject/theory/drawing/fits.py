@@ -1,0 +1,45 @@
+"""A fitted scaling law through its points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from olmo_inject.theory.drawing import style
+from olmo_inject.theory.measurements import QUANTITIES
+from olmo_inject.theory.scaling.fit import Fit
+
+
+def fitted_law(
+    found: Fit[Any], names: list[str], columns: list[Float[np.ndarray, " n"]], losses: Float[np.ndarray, " n"]
+) -> Figure:
+    """Measured losses, the fit, and the middle 95% of the bootstrap's laws; a panel for every quantity.
+
+    Args:
+        found: the fit.
+        names: of the quantities.
+        columns: their values at every point.
+        losses: at every point.
+    """
+    figure, panels = style.panels(len(names))
+    for axis, (axes, name) in enumerate(zip(panels, names, strict=True)):
+        grid = np.geomspace(columns[axis].min(), columns[axis].max(), 120)
+        # The other quantity is taken at its largest, where the law's floor is nearest.
+        others = [np.full_like(grid, values.max()) for values in columns]
+        others[axis] = grid
+        if found.band:
+            low, high = np.percentile([law.loss(*others) for law in found.band], [2.5, 97.5], axis=0)
+            axes.fill_between(grid, low, high, color=style.BLUE, alpha=0.25, linewidth=0, label="95% band")
+        axes.plot(columns[axis], losses, "o", color=style.BLACK, markersize=3, alpha=0.6, label="measured")
+        where = "" if len(names) == 1 else f" at the largest {names[1 - axis]}"
+        axes.plot(grid, found.law.loss(*others), color=style.BLUE, label=f"fit{where}")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        style.plain_logs(axes.xaxis, axes.yaxis)
+        title = f"(E = {found.law.irreducible:.3g}, misfit {found.residual:.1%})"
+        style.label(axes, f"Loss against {name} {title}" if axis == 0 else "", f"{name}: {QUANTITIES[name]}", "loss")
+        style.legend(axes, 2)
+    return figure

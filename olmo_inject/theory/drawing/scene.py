@@ -1,0 +1,142 @@
+"""What the figures are drawn of: a mixture, widths, gaps and how long to train. Configurable by a YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from olmo_inject.errors import UserError
+from olmo_inject.theory.forms.closed_forms import checked_widths
+from olmo_inject.theory.inputs import whole, wholes
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.prediction.config import one_line
+from olmo_inject.theory.training.train import Recipe, Trained, train
+from olmo_inject.yaml_text import read_yaml, typed
+
+# OmegaConf reads these annotations at run time, on Python 3.10 too.
+
+
+@dataclass
+class SceneConfig:
+    """A power-law mixture and what is trained on it; see `docs/theory.md`."""
+
+    tasks: int = 20
+    features: int = 10
+    frequency_power: float = 1.7
+    spectrum_power: float = 2.3
+    null_directions: int = 200
+    widths: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64, 128])
+    injected: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
+    contrast: list[int] = field(default_factory=lambda: [16, 64])
+    shown: list[int] = field(default_factory=lambda: [1, 3, 7, 13, 20])
+    rare: int = 13
+    gaps: list[int] = field(default_factory=lambda: [1, 10, 100, 300, 1000, 2000])
+    trace_gap: int = 200
+    steps: int = 5_000
+    injection_steps: int = 10_000
+    seeds: int = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A checked `SceneConfig`: tasks count from 0 here, from 1 in the file and in the pictures.
+
+    Args:
+        mixture: the tasks.
+        widths: N of the losses and signals.
+        injected: N of the matched-frequency curves.
+        contrast: a narrow and a wide N, for traces and cosines.
+        shown: the tasks whose curves are drawn.
+        rare: the one in bursts.
+        gaps: T.
+        trace_gap: T of the traces.
+        steps: of training on the mixture.
+        injection_steps: of training with bursts.
+        seeds: of the initial encoders; bands are over them.
+    """
+
+    mixture: TaskMixture
+    widths: tuple[int, ...]
+    injected: tuple[int, ...]
+    contrast: tuple[int, ...]
+    shown: tuple[int, ...]
+    rare: int
+    gaps: tuple[int, ...]
+    trace_gap: int
+    steps: int
+    injection_steps: int
+    seeds: tuple[int, ...]
+
+    @cached_property
+    def trained(self) -> dict[int, Trained]:
+        """Encoders of every width, trained on the mixture; several figures share them."""
+        return {width: train(self.mixture, width, Recipe(steps=self.steps), self.seeds) for width in self.widths}
+
+
+def load_scene(path: Path | None, quick: bool) -> Scene:
+    """Read a scene; the default one where None, and a small one of it where `quick`.
+
+    Raises:
+        UserError: the file cannot be read, or a number in it is impossible.
+    """
+    config = SceneConfig()
+    if path is not None:
+        given = read_yaml(path)
+        try:
+            merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SceneConfig), typed(given, SceneConfig)))
+        except (OmegaConfBaseException, ValueError) as error:
+            raise UserError(f"{path}: {one_line(error)}") from None
+        assert isinstance(merged, SceneConfig)
+        config = merged
+    return scene_of(_smaller(config) if quick else config)
+
+
+def scene_of(config: SceneConfig) -> Scene:
+    """Check a configuration.
+
+    Raises:
+        UserError: a number is impossible.
+    """
+    mixture = TaskMixture.power_law(
+        config.tasks, config.features, config.frequency_power, config.spectrum_power, config.null_directions
+    )
+    steps = whole("injection_steps", config.injection_steps, 1)
+    widths, injected, contrast = (
+        tuple(checked_widths(mixture, given).tolist()) for given in (config.widths, config.injected, config.contrast)
+    )
+    if not widths or not injected or len(contrast) != 2:
+        raise UserError("widths and injected need one entry or more, and contrast a narrow and a wide one")
+    shown = tuple((wholes("shown", config.shown, 1, mixture.tasks) - 1).tolist())
+    return Scene(
+        mixture=mixture,
+        widths=widths,
+        injected=injected,
+        contrast=contrast,
+        shown=shown,
+        rare=whole("rare", config.rare, 1, mixture.tasks) - 1,
+        gaps=tuple(wholes("gaps", config.gaps, 1, steps).tolist()),
+        trace_gap=whole("trace_gap", config.trace_gap, 2),
+        steps=whole("steps", config.steps, 1),
+        injection_steps=steps,
+        seeds=tuple(range(whole("seeds", config.seeds, 1))),
+    )
+
+
+def _smaller(config: SceneConfig) -> SceneConfig:
+    """The same composition with less of everything that costs time."""
+    steps = min(config.injection_steps, 400)
+    return replace(
+        config,
+        widths=[width for width in config.widths if width <= 32][-4:] or config.widths[:1],
+        injected=config.injected[:2],
+        contrast=[min(config.contrast), min(max(config.contrast), 2 * min(config.contrast))],
+        gaps=[gap for gap in config.gaps if gap <= steps // 3],
+        trace_gap=min(config.trace_gap, 20),
+        steps=min(config.steps, 300),
+        injection_steps=steps,
+        seeds=min(config.seeds, 2),
+    )

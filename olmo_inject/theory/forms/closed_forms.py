@@ -1,0 +1,171 @@
+"""What an optimal encoder of width N holds, and the width from which it holds a given feature.
+
+By Ky Fan's theorem the best width-N encoder spans the N features of largest utility pi_k lambda_kj. So all
+of this is sorting and counting; nothing here costs more than a sort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from olmo_inject.theory.inputs import number, task_indices, wholes
+from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
+
+Widths = Iterable[int] | Int[np.ndarray, " W"]
+Tasks = Iterable[int] | Int[np.ndarray, " _"]
+
+
+def checked_widths(mixture: TaskMixture, widths: Widths) -> Int[np.ndarray, " W"]:
+    """The widths as an array.
+
+    Raises:
+        UserError: a width is not a whole number from 1 to the input dimension.
+    """
+    return wholes("width", widths, 1, mixture.dimension)
+
+
+def retained_features(mixture: TaskMixture, widths: Widths) -> Int[np.ndarray, "W K"]:
+    """n_k(N): how many features of each task are among the N of largest utility. Always its first ones.
+
+    Where `tied_boundary` holds, these are the counts of one minimiser of several.
+    """
+    ordered_tasks = mixture.task_of[mixture.learning_order]
+    counts = [np.bincount(ordered_tasks[:width], minlength=mixture.tasks) for width in checked_widths(mixture, widths)]
+    return np.array(counts, dtype=np.int64).reshape(-1, mixture.tasks)
+
+
+def task_losses(mixture: TaskMixture, widths: Widths) -> Float[np.ndarray, "W K"]:
+    """L_k(N): what is left of each task's spectrum beyond its retained features."""
+    counts = retained_features(mixture, widths)
+    left = [np.where(mixture.rank_of > row[mixture.task_of], mixture.eigenvalues, 0.0) for row in counts]
+    losses = [np.add.reduceat(row, mixture.starts[:-1]) for row in left]
+    return np.array(losses, dtype=np.float64).reshape(-1, mixture.tasks)
+
+
+def task_signals(mixture: TaskMixture, widths: Widths) -> Float[np.ndarray, "W K"]:
+    """s_k(N) = 1 - L_k(N) / tr C_k: the share of a task that the best encoder holds, 0 to 1."""
+    return 1 - task_losses(mixture, widths) / mixture.traces
+
+
+def mixture_losses(mixture: TaskMixture, widths: Widths) -> Float[np.ndarray, " W"]:
+    """L*(N): the utilities beyond the N largest, summed. No encoder of width N does better."""
+    return _beyond(mixture.utilities[mixture.learning_order], checked_widths(mixture, widths))
+
+
+def tied_boundary(mixture: TaskMixture, widths: Widths) -> Bool[np.ndarray, " W"]:
+    """Whether the N-th and the next utility are equal, so that which feature is held is not determined."""
+    ordered = np.append(mixture.utilities[mixture.learning_order], 0.0)
+    at = np.minimum(checked_widths(mixture, widths), mixture.features)
+    return ordered[at] >= ordered[at - 1] * (1 - TIE)
+
+
+def minimal_widths(mixture: TaskMixture, depths: Widths) -> Int[np.ndarray, " m"]:
+    """N_min(m): the width from which every task's first m features are held, in every minimiser.
+
+    A task with fewer than m features needs only those it has to be held.
+
+    Raises:
+        UserError: a depth is below one or above every task's number of features.
+    """
+    depths = wholes("depth", depths, 1, int(mixture.rank_of.max()))
+    rising = np.sort(mixture.utilities)
+    lowest = np.array([mixture.utilities[mixture.rank_of <= depth].min() for depth in depths])
+    return mixture.features - np.searchsorted(rising, lowest * (1 - TIE), side="left")
+
+
+def frequent_tasks(mixture: TaskMixture, mass: float = 0.9) -> Int[np.ndarray, " _"]:
+    """F: the fewest most frequent tasks that together have at least this share of the data.
+
+    Raises:
+        UserError: `mass` is not between 0 and 1.
+    """
+    mass = number("the frequent tasks' share", mass, above=0, at_most=1)
+    order = np.argsort(-mixture.frequencies, kind="stable")
+    reached = np.cumsum(mixture.frequencies[order]) >= mass * (1 - TIE)
+    return np.sort(order[: int(reached.argmax()) + 1 if reached.any() else len(order)])
+
+
+def residuals(mixture: TaskMixture, widths: Widths, tasks: Tasks) -> Float[np.ndarray, " W"]:
+    """R*_N: what the best encoder for these tasks alone leaves of their part of M."""
+    return _beyond(_falling_utilities(mixture, tasks), checked_widths(mixture, widths))
+
+
+def residual_width(mixture: TaskMixture, share: float, tasks: Tasks) -> int:
+    """N_epsilon: the least width that can leave at most this share of these tasks' part of M unexplained.
+
+    Raises:
+        UserError: `share` is not between 0 and 1.
+    """
+    share = number("the residual share", share, at_least=0, below=1)
+    falling = _falling_utilities(mixture, tasks)
+    left = _beyond(falling, np.arange(len(falling) + 1))
+    return int((left <= share * left[0] * (1 + TIE)).argmax())
+
+
+def critical_widths(
+    mixture: TaskMixture, against: Tasks | None = None, some_minimiser: bool = False
+) -> Int[np.ndarray, " F"]:
+    """N_crit of every feature: its place in its task plus the other tasks' features of at least its utility.
+
+    From this width on the feature is stable against the others' gradient (Proposition 6).
+
+    Args:
+        mixture: the tasks.
+        against: the tasks whose competition counts, e.g. the frequent ones; all others where None.
+        some_minimiser: count only features of strictly greater utility: the width from which the feature is
+            in some minimiser rather than in every one. Differs at exact ties alone.
+    """
+    return widths_to_meet(mixture, mixture.utilities, against, some_minimiser)
+
+
+def widths_to_meet(
+    mixture: TaskMixture,
+    demanded: Float[np.ndarray, " F"],
+    against: Tasks | None = None,
+    some_minimiser: bool = False,
+) -> Int[np.ndarray, " F"]:
+    """A feature's place in its task plus the other tasks' features that demand its utility or more.
+
+    Args:
+        mixture: the tasks.
+        demanded: the utility a feature must exceed to hold a slot against each feature; within a task it
+            must not increase.
+        against: the tasks whose competition counts; all others where None.
+        some_minimiser: count only what demands strictly more.
+    """
+    competes = np.ones(mixture.features, dtype=bool)
+    if against is not None:
+        competes = np.isin(mixture.task_of, task_indices(against, mixture.tasks, "against"))
+    level = mixture.utilities * (1 + TIE if some_minimiser else 1 - TIE)
+    order = mixture.learning_order
+    everyone = np.empty(mixture.features, dtype=np.int64)
+    # Asked in order, a search stays in the cache.
+    everyone[order] = competes.sum() - np.searchsorted(np.sort(demanded[competes]), level[order], side="left")
+    return mixture.rank_of + everyone - np.where(competes, _own_at_least(mixture, demanded, level), 0)
+
+
+def _own_at_least(
+    mixture: TaskMixture, values: Float[np.ndarray, " F"], level: Float[np.ndarray, " F"]
+) -> Int[np.ndarray, " F"]:
+    """For every feature, how many of its own task's values reach `level`: bisection, all features at once."""
+    starts = mixture.starts[mixture.task_of]
+    low, high = starts, mixture.starts[mixture.task_of + 1]
+    while (low < high).any():
+        middle = np.minimum((low + high) // 2, mixture.features - 1)
+        reached = (low < high) & (values[middle] >= level)
+        low, high = np.where(reached, middle + 1, low), np.where(reached, high, np.minimum(high, middle))
+    return low - starts
+
+
+def _falling_utilities(mixture: TaskMixture, tasks: Tasks) -> Float[np.ndarray, " _"]:
+    ordered = mixture.learning_order
+    return mixture.utilities[ordered[np.isin(mixture.task_of[ordered], task_indices(tasks, mixture.tasks))]]
+
+
+def _beyond(falling: Float[np.ndarray, " n"], widths: Int[np.ndarray, " W"]) -> Float[np.ndarray, " W"]:
+    # Summed from the small end: a rest of 1e-12 must not be the difference of two ones.
+    tails = np.append(np.cumsum(falling[::-1])[::-1], 0.0)
+    return tails[np.minimum(widths, len(falling))]

@@ -1,0 +1,134 @@
+"""Whether a task that is learned stays learned when it comes in bursts, once every T steps.
+
+The counterpart of `gaps`, which asks whether a task grows from nothing. Around the optimum, which holds the rare
+feature, a plain step multiplies the tilt of the strongest feature that is not held, of utility lambda_c, into the
+rare one's slot by 1 + 2 eta lambda_c in the gap and by 1 + 2 eta (lambda_c - T nu) at the burst. Too weak a burst
+does not undo the gap; one of 2 eta T nu above about 2 overshoots, at every width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from olmo_inject.theory.forms.closed_forms import Tasks, Widths, checked_widths, retained_features
+from olmo_inject.theory.forms.gaps import (
+    LONGEST,
+    Result,
+    Values,
+    check_step_size,
+    period_growth,
+    rival_utilities,
+)
+from olmo_inject.theory.inputs import number, numbers, whole
+from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
+
+Regime = Literal["kept", "bistable", "oscillates", "lost"]
+
+
+def tilt_growth(gap: Values, unheld: Values, utility: Values, step_size: float) -> Result:
+    """Gamma_held(T): the logarithm by which a small tilt away from the learned state grows over one period.
+
+    The learned state is stable iff this is negative: (T - 1) ln(1 + 2 eta lambda_c) + ln|1 + 2 eta (lambda_c - T nu)|.
+
+    Args:
+        gap: T.
+        unheld: lambda_c, the largest utility of another task's feature that has no slot; 0 where all have.
+        utility: nu, of the rare feature at its long-run frequency.
+        step_size: eta.
+
+    Raises:
+        UserError: a number is impossible.
+    """
+    steps = numbers("gap", gap, at_least=1)
+    rival, rare = numbers("unheld", unheld, at_least=0), numbers("utility", utility, at_least=0)
+    return _tilt_growth(steps, rival, rare, number("step size", step_size, above=0))
+
+
+def _tilt_growth(steps: Result, rival: Result, rare: Result, step_size: float) -> Result:
+    with np.errstate(divide="ignore"):  # a burst of exactly 2 eta T nu = 1 + 2 eta lambda_c removes the tilt
+        burst = np.log(np.abs(1 + 2 * step_size * (rival - steps * rare)))
+    return np.asarray((steps - 1) * np.log1p(2 * step_size * rival) + burst)
+
+
+def unheld_utilities(mixture: TaskMixture, widths: Widths, against: Tasks | None = None) -> Float[np.ndarray, "W K"]:
+    """lambda_c of every task: the largest utility of the others that is not held beside its retained features.
+
+    Below a task's critical width its first feature is taken to have a slot, as in a model that learned it before.
+    """
+    sizes = checked_widths(mixture, widths)
+    own = np.maximum(retained_features(mixture, sizes), 1)
+    return rival_utilities(mixture, sizes[:, None] - own, against)
+
+
+def longest_kept_gaps(
+    mixture: TaskMixture, widths: Widths, step_size: float, against: Tasks | None = None
+) -> Float[np.ndarray, "W K"]:
+    """The longest T up to which every task's first feature is kept once learned, at each width.
+
+    0 where even T = 1 displaces it. Beyond this gap the learned state is unstable: the task oscillates, if it still
+    grows from nothing, or is lost. Never infinite, as at 2 eta T nu of about 2 a burst overshoots.
+
+    Args:
+        mixture: the tasks.
+        widths: N.
+        step_size: eta.
+        against: the tasks whose competition counts; all others where None.
+
+    Raises:
+        UserError: a width, task or the step size is impossible.
+    """
+    check_step_size(mixture, step_size)
+    rivals = unheld_utilities(mixture, widths, against)
+    rare = np.broadcast_to(mixture.utilities[mixture.starts[:-1]], rivals.shape)
+    # Gamma_held(0) = 0 and it is concave up to the burst that removes the tilt: if negative at T = 1, then until there.
+    # Beyond, it rises without end, so that there is one crossing.
+    removing = np.floor((1 + 2 * step_size * rivals) / (2 * step_size * rare))
+    low, high = np.maximum(removing, 1), np.full_like(rivals, LONGEST)
+    low = np.where(_tilt_growth(low, rivals, rare, step_size) < 0, low, 1)
+    while (high - low > 1).any():
+        middle = np.floor((low + high) / 2)
+        stable = _tilt_growth(middle, rivals, rare, step_size) < 0
+        low, high = np.where(stable, middle, low), np.where(stable, high, middle)
+    return np.where(rare > rivals * (1 + TIE), low, 0.0)
+
+
+def gap_regime(mixture: TaskMixture, task: int, width: int, gap: int, step_size: float) -> Regime:
+    """What becomes of a task's first feature at one width and gap.
+
+    "kept": it is learned and stays. "bistable": it stays once learned but is not learned from nothing.
+    "oscillates": it is learned from nothing but does not stay, a limit cycle or chaos with part of the signal.
+    "lost": neither.
+
+    Args:
+        mixture: the tasks.
+        task: from 0.
+        width: N.
+        gap: T.
+        step_size: eta.
+
+    Raises:
+        UserError: a number is impossible.
+    """
+    task, gap = whole("task", task, 0, mixture.tasks - 1), whole("gap", gap, 1)
+    check_step_size(mixture, step_size)
+    utility = float(mixture.utilities[mixture.starts[task]])
+    sizes = checked_widths(mixture, [width])
+    rival = rival_utilities(mixture, np.repeat(sizes[:, None] - 1, mixture.tasks, axis=1), None)[0, task]
+    learned = float(period_growth(gap, float(rival), utility, step_size)) > 0
+    stable = float(tilt_growth(gap, float(unheld_utilities(mixture, [width])[0, task]), utility, step_size)) < 0
+    if stable:
+        return "kept" if learned else "bistable"
+    return "oscillates" if learned else "lost"
+
+
+def oscillating_from(learned: Float[np.ndarray, "W K"], kept: Float[np.ndarray, "W K"]) -> Float[np.ndarray, "W K"]:
+    """The first gap at which a task is learned from nothing but does not stay; infinite where there is none.
+
+    Args:
+        learned: `longest_gaps`.
+        kept: `longest_kept_gaps`.
+    """
+    return np.where(learned > kept, kept + 1, np.inf)

@@ -1,0 +1,171 @@
+"""Measured losses as a table, from run folders or a CSV: what fits and estimates start from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from olmo_inject.errors import UserError
+from olmo_inject.theory.inputs import numbers
+from olmo_inject.yaml_text import plain_value, read_yaml
+
+EXPERIMENT, PLAN, METRICS = "experiment.yaml", "plan.json", "metrics.jsonl"
+
+QUANTITIES = {
+    "size": "parameters without the input embedding",
+    "width": "d_model",
+    "data": "tokens seen",
+    "frequency": "instances per batch",
+}
+CORPUS = "corpus"
+"""The name of the loss on all tokens that were not injected."""
+
+
+def read_measurements(paths: Sequence[Path]) -> pd.DataFrame:
+    """A row per measured loss: run, task, size, width, data, frequency and loss, as far as they are known.
+
+    Args:
+        paths: one CSV with these columns, of which `loss` is needed; or run folders, or folders of them.
+
+    Raises:
+        UserError: a file cannot be read, or there is no loss in it.
+    """
+    if not paths:
+        raise UserError("name one CSV or one or more run folders")
+    if any(path.is_file() for path in paths):
+        if len(paths) > 1:
+            raise UserError(f"name one CSV, or run folders; got {len(paths)} paths of which {paths[0]} is a file")
+        return _from_csv(paths[0])
+    return _from_runs(paths)
+
+
+def of_task(table: pd.DataFrame, task: str | None) -> pd.DataFrame:
+    """The rows of one task; of the only one where None.
+
+    Raises:
+        UserError: there is no such task, or there are several and none was named.
+    """
+    known = sorted(table["task"].unique())
+    if task is None and len(known) > 1:
+        raise UserError(f"name the task whose loss is meant with --task, one of {', '.join(known)}")
+    if task is not None and task not in known:
+        raise UserError(f"no loss of task {task!r} was measured: there are {', '.join(known)}")
+    return table if task is None else selected(table, table["task"] == task)
+
+
+def column(table: pd.DataFrame, name: str, least: float | None = None) -> Float[np.ndarray, " n"]:
+    """One column as numbers above zero, or of `least` or more.
+
+    Raises:
+        UserError: it is not known, or holds anything else.
+    """
+    if name not in table:
+        raise UserError(f"the measurements have no column {name!r}: they have {', '.join(table.columns)}")
+    return numbers(f"column {name!r}", table[name].to_numpy(), at_least=least, above=0 if least is None else None)
+
+
+def selected(table: pd.DataFrame, where: Any) -> pd.DataFrame:
+    """The rows for which a condition holds."""
+    return pd.DataFrame(table.loc[np.asarray(where, dtype=bool)])
+
+
+def last_of_each_run(table: pd.DataFrame) -> pd.DataFrame:
+    """Of every run and task the row of most data; all rows where runs or data are not told apart."""
+    if not {"run", "data"} <= set(table.columns):
+        return table
+    rising = table.sort_values("data", kind="stable")
+    return selected(rising, ~rising.duplicated(["run", "task"], keep="last"))
+
+
+def _from_csv(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise UserError(f"cannot read {path} as CSV: {' '.join(str(error).split())}") from None
+    if "loss" not in table or table.empty:
+        raise UserError(f"{path} must have a column loss and one or more rows; it has {', '.join(table.columns)}")
+    if "task" not in table:
+        table["task"] = CORPUS
+    table["task"] = table["task"].astype(str)
+    return table
+
+
+def _from_runs(paths: Sequence[Path]) -> pd.DataFrame:
+    tables = [_of_run(folder) for folder in _run_folders(paths)]
+    joined = [table for table in tables if len(table)]
+    if not joined:
+        raise UserError(f"no loss was measured in {', '.join(map(str, paths))}")
+    table = pd.concat(joined, ignore_index=True)
+    return selected(table, table["data"] > 0)
+
+
+def _run_folders(paths: Sequence[Path]) -> list[Path]:
+    """Each path that is a run's folder, or the runs directly below one that is not, or below its `runs`."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+        below = [] if (path / PLAN).is_file() else sorted(path.glob(f"*/{PLAN}")) or sorted(path.glob(f"runs/*/{PLAN}"))
+        if not below and not (path / PLAN).is_file():
+            raise UserError(f"{path} holds no run: a run's folder has {EXPERIMENT}, {PLAN} and {METRICS}")
+        found += [file.parent for file in below] or [path]
+    return list(dict.fromkeys(found))
+
+
+def _of_run(folder: Path) -> pd.DataFrame:
+    """What a run measured, read from its files alone."""
+    try:
+        plan = json.loads((folder / PLAN).read_text())
+        lines = (folder / METRICS).read_text().splitlines() if (folder / METRICS).exists() else []
+        # A run that was interrupted, or is still going, may have half a line at its end.
+        metrics = [json.loads(line) for line in lines if line.endswith("}")]
+        width, size = _model_size(read_yaml(folder / EXPERIMENT)["model"])
+        per_step = int(plan["batch_size"]) * int(plan["sequence_length"])
+        injections = plan["injections"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is no run that can be read: {' '.join(str(error).split())}") from None
+    rows = []
+    for line in metrics:
+        parts = str(line.get("name")).split("/")
+        corpus = parts == ["train", "lm_loss"]
+        if line.get("value") is None or not (corpus or (parts[0] == "eval" and parts[2:] == ["train", "loss"])):
+            continue
+        task = CORPUS if corpus else parts[1]
+        entry = injections.get(task, {})
+        rows.append(
+            {
+                "run": folder.name,
+                "task": task,
+                "size": size,
+                "width": width,
+                # An evaluation of step s comes after s steps, a training loss of step s is the next one's.
+                "data": per_step * (int(line["step"]) + corpus),
+                "frequency": float(Fraction(str(entry.get("instances_per_batch", 0)))),
+                "gap": (entry.get("steps_between_observations") or {}).get("mean"),
+                "loss": float(line["value"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _model_size(model: Mapping[str, Any]) -> tuple[int, int]:
+    """d_model, and the parameters of an OLMo without biases, all but the input embedding."""
+
+    def value(name: str, default: Any = None) -> Any:
+        found = plain_value(str(model[name])) if model.get(name) is not None else default
+        return default if found is None or found == "null" else found
+
+    width, heads = int(value("d_model")), int(value("n_heads"))
+    keys = int(value("n_kv_heads", heads)) * (width // heads)
+    hidden = int(value("mlp_hidden_size", int(value("mlp_ratio", 4)) * width))
+    out = hidden // 2 if value("activation_type", "swiglu") == "swiglu" else hidden
+    layer = width * (width + 2 * keys) + width**2 + width * hidden + out * width
+    head = 0 if value("weight_tying", False) else width * int(value("embedding_size", value("vocab_size")))
+    return width, int(value("n_layers")) * layer + head

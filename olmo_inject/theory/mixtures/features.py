@@ -1,0 +1,108 @@
+"""A mixture's features as tensors, so that no step of training ever multiplies by what is zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from olmo_inject.theory.inputs import whole
+from olmo_inject.theory.mixtures.overlapping import Mixture
+
+
+class FeatureBank:
+    """The features of a mixture, or of one of its tasks, on one device.
+
+    Encoders are kept as torch.nn.Linear keeps weights: U has a row per latent, so that many of them times
+    one matrix are a single product. On the axis basis features are coordinates, and products are slices.
+    """
+
+    def __init__(self, mixture: Mixture, dtype: torch.dtype, device: torch.device | str) -> None:
+        def tensor(values: np.ndarray) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
+
+        self.dimension = mixture.dimension
+        self.first = 0
+        self.eigenvalues = tensor(mixture.eigenvalues)
+        self.frequencies = tensor(mixture.frequencies)
+        self.task_of = torch.tensor(mixture.task_of, device=device)
+        self.directions = None if mixture.basis == "axis" else tensor(mixture.directions)
+
+    def only(self, task: int) -> FeatureBank:
+        """The features of one task."""
+        task = whole("task", task, 0, len(self.frequencies) - 1)
+        chosen = torch.nonzero(self.task_of == task).flatten()
+        part = slice(int(chosen[0]), int(chosen[-1]) + 1)
+        bank = object.__new__(FeatureBank)
+        bank.dimension = self.dimension
+        bank.first = self.first + part.start
+        bank.eigenvalues = self.eigenvalues[part]
+        bank.frequencies = self.frequencies
+        bank.task_of = self.task_of[part]
+        bank.directions = None if self.directions is None else self.directions[:, part]
+        return bank
+
+    def project(self, rows: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n F"]:
+        """Each row's components along the features: X B."""
+        if self.directions is None:
+            return rows[..., self.first : self.first + len(self.eigenvalues)]
+        return rows @ self.directions
+
+    def lift(self, components: Float[Tensor, "*batch n F"]) -> Float[Tensor, "*batch n d"]:
+        """The rows that have these components along the features and no others: Y B^T."""
+        if self.directions is None:
+            after = self.dimension - self.first - len(self.eigenvalues)
+            return torch.nn.functional.pad(components, (self.first, after))
+        return components @ self.directions.T
+
+    def moment(self, weights: Float[Tensor, " F"]) -> Callable[[Tensor], Tensor]:
+        """The product with B diag(weights) B^T from the right, prepared for many calls."""
+        if self.directions is None:
+            diagonal = self.lift(weights[None])[0]
+            return lambda rows: rows * diagonal
+        dense = (self.directions * weights) @ self.directions.T
+        return lambda rows: rows @ dense
+
+
+def orthonormalised(rows: Float[Tensor, "*batch N d"]) -> Float[Tensor, "*batch N d"]:
+    """The orthonormal rows of a QR factorisation with a positive diagonal, which is unique.
+
+    By Cholesky of the Gram matrix where that is exact to rounding, else by Householder reflections.
+    """
+    factor, failed = torch.linalg.cholesky_ex(rows @ rows.mT)
+    diagonal = torch.diagonal(factor, dim1=-2, dim2=-1)
+    if failed.any() or (diagonal.amin(-1) < 0.1 * diagonal.amax(-1)).any():
+        return _by_reflections(rows)
+    return _solved(factor, rows)
+
+
+def retracted(rows: Float[Tensor, "*batch N d"]) -> Float[Tensor, "*batch N d"]:
+    """`orthonormalised` for the rows of a training step: made of matrix products, with less looking.
+
+    A step starts from orthonormal rows, so Cholesky is nearly exact, and what it misses the next step mends.
+    """
+    factor, failed = torch.linalg.cholesky_ex(rows @ rows.mT)
+    # Of dependent rows the last pivot is rounding: whether Cholesky fails depends on the machine.
+    lost = torch.diagonal(factor, dim1=-2, dim2=-1).amin() < 1e-3
+    return _by_reflections(rows) if failed.any() | lost else _solved(factor, rows)
+
+
+def _solved(factor: Tensor, rows: Tensor) -> Tensor:
+    # From the right, as row-major rows are the column-major matrix that LAPACK wants: no copies.
+    return torch.linalg.solve_triangular(factor.mT, rows.mT, upper=True, left=False).mT
+
+
+def _by_reflections(rows: Tensor) -> Tensor:
+    basis, triangle = torch.linalg.qr(rows.mT)
+    return (basis * torch.diagonal(triangle, dim1=-2, dim2=-1).sign()[..., None, :]).mT
+
+
+def random_encoder(width: int, dimension: int, seed: int) -> Float[Tensor, "N d"]:
+    """Haar-distributed orthonormal rows in float64, the same on every device."""
+    dimension = whole("dimension", dimension, 1)
+    width = whole("width", width, 1, dimension)
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0))
+    return orthonormalised(torch.randn(width, dimension, generator=generator, dtype=torch.float64))

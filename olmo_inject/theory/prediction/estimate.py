@@ -1,0 +1,156 @@
+"""From measured losses to effective utilities: what a task's frequency is worth at each width.
+
+In the theory a task's loss depends on its frequency f and the width N through f / tau(N) alone, tau(N) being the
+utility of the N-th slot: where both fall as powers, through x = f N^p. The estimator is a smooth step in ln x,
+
+    L(N, f) = E + (L_0 - E) / (1 + (x / x_half)^g),
+
+whose half point f_half(N) = x_half N^-p is the frequency at which half of the task is learned. A task's effective
+utility is f / f_half(N): above 1 it is mostly held, below mostly lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import least_squares
+
+from olmo_inject.errors import UserError
+from olmo_inject.theory.inputs import number, numbers
+
+Cells = Float[np.ndarray, " n"]
+NUMBERS = 5
+
+
+@dataclass(frozen=True)
+class UtilityEstimate:
+    """A smooth step through the losses of one task over width and frequency.
+
+    Args:
+        floor: E, the loss of a task that is held.
+        ceiling: L_0, of one that is not.
+        steepness: g; 1 / g is how many e-folds of frequency the step takes.
+        exponent: p, by which width makes up for frequency.
+        log_half: ln x_half.
+        residual: the root mean square misfit, in units of the loss.
+        held_out: the same of cells predicted from all others, one at a time.
+    """
+
+    floor: float
+    ceiling: float
+    steepness: float
+    exponent: float
+    log_half: float
+    residual: float = 0.0
+    held_out: float = 0.0
+
+    def loss(self, widths: Cells | float, frequencies: Cells | float) -> Cells:
+        """The predicted loss at any width and frequency."""
+        utility = np.log(self.effective_utility(widths, frequencies))
+        return self.floor + (self.ceiling - self.floor) * _falling(self.steepness * utility)
+
+    def half_frequency(self, widths: Cells | float) -> Cells:
+        """The frequency at which half of the task is learned at each width."""
+        return np.exp(self.log_half - self.exponent * np.log(numbers("width", widths, above=0)))
+
+    def effective_utility(self, widths: Cells | float, frequencies: Cells | float) -> Cells:
+        """F / f_half(N): what a frequency is worth at a width; above 1 the task is mostly held."""
+        return numbers("frequency", frequencies, above=0) / self.half_frequency(widths)
+
+    def as_json(self) -> dict[str, Any]:
+        """Its numbers."""
+        return vars(self).copy()
+
+
+def estimate_utilities(widths: Cells, frequencies: Cells, losses: Cells) -> UtilityEstimate:
+    """Fit the smooth step by least squares, and predict every cell from the others.
+
+    Args:
+        widths: N of every measured cell.
+        frequencies: of the task, in any unit.
+        losses: measured.
+
+    Raises:
+        UserError: fewer than seven cells, or fewer than two widths or frequencies.
+    """
+    columns = {"widths": widths, "frequencies": frequencies}
+    cells = [numbers(name, values, above=0) for name, values in columns.items()]
+    cells.append(numbers("losses", losses, at_least=0))
+    if any(column.ndim != 1 or len(column) != len(cells[0]) for column in cells):
+        raise UserError("every cell needs one width, one frequency and one loss")
+    if len(cells[0]) <= NUMBERS + 1:
+        raise UserError(f"an estimate of {NUMBERS} numbers needs {NUMBERS + 2} or more cells, got {len(cells[0])}")
+    for name, column in (("widths", cells[0]), ("frequencies", cells[1])):
+        if len(np.unique(column)) < 2:
+            raise UserError(f"{name} must take two or more different values, got {column[0]:g} alone")
+    if not np.ptp(cells[2]):
+        raise UserError("losses must vary over the cells")
+    size, rate, loss = cells
+    best = _fit(size, rate, loss)
+    misses = []
+    for i in range(len(loss)):
+        others = np.arange(len(loss)) != i
+        if len(np.unique(size[others])) < 2 or len(np.unique(rate[others])) < 2:
+            continue  # no other cell tells of this width or frequency
+        again = _fit(size[others], rate[others], loss[others], best)
+        misses.append(float(UtilityEstimate(*again).loss(size[i], rate[i])) - loss[i])
+    fitted = UtilityEstimate(*best)
+    residual = float(np.sqrt(np.mean((fitted.loss(size, rate) - loss) ** 2)))
+    return replace(fitted, residual=residual, held_out=float(np.sqrt(np.mean(np.square(misses)))))
+
+
+def matched_cells(frequencies: Cells, gaps: Cells) -> np.ndarray:
+    """Which cells have no longer gaps than their frequency makes needful: bursts are another question."""
+    return ~(gaps > 1.5 * np.maximum(1, 1 / frequencies))
+
+
+def parse_cell(text: str) -> tuple[float, float]:
+    """A cell such as 128:1/10 as width and frequency.
+
+    Raises:
+        UserError: it is not of this form.
+    """
+    from olmo_inject.theory.mixtures.frequencies import parse_rate
+
+    width, _, rate = text.partition(":")
+    if not width.strip().isdigit() or not rate:
+        raise UserError(f"a cell must be WIDTH:RATE, e.g. 128:1/10, got {text!r}")
+    return number("width", float(width), above=0), float(parse_rate(rate, f"the rate of {text!r}"))
+
+
+def _falling(value: Cells) -> Cells:
+    return 0.5 * (1 - np.tanh(value / 2))  # 1 / (1 + e^value), without overflow
+
+
+def _fit(size: Cells, rate: Cells, loss: Cells, start: list[float] | None = None) -> list[float]:
+    """E, L_0, g, p and ln x_half at the least sum of squares over several starts."""
+    span = float(np.ptp(loss)) or float(loss.max())  # a held-out cell may be the only one that differs
+    middle = float(np.log(size).mean())
+    low = [0.0, float(loss.max()) * 0.3, 0.05, 0.0, -60.0]
+    high = [float(loss.min()) + 1e-3 * span, float(loss.max()) * 3, 20.0, 10.0, 60.0]
+
+    def misfit(p: np.ndarray) -> Cells:
+        # The half point is held at the middle width, or it moves with every change of the exponent.
+        utility = np.log(rate) - p[4] + p[3] * (np.log(size) - middle)
+        return (p[0] + (p[1] - p[0]) * _falling(p[2] * utility) - loss) / span
+
+    if start is not None:
+        starts = [[*start[:4], start[4] - start[3] * middle]]
+    else:
+        centres = np.quantile(np.log(rate), [0.1, 0.5, 0.9])
+        floors = (0.05, 0.9)
+        starts = [
+            [floor * high[0], float(loss.max()), steep, power, float(centre)]
+            for floor in floors
+            for steep in (0.5, 2.0)
+            for power in (0.5, 2.0)
+            for centre in centres
+        ]
+    inside = np.array(high) - np.array(low)
+    margin = 1e-9 * inside
+    fits = [least_squares(misfit, np.clip(s, low + margin, high - margin), bounds=(low, high)) for s in starts]
+    best = min(fits, key=lambda fit: fit.cost).x
+    return [*best[:4].tolist(), float(best[4] + best[3] * middle)]

@@ -1,0 +1,296 @@
+"""Training encoders on a mixture: many seeds and gaps at once, one width after another.
+
+Lanes of one width differ in their seed and in the gap between bursts; every step is a few batched products
+over all of them. Widths are looped over: padding them to one size wastes more than it saves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from olmo_inject.errors import UserError
+from olmo_inject.theory.inputs import choice, number, whole, wholes
+from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder, retracted
+from olmo_inject.theory.mixtures.overlapping import Mixture
+from olmo_inject.theory.training import metrics
+from olmo_inject.theory.training.gradients import (
+    learned_population_gradient,
+    learned_sampled_gradient,
+    population_gradient,
+    sampled_gradient,
+)
+from olmo_inject.theory.training.streams import Bursts, MassStream, SampleStream
+
+Optimizer = Literal["adam", "gd", "muon"]
+Schedule = Literal["cosine", "constant"]
+Decoders = Literal["optimal", "learned"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Args:
+        steps: optimizer steps.
+        learning_rate: of the first step.
+        optimizer: torch's Adam or SGD on ambient coordinates; "muon" steps along the orthogonal factor of the
+            momentum, so that all directions move alike.
+        schedule: "cosine" falls to zero, as tight limits need; "constant" is for injection.
+        decoders: "optimal" keeps the encoder orthonormal and each task's decoder at its closed form;
+            "learned" trains a free encoder and all decoders from zero.
+        batch: samples per step; the expected gradient where None.
+        dtype: of encoder and gradients; measurements are float64 always.
+        device: torch's name of it.
+        betas: Adam's; Muon's momentum is the first.
+
+    Raises:
+        UserError: a number is impossible, or a word is not one of those.
+    """
+
+    steps: int = 20_000
+    learning_rate: float = 1e-2
+    optimizer: Optimizer = "adam"
+    schedule: Schedule = "cosine"
+    decoders: Decoders = "optimal"
+    batch: int | None = None
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", whole("steps", self.steps, 0))
+        if self.batch is not None:
+            object.__setattr__(self, "batch", whole("batch", self.batch, 1))
+        object.__setattr__(self, "learning_rate", number("learning rate", self.learning_rate, above=0))
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise UserError(f"betas must be two numbers, got {self.betas!r}")
+        number("beta1", self.betas[0], at_least=0, below=1)
+        number("beta2", self.betas[1], at_least=0, below=1)
+        for name, allowed in (("optimizer", Optimizer), ("schedule", Schedule), ("decoders", Decoders)):
+            choice(name, getattr(self, name), get_args(allowed))
+        if self.dtype not in (torch.float32, torch.float64):
+            raise UserError(f"dtype must be torch.float32 or torch.float64, got {self.dtype}")
+
+
+@dataclass(frozen=True, eq=False)
+class Troughs:
+    """The signal just before bursts, over several periods.
+
+    Args:
+        median: over the periods.
+        low: the least.
+        high: the most.
+        periods: how many, of every gap.
+    """
+
+    median: Float[np.ndarray, "S G"]
+    low: Float[np.ndarray, "S G"]
+    high: Float[np.ndarray, "S G"]
+    periods: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Encoders of one width after training, and what they hold.
+
+    Args:
+        mixture: what they were trained on.
+        width: N.
+        encoder: the end state, a row per latent; G is 1 without bursts.
+        trace: the bursting task's signal before every step and after the last; empty without bursts.
+        bursts: what was injected.
+    """
+
+    mixture: Mixture
+    width: int
+    encoder: Float[Tensor, "S G N d"]
+    trace: Float[np.ndarray, "t S G"]
+    bursts: Bursts | None = None
+
+    @cached_property
+    def captures(self) -> Float[np.ndarray, "S G F"]:
+        """|U^T b|^2 of every feature."""
+        return metrics.captures(self.mixture, self.encoder)
+
+    @cached_property
+    def task_losses(self) -> Float[np.ndarray, "S G K"]:
+        """Each task's loss with its optimal decoder."""
+        return metrics.losses_from_captures(self.mixture, self.captures)
+
+    @cached_property
+    def signals(self) -> Float[np.ndarray, "S G K"]:
+        """The share of each task that is held."""
+        return metrics.signals_from_captures(self.mixture, self.captures)
+
+    @property
+    def overlap(self) -> Float[np.ndarray, "S G"]:
+        """Share of the predicted feature set that is held."""
+        return metrics.feature_overlap(self.mixture, self.captures, self.width)
+
+    @property
+    def excess(self) -> Float[np.ndarray, "S G"]:
+        """L / L* - 1; L itself at a width that holds every feature, where L* is zero."""
+        return metrics.excess_loss(self.mixture, self.captures, self.width)
+
+    def troughs(self, periods: int = 8) -> Troughs:
+        """The bursting task's signal just before its last bursts, of the run's second half.
+
+        Where bursts overshoot, single troughs are chaotic: look at the range before trusting the median.
+
+        Args:
+            periods: at most so many; fewer where the second half has fewer, and always the last.
+
+        Raises:
+            UserError: `periods` is below one.
+        """
+        count = whole("periods", periods, 1)
+        chosen = []
+        for g, steps in enumerate(self._burst_steps()):
+            late = steps[steps >= min((len(self.trace) - 1) / 2, steps[-1])][-count:]
+            chosen.append(self.trace[late, :, g])
+        return Troughs(
+            median=np.stack([np.median(signals, axis=0) for signals in chosen], axis=-1),
+            low=np.stack([signals.min(0) for signals in chosen], axis=-1),
+            high=np.stack([signals.max(0) for signals in chosen], axis=-1),
+            periods=tuple(len(signals) for signals in chosen),
+        )
+
+    def peaks(self) -> Float[np.ndarray, "S G"]:
+        """Its highest signal from the last burst but one to the last: Adam goes on rising after a burst."""
+        spans = [(steps[-2] + 1 if len(steps) > 1 else 0, steps[-1] + 1) for steps in self._burst_steps()]
+        return np.stack([self.trace[a:b, :, g].max(0) for g, (a, b) in enumerate(spans)], axis=-1)
+
+    def _burst_steps(self) -> list[np.ndarray]:
+        assert self.bursts is not None, "only a run with bursts has troughs and peaks"
+        last = len(self.trace) - 1
+        return [np.arange(gap - 1, last, gap) for gap in self.bursts.gaps]
+
+
+def train(
+    mixture: Mixture,
+    width: int,
+    recipe: Recipe,
+    seeds: Sequence[int] = (0, 1, 2),
+    bursts: Bursts | None = None,
+) -> Trained:
+    """Train one encoder per seed and gap.
+
+    Encoders of one seed start alike and, where sampled, see the same data but for the bursts.
+
+    Args:
+        mixture: the tasks.
+        width: N.
+        recipe: how.
+        seeds: of initialization and samples, one lane each.
+        bursts: a task to inject at matched frequency, and the gaps, one lane each; all tasks at their
+            own rate in every step where None.
+
+    Raises:
+        UserError: the width is impossible, or a gap is longer than the run.
+    """
+    width = whole("width", width, 1, mixture.dimension)
+    seeds = wholes("seed", seeds, 0).tolist()
+    if not seeds:
+        raise UserError("seeds must be one or more whole numbers")
+    if bursts is not None:
+        bursts.check(mixture, recipe.steps)
+    bank = FeatureBank(mixture, recipe.dtype, recipe.device)
+    lanes = len(bursts.gaps) if bursts else 1
+    starts = torch.stack([random_encoder(width, mixture.dimension, seed) for seed in seeds])
+    encoder = starts[:, None].expand(-1, lanes, -1, -1).to(recipe.device, recipe.dtype).contiguous()
+    decoders = encoder.new_zeros(len(seeds), lanes, mixture.features, width)
+    gradients = _gradients(bank, recipe, seeds, bursts, encoder, decoders)
+
+    trained = [encoder, decoders] if recipe.decoders == "learned" else [encoder]
+    optimizer = _optimizer(trained, recipe)
+    watched = _signal_of(bank, bursts, recipe)
+    trace = []
+    for step in range(recipe.steps):
+        if watched:
+            trace.append(watched(encoder))
+        for tensor, gradient in zip(trained, gradients(step), strict=True):
+            tensor.grad = gradient
+        if recipe.schedule == "cosine":
+            optimizer.param_groups[0]["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+        optimizer.step()
+        if recipe.decoders == "optimal":
+            encoder.copy_(retracted(encoder))
+    if watched:
+        trace.append(watched(encoder))
+    traced = torch.stack(trace).cpu().double().numpy() if trace else np.empty((0, len(seeds), lanes))
+    return Trained(mixture, width, encoder, traced, bursts)
+
+
+def _gradients(
+    bank: FeatureBank,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    bursts: Bursts | None,
+    encoder: Tensor,
+    decoders: Tensor,
+) -> Callable[[int], tuple[Tensor, ...]]:
+    """The gradients of a step at the encoder and decoders as they then are."""
+    if recipe.batch is None:
+        masses = MassStream(bank, bursts)
+        if recipe.decoders == "optimal":
+            return lambda step: (population_gradient(encoder, masses.moved(step, encoder)),)
+        return lambda step: learned_population_gradient(encoder, decoders, bank, masses.weights(step))
+    samples = SampleStream(bank, bursts, recipe.batch, seeds)
+    if recipe.decoders == "optimal":
+        return lambda step: (sampled_gradient(encoder, bank, samples.draw(step)),)
+    return lambda step: learned_sampled_gradient(encoder, decoders, bank, samples.draw(step))
+
+
+def _optimizer(tensors: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(tensors, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    if recipe.optimizer == "muon":
+        return Muon(tensors, recipe.learning_rate, recipe.betas[0])
+    return torch.optim.SGD(tensors, lr=recipe.learning_rate)
+
+
+class Muon(torch.optim.Optimizer):
+    """Steps along U V^T of the momentum's singular value decomposition U S V^T: every direction moves alike.
+
+    The decomposition is exact where Muon proper takes a few Newton-Schulz iterations, and a momentum of zero does
+    not move. Directions below 1e-6 of the strongest count as none.
+    """
+
+    def __init__(self, tensors: list[Tensor], learning_rate: float, momentum: float) -> None:
+        super().__init__(tensors, {"lr": learning_rate, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of all tensors."""
+        for group in self.param_groups:
+            for tensor in group["params"]:
+                state = self.state[tensor]
+                kept = state.setdefault("momentum", torch.zeros_like(tensor))
+                kept.mul_(group["momentum"]).add_(tensor.grad, alpha=1 - group["momentum"])
+                left, strengths, right = torch.linalg.svd(kept, full_matrices=False)
+                moved = strengths > 1e-6 * strengths.amax(-1, keepdim=True).clamp_min(1e-30)
+                tensor.sub_((left * moved[..., None, :]) @ right, alpha=group["lr"])
+
+
+def _signal_of(
+    bank: FeatureBank, bursts: Bursts | None, recipe: Recipe
+) -> Callable[[Tensor], Float[Tensor, "S G"]] | None:
+    if bursts is None:
+        return None
+    rare = bank.only(bursts.task)
+    share = rare.eigenvalues / rare.eigenvalues.sum()
+
+    def signal(encoder: Tensor) -> Tensor:
+        spanned = encoder if recipe.decoders == "optimal" else orthonormalised(encoder)
+        return (rare.project(spanned).square() * share).sum((-2, -1))
+
+    return signal
