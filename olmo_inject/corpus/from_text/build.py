@@ -37,6 +37,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
 from olmo_inject.parallel_jobs import each_result
 from olmo_inject.vocabulary import Vocabulary, bundled_tokenizers, find_tokenizer
+from olmo_inject.worker_processes import check_sockets
 
 
 def build_corpus(
@@ -68,6 +69,7 @@ def build_corpus(
     _check_options(options)
     if processes < 1:
         raise UserError(f"--processes: {processes} must be at least 1")
+    check_sockets()
     inputs = find_inputs(sources, options.text)
     for source in sources:
         if not source.startswith(DATASET) and folder in (path := Path(source).resolve(), *path.parents):

@@ -8,10 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
+from multiprocessing import process
 from pathlib import Path
 from typing import Any
 
@@ -435,6 +437,19 @@ def test_finished_shards_of_a_failed_build_are_not_lost(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"of other sources \(it has not read .*t\.jsonl as it is now\)"):
         build_corpus(out, [str(source)], SMALL, progress=False)
     assert len(build_corpus(out, [str(source)], SMALL, overwrite=True, progress=False).shards) > 3
+
+
+def test_no_room_for_sockets_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, long = tmp_path / "a.jsonl", tmp_path / ("x" * 110)
+    source.write_bytes(json_lines(TEXTS[:3]))
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.setitem(process.current_process()._config, "tempdir", None)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"^TMPDIR: .* set TMPDIR to a folder with a shorter path"):
+        build_corpus(tmp_path / "out", [str(source)], SMALL, processes=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_column_and_source(tmp_path: Path) -> None:
