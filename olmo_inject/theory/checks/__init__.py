@@ -1,0 +1,1 @@
+"""The acceptance checks of `theory validate`; start with `registry`."""

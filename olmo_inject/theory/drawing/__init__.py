@@ -1,0 +1,1 @@
+"""Figures of the theory; start with `figures`, which names them."""

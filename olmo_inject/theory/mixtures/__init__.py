@@ -1,0 +1,1 @@
+"""Mixtures of regression tasks: frequencies, spectra, directions; start with `task_mixture`."""
