@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from olmo_inject.corpus.foreign import check_tokens
 from olmo_inject.corpus.sources import LocalSource, Source
 
 STREAMED = 2**22  # tokens in memory at once of what is streamed
@@ -62,7 +63,7 @@ def stretches(
         row: as `Stretch`'s.
 
     Raises:
-        UserError: as `Source.stream`.
+        UserError: as `Source.stream`; a streamed shard that holds something else than token ids.
     """
     if isinstance(source, LocalSource):
         yield Stretch(np.memmap(Path(source.where(name)), dtype, mode="r").view(np.ndarray), 0, start, stop, row)
@@ -71,7 +72,9 @@ def stretches(
     base, beyond = max(0, start - around), min(size // item, stop + around)
     buffer = np.empty(STREAMED + 2 * around, dtype)
     room, filled = buffer.view(np.uint8), 0
-    for chunk in source.stream(name, base * item, beyond * item, size):
+    for number, chunk in enumerate(source.stream(name, base * item, beyond * item, size)):
+        if number == 0:
+            check_tokens(source.where(name), bytes(chunk), np.dtype(dtype), is_start=base == 0)
         left = np.frombuffer(chunk, np.uint8)
         while len(left):
             fits = min(len(left), len(room) - filled)

@@ -16,6 +16,7 @@ from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source, is_remote, open_source
 from olmo_inject.corpus.sources.cache import BlockCache
 from olmo_inject.errors import UserError
+from olmo_inject.scan.chunks import stretches
 
 
 @pytest.fixture(autouse=True)
@@ -159,9 +160,12 @@ def test_text_from_a_server_that_calls_it_something_else(root: Path, web: tuple[
     (root / NAMES[0]).write_bytes(
         b"<html>This file has moved; ask the owner of its bucket for the new one.</html>\n" * 24
     )
-    shards = RemoteShards(open_source(web[0]), NAMES[:1], [(root / NAMES[0]).stat().st_size], 40, vocab_size=50280)
-    with pytest.raises(UserError, match=rf"{web[0]}/{NAMES[0]} is not a shard of token ids but a web page"):
+    size, refused = (root / NAMES[0]).stat().st_size, rf"{web[0]}/{NAMES[0]} is not a shard of token ids but a web page"
+    shards = RemoteShards(open_source(web[0]), NAMES[:1], [size], 40, vocab_size=50280)
+    with pytest.raises(UserError, match=refused):
         shards.read(np.array([0]))
+    with pytest.raises(UserError, match=refused):
+        next(stretches(open_source(web[0]), NAMES[0], size, "uint16", 0, 40, 0, None))
 
 
 def test_a_server_without_head(root: Path, web: tuple[str, Faults]) -> None:
