@@ -157,7 +157,8 @@ def commands() -> dict[str, typing.Any]:
 
 NO_PATHS = {"accelerator", "targets", "dimensions", "device", "steps", "overrides", "precision", "read", "rank_shard",
     "rendezvous", "rows", "show", "source", "submit", "title", "text_field", "id_field", "text_unit", "dataset_config",
-    "dataset_split", "corpus sample tokenizer"}  # fmt: skip
+    "dataset_split", "corpus sample tokenizer", "theory fit against", "theory fit task", "theory predict at",
+    "theory figures only"}  # fmt: skip
 
 
 def test_every_command_expands_every_path_it_takes(places: tuple[Path, Path]) -> None:

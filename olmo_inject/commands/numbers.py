@@ -36,6 +36,7 @@ NUMBERS = {
     "items": COUNT,
     "context": COUNT,
     "resample": FROM_0,
+    "resamples": FROM_0,
     "show": FROM_0,
     "tokens": FROM_0,
     "max_instances": COUNT,
