@@ -129,9 +129,9 @@ def test_g_is_the_gradient_that_the_trainer_takes(path: Path, tmp_path: Path, ra
     [
         (["gradients.layer=2"], r"gradients\.layer: 2 is not in 0\.\.1"),
         (["gradients.neurons=33"], r"gradients\.neurons: 33 is more than the 32"),
-        (["gradients.targets=all"], r"gradients\.targets: 'all' is not one of injected, label"),
+        (["gradients.targets=all"], r"gradients\.targets: 'all' is not injected or label"),
         (["gradients.rows_per_pass=0"], r"gradients\.rows_per_pass: 0 must be at least 1"),
-        (["gradients.precision=fp16"], r"gradients\.precision: 'fp16' is not one of fp32, bf16"),
+        (["gradients.precision=fp16"], r"gradients\.precision: 'fp16' is not fp32 or bf16"),
         (["gradients.at.steps=[-1]"], r"gradients\.at\.steps: -1"),
         (["train.data.generate_doc_lengths=true"], r"gradients\.at: not with"),
     ],

@@ -110,7 +110,7 @@ def test_kill_terminate_and_resume_end_as_if_never_interrupted(tmp_path: Path, r
         # What is shown last is the end's evaluation, not an earlier one's.
         shown = (
             f"step {STEPS}/{STEPS}",
-            f"accuracy at step {STEPS}: less {series(folder, 'eval/less/test/accuracy')[STEPS]:.3f}",
+            f"accuracy at step {STEPS}: less {series(folder, 'eval/less/test/accuracy_unmirrored')[STEPS]:.3f}",
         )
         assert any(all(part in line for part in shown) for line in said.splitlines()), said
     assert not list((run.parent / "tmp").glob("*elastic*"))

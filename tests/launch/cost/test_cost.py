@@ -176,8 +176,8 @@ def test_impossible_costs_are_refused(tmp_path: Path) -> None:
             "'tpu' is not one of",
         ),
         ("gpu: 3", "gpu"),
-        ("- gpu", "by name"),
-        ("gpu: [", "is not a table"),
+        ("- gpu", "must hold keys and values"),
+        ("gpu: [", "is not YAML"),
     ],
 )
 def test_tables_are_checked(text: str, message: str, tmp_path: Path) -> None:

@@ -313,14 +313,14 @@ def test_a_killed_save_leaves_no_step(tmp_path: Path) -> None:
         "import os, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
         "from ranks import alone, build, tiny_config\n"
-        "from olmo_inject.training import checkpoints, sealed\n"
-        "sealed.complete = lambda *_: os._exit(9)\n"
+        "from olmo_inject.training.checkpoints import record, save_restore\n"
+        "record.complete = lambda *_: os._exit(9)\n"
         "with alone():\n"
         "    model, optim = build(tiny_config())\n"
-        "    checkpoints.save(Path(sys.argv[1]), 3, model, optim, {}, tiny_config())\n"
+        "    save_restore.save(Path(sys.argv[1]), 3, model, optim, {}, tiny_config())\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
-    environment = os.environ | {"PYTHONPATH": str(Path(save_restore.__file__).parents[2])}
+    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parents[1])]
+    environment = os.environ | {"PYTHONPATH": str(Path(save_restore.__file__).parents[3])}
     assert subprocess.run(command, env=environment, check=False).returncode == 9
     assert [path.name for path in tmp_path.iterdir()] == [".step3.tmp"]
     assert find_checkpoints(tmp_path) == []
@@ -395,7 +395,7 @@ def test_damage_is_named_on_every_rank(ranks, copy, strategy: str, name: str) ->
         ("{", "is not a JSON file"),
         ("[]", "has format None: this version reads 1"),
         ('{"format": 2}', "has format 2: this version reads 1"),
-        ('{"format": 1, "step": 3}', "is damaged: it must hold"),
+        ('{"format": 1, "step": 3}', "is damaged: kind is missing"),
         (None, "is not a checkpoint of this project"),
     ],
 )
@@ -448,7 +448,7 @@ def test_a_sharded_checkpoint_cannot_run_code(ranks, copy, tmp_path: Path) -> No
     folder = copy("fsdp")
     (folder / "optim" / "groups.json").write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
     reseal(folder, "optim/groups.json")
-    assert "is not a JSON file" in ranks.run(2, restore_error, folder, "fsdp")[1]
+    assert "is not text" in ranks.run(2, restore_error, folder, "fsdp")[1]
     (folder / "model" / "metadata.json").write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
     reseal(folder, "model/metadata.json")
     assert "is damaged or foreign" in ranks.run(2, restore_error, folder, "fsdp")[0]

@@ -113,7 +113,7 @@ def test_a_run_keeps_what_it_was_evaluated_on(finished: Path, path: Path) -> Non
     kept = Reference.load(finished / "references" / "R_add.json")
     given = Reference.load(path.parent / "R_add.json")
     assert [item.answer for item in kept.items] == [item.answer for item in given.items]
-    assert load_run(finished)[0].reference_paths == {name: str(path.parent / f"{name}.json") for name in NAMES}
+    assert load_run(finished).experiment.reference_paths == {name: str(path.parent / f"{name}.json") for name in NAMES}
 
 
 def test_at_most_so_many_items(path: Path, tmp_path: Path, ranks: Ranks) -> None:
