@@ -19,11 +19,16 @@ from olmo_inject.errors import UserError
 
 T = TypeVar("T")
 ATTEMPTS = 6  # in a row without a byte received; they take 31 s with the pauses below
+_POLL_S = 0.05
 FIRST_PAUSE_S = 1.0
 TOLD_AT = 3  # failures in a row, after which a user would wonder what goes on
 CHUNK = 4 << 20  # bytes
 NETWORK_CHUNK = 1 << 18  # what a dropped connection loses at most
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class Stopped(Exception):
+    """Raised inside a piece of work that is to end early."""
 
 
 class Transient(Exception):
@@ -60,6 +65,7 @@ class Source(ABC):
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.should_stop: Callable[[], bool] = lambda: False  # asked while it pauses between attempts
         self._tell = threading.Lock()  # held for ever by the first that says that it waits
         self._tags: dict[str, str] = {}
 
@@ -202,4 +208,8 @@ class Source(ABC):
             print(
                 f"olmo-inject: {self.where(name)}: {fault}; trying again for {left:.0f} s", file=sys.stderr, flush=True
             )
-        time.sleep(self.pause_s * 2 ** (failures - 1))
+        ends = time.monotonic() + self.pause_s * 2 ** (failures - 1)
+        while (left := ends - time.monotonic()) > 0:
+            if self.should_stop():
+                raise Stopped
+            time.sleep(min(left, _POLL_S))

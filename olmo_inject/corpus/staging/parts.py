@@ -15,9 +15,10 @@ from jaxtyping import UInt8
 
 from olmo_inject.corpus.foreign import LOOKED_AT, check_tokens
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.sources.source import Stopped
 from olmo_inject.corpus.staged import StagePart
 from olmo_inject.corpus.staging.layout import Layout
-from olmo_inject.corpus.staging.pieces import Halt, Stopped, in_parallel
+from olmo_inject.corpus.staging.pieces import Halt, in_parallel
 from olmo_inject.corpus.staging.spill_runs import Advance, Held, OpenRun
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json

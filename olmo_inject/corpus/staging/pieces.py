@@ -7,14 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from olmo_inject.corpus.sources.source import Stopped
 from olmo_inject.corpus.staging.spill_runs import Advance
 
 GRACE_S = 2.0  # for pieces to end; one that waits for a server may need minutes, and is left behind
 _POLL_S = 0.05
-
-
-class Stopped(Exception):
-    """Raised inside a piece of work that is to end early."""
 
 
 class Halt:

@@ -164,6 +164,7 @@ class Stager:
                 if leftover.parent.name == WORK or OWN_FILES.fullmatch(leftover.name):
                     leftover.unlink()
             halt = Halt(advance, should_stop)
+            self.shards.source.should_stop = lambda: halt.is_on
             missing = [part for part in self.parts if part.done(width) is None]
             streamed = self._gather(halt) if missing else []
             if streamed is None or not self._assemble(missing, streamed, halt):

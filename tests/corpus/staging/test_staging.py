@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -257,8 +258,10 @@ def test_a_request_to_stop_does_not_wait_for_a_server(
         stager = open_stager(shards, order, VOCABULARY, range(20), tmp_path / "s", read=read)
         faults.next_fault = lambda number: "500"
         begun = time.monotonic()
+        before = threading.active_count()
         assert not stager.run(lambda n: None, lambda: time.monotonic() > begun + 0.5)
         assert time.monotonic() < begun + 10
+        assert threading.active_count() == before  # none is left to try again
         faults.next_fault = lambda number: None
         stage(shards, order, range(20), tmp_path / "s", read=read, part_bytes=512 << 20)
 
