@@ -93,7 +93,7 @@ RANGES = {
     "train.max_grad_norm_ratio": NUMBER,
     "train.console_log_interval": COUNT,
     "train.gen1_gc_interval": COUNT,
-    "train.time_limit": NUMBER,
+    "train.time_limit": NOT_NEGATIVE,
     "train.fsdp.hybrid_sharding_num_model_replicas": COUNT,
     "train.wandb.log_interval": COUNT,
     "corpus.vocab_size": COUNT,
