@@ -133,7 +133,7 @@ def test_the_known_direction_is_found(n: int) -> None:
             assert one.held_out > 0.98
             assert half.held_out > 0.98
             assert one.rank_correlation > 0.99
-            assert half.shuffled_held_out < 0.2  # by chance, with half as many components as tokens
+            assert half.shuffled_held_out < (0.1 if n > 20 else 0.2)  # half as many components as tokens: 10 of 20
             if layer:
                 continue
             # The direction found is the known one; after block 0 there are more of them.
