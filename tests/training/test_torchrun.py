@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,7 +171,8 @@ def test_ctrl_c_in_every_process_saves_and_a_killed_worker_ends_the_run(tmp_path
     _, said = process.communicate()
     assert process.returncode == 2
     assert "Traceback" not in said
-    assert said.splitlines()[-1].startswith(f"olmo-inject: DataLoader worker (pid {worker}) is killed by signal: Kill")
+    # torch says "(pid 7) is killed by signal" or "(pid(s) 7) exited unexpectedly", whichever of two checks sees it first
+    assert re.match(rf"olmo-inject: DataLoader worker \(pid.* {worker}\)", said.splitlines()[-1])
     assert gone(run)
 
 
