@@ -98,7 +98,7 @@ def evaluate(
     """
     from rich.progress import track
 
-    from olmo_inject.training.evaluation import checkpoints
+    from olmo_inject.training.evaluation import checkpoints, probes
     from olmo_inject.training.parallel import choose_device
 
     torch_device = choose_device(device)
@@ -106,7 +106,7 @@ def evaluate(
     found = checkpoints.find_steps(steps)
     # All tasks first: a mistake in the last is met before the first is evaluated.
     work = [(step, checkpoints.find_tasks(tasks or (), step)) for step in found]
-    results: list[checkpoints.Result] = []
+    results: list[checkpoints.Result | checkpoints.ProbeResult] = []
     shown = track(work, "evaluating", console=Console(stderr=True), transient=True, disable=as_json)
     for step, chosen in shown:
         results += checkpoints.evaluate_checkpoint(step, chosen, torch_device, batch_size, max_instances)
@@ -115,4 +115,8 @@ def evaluate(
     if as_json:
         print_json([result.record() for result in results])
     else:
-        table_console().print(checkpoints.results_table(results))
+        labels = [result for result in results if isinstance(result, checkpoints.Result)]
+        answers = [result for result in results if isinstance(result, checkpoints.ProbeResult)]
+        for found, table in ((labels, checkpoints.results_table), (answers, probes.results_table)):
+            if found:
+                table_console().print(table(found))

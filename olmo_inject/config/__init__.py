@@ -28,6 +28,7 @@ from olmo_inject.config.schema import (
     Experiment,
     GradientConfig,
     InjectionConfig,
+    PhaseConfig,
     ReferenceConfig,
     SafetyConfig,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Experiment",
     "GradientConfig",
     "InjectionConfig",
+    "PhaseConfig",
     "ReferenceConfig",
     "SafetyConfig",
     "configs_folder",

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.errors import UserError
-from olmo_inject.injection.plan import Injections, Plan
-from olmo_inject.tasks import INSTANCE_TOKENS, SPLICED_TOKENS
+from olmo_inject.injection.plan import Plan
+from olmo_inject.injection.splicing import Splicer, Splices
 
 InstanceFilter = Callable[[np.ndarray], bool]
 
@@ -22,8 +22,8 @@ InstanceFilter = Callable[[np.ndarray], bool]
 class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
     """A map-style dataset over positions, for any trainer; ai2-olmo's keys, no ai2-olmo import.
 
-    Position p is row `p % B` of step `p // B`. An injected row starts with its instance and one
-    end-of-document token; everything after them is the host's.
+    Position p is row `p % B` of step `p // B`. Injected instances replace tokens of the host's where their entries
+    place them, by default the first ones, with one end-of-document token after them; all else is the host's.
 
     Args:
         shards: the tokens.
@@ -50,8 +50,6 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         document_lengths: bool = False,
     ) -> None:
         assert plan.batch_size == order.batch_size
-        if plan.entries and shards.sequence_length < SPLICED_TOKENS:
-            raise UserError(f"corpus: sequences of {shards.sequence_length} tokens; an instance and EOS need 4")
         self.shards = shards
         self.order = order
         self.plan = plan
@@ -60,6 +58,7 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         self.instance_filter = instance_filter
         self.label_masks = label_masks
         self.document_lengths = document_lengths
+        self._splicer = Splicer(plan, shards.sequence_length, eos_id)
 
     def __len__(self) -> int:
         return self.n_positions
@@ -82,16 +81,14 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         """
         sequences = self.order[positions]
         tokens = self.shards.read(sequences)
-        spliced, instances = self._instances(positions)
+        splices = self._splices(positions, tokens)
         host_counts = None
-        if self.instance_filter is not None:  # asked of the host, before its first tokens are replaced
+        if self.instance_filter is not None:  # asked of the host, before tokens of it are replaced
             host_counts = np.array([self.instance_filter(row.astype(np.int64)) for row in tokens], bool)
-        if len(spliced):
-            tokens[spliced, :INSTANCE_TOKENS] = instances
-            tokens[spliced, INSTANCE_TOKENS] = self.eos_id
+        tokens[splices.row, splices.column] = splices.value
         out = {"input_ids": torch.from_numpy(tokens.astype(np.int64))}
         if host_counts is not None or self.label_masks is not None:
-            out |= self._masks(sequences, spliced, host_counts)
+            out |= self._masks(sequences, splices, host_counts)
         if self.document_lengths:
             out["doc_lens"] = _stack_padded([document_lengths(row, self.eos_id) for row in tokens])
         return out
@@ -99,37 +96,47 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
     def _masks(
         self,
         sequences: Int64[np.ndarray, " b"],
-        spliced: Int64[np.ndarray, " k"],
+        splices: Splices,
         host_counts: Bool[np.ndarray, " b"] | None,
     ) -> dict[str, torch.Tensor]:
-        """The masks of rows, those of `spliced` lifted for the spliced tokens and for nothing else of the row."""
+        """The masks of rows, lifted for the spliced tokens and for nothing else."""
         shape = len(sequences), self.shards.sequence_length
         targets = np.ones(shape, bool) if self.label_masks is None else self.label_masks.read(sequences)
         out = {}
         if host_counts is not None:
             # `instance_mask` covers a whole row, so it is lifted and what is the host's is masked token by token.
+            spliced = splices.span_row
             targets[spliced[~host_counts[spliced]]] = False
             host_counts[spliced] = True
             out["instance_mask"] = torch.from_numpy(host_counts)
         overridden = np.zeros(len(sequences), bool)
-        overridden[spliced] = ~targets[spliced, :SPLICED_TOKENS].all(axis=1)
-        targets[spliced, :SPLICED_TOKENS] = True
+        overridden[splices.row[~targets[splices.row, splices.column]]] = True
+        targets[splices.row, splices.column] = True
         return out | {"label_mask": torch.from_numpy(targets), "mask_overridden": torch.from_numpy(overridden)}
 
-    def _instances(self, positions: Int64[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
-        """Which of `positions` (as indices into it) are injected, and their instances' tokens [k, 3]."""
+    def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
+        """Which tokens are injected into the rows at `positions`; the corpus is read only where a place depends on it.
+
+        Rows of several steps come in the order of the steps.
+        """
+        host = self.shards.read(self.order[positions]) if self._splicer.reads_host else None
+        return self._splices(positions, host)
+
+    def _splices(self, positions: Int64[np.ndarray, " b"], host: np.ndarray | None) -> Splices:
         steps, rows = np.divmod(positions, self.plan.batch_size)
-        where, what = [], []
+        parts = []
         # A loader's batch lies in one step; only a user's own sampler mixes them.
         for step in dict.fromkeys(steps.tolist()):
-            entries = self.plan.entries_of(step, rows)
-            spliced = np.flatnonzero((entries >= 0) & (steps == step))
-            ours = entries[spliced]  # of a rank's share of the batch; tokens of the others are not needed
-            where.append(spliced)
-            what.append(self.plan.tokens(Injections(*(column[ours] for column in self.plan.at(step)))))
-        if not where:
-            return np.empty(0, np.int64), np.empty((0, INSTANCE_TOKENS), np.uint32)
-        return np.concatenate(where), np.concatenate(what)
+            of_step = np.flatnonzero(steps == step)
+            part = self._splicer.at(step, rows[of_step], None if host is None else host[of_step])
+            parts.append(part._replace(span_row=of_step[part.span_row], row=of_step[part.row]))
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return self._splicer.at(0, rows)
+        spans = np.cumsum([0, *(len(part.start) for part in parts)])
+        parts = [part._replace(span=part.span + first) for part, first in zip(parts, spans[:-1], strict=True)]
+        return Splices(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 class LabelMasks:

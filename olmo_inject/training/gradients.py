@@ -279,7 +279,7 @@ def step_gradients(
         parts[name] = gradient(tokens[mine], injected[mine], tokens_in_batch)
     references = {}
     for task in tasks:
-        instances = torch.from_numpy(task.instances.astype("int64"))
+        instances = torch.from_numpy(task.triples.astype("int64"))
         mine = instances[process::processes]
         wanted_label = torch.full((len(mine), LABEL_POSITION), IGNORED)
         wanted_label[:, LABEL_POSITION - 1] = mine[:, LABEL_POSITION]

@@ -95,7 +95,7 @@ def injected_at(plan: Plan, n_positions: int) -> dict[int, list[int]]:
     """Position to the four tokens that must stand there."""
     found = {}
     for step in range(n_positions // plan.batch_size):
-        for row, task, instance in zip(*(column.tolist() for column in plan.at(step)), strict=True):
+        for row, task, instance in zip(*(column.tolist() for column in plan.at(step)[:3]), strict=True):
             tokens = plan.tasks[task].instances[instance].tolist()
             found[step * plan.batch_size + row] = [*tokens, EOS]
     return found
