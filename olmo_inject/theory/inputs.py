@@ -1,4 +1,4 @@
-"""One validation for the whole submodule: numbers, whole numbers, lists of either, and choices.
+"""One validation for the whole submodule: numbers, whole numbers, lists of either, choices, classes.
 
 Every public function passes its arguments through here, so a NaN, a boolean mask or a complex number gets one
 line that names the argument and what is allowed, and never a result.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from olmo_inject.errors import UserError
+
+T = TypeVar("T")
 
 
 def number(
@@ -125,6 +127,17 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """
     if not isinstance(value, str) or value not in allowed:
         raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def kind(name: str, value: object, expected: type[T]) -> T:
+    """An argument that is no number, such as a mixture or a recipe, as what its class says it is.
+
+    Raises:
+        UserError: it is of another class.
+    """
+    if not isinstance(value, expected):
+        raise UserError(f"{name} must be a {expected.__name__}, got {type(value).__name__}")
+    return value
 
 
 def frozen(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

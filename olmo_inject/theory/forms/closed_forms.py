@@ -11,19 +11,22 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from olmo_inject.theory.inputs import number, task_indices, wholes
+from olmo_inject.theory.inputs import kind, number, task_indices, wholes
+from olmo_inject.theory.mixtures.mixture import Mixture
+from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
 
 Widths = Iterable[int] | Int[np.ndarray, " W"]
 Tasks = Iterable[int] | Int[np.ndarray, " _"]
 
 
-def checked_widths(mixture: TaskMixture, widths: Widths) -> Int[np.ndarray, " W"]:
+def checked_widths(mixture: Mixture, widths: Widths) -> Int[np.ndarray, " W"]:
     """The widths as an array.
 
     Raises:
         UserError: a width is not a whole number from 1 to the input dimension.
     """
+    kind("mixture", mixture, Mixture)
     return wholes("width", widths, 1, mixture.dimension)
 
 
@@ -32,31 +35,41 @@ def retained_features(mixture: TaskMixture, widths: Widths) -> Int[np.ndarray, "
 
     Where `tied_boundary` holds, these are the counts of one minimiser of several.
     """
+    kind("mixture", mixture, TaskMixture)
     ordered_tasks = mixture.task_of[mixture.learning_order]
     counts = [np.bincount(ordered_tasks[:width], minlength=mixture.tasks) for width in checked_widths(mixture, widths)]
     return np.array(counts, dtype=np.int64).reshape(-1, mixture.tasks)
 
 
-def task_losses(mixture: TaskMixture, widths: Widths) -> Float[np.ndarray, "W K"]:
-    """L_k(N): what is left of each task's spectrum beyond its retained features."""
+def task_losses(mixture: Mixture, widths: Widths) -> Float[np.ndarray, "W K"]:
+    """L_k(N): what is left of each task beyond the features, or with overlap the slots, that the best encoder holds."""
+    if isinstance(mixture, OverlappingMixture):
+        return mixture.task_losses(widths)
+    mixture = kind("mixture", mixture, TaskMixture)
     counts = retained_features(mixture, widths)
     left = [np.where(mixture.rank_of > row[mixture.task_of], mixture.eigenvalues, 0.0) for row in counts]
     losses = [np.add.reduceat(row, mixture.starts[:-1]) for row in left]
     return np.array(losses, dtype=np.float64).reshape(-1, mixture.tasks)
 
 
-def task_signals(mixture: TaskMixture, widths: Widths) -> Float[np.ndarray, "W K"]:
+def task_signals(mixture: Mixture, widths: Widths) -> Float[np.ndarray, "W K"]:
     """s_k(N) = 1 - L_k(N) / tr C_k: the share of a task that the best encoder holds, 0 to 1."""
+    if isinstance(mixture, OverlappingMixture):
+        return mixture.task_signals(widths)
     return 1 - task_losses(mixture, widths) / mixture.traces
 
 
-def mixture_losses(mixture: TaskMixture, widths: Widths) -> Float[np.ndarray, " W"]:
-    """L*(N): the utilities beyond the N largest, summed. No encoder of width N does better."""
+def mixture_losses(mixture: Mixture, widths: Widths) -> Float[np.ndarray, " W"]:
+    """L*(N): the eigenvalues of M beyond the N largest, summed. No encoder of width N does better."""
+    if isinstance(mixture, OverlappingMixture):
+        return mixture.mixture_losses(widths)
+    mixture = kind("mixture", mixture, TaskMixture)
     return _beyond(mixture.utilities[mixture.learning_order], checked_widths(mixture, widths))
 
 
 def tied_boundary(mixture: TaskMixture, widths: Widths) -> Bool[np.ndarray, " W"]:
     """Whether the N-th and the next utility are equal, so that which feature is held is not determined."""
+    kind("mixture", mixture, TaskMixture)
     ordered = np.append(mixture.utilities[mixture.learning_order], 0.0)
     at = np.minimum(checked_widths(mixture, widths), mixture.features)
     return ordered[at] >= ordered[at - 1] * (1 - TIE)
@@ -70,18 +83,20 @@ def minimal_widths(mixture: TaskMixture, depths: Widths) -> Int[np.ndarray, " m"
     Raises:
         UserError: a depth is below one or above every task's number of features.
     """
+    kind("mixture", mixture, TaskMixture)
     depths = wholes("depth", depths, 1, int(mixture.rank_of.max()))
     rising = np.sort(mixture.utilities)
     lowest = np.array([mixture.utilities[mixture.rank_of <= depth].min() for depth in depths])
     return mixture.features - np.searchsorted(rising, lowest * (1 - TIE), side="left")
 
 
-def frequent_tasks(mixture: TaskMixture, mass: float = 0.9) -> Int[np.ndarray, " _"]:
+def frequent_tasks(mixture: Mixture, mass: float = 0.9) -> Int[np.ndarray, " _"]:
     """F: the fewest most frequent tasks that together have at least this share of the data.
 
     Raises:
         UserError: `mass` is not between 0 and 1.
     """
+    kind("mixture", mixture, Mixture)
     mass = number("the frequent tasks' share", mass, above=0, at_most=1)
     order = np.argsort(-mixture.frequencies, kind="stable")
     reached = np.cumsum(mixture.frequencies[order]) >= mass * (1 - TIE)
@@ -136,6 +151,7 @@ def widths_to_meet(
         against: the tasks whose competition counts; all others where None.
         some_minimiser: count only what demands strictly more.
     """
+    kind("mixture", mixture, TaskMixture)
     competes = np.ones(mixture.features, dtype=bool)
     if against is not None:
         competes = np.isin(mixture.task_of, task_indices(against, mixture.tasks, "against"))
@@ -161,6 +177,7 @@ def _own_at_least(
 
 
 def _falling_utilities(mixture: TaskMixture, tasks: Tasks) -> Float[np.ndarray, " _"]:
+    kind("mixture", mixture, TaskMixture)
     ordered = mixture.learning_order
     return mixture.utilities[ordered[np.isin(mixture.task_of[ordered], task_indices(tasks, mixture.tasks))]]
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from olmo_inject.theory.forms.closed_forms import Tasks, Widths, checked_widths, widths_to_meet
-from olmo_inject.theory.inputs import number, numbers, task_indices, whole
+from olmo_inject.theory.inputs import kind, number, numbers, task_indices, whole
 from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
 
 Values = int | float | Float[np.ndarray, "..."] | Int[np.ndarray, "..."]
@@ -80,6 +80,7 @@ def check_step_size(mixture: TaskMixture, step_size: float) -> None:
     Raises:
         UserError: unless 0 < 2 eta nu_1 < 1.
     """
+    kind("mixture", mixture, TaskMixture)
     number("step size", step_size, above=0, below=0.5 / float(mixture.utilities.max()))
 
 

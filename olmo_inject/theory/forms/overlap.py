@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from olmo_inject.theory.inputs import number, whole, wholes
-from olmo_inject.theory.mixtures.overlapping import Mixture, OverlappingMixture
+from olmo_inject.theory.mixtures.mixture import Mixture
+from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 
 Encoder = Float[np.ndarray, "N d"]
 STEEP = 30.0

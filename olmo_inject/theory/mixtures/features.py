@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.theory.inputs import whole
-from olmo_inject.theory.mixtures.overlapping import Mixture
+from olmo_inject.theory.mixtures.mixture import Mixture
 
 
 class FeatureBank:
@@ -29,7 +29,7 @@ class FeatureBank:
         self.eigenvalues = tensor(mixture.eigenvalues)
         self.frequencies = tensor(mixture.frequencies)
         self.task_of = torch.tensor(mixture.task_of, device=device)
-        self.directions = None if mixture.basis == "axis" else tensor(mixture.directions)
+        self.directions = None if mixture.on_axes else tensor(mixture.directions)
 
     def only(self, task: int) -> FeatureBank:
         """The features of one task."""

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.forms.closed_forms import mixture_losses
-from olmo_inject.theory.inputs import numbers, whole
+from olmo_inject.theory.inputs import kind, numbers, whole
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised
-from olmo_inject.theory.mixtures.overlapping import Mixture, OverlappingMixture
+from olmo_inject.theory.mixtures.mixture import Mixture
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 
 
 def captures(mixture: Mixture, encoder: Float[Tensor, "*batch N d"]) -> Float[np.ndarray, "*batch F"]:
@@ -57,11 +58,10 @@ def normalised_signal(
 
 
 def feature_overlap(
-    mixture: Mixture, captured: Float[np.ndarray, "*batch F"], width: int
+    mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"], width: int
 ) -> Float[np.ndarray, "*batch"]:
     """Share of the N features of largest utility among the N most captured; 1 where the sets are equal."""
-    if isinstance(mixture, OverlappingMixture):
-        raise UserError("overlapping tasks share slots: no set of features is the best one")
+    kind("mixture", mixture, TaskMixture)  # overlapping tasks share slots: no set of features is the best one
     captured = _checked(mixture, captured)
     count = min(whole("width", width, 1, mixture.dimension), mixture.features)
     best = mixture.learning_order[:count]
@@ -75,8 +75,7 @@ def excess_loss(mixture: Mixture, captured: Float[np.ndarray, "*batch F"], width
     It is zero from as many latents on as there are features.
     """
     loss = (mixture.utilities * (1 - _checked(mixture, captured))).sum(-1)
-    overlapping = isinstance(mixture, OverlappingMixture)
-    best = mixture.mixture_losses([width])[0] if overlapping else mixture_losses(mixture, [width])[0]
+    best = mixture_losses(mixture, [width])[0]
     return np.asarray(loss / best - 1 if best > 0 else loss)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from olmo_inject.errors import UserError
 from olmo_inject.theory.inputs import whole, wholes
 from olmo_inject.theory.mixtures.features import FeatureBank
-from olmo_inject.theory.mixtures.overlapping import Mixture
+from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.training.gradients import Samples
 
 

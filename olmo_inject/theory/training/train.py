@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import choice, number, whole, wholes
+from olmo_inject.theory.inputs import choice, kind, number, whole, wholes
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder, retracted
-from olmo_inject.theory.mixtures.overlapping import Mixture
+from olmo_inject.theory.mixtures.mixture import Mixture
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.training import metrics
 from olmo_inject.theory.training.gradients import (
     learned_population_gradient,
@@ -133,8 +134,12 @@ class Trained:
 
     @property
     def overlap(self) -> Float[np.ndarray, "S G"]:
-        """Share of the predicted feature set that is held."""
-        return metrics.feature_overlap(self.mixture, self.captures, self.width)
+        """Share of the predicted feature set that is held; of a `TaskMixture` alone.
+
+        Raises:
+            UserError: the tasks overlap.
+        """
+        return metrics.feature_overlap(kind("mixture", self.mixture, TaskMixture), self.captures, self.width)
 
     @property
     def excess(self) -> Float[np.ndarray, "S G"]:
