@@ -114,9 +114,7 @@ def task_indices(tasks: Iterable[int] | None, count: int, name: str = "tasks") -
     """
     if tasks is None:
         return np.arange(count)
-    if isinstance(tasks, str) or not isinstance(tasks, Iterable):
-        raise UserError(f"{name} must be a list of task indices from 0 to {count - 1}, got {tasks!r}")
-    return np.unique(wholes(name, list(tasks), 0, count - 1))
+    return np.unique(wholes(name, listed(name, tasks), 0, count - 1))
 
 
 def choice(name: str, value: object, allowed: Sequence[str]) -> None:
@@ -138,6 +136,17 @@ def kind(name: str, value: object, expected: type[T]) -> T:
     if not isinstance(value, expected):
         raise UserError(f"{name} must be a {expected.__name__}, got {type(value).__name__}")
     return value
+
+
+def listed(name: str, values: object) -> list[Any]:
+    """The entries of a list, a tuple or an array.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UserError(f"{name} must be a list, got {_shown(values)}")
+    return list(values)
 
 
 def frozen(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

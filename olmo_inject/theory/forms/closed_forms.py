@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from olmo_inject.errors import UserError
 from olmo_inject.theory.inputs import kind, number, task_indices, wholes
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
@@ -132,7 +133,11 @@ def critical_widths(
         against: the tasks whose competition counts, e.g. the frequent ones; all others where None.
         some_minimiser: count only features of strictly greater utility: the width from which the feature is
             in some minimiser rather than in every one. Differs at exact ties alone.
+
+    Raises:
+        UserError: a task is none of the mixture's.
     """
+    kind("mixture", mixture, TaskMixture)
     return widths_to_meet(mixture, mixture.utilities, against, some_minimiser)
 
 
@@ -150,8 +155,13 @@ def widths_to_meet(
             must not increase.
         against: the tasks whose competition counts; all others where None.
         some_minimiser: count only what demands strictly more.
+
+    Raises:
+        UserError: a task is none of the mixture's, or a demand is missing.
     """
     kind("mixture", mixture, TaskMixture)
+    if demanded.shape != mixture.utilities.shape or np.isnan(demanded).any():
+        raise UserError(f"demanded must be one number for each of {mixture.features} features")
     competes = np.ones(mixture.features, dtype=bool)
     if against is not None:
         competes = np.isin(mixture.task_of, task_indices(against, mixture.tasks, "against"))

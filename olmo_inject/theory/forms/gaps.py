@@ -28,6 +28,9 @@ def gap_retention(gap: Values, eigenvalue: Values, step_size: float) -> Result:
         gap: T, steps from one burst to the next.
         eigenvalue: lambda_N, of the common feature the rare one competes with.
         step_size: eta.
+
+    Raises:
+        UserError: a number is impossible, or 2 eta lambda is 1 or more.
     """
     steps, rival, step_size = _checked(gap, eigenvalue, step_size)
     return np.asarray((1 - 2 * step_size * rival) ** (steps - 1))
@@ -44,6 +47,9 @@ def period_growth(gap: Values, eigenvalue: Values, utility: Values, step_size: f
         eigenvalue: lambda_i of the competing common feature; 2 eta lambda < 1.
         utility: nu, of the rare feature at its long-run frequency.
         step_size: eta.
+
+    Raises:
+        UserError: a number is impossible, or 2 eta lambda is 1 or more.
     """
     steps, rival, step_size = _checked(gap, eigenvalue, step_size)
     utility = numbers("utility", utility, at_least=0)
@@ -57,6 +63,14 @@ def demanded_utility(gap: Values, eigenvalue: Values, step_size: float) -> Resul
     Solving Gamma(T) = 0 for nu gives ((1 - 2 eta lambda)^-(T-1) - (1 - 2 eta lambda)) / (2 eta T): it rises
     with lambda and exponentially with the gap, to infinity where it leaves the range of a float.
     At T = 1 it is lambda.
+
+    Args:
+        gap: T.
+        eigenvalue: lambda of the competing common feature.
+        step_size: eta.
+
+    Raises:
+        UserError: a number is impossible, or 2 eta lambda is 1 or more.
     """
     return _demanded(*_checked(gap, eigenvalue, step_size))
 
@@ -137,7 +151,16 @@ def rival_utilities(
     """The utility at a place, from 0 by falling utility, among the competing tasks other than each task itself.
 
     Zero where there are fewer.
+
+    Args:
+        mixture: the tasks.
+        places: of every width and task.
+        against: the tasks whose competition counts; all others where None.
+
+    Raises:
+        UserError: a task is none of the mixture's.
     """
+    kind("mixture", mixture, TaskMixture)
     places = places.copy()
     competes = np.ones(mixture.tasks, dtype=bool)
     if against is not None:
@@ -173,6 +196,15 @@ def adam_displacement(gap: Values, learning_rate: float, beta1: float = 0.9, bet
 
     It saturates: about sqrt(T) steps where mixed data would move it T, and never over 31.8 of them at the
     default betas. So a burst of matched size cannot make up for the gap. The burst's size does not matter.
+
+    Args:
+        gap: T.
+        learning_rate: Adam's.
+        beta1: Adam's, of the mean gradient.
+        beta2: Adam's, of the mean square.
+
+    Raises:
+        UserError: a number is impossible; above all unless beta1 < sqrt(beta2).
     """
     steps = numbers("gap", gap, at_least=1)
     learning_rate = number("learning rate", learning_rate, above=0)

@@ -89,6 +89,14 @@ class Mixture:
             raise UserError(f"no task is called {name!r}: the mixture has {', '.join(self.names)}")
         return self.names.index(name)
 
+    def turned(self, seed: int = 0) -> Mixture:
+        """The same tasks in a random basis: an optimizer that goes by coordinates, such as Adam, sees the basis.
+
+        Raises:
+            UserError: the seed is not a whole number of 0 or more.
+        """
+        raise NotImplementedError
+
     def _check_tasks(self) -> None:
         """Put checked copies, which nobody can change, in the place of names, frequencies and spectra."""
         names, frequencies = _checked_tasks(self.frequencies, self.names, len(self.spectra))

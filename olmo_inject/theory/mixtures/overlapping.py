@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import frozen, number, numbers, whole, wholes
+from olmo_inject.theory.inputs import frozen, kind, listed, number, numbers, whole, wholes
 from olmo_inject.theory.mixtures.mixture import Mixture
-from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 
 NOTHING = 1e-12
 """Eigenvalues below this share of the largest are rounding."""
@@ -54,8 +53,13 @@ class OverlappingMixture(Mixture):
         object.__setattr__(self, "directions", frozen(directions / lengths))
 
     @classmethod
-    def of(cls, mixture: TaskMixture) -> OverlappingMixture:
-        """An orthogonal mixture as one of this kind."""
+    def of(cls, mixture: Mixture) -> OverlappingMixture:
+        """An orthogonal mixture as one of this kind.
+
+        Raises:
+            UserError: it is no mixture.
+        """
+        kind("mixture", mixture, Mixture)
         return cls(mixture.frequencies, mixture.spectra, mixture.directions, mixture.names)
 
     @classmethod
@@ -64,9 +68,15 @@ class OverlappingMixture(Mixture):
     ) -> OverlappingMixture:
         """Tasks by their Gram matrices C_k, symmetric and positive semidefinite.
 
+        Args:
+            frequencies: pi.
+            grams: one d x d matrix per task, in the same input space.
+            names: one per task.
+
         Raises:
-            UserError: a matrix is neither, or zero.
+            UserError: a matrix is neither, or zero, or of another size than the first.
         """
+        grams = listed("grams", grams)
         spectra, columns = [], []
         for k, gram in enumerate(grams):
             values, vectors = _decomposed(f"Gram matrix {k}", gram)
@@ -96,6 +106,7 @@ class OverlappingMixture(Mixture):
         Raises:
             UserError: no directions have these cosines.
         """
+        spectra = listed("spectra", spectra)
         values, vectors = _decomposed("overlaps", overlaps)
         if np.abs(np.diag(np.asarray(overlaps, dtype=np.float64)) - 1).max() > 1e-9:
             raise UserError("overlaps must have ones on the diagonal: the cosine of a feature with itself")
@@ -104,17 +115,29 @@ class OverlappingMixture(Mixture):
         return cls(frequencies, tuple(spectra), directions, names)  # type: ignore[arg-type]
 
     @classmethod
-    def superposed(cls, mixture: TaskMixture, dimension: int, seed: int = 0) -> OverlappingMixture:
+    def superposed(cls, mixture: Mixture, dimension: int, seed: int = 0) -> OverlappingMixture:
         """The same tasks, each in random orthonormal directions of fewer (or more) dimensions.
+
+        Args:
+            mixture: the tasks; only their frequencies, spectra and names are used.
+            dimension: d of the result.
+            seed: of the directions.
 
         Raises:
             UserError: a task has more features than there are dimensions.
         """
+        kind("mixture", mixture, Mixture)
         deepest = max(map(len, mixture.spectra))
         dimension = whole("dimension", dimension, deepest)
         generator = np.random.Generator(np.random.Philox(key=whole("seed", seed, 0)))
         columns = [np.linalg.qr(generator.standard_normal((dimension, len(s))))[0] for s in mixture.spectra]
         return cls(mixture.frequencies, mixture.spectra, np.concatenate(columns, axis=1), mixture.names)
+
+    def turned(self, seed: int = 0) -> OverlappingMixture:
+        """The same tasks in a random basis."""
+        generator = np.random.Generator(np.random.Philox(key=whole("seed", seed, 0)))
+        basis = np.linalg.qr(generator.standard_normal((self.dimension, self.dimension)))[0]
+        return replace(self, directions=basis @ self.directions)
 
     @cached_property
     def _dual(self) -> tuple[Float[np.ndarray, " F"], Float[np.ndarray, "F F"]]:

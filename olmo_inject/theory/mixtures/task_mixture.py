@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -113,6 +113,10 @@ class TaskMixture(Mixture):
             basis=self.basis,
             basis_seed=self.basis_seed,
         )
+
+    def turned(self, seed: int = 0) -> TaskMixture:
+        """The same tasks in a random basis."""
+        return replace(self, basis="random", basis_seed=seed)
 
     @property
     def dimension(self) -> int:

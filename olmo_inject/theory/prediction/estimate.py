@@ -104,7 +104,8 @@ def estimate_utilities(widths: Cells, frequencies: Cells, losses: Cells) -> Util
 
 def matched_cells(frequencies: Cells, gaps: Cells) -> np.ndarray:
     """Which cells have no longer gaps than their frequency makes needful: bursts are another question."""
-    return ~(gaps > 1.5 * np.maximum(1, 1 / frequencies))
+    rates = numbers("frequencies", frequencies, above=0)
+    return ~(gaps > 1.5 * np.maximum(1, 1 / rates))
 
 
 def parse_cell(text: str) -> tuple[float, float]:
@@ -115,6 +116,8 @@ def parse_cell(text: str) -> tuple[float, float]:
     """
     from olmo_inject.theory.mixtures.frequencies import parse_rate
 
+    if not isinstance(text, str):
+        raise UserError(f"a cell must be WIDTH:RATE, e.g. 128:1/10, got {text!r}")
     width, _, rate = text.partition(":")
     if not width.strip().isdigit() or not rate:
         raise UserError(f"a cell must be WIDTH:RATE, e.g. 128:1/10, got {text!r}")

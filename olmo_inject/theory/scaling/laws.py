@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from olmo_inject.theory.inputs import number, numbers, whole
+from olmo_inject.theory.inputs import kind, number, numbers, whole
 
 Numbers = float | Float[np.ndarray, " _"]
 
@@ -107,6 +107,10 @@ class Regimes:
 
     law: ScalingLaw
     frontier: PowerLaw
+
+    def __post_init__(self) -> None:
+        kind("law", self.law, ScalingLaw)
+        kind("frontier", self.frontier, PowerLaw)
 
     def data_suffices(self, small: float, large: float) -> bool:
         """Definition 1: the small model is worse at its optimum, but better with data enough."""

@@ -13,17 +13,17 @@ from olmo_inject.theory.inputs import kind, numbers, whole
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.tensors import real
 
 
 def captures(mixture: Mixture, encoder: Float[Tensor, "*batch N d"]) -> Float[np.ndarray, "*batch F"]:
-    """|U^T b|^2 of every feature direction, 0 to 1, for the span of the encoder's rows."""
-    if encoder.ndim < 2 or encoder.shape[-1] != mixture.dimension or not 1 <= encoder.shape[-2] <= mixture.dimension:
-        raise UserError(
-            f"an encoder must have 1 to {mixture.dimension} rows of {mixture.dimension} numbers, "
-            f"got the shape {tuple(encoder.shape)}"
-        )
-    if not bool(torch.isfinite(encoder).all()):
-        raise UserError("an encoder must hold finite numbers")
+    """|U^T b|^2 of every feature direction, 0 to 1, for the span of the encoder's rows.
+
+    Raises:
+        UserError: there are no rows of d finite numbers, or more of them than d.
+    """
+    kind("mixture", mixture, Mixture)
+    real("encoder", encoder, None, mixture.dimension)
     bank = FeatureBank(mixture, torch.float64, encoder.device)
     spanned = orthonormalised(encoder.detach().to(torch.float64))
     return bank.project(spanned).square().sum(-2).cpu().numpy()
@@ -74,7 +74,8 @@ def excess_loss(mixture: Mixture, captured: Float[np.ndarray, "*batch F"], width
 
     It is zero from as many latents on as there are features.
     """
-    loss = (mixture.utilities * (1 - _checked(mixture, captured))).sum(-1)
+    captured = _checked(mixture, captured)
+    loss = (mixture.utilities * (1 - captured)).sum(-1)
     best = mixture_losses(mixture, [width])[0]
     return np.asarray(loss / best - 1 if best > 0 else loss)
 
@@ -92,7 +93,8 @@ def haar_moments(spectrum: Float[np.ndarray, " m"], width: int, dimension: int) 
 
 
 def _checked(mixture: Mixture, captured: Float[np.ndarray, "*batch F"]) -> Float[np.ndarray, "*batch F"]:
-    values = numbers("captures", captured)
+    kind("mixture", mixture, Mixture)
+    values = numbers("captures", captured, at_least=-1e-5, at_most=1 + 1e-5)  # 0 to 1 but for rounding
     if not values.ndim or values.shape[-1] != mixture.features:
         raise UserError(f"captures must have one number for each of {mixture.features} features, got {values.shape}")
     return values
