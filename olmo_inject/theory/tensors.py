@@ -23,14 +23,13 @@ def sized(name: str, value: object, *last: int | None) -> Tensor:
     if not isinstance(value, Tensor) or value.dtype not in (torch.float32, torch.float64):
         got = f"one of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise UserError(f"{name} must be a tensor of torch.float32 or torch.float64, got {got}")
-    shape = tuple(value.shape)
-    found = shape[len(shape) - len(last) :]
-    fits = len(shape) >= len(last) and all(
-        size == wanted if wanted is not None else size > 0 for size, wanted in zip(found, last, strict=True)
-    )
+    shape, count = value.shape, len(last)
+    fits = len(shape) >= count
+    for size, wanted in zip(shape[-count:], last, strict=False):
+        fits = fits and (size == wanted if wanted is not None else size > 0)
     if not fits:
         words = ", ".join("any" if wanted is None else str(wanted) for wanted in last)
-        raise UserError(f"{name} must be a tensor whose last sizes are ({words}), got the shape {shape}")
+        raise UserError(f"{name} must be a tensor whose last sizes are ({words}), got the shape {tuple(shape)}")
     return value
 
 

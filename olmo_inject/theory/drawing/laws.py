@@ -6,9 +6,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
-from scipy.stats import spearmanr
 
-from olmo_inject.theory.checks.optimum import complexity_mixture, frequency_correlation, half_signal_widths
+from olmo_inject.theory.checks.optimum import (
+    complexity_mixture,
+    frequency_correlation,
+    half_signal_widths,
+    rank_correlation,
+)
 from olmo_inject.theory.drawing import style
 from olmo_inject.theory.drawing.scene import Scene
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
@@ -63,7 +67,7 @@ def _utility_correlation(mixture: TaskMixture) -> float:
     completing = [
         start + int((signal >= 0.5).argmax()) for start, signal in zip(mixture.starts[:-1], signals, strict=True)
     ]
-    return float(spearmanr(-mixture.utilities[completing], half_signal_widths(mixture)).statistic)  # type: ignore[attr-defined]
+    return rank_correlation(-mixture.utilities[completing], half_signal_widths(mixture))
 
 
 def regimes(scene: Scene) -> Figure:
