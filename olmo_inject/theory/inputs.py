@@ -85,6 +85,12 @@ def numbers(
 def whole(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
     """A whole number from `low` to `high`; a float such as 3.0 counts, a boolean does not.
 
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        low: the least allowed; no limit where None.
+        high: the most allowed; no limit where None.
+
     Raises:
         UserError: it is no such number.
     """
@@ -96,6 +102,12 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
 
 def wholes(name: str, values: object, low: int | None = None, high: int | None = None) -> Int[np.ndarray, " n"]:
     """Whole numbers from `low` to `high`, as a one-dimensional array.
+
+    Args:
+        name: of the argument, for the message.
+        values: what was given: a list, array, range or set.
+        low: the least allowed; no limit where None.
+        high: the most allowed; no limit where None.
 
     Raises:
         UserError: one of them is no such number.
@@ -109,6 +121,11 @@ def wholes(name: str, values: object, low: int | None = None, high: int | None =
 def task_indices(tasks: Iterable[int] | None, count: int, name: str = "tasks") -> Int[np.ndarray, " _"]:
     """Tasks by their index, sorted and each once; all of them where None.
 
+    Args:
+        tasks: what was given: any collection of whole numbers.
+        count: K, of the mixture.
+        name: of the argument, for the message.
+
     Raises:
         UserError: one is not from 0 to `count - 1`, or a boolean mask was given.
     """
@@ -120,6 +137,11 @@ def task_indices(tasks: Iterable[int] | None, count: int, name: str = "tasks") -
 def choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Check a word against those allowed.
 
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        allowed: all words that are.
+
     Raises:
         UserError: it is not one of them.
     """
@@ -128,7 +150,12 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> None:
 
 
 def kind(name: str, value: object, expected: type[T]) -> T:
-    """An argument that is no number, such as a mixture or a recipe, as what its class says it is.
+    """An argument of a class, such as a mixture or a recipe.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        expected: the class it must have.
 
     Raises:
         UserError: it is of another class.

@@ -46,7 +46,12 @@ def real(name: str, value: object, *last: int | None) -> Tensor:
 
 
 def orthonormal(name: str, value: object, dimension: int | None = None) -> Tensor:
-    """An encoder: one or more orthonormal rows of `dimension` finite numbers.
+    """An encoder: one or more orthonormal rows of finite numbers.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        dimension: d, the length of a row; any where None.
 
     Raises:
         UserError: it is none.
@@ -60,7 +65,12 @@ def orthonormal(name: str, value: object, dimension: int | None = None) -> Tenso
 
 
 def gram_matrix(name: str, value: object, dimension: int | None = None) -> Tensor:
-    """A symmetric positive semidefinite matrix of finite numbers, d x d.
+    """A symmetric positive semidefinite matrix of finite numbers.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        dimension: d, of the rows and columns; any where None.
 
     Raises:
         UserError: it is none.

@@ -54,6 +54,14 @@ def complexity_mixture(spread: float, tasks: int = 20, features: int = 10) -> Ta
     """Frequent tasks with slow spectra and rare ones with fast, of unit trace: beta from 1.5 -+ spread / 2.
 
     The frequency exponent is kept off simple ratios, at which utilities tie.
+
+    Args:
+        spread: s, the difference between the exponents of the rarest and the most frequent task.
+        tasks: K.
+        features: of every task.
+
+    Raises:
+        UserError: a size is below one, or the spread makes an exponent negative.
     """
     powers = np.linspace(1.5 - spread / 2, 1.5 + spread / 2, tasks)
     return TaskMixture.power_law(tasks, features, 1.03, powers.tolist())

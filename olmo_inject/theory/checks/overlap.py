@@ -155,12 +155,32 @@ def overlapping_gaps(effort: Effort) -> Iterator[Measure]:
 
 
 def random_overlap(seed: int, tasks: int = 4, features: int = 3, dimension: int = 9) -> OverlappingMixture:
-    """Tasks of falling frequency in random directions of few dimensions."""
+    """Tasks of falling frequency in random directions of few dimensions.
+
+    Args:
+        seed: of the directions.
+        tasks: K.
+        features: of every task.
+        dimension: d, at least `features`.
+
+    Raises:
+        UserError: a number is impossible.
+    """
     return OverlappingMixture.superposed(TaskMixture.power_law(tasks, features, 1.2, 1.1), dimension, seed)
 
 
 def shared_slot(share: float, dimension: int = 40, commons: int = 10, utility: float = 0.08) -> OverlappingMixture:
-    """Common directions of utility 1, .8, ... and a rank-one task, a share of which lies in the first of them."""
+    """Common directions of utility 1, .8, ... and a rank-one task, a share of which lies in the first of them.
+
+    Args:
+        share: of the rare task in the first common direction, 0 to 1.
+        dimension: d, above `commons`.
+        commons: how many common directions.
+        utility: nu, of the rare task.
+
+    Raises:
+        UserError: a number is impossible.
+    """
     values = 0.8 ** np.arange(commons)
     total = values.sum() + utility
     rare = np.zeros((dimension, 1))

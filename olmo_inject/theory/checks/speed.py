@@ -59,6 +59,9 @@ def compare_training(basis: Basis, steps: int, rounds: int = 3, widths: Sequence
         steps: of every run.
         rounds: runs of each way and width.
         widths: N.
+
+    Raises:
+        UserError: a number is impossible.
     """
     mixture = TaskMixture.power_law(null_directions=0, basis=basis)
     threads = torch.get_num_threads()
@@ -84,7 +87,19 @@ def _batched_losses(mixture: TaskMixture, width: int, steps: int) -> list[float]
 
 
 def naive_losses(mixture: TaskMixture, width: int, steps: int) -> list[float]:
-    """The plain way: one encoder at a time, a dense M, autograd, torch's Adam and QR."""
+    """The plain way: one encoder at a time, a dense M, autograd, torch's Adam and QR.
+
+    Args:
+        mixture: the tasks.
+        width: N.
+        steps: of Adam.
+
+    Returns:
+        The mixture's loss at the end, of every seed in `SEEDS`.
+
+    Raises:
+        UserError: the width is not from 1 to d.
+    """
     moment = torch.tensor(mixture.gram(), dtype=torch.float32)
     losses = []
     for seed in SEEDS:

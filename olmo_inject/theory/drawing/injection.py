@@ -71,7 +71,7 @@ def gradient_cosines(scene: Scene) -> Figure:
     figure, panels = style.panels(2, height=3.4)
     gap = max(2, scene.trace_gap // 5)
     length = 30 * gap
-    largest = 0.0
+    lowest, highest = 0.0, 0.0
     for axes, width in zip(panels, scene.contrast, strict=True):
         whole, other = batch_cosines(scene.mixture, scene.rare, width, gap, length, scene.seeds)
         steps = np.arange(length)
@@ -80,12 +80,13 @@ def gradient_cosines(scene: Scene) -> Figure:
         style.seeds(axes, steps[~burst], list(other[~burst]), "-", style.BLUE, "cos($g_{nt}$, $g_r$) between")
         axes.axhline(0, color=style.GREY, linewidth=0.8)
         between = other[~burst]
-        largest = max(largest, 1.1 * float(np.abs([whole, other]).max()))
-        title = f"N = {width}: between bursts {between.mean():.3f} ± {between.std():.3f}"
+        drawn = np.concatenate([whole[burst].ravel(), between.ravel()])
+        lowest, highest = min(lowest, float(drawn.min())), max(highest, float(drawn.max()))
+        title = f"N = {width}: between bursts {between.mean():.3f} ± {between.std():.3f}".replace("-", "\N{MINUS SIGN}")
         style.label(axes, title, f"step, a burst every {gap}", "cosine with the rare task's gradient")
         style.legend(axes, 2)
     for axes in panels:
-        axes.set_ylim(-largest, largest)
+        axes.set_ylim(1.1 * lowest, 1.1 * highest)
     return figure
 
 
@@ -102,6 +103,12 @@ def batch_cosines(
         steps: of training, plain steps of eta nu_1 = 0.1.
         seeds: of encoders and samples.
         batch: samples a step.
+
+    Returns:
+        Both cosines, a row for every step and a column for every seed.
+
+    Raises:
+        UserError: a number is impossible.
     """
     bank = FeatureBank(mixture, torch.float64, "cpu")
     stream = SampleStream(bank, Bursts(rare, (gap,)), batch, seeds)
@@ -149,6 +156,7 @@ def kept_and_learned(scene: Scene) -> Figure:
     axes.set_yscale("log")
     axes.set_ylim(1, top)
     axes.set_xlim(1, every[-1])
+    axes.text(0.03, 0.05, "white: lost", transform=axes.transAxes, fontsize=8)
     style.label(axes, f"Task {rare + 1}, plain steps of $\\eta\\nu_1$ = 0.1", "width N", "gap T (steps)")
     style.legend(axes, 1)
     return figure

@@ -43,7 +43,11 @@ def retained_features(mixture: TaskMixture, widths: Widths) -> Int[np.ndarray, "
 
 
 def task_losses(mixture: Mixture, widths: Widths) -> Float[np.ndarray, "W K"]:
-    """L_k(N): what is left of each task beyond the features, or with overlap the slots, that the best encoder holds."""
+    """L_k(N): what the best encoder of width N leaves of each task (Theorem 3).
+
+    Raises:
+        UserError: a width is not from 1 to d.
+    """
     if isinstance(mixture, OverlappingMixture):
         return mixture.task_losses(widths)
     mixture = kind("mixture", mixture, TaskMixture)
@@ -54,14 +58,22 @@ def task_losses(mixture: Mixture, widths: Widths) -> Float[np.ndarray, "W K"]:
 
 
 def task_signals(mixture: Mixture, widths: Widths) -> Float[np.ndarray, "W K"]:
-    """s_k(N) = 1 - L_k(N) / tr C_k: the share of a task that the best encoder holds, 0 to 1."""
+    """s_k(N) = 1 - L_k(N) / tr C_k: the share of a task that the best encoder holds, 0 to 1.
+
+    Raises:
+        UserError: a width is not from 1 to d.
+    """
     if isinstance(mixture, OverlappingMixture):
         return mixture.task_signals(widths)
     return 1 - task_losses(mixture, widths) / mixture.traces
 
 
 def mixture_losses(mixture: Mixture, widths: Widths) -> Float[np.ndarray, " W"]:
-    """L*(N): the eigenvalues of M beyond the N largest, summed. No encoder of width N does better."""
+    """L*(N): the eigenvalues of M beyond the N largest, summed. No encoder of width N does better (Theorem 3).
+
+    Raises:
+        UserError: a width is not from 1 to d.
+    """
     if isinstance(mixture, OverlappingMixture):
         return mixture.mixture_losses(widths)
     mixture = kind("mixture", mixture, TaskMixture)
@@ -77,7 +89,7 @@ def tied_boundary(mixture: TaskMixture, widths: Widths) -> Bool[np.ndarray, " W"
 
 
 def minimal_widths(mixture: TaskMixture, depths: Widths) -> Int[np.ndarray, " m"]:
-    """N_min(m): the width from which every task's first m features are held, in every minimiser.
+    """N_min(m): the width from which every task's first m features are held, in every minimiser (Theorem 3).
 
     A task with fewer than m features needs only those it has to be held.
 
@@ -105,15 +117,29 @@ def frequent_tasks(mixture: Mixture, mass: float = 0.9) -> Int[np.ndarray, " _"]
 
 
 def residuals(mixture: TaskMixture, widths: Widths, tasks: Tasks) -> Float[np.ndarray, " W"]:
-    """R*_N: what the best encoder for these tasks alone leaves of their part of M."""
+    """R*_N: what the best encoder for these tasks alone leaves of their part of M (Corollary 5).
+
+    Args:
+        mixture: the tasks.
+        widths: N.
+        tasks: those that count, from 0; the frequent ones in the paper.
+
+    Raises:
+        UserError: a width is not from 1 to d, or a task is none of the mixture's.
+    """
     return _beyond(_falling_utilities(mixture, tasks), checked_widths(mixture, widths))
 
 
 def residual_width(mixture: TaskMixture, share: float, tasks: Tasks) -> int:
-    """N_epsilon: the least width that can leave at most this share of these tasks' part of M unexplained.
+    """N_epsilon: the least width that can leave at most this share of these tasks' part of M unexplained (Corollary 5).
+
+    Args:
+        mixture: the tasks.
+        share: epsilon as a share of those tasks' variance, 0 to 1.
+        tasks: those that count, from 0; the frequent ones in the paper.
 
     Raises:
-        UserError: `share` is not between 0 and 1.
+        UserError: `share` is not from 0 to below 1, or a task is none of the mixture's.
     """
     share = number("the residual share", share, at_least=0, below=1)
     falling = _falling_utilities(mixture, tasks)

@@ -40,7 +40,7 @@ def period_growth(gap: Values, eigenvalue: Values, utility: Values, step_size: f
     """Gamma(T): the logarithm by which a rare feature grows over one gap and one burst of T nu.
 
     It takes hold from the common solution iff this is positive. Gamma(T) / T falls strictly in T towards
-    ln(1 - 2 eta lambda), so every feature with competition is lost at a long enough gap.
+    ln(1 - 2 eta lambda), so every feature with competition is lost at a long enough gap. Not in the paper.
 
     Args:
         gap: T.
@@ -89,7 +89,7 @@ def _checked(gap: Values, eigenvalue: Values, step_size: float) -> tuple[Result,
 
 
 def check_step_size(mixture: TaskMixture, step_size: float) -> None:
-    """Refuse a step at which the closed forms mean nothing.
+    """Check that the closed forms hold at this step size.
 
     Raises:
         UserError: unless 0 < 2 eta nu_1 < 1.
@@ -127,8 +127,8 @@ def longest_gaps(
     """The longest T at which each task's first feature still grows at each width.
 
     0 where it does not grow even without a gap, infinite where the width leaves a slot without competition.
-    The local statement of `gap_critical_widths`, turned round: growth from nothing. Whether a learned task stays is
-    another question, see `kept.longest_kept_gaps`.
+    This is `gap_critical_widths` solved for the gap: growth from nothing. Whether a learned task stays is another
+    question, see `kept.longest_kept_gaps`. The paper's matched-frequency injection (Fig. 4); derived in docs/theory.md.
 
     Args:
         mixture: the tasks.
@@ -192,10 +192,11 @@ def _longest_gap(
 
 
 def adam_displacement(gap: Values, learning_rate: float, beta1: float = 0.9, beta2: float = 0.999) -> Result:
-    """How far Adam moves a coordinate per period when its gradient is zero but for one step in T.
+    """How far Adam moves a coordinate in one period if its gradient is zero in all but one of T steps.
 
     It saturates: about sqrt(T) steps where mixed data would move it T, and never over 31.8 of them at the
-    default betas. So a burst of matched size cannot make up for the gap. The burst's size does not matter.
+    default betas. So a burst of matched size cannot make up for the gap. The burst's size does not matter. The formula
+    takes beta2 near 1 (within .5% of torch's Adam at .999) and is not in the paper.
 
     Args:
         gap: T.

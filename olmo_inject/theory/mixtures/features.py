@@ -131,7 +131,16 @@ def _by_reflections(rows: Tensor) -> Tensor:
 
 
 def random_encoder(width: int, dimension: int, seed: int) -> Float[Tensor, "N d"]:
-    """Haar-distributed orthonormal rows in float64, the same on every device."""
+    """Haar-distributed orthonormal rows in float64, the same on every device.
+
+    Args:
+        width: N, the number of rows.
+        dimension: d, the length of a row.
+        seed: of the draw.
+
+    Raises:
+        UserError: the width is not from 1 to d, or the seed is negative.
+    """
     dimension = whole("dimension", dimension, 1)
     width = whole("width", width, 1, dimension)
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))

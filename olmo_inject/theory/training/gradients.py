@@ -159,7 +159,7 @@ class Interference:
 
 
 def interference(encoder: Encoder, common: Float[Tensor, "d d"]) -> Interference:
-    """|g_c| and its bounds 2 sqrt(|U^T M U| R), 2 sqrt(|(I-P) M (I-P)| tr U^T M U) and 2 sqrt(lambda_1 R).
+    """|g_c| and its bounds 2 sqrt(|U^T M U| R), 2 sqrt(|(I-P) M (I-P)| tr U^T M U) and 2 sqrt(lambda_1 R) (Theorem 4).
 
     One-sided: a small residual means a weak gradient, but a weak gradient does not mean a small residual.
 

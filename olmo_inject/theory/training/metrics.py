@@ -30,13 +30,21 @@ def captures(mixture: Mixture, encoder: Float[Tensor, "*batch N d"]) -> Float[np
 
 
 def losses_from_captures(mixture: Mixture, captured: Float[np.ndarray, "*batch F"]) -> Float[np.ndarray, "*batch K"]:
-    """L_k = sum_j lambda_kj (1 - capture): each task's loss with its optimal decoder."""
+    """L_k = sum_j lambda_kj (1 - capture): each task's loss with its optimal decoder.
+
+    Raises:
+        UserError: there is not one capture from 0 to 1 for every feature.
+    """
     captured = _checked(mixture, captured)
     return np.add.reduceat(mixture.eigenvalues * (1 - captured), mixture.starts[:-1], axis=-1)
 
 
 def signals_from_captures(mixture: Mixture, captured: Float[np.ndarray, "*batch F"]) -> Float[np.ndarray, "*batch K"]:
-    """s_k = tr(P C_k) / tr C_k: the share of each task's variance that the encoder holds."""
+    """s_k = tr(P C_k) / tr C_k: the share of each task's variance that the encoder holds.
+
+    Raises:
+        UserError: there is not one capture from 0 to 1 for every feature.
+    """
     captured = _checked(mixture, captured)
     return np.add.reduceat(mixture.eigenvalues * captured, mixture.starts[:-1], axis=-1) / mixture.traces
 
@@ -47,7 +55,15 @@ def normalised_signal(
     """The signal on a scale where a random encoder has 0 and a complete one 1. Not clipped.
 
     An optimised encoder may be below 0: its latents then hold other tasks only. At N = d every encoder is
-    complete, and 1 is returned.
+    complete, and 1 is returned. The paper normalises signals so in Fig. 3; the form is inferred.
+
+    Args:
+        signal: s, of one or more encoders.
+        width: N.
+        dimension: d.
+
+    Raises:
+        UserError: a signal is not finite, or the width is not from 1 to d.
     """
     dimension = whole("dimension", dimension, 1)
     width = whole("width", width, 1, dimension)
@@ -60,7 +76,16 @@ def normalised_signal(
 def feature_overlap(
     mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"], width: int
 ) -> Float[np.ndarray, "*batch"]:
-    """Share of the N features of largest utility among the N most captured; 1 where the sets are equal."""
+    """Share of the N features of largest utility among the N most captured; 1 where the sets are equal.
+
+    Args:
+        mixture: tasks without overlap: where tasks share slots, no set of features is the best one.
+        captured: of every feature, as `captures` gives it.
+        width: N.
+
+    Raises:
+        UserError: the tasks overlap, or a size does not fit.
+    """
     kind("mixture", mixture, TaskMixture)  # overlapping tasks share slots: no set of features is the best one
     captured = _checked(mixture, captured)
     count = min(whole("width", width, 1, mixture.dimension), mixture.features)
@@ -72,7 +97,15 @@ def feature_overlap(
 def excess_loss(mixture: Mixture, captured: Float[np.ndarray, "*batch F"], width: int) -> Float[np.ndarray, "*batch"]:
     """L / L* - 1, where L* is the loss of the best encoder of this width; L itself where that is zero.
 
-    It is zero from as many latents on as there are features.
+    L* is zero from as many latents on as there are features.
+
+    Args:
+        mixture: the tasks.
+        captured: of every feature, as `captures` gives it.
+        width: N.
+
+    Raises:
+        UserError: a size does not fit, or a capture is not from 0 to 1.
     """
     captured = _checked(mixture, captured)
     loss = (mixture.utilities * (1 - captured)).sum(-1)
@@ -81,7 +114,16 @@ def excess_loss(mixture: Mixture, captured: Float[np.ndarray, "*batch F"], width
 
 
 def haar_moments(spectrum: Float[np.ndarray, " m"], width: int, dimension: int) -> tuple[float, float]:
-    """Mean and variance of a task's signal under a uniformly random encoder."""
+    """Mean and variance of a task's signal under a uniformly random encoder.
+
+    Args:
+        spectrum: the task's eigenvalues.
+        width: N.
+        dimension: d.
+
+    Raises:
+        UserError: the spectrum is longer than d or all zero, or the width is not from 1 to d.
+    """
     dimension = whole("dimension", dimension, 2)
     width = whole("width", width, 1, dimension)
     spectrum = numbers("spectrum", spectrum, at_least=0)

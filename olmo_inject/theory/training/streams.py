@@ -41,7 +41,7 @@ class Bursts:
         object.__setattr__(self, "gaps", gaps)
 
     def check(self, mixture: Mixture, steps: int) -> None:
-        """Refuse what cannot be run.
+        """Check that a run can have these bursts.
 
         Raises:
             UserError: there is no such task, or a gap is not from 1 to the number of steps.
