@@ -1,4 +1,4 @@
-"""What can be refused before any rank is started."""
+"""Checks that run before any rank starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from olmo_inject.worker_processes import check_sockets
 def check_before_launch(
     experiment: Experiment, processes: int, device: str, overwrite: bool, tasks: list[Task] | None = None
 ) -> str | None:
-    """Check a run as its ranks will, so that a mistake is one line and not one per rank.
+    """Check a run as its ranks will, so that a mistake gives one line and not one per rank.
 
     Args:
         experiment: the run.
@@ -68,7 +68,7 @@ def check_before_launch(
 
 
 def record_changes(experiment: Experiment) -> None:
-    """Record what a finished run may change, as where its corpus is now.
+    """Record the settings that a finished run may change, such as where its corpus is.
 
     Raises:
         UserError: the folder is in use, or cannot be written.
@@ -80,7 +80,7 @@ def record_changes(experiment: Experiment) -> None:
 
 
 def first_step_of(experiment: Experiment, last: Checkpoint | None) -> int:
-    """The step that a run would begin with: after its own `last` checkpoint, or where it branches off.
+    """The first step of a run: after its own `last` checkpoint, or where it branches off.
 
     Raises:
         UserError: the record of the checkpoint that it branches off is damaged.
@@ -93,7 +93,7 @@ def first_step_of(experiment: Experiment, last: Checkpoint | None) -> int:
 
 
 def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
-    """Refuse what so many ranks, or ranks on such a device, cannot train: before they start, and by each of them.
+    """Check that this many ranks on this device can train the run. Called before the ranks start and by each rank.
 
     Args:
         experiment: the run.
@@ -116,7 +116,7 @@ def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
 
 
 def _check_device(experiment: Experiment, device: str) -> None:
-    """Refuse what needs a GPU, or a package, that is not there."""
+    """Check that the GPU and the packages that the settings need are there."""
     train, model = experiment.train, experiment.model
     for key, asked in (
         ("model.flash_attention", model.flash_attention),

@@ -1,4 +1,4 @@
-"""A few real steps of an experiment, timed, in a folder that is deleted: the run's own folder is never touched."""
+"""Times a few real steps of an experiment in a temporary folder; the run's own folder is never touched."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WARM_UP = 1  # steps that are not timed: kernels are chosen, memory is allocated
 
 @dataclass(frozen=True)
 class Trial:
-    """What was measured, the worst of all ranks.
+    """Measured times and memory, the worst of all ranks.
 
     Attributes:
         ranks: that took part.
@@ -66,7 +66,7 @@ class Trial:
 
 
 class _Clock(Callback):
-    """When each step began, and when the last one ended."""
+    """Records when each step began and when the last one ended."""
 
     def __init__(self) -> None:
         self.marks: list[float] = []

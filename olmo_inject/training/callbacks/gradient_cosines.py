@@ -1,4 +1,4 @@
-"""Gradient interference while training: what each chosen step's batch does to the tasks."""
+"""Measures gradient interference during training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class GradientCosines(Callback):
         self.tasks = tasks
 
     def before_step(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any]) -> None:
-        """Measure, if the step is chosen (collective)."""
+        """Measure if the step is selected (collective)."""
         if step not in self.config.at:
             return
         positions = batch["index"].numpy()

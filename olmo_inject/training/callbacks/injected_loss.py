@@ -1,4 +1,4 @@
-"""Task loss and accuracy on the LABELs injected in each step, and the loss on all other tokens."""
+"""Measures loss and accuracy on the LABELs injected in each step, and the loss on all other tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LM_LOSS = "train/lm_loss"  # the same without the injected targets
 
 
 class InjectedLoss(Callback):
-    """Measures from the training pass itself, so at no further forward pass."""
+    """Reads the logits of the training pass, so it needs no forward pass of its own."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: step, rate, time left, losses."""
+"""Shows step, rate, time left and losses during training."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Progress(Callback):
             )
 
     def on_close(self, trainer: InjectionTrainer) -> None:
-        """Leave the terminal as it was."""
+        """Stop the bar and restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
 

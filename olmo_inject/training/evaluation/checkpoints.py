@@ -1,4 +1,4 @@
-"""Old checkpoints evaluated on tasks, those they were trained with or any others."""
+"""Evaluates checkpoints on the tasks of their run or on any others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
 
 @dataclass(frozen=True)
 class Result:
-    """How one checkpoint does on one half of one task.
+    """The scores of one checkpoint on one half of one task.
 
     Attributes:
         checkpoint: its folder.
@@ -63,7 +63,7 @@ class Result:
 
 
 def find_steps(paths: Sequence[Path]) -> list[Path]:
-    """Each checkpoint, and all checkpoints of each run folder or folder of runs, by step.
+    """The checkpoints at `paths`: checkpoints, run folders or folders of runs; sorted by step.
 
     Raises:
         UserError: a path that is neither.
@@ -83,7 +83,7 @@ def find_steps(paths: Sequence[Path]) -> list[Path]:
 
 
 def check_sizes(batch_size: int, most: int | None) -> None:
-    """Refuse sizes below 1.
+    """Check that sizes are at least 1.
 
     Raises:
         UserError: naming the option.
