@@ -11,7 +11,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.theory.checks import registry as validate
 from olmo_inject.theory.checks.measure import Measure
 from olmo_inject.theory.commands import app
-from olmo_inject.theory.drawing import injection, scene, style
+from olmo_inject.theory.drawing import injection, style
 from olmo_inject.theory.drawing.figures import FIGURES
 from olmo_inject.theory.drawing.save import save_all
 from olmo_inject.theory.drawing.scene import SceneConfig, load_scene, scene_of
@@ -89,7 +89,7 @@ def test_figures_of_another_mixture(tmp_path: Path) -> None:
         error = CliRunner().invoke(app, command).exception
         assert isinstance(error, UserError)
         assert message in str(error)
-    paper = load_scene(Path(scene.__file__).with_name("paper.yaml"), quick=False)
+    paper = load_scene(Path(__file__).parents[2] / "docs" / "paper.yaml", quick=False)
     assert (paper.mixture.tasks, paper.contrast) == (32, (32, 256))
 
 
