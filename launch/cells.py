@@ -27,7 +27,8 @@ from launch.pool import last_lines
 from launch.sweep import Cell, Sweep
 from olmo_inject.config import experiment_yaml, load_experiment
 from olmo_inject.errors import UserError
-from olmo_inject.files import locked, read_json, write_json, write_text
+from olmo_inject.files import read_json, write_json, write_text
+from olmo_inject.locks import locked
 from olmo_inject.runs.folder import differences, in_use
 from olmo_inject.runs.read import EXPERIMENT, METRICS
 from olmo_inject.tasks.halves import judged

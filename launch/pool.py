@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -27,12 +26,12 @@ from rich.table import Table
 from rich.text import Text
 
 from olmo_inject.errors import UserError
+from olmo_inject.progress import SECONDS_BETWEEN_LINES, Meter
 from olmo_inject.stop_signals import stop_signals, stop_with_parent
 from olmo_inject.terminal import Console
 from olmo_inject.visible_text import visible
 
 POLL_SECONDS = 0.25
-SECONDS_BETWEEN_LINES = 10.0  # where the console is no terminal
 GRACE_SECONDS = 45.0  # for a stopped job to write its checkpoint; `train` gives its ranks 30 s of them
 TAIL_BYTES = 4096
 _COMMAND = "$ "  # before the command, the first line of what it logs
@@ -262,11 +261,10 @@ class _Display:
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
-        self._total = total
-        self._begun = time.monotonic()
+        self._meter = Meter("", total, "runs")
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._said: dict[str, str] = {}
-        self._last_lines = self._begun
+        self._last_lines = time.monotonic()
 
     def __enter__(self) -> _Display:
         if self._live is not None:
@@ -294,12 +292,9 @@ class _Display:
                     self.say(line if line.startswith(one.job.name) else f"{one.job.name}: {line}")
 
     def _picture(self, running: Sequence[_Running], done: int) -> RenderableType:
-        elapsed = timedelta(seconds=round(time.monotonic() - self._begun))
+        self._meter.update(done, f"{len(running)} running")
         head = Table.grid(padding=(0, 1))
-        head.add_row(
-            ProgressBar(total=self._total, completed=done, width=30),
-            f"{done} of {self._total} runs done, {len(running)} running, {elapsed}",
-        )
+        head.add_row(ProgressBar(total=self._meter.total, completed=done, width=30), self._meter.line())
         lines = Table.grid(padding=(0, 1))
         for one in running:
             line = last_line(one.job.log).removeprefix(f"{one.job.name}: ")

@@ -10,7 +10,6 @@ import typer
 from olmo_inject.commands.shared import CorpusOption, JsonOption, print_json, table_console
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
-from olmo_inject.terminal import Console
 
 StepArgument = Annotated[Path, typer.Argument(help="A checkpoint, e.g. runs/my-first/step500.", show_default=False)]
 ToOption = Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.", show_default=False)]
@@ -96,8 +95,7 @@ def evaluate(
 
     Example: `olmo-inject evaluate runs/a runs/b/step500 --tasks less --tasks other.yaml`
     """
-    from rich.progress import track
-
+    from olmo_inject.progress import show_progress
     from olmo_inject.training.evaluation import checkpoints
     from olmo_inject.training.parallel import choose_device
 
@@ -107,9 +105,10 @@ def evaluate(
     # All tasks first: a mistake in the last is met before the first is evaluated.
     work = [(step, checkpoints.find_tasks(tasks or (), step)) for step in found]
     results: list[checkpoints.Result] = []
-    shown = track(work, "evaluating", console=Console(stderr=True), transient=True, disable=as_json)
-    for step, chosen in shown:
-        results += checkpoints.evaluate_checkpoint(step, chosen, torch_device, batch_size, max_instances)
+    with show_progress("evaluating", len(work), "checkpoints", enabled=not as_json) as meter:
+        for step, chosen in work:
+            results += checkpoints.evaluate_checkpoint(step, chosen, torch_device, batch_size, max_instances)
+            meter.advance()
     if parquet is not None:
         checkpoints.write_results(results, parquet)
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -59,20 +58,15 @@ def manifest(
 
     Example: `olmo-inject corpus manifest dolma-v1_7 --root https://olmo-data.org`
     """
-    from rich.progress import Progress
-
     from olmo_inject.corpus.manifest import default_path, make_manifest, write_manifest
     from olmo_inject.corpus.source import named_corpus
     from olmo_inject.corpus.sources import open_source
-    from olmo_inject.terminal import Console
+    from olmo_inject.progress import show_progress
 
     named, where = named_corpus(corpus, root)
     path = to or default_path(named)
-    source, console = open_source(where), Console(stderr=True)
-    bar = Progress(console=console, transient=True)
-    task = bar.add_task(f"sizes of {named.name}", total=len(set(named.shards)))
-    with bar if console.is_terminal and not as_json else nullcontext():  # elsewhere it would show an empty line
-        manifest = make_manifest(named, source, lambda: bar.advance(task))
+    with show_progress(f"sizes of {named.name}", len(set(named.shards)), "shards", enabled=not as_json) as meter:
+        manifest = make_manifest(named, open_source(where), meter.advance)
     write_manifest(manifest, path)
     summary = {
         "manifest": str(path),

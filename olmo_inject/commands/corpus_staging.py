@@ -85,12 +85,12 @@ def verify(
 ) -> None:
     """Read every byte of a stage or a corpus folder and compare checksums. Ends with status 1 if any differs."""
     from olmo_inject.corpus.verify import damaged, recorded_files
-    from olmo_inject.progress import bytes_done
+    from olmo_inject.progress import show_progress
     from olmo_inject.words import counted
 
     files = recorded_files(folder, provenance=True)
-    with bytes_done("verifying", sum(file.nbytes for file in files), not as_json) as advance:
-        bad = damaged(files, advance, jobs)
+    with show_progress("verifying", sum(file.nbytes for file in files), "bytes", enabled=not as_json) as meter:
+        bad = damaged(files, meter.advance, jobs)
     if as_json:
         print_json({"folder": str(folder), "files": len(files), "damaged": bad})
     else:
@@ -100,15 +100,15 @@ def verify(
 
 
 def _run_stager(stager: Stager, to: Path, as_json: bool) -> None:
-    from olmo_inject.progress import bytes_done
+    from olmo_inject.progress import show_progress
     from olmo_inject.stop_signals import stop_signals
 
     if not as_json:
         for line in stager.describe():
             print(line, flush=True)
     stager.check_disk()
-    with stop_signals() as stop, bytes_done("staging", stager.work_bytes, not as_json) as advance:
-        complete = stager.run(advance, lambda: bool(stop))
+    with stop_signals() as stop, show_progress("staging", stager.work_bytes, "bytes", enabled=not as_json) as meter:
+        complete = stager.run(meter.advance, lambda: bool(stop))
     if as_json:
         print_json({"folder": str(to), "complete": complete, "bytes": stager.stage_bytes} | stager.choice())
     elif complete:

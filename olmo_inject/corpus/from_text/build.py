@@ -89,6 +89,7 @@ def build_corpus(
                 threads=max(1, processes // len(jobs)),
                 what="building",
                 total=sum(i.size for i in inputs),
+                unit="bytes",
                 progress=progress,
             )
         )

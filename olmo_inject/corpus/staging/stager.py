@@ -31,7 +31,8 @@ from olmo_inject.corpus.staging.request import (
 )
 from olmo_inject.corpus.staging.spill_runs import Advance, Held, OpenRun, plan_runs
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, remove_with_lock, write_json
+from olmo_inject.files import read_json, write_json
+from olmo_inject.locks import remove_with_lock
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 

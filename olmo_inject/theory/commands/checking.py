@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from olmo_inject.progress import show_progress
 from olmo_inject.theory.checks.measure import Effort, Measure
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -27,14 +27,12 @@ def validate(quick: Quick = False, as_json: AsJson = False) -> None:
     torch.set_num_threads(1 if quick else threads)  # small products lose more to threads than they gain
     started = time.perf_counter()
     rows: list[tuple[str, Measure]] = []
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        for number, (title, check) in CHECKS.items():
-            shown = progress.add_task(f"{number}/{len(CHECKS)} {title}", total=None)
+    with show_progress("validating", len(CHECKS), "checks") as meter:
+        for done, (title, check) in enumerate(CHECKS.values()):
             for measure in check(Effort(quick)):
                 rows.append((title, measure))
-                progress.update(shown, description=f"{number}/{len(CHECKS)} {title}: {measure.what}")
-            progress.remove_task(shown)
+                meter.update(done, f"{title}: {measure.what}")
+            meter.update(done + 1)
     torch.set_num_threads(threads)
     seconds = time.perf_counter() - started
     passed = all(measure.passed for _, measure in rows)

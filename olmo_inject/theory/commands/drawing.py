@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from olmo_inject.progress import show_progress
 from olmo_inject.theory.commands.checking import Quick
 from olmo_inject.theory.inputs import choice
 
@@ -27,10 +26,10 @@ def figures(
     for name in only or ():
         choice("--only", name, tuple(FIGURES))
     scene = load_scene(config, quick)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        for name in only or FIGURES:
-            shown = progress.add_task(name, total=None)
+    names = only or list(FIGURES)
+    with show_progress("drawing", len(names), "figures") as meter:
+        for done, name in enumerate(names):
+            meter.update(done, name)
             paths = save_all(FIGURES[name](scene), to, name)
-            progress.remove_task(shown)
+            meter.update(done + 1)
             print(*paths, sep="\n")

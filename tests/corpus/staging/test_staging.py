@@ -29,7 +29,7 @@ from olmo_inject.corpus.staged import RankShard, StagedShards, StageOrder, read_
 from olmo_inject.corpus.staging import Staged, check_extent, open_stager, parts, spill_runs
 from olmo_inject.corpus.verify import damaged, recorded_files
 from olmo_inject.errors import UserError
-from olmo_inject.files import locked
+from olmo_inject.locks import locked
 from olmo_inject.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.without_tokenizer(50280, 50279, 1)
