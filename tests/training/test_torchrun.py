@@ -29,7 +29,7 @@ SETTINGS = (
 
 def start(path: Path, run: Path, *more: str, ranks: int = 2, under: Sequence[str] = ()) -> subprocess.Popen[str]:
     overrides = [f"folder={run}", *SETTINGS, *more]
-    command = [*under, sys.executable, "-m", "olmo_inject", "train", str(path), *overrides, "--nproc", str(ranks)]
+    command = [*under, sys.executable, "-m", "olmo_inject", "train", str(path), *overrides, "--processes", str(ranks)]
     (run.parent / "tmp").mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(run.parent / "tmp")}
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)

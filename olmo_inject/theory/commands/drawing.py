@@ -13,7 +13,7 @@ from olmo_inject.theory.inputs import choice
 
 
 def figures(
-    to: Annotated[Path, typer.Option(help="Folder for the pictures, each as PNG, SVG and PDF.")],
+    out: Annotated[Path, typer.Option(help="Folder for the figures, each as PNG, SVG and PDF.")],
     config: Annotated[Path | None, typer.Option(help="Another mixture, widths and gaps, as YAML.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Draw only this figure; may be given again.")] = None,
     quick: Quick = False,
@@ -30,6 +30,6 @@ def figures(
     with show_progress("drawing", len(names), "figures") as meter:
         for done, name in enumerate(names):
             meter.update(done, name)
-            paths = save_all(FIGURES[name](scene), to, name)
+            paths = save_all(FIGURES[name](scene), out, name)
             meter.update(done + 1)
             print(*paths, sep="\n")
