@@ -88,7 +88,7 @@ def check_sizes(batch_size: int, most: int | None) -> None:
     Raises:
         UserError: naming the option.
     """
-    for name, value in (("--batch-size", batch_size), ("--max-instances", most)):
+    for name, value in (("--rows-per-pass", batch_size), ("--max-instances", most)):
         if value is not None and value < 1:
             raise UserError(f"{name}: {value} must be at least 1")
 

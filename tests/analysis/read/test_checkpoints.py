@@ -84,7 +84,7 @@ def test_what_is_nothing_to_analyse(trained: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             subjects(paths, "last", problems)
     shutil.copytree(trained / "step8", tmp_path / "alone")
-    with pytest.raises(UserError, match="is a model and not a run: say with --task"):
+    with pytest.raises(UserError, match="is a model and not a run: say with --tasks"):
         subjects([tmp_path / "alone"], "last", problems)
     [subject] = subjects([tmp_path / "alone"], "last", problems, [trained / "tasks" / "less.json"])
     assert (subject.step, subject.run, [task.name for task in subject.tasks]) == (None, None, ["less"])

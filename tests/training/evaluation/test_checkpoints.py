@@ -102,7 +102,7 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
         checkpoints.find_steps([tmp_path / "none"])
     with pytest.raises(UserError, match="does not lie in a run"):
         checkpoints.find_tasks([], tmp_path / "step4")
-    with pytest.raises(UserError, match="--batch-size: 0"):
+    with pytest.raises(UserError, match="--rows-per-pass: 0"):
         checkpoints.check_sizes(0, None)
     task = Task.load(run / "tasks" / "less.json")
     task.instances[0, 0] = 500
