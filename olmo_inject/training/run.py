@@ -141,7 +141,7 @@ def _write_folder(experiment: Experiment, data: ExperimentData, overwrite: bool)
         delete_run(folder)
     prepare(experiment, data, first_step_of(experiment, save_restore.latest(folder)))
     remove_leftovers(experiment)
-    if len(data.shards) >= SHARED_FROM:
+    if data.order.n_sequences >= SHARED_FROM:
         data.order.prepare(len(data.corpus))
     (folder / STOP_FILE).unlink(missing_ok=True)
 

@@ -69,6 +69,9 @@ def test_in_the_run_and_afterwards_agree(
             assert (cosine is None) == (row["cosine"] != row["cosine"])
             if cosine is not None:
                 assert cosine == pytest.approx(row["cosine"], abs=2e-5)
+                for name in ("null", "among"):
+                    other = found[subject.step, f"gradient/{row['task']}/{name}_{ending}"]
+                    assert other == pytest.approx(row[name], abs=2e-5)
                 norm = found[subject.step, f"gradient/{row['task']}/norm_{ending}"]
                 assert norm == pytest.approx(row["norm"], rel=1e-4)
                 compared += 1

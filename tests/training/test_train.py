@@ -322,6 +322,13 @@ def test_losses_are_what_an_independent_computation_gives(finished: Path, path: 
             assert series(finished, f"train/{name}/loss")[step] == pytest.approx(
                 losses[rows, 1].mean().item(), rel=1e-5
             )
+            labels = torch.from_numpy(data.tasks[number].label_tokens.astype(np.int64))
+            mass = logits[rows, 1].softmax(-1)[:, labels].sum(-1)
+            found = {
+                what: series(finished, f"train/{name}/{what}")[step] for what in ("label_mass", "loss_among_labels")
+            }
+            assert found["label_mass"] == pytest.approx(mass.mean().item(), rel=1e-5)
+            assert found["loss_among_labels"] == pytest.approx((losses[rows, 1] + mass.log()).mean().item(), rel=1e-4)
     # And the held-out evaluation at the same step: the very weights, two tokens of context.
     task = data.tasks[0]
     pairs = torch.from_numpy(task.instances[task.test_ids].astype(np.int64))
