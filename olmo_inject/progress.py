@@ -75,7 +75,7 @@ class _Bar(Meter):
         columns = (TextColumn("{task.description}", markup=False), BarColumn())
         line = TextColumn("{task.fields[line]}", markup=False)
         self._bar = Progress(*columns, line, console=console, transient=True)
-        self._task = self._bar.add_task(visible(what), total=total, completed=done, line="")
+        self._task = self._bar.add_task(visible(what), total=total, completed=int(done), line="")
         self._next = self._started + SECONDS_BEFORE_BAR
 
     def _show(self) -> None:

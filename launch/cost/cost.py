@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from olmo.config import ModelConfig, OptimizerType
-
 from launch.cost.accelerators import Accelerator
 from launch.cost.memory import FP32, Memory, Parameters, count_parameters, estimate_memory
 from olmo_inject.config import Experiment
+from olmo_inject.config.olmo_settings import ModelConfig, OptimizerType
 from olmo_inject.errors import UserError
 
 TOKEN_BYTES = {"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "int32": 4, "int64": 8}

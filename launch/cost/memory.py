@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from olmo.config import (
+from olmo_inject.config import Experiment
+from olmo_inject.config.olmo_settings import (
     DistributedStrategy,
     FSDPConfig,
     FSDPPrecision,
     FSDPWrapStrategy,
     ModelConfig,
     OptimizerType,
+    ShardingStrategy,
     TrainConfig,
 )
-from olmo.model import OLMo, should_checkpoint_block
-from omegaconf import OmegaConf
-from torch.distributed.fsdp import ShardingStrategy
-
-from olmo_inject.config import Experiment
 
 FP32, HALF = 4, 2  # bytes
 _HYBRID = (ShardingStrategy.HYBRID_SHARD, ShardingStrategy._HYBRID_SHARD_ZERO2)
@@ -71,13 +69,16 @@ class Memory:
 
 def count_parameters(model: ModelConfig) -> Parameters:
     """Count parameters by building the model on torch's meta device, so that any ai2-olmo model is counted right."""
-    return _count(OmegaConf.to_yaml(OmegaConf.structured(model)))
+    return _count(tuple(vars(model).items()))
 
 
 @cache
-def _count(model_yaml: str) -> Parameters:
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.create(model_yaml)))
-    assert isinstance(config, ModelConfig)
+def _count(settings: tuple[tuple[str, Any], ...]) -> Parameters:
+    from olmo.model import OLMo  # imports take seconds
+
+    from olmo_inject.training.olmo_config import model_config
+
+    config = model_config(ModelConfig(**dict(settings)))
     model = OLMo(config.update_with(init_device="meta"), init_params=False)
     without = model.num_params(include_embedding=False)
     blocks = sum(p.numel() for name, p in model.named_parameters() if ".block" in name)
@@ -128,7 +129,10 @@ def activation_bytes(model: ModelConfig, train: TrainConfig, sequences: int) -> 
     q_k_v = model.d_model + 2 * model.effective_n_kv_heads * head
     residuals = 2 * FP32 * model.d_model
     block = residuals + b * (3 * model.d_model + q_k_v + 2 * hidden)
-    recomputed = [should_checkpoint_block(train.activation_checkpointing, i) for i in range(model.n_layers)]
+    from olmo.model import should_checkpoint_block  # imports take seconds
+
+    strategy: Any = train.activation_checkpointing  # compares as text, so ours serves as well as ai2-olmo's
+    recomputed = [should_checkpoint_block(strategy, i) for i in range(model.n_layers)]
     kept = sum(FP32 * model.d_model if again else block for again in recomputed)
     if any(recomputed):
         kept += block  # the one that is being computed again

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from olmo.config import ModelConfig, TrainConfig
-
+from olmo_inject.config.olmo_settings import ModelConfig, TrainConfig
 from olmo_inject.injection import Bernoulli, Burst, Frequency, Schedule, Uniform, parse_fraction, windowed
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.paths import expanded

@@ -20,11 +20,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from olmo.config import SchedulerType
 from omegaconf import OmegaConf
 
 from olmo_inject import locks
 from olmo_inject.config import Experiment, experiment_yaml
+from olmo_inject.config.olmo_settings import SchedulerType
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, remove_empty, write_json, write_text

@@ -18,17 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from olmo.config import TrainConfig
 from torch import nn
 
+from olmo_inject.config.olmo_settings import TrainConfig
 from olmo_inject.errors import UserError
 from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import LABEL_POSITION, SPLICED_TOKENS, Task
+
+if TYPE_CHECKING:
+    from olmo.config import TrainConfig as OlmoTrainConfig
 
 IGNORED = -100  # a target that is not in the loss
 LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; their gradient and what a softmax needs is about three times as much
@@ -164,12 +167,12 @@ def top_neurons(gradient: NeuronGradient, k: int) -> Int64[torch.Tensor, " k"]:
     return gradient.norm(dim=1).topk(k).indices.sort().values
 
 
-def z_loss_of(train: TrainConfig) -> float:
+def z_loss_of(train: TrainConfig | OlmoTrainConfig) -> float:
     """The z-loss multiplier a run trains with, 0 where it has none."""
     return Z_LOSS if train.softmax_auxiliary_loss else 0.0
 
 
-def tokens_per_pass(train: TrainConfig, rows: int | None) -> int:
+def tokens_per_pass(train: TrainConfig | OlmoTrainConfig, rows: int | None) -> int:
     """The tokens of `rows` whole rows, by default of the run's micro-batch, whose memory is known to suffice."""
     return (rows or train.device_train_microbatch_size) * train.model.max_sequence_length
 
