@@ -104,7 +104,7 @@ def tables(method: str, folder: Path, run: Path) -> dict[str, Any]:
     """Of each table that `analyze method` writes a summary of each column, but for the folders."""
     steps = [] if method == "behaviour" else ["--steps", "last" if method == "features" else "8,12"]
     with pytest.raises(SystemExit) as ended:
-        main(["analyze", method, str(run), *steps, *ANALYSES[method], "--to", str(folder)])
+        main(["analyze", method, str(run), *steps, *ANALYSES[method], "--out", str(folder)])
     assert ended.value.code == 0
     found = {}
     for path in sorted(folder.glob("*.parquet")):
