@@ -24,24 +24,24 @@ from olmo_inject.theory.prediction.predict import predict
 
 def predict_command(
     config: Annotated[
-        Path | None, typer.Argument(help="Frequencies and spectra; or a plan's JSON; or an experiment.")
+        Path | None, typer.Argument(help="YAML with frequencies and spectra; or a run's plan.json; or an experiment.")
     ] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value over the files.")] = None,
-    spectra: Annotated[Path | None, typer.Option(help="What a plan or experiment leaves out: spectra, corpus.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, instead of what the files say.")] = None,
+    spectra: Annotated[Path | None, typer.Option(help="YAML with what a plan leaves out: spectra, corpus.")] = None,
     measured: Annotated[
-        list[Path] | None, typer.Option("--from", help="Runs or a CSV: estimate utilities from their losses instead.")
+        list[Path] | None, typer.Option("--from", help="Run folders or a CSV: estimate utilities from their losses.")
     ] = None,
-    at: Annotated[list[str] | None, typer.Option(help="With --from: a cell to predict, WIDTH:RATE.")] = None,
+    at: Annotated[list[str] | None, typer.Option(help="With --from: a cell to predict, such as 128:1/10.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say which tasks are held at which width and gap, before any GPU is spent."""
+    """Predict which tasks are held at which width and gap, before any GPU is spent."""
     if measured:
         if config or spectra:
             raise UserError("--from takes the place of a configuration: give one of the two")
         estimate_from(measured, at or [], as_json)
         return
     if config is None:
-        raise UserError("name a configuration, a plan or an experiment, or measured runs with --from")
+        raise UserError("name a configuration, a plan or an experiment; or measured runs, with --from")
     if at:
         raise UserError("--at says which cells to predict from measured runs: it needs --from")
     settings = load_predict_config(config, spectra, overrides or ())
@@ -76,8 +76,8 @@ def predict_command(
         f"Frequent tasks, {len(frequent)} of {prediction.mixture.tasks}: {', '.join(frequent)}. "
         f"Width {prediction.residual_width} explains all but {settings.residual_share:.0%} of them."
     )
-    console.print("~ beyond 2 eta T nu = 1 a burst is a large step, and this is growth from nothing alone.")
-    console.print("learned: grows from nothing. kept: stays once learned. oscillates: learned in part.")
+    console.print("~ the burst is a large step there, 2 eta T nu > 1: this width is for learning from nothing alone.")
+    console.print("learned: grows from nothing. kept: stays once learned. oscillates: grows, and stays in part.")
     _print_simulated(console, simulated)
 
 

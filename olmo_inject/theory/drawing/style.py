@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#C47A00", "#00795A", "#B0508A", "#2E86C1", "#C44E00"
 BLACK, GREY = "#222222", "#707070"
 CATEGORIES = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "x")
 
 
 WIDTH = 7.0
