@@ -1,1 +1,1 @@
-"""Feeding the ai2-olmo trainer: models, checkpoints, callbacks and the entry point."""
+"""Trains with ai2-olmo's trainer. Start with `run`, one rank from start to end; then `trainer`."""

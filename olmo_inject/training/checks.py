@@ -1,4 +1,4 @@
-"""What can be refused before any rank is started."""
+"""Checks that run before any rank starts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from olmo.config import DistributedStrategy
 
 from olmo_inject.config import Experiment, experiment_yaml
+from olmo_inject.config.olmo_settings import DistributedStrategy
 from olmo_inject.corpus.references import load_references
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
@@ -19,13 +19,14 @@ from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.save_restore import Checkpoint, latest, read_checkpoint
 from olmo_inject.training.checkpoints.weights import load_weights
+from olmo_inject.training.olmo_config import model_config
 from olmo_inject.worker_processes import check_sockets
 
 
 def check_before_launch(
     experiment: Experiment, processes: int, device: str, overwrite: bool, tasks: list[Task] | None = None
 ) -> str | None:
-    """Check a run as its ranks will, so that a mistake is one line and not one per rank.
+    """Check a run as its ranks will, so that a mistake gives one line and not one per rank.
 
     Args:
         experiment: the run.
@@ -46,7 +47,7 @@ def check_before_launch(
     if experiment.gradients.at != StepSelection():
         from olmo_inject.training.checkpoints.transformers import transformers_config  # imports transformers: seconds
 
-        transformers_config(experiment.model)  # what the gradients are computed with
+        transformers_config(model_config(experiment.model))  # what the gradients are computed with
     data = build_data(experiment, tasks=tasks)
     load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
     folder = experiment.run_folder
@@ -55,7 +56,7 @@ def check_before_launch(
     first_step = first_step_of(experiment, last)
     # Once it has a checkpoint, a run needs its origin no more.
     if experiment.start_from is not None and experiment.start_state == "weights" and last is None:
-        load_weights(Path(experiment.start_from), experiment.model)
+        load_weights(Path(experiment.start_from), model_config(experiment.model))
     if goes_on:
         check_same_run(experiment, data)
         if last is not None and last.step > experiment.steps:
@@ -68,7 +69,7 @@ def check_before_launch(
 
 
 def record_changes(experiment: Experiment) -> None:
-    """Record what a finished run may change, as where its corpus is now.
+    """Record the settings that a finished run may change, such as where its corpus is.
 
     Raises:
         UserError: the folder is in use, or cannot be written.
@@ -80,7 +81,7 @@ def record_changes(experiment: Experiment) -> None:
 
 
 def first_step_of(experiment: Experiment, last: Checkpoint | None) -> int:
-    """The step that a run would begin with: after its own `last` checkpoint, or where it branches off.
+    """The first step of a run: after its own `last` checkpoint, or where it branches off.
 
     Raises:
         UserError: the record of the checkpoint that it branches off is damaged.
@@ -93,7 +94,7 @@ def first_step_of(experiment: Experiment, last: Checkpoint | None) -> int:
 
 
 def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
-    """Refuse what so many ranks, or ranks on such a device, cannot train: before they start, and by each of them.
+    """Check that this many ranks on this device can train the run. Called before the ranks start and by each rank.
 
     Args:
         experiment: the run.
@@ -116,7 +117,7 @@ def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
 
 
 def _check_device(experiment: Experiment, device: str) -> None:
-    """Refuse what needs a GPU, or a package, that is not there."""
+    """Check that the GPU and the packages that the settings need are there."""
     train, model = experiment.train, experiment.model
     for key, asked in (
         ("model.flash_attention", model.flash_attention),

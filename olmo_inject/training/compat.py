@@ -1,4 +1,4 @@
-"""What ai2-olmo 0.6.0 and ai2-olmo-core 0.1.0 need on current torch, each shim with its reason.
+"""Shims that let ai2-olmo 0.6.0 and ai2-olmo-core 0.1.0 run on current torch, each with its reason.
 
 Every shim has a test in `tests/training/test_compat.py` that fails once the shim is no longer needed.
 """

@@ -1,4 +1,4 @@
-"""What killed commands leave in a run's folder."""
+"""Removes what killed commands leave in a run folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from olmo_inject.training.checkpoints import save_restore
 
 
 def remove_leftovers(experiment: Experiment) -> None:
-    """Remove files and checkpoints half written or half removed, and checkpoints beyond those to keep.
+    """Remove half-written files and checkpoints, and checkpoints beyond the number to keep.
 
-    For the process that holds the folder's lock.
+    The caller holds the folder's lock.
     """
     folder, keep = experiment.run_folder, experiment.train.save_num_checkpoints_to_keep
     for place in (folder, folder / "tasks", folder / "references"):
@@ -26,6 +26,6 @@ def remove_leftovers(experiment: Experiment) -> None:
 
 
 def tidy_finished(experiment: Experiment) -> None:
-    """`remove_leftovers` of a run that needs no ranks any more, where it can be written and is not in use."""
+    """Call `remove_leftovers` on a finished run, if it is writable and not in use."""
     with suppress(UserError, OSError), locked(experiment.run_folder):
         remove_leftovers(experiment)

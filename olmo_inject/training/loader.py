@@ -1,4 +1,4 @@
-"""ai2-olmo's loader over positions, a rank's whole batch at a time."""
+"""The training data loader: ai2-olmo's order of positions, one batch of a rank per item."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ READ_AHEAD_THREADS = 4  # as ai2-olmo's, where there are no worker processes
 class PositionStream(IterableDataset):
     """Positions in order, sliced over ranks, workers and resumes exactly as ai2-olmo slices its indices.
 
-    It differs in two things: positions are computed, never listed (51.2M of them would be 205 MB in every
-    worker), and it gives a rank's batch as one stacked item, which spares the work per row.
+    Two things differ from ai2-olmo's. Positions are computed, not listed (51.2M of them would take 205 MB in
+    every worker). An item is a rank's whole batch, which saves work per row.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class PositionStream(IterableDataset):
 
 
 def build_loader(corpus: InjectedCorpus, cfg: TrainConfig, rank: int, world_size: int) -> DataLoader[dict[str, Any]]:
-    """The training loader of one rank; ai2-olmo's trainer sets `dataset.start_index` when it resumes."""
+    """The training loader of one rank. On a resume ai2-olmo's trainer sets `dataset.start_index`."""
     workers = cfg.data.num_workers
     return DataLoader(
         PositionStream(corpus, cfg.global_train_batch_size, rank=rank, world_size=world_size),
@@ -117,10 +117,10 @@ def build_loader(corpus: InjectedCorpus, cfg: TrainConfig, rank: int, world_size
 
 @contextmanager
 def worker_deaths_told() -> Iterator[None]:
-    """Make the death of a worker, which torch raises anywhere in the rank, a mistake that the user can mend.
+    """Turn torch's error about a dead loader worker into a message for the user.
 
     Raises:
-        FoundByOneRank: a worker ended, by a signal or its own error.
+        FoundByOneRank: a worker was killed or failed.
     """
     try:
         yield
@@ -132,7 +132,7 @@ def worker_deaths_told() -> Iterator[None]:
 
 
 def _begin_worker(worker: int) -> None:
-    """In a new worker: its rank alone answers requests to stop, and a batch that it cannot hand over ends it."""
+    """Set up a new worker: it ignores stop signals, and exits if it cannot hand over a batch."""
     del worker
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Processes and wrapped models: one process group, one model built the same on any number of ranks."""
+"""Process groups and wrapped models; the model's initial weights are the same on any number of ranks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def init_process_group(device: str = "auto") -> torch.device:
-    """Join the process group that torchrun describes, or be a group of one without torchrun.
+    """Join torchrun's process group, or create a group of one without torchrun.
 
     Args:
         device: "auto" (a GPU where there is one), "cpu" (gloo) or "cuda" (NCCL).
@@ -77,10 +77,10 @@ def init_process_group(device: str = "auto") -> torch.device:
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[torch.device]:
-    """Join the process group, give this rank's device, and leave the group in the end.
+    """Join the process group, yield this rank's device, and leave the group at the end.
 
-    After an error that this rank alone knows of, the others wait for it in a collective, and NCCL's leaving would
-    wait for them: it is reported and the process ends at once, which torchrun's agent sees and ends the others.
+    After an error on this rank alone the others wait in a collective, and leaving NCCL's group would wait for them.
+    So the error is printed and the process exits at once; torchrun's agent then ends the other ranks.
 
     Args:
         device: as `init_process_group`.
@@ -121,10 +121,9 @@ _last_group: dist.ProcessGroup | None = None
 def destroy() -> None:
     """Leave the process group, if there is one.
 
-    The group itself is kept until the next one ends. Were DDP the last to hold it, its deallocation would
-    wait for gloo's threads with Python's lock in hand, while they wait for that lock to drop the tensors of
-    the last collective: a process that had finished its work hung, most times, on torch 2.13. Dropped from
-    Python, the lock is released first.
+    A reference to the group is kept until the next one ends. If DDP held the last reference, deallocation would
+    wait for gloo's threads while holding the GIL, and those threads wait for the GIL to release the tensors of
+    the last collective: finished processes hung on torch 2.13. Released from Python, the GIL is dropped first.
     """
     global _last_group
     if dist.is_initialized():
@@ -134,9 +133,9 @@ def destroy() -> None:
 
 @contextmanager
 def on_every_rank(what: str) -> Iterator[None]:
-    """Run local work on all ranks; what goes wrong on any of them becomes one `UserError` on every rank.
+    """Run local work on all ranks; an error on any rank raises the same `UserError` on every rank.
 
-    The body must not communicate: a rank that fails leaves it early, and the others would wait for it.
+    The body must not communicate: a rank that fails leaves it early and the others would wait for it.
 
     Args:
         what: the start of the message for errors that are not a `UserError` already.
@@ -159,7 +158,9 @@ def on_every_rank(what: str) -> Iterator[None]:
 
 
 def from_rank_0(make: Callable[[], T], what: str) -> T:
-    """What `make` gives on rank 0, on every rank (collective): of files that others may see late, or otherwise.
+    """Call `make` on rank 0 and return its result on every rank (collective).
+
+    Use it for files that other ranks may see late or differently.
 
     Args:
         make: called on rank 0 alone; must not communicate, and its result must pickle.
@@ -174,10 +175,10 @@ def from_rank_0(make: Callable[[], T], what: str) -> T:
 
 
 def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel]:
-    """Build the model and wrap it for training, as ai2-olmo's trainer expects it.
+    """Build the model and wrap it in DDP or FSDP.
 
-    The whole model is initialised from `cfg.seed` before it is wrapped, so that its first weights do not
-    depend on the number of ranks or on how it is sharded. The random state of the process is left alone.
+    The whole model is initialised from `cfg.seed` before it is wrapped, so its initial weights do not depend on
+    the number of ranks or on sharding. The random state of the process does not change.
 
     Returns:
         The plain model, and the same model wrapped in DDP or FSDP.
@@ -204,7 +205,7 @@ def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel
 
 
 def _shard(model: OLMo, cfg: TrainConfig, device: torch.device) -> FullyShardedDataParallel:
-    check_fsdp(cfg, cfg.model)
+    check_fsdp(cfg, cfg.model)  # pyright: ignore[reportArgumentType]: ai2-olmo's have the same fields
     fsdp = cfg.fsdp
     assert fsdp is not None
     world = dist.get_world_size()
@@ -231,12 +232,11 @@ def _shard(model: OLMo, cfg: TrainConfig, device: torch.device) -> FullyShardedD
 
 
 def settle_ddp_buckets(dist_model: DistModel, cfg: TrainConfig) -> None:
-    """Run two forward and backward passes and throw them away.
+    """Run two forward and backward passes and discard them.
 
-    DDP regroups its gradient buckets after the first backward pass, which changes the order of summation, so
-    at three ranks or more a resumed run would differ from an uninterrupted one. After this, every step of
-    either is summed alike. Gradients are left `None` and the random state as it was. FSDP has no buckets:
-    nothing is done.
+    DDP regroups its gradient buckets after the first backward pass, which changes the order of summation: at three
+    ranks or more a resumed run would differ from an uninterrupted one. After two passes every step is summed
+    alike. Gradients end as `None` and the random state does not change. FSDP has no buckets: nothing is done.
 
     Args:
         dist_model: the wrapped model.

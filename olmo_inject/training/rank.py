@@ -1,4 +1,4 @@
-"""What a rank runs first: `python -m olmo_inject.training.rank PARENT MODULE ARGUMENT...`.
+"""Entry point of a rank: `python -m olmo_inject.training.rank PARENT MODULE ARGUMENT...`.
 
 It imports little, so that a rank ends with its parent from the first moment on; its own imports take seconds.
 """

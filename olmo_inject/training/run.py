@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +48,7 @@ from olmo_inject.training.checkpoints.weights import assign_weights, load_weight
 from olmo_inject.training.checks import check_ranks, first_step_of
 from olmo_inject.training.leftovers import remove_leftovers
 from olmo_inject.training.loader import build_loader, worker_deaths_told
+from olmo_inject.training.olmo_config import model_config, train_config
 from olmo_inject.training.parallel import (
     build_model,
     build_optimizer,
@@ -74,7 +74,7 @@ def train_as_rank(experiment: Experiment, *, overwrite: bool = False, device: st
 
 
 def train(experiment: Experiment, device: torch.device, *, overwrite: bool = False) -> str:
-    """Train, or go on with, the run that `experiment` describes, as one rank of the process group.
+    """Train or resume the run that `experiment` describes, as one rank of the process group.
 
     Args:
         experiment: as `load_experiment` gives it.
@@ -82,7 +82,7 @@ def train(experiment: Experiment, device: torch.device, *, overwrite: bool = Fal
         overwrite: delete what the run folder holds first.
 
     Returns:
-        How it ended, in a few words.
+        How the run ended, in a few words.
 
     Raises:
         UserError: on every rank, whatever a user can mend.
@@ -107,7 +107,7 @@ def train(experiment: Experiment, device: torch.device, *, overwrite: bool = Fal
 
 @contextmanager
 def _closing(trainer: InjectionTrainer) -> Iterator[None]:
-    """Close the trainer; when it already failed, what fails in closing adds nothing (a full disk, again)."""
+    """Close the trainer; after an error, further errors in closing are suppressed (a disk that is still full)."""
     try:
         yield
     except BaseException:
@@ -118,7 +118,7 @@ def _closing(trainer: InjectionTrainer) -> Iterator[None]:
 
 
 def _check_and_lock(experiment: Experiment, device: torch.device, stack: ExitStack, overwrite: bool) -> ExperimentData:
-    """Check on every rank what needs no model, and let rank 0 hold the folder; nothing is written to it yet."""
+    """Check everything that needs no model, on every rank; rank 0 locks the folder. Nothing is written yet."""
     folder, first = experiment.run_folder, dist.get_rank() == 0
     check_ranks(experiment, dist.get_world_size(), device.type)
     with on_every_rank("cannot read the corpus"):
@@ -135,21 +135,21 @@ def _check_and_lock(experiment: Experiment, device: torch.device, stack: ExitSta
 
 
 def _write_folder(experiment: Experiment, data: ExperimentData, overwrite: bool) -> None:
-    """Write the folder and the shuffles that all ranks share, once nothing refuses the run any more (one process)."""
+    """Write the run folder and the shuffles that ranks share, after all checks have passed (one process)."""
     folder = experiment.run_folder
     if overwrite:
         delete_run(folder)
     prepare(experiment, data, first_step_of(experiment, save_restore.latest(folder)))
     remove_leftovers(experiment)
-    if len(data.shards) >= SHARED_FROM:
+    if data.order.n_sequences >= SHARED_FROM:
         data.order.prepare(len(data.corpus))
     (folder / STOP_FILE).unlink(missing_ok=True)
 
 
 def runtime_config(experiment: Experiment, world_size: int) -> TrainConfig:
-    """The TrainConfig that ai2-olmo's loop sees: the user's, with what this project decides filled in."""
-    cfg = deepcopy(experiment.train)
-    cfg.model = deepcopy(experiment.model)
+    """The TrainConfig for ai2-olmo's loop: the user's, with the values that this project sets."""
+    cfg = train_config(experiment.train)
+    cfg.model = model_config(experiment.model)
     cfg.run_name = experiment.name
     cfg.save_folder = str(experiment.run_folder)
     cfg.device_train_batch_size = experiment.batch_size // world_size
@@ -174,7 +174,7 @@ def build_trainer(
     anew: bool = False,
     write_folder: Callable[[], None] = lambda: None,
 ) -> InjectionTrainer:
-    """A trainer restored to where its run folder says, its logs cut back to there (collective).
+    """Build the trainer, restore it from its run folder and cut its logs back to that step (collective).
 
     Args:
         experiment: the run.
@@ -235,7 +235,7 @@ def build_trainer(
 def _build_callbacks(
     experiment: Experiment, data: ExperimentData, references: list[Reference], metrics: Metrics, losses: list[float]
 ) -> list[Callback]:
-    """In the order in which they are called; `losses` are those of the last steps before a resume."""
+    """The callbacks in the order of calls; `losses` are those of the last steps before a resume."""
     train, folder, first = experiment.train, experiment.run_folder, dist.get_rank() == 0
     callbacks: list[Callback] = []
     if train.wandb is not None:  # it listens, so it comes before what measures
@@ -257,7 +257,7 @@ def _build_callbacks(
 
 
 def _restore(experiment: Experiment, trainer: InjectionTrainer, anew: bool) -> bool:
-    """Go on from the run's own last full checkpoint, else begin where `start_from` says; True for the former."""
+    """Restore the run's last full checkpoint (True), or else start from `start_from` (False)."""
     # Rank 0 alone looks: on a network file system another node may not see the newest one yet.
     folder = experiment.run_folder
     own = from_rank_0(lambda: None if anew else save_restore.latest(folder), f"cannot read {folder}")
@@ -285,13 +285,13 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer, anew: bool) -> b
                 )
         else:
             with on_every_rank(f"start_from: {start}"):
-                weights = load_weights(start, experiment.model)
+                weights = load_weights(start, trainer.cfg.model)
             assign_weights(trainer.dist_model, weights)
     return False
 
 
 def _check_branch(experiment: Experiment, trainer: InjectionTrainer) -> None:
-    """Refuse a branch whose steps would be other positions than its parent's."""
+    """Check that the branch's steps are the same positions as its parent's."""
     seen, step = trainer.global_train_examples_seen_this_epoch, trainer.global_step
     if seen != step * experiment.batch_size:
         raise UserError(
@@ -302,7 +302,7 @@ def _check_branch(experiment: Experiment, trainer: InjectionTrainer) -> None:
 
 @contextmanager
 def _stop_requests(experiment: Experiment) -> Iterator[Callable[[], bool]]:
-    """A signal on any rank, which torchrun passes to all; on rank 0 also the run's stop file and the time limit."""
+    """Requests to stop: a signal on any rank, which torchrun passes to all; on rank 0 the stop file and time limit."""
     stop_file, limit = experiment.run_folder / STOP_FILE, experiment.train.time_limit
     begun, first = time.monotonic(), dist.get_rank() == 0
     with stop_signals() as received:

@@ -1,4 +1,4 @@
-"""The sums a step's measurements need, reduced over all ranks at once."""
+"""Sums for a step's measurements, reduced over all ranks at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ai2-olmo's trainer with moments for measurement; the loop, the loss and the update stay ai2-olmo's."""
+"""ai2-olmo's trainer with hooks for callbacks; the loop, the loss and the update stay ai2-olmo's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GRADIENT_NORM = "optim/total_grad_norm"
 
 @dataclass
 class InjectionTrainer(TrainerShims, Trainer):
-    """Trains on positions, tells its callbacks each moment, and saves checkpoints named by plan step.
+    """Trains on positions, calls the callbacks' hooks, and saves checkpoints named by plan step.
 
     ai2-olmo's `global_step` counts completed steps, so inside a step it is one ahead of the plan step.
     """
@@ -33,7 +33,7 @@ class InjectionTrainer(TrainerShims, Trainer):
     metrics: Metrics = field(default_factory=lambda: Metrics(None))
     callbacks: list[Callback] = field(default_factory=list)
     should_stop: Callable[[], bool] = lambda: False
-    """Asked on every rank in every step; a yes from any rank stops the run after the step."""
+    """Called on every rank in every step; True on any rank stops the run after the step."""
     stopping: bool = False
     resumed: bool = False
     """Whether the run goes on from a checkpoint of its own."""
@@ -53,7 +53,7 @@ class InjectionTrainer(TrainerShims, Trainer):
         return Path(self.cfg.save_folder)
 
     def fit(self) -> None:
-        """Train to the last step, as ai2-olmo's, after the callbacks' first moment."""
+        """Call the callbacks' first hook, then train to the last step."""
         for callback in self.callbacks:
             callback.before_first_step(self)
         super().fit()
@@ -66,7 +66,7 @@ class InjectionTrainer(TrainerShims, Trainer):
         self.dataset.start_index = self.global_train_examples_seen_this_epoch
 
     def train_step(self, batch: dict[str, Any], reduce_global_loss: bool = True) -> dict[str, float]:
-        """One step, with its moments. ai2-olmo's console and W&B get nothing: `metrics` has it all."""
+        """Train one step and call the hooks. Returns nothing for ai2-olmo's console and W&B: `metrics` has it all."""
         step = self.global_step - 1
         self._batch = batch
         # What dropout draws depends on nothing else, so a resume draws it again, and no two ranks draw alike.
@@ -98,7 +98,7 @@ class InjectionTrainer(TrainerShims, Trainer):
     def model_forward(
         self, batch: dict[str, Any], loss_reduction: str = "mean", compute_z_loss: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """ai2-olmo's forward pass; in training, its logits are shown to the callbacks."""
+        """ai2-olmo's forward pass; in training, callbacks see its logits."""
         ce_loss, z_loss, logits = super().model_forward(batch, loss_reduction, compute_z_loss)
         if self._in_training:
             with torch.no_grad():
@@ -110,7 +110,7 @@ class InjectionTrainer(TrainerShims, Trainer):
         return ce_loss, z_loss, logits
 
     def check_if_cancelled(self) -> tuple[bool, int]:
-        """Whether a stop was asked for; all ranks know since the step's reduction, so nothing is communicated."""
+        """Whether to stop. All ranks know it from the step's reduction, so nothing is communicated."""
         return self.stopping, 0
 
     def save(self, *, weights_only: bool = False) -> save_restore.Checkpoint:
@@ -138,16 +138,16 @@ class InjectionTrainer(TrainerShims, Trainer):
         return self.last_saved
 
     def save_checkpoint(self, checkpoint_type: CheckpointType = CheckpointType.sharded) -> tuple[Path, Path | None]:
-        """Where ai2-olmo's loop decides to save, at a cancellation and at the end: one checkpoint of ours."""
+        """Called by ai2-olmo's loop at a cancellation and at the end: save one checkpoint of ours."""
         del checkpoint_type
         return self.save().path, None
 
     def eval(self) -> dict[str, Any]:
-        """ai2-olmo's evaluators are not used: evaluation is a callback, with steps of its own."""
+        """Do nothing: evaluation is a callback with its own steps."""
         return {}
 
     def system_metrics(self) -> dict[str, float]:
-        """Nothing: ai2-olmo would ask the GPU for them in every step, for a console that is not shown."""
+        """Return nothing: ai2-olmo would query the GPU in every step for a console that is not shown."""
         return {}
 
     def close(self, exit_code: int = 0) -> None:

@@ -91,7 +91,7 @@ def test_figures_of_another_mixture(tmp_path: Path) -> None:
         "{tasks: 4, features: 3, null_directions: 8, widths: [2, 4], injected: [4], contrast: [2, 4], "
         "shown: [1, 2], rare: 3, gaps: [1, 4], trace_gap: 4, steps: 9, injection_steps: 12, seeds: 1}"
     )
-    command = ["figures", "--to", str(tmp_path / "out"), "--config", str(path), "--only", "injection"]
+    command = ["figures", "--out", str(tmp_path / "out"), "--config", str(path), "--only", "injection"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.exception
     assert sorted(file.suffix for file in (tmp_path / "out").iterdir()) == [".pdf", ".png", ".svg"]

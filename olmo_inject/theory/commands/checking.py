@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from olmo_inject.progress import show_progress
 from olmo_inject.theory.checks.measure import Effort, Measure
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -27,18 +27,17 @@ def validate(quick: Quick = False, as_json: AsJson = False) -> None:
     torch.set_num_threads(1 if quick else threads)  # small products lose more to threads than they gain
     started = time.perf_counter()
     rows: list[tuple[str, Measure]] = []
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    # Without --json every measure is a line of its own, which shows the progress.
+    with show_progress("validating", len(CHECKS), "checks", enabled=as_json) as meter:
         for number, (title, check) in CHECKS.items():
-            shown = progress.add_task(f"{number}/{len(CHECKS)} {title}", total=None)
             if not as_json:
                 Console().print(f"{number} {title}", style="bold")
             for measure in check(Effort(quick)):
                 rows.append((title, measure))
-                progress.update(shown, description=f"{number}/{len(CHECKS)} {title}: {measure.what}")
+                meter.update(meter.done, f"{title}: {measure.what}")
                 if not as_json:
                     Console().print(_verdict(measure), soft_wrap=True)
-            progress.remove_task(shown)
+            meter.advance()
     torch.set_num_threads(threads)
     seconds = time.perf_counter() - started
     passed = all(measure.passed for _, measure in rows)

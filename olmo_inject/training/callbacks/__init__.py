@@ -1,1 +1,1 @@
-"""Every measurement and every action beside the update is a callback."""
+"""Callbacks: everything a run does beside the update (measure, evaluate, save, log). Start with `callback`."""

@@ -1,4 +1,4 @@
-"""The moments of the training loop at which something can be measured or done."""
+"""The hooks of the training loop."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Sums = Mapping[str, float | int]
 
 
 class Callback:
-    """Every moment is a method that does nothing; `step` is always the plan step, from 0.
+    """Base class of callbacks: each hook does nothing. `step` is the plan step, from 0.
 
-    All ranks call all methods in the same order, so any of them may communicate.
+    All ranks call all hooks in the same order, so a hook may communicate.
     """
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
-        """The model is built and restored; nothing of this process has been trained yet."""
+        """The model is built and restored; this process has not trained a step yet."""
 
     def before_step(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any]) -> None:
-        """This rank's batch has arrived, still on the CPU."""
+        """This rank's batch has arrived. It is still on the CPU."""
 
     def on_forward(
         self,
@@ -32,7 +32,7 @@ class Callback:
         labels: torch.Tensor,
         logits: torch.Tensor,
     ) -> None:
-        """One micro-batch went through the model, in training; without gradients.
+        """A training micro-batch went through the model. Called under `no_grad`.
 
         Args:
             trainer: the trainer.
@@ -42,13 +42,13 @@ class Callback:
         """
 
     def before_update(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any], sums: Sums) -> None:
-        """Gradients are complete, the step's sums reduced over ranks, the weights not yet changed."""
+        """Gradients are complete and the step's sums are reduced over ranks; the weights have not changed yet."""
 
     def after_step(self, trainer: InjectionTrainer, step: int, sums: Sums) -> None:
-        """The weights are those before step + 1."""
+        """The update is done: the weights are those before step + 1."""
 
     def before_checkpoint(self, trainer: InjectionTrainer) -> None:
-        """A checkpoint is about to be written: bring to the disk what it will vouch for."""
+        """A checkpoint is about to be written. Flush every log to disk first."""
 
     def on_close(self, trainer: InjectionTrainer) -> None:
-        """The run ends, well or with an error."""
+        """The run ends, normally or with an error."""

@@ -1,4 +1,4 @@
-"""When a checkpoint is written."""
+"""Decides when a checkpoint is written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from olmo_inject.training.trainer import InjectionTrainer
 
 
 class Checkpointing(Callback):
-    """Saves at every `interval` steps, at further steps, at the last step and when the run is to stop."""
+    """Saves every `interval` steps, at the configured extra steps, at the last step and when the run stops."""
 
     def __init__(self, config: CheckpointConfig, interval: int | None, keep: int, last_step: int) -> None:
         self.config = config
@@ -20,12 +20,12 @@ class Checkpointing(Callback):
         self.last_step = last_step
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
-        """Save the weights that training starts from, where they are asked for."""
+        """Save the initial weights if they are configured."""
         if not trainer.resumed and trainer.global_step in self.config.also:
             trainer.save(weights_only=self.config.weights_only)
 
     def after_step(self, trainer: InjectionTrainer, step: int, sums: object) -> None:
-        """Save where due, and remove what is beyond the number to keep."""
+        """Save if due, then remove the oldest checkpoints beyond the number to keep."""
         completed = step + 1
         regular = self.interval is not None and completed % self.interval == 0
         if regular or completed == self.last_step or trainer.stopping:

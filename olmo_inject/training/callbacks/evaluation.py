@@ -1,4 +1,4 @@
-"""Held-out evaluation of every task while training, and of natural reference tasks beside them."""
+"""Evaluates every task, and the natural reference tasks, during training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from olmo_inject.training.trainer import InjectionTrainer
 
 
 class Evaluation(Callback):
-    """Evaluates both halves of every task at the start, at an interval, at further steps and at the end.
+    """Evaluates both halves of every task at the start, every `interval` steps, at extra steps and at the end.
 
     A result at step s is of the weights before plan step s, those of checkpoint `step{s}`.
     """
@@ -33,12 +33,12 @@ class Evaluation(Callback):
         self.last_step = last_step
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
-        """Evaluate the weights that training starts from."""
+        """Evaluate the initial weights."""
         if not trainer.resumed:
             self.evaluate(trainer, trainer.global_step)
 
     def after_step(self, trainer: InjectionTrainer, step: int, sums: object) -> None:
-        """Evaluate where due."""
+        """Evaluate if due."""
         completed = step + 1
         if completed % self.interval == 0 or completed in self.config.also or completed == self.last_step:
             self.evaluate(trainer, completed)

@@ -1,4 +1,4 @@
-"""The evidence an audit needs: what the model was given, and which LABELs its loss counted."""
+"""Writes the evidence that an audit checks: what the model received and which LABELs counted in its loss."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Evidence(Callback):
         labels: torch.Tensor,
         logits: torch.Tensor,
     ) -> None:
-        """Hash the very tensor that the model was given."""
+        """Hash the tensor that the model received."""
         trainer.sums.add("rows", len(micro_batch["index"]))
         trainer.sums.add("tokens", evidence.hash_sum(micro_batch["index"], micro_batch["input_ids"]))
         if (overridden := micro_batch.get("mask_overridden")) is not None:
@@ -56,7 +56,7 @@ class Evidence(Callback):
             )
 
     def before_checkpoint(self, trainer: InjectionTrainer) -> None:
-        """Bring the lines to the disk."""
+        """Flush the lines to disk."""
         if self._log is not None:
             self._log.flush(to_disk=True)
 

@@ -1,4 +1,4 @@
-"""Stop a run that has gone wrong before its weights take the damage."""
+"""Stops a diverging run before the update that would damage its weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Safety(Callback):
         self.recent = deque(history, maxlen=config.spike_window)
 
     def before_update(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any], sums: Sums) -> None:
-        """Judge the step's loss, the same on all ranks since it is the reduced one."""
+        """Check the step's reduced loss, which is the same on all ranks."""
         loss = sums["loss"] / max(sums["targets"], 1)
         if not math.isfinite(loss):
             self._stop(trainer, step, batch, f"loss is {loss}")

@@ -1,4 +1,4 @@
-"""Weights & Biases, when `train.wandb` asks for it."""
+"""Logs to Weights & Biases if `train.wandb` is set."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class WandbRun(Callback):
         self._run: Any = None
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
-        """Open the run, or go on with it (collective).
+        """Open or resume the W&B run (collective).
 
         Raises:
-            UserError: Weights & Biases does not take it: no API key, no network.
+            UserError: Weights & Biases refuses the run: no API key or no network.
         """
         with on_every_rank("train.wandb"):
             if dist.get_rank() == 0:

@@ -1,1 +1,1 @@
-"""Checkpoints: saved and restored, converted, exported; start with `save_restore`."""
+"""Saves, restores, converts and exports checkpoints. Start with `save_restore`."""

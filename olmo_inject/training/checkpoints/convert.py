@@ -1,6 +1,6 @@
-"""Checkpoints of any kind made into one of another: one safe file of weights, one resumable file, transformers.
+"""Converts checkpoints: to one safetensors file, to one resumable file, to a transformers folder.
 
-Every folder appears whole or not at all, and nothing that is there is replaced.
+Every folder appears whole or not at all. Nothing that exists is replaced.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONFIG = "config.yaml"
 
 
 def read_config(path: Path) -> TrainConfig:
-    """ai2-olmo's configuration of a checkpoint, this project's or ai2-olmo's.
+    """Read the `config.yaml` of one of our or of ai2-olmo's checkpoints.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -50,7 +50,7 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def read_model(path: Path) -> tuple[Weights, ModelConfig]:
-    """The weights of a checkpoint of any kind, and the model they fit.
+    """Read the weights of any kind of checkpoint, and its model's configuration.
 
     Raises:
         UserError: as `read_model_config` and `load_weights`.
@@ -60,7 +60,7 @@ def read_model(path: Path) -> tuple[Weights, ModelConfig]:
 
 
 def unshard(path: Path, to: Path) -> save_restore.Checkpoint:
-    """Write the weights of a checkpoint of any kind as one of weights only: `model.safetensors`.
+    """Write the weights of any kind of checkpoint as a weights-only checkpoint: `model.safetensors`.
 
     Raises:
         UserError: as `read_model`; `to` exists, or cannot be written.
@@ -78,10 +78,10 @@ def unshard(path: Path, to: Path) -> save_restore.Checkpoint:
 
 
 def unshard_with_optimizer(path: Path, to: Path) -> save_restore.Checkpoint:
-    """Write a full checkpoint of FSDP's as a full one of DDP's, from which a run can go on.
+    """Write a full FSDP checkpoint as a full DDP checkpoint, from which a run can resume.
 
-    Needs memory for the whole model and its optimizer, 16 bytes a parameter, on the CPU. For the process
-    alone: it makes a process group of one.
+    Needs CPU memory for the whole model and its optimizer: 16 bytes per parameter. Creates a process group of
+    one, so call it outside of any other.
 
     Raises:
         UserError: as `restore`; `to` exists, or cannot be written.
@@ -102,7 +102,7 @@ def unshard_with_optimizer(path: Path, to: Path) -> save_restore.Checkpoint:
 
 
 def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
-    """Write a checkpoint of any kind as a folder of transformers' OlmoForCausalLM.
+    """Write any kind of checkpoint as a transformers `OlmoForCausalLM` folder.
 
     `AutoModelForCausalLM.from_pretrained(to)` loads it without a network, and on a CPU its logits are the
     original's to the bit (see `transformers_model` for the widths at which they are).
@@ -138,7 +138,7 @@ def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
 
 
 def find_vocabulary(path: Path, tokenizer: str | None, corpus: Path | None = None) -> tuple[Vocabulary | None, str]:
-    """The vocabulary of a checkpoint's run, or of `tokenizer`; where there is no tokenizer None, and why.
+    """The vocabulary of a checkpoint's run or of `tokenizer`; None and the reason if there is no tokenizer.
 
     Raises:
         UserError: the tokenizer cannot be read, or is not the model's.
@@ -167,7 +167,7 @@ def _save_tokenizer(vocabulary: Vocabulary, longest: int, folder: Path) -> None:
 
 
 def _step(path: Path) -> int:
-    """The step of a checkpoint of this project; of another's, what its name says, or 0."""
+    """The step of one of our checkpoints; of another's, the number in its name, or 0."""
     if (path / sealed.RECORD).is_file():
         return save_restore.read_checkpoint(path).step
     digits = path.name.removeprefix("step").removesuffix("-unsharded")
@@ -176,7 +176,7 @@ def _step(path: Path) -> int:
 
 @contextmanager
 def _new_folder(to: Path) -> Iterator[Path]:
-    """An empty folder beside `to`, which must not exist; removed in the end, if it has not been renamed.
+    """A temporary folder beside `to`, which must not exist; removed at the end unless it was renamed.
 
     Raises:
         UserError: `to` exists, or the disk is full or cannot be written.

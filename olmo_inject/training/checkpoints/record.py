@@ -33,7 +33,7 @@ _RECORD = {
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file that whoever may read other files of the folder may read."""
+    """Write a safetensors file with the permissions that the umask gives other files."""
     path.touch()  # with the mode that the umask leaves; safetensors' own file is for its owner alone
     mode = path.stat().st_mode
     save_file(dict(tensors), path)
@@ -41,7 +41,7 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def share(path: Path, mode: int) -> None:
-    """Give a file the permissions of `mode`; where its file system refuses, the file matters more than they do."""
+    """Give a file the permissions of `mode`; a file system that refuses is ignored."""
     with suppress(OSError):
         path.chmod(stat.S_IMODE(mode))
 
@@ -54,10 +54,10 @@ def seal(path: Path) -> dict[str, Any]:
 
 
 def complete(tmp: Path, final: Path, record: dict[str, Any]) -> None:
-    """Write the record into a finished folder, flush it, and give it its name, replacing what had it.
+    """Write the record into a finished folder, flush it and rename it to `final`, which it replaces.
 
     Raises:
-        UserError: a file in `record["files"]` is not there: it was written to another machine's disk.
+        UserError: a file in `record["files"]` is missing: another machine wrote it to its own disk.
 
     """
     for name, sealed in record["files"].items():
@@ -90,12 +90,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def files_of_weights(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The files of a record that hold the model's weights: neither the optimizer's state nor the trainer's."""
+    """The files of a record that hold the model's weights."""
     return {name: sealed for name, sealed in record["files"].items() if name.startswith("model")}
 
 
 def verify(folder: Path, files: dict[str, dict[str, Any]], part: int = 0, parts: int = 1) -> None:
-    """Compare files with their sizes and hashes; of `parts` processes that share the work, this is `part`.
+    """Check sizes and hashes of files. With `parts` processes sharing the work, this one is `part`.
 
     Raises:
         UserError: naming the first file that is missing or was changed.
@@ -108,7 +108,7 @@ def verify(folder: Path, files: dict[str, dict[str, Any]], part: int = 0, parts:
 
 
 def verify_length(folder: Path, files: dict[str, dict[str, Any]]) -> None:
-    """Compare files with their sizes alone, which reads none of them.
+    """Check sizes of files, without reading them.
 
     Raises:
         UserError: naming the first file that is missing, cut short or longer.
@@ -122,7 +122,7 @@ def verify_length(folder: Path, files: dict[str, dict[str, Any]]) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder; it first loses its name, so that a crash never leaves half of it."""
+    """Remove a folder. It is renamed first, so a crash never leaves half of it under its name."""
     old = folder.with_name(f".{folder.name}.old")
     folder.rename(old)
     shutil.rmtree(old)

@@ -55,7 +55,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read what a checkpoint folder is.
+    """Read the record of a checkpoint folder.
 
     Raises:
         UserError: it is none of ours, or its record is damaged.
@@ -78,13 +78,13 @@ def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
 
 
 def latest(run_folder: Path, full: bool = True) -> Checkpoint | None:
-    """The newest checkpoint of a run, among those a run can resume from if `full`."""
+    """The newest checkpoint of a run; if `full`, the newest that a run can resume from."""
     found = [checkpoint for checkpoint in find_checkpoints(run_folder) if not (full and checkpoint.weights_only)]
     return found[-1] if found else None
 
 
 def prune(run_folder: Path, keep: int, listed: Container[int] = ()) -> None:
-    """Remove the oldest full checkpoints beyond `keep`; weights-only ones stay, those `listed`, and the newest.
+    """Remove the oldest full checkpoints beyond `keep`. Weights-only, `listed` and the newest ones stay.
 
     For one process, while no other writes checkpoints.
     """
@@ -95,7 +95,7 @@ def prune(run_folder: Path, keep: int, listed: Container[int] = ()) -> None:
 
 
 def remove_unfinished(run_folder: Path) -> None:
-    """Remove what killed runs left of checkpoints they were writing or removing; for one process."""
+    """Remove half-written and half-removed checkpoints of killed runs (one process)."""
     for leftover in [*run_folder.glob(".step*.tmp"), *run_folder.glob(".step*.old")]:
         shutil.rmtree(leftover)
 

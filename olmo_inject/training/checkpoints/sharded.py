@@ -132,7 +132,7 @@ def shapes(tensors: Mapping[str, torch.Tensor]) -> Shapes:
 
 
 def check_fit(theirs: Shapes, ours: Shapes, path: Path) -> None:
-    """Refuse weights whose names or shapes are not the model's.
+    """Check that the weights have the model's names and shapes.
 
     Args:
         theirs: the shapes of the weights in `path`.
@@ -153,10 +153,10 @@ def check_fit(theirs: Shapes, ours: Shapes, path: Path) -> None:
 
 
 class ShardWriter:
-    """Writes views below a folder, in two moves because the first communicates and the second may fail."""
+    """Writes views below a folder: construction communicates, `write` may fail."""
 
     def __init__(self, views: Views) -> None:
-        """Agree with the other ranks on who writes what (collective)."""
+        """Assign tensors to ranks (collective)."""
         rank = dist.get_rank()
         flat, plan, self.metadata = Checkpointer()._get_global_save_plan_and_metadata(views)
         self.file = f"rank_{rank}.safetensors"

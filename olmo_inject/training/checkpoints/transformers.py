@@ -1,4 +1,4 @@
-"""An ai2-olmo model as transformers' OlmoForCausalLM, which computes the same to the bit on a CPU.
+"""Turns an ai2-olmo model into a transformers `OlmoForCausalLM` with the same logits, to the bit on a CPU.
 
 (Where a joined matrix has parts narrower than 16, or a number of neurons that vector instructions do not
 divide, as 48, the parts are computed by other instructions than the whole and the last bits differ.)
@@ -39,7 +39,7 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
 
 
 def transformers_config(config: ModelConfig) -> OlmoConfig:
-    """The same architecture in transformers' words; its vocabulary counts the embedding's padding rows.
+    """The transformers configuration of an ai2-olmo model; `vocab_size` counts the embedding's padding rows.
 
     Raises:
         UserError: the model is none that transformers' Olmo can be, naming the first setting that differs.

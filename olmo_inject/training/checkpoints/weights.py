@@ -1,4 +1,4 @@
-"""Weights from whatever holds them: ai2-olmo's and this project's checkpoints, or a transformers folder.
+"""Reads weights from our checkpoints, ai2-olmo's, or a transformers folder.
 
 Nothing is ever unpickled beyond tensors and plain containers. ai2-olmo's own reader of safetensors is not
 used: it unpickles the names of the tensors.
@@ -28,7 +28,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def load_torch(path: Path) -> Any:
-    """Read a file of `torch.save` without running code, mapped into memory rather than copied.
+    """Read a `torch.save` file without running code; tensors are memory-mapped.
 
     Raises:
         UserError: the file is missing, damaged, or holds anything but tensors and plain containers.
@@ -43,7 +43,7 @@ def load_torch(path: Path) -> Any:
 
 
 def load_tensors(path: Path) -> Weights:
-    """Read a file of `torch.save` that holds named tensors and nothing else.
+    """Read a `torch.save` file that holds named tensors and nothing else.
 
     Raises:
         UserError: as `load_torch`, or it holds something else.
@@ -51,7 +51,7 @@ def load_tensors(path: Path) -> Weights:
     """
     value = load_torch(path)
     if not isinstance(value, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in value.values()):
-        raise UserError(f"{path} holds something else than a model's weights")
+        raise UserError(f"{path} holds something other than a model's weights")
     return value
 
 
@@ -72,7 +72,7 @@ def load_safetensors(path: Path) -> Weights:
 
 
 def check_is_checkpoint(path: Path) -> None:
-    """Refuse what does not exist, and a run's folder where one of its checkpoints is meant.
+    """Check that the path exists and is a checkpoint, not a run folder.
 
     Raises:
         UserError: naming the run's last checkpoint.
@@ -89,7 +89,7 @@ def check_is_checkpoint(path: Path) -> None:
 
 
 def read_model_config(path: Path) -> ModelConfig:
-    """The model that a checkpoint of this project or of ai2-olmo is of; nothing else of its configuration is read.
+    """Read the model configuration of one of our or of ai2-olmo's checkpoints.
 
     Raises:
         UserError: there is no configuration, or it describes none.
@@ -147,7 +147,7 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
 
 
 def assign_weights(dist_model: DistModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy whole weights into a wrapped model, each rank its part (collective; all ranks hold them all).
+    """Copy whole weights into a wrapped model; each rank copies its part (collective).
 
     To be called before the first forward pass: FSDP may have gathered some of the weights it replaces.
     """

@@ -1,1 +1,1 @@
-"""Scoring of a model on tasks and references, in a run and afterwards; start with `tasks`."""
+"""Scores models on tasks and references, during a run and afterwards. Start with `tasks`."""

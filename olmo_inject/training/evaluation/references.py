@@ -1,4 +1,4 @@
-"""Scoring a model on natural statements: their answers' tokens given their contexts, spread over ranks."""
+"""Scores a model on natural statements: the answer's tokens given the context, shared among ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReferenceScores:
-    """A model on a reference task.
+    """The scores of a model on a reference task.
 
     Attributes:
         loss: cross-entropy in nats per token of the answers, a sum over a count.
