@@ -1,4 +1,4 @@
-"""Files that matter are written aside and renamed, so a reader never meets half of one."""
+"""Reads and writes files. A file is written aside and renamed, so a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -15,20 +15,20 @@ from typing import IO, Any
 from olmo_inject.errors import UserError
 
 READ_BYTES = 4 << 20  # at once
-LOCK_ATTEMPTS = 5  # a tenth of a second apart: perhaps it is held by one that only looks
+LOCK_ATTEMPTS = 5  # a tenth of a second apart; the holder may only be looking
 
 
 @contextmanager
 def locked(path: Path, in_use: Callable[[], str], what: str) -> Iterator[None]:
-    """Hold the file `path`, made if need be, for this process alone; the lock goes with it, however it ends.
+    """Hold a lock file for this process alone. The lock ends with the process, however that ends.
 
     Args:
-        path: of an empty file.
-        in_use: what to say where another process holds it, after some attempts.
-        what: cannot be written or locked, in words.
+        path: of an empty file; created if it is missing.
+        in_use: gives the message if another process holds it, after some attempts.
+        what: is locked, in words for messages.
 
     Raises:
-        UserError: it is held, or cannot be made or locked.
+        UserError: it is held, or cannot be created or locked.
     """
     with _locked_file(path, in_use, what):
         yield
@@ -58,7 +58,7 @@ def _locked_file(path: Path, in_use: Callable[[], str], what: str) -> IO[str]:
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is still the one at `path`: who held it before may have removed it meanwhile."""
+    """Whether an open file is still the one at `path`; its last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -66,20 +66,20 @@ def _is_at(file: IO[str], path: Path) -> bool:
 
 
 def remove_with_lock(lock: Path) -> None:
-    """Remove the folder of a lock file that this process holds, the file last: from then on it may be another's."""
+    """Remove the folder of a lock file that this process holds, the lock last: then another process may take it."""
     for path in lock.parent.iterdir():
         if path != lock:
             path.unlink(missing_ok=True)
     lock.unlink(missing_ok=True)
-    with suppress(OSError):  # another process has made its own lock there
+    with suppress(OSError):  # another process has created its own lock there
         lock.parent.rmdir()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.
+    """Yield a temporary path beside `path`; at the end flush it to disk and rename it to `path`.
 
-    On any error the temporary file is removed and `path` is left as it was.
+    After an error the temporary file is removed and `path` is as before.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -96,31 +96,6 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
-
-
-def absent(folder: Path) -> list[Path]:
-    """A folder and those above it, as far as they do not exist: what is to be removed again if nothing comes of it."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
-
-
-def remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders, each before that above it, as far as nothing is in them."""
-    with suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder in which no file can be made, before long work whose end is to be written there; none is left.
-
-    Raises:
-        UserError: it cannot be.
-    """
-    made = absent(folder)
-    with replacing(folder / ".writable") as temporary:
-        temporary.touch()
-    (folder / ".writable").unlink(missing_ok=True)
-    remove_empty(made)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -158,10 +133,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The records of a JSON-lines file; a last line cut off by a kill is left out.
+    """The records of a JSON-lines file, without a last line that a kill cut off.
 
     Raises:
-        UserError: as `read_text`, or a line that is not the last is damaged.
+        UserError: as `read_text`, or a line before the last is damaged.
     """
     number = 0
     with reading(path), path.open(encoding="utf-8") as file:
@@ -178,7 +153,7 @@ def read_lines(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what fails in reading a text file into one line.
+    """Turn errors in reading a text file into a `UserError`.
 
     Raises:
         UserError: the file is missing, cannot be read, or is not UTF-8.
@@ -194,12 +169,12 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def sha256_of(path: Path, advance: Callable[[int], None] = lambda n: None, *, past_cache: bool = False) -> str:
-    """SHA-256 of a file; some second per GB.
+    """SHA-256 of a file; takes about a second per GB.
 
     Args:
         path: of the file.
-        advance: told of bytes as they are read.
-        past_cache: read what the disk holds, not the page cache, where the system lets us ask for that.
+        advance: called with numbers of bytes read.
+        past_cache: read from the disk and not from the page cache, if the system allows that.
     """
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:

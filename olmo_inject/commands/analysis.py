@@ -52,7 +52,7 @@ def folder_for(runs: Sequence[Path], to: Path | None) -> Path:
         UserError: it cannot be written, or the default is a package of Python's.
     """
     from olmo_inject.errors import UserError
-    from olmo_inject.files import check_writable
+    from olmo_inject.owned_folder import check_writable
 
     folder = to or Path(os.path.commonpath([run.resolve() for run in runs]), "analysis")
     if (folder / "__init__.py").is_file():
