@@ -2,77 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from olmo_inject.errors import UserError
 
 READ_BYTES = 4 << 20  # at once
-LOCK_ATTEMPTS = 5  # a tenth of a second apart; the holder may only be looking
-
-
-@contextmanager
-def locked(path: Path, in_use: Callable[[], str], what: str) -> Iterator[None]:
-    """Hold a lock file for this process alone. The lock ends with the process, however that ends.
-
-    Args:
-        path: of an empty file; created if it is missing.
-        in_use: gives the message if another process holds it, after some attempts.
-        what: is locked, in words for messages.
-
-    Raises:
-        UserError: it is held, or cannot be created or locked.
-    """
-    with _locked_file(path, in_use, what):
-        yield
-
-
-def _locked_file(path: Path, in_use: Callable[[], str], what: str) -> IO[str]:
-    for attempt in range(LOCK_ATTEMPTS):
-        time.sleep(0.1 if attempt else 0)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
-        except FileNotFoundError:  # another process has just removed the folder
-            continue
-        except OSError as error:
-            raise UserError(f"cannot write {what}: {error.strerror}") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(file, path):
-                return file
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            file.close()
-            raise UserError(f"cannot lock {what}: {error.strerror}") from None
-        file.close()
-    raise UserError(in_use())
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is still the one at `path`; its last holder may have removed it."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def remove_with_lock(lock: Path) -> None:
-    """Remove the folder of a lock file that this process holds, the lock last: then another process may take it."""
-    for path in lock.parent.iterdir():
-        if path != lock:
-            path.unlink(missing_ok=True)
-    lock.unlink(missing_ok=True)
-    with suppress(OSError):  # another process has created its own lock there
-        lock.parent.rmdir()
 
 
 @contextmanager

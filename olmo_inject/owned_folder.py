@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import locked, remove_with_lock, replacing
+from olmo_inject.files import replacing
+from olmo_inject.locks import locked, remove_with_lock
 
 LOCK = "lock"
 
@@ -136,7 +137,7 @@ class FolderKind:
             path.unlink()
 
     def held(self, folder: Path) -> AbstractContextManager[None]:
-        """Hold a folder for this process alone, as `files.locked`; its work folder is made."""
+        """Hold a folder for this process alone, as `locks.locked`; its work folder is made."""
         return locked(
             folder / self.work / LOCK, lambda: f"{folder} is in use: another process is {self.busy}", str(folder)
         )

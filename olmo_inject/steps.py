@@ -1,10 +1,40 @@
-"""Sets of steps: listed, log-spaced and in windows."""
+"""Sets of steps: listed, log-spaced and in windows; and the grammar of `--steps`."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from olmo_inject.errors import UserError
+
+MOST_STEPS = 2**31 - 1
+_RANGE = re.compile(r"(\d*):(\d*)(?::(\d+))?")
+
+
+def parse_step_range(text: str) -> tuple[int, int | None, int] | None:
+    """Parse `start:stop:every`, as Python's slices; None if `text` has another form.
+
+    Returns:
+        Start, stop (exclusive; None if left out) and stride.
+    """
+    match = _RANGE.fullmatch(text)
+    if match is None or match[3] == "0":
+        return None
+    return int(match[1] or 0), int(match[2]) if match[2] else None, int(match[3] or 1)
+
+
+def consecutive_steps(text: str) -> range:
+    """Parse `--steps start:stop`.
+
+    Raises:
+        UserError: another form, no end, a stride, or no step.
+    """
+    start, stop, every = parse_step_range(text) or (0, None, 1)
+    if stop is None or every != 1:
+        raise UserError(f"--steps: {text!r} is not start:stop, such as 0:50000")
+    if not start < stop <= MOST_STEPS:
+        raise UserError(f"--steps: {text}: stop must be above start and at most {MOST_STEPS:,}")
+    return range(start, stop)
 
 
 @dataclass

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from olmo.config import ModelConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.config.checks import check
+from olmo_inject.config.olmo_settings import ModelConfig
 from olmo_inject.config.schema import Experiment, expand_paths
 from olmo_inject.described_yaml import ListError, check_lists, one_line
 from olmo_inject.errors import UserError

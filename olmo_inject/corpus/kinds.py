@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from olmo_inject.config import CorpusConfig
@@ -35,16 +35,22 @@ class Shape:
         return Shape(**{name: theirs[name] if ours[name] is None else ours[name] for name in ours})
 
 
+@dataclass(frozen=True)
 class Corpus(ABC):
     """A corpus whose description was read and whose shards are not open yet.
 
     Attributes:
         vocabulary: of the token ids.
-        shape: batch size, sequence length and seed, as far as the corpus itself says them.
+        sequences: number of its first sequences to train on; None: all.
     """
 
     vocabulary: Vocabulary
-    shape = Shape()
+    sequences: int | None = field(default=None, kw_only=True)
+
+    @property
+    def shape(self) -> Shape:
+        """Batch size, sequence length and seed, as far as the corpus itself says them."""
+        return Shape()
 
     @property
     @abstractmethod
@@ -74,16 +80,18 @@ class Corpus(ABC):
             folder: as `Order`'s.
 
         Raises:
-            UserError: as `Order`; a stage was made for another batch size or seed.
+            UserError: as `Order`; a stage was made for another batch size or seed; too few sequences.
         """
-        return Order(len(shards), batch_size, seed, folder)
+        n = len(shards) if self.sequences is None else self.sequences
+        if n > len(shards):
+            raise UserError(f"corpus.sequences: {n:,} are more than the {len(shards):,} of the corpus")
+        return Order(n, batch_size, seed, folder)
 
 
 @dataclass(frozen=True)
 class ShardFiles(Corpus):
     """Shards at the paths that an experiment lists."""
 
-    vocabulary: Vocabulary
     files: list[Path]
     dtype: str
 
@@ -106,7 +114,6 @@ class ShardFiles(Corpus):
 class FolderCorpus(Corpus):
     """A folder with a `corpus.json`."""
 
-    vocabulary: Vocabulary
     description: CorpusDescription
 
     @property
@@ -130,13 +137,12 @@ class FolderCorpus(Corpus):
 class CatalogCorpus(Corpus):
     """A corpus of the catalog in a folder of this machine; shards are compared with its manifest if there is one."""
 
-    vocabulary: Vocabulary
     named: NamedCorpus
     root: str
     manifest: Manifest | None
 
     @property
-    def shape(self) -> Shape:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def shape(self) -> Shape:
         """The official one."""
         entry = self.named.entry
         return Shape(entry.batch_size, entry.sequence_length, entry.seed)
@@ -180,11 +186,10 @@ class RemoteCorpus(CatalogCorpus):
 class StagedCorpus(Corpus):
     """The sequences of some steps, in training order, that `corpus stage` copied out of a corpus."""
 
-    vocabulary: Vocabulary
     record: StageRecord
 
     @property
-    def shape(self) -> Shape:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def shape(self) -> Shape:
         """The one it was staged for."""
         return Shape(self.record.batch_size, self.record.sequence_length, self.record.seed)
 
@@ -199,6 +204,8 @@ class StagedCorpus(Corpus):
 
     def open_order(self, shards: TokenShards, batch_size: int, seed: int, folder: Path | None = None) -> Order:
         """As `Corpus.open_order`; the order is on disk already, so `folder` is not needed."""
+        if self.sequences is not None:
+            raise UserError("corpus.sequences: not of a staged corpus, whose order is fixed")
         return StageOrder(self.record, batch_size, seed)
 
 
@@ -208,6 +215,10 @@ def find_corpus(config: CorpusConfig) -> Corpus:
     Raises:
         UserError: it does not exist, or contradicts what the configuration says of it.
     """
+    return replace(_find(config), sequences=config.sequences)
+
+
+def _find(config: CorpusConfig) -> Corpus:
     if config.name is not None:
         return _from_catalog(config, config.name)
     if config.folder is not None:

@@ -67,7 +67,7 @@ def damaged(files: Sequence[RecordedFile], advance: Callable[[int], None], jobs:
         UserError: `jobs` is below 1.
     """
     if jobs < 1:
-        raise UserError(f"--jobs: {jobs} must be at least 1")
+        raise UserError(f"--at-once: {jobs} must be at least 1")
     with ThreadPoolExecutor(jobs) as pool:
         are_sound = pool.map(lambda file: file.is_sound(advance), files)
         return [file.path.name for file, is_sound in zip(files, are_sound, strict=True) if not is_sound]

@@ -110,7 +110,13 @@ def scan_corpus(
     search, parts = prepare_scan(shards, vocabulary, tasks, references)
     total = sum(shards.shard_tokens)
     results = each_result(
-        partial(scan_part, search), parts, processes=processes, what="scanning", total=total, progress=progress
+        partial(scan_part, search),
+        parts,
+        processes=processes,
+        what="scanning",
+        total=total,
+        unit="tokens",
+        progress=progress,
     )
     result = ScanResult(total, [no_hits(index) for index in search.indexes], {})
     for hits, statements in results:
@@ -135,7 +141,13 @@ def count_instances(
     total = sum(shards.shard_tokens)
     counts = np.zeros(len(index.instances), np.int64)
     for (hits,), _ in each_result(
-        partial(scan_part, search), parts, processes=processes, what="scanning", total=total, progress=progress
+        partial(scan_part, search),
+        parts,
+        processes=processes,
+        what="scanning",
+        total=total,
+        unit="tokens",
+        progress=progress,
     ):
         assert hits.each is not None
         counts += hits.each

@@ -22,7 +22,7 @@ from olmo_inject.corpus.folder import (
 from olmo_inject.corpus.from_text.wheel_text import SOURCES, documents
 from olmo_inject.errors import UserError
 from olmo_inject.owned_folder import new_folder
-from olmo_inject.progress import bytes_done
+from olmo_inject.progress import show_progress
 from olmo_inject.vocabulary import Vocabulary
 
 DOLMA = "allenai_gpt-neox-olmo-dolma-v1_5"
@@ -144,9 +144,10 @@ def _fill(folder: Path, texts: dict[str, list[str]], tokenizer: str, vocab_size:
 
     shards: list[Shard] = []
     sources = {}
-    with bytes_done("tokenizing", sum(len(text) for source in texts.values() for text in source), progress) as advance:
+    characters = sum(len(text) for source in texts.values() for text in source)
+    with show_progress("tokenizing", characters, "characters", enabled=progress) as meter:
         for number, (name, source) in enumerate(texts.items()):
-            ids = tokenize(source, vocabulary, advance)
+            ids = tokenize(source, vocabulary, meter.advance)
             shards.append(_write_shard(folder / f"part-{number:05d}.npy", ids))
             sources[name] = {"shard": shards[-1].path.name, "documents": len(source), "tokens": ids.size}
     write_description(

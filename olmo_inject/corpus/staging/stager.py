@@ -250,7 +250,7 @@ def open_stager(
     if read not in READS:
         raise UserError(f"--read: {read} is not one of {', '.join(READS)}")
     if jobs < 1:
-        raise UserError(f"--jobs: {jobs} must be at least 1")
+        raise UserError(f"--at-once: {jobs} must be at least 1")
     part_sequences = part_bytes // shards.sequence_bytes
     if part_sequences < 1:
         raise UserError(f"--part-size: {part_bytes} bytes do not hold a sequence of {shards.sequence_bytes}")
