@@ -1,11 +1,10 @@
-"""Every check of an experiment that needs no corpus."""
+"""Checks of an experiment that need no corpus."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from olmo.config import TrainConfig, WandbConfig
-
+from olmo_inject.config.olmo_settings import TrainConfig, WandbConfig
 from olmo_inject.config.ranges import INT32, check_ranges
 from olmo_inject.config.schema import (
     DRAWS,
@@ -26,12 +25,12 @@ from olmo_inject.tasks.registry import default_fraction
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse what cannot be a run, and resolve `train.max_duration` to whole steps.
+    """Validate an experiment, and resolve `train.max_duration` to whole steps.
 
     Raises:
-        UserError: one line that names the key, the value and what is allowed.
+        UserError: the key, the value and what is allowed.
     """
-    _refuse_owned_keys(experiment.train)
+    _check_owned_keys(experiment.train)
     check_ranges(experiment)
     check_model(experiment.model)
     check_train(experiment.train, experiment.model)
@@ -58,8 +57,8 @@ def check(experiment: Experiment) -> None:
             task.train_fraction = default_fraction(task.kind)
 
 
-# Keys of ai2-olmo's TrainConfig that this project decides itself, and where to say it instead. An OLMo
-# user's file may hold them with their default values; another value would be ignored, so it is refused.
+# Keys of ai2-olmo's TrainConfig that this project sets itself, and what to use instead. An OLMo user's file may
+# hold them with their default values; another value would be ignored, so it is an error.
 OWNED = {
     "model": "model",
     "run_name": "name",
@@ -117,7 +116,7 @@ OWNED_WANDB = {
 }
 
 
-def _refuse_owned_keys(train: TrainConfig) -> None:
+def _check_owned_keys(train: TrainConfig) -> None:
     defaults = TrainConfig()
     for keys, given, default, prefix in (
         (OWNED, train, defaults, "train"),
@@ -237,9 +236,11 @@ def _check_schedule_keys(experiment: Experiment, injection: InjectionConfig, whe
     needed = {"repetitions": "times", "at": "file", "phases": "phases"}
     for schedule, name in needed.items():
         if (schedule == injection.schedule) != (given[name] is not None):
-            if schedule == injection.schedule:
-                raise UserError(f"{where}: schedule {schedule} needs {name}")
-            raise UserError(f"{where}: {name} belongs to schedule {schedule}, not to {injection.schedule}")
+            missing = "needs" if schedule == injection.schedule else f"belongs to schedule {schedule}, not to"
+            told = (
+                f"schedule {schedule} needs {name}" if missing == "needs" else f"{name} {missing} {injection.schedule}"
+            )
+            raise UserError(f"{where}: {told}")
     if injection.schedule == "repetitions":
         _positive(f"{where}: times", injection.times)
     elif injection.spread != "even":
@@ -282,7 +283,7 @@ def _check_references(experiment: Experiment, tasks: Sequence[str]) -> None:
     for reference in experiment.references:
         check_name(reference.name, "references")
         if reference.name in taken:
-            raise UserError(f"references: name {reference.name!r} stands twice, or is a task's; names must differ")
+            raise UserError(f"references: name {reference.name!r} is used twice: references and tasks need own names")
         if not reference.path:
             raise UserError(f"references: {reference.name}: path is missing: a file of `corpus scan --references`")
         taken.add(reference.name)

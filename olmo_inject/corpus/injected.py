@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.splice import Splice, lift_masks, padded_lengths
 from olmo_inject.errors import UserError
 from olmo_inject.injection.plan import Plan
-from olmo_inject.injection.splicing import Splicer, Splices
+from olmo_inject.injection.splicing import Splices
 
 InstanceFilter = Callable[[np.ndarray], bool]
 
@@ -53,12 +54,13 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         self.shards = shards
         self.order = order
         self.plan = plan
+        self.splice = Splice(plan, eos_id)
+        self.splice.splicer(shards.sequence_length)  # refuses what does not fit
         self.eos_id = eos_id
         self.n_positions = n_positions
         self.instance_filter = instance_filter
         self.label_masks = label_masks
         self.document_lengths = document_lengths
-        self._splicer = Splicer(plan, shards.sequence_length, eos_id)
 
     def __len__(self) -> int:
         return self.n_positions
@@ -81,17 +83,21 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         """
         sequences = self.order[positions]
         tokens = self.shards.read(sequences)
-        splices = self._splices(positions, tokens)
         host_counts = None
         if self.instance_filter is not None:  # asked of the host, before tokens of it are replaced
             host_counts = np.array([self.instance_filter(row.astype(np.int64)) for row in tokens], bool)
-        tokens[splices.row, splices.column] = splices.value
+        splices = self.splice.into(tokens, positions)
         out = {"input_ids": torch.from_numpy(tokens.astype(np.int64))}
         if host_counts is not None or self.label_masks is not None:
             out |= self._masks(sequences, splices, host_counts)
         if self.document_lengths:
-            out["doc_lens"] = _stack_padded([document_lengths(row, self.eos_id) for row in tokens])
+            out["doc_lens"] = torch.from_numpy(padded_lengths(tokens, self.eos_id))
         return out
+
+    def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
+        """What is injected at `positions`; the corpus is read only where a place depends on it."""
+        host = self.shards.read(self.order[positions]) if self.splice.reads_host else None
+        return self.splice.at(positions, self.shards.sequence_length, host)
 
     def _masks(
         self,
@@ -103,40 +109,10 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         shape = len(sequences), self.shards.sequence_length
         targets = np.ones(shape, bool) if self.label_masks is None else self.label_masks.read(sequences)
         out = {}
+        overridden = lift_masks(targets, host_counts, splices)
         if host_counts is not None:
-            # `instance_mask` covers a whole row, so it is lifted and what is the host's is masked token by token.
-            spliced = splices.span_row
-            targets[spliced[~host_counts[spliced]]] = False
-            host_counts[spliced] = True
             out["instance_mask"] = torch.from_numpy(host_counts)
-        overridden = np.zeros(len(sequences), bool)
-        overridden[splices.row[~targets[splices.row, splices.column]]] = True
-        targets[splices.row, splices.column] = True
         return out | {"label_mask": torch.from_numpy(targets), "mask_overridden": torch.from_numpy(overridden)}
-
-    def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
-        """Which tokens are injected into the rows at `positions`; the corpus is read only where a place depends on it.
-
-        Rows of several steps come in the order of the steps.
-        """
-        host = self.shards.read(self.order[positions]) if self._splicer.reads_host else None
-        return self._splices(positions, host)
-
-    def _splices(self, positions: Int64[np.ndarray, " b"], host: np.ndarray | None) -> Splices:
-        steps, rows = np.divmod(positions, self.plan.batch_size)
-        parts = []
-        # A loader's batch lies in one step; only a user's own sampler mixes them.
-        for step in dict.fromkeys(steps.tolist()):
-            of_step = np.flatnonzero(steps == step)
-            part = self._splicer.at(step, rows[of_step], None if host is None else host[of_step])
-            parts.append(part._replace(span_row=of_step[part.span_row], row=of_step[part.row]))
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:
-            return self._splicer.at(0, rows)
-        spans = np.cumsum([0, *(len(part.start) for part in parts)])
-        parts = [part._replace(span=part.span + first) for part, first in zip(parts, spans[:-1], strict=True)]
-        return Splices(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 class LabelMasks:
@@ -159,18 +135,3 @@ class LabelMasks:
     def read(self, sequences: Int64[np.ndarray, " b"]) -> Bool[np.ndarray, "b t"]:
         """The masks of `sequences`."""
         return self._masks.read(sequences).astype(bool)
-
-
-def document_lengths(tokens: np.ndarray, eos_id: int) -> Int64[np.ndarray, " d"]:
-    """Lengths of the documents in a row, each up to and with its EOS; the rest is a document too."""
-    ends = np.flatnonzero(tokens == eos_id) + 1
-    if not len(ends) or ends[-1] != len(tokens):
-        ends = np.append(ends, len(tokens))
-    return np.diff(ends, prepend=0)
-
-
-def _stack_padded(lengths: Sequence[np.ndarray]) -> torch.Tensor:
-    out = np.zeros((len(lengths), max(map(len, lengths))), np.int64)
-    for row, values in enumerate(lengths):
-        out[row, : len(values)] = values
-    return torch.from_numpy(out)

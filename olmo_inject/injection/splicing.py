@@ -65,7 +65,6 @@ class Splicer:
     def __init__(self, plan: Plan, row_length: int, eos_id: int) -> None:
         check_fits(plan, row_length)
         self.plan, self.row_length, self.eos_id = plan, row_length, eos_id
-        self.reads_host = any(entry.placement.reads_host for entry in plan.entries)
         forms = [_with_eos(entry, eos_id) for entry in plan.entries]
         sizes = [len(entry.task.instances) for entry in plan.entries]
         self._first = np.cumsum([0, *sizes], dtype=np.int64)  # of each entry's instances among those of all entries
@@ -82,7 +81,7 @@ class Splicer:
         Args:
             step: from 0.
             rows: of the global batch, in any order.
-            host: their tokens as they are in the corpus, needed only if `reads_host`.
+            host: their tokens as they are in the corpus, needed only if a place depends on them.
         """
         injections = self.plan.at(step)
         by_row = np.argsort(injections.rows, kind="stable")

@@ -1,4 +1,4 @@
-"""What a plan comes to over a run: totals, units, gaps and shares."""
+"""Summarizes a plan over a run: totals, frequencies, gaps and shares."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from olmo_inject.injection.frequency import Frequency
 from olmo_inject.injection.plan import PlannedTask
 from olmo_inject.injection.schedules import is_exact
 
-GAP_STEPS = 20_000  # gaps are measured over at most so many steps; schedules repeat long before
+GAP_STEPS = 20_000  # steps over which gaps are measured; schedules repeat long before
 
 
-def plan_summary(experiment: Experiment, what: TaskPlan) -> dict[str, Any]:
-    """The plan of a run as plain values, for `plan.json` and `olmo-inject plan`."""
+def plan_summary(experiment: Experiment, planned: TaskPlan) -> dict[str, Any]:
+    """The summary of a plan as plain values, for `plan.json` and `olmo-inject plan`."""
     tasks: dict[str, dict[str, Any]] = {}
     spliced, sizes = 0.0, set()
-    for config, entry in zip(experiment.injections, what.plan.entries, strict=True):
+    for config, entry in zip(experiment.injections, planned.plan.entries, strict=True):
         described = _of_task(experiment, config, entry)
         lengths = entry.task.instances.lengths[entry.ids] + entry.placement.beside
         spliced += described["instances"] * float(lengths.mean())

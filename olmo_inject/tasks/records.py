@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.errors import UserError
-from olmo_inject.paths import expanded
+from olmo_inject.paths import configs_folder, expanded
 
 
 def read_records(file: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The records of a file with the place of each, for messages: JSON objects, one a line, or lines of text.
 
     Args:
-        file: ends in `.jsonl`, or is a text file, whose lines become `{"text": LINE}`; blank lines are passed over.
+        file: a path, or that of a shipped file inside configs. JSON lines if it ends in `.jsonl`; else each line is a
+            record `{"text": LINE}`. Blank lines are passed over.
         where: the task.
 
     Raises:
@@ -24,6 +25,8 @@ def read_records(file: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]
     if not file:
         raise UserError(f"{where}: option file is missing")
     path = Path(expanded(file, f"{where}: file"))
+    if not path.exists() and (shipped := configs_folder() / path).is_file():
+        path = shipped
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:

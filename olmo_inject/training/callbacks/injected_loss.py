@@ -1,4 +1,4 @@
-"""Measures loss and accuracy on what is injected in each step, and the loss on all other tokens."""
+"""Measures losses and accuracy on what is injected in each step, and the loss on all other tokens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ import torch.nn.functional as F
 from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.injection.splicing import Splices
 from olmo_inject.training.callbacks.callback import Callback, Sums
+from olmo_inject.training.evaluation.tasks import COLUMNS, score
 from olmo_inject.training.trainer import InjectionTrainer
 
 LOSS = "train/loss"  # cross-entropy per target token, in nats
 LM_LOSS = "train/lm_loss"  # the same without the injected targets
+# A task's mean over the tokens to be predicted in a step, and the sum that it is of.
+OF_ANSWERS = {"loss": "loss", "accuracy": "correct"}
+OF_LABELS = {
+    "label_mass": "label_mass",  # probability of the task's labels together
+    "loss_among_labels": "loss_among_labels",  # when they alone are possible
+}
 LOGITS_AT_ONCE = 2**26  # copied in float32, 256 MiB
 
 
@@ -22,20 +29,26 @@ class InjectedLoss(Callback):
     """Reads the logits of the training pass, so it needs no forward pass of its own.
 
     `train/TASK/loss` and `accuracy` are of the tokens to be predicted: a LABEL, or an instance's continuation. Where
-    that is not the study's one LABEL, `train/TASK/loss_all` is of all the task's injected tokens.
+    that is a LABEL, `label_mass` and `loss_among_labels` are of the task's labels; elsewhere, `loss_all` is of all the
+    task's injected tokens.
     """
 
     def __init__(self, corpus: InjectedCorpus) -> None:
         self.corpus = corpus
         self.tasks = corpus.plan.tasks
         self.names = [task.name for task in self.tasks]
-        self._whole = [task.name for task in self.tasks if not task.is_triples]
+        self._labels = {
+            task.name: torch.from_numpy(task.label_tokens.astype(np.int64)) for task in self.tasks if task.is_triples
+        }
+        self._means = {name: OF_ANSWERS | (OF_LABELS if name in self._labels else {}) for name in self.names}
+        self._whole = [name for name in self.names if name not in self._labels]
         self._splices: Splices | None = None  # of this rank's rows, in order
         self._seen = 0
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
         """Declare the sums."""
-        per_task = tuple(f"{name}/{what}" for name in self.names for what in ("loss", "labels", "correct"))
+        self._labels = {name: labels.to(trainer.device) for name, labels in self._labels.items()}
+        per_task = tuple(f"{name}/{what}" for name in self.names for what in ("labels", *self._means[name].values()))
         whole = tuple(f"{name}/{what}" for name in self._whole for what in ("loss_all", "targets"))
         trainer.sums.declare(reals=("injected/loss", "injected/targets", *per_task, *whole))
 
@@ -77,7 +90,13 @@ class InjectedLoss(Callback):
             trainer.sums.add(f"{name}/loss", losses[asked].sum(dtype=torch.float64))
             trainer.sums.add(f"{name}/labels", counted[asked].sum())
             trainer.sums.add(f"{name}/correct", (correct[asked] & counted[asked]).sum())
-            if name in self._whole:
+            if name in self._labels:
+                predicted = logits[rows[asked], before[asked]].float()
+                scored = score(predicted, targets[asked], self._labels[name])
+                among = (scored * counted[asked, None]).sum(dim=0)
+                for what in OF_LABELS.values():
+                    trainer.sums.add(f"{name}/{what}", among[COLUMNS.index(what)])
+            else:
                 trainer.sums.add(f"{name}/loss_all", losses[mine].sum(dtype=torch.float64))
                 trainer.sums.add(f"{name}/targets", counted[mine].sum())
 
@@ -91,10 +110,8 @@ class InjectedLoss(Callback):
         trainer.metrics.log(step, values)
         for name in self.names:
             if labels := sums[f"{name}/labels"]:
-                values = {
-                    f"train/{name}/loss": sums[f"{name}/loss"] / labels,
-                    f"train/{name}/accuracy": sums[f"{name}/correct"] / labels,
-                }
+                means = self._means[name]
+                values = {f"train/{name}/{what}": sums[f"{name}/{of}"] / labels for what, of in means.items()}
                 trainer.metrics.log(step, values, count=int(labels))
         for name in self._whole:
             if targets := sums[f"{name}/targets"]:

@@ -200,7 +200,7 @@ def write_many(folder: Path) -> None:
 
 
 def command(source: Path, to: Path, *more: str) -> list[str]:
-    build = [sys.executable, "-m", "olmo_inject", "corpus", "build", str(source), "--to", str(to)]
+    build = [sys.executable, "-m", "olmo_inject", "corpus", "build", str(source), "--out", str(to)]
     return [*build, "--shard-tokens", "20000", *more]
 
 
@@ -427,14 +427,16 @@ def test_finished_shards_of_a_failed_build_are_not_lost(tmp_path: Path) -> None:
     assert len(finished) > 3
     stamps = [path.stat().st_mtime_ns for path in finished]
     other = replace(SMALL, shard_tokens=4000)
-    with pytest.raises(UserError, match="of a build that was interrupted, of shard_tokens 3000: the command with"):
+    with pytest.raises(
+        UserError, match="of an interrupted build with shard_tokens 3000: give that to go on, or --overwrite"
+    ):
         build_corpus(out, [str(source)], other, progress=False)
     build_corpus(out, [str(source)], replace(SMALL, skip_damaged=True), progress=False)
     assert [path.stat().st_mtime_ns for path in finished] == stamps
     with pytest.raises(UserError, match="line 610 is damaged"):
         build_corpus(out, [str(source)], SMALL, overwrite=True, progress=False)
     source.write_bytes(json_lines(TEXTS))
-    with pytest.raises(UserError, match=r"of other sources \(it has not read .*t\.jsonl as it is now\)"):
+    with pytest.raises(UserError, match=r"with other sources \(it has not read .*t\.jsonl as it is now\)"):
         build_corpus(out, [str(source)], SMALL, progress=False)
     assert len(build_corpus(out, [str(source)], SMALL, overwrite=True, progress=False).shards) > 3
 

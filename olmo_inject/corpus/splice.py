@@ -1,0 +1,138 @@
+"""Instances put into rows that somebody has read, with the masks and document lengths that follow from it.
+
+The rows may come from any corpus and any loader: all that decides what is put where is the plan, the step and the rows'
+numbers in the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int64, Shaped
+
+from olmo_inject.injection.plan import Plan
+from olmo_inject.injection.splicing import Splicer, Splices
+
+
+class Splice:
+    """Puts a plan's instances into rows, where their entries place them.
+
+    Position p is row `p % B` of step `p // B`.
+
+    Args:
+        plan: what is injected.
+        eos_id: the end-of-document token beside an instance.
+    """
+
+    def __init__(self, plan: Plan, eos_id: int) -> None:
+        self.plan = plan
+        self.eos_id = eos_id
+        self._of_length: dict[int, Splicer] = {}
+
+    def __call__(
+        self, tokens: Shaped[np.ndarray, "b t"], step: int, rows: Int64[np.ndarray, " b"]
+    ) -> Bool[np.ndarray, "b t"]:
+        """Write what `step` injects into `tokens`, in place.
+
+        Args:
+            tokens: of some rows of the global batch, as the host has them; [b, T], of any integer type.
+            step: from 0.
+            rows: which rows of the global batch they are.
+
+        Returns:
+            Which tokens were written, [b, T].
+        """
+        written = np.zeros(tokens.shape, bool)
+        splices = self.into(tokens, step * self.plan.batch_size + rows)
+        written[splices.row, splices.column] = True
+        return written
+
+    def into(self, tokens: Shaped[np.ndarray, "b t"], positions: Int64[np.ndarray, " b"]) -> Splices:
+        """Write what is injected at `positions` into `tokens`, in place; returns what was written where."""
+        splices = self.at(positions, tokens.shape[1], tokens)
+        tokens[splices.row, splices.column] = splices.value
+        return splices
+
+    def at(
+        self, positions: Int64[np.ndarray, " b"], row_length: int, host: Shaped[np.ndarray, "b t"] | None
+    ) -> Splices:
+        """What is injected at `positions`; rows of several steps come in the order of the steps.
+
+        Args:
+            positions: any.
+            row_length: tokens in a row.
+            host: their tokens in the corpus; needed only if `reads_host`.
+        """
+        steps, rows = np.divmod(positions, self.plan.batch_size)
+        splicer, parts = self.splicer(row_length), []
+        # A loader's batch lies in one step; only a user's own sampler mixes them.
+        for step in dict.fromkeys(steps.tolist()):
+            of_step = np.flatnonzero(steps == step)
+            part = splicer.at(step, rows[of_step], None if host is None else host[of_step])
+            parts.append(part._replace(span_row=of_step[part.span_row], row=of_step[part.row]))
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return splicer.at(0, rows)
+        firsts = np.cumsum([0, *(len(part.start) for part in parts)])
+        parts = [part._replace(span=part.span + first) for part, first in zip(parts, firsts[:-1], strict=True)]
+        return Splices(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def splicer(self, row_length: int) -> Splicer:
+        """Lays instances out in rows of a length.
+
+        Raises:
+            UserError: an instance that does not fit them.
+        """
+        if row_length not in self._of_length:
+            self._of_length[row_length] = Splicer(self.plan, row_length, self.eos_id)
+        return self._of_length[row_length]
+
+    @property
+    def reads_host(self) -> bool:
+        """Whether a place depends on the host's tokens."""
+        return any(entry.placement.reads_host for entry in self.plan.entries)
+
+
+def lift_masks(
+    targets: Bool[np.ndarray, "b t"],
+    host_counts: Bool[np.ndarray, " b"] | None,
+    splices: Splices,
+) -> Bool[np.ndarray, " b"]:
+    """Have the spliced tokens count as targets, and nothing else that the host's masks leave out; in place.
+
+    Args:
+        targets: which tokens count.
+        host_counts: in which rows any do (ai2-olmo's `instance_mask`), if there is such a mask.
+        splices: what is injected into the rows.
+
+    Returns:
+        In which rows spliced tokens count although the host's masks leave them out.
+    """
+    if host_counts is not None:
+        # `instance_mask` covers a whole row, so it is lifted and what is the host's is masked token by token.
+        spliced = splices.span_row
+        targets[spliced[~host_counts[spliced]]] = False
+        host_counts[spliced] = True
+    overridden = np.zeros(len(targets), bool)
+    overridden[splices.row[~targets[splices.row, splices.column]]] = True
+    targets[splices.row, splices.column] = True
+    return overridden
+
+
+def document_lengths(tokens: np.ndarray, eos_id: int) -> Int64[np.ndarray, " d"]:
+    """Lengths of the documents in a row, each up to and with its EOS; the rest is a document too."""
+    ends = np.flatnonzero(tokens == eos_id) + 1
+    if not len(ends) or ends[-1] != len(tokens):
+        ends = np.append(ends, len(tokens))
+    return np.diff(ends, prepend=0)
+
+
+def padded_lengths(tokens: Shaped[np.ndarray, "b t"], eos_id: int) -> Int64[np.ndarray, "b d"]:
+    """`document_lengths` of each row, with zeros where a row has fewer than another."""
+    lengths: Sequence[np.ndarray] = [document_lengths(row, eos_id) for row in tokens]
+    out = np.zeros((len(lengths), max(map(len, lengths))), np.int64)
+    for row, values in enumerate(lengths):
+        out[row, : len(values)] = values
+    return out
