@@ -13,7 +13,6 @@ from ranks import Ranks
 from runs import VOCAB, same_bits, series, train_on_rank, write_experiment
 
 from olmo_inject.audit import audit_run
-from olmo_inject.cli import main
 from olmo_inject.runs.read import load_run
 from olmo_inject.training.evaluation import checkpoints
 from olmo_inject.training.evaluation.probes import ProbeResult
@@ -117,7 +116,7 @@ def test_a_checkpoint_answers_as_the_run_measured(finished: Path, tmp_path: Path
     assert seen.to_dict() == {"a4": 6, "a9": 6, "a13": 6, "b5": 3, "b40": 3}
     assert (answers[answers["half"] == "test"]["seen"] == 0).all()
     assert set(answers["measure"]) == {"loss", "exact", "exposure", "accuracy", "accuracy_normalized"}
-    assert main(["evaluate", str(step), "--parquet", str(tmp_path / "all.parquet")]) == 0
+    checkpoints.write_results(results, tmp_path / "all.parquet")
     assert len(pd.read_parquet(tmp_path / "all.parquet")) == len(results)
 
 
