@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -59,10 +59,7 @@ def predict_command(
         settings.residual_share,
     )
     if as_json:
-        document = prediction.as_json()
-        if simulated:
-            document["simulated"] = [run.as_json() for run in simulated]
-        print(json.dumps(document, indent=2))
+        _print_json(prediction.as_json(), simulated)
         return
     console = Console()
     for titled in (tables.held_shares, tables.critical_widths, tables.gap_statements):
@@ -80,6 +77,12 @@ def predict_command(
     _print_simulated(console, simulated)
 
 
+def _print_json(document: dict[str, Any], simulated: list[Simulated]) -> None:
+    if simulated:
+        document["simulated"] = [run.as_json() for run in simulated]
+    print(json.dumps(document, indent=2))
+
+
 def _print_simulated(console: Console, simulated: list[Simulated]) -> None:
     for run in simulated:
         console.print(*run.table(), sep="\n")
@@ -93,10 +96,7 @@ def _print_overlapping(mixture: OverlappingMixture, settings: PredictConfig, as_
     step_size = _step_size(settings, float(mixture.slots[0]))
     found = predict_overlapping(mixture, followed, settings.widths, settings.gaps, step_size)
     if as_json:
-        document = found.as_json()
-        if simulated:
-            document["simulated"] = [run.as_json() for run in simulated]
-        print(json.dumps(document, indent=2))
+        _print_json(found.as_json(), simulated)
         return
     console = Console()
     for titled in found.tables():
