@@ -63,7 +63,7 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
             plain_r2 = np.maximum(of_plain["held_out"].to_numpy(float), LOWEST_R2)
             axes.plot(of_plain["layer"] + apart, plain_r2, color=colour, ls=":", lw=1)
         # One band for all sites: which of them chance favours is of no interest.
-        random = rows(order, run=run, weights="random").pivot(index="layer", columns="site", values="held_out")
+        random = rows(order, run=run, weights="untrained").pivot(index="layer", columns="site", values="held_out")
         low, high = np.maximum(random.min(axis=1), LOWEST_R2), np.maximum(random.max(axis=1), LOWEST_R2)
         axes.fill_between(random.index.to_numpy(int), low, high, color=GREY, alpha=0.25, lw=0, zorder=0)
         axes.axhline(0, color=GREY, lw=0.6, zorder=1)

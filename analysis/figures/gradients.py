@@ -29,7 +29,10 @@ WHEN = {True: "steps whose batch holds the task", False: "steps whose batch does
 
 def cosine_label(table: pd.DataFrame) -> str:
     """What is on the axis, and where it was measured."""
-    [(layer, neurons)] = set(zip(table["mlp"], table["neurons"], strict=True))
+    measured = set(zip(table["mlp"], table["neurons"], strict=True))
+    if len(measured) > 1:  # runs may have measured different ones while they trained
+        return "cosine with the task's $g_r$ on neurons of one MLP"
+    [(layer, neurons)] = measured
     return f"cosine with the task's $g_r$ on {neurons} neurons of MLP {layer}"
 
 

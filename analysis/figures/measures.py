@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from analysis.figures.style import GREY, SMALL
 from analysis.read.runs import LEARNED_ABOVE, Run, baselines
+from olmo_inject.tasks.halves import UNMIRRORED
 
 ROOM_OF_LABEL = 0.07  # of a panel's height
 
@@ -31,6 +32,11 @@ class Measure:
     baseline: str | None = None
     smoothed: bool = False
 
+    def metrics(self, task: str) -> list[str]:
+        """The names in `metrics.jsonl` that it is read from."""
+        name = self.metric.format(task=task)
+        return [name, f"eval/{task}/test/{UNMIRRORED}"] if self is TEST_ACCURACY else [name]
+
     def series(self, run: Run, task: str) -> pd.Series:
         """The values by step: of test accuracy, those that the task is judged by."""
         if self is TEST_ACCURACY:
@@ -42,6 +48,9 @@ class Measure:
 TEST_ACCURACY = Measure("eval/{task}/test/accuracy", "accuracy on unmirrored\ntest pairs", "accuracy")
 TEST_LOSS = Measure("eval/{task}/test/loss", "test loss of LABEL (nats)", "loss")
 TRAIN_LOSS = Measure("train/{task}/loss", "loss of injected LABELs (nats)", "loss", smoothed=True)
+LOSS_AMONG_LABELS = Measure("eval/{task}/test/loss_among_labels", "loss among the labels (nats)")
+LABEL_MASS = Measure("eval/{task}/test/label_mass", "probability of the labels")
+AUC = Measure("eval/{task}/test/auc", "AUC of the\nlogit difference")
 LM_LOSS = Measure("train/lm_loss", "loss of all other tokens (nats)", smoothed=True)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from olmo_inject.commands.shared import CorpusOption, JsonOption, print_json, table_console
+from olmo_inject.commands.shared import CorpusOption, JsonOption, StepsOption, print_json, table_console
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
 from olmo_inject.terminal import Console
@@ -74,9 +74,8 @@ def export(
 
 
 def evaluate(
-    steps: Annotated[
-        list[Path], typer.Argument(help="Checkpoints, or run folders (or folders of runs) for all of theirs.")
-    ],
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, run folders, or folders of runs.")],
+    steps: StepsOption = "all",
     tasks: Annotated[
         list[str] | None,
         PATH,
@@ -98,21 +97,21 @@ def evaluate(
     """
     from rich.progress import track
 
-    from olmo_inject.training.evaluation import checkpoints
+    from olmo_inject.training.evaluation import checkpoints as evaluation
     from olmo_inject.training.parallel import choose_device
 
     torch_device = choose_device(device)
-    checkpoints.check_sizes(batch_size, max_instances)
-    found = checkpoints.find_steps(steps)
+    evaluation.check_sizes(batch_size, max_instances)
+    found = evaluation.find_steps(checkpoints, steps)
     # All tasks first: a mistake in the last is met before the first is evaluated.
-    work = [(step, checkpoints.find_tasks(tasks or (), step)) for step in found]
-    results: list[checkpoints.Result] = []
+    work = [(step, evaluation.find_tasks(tasks or (), step)) for step in found]
+    results: list[evaluation.Result] = []
     shown = track(work, "evaluating", console=Console(stderr=True), transient=True, disable=as_json)
     for step, chosen in shown:
-        results += checkpoints.evaluate_checkpoint(step, chosen, torch_device, batch_size, max_instances)
+        results += evaluation.evaluate_checkpoint(step, chosen, torch_device, batch_size, max_instances)
     if parquet is not None:
-        checkpoints.write_results(results, parquet)
+        evaluation.write_results(results, parquet)
     if as_json:
         print_json([result.record() for result in results])
     else:
-        table_console().print(checkpoints.results_table(results))
+        table_console().print(evaluation.results_table(results))

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from olmo_inject.commands.analysis import (
-    DeviceOption,
     RunsArgument,
-    StepsOption,
     TasksOption,
     ToOption,
     app,
     deliver,
     folder_for,
 )
-from olmo_inject.commands.shared import CorpusOption, JsonOption
+from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption, StepsOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +47,7 @@ def gradients(
     from analysis.report.gradients import section
 
     options = Options(layer, neurons, targets, rows_per_pass, precision)
-    _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json, corpus)
+    _analyze(method(options), "cosines", section, runs, steps, None, device, to, as_json, corpus)
 
 
 @app.command()
@@ -66,7 +64,7 @@ def patching(
     from analysis.methods.patching import method
     from analysis.report.interventions import patching_section
 
-    _analyse(method(pairs), "layers", patching_section, runs, steps, task or (), device, to, as_json)
+    _analyze(method(pairs), "layers", patching_section, runs, steps, task or (), device, to, as_json)
 
 
 @app.command()
@@ -87,10 +85,10 @@ def das(
     from analysis.report.interventions import das_section
 
     options = Options(parse_dimensions(dimensions), updates, pairs=pairs, controls=controls)
-    _analyse(method(options), "sites", das_section, runs, steps, task or (), device, to, as_json)
+    _analyze(method(options), "sites", das_section, runs, steps, task or (), device, to, as_json)
 
 
-def _analyse(
+def _analyze(
     method: Method,
     table: str,
     section: Callable[[pd.DataFrame], Section | None],
@@ -103,13 +101,13 @@ def _analyse(
     corpus: Path | None = None,
 ) -> None:
     """Apply a method to checkpoints, and deliver its table and section."""
-    from analysis.read.checkpoints import subjects
+    from analysis.read.checkpoints import select_checkpoints
     from analysis.read.skipped import Skipped
-    from analysis.read.store import analyse
+    from analysis.read.store import analyze
     from olmo_inject.training.parallel import choose_device
 
-    problems, chosen = Skipped(), choose_device(device)
-    checkpoints, folder = subjects(runs, steps, problems, tasks, corpus), folder_for(runs, to)
-    tables = analyse(checkpoints, method, chosen, problems)
+    skipped, chosen = Skipped(), choose_device(device)
+    checkpoints, folder = select_checkpoints(runs, steps, skipped, tasks, corpus), folder_for(runs, to)
+    tables = analyze(checkpoints, method, chosen, skipped)
     found = section(tables[table]) if table in tables else None
-    deliver(method.name, folder, tables, [] if found is None else [found], problems, as_json)
+    deliver(method.name, folder, tables, [] if found is None else [found], skipped, as_json)

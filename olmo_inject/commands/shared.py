@@ -32,6 +32,9 @@ CorpusOption = Annotated[
     Path | None,
     typer.Option(help="Where the corpus of the run is now, if it has moved.", show_default=False),
 ]
+StepsOption = Annotated[
+    str, typer.Option(help="Checkpoints of each run: last, all, steps and ranges, e.g. 0,100,200:500:50 or 400:.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 NodesOption = Annotated[int, typer.Option(help="Nodes that each run this command.")]
 RendezvousOption = Annotated[

@@ -65,7 +65,7 @@ def order_table() -> pd.DataFrame:
         [
             {"site": site, "layer": layer, "weights": weights, "held_out": held, "low": held - 5, "means": means}
             | {"headline": means == BALANCED, **common}
-            for site, layer, weights in itertools.product(sites, layers, ("trained", "random"))
+            for site, layer, weights in itertools.product(sites, layers, ("trained", "untrained"))
             for means, held in ((BALANCED, -4.0 if layer == 1 else 0.5), (PLAIN, -3.0 if layer == 2 else 0.9))
         ]
     )
