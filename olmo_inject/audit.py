@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
+from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.folder import CONTENTS, fingerprints
 from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence
@@ -29,7 +28,6 @@ from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import is_own_code
 from olmo_inject.terminal import Console
 from olmo_inject.training.checkpoints.save_restore import latest
-from olmo_inject.visible_text import visible
 
 DIFFERENCES_KEPT = 20
 
@@ -120,14 +118,14 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     last = latest(folder)
     vouched = first + len(lines) if last is None else last.step
     audit.compare("steps without a gap", "up to the last checkpoint", first + len(lines) >= vouched, True)
-    console = Console(stderr=True)
-    shown = track(lines, f"auditing {escape(visible(folder.name))}", console=console) if progress else lines
-    for number, line in enumerate(shown):
-        audit.compare("steps without a gap", f"line {number + 1}", line["step"], first + number)
-        if 0 <= line["step"] < experiment.steps:
-            _compare_step(audit, data, line)
-        else:
-            audit.compare("steps without a gap", f"line {number + 1}", line["step"], f"below {experiment.steps}")
+    with show_progress(f"auditing {folder.name}", len(lines), "steps", enabled=progress) as meter:
+        for number, line in enumerate(lines):
+            audit.compare("steps without a gap", f"line {number + 1}", line["step"], first + number)
+            if 0 <= line["step"] < experiment.steps:
+                _compare_step(audit, data, line)
+            else:
+                audit.compare("steps without a gap", f"line {number + 1}", line["step"], f"below {experiment.steps}")
+            meter.advance()
     if experiment.train.save_data_indices:
         # What a killed run had not brought to its disk is missing at either end; a checkpoint vouches for the rest.
         _compare_indices(audit, folder, data, first, len(lines), 0 if last is None else last.step - first)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from olmo_inject.config import Experiment
-from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.source import CorpusSource, read_source
@@ -16,6 +16,9 @@ from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan, PlannedTask
 from olmo_inject.tasks import Task, build_tasks
 from olmo_inject.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from olmo_inject.corpus.injected import InjectedCorpus
 
 EMBEDDING_MULTIPLE = 128  # to which OLMo's embeddings are rounded up
 
@@ -74,6 +77,8 @@ def build_data(
         UserError: as `build_plan`; shards that are missing, truncated, of another dtype or vocabulary; a staged
             corpus that ends before the run does.
     """
+    from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks  # imports torch: seconds
+
     what = build_plan(experiment, tasks)
     data = experiment.train.data
     masks = data.label_mask_paths

@@ -97,12 +97,12 @@ def select_checkpoints(
         elif tasks is None:
             raise UserError(f"{found.path} is a model and no checkpoint of a run: its batches are not known")
         elif not tasks:
-            raise UserError(f"{found.path} is a model and not a run: say with --task which tasks to analyze it on")
+            raise UserError(f"{found.path} is a model and not a run: say with --tasks which tasks to analyze it on")
         else:
             own = [Task.load(file) for file in tasks]
             models.append(StoredModel(found.path, None, None, own, found.path / FOLDER))
     if tasks and not models:
-        raise UserError("--task: goes with models that are no run; a run has its own tasks")
+        raise UserError("--tasks: goes with models that are no run; a run has its own tasks")
     for message in selection.missing:
         skipped.add(message)
     order = {folder: order_of(run) for folder, run in runs.items()}

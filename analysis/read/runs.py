@@ -104,7 +104,9 @@ class Run:
         """As ai2-olmo counts: all but the input embedding."""
         from olmo.model import OLMo  # some seconds of imports
 
-        on_meta = replace(self.experiment.model, init_device="meta")
+        from olmo_inject.training.olmo_config import model_config
+
+        on_meta = model_config(self.experiment.model).update_with(init_device="meta")
         return OLMo(on_meta, init_params=False).num_params(include_embedding=False)
 
     @cached_property

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from olmo.config import TrainConfig, WandbConfig
-
+from olmo_inject.config.olmo_settings import TrainConfig, WandbConfig
 from olmo_inject.config.ranges import INT32, check_ranges
 from olmo_inject.config.schema import (
     DRAWS,

@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from olmo.config import ModelConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.config.checks import check
+from olmo_inject.config.olmo_settings import ModelConfig
 from olmo_inject.config.schema import Experiment, expand_paths
 from olmo_inject.errors import UserError
 from olmo_inject.paths import expanded

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from olmo.config import ModelConfig, TrainConfig
-
+from olmo_inject.config.olmo_settings import ModelConfig, TrainConfig
 from olmo_inject.injection import Bernoulli, Burst, Frequency, Schedule, Uniform, parse_fraction, windowed
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.paths import expanded
@@ -40,6 +39,8 @@ class CorpusConfig:
     """Only without a tokenizer: how many ids exist."""
     eos_token_id: int | None = None
     pad_token_id: int | None = None
+    sequences: int | None = None
+    """Train on the first so many sequences alone, over and over; None: on all."""
     seed: int = 6198
     """Decides the order of training, as ai2-olmo's `data.seed`."""
 

@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.splice import Splice, lift_masks, padded_lengths
 from olmo_inject.errors import UserError
-from olmo_inject.injection.plan import Injections, Plan
-from olmo_inject.tasks import INSTANCE_TOKENS, SPLICED_TOKENS
+from olmo_inject.injection.plan import Plan
+from olmo_inject.tasks import SPLICED_TOKENS
 
 InstanceFilter = Callable[[np.ndarray], bool]
 
@@ -55,6 +56,7 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         self.shards = shards
         self.order = order
         self.plan = plan
+        self.splice = Splice(plan, eos_id)
         self.eos_id = eos_id
         self.n_positions = n_positions
         self.instance_filter = instance_filter
@@ -82,18 +84,15 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         """
         sequences = self.order[positions]
         tokens = self.shards.read(sequences)
-        spliced, instances = self._instances(positions)
         host_counts = None
         if self.instance_filter is not None:  # asked of the host, before its first tokens are replaced
             host_counts = np.array([self.instance_filter(row.astype(np.int64)) for row in tokens], bool)
-        if len(spliced):
-            tokens[spliced, :INSTANCE_TOKENS] = instances
-            tokens[spliced, INSTANCE_TOKENS] = self.eos_id
+        spliced = self.splice.into(tokens, positions)
         out = {"input_ids": torch.from_numpy(tokens.astype(np.int64))}
         if host_counts is not None or self.label_masks is not None:
             out |= self._masks(sequences, spliced, host_counts)
         if self.document_lengths:
-            out["doc_lens"] = _stack_padded([document_lengths(row, self.eos_id) for row in tokens])
+            out["doc_lens"] = torch.from_numpy(padded_lengths(tokens, self.eos_id))
         return out
 
     def _masks(
@@ -106,30 +105,10 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         shape = len(sequences), self.shards.sequence_length
         targets = np.ones(shape, bool) if self.label_masks is None else self.label_masks.read(sequences)
         out = {}
+        overridden = lift_masks(targets, host_counts, spliced)
         if host_counts is not None:
-            # `instance_mask` covers a whole row, so it is lifted and what is the host's is masked token by token.
-            targets[spliced[~host_counts[spliced]]] = False
-            host_counts[spliced] = True
             out["instance_mask"] = torch.from_numpy(host_counts)
-        overridden = np.zeros(len(sequences), bool)
-        overridden[spliced] = ~targets[spliced, :SPLICED_TOKENS].all(axis=1)
-        targets[spliced, :SPLICED_TOKENS] = True
         return out | {"label_mask": torch.from_numpy(targets), "mask_overridden": torch.from_numpy(overridden)}
-
-    def _instances(self, positions: Int64[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
-        """Which of `positions` (as indices into it) are injected, and their instances' tokens [k, 3]."""
-        steps, rows = np.divmod(positions, self.plan.batch_size)
-        where, what = [], []
-        # A loader's batch lies in one step; only a user's own sampler mixes them.
-        for step in dict.fromkeys(steps.tolist()):
-            entries = self.plan.entries_of(step, rows)
-            spliced = np.flatnonzero((entries >= 0) & (steps == step))
-            ours = entries[spliced]  # of a rank's share of the batch; tokens of the others are not needed
-            where.append(spliced)
-            what.append(self.plan.tokens(Injections(*(column[ours] for column in self.plan.at(step)))))
-        if not where:
-            return np.empty(0, np.int64), np.empty((0, INSTANCE_TOKENS), np.uint32)
-        return np.concatenate(where), np.concatenate(what)
 
 
 class LabelMasks:
@@ -152,18 +131,3 @@ class LabelMasks:
     def read(self, sequences: Int64[np.ndarray, " b"]) -> Bool[np.ndarray, "b t"]:
         """The masks of `sequences`."""
         return self._masks.read(sequences).astype(bool)
-
-
-def document_lengths(tokens: np.ndarray, eos_id: int) -> Int64[np.ndarray, " d"]:
-    """Lengths of the documents in a row, each up to and with its EOS; the rest is a document too."""
-    ends = np.flatnonzero(tokens == eos_id) + 1
-    if not len(ends) or ends[-1] != len(tokens):
-        ends = np.append(ends, len(tokens))
-    return np.diff(ends, prepend=0)
-
-
-def _stack_padded(lengths: Sequence[np.ndarray]) -> torch.Tensor:
-    out = np.zeros((len(lengths), max(map(len, lengths))), np.int64)
-    for row, values in enumerate(lengths):
-        out[row, : len(values)] = values
-    return torch.from_numpy(out)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from olmo_inject.errors import UserError
 from olmo_inject.runs.read import expand, is_run
+from olmo_inject.steps import parse_step_range
 
 LAST, ALL = "last", "all"
 _STEP = re.compile(r"step(\d+)")
-_RANGE = re.compile(r"(\d*):(\d*)(?::(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,8 @@ def select_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[in
             chosen.update(existing)
         elif part.isdecimal():
             chosen.add(int(part))
-        elif (match := _RANGE.fullmatch(part)) and match[3] != "0":
-            start, stop, every = (int(value) if value else None for value in match.groups())
-            chosen.update(step for step in existing if _in_range(step, start or 0, stop, every or 1))
+        elif (window := parse_step_range(part)) is not None:
+            chosen.update(step for step in existing if _in_range(step, *window))
         else:
             raise UserError(
                 f"--steps: {part!r} is not a step, a range start:stop or start:stop:every, '{LAST}' or '{ALL}'"

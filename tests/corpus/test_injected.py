@@ -19,9 +19,10 @@ from olmo.data.util import get_document_lengths
 from olmo.train import Trainer
 from plans import TASKS, draw_plan
 
-from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks, document_lengths
+from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.splice import Splice, document_lengths
 from olmo_inject.data import RepetitionFilter
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan, PlannedTask, Uniform
@@ -115,6 +116,23 @@ def test_injected_rows_are_instance_eos_and_host_and_all_others_ai2_olmos(
         if position in spliced:
             expected[:4] = spliced[position]
         assert row == expected
+
+
+@given(st.data())
+def test_rows_that_someone_else_loads_are_spliced_alike(
+    paths: list[Path], hosts: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    """Any share of a step's rows, in any order; and nothing but what is said to be written is touched."""
+    plan = draw_plan(data, BATCH)
+    corpus = corpus_of(paths, plan, len(hosts))
+    step = data.draw(st.integers(0, len(hosts) // BATCH - 1))
+    rows = np.array(data.draw(st.permutations(range(BATCH)))[: data.draw(st.integers(1, BATCH))])
+    host = np.stack([hosts[step * BATCH + row]["input_ids"].numpy() for row in rows.tolist()])
+    tokens = host.copy()
+    written = Splice(plan, EOS)(tokens, step, rows)
+    assert np.array_equal(tokens, corpus.rows(step * BATCH + rows)["input_ids"].numpy())
+    assert np.array_equal(tokens[~written], host[~written])
+    assert written.any(axis=1).tolist() == (plan.entries_of(step, rows) >= 0).tolist()
 
 
 @given(st.data())

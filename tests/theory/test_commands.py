@@ -1,9 +1,12 @@
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from typer.testing import CliRunner
 
@@ -11,15 +14,23 @@ from olmo_inject.errors import UserError
 from olmo_inject.theory.checks import registry as validate
 from olmo_inject.theory.checks.measure import Measure
 from olmo_inject.theory.commands import app
-from olmo_inject.theory.drawing import injection, scene, style
+from olmo_inject.theory.drawing import injection, style
 from olmo_inject.theory.drawing.figures import FIGURES
 from olmo_inject.theory.drawing.save import save_all
 from olmo_inject.theory.drawing.scene import SceneConfig, load_scene, scene_of
+from olmo_inject.theory.forms.gaps import longest_gaps
+from olmo_inject.theory.forms.kept import longest_kept_gaps
 
 CLOSED = ("two-directions", "complexity", "regimes")
 DRAWN = sorted(set(FIGURES) - {"kept", *CLOSED})
-SMALL = SceneConfig(5, 4, 1.7, 2.3, 20, [1, 2, 4, 8], [4, 8], [2, 8], [1, 3, 5], 4, [1, 5, 20], 10, 40, 60, 2)
+SMALL = SceneConfig(5, 4, 1.7, 2.3, 20, [1, 2, 4, 8], [4, 8], [2, 8], [1, 3, 5], 4, [1, 5, 45], 10, 40, 60, 2)
 TINY = scene_of(SMALL)
+
+
+@cache
+def drawn(name: str) -> Figure:
+    """Each figure is trained for and drawn once for all tests."""
+    return FIGURES[name](TINY)
 
 
 @pytest.mark.parametrize(("value", "status"), [(0.5, 0), (2.0, 1)])
@@ -39,7 +50,7 @@ def test_validate_prints_every_measure_and_fails_with_one(monkeypatch, value: fl
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_form_figures_are_written(tmp_path: Path, name: str) -> None:
-    path, vector, paper = save_all(FIGURES[name](TINY), tmp_path, name)
+    path, vector, paper = save_all(drawn(name), tmp_path, name)
     assert vector.read_bytes().startswith(b"<?xml")
     assert paper.read_bytes().startswith(b"%PDF")
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -48,8 +59,8 @@ def test_closed_form_figures_are_written(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_trained_figures_draw_theory_and_training(name: str) -> None:
-    figure = FIGURES[name](TINY)
-    assert len(figure.axes) == 2
+    figure = drawn(name)
+    assert len(figure.axes) == (3 if name == "injection" else 2)
     for axes in figure.axes:
         assert axes.get_xlabel()
         assert axes.get_ylabel()
@@ -61,7 +72,7 @@ def test_trained_figures_draw_theory_and_training(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FIGURES))
 def test_every_figure_is_legible_in_print(name: str) -> None:
-    figure = FIGURES[name](TINY)
+    figure = drawn(name)
     sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]  # type: ignore[attr-defined]
     assert min(sizes) >= 8
     assert figure.get_figwidth() <= style.WIDTH
@@ -80,7 +91,7 @@ def test_figures_of_another_mixture(tmp_path: Path) -> None:
         "{tasks: 4, features: 3, null_directions: 8, widths: [2, 4], injected: [4], contrast: [2, 4], "
         "shown: [1, 2], rare: 3, gaps: [1, 4], trace_gap: 4, steps: 9, injection_steps: 12, seeds: 1}"
     )
-    command = ["figures", "--to", str(tmp_path / "out"), "--config", str(path), "--only", "injection"]
+    command = ["figures", "--out", str(tmp_path / "out"), "--config", str(path), "--only", "injection"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.exception
     assert sorted(file.suffix for file in (tmp_path / "out").iterdir()) == [".pdf", ".png", ".svg"]
@@ -89,7 +100,7 @@ def test_figures_of_another_mixture(tmp_path: Path) -> None:
         error = CliRunner().invoke(app, command).exception
         assert isinstance(error, UserError)
         assert message in str(error)
-    paper = load_scene(Path(scene.__file__).with_name("paper.yaml"), quick=False)
+    paper = load_scene(Path(__file__).parents[2] / "docs" / "paper.yaml", quick=False)
     assert (paper.mixture.tasks, paper.contrast) == (32, (32, 256))
 
 
@@ -99,6 +110,24 @@ def test_cosines_are_those_of_the_batch_s_parts() -> None:
     burst = np.arange(20) % 5 == 4
     assert np.allclose(whole[~burst], other[~burst])
     assert (whole[burst] > other[burst]).all()
+
+
+def test_plain_steps_are_drawn_beside_the_gaps_that_are_predicted_for_them() -> None:
+    plain, _, _ = drawn("injection").axes
+    step = injection.PLAIN / TINY.mixture.utilities.max()
+    learned = longest_gaps(TINY.mixture, TINY.injected, step)[:, TINY.rare]
+    kept = longest_kept_gaps(TINY.mixture, TINY.injected, step)[:, TINY.rare]
+    expected = [gap for gap in np.minimum(learned, kept) if 1 <= gap <= max(TINY.gaps)]
+    assert expected
+    dotted = [line for line in plain.lines if line.get_linestyle() == ":" and len(line.get_xdata())]
+    assert [line.get_xdata()[0] for line in dotted] == expected
+
+
+def test_a_dotted_line_has_a_band_over_seeds_and_a_marker_bars() -> None:
+    _, (axes,) = style.panels(1)
+    for mark, kind in ((":", PolyCollection), ("o-", PolyCollection), ("o", LineCollection), ("x", LineCollection)):
+        style.seeds(axes, [0, 1], [np.array([0.0, 1]), np.array([1.0, 2])], mark, style.BLUE)
+        assert isinstance(axes.collections[-1], kind)
 
 
 def test_what_a_gap_leaves_is_drawn_from_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,16 +28,16 @@ class SceneConfig:
     features: int = 10
     frequency_power: float = 1.7
     spectrum_power: float = 2.3
-    null_directions: int = 200
+    null_directions: int = 100
     widths: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64, 128])
-    injected: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
+    injected: list[int] = field(default_factory=lambda: [16, 32, 64])
     contrast: list[int] = field(default_factory=lambda: [16, 64])
     shown: list[int] = field(default_factory=lambda: [1, 3, 7, 13, 20])
     rare: int = 13
-    gaps: list[int] = field(default_factory=lambda: [1, 10, 100, 300, 1000, 2000])
-    trace_gap: int = 200
-    steps: int = 5_000
-    injection_steps: int = 10_000
+    gaps: list[int] = field(default_factory=lambda: [1, 10, 100, 300, 1000])
+    trace_gap: int = 100
+    steps: int = 3_000
+    injection_steps: int = 5_000
     seeds: int = 3
 
 

@@ -21,6 +21,7 @@ from analysis.read.store import Method, Report, analyze, kept, kept_results
 from olmo_inject.errors import UserError
 from olmo_inject.runs.checkpoints import select_steps
 from olmo_inject.training.checkpoints.weights import load_weights
+from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import choose_device
 
 CPU = torch.device("cpu")
@@ -85,7 +86,7 @@ def test_what_cannot_be_analyzed(trained: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             select_checkpoints(paths, "last", skipped)
     shutil.copytree(trained / "step8", tmp_path / "alone")
-    with pytest.raises(UserError, match="is a model and not a run: say with --task"):
+    with pytest.raises(UserError, match="is a model and not a run: say with --tasks"):
         select_checkpoints([tmp_path / "alone"], "last", skipped)
     [checkpoint] = select_checkpoints([tmp_path / "alone"], "last", skipped, [trained / "tasks" / "less.json"])
     assert (checkpoint.step, checkpoint.run, [task.name for task in checkpoint.tasks]) == (None, None, ["less"])
@@ -103,8 +104,8 @@ def test_every_kind_of_checkpoint_loads_the_same(trained: Path, tmp_path: Path) 
     assert (trained / "step12" / "model.pt").is_file()
     tokens = torch.arange(32).reshape(2, 16)
     for folder in (trained / "step12", tmp_path / "run" / "step12", tmp_path / "run" / "step6"):
-        ours = OLMo(run.experiment.model)
-        ours.load_state_dict(load_weights(folder, run.experiment.model))
+        ours = OLMo(model_config(run.experiment.model))
+        ours.load_state_dict(load_weights(folder, model_config(run.experiment.model)))
         model = load_model(folder)
         assert isinstance(model, OlmoForCausalLM)
         assert not model.training
