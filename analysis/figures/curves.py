@@ -15,9 +15,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis.figures.heatmaps import accuracy_cells, draw_accuracies
 from analysis.figures.measures import TEST_ACCURACY, Measure, draw_baselines, label_baselines
-from analysis.figures.style import axis_labels, colour_and_marker, legend, panels, sizes_of, style
+from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
 from analysis.read.runs import Run
 from olmo_inject.errors import UserError
+from olmo_inject.figure_style import colour_and_marker
 from olmo_inject.injection import Injections, Plan
 
 SMOOTHED_STEPS = 25  # of losses drawn against steps

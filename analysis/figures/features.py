@@ -18,10 +18,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.style import GREY, SMALL, axis_labels, colour_and_marker, legend, panels, style
+from analysis.figures.style import SMALL, axis_labels, legend, panels, style
 from analysis.methods.feature_amounts import HEADLINE_LAYER, HEADLINE_SITE
 from analysis.methods.features import FOURIER, ORDER, PLAIN
 from analysis.read.store import last_step, rows
+from olmo_inject.figure_style import GREY, colour_and_marker
 
 MOST_PANELS = 12  # of pictures of single runs
 SMALLEST_SHARE = 0.003  # of variance that the colours of modes tell apart

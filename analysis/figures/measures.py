@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.figures.style import GREY, SMALL
+from analysis.figures.style import SMALL
 from analysis.read.runs import LEARNED_ABOVE, Run, baselines
+from olmo_inject.figure_style import GREY, RED
 from olmo_inject.tasks.halves import UNMIRRORED
 
 ROOM_OF_LABEL = 0.07  # of a panel's height
@@ -67,7 +68,7 @@ def _lines(runs: Sequence[Run], task: str, measure: Measure) -> list[tuple[str, 
         return []
     known = [(b.name, getattr(b, measure.baseline), GREY, (0, (4, 2))) for b in baselines(built)]
     threshold = LEARNED_ABOVE.get(built.config.kind) if measure is TEST_ACCURACY else None
-    return known if threshold is None else [*known, ("learned above", threshold, "#B03A00", (0, (1, 1.5)))]
+    return known if threshold is None else [*known, ("learned above", threshold, RED, (0, (1, 1.5)))]
 
 
 def label_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measure) -> None:

@@ -181,7 +181,7 @@ def _parts(
 
 
 def check_vocabulary(model: PreTrainedModel, task: Task) -> None:
-    """Refuse a task with tokens that the model does not have.
+    """Check that the model has the tokens of the task.
 
     Raises:
         UserError: naming the largest.

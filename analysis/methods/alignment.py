@@ -48,7 +48,7 @@ class Options:
     controls: bool = True
 
     def check(self) -> None:
-        """Refuse what cannot be.
+        """Validate the options.
 
         Raises:
             UserError: naming the option.

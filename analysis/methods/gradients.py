@@ -62,7 +62,7 @@ class Options:
     precision: str = "fp32"
 
     def check(self) -> None:
-        """Refuse what cannot be.
+        """Validate the options.
 
         Raises:
             UserError: naming the option.

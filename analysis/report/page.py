@@ -96,7 +96,7 @@ class Section:
     drawings: Sequence[Drawing] = ()
     samples: Sequence[Sample] = ()
     notes: Sequence[str] = ()
-    command: str = "olmo-inject report RUNS --to report.html"
+    command: str = "olmo-inject report RUNS --out report.html"
 
     @property
     def anchor(self) -> str:

@@ -78,7 +78,7 @@ def test_sites_of_a_layer_stand_side_by_side_and_nothing_leaves_the_axis() -> No
         warnings.simplefilter("error")  # a layout that fails warns and is left out
         svg(features.order_by_layer(table.assign(held_out=0.5)))
     low, high = axes.get_ylim()
-    points = [line for line in axes.lines if line.get_marker() in ("o", "s", "D", "v")]
+    points = [line for line in axes.lines if line.get_marker() in ("o", "s", "^", "v")]
     places = [x for line in points for x in line.get_xdata()]
     assert len(places) == len(set(places)) == 9
     bars = [segment for bars in axes.collections if hasattr(bars, "get_segments") for segment in bars.get_segments()]
