@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 
 from analysis.methods.forward_from import ROWS_PER_PASS, ForwardFrom
-from analysis.methods.interchange import Site, Streams, interchange
+from analysis.methods.interchange import Alignment, Streams, interchange
 from analysis.methods.subspaces import Basis, Descent, gaussian, lowest, orthonormal
 from olmo_inject.errors import UserError
 from olmo_inject.randomness import integers, key
@@ -48,7 +48,7 @@ class Options:
     controls: bool = True
 
     def check(self) -> None:
-        """Refuse what cannot be.
+        """Validate the options.
 
         Raises:
             UserError: naming the option.
@@ -98,7 +98,7 @@ class _Way:
     def __init__(self, start: Basis) -> None:
         self.descent, self.best = Descent(start, ANGLE), Found(start, 0.0, float("inf"))
 
-    def judge(self, upper: ForwardFrom, site: Site, pairs: Streams) -> None:
+    def judge(self, upper: ForwardFrom, site: Alignment, pairs: Streams) -> None:
         accuracy, loss = interchange(upper, site, pairs, self.descent.basis)
         if loss > self.best.loss - max(GAIN * self.best.loss, LEAST_GAIN):
             self.descent.angle /= 2
@@ -109,7 +109,9 @@ class _Way:
 class _Search:
     """One subspace at one site: what goes on of its starts."""
 
-    def __init__(self, upper: ForwardFrom, task: Task, site: Site, dimension: int, fitting: Fitting, options: Options):
+    def __init__(
+        self, upper: ForwardFrom, task: Task, site: Alignment, dimension: int, fitting: Fitting, options: Options
+    ):
         self.site, self.fitting = site, fitting
         self.ways = [_Way(start) for start in starts(upper, task, site, dimension, fitting.train)]
         n, device = options.updates * options.batch, fitting.train.label.device
@@ -132,7 +134,7 @@ class _Search:
 def align(
     upper: ForwardFrom,
     task: Task,
-    asked: Sequence[tuple[Site, int]],
+    asked: Sequence[tuple[Alignment, int]],
     fittings: Sequence[Fitting],
     options: Options,
     check: Callable[[], None] = lambda: None,
@@ -180,7 +182,7 @@ def _update(upper: ForwardFrom, going: Sequence[tuple[_Search, _Way]], number: i
         way.descent.step(gradient)
 
 
-def starts(upper: ForwardFrom, task: Task, site: Site, dimension: int, pairs: Streams) -> list[Basis]:
+def starts(upper: ForwardFrom, task: Task, site: Alignment, dimension: int, pairs: Streams) -> list[Basis]:
     """Where a search for a subspace of so many dimensions begins: to first order the best, and a random one.
 
     To first order, exchanging a subspace P changes the loss by the trace of P M, where M is the mean over pairs of the
@@ -198,7 +200,7 @@ def starts(upper: ForwardFrom, task: Task, site: Site, dimension: int, pairs: St
 
 
 def _gradients(
-    upper: ForwardFrom, site: Site, pairs: Streams, difference: Float[torch.Tensor, "n d"]
+    upper: ForwardFrom, site: Alignment, pairs: Streams, difference: Float[torch.Tensor, "n d"]
 ) -> Float[torch.Tensor, "n d"]:
     """Of the loss of each pair by the stream at the site, each at a place of its own between base and source."""
     share = (torch.arange(len(difference), device=difference.device) * GOLDEN % 1)[:, None]

@@ -15,16 +15,16 @@ class Skipped:
     """Collects them.
 
     Attributes:
-        found: one line each, in order.
+        messages: one line each, in order.
     """
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.messages: list[str] = []
 
-    def add(self, problem: str) -> None:
+    def add(self, message: str) -> None:
         """Note one, and say it on standard error now: an analysis may take long."""
-        self.found.append(problem)
-        print(f"olmo-inject: left out: {problem}", file=sys.stderr, flush=True)
+        self.messages.append(message)
+        print(f"olmo-inject: left out: {message}", file=sys.stderr, flush=True)
 
     @contextmanager
     def skipping(self, what: str) -> Iterator[None]:

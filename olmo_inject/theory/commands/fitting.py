@@ -40,10 +40,10 @@ def fit(
     else:
         found = fit_power_law(columns[0], losses, resamples)
     if picture is not None:
+        from olmo_inject.figure_style import save
         from olmo_inject.theory.drawing.fits import fitted_law
-        from olmo_inject.theory.drawing.save import save_as
 
-        save_as(fitted_law(found, names, columns, losses), picture)
+        save(fitted_law(found, names, columns, losses), picture)
     if as_json:
         print(json.dumps(_document(found, names, len(losses)), indent=2))
         return
