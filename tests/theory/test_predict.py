@@ -201,7 +201,7 @@ def test_command_prints_tables_and_json(files) -> None:
     ("name", "overrides", "message"),
     [
         ("missing", [], "missing.yaml: cannot be read: No such file"),
-        ("own", ["bacth=1"], "override 'bacth=1': Key 'bacth' not in"),
+        ("own", ["bacth=1"], "override 'bacth=1': bacth: Key 'bacth' not in"),
         ("own", ["widths"], "is not key=value"),
         ("own", ["widths=[0]"], "width must be a whole number.*, got 0"),
         ("own", ["widths=[]"], "one or more entries"),

@@ -81,14 +81,14 @@ def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
 
     """
     folders = [path for path in run_folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
-    found = [read_checkpoint(path) for path in folders if (path / RECORD).is_file()]
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+    checkpoints = [read_checkpoint(path) for path in folders if (path / RECORD).is_file()]
+    return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
 
 
 def latest(run_folder: Path, full: bool = True) -> Checkpoint | None:
     """The newest checkpoint of a run; if `full`, the newest that a run can resume from."""
-    found = [checkpoint for checkpoint in find_checkpoints(run_folder) if not (full and checkpoint.weights_only)]
-    return found[-1] if found else None
+    checkpoints = [each for each in find_checkpoints(run_folder) if not (full and each.weights_only)]
+    return checkpoints[-1] if checkpoints else None
 
 
 def prune(run_folder: Path, keep: int, listed: Container[int] = ()) -> None:
@@ -96,9 +96,9 @@ def prune(run_folder: Path, keep: int, listed: Container[int] = ()) -> None:
 
     For one process, while no other writes checkpoints.
     """
-    found = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.weights_only]
-    full = [checkpoint for checkpoint in found if checkpoint is found[-1] or checkpoint.step not in listed]
-    for checkpoint in full[: -max(keep, 1)]:
+    full = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.weights_only]
+    counted = [checkpoint for checkpoint in full if checkpoint is full[-1] or checkpoint.step not in listed]
+    for checkpoint in counted[: -max(keep, 1)]:
         discard(checkpoint.path)
 
 
