@@ -1,9 +1,8 @@
-"""Audit: what a run's model was given, against what corpus, order and plan say it should have been.
+"""Audit: compares the rows that a run's model was given with those that corpus, order and plan define.
 
-The evidence was written by the trainer from the tensors it handed to the model; everything here is
-recomputed from the run folder's experiment, without the loader and without the run's stored order. It uses the same
-`Plan` and `InjectedCorpus` as the run: it finds what went wrong between the plan and the model, not a plan that is
-itself wrong, which is for the tests.
+The trainer wrote the evidence from the tensors it passed to the model. The audit recomputes everything from the run
+folder's experiment, without the loader and without the run's stored order. It uses the same `Plan` and
+`InjectedCorpus` as the run: it finds errors between the plan and the model, while errors in the plan are for the tests.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ DIFFERENCES_KEPT = 20
 
 @dataclass
 class Audit:
-    """The outcome for one run.
+    """The result for one run.
 
     Attributes:
         run: the run folder.
-        steps: steps of which there is evidence.
-        planned: how many there are once the run is finished.
-        labels: LABELs per task that reached the loss, as counted in training.
-        overrides: masks of the host that splicing lifted.
-        checks: what was compared, and in how many steps.
-        differences: the first of them, in words.
-        n_differences: how many there were.
+        steps: number of steps with evidence.
+        planned: number of steps of the finished run.
+        labels: LABELs of each task that reached the loss, as counted in training.
+        overrides: number of rows whose mask was lifted for the spliced tokens.
+        checks: number of comparisons by kind.
+        differences: the first differences, in words.
+        n_differences: number of all differences.
     """
 
     run: str
@@ -58,12 +57,12 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether everything agreed, and there was something to compare."""
+        """Whether there was something to compare and everything agreed."""
         return self.n_differences == 0 and self.steps > 0
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The result in words."""
         if not self.steps:
             return "no evidence yet"
         if not self.passed:
@@ -75,11 +74,18 @@ class Audit:
         )
 
     def record(self) -> dict[str, Any]:
-        """As plain values."""
+        """The result as plain values."""
         return vars(self) | {"passed": self.passed, "verdict": self.verdict}
 
     def compare(self, check: str, where: str, recorded: Any, expected: Any) -> None:
-        """Note one comparison."""
+        """Count a comparison.
+
+        Args:
+            check: kind of comparison.
+            where: step, row or file.
+            recorded: by the run.
+            expected: recomputed.
+        """
         self.checks[check] += 1
         if recorded != expected:
             self._differs(f"{where}: {check}: the run says {recorded}, recomputed {expected}")
@@ -95,8 +101,8 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
 
     Args:
         folder: the run's.
-        progress: whether to show how far it is.
-        corpus: where its corpus is now, if it has moved.
+        progress: show progress.
+        corpus: the corpus's folder, if it has moved.
 
     Raises:
         UserError: the folder is not a run, a file of it is damaged, or its corpus cannot be read.
@@ -105,9 +111,9 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     experiment, described, data = run.experiment, run.plan, run.build_data()
     audit = Audit(str(folder))
     recorded = described["fingerprints"]
-    for name, found in fingerprints(data).items():
+    for name, fingerprint in fingerprints(data).items():
         if name in recorded or name != CONTENTS:
-            audit.compare("fingerprints", name, recorded.get(name), found)
+            audit.compare("fingerprints", name, recorded.get(name), fingerprint)
     _compare_tasks(audit, run, data)
     lines = list(read_evidence(folder))
     audit.steps = len(lines)
@@ -127,13 +133,13 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
                 audit.compare("steps without a gap", f"line {number + 1}", line["step"], f"below {experiment.steps}")
             meter.advance()
     if experiment.train.save_data_indices:
-        # What a killed run had not brought to its disk is missing at either end; a checkpoint vouches for the rest.
+        # A kill loses the lines since the last flush; those before the last checkpoint must all be there.
         _compare_indices(audit, folder, data, first, len(lines), 0 if last is None else last.step - first)
     return audit
 
 
 def _compare_tasks(audit: Audit, run: SavedRun, data: ExperimentData) -> None:
-    """The saved tasks against the experiment's; those of built-in kinds are built anew, no code of the run's is run."""
+    """Compare the saved tasks with the experiment's. Tasks of built-in kinds are rebuilt; no code of the run is run."""
     taken: set[int] = set()
     for config, saved in zip(run.experiment.tasks, run.tasks, strict=True):
         if is_own_code(config.kind):
@@ -145,7 +151,7 @@ def _compare_tasks(audit: Audit, run: SavedRun, data: ExperimentData) -> None:
 
 
 def save_audit(audit: Audit) -> None:
-    """Leave the verdict in the run folder, where a report finds it.
+    """Write the result to the run folder, for reports.
 
     Raises:
         UserError: the folder cannot be written.
@@ -174,7 +180,7 @@ def _compare_step(audit: Audit, data: ExperimentData, line: dict[str, Any]) -> N
 
 
 def _targets(batch: dict[str, Any]) -> int:
-    """How many tokens of a batch are targets: all but the first of each row, less what masks leave out."""
+    """Number of targets in a batch: all tokens but the first of each row, without those that are masked."""
     counts = np.ones(batch["input_ids"].shape, bool)
     if "label_mask" in batch:
         counts &= batch["label_mask"].numpy()
@@ -184,7 +190,7 @@ def _targets(batch: dict[str, Any]) -> int:
 
 
 def _compare_rows(audit: Audit, data: ExperimentData, where: str, planned: Any, tokens: np.ndarray) -> None:
-    """The spliced rows themselves: the instance, its end of document, and the train half it comes from."""
+    """Compare the spliced rows: the instance, its EOS, and that it is in the train half."""
     for row, number, instance in zip(*(column.tolist() for column in planned), strict=True):
         task = data.plan.tasks[number]
         expected = [*task.instances[instance].tolist(), data.source.vocabulary.eos_id]
@@ -195,15 +201,15 @@ def _compare_rows(audit: Audit, data: ExperimentData, where: str, planned: Any, 
 
 
 def _compare_indices(audit: Audit, folder: Path, data: ExperimentData, first: int, steps: int, vouched: int) -> None:
-    """ai2-olmo's own record of what each rank was given: together, each step's positions exactly once.
+    """Check that ai2-olmo's own records of the ranks together hold each position of each step exactly once.
 
     Args:
-        audit: takes the comparisons.
-        folder: the run's.
-        data: its plan.
-        first: the first step with evidence.
-        steps: how many have it; what is recorded beyond them is not looked at.
-        vouched: of how many, from the first, nothing may be missing.
+        audit: counts the comparisons.
+        folder: of the run.
+        data: of the run.
+        first: first step with evidence.
+        steps: number of steps with evidence; records of later steps are not checked.
+        vouched: number of steps, from the first on, of which no position may be missing.
     """
     files = sorted((folder / "data-indices").glob("*.tsv"))
     size = data.plan.batch_size
@@ -229,12 +235,12 @@ def _index_lines(path: Path) -> Iterator[tuple[int, np.ndarray]]:
             try:
                 step, *positions = map(int, line.split("\t"))
             except ValueError:
-                raise UserError(f"{path}: a line holds something else than numbers") from None
+                raise UserError(f"{path}: a line holds something other than numbers") from None
             yield step - 1, np.array(positions)  # ai2-olmo counts steps from 1
 
 
 def print_audits(audits: list[Audit], console: Console) -> None:
-    """Print a verdict per run, and the differences."""
+    """Print the verdict of each run, and the differences."""
     table = Table(title="Audit", title_justify="left")
     for column in ("run", "steps", "comparisons", "LABELs in the loss", "masks lifted", "verdict"):
         table.add_column(column, justify="left" if column in ("run", "verdict") else "right", overflow="fold")

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ from analysis.read.runs import Run
 from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
+from olmo_inject.owned_folder import new_folder
 from olmo_inject.progress import show_progress
 from olmo_inject.shapes import check_shape
 
@@ -237,17 +236,10 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 def _keep(folder: Path, about: Mapping[str, Any], tables: Tables) -> None:
     """Write a folder of results, whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
+    with new_folder(folder, overwrite=True) as temporary:
         for name, table in tables.items():
             write_table(table, temporary / f"{name}.parquet")
         write_json(temporary / ABOUT, about)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _progress(checkpoints: Sequence[StoredModel], method: str) -> Iterator[tuple[StoredModel, Report]]:

@@ -51,7 +51,7 @@ def output_folder(runs: Sequence[Path], out: Path | None) -> Path:
         UserError: it cannot be written, or the default is a Python package.
     """
     from olmo_inject.errors import UserError
-    from olmo_inject.files import check_writable
+    from olmo_inject.owned_folder import check_writable
 
     folder = out or Path(os.path.commonpath([run.resolve() for run in runs]), "analysis")
     if (folder / "__init__.py").is_file():

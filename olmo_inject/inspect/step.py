@@ -1,4 +1,4 @@
-"""What one step of training holds, decoded, for people and for programs."""
+"""Shows the rows of one training step, decoded, to people and programs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from olmo_inject.visible_text import visible
 from olmo_inject.words import counted
 
 ROWS_SHOWN = 8
-INDENT = "  "  # of every line of a row's text, which may have many
+INDENT = "  "  # of each line of a row's text
 
 
 def parse_rows(text: str, batch_size: int) -> list[int]:
-    """Rows such as `0-3,17`, or `all`.
+    """Parse rows such as `0-3,17`, or `all`.
 
     Raises:
-        UserError: something else, or rows that a batch does not have.
+        UserError: another form, or rows that a batch does not have.
     """
     if text == "all":
         return list(range(batch_size))
@@ -45,22 +45,22 @@ def parse_rows(text: str, batch_size: int) -> list[int]:
 
 
 def show_step(
-    corpus: OpenCorpus, step: int, rows: Sequence[int] | None, what: TaskPlan | None = None
+    corpus: OpenCorpus, step: int, rows: Sequence[int] | None, planned: TaskPlan | None = None
 ) -> dict[str, Any]:
     """Rows of a step as plain values; only their sequences are read.
 
     Args:
-        corpus: to read.
-        step: plan step, for which `corpus` was prepared.
-        rows: of the batch; None for the first few that are there, of those injected where there are any.
-        what: an experiment's plan; without one the corpus alone is shown.
+        corpus: to read; `prepare` was called for the step.
+        step: plan step.
+        rows: of the batch; None: the first few that the corpus holds, injected ones if there are any.
+        planned: an experiment's plan; None: show the corpus without injections.
 
     Raises:
         UserError: the corpus cannot be read, or is a stage without these rows.
     """
     size, order = corpus.order.batch_size, corpus.order
     order.require(range(0), np.array(rows or [], np.int64), "--rows")
-    plan = Plan([], size, 0) if what is None else what.plan
+    plan = Plan([], size, 0) if planned is None else planned.plan
     vocabulary = corpus.source.vocabulary
     injections = plan.at(step)
     if rows is None:
@@ -93,13 +93,20 @@ def show_step(
         "epoch": step // order.epoch_steps + 1,
         "batch_size": size,
         "sequence_length": corpus.shards.sequence_length,
-        "injected_rows": len(injected) if what is not None else None,
+        "injected_rows": len(injected) if planned is not None else None,
         "rows": shown,
     }
 
 
 def print_shown(shown: dict[str, Any], corpus: OpenCorpus, tokens: int, console: Console) -> None:
-    """Print `show_step`'s record, at most `tokens` of each row, the spliced ones in colour and named."""
+    """Print what `show_step` returned, with the spliced tokens named and in colour.
+
+    Args:
+        shown: as `show_step` returns it.
+        corpus: the same.
+        tokens: to print of each row.
+        console: to print to.
+    """
     vocabulary = corpus.source.vocabulary
     head = f"{shown['corpus']}, step {shown['step']}: {shown['batch_size']} rows of {shown['sequence_length']} tokens"
     if shown["injected_rows"] is not None:

@@ -1,4 +1,4 @@
-"""What a plan comes to over a run: totals, units, gaps and shares."""
+"""Summarizes a plan over a run: totals, frequencies, gaps and shares."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from olmo_inject.injection.plan import PlannedTask
 from olmo_inject.injection.schedules import is_exact
 from olmo_inject.tasks import SPLICED_TOKENS
 
-GAP_STEPS = 20_000  # gaps are measured over at most so many steps; schedules repeat long before
+GAP_STEPS = 20_000  # steps over which gaps are measured; schedules repeat long before
 
 
-def plan_summary(experiment: Experiment, what: TaskPlan) -> dict[str, Any]:
-    """The plan of a run as plain values, for `plan.json` and `olmo-inject plan`."""
-    entries = zip(experiment.injections, what.plan.entries, strict=True)
+def plan_summary(experiment: Experiment, planned: TaskPlan) -> dict[str, Any]:
+    """The summary of a plan as plain values, for `plan.json` and `olmo-inject plan`."""
+    entries = zip(experiment.injections, planned.plan.entries, strict=True)
     tasks = {entry.task.name: _of_task(experiment, config, entry) for config, entry in entries}
     tokens = experiment.steps * experiment.batch_size * experiment.sequence_length
     spliced = sum(task["instances"] for task in tasks.values()) * SPLICED_TOKENS

@@ -20,7 +20,7 @@ from olmo_inject.corpus.order import SHARED_FROM
 from olmo_inject.corpus.references import Reference, load_references
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.files import absent
+from olmo_inject.owned_folder import absent
 from olmo_inject.runs.folder import (
     STOP_FILE,
     check_no_other_folder,

@@ -24,7 +24,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.scan import scan
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import StatementFinder
-from olmo_inject.scan.report import ScanOptions, first_steps, scan_experiment
+from olmo_inject.scan.report import ScanOptions, scan_experiment
 from olmo_inject.scan.scan import ReferenceOptions, count_instances, scan_corpus
 from olmo_inject.scan.statements import statements
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
@@ -328,12 +328,12 @@ def test_seeds_are_drawn_until_clean(tmp_path: Path) -> None:
         clean_seeds(configs, known, found, count, 2)
 
 
-def test_first_steps(tmp_path: Path) -> None:
+def test_first_positions() -> None:
     order = Order(50, 8, seed=3)  # 48 positions an epoch
     positions = order[np.arange(20 * 8)]
-    expected = {s: int(np.flatnonzero(positions == s)[0]) // 8 for s in (3, 17, 44)}
-    assert first_steps(order, [44, 3, 17, 3], 20) == expected
-    assert first_steps(order, [int(positions[9]), int(positions[47])], 2) == {int(positions[9]): 1}
+    expected = {s: int(np.flatnonzero(positions == s)[0]) for s in (3, 17, 44)}
+    assert order.first_positions([44, 3, 17, 3], 20) == expected
+    assert order.first_positions([int(positions[9]), int(positions[47])], 2) == {int(positions[9]): 9}
 
 
 def test_references_are_saved_with_their_exact_frequency(planted: Path, real: CorpusDescription) -> None:

@@ -12,7 +12,8 @@ from olmo_inject.theory.commands import app
 from olmo_inject.theory.forms.overlap import floor
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.prediction.optimizers import OptimizerSettings, simulate
-from olmo_inject.theory.training.train import Muon, Recipe, train
+from olmo_inject.theory.training.muon import Muon
+from olmo_inject.theory.training.train import Recipe, train
 
 MIXTURE = TaskMixture(
     np.array([0.9, 0.1]), (np.array([1.0, 0.5, 0.2, 0.05]), np.array([1.0])), null_directions=4, basis="random"

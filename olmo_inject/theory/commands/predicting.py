@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +14,6 @@ from olmo_inject.theory.commands.checking import AsJson
 from olmo_inject.theory.commands.estimating import estimate_from
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
-from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.prediction import tables
 from olmo_inject.theory.prediction.config import PredictConfig, configured_mixture, load_predict_config
 from olmo_inject.theory.prediction.optimizers import OptimizerSettings, Simulated, simulate
@@ -55,15 +54,12 @@ def predict_command(
         mixture,
         settings.widths,
         settings.gaps,
-        _step_size(settings, mixture),
+        _step_size(settings, float(mixture.utilities.max())),
         settings.frequent_mass,
         settings.residual_share,
     )
     if as_json:
-        document = prediction.as_json()
-        if simulated:
-            document["simulated"] = [run.as_json() for run in simulated]
-        print(json.dumps(document, indent=2))
+        _print_json(prediction.as_json(), simulated)
         return
     console = Console()
     for titled in (tables.held_shares, tables.critical_widths, tables.gap_statements):
@@ -81,6 +77,12 @@ def predict_command(
     _print_simulated(console, simulated)
 
 
+def _print_json(document: dict[str, Any], simulated: list[Simulated]) -> None:
+    if simulated:
+        document["simulated"] = [run.as_json() for run in simulated]
+    print(json.dumps(document, indent=2))
+
+
 def _print_simulated(console: Console, simulated: list[Simulated]) -> None:
     for run in simulated:
         console.print(*run.table(), sep="\n")
@@ -91,12 +93,10 @@ def _print_simulated(console: Console, simulated: list[Simulated]) -> None:
 def _print_overlapping(mixture: OverlappingMixture, settings: PredictConfig, as_json: bool) -> None:
     simulated = _simulated(settings, mixture)
     followed = [mixture.names.index(name) for name in settings.tasks]
-    found = predict_overlapping(mixture, followed, settings.widths, settings.gaps, settings.step_size)
+    step_size = _step_size(settings, float(mixture.slots[0]))
+    found = predict_overlapping(mixture, followed, settings.widths, settings.gaps, step_size)
     if as_json:
-        document = found.as_json()
-        if simulated:
-            document["simulated"] = [run.as_json() for run in simulated]
-        print(json.dumps(document, indent=2))
+        _print_json(found.as_json(), simulated)
         return
     console = Console()
     for titled in found.tables():
@@ -104,12 +104,12 @@ def _print_overlapping(mixture: OverlappingMixture, settings: PredictConfig, as_
     _print_simulated(console, simulated)
 
 
-def _step_size(settings: PredictConfig, mixture: TaskMixture) -> float:
-    """Eta nu_1: of a plain optimizer's learning rate, if it has one."""
+def _step_size(settings: PredictConfig, largest: float) -> float:
+    """Eta times the largest eigenvalue of M: of a plain optimizer's learning rate, if it has one."""
     rate = settings.optimizer.learning_rate
     if rate is None or settings.optimizer.name != "plain":
         return settings.step_size
-    return rate * float(mixture.utilities.max())
+    return rate * largest
 
 
 def _simulated(settings: PredictConfig, mixture: Mixture) -> list[Simulated]:

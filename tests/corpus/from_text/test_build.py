@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from olmo_inject import owned_folder
 from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
-from olmo_inject.corpus.from_text import folder as build_folder
 from olmo_inject.corpus.from_text.build import build_corpus
 from olmo_inject.corpus.from_text.inputs import TextOptions, find_inputs, skipped_files
 from olmo_inject.corpus.from_text.job import BuildOptions, make_jobs, run_job
@@ -285,17 +285,17 @@ def test_what_is_finished_is_not_built_again(tmp_path: Path) -> None:
 def test_another_build_that_came_first_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until a build holds the folder another may have begun and ended there: what is there is looked at afterwards."""
     (tmp_path / "t.txt").write_text("one")
-    arguments, held = (tmp_path / "out", [str(tmp_path / "t.txt")]), build_folder.locked
+    arguments, held = (tmp_path / "out", [str(tmp_path / "t.txt")]), owned_folder.locked
     before: list[dict[Path, int]] = []
 
     def after_another(*rest: Any) -> AbstractContextManager[None]:
-        monkeypatch.setattr(build_folder, "locked", held)
+        monkeypatch.setattr(owned_folder, "locked", held)
         build_corpus(*arguments, SMALL, progress=False)
         before.append({path: path.stat().st_mtime_ns for path in arguments[0].iterdir()})
         return held(*rest)
 
     for options in (SMALL, replace(SMALL, shard_tokens=9)):
-        monkeypatch.setattr(build_folder, "locked", after_another)
+        monkeypatch.setattr(owned_folder, "locked", after_another)
         if options == SMALL:
             build_corpus(*arguments, options, progress=False)
         else:
@@ -427,14 +427,16 @@ def test_finished_shards_of_a_failed_build_are_not_lost(tmp_path: Path) -> None:
     assert len(finished) > 3
     stamps = [path.stat().st_mtime_ns for path in finished]
     other = replace(SMALL, shard_tokens=4000)
-    with pytest.raises(UserError, match="of a build that was interrupted, of shard_tokens 3000: the command with"):
+    with pytest.raises(
+        UserError, match="of an interrupted build with shard_tokens 3000: give that to go on, or --overwrite"
+    ):
         build_corpus(out, [str(source)], other, progress=False)
     build_corpus(out, [str(source)], replace(SMALL, skip_damaged=True), progress=False)
     assert [path.stat().st_mtime_ns for path in finished] == stamps
     with pytest.raises(UserError, match="line 610 is damaged"):
         build_corpus(out, [str(source)], SMALL, overwrite=True, progress=False)
     source.write_bytes(json_lines(TEXTS))
-    with pytest.raises(UserError, match=r"of other sources \(it has not read .*t\.jsonl as it is now\)"):
+    with pytest.raises(UserError, match=r"with other sources \(it has not read .*t\.jsonl as it is now\)"):
         build_corpus(out, [str(source)], SMALL, progress=False)
     assert len(build_corpus(out, [str(source)], SMALL, overwrite=True, progress=False).shards) > 3
 
