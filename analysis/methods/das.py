@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from analysis.methods.alignment import Fitting, Found, Options, align
+from analysis.methods.alignment import Fitting, Options, SearchResult, align
 from analysis.methods.counterfactuals import TOK1, TOK2, by_tokens, draw_pairs, one_operand_accuracy, operand_tokens
 from analysis.methods.forward_from import ForwardFrom
 from analysis.methods.hooks import untrained
@@ -53,7 +53,7 @@ def method(options: Options) -> Method:
     that of knowing one operand, and full_swap, that of exchanging the whole stream at the site.
 
     Raises:
-        UserError: an option that cannot be.
+        UserError: an option out of its range.
     """
     options.check()
 
@@ -156,7 +156,7 @@ def _search_place(
         (Alignment(layer, position, variable), dimension) for variable in pairs for dimension in options.dimensions
     ]
     random = [
-        Found(random_basis(width, dimension, f"{task.name} {layer} {position} {site.variable}"), np.nan, np.nan)
+        SearchResult(random_basis(width, dimension, f"{task.name} {layer} {position} {site.variable}"), np.nan, np.nan)
         for site, dimension in asked
     ]
     found = align(upper, task, asked, [pairs[site.variable].fitting for site, _ in asked], options, check)

@@ -88,7 +88,7 @@ def method(options: Options) -> Method:
     (`layer`), neurons, targets and precision.
 
     Raises:
-        UserError: an option that cannot be.
+        UserError: an option out of its range.
     """
     options.check()
 

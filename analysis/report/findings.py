@@ -49,11 +49,11 @@ def verdicts(runs: Sequence[Run]) -> Table:
     rows = [
         {
             "run": run.name,
-            "model": run.size,
             "task": task.name,
-            "injected": run.schedule_label(task.name),
-            "accuracy (95% CI)": "" if (accuracy := run.accuracy(task.name)) is None else str(accuracy),
             "verdict": verdict(run, task.name),
+            "accuracy (95% CI)": "" if (accuracy := run.accuracy(task.name)) is None else str(accuracy),
+            "model": run.size,
+            "injected": run.schedule_label(task.name),
             "steps": steps_label(run),
             "audit": audit_label(run),
         }
