@@ -55,7 +55,7 @@ def test_without_a_gap_kept_and_learned_are_the_critical_width(mixture: TaskMixt
 def test_regimes_are_what_training_does(width: int, gap: int, regime: str) -> None:
     eta = 0.1 / 0.8
     assert kept.gap_regime(SMALL, 1, width, gap, eta) == regime
-    recipe = Recipe(steps=40 * gap, learning_rate=eta, optimizer="gd", schedule="constant")
+    recipe = Recipe(steps=max(200, 20 * gap), learning_rate=eta, optimizer="gd", schedule="constant")
     troughs = train(SMALL, width, recipe, seeds=(0,), bursts=Bursts(1, (gap,))).troughs()
     if regime == "kept":
         assert troughs.low.min() > 0.9
