@@ -19,12 +19,14 @@ from rich.table import Table
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
+from olmo_inject.injection.placement import EOS
+from olmo_inject.injection.splicing import Splices
 from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.folder import CONTENTS, fingerprints
 from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence
 from olmo_inject.tasks import Task
-from olmo_inject.tasks.registry import is_own_code
+from olmo_inject.tasks.registry import rebuilds
 from olmo_inject.terminal import Console
 from olmo_inject.training.checkpoints.save_restore import latest
 
@@ -142,7 +144,7 @@ def _compare_tasks(audit: Audit, run: SavedRun, data: ExperimentData) -> None:
     """Compare the saved tasks with the experiment's. Tasks of built-in kinds are rebuilt; no code of the run is run."""
     taken: set[int] = set()
     for config, saved in zip(run.experiment.tasks, run.tasks, strict=True):
-        if is_own_code(config.kind):
+        if not rebuilds(config.kind):
             audit.compare("fingerprints", f"saved task {saved.name}", saved.config, config)
         else:
             built = Task.build(config, data.source.vocabulary, taken)
@@ -170,10 +172,11 @@ def _compare_step(audit: Audit, data: ExperimentData, line: dict[str, Any]) -> N
     audit.compare("targets", where, line["targets"], _targets(batch))
     overrides = int(batch["mask_overridden"].sum()) if "mask_overridden" in batch else 0
     audit.compare("masks lifted", where, line["overrides"], overrides)
-    planned = data.plan.at(step)
-    _compare_rows(audit, data, where, planned, tokens)
+    splices = data.corpus.splices(positions)
+    _compare_rows(audit, data, where, splices, tokens)
+    of_token = splices.task[splices.span]
     for number, task in enumerate(data.plan.tasks):
-        expected = int((planned.task == number).sum())
+        expected = int((splices.answer & (splices.column > 0) & (of_token == number)).sum())
         audit.compare("LABELs in the loss", f"{where}, {task.name}", line["labels"].get(task.name, 0), expected)
         audit.labels[task.name] += line["labels"].get(task.name, 0)
     audit.overrides += line["overrides"]
@@ -189,15 +192,19 @@ def _targets(batch: dict[str, Any]) -> int:
     return int(counts[:, 1:].sum())
 
 
-def _compare_rows(audit: Audit, data: ExperimentData, where: str, planned: Any, tokens: np.ndarray) -> None:
+def _compare_rows(audit: Audit, data: ExperimentData, where: str, splices: Splices, tokens: np.ndarray) -> None:
     """Compare the spliced rows: the instance, its EOS, and that it is in the train half."""
-    for row, number, instance in zip(*(column.tolist() for column in planned), strict=True):
-        task = data.plan.tasks[number]
-        expected = [*task.instances[instance].tolist(), data.source.vocabulary.eos_id]
-        audit.compare("spliced rows", f"{where}, row {row}", tokens[row, :4].tolist(), expected)
+    spans = (splices.span_row, splices.start, splices.length, splices.skipped, splices.entry, splices.instance)
+    for row, start, length, skipped, number, instance in zip(*(column.tolist() for column in spans), strict=True):
+        entry = data.plan.entries[number]
+        task, placed = entry.task, f"{where}, row {row}"
+        before, after = ([data.source.vocabulary.eos_id] * n for n in EOS[entry.placement.eos])
+        whole = [*before, *task.instances[instance].tolist(), *after]
+        found = tokens[row, start : start + length].tolist()
+        audit.compare("spliced rows", placed, found, whole[skipped : skipped + length])
         place = int(np.searchsorted(task.train_ids, instance))
         in_train = place < len(task.train_ids) and task.train_ids[place] == instance
-        audit.compare("instances of the train half", f"{where}, row {row}", bool(in_train), True)
+        audit.compare("instances of the train half", placed, bool(in_train), True)
 
 
 def _compare_indices(audit: Audit, folder: Path, data: ExperimentData, first: int, steps: int, vouched: int) -> None:

@@ -12,8 +12,10 @@ from olmo_inject.config import Experiment
 from olmo_inject.corpus.kinds import Corpus, find_corpus
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.entries import planned_tasks
 from olmo_inject.errors import UserError
-from olmo_inject.injection import Plan, PlannedTask
+from olmo_inject.injection import Plan
+from olmo_inject.injection.splicing import check_fits
 from olmo_inject.tasks import Task, build_tasks
 from olmo_inject.vocabulary import Vocabulary
 
@@ -56,12 +58,10 @@ def build_plan(experiment: Experiment, tasks: list[Task] | None = None, source: 
     source = find_corpus(experiment.corpus) if source is None else source
     _check_ids(experiment, source.vocabulary)
     tasks = build_tasks(experiment.tasks, source.vocabulary) if tasks is None else tasks
-    by_name = {task.name: task for task in tasks}
-    entries = [
-        PlannedTask(by_name[injection.task], experiment.schedule(injection), injection.draw)  # pyright: ignore[reportArgumentType]
-        for injection in experiment.injections
-    ]
-    return TaskPlan(source, tasks, Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps))
+    entries = planned_tasks(experiment, tasks)
+    plan = Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps, experiment.sequence_length)
+    check_fits(plan, experiment.sequence_length)
+    return TaskPlan(source, tasks, plan)
 
 
 def build_data(

@@ -64,3 +64,10 @@ def with_expanded_paths(command: F) -> F:
         return command(*args, **{name: expand(value, name) for name, value in kwargs.items()})
 
     return typing.cast("F", called)
+
+
+def configs_folder() -> Path:
+    """The folder of the shipped configurations: in the installed package, or beside it in a clone."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"

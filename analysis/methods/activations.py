@@ -112,7 +112,7 @@ def sites_of(task: Task) -> list[ProbePosition]:
 
 def value_tokens(task: Task) -> np.ndarray:
     """The tokens that stand for values: those that occur as an operand, in the order of their values."""
-    return task.tokens[np.isin(task.tokens, task.instances[:, :LABEL_POSITION])]
+    return task.tokens[np.isin(task.tokens, task.triples[:, :LABEL_POSITION])]
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
     """
     check_vocabulary(model, task)
     points = residual_points(model) if points is None else points
-    tokens, values, n = task.instances.astype(np.int64), values_of(task), len(value_tokens(task))
+    tokens, values, n = task.triples.astype(np.int64), values_of(task), len(value_tokens(task))
     labels = np.unique(task.labels, return_inverse=True)[1]
     groups = {site: values[:, site.variable] for site in sites_of(task)} | {_LABELS: labels}
     sizes = {site: n if site is not _LABELS else int(labels.max()) + 1 for site in groups}
@@ -187,15 +187,15 @@ def check_vocabulary(model: PreTrainedModel, task: Task) -> None:
         UserError: naming the largest.
     """
     vocabulary = model.config.vocab_size
-    if (largest := int(task.instances.max())) >= vocabulary:
+    if (largest := int(task.triples.max())) >= vocabulary:
         raise UserError(f"{task.name} has token {largest}, the model's vocabulary ends at {vocabulary - 1}")
 
 
 def values_of(task: Task) -> Int64[np.ndarray, "n 3"]:
     """The value of each token of each instance; -1 for a LABEL that stands for none."""
-    values = np.full(int(max(task.tokens.max(), task.instances.max())) + 1, -1)
+    values = np.full(int(max(task.tokens.max(), task.triples.max())) + 1, -1)
     values[value_tokens(task)] = np.arange(len(value_tokens(task)))
-    return values[task.instances.astype(np.int64)]
+    return values[task.triples.astype(np.int64)]
 
 
 def _sum_by(

@@ -88,7 +88,7 @@ def search(model: PreTrainedModel, task: Task, options: Options, report: Report 
 
 
 def _search(model: PreTrainedModel, task: Task, options: Options, cores: int, report: Report) -> pd.DataFrame:
-    upper = ForwardFrom(model, task.label_tokens, operand_tokens(task, np.arange(len(task.instances)))[:, TOK1].numpy())
+    upper = ForwardFrom(model, task.label_tokens, operand_tokens(task, np.arange(len(task.triples)))[:, TOK1].numpy())
     pairs = {question: _pairs(upper, task, question, options) for question in QUESTIONS}
     # The lowest layers take longest: as many blocks as are above them.
     places = [(position, layer) for layer in range(upper.depth + 1) for position in (TOK2, TOK1)]

@@ -135,9 +135,7 @@ def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], 
         `input_ids` [B, T] with the masks that are configured, and [B] indices of the plan's tasks, -1 for none.
     """
     size = data.plan.batch_size
-    planned = data.plan.at(step)
-    of_row = np.full(size, -1)
-    of_row[planned.rows] = planned.task
+    of_row = data.plan.tasks_of(step, np.arange(size))
     return data.corpus.rows(np.arange(step * size, (step + 1) * size)), torch.from_numpy(of_row)
 
 

@@ -75,7 +75,7 @@ def layer_table(model: PreTrainedModel, task: Task, n_pairs: int) -> pd.DataFram
     Raises:
         UserError: all instances have one label, or the model's MLPs are not known.
     """
-    drawn = draw_pairs(task, "result", np.arange(len(task.instances)), 2 * n_pairs, "patching")
+    drawn = draw_pairs(task, "result", np.arange(len(task.triples)), 2 * n_pairs, "patching")
     chosen = drawn.changed.nonzero().flatten()[:n_pairs]
     pairs = Pairs(
         drawn.base[chosen], drawn.source[chosen], drawn.label[chosen], drawn.changed[chosen], drawn.then[chosen.numpy()]
@@ -110,7 +110,7 @@ def _patch_rows(
 ) -> tuple[np.ndarray, np.ndarray, list[Effects]]:
     modules, device = mlps(model), next(model.parameters()).device
     base, source = pairs.base[rows].to(device), pairs.source[rows].to(device)
-    of_pair = {(int(a), int(b)): int(label) for a, b, label in task.instances}
+    of_pair = {(int(a), int(b)): int(label) for a, b, label in task.triples}
     own, other = (
         torch.tensor([of_pair[int(a), int(b)] for a, b in side[rows]], device=device)
         for side in (pairs.base, pairs.source)

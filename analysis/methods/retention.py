@@ -77,8 +77,7 @@ def retention(run: Run, task: str, measure: str = "eval/{task}/test/loss") -> Re
     losses = run.series(measure.format(task=task)).dropna()
     if entry is None or losses.empty:
         return None
-    schedule = run.experiment.schedule(entry)
-    bursts = [step for step in range(run.experiment.steps) if schedule.count(step)]
+    bursts = run.injecting_steps(task)
     intervals = {}
     for burst, following in itertools.pairwise(bursts):
         inside = losses.loc[(losses.index > burst) & (losses.index <= following)]

@@ -68,7 +68,7 @@ def _scores(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> 
 
 def _of_task(model: PreTrainedModel, task: Task) -> Iterator[dict[str, Any]]:
     check_vocabulary(model, task)
-    instances = torch.from_numpy(task.instances.astype(np.int64)).to(model.device)
+    instances = torch.from_numpy(task.triples.astype(np.int64)).to(model.device)
     labels = torch.from_numpy(task.label_tokens.astype(np.int64)).to(model.device)
     scored = []
     for chunk in instances.split(INSTANCES_PER_PASS):

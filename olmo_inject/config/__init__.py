@@ -26,6 +26,7 @@ from olmo_inject.config.schema import (
     Experiment,
     GradientConfig,
     InjectionConfig,
+    PhaseConfig,
     ReferenceConfig,
     SafetyConfig,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "Experiment",
     "GradientConfig",
     "InjectionConfig",
+    "PhaseConfig",
     "ReferenceConfig",
     "SafetyConfig",
     "configs_folder",

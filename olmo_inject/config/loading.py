@@ -16,15 +16,8 @@ from olmo_inject.config.olmo_settings import ModelConfig
 from olmo_inject.config.schema import Experiment, expand_paths
 from olmo_inject.described_yaml import ListError, check_lists, one_line
 from olmo_inject.errors import UserError
-from olmo_inject.paths import expanded
+from olmo_inject.paths import configs_folder, expanded
 from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
-
-
-def configs_folder() -> Path:
-    """The folder of the shipped configurations: in the installed package, or beside it in a clone."""
-    package = Path(__file__).parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def load_experiment(path: Path | str, overrides: Sequence[str] = (), changed_by: str = "command line") -> Experiment:

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.config.olmo_settings import ModelConfig, TrainConfig
-from olmo_inject.injection import Bernoulli, Burst, Frequency, Schedule, Uniform, parse_fraction, windowed
+from olmo_inject.injection import Frequency, parse_fraction
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.paths import expanded
-from olmo_inject.randomness import key
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import TaskConfig
 
-SCHEDULES = ("uniform", "burst", "bernoulli")
+SCHEDULES = ("uniform", "burst", "bernoulli", "repetitions", "at", "phases")
+SPREADS = ("even", "random")
+LONGER = ("refuse", "split")
 DRAWS = ("independent", "epochs")
 
 
@@ -46,12 +47,22 @@ class CorpusConfig:
 
 
 @dataclass
+class PhaseConfig:
+    """A window of schedule `phases`, with the rate inside it."""
+
+    start: int = 0
+    stop: int | None = None
+    instances_per_batch: Any = None
+
+
+@dataclass
 class InjectionConfig:
-    """When and how often a task is injected."""
+    """When, how often and where a task is injected; a task may have several."""
 
     task: str = ""
     schedule: str = "uniform"
-    """`uniform` (exact), `burst` (`instances` every `every` batches from batch `phase`) or `bernoulli` (per row)."""
+    """`uniform` (exact), `burst` (`instances` every `every` batches from batch `phase`), `bernoulli` (per row),
+    `repetitions` (each instance exactly `times` times), `at` (as `file` lists) or `phases`."""
     instances_per_batch: Any = None
     """The rate of `uniform` and `bernoulli`: a number or an exact fraction such as 1/10."""
     per_sequence: Any = None
@@ -64,7 +75,26 @@ class InjectionConfig:
     stop: int | None = None
     """First step that is not injected again; None: to the end."""
     draw: str = "independent"
-    """`independent` draws, or `epochs` through the train half without replacement."""
+    """`independent` draws, or `epochs` through the train half without replacement; not with `repetitions`."""
+    groups: list[str] = field(default_factory=list)
+    """Only instances of these groups; all, if empty."""
+    times: int | None = None
+    """Of `repetitions`: how often each instance is injected, between `start` and `stop`."""
+    spread: str = "even"
+    """Of `repetitions`: `even`, once through all instances after another, or `random`."""
+    file: str | None = None
+    """Of `at`: JSON lines or Parquet with a `step` and, if it is to decide them, a `row` and an `instance`."""
+    phases: list[PhaseConfig] = field(default_factory=list)
+    place: str = "start"
+    """Where in a row: `start`, `end`, `random`, `offset`, or `document`, where a document of the host begins."""
+    offset: int = 0
+    """Of place `offset`: the first token."""
+    eos: str = "after"
+    """Where an end-of-document token is put: `none`, `before`, `after` or `both`."""
+    per_row: int = 1
+    """How many instances share a row."""
+    longer: str = "refuse"
+    """What becomes of an instance longer than a row: `refuse`, or `split` it over rows of its step."""
 
 
 @dataclass
@@ -178,28 +208,11 @@ class Experiment:
         return self.train.max_duration
 
     def frequency(self, injection: InjectionConfig) -> Frequency:
-        """The long-run frequency of one entry of `injections`."""
+        """The frequency that an entry of `injections` gives in one of the units."""
         where = f"injections: {injection.task}"
-        if injection.schedule == "burst":
-            per_batch = parse_fraction(f"{injection.instances}/{injection.every}", where)
-            return Frequency(per_batch, self.batch_size, self.sequence_length)
         unit = next(unit for unit in UNITS if getattr(injection, unit) is not None)
         value = parse_fraction(getattr(injection, unit), f"{where}: {unit}")
         return Frequency.in_unit(unit, value, self.batch_size, self.sequence_length)
-
-    def schedule(self, injection: InjectionConfig) -> Schedule:
-        """The schedule of one entry of `injections`."""
-        if injection.schedule == "burst":
-            assert injection.instances is not None
-            assert injection.every is not None
-            schedule: Schedule = Burst(injection.instances, injection.every, injection.phase)
-        else:
-            rate = self.frequency(injection).per_batch
-            if injection.schedule == "uniform":
-                schedule = Uniform(rate)
-            else:
-                schedule = Bernoulli(rate, self.batch_size, key("bernoulli", self.plan_seed, injection.task))
-        return windowed(schedule, injection.start, injection.stop)
 
 
 def expand_paths(experiment: Experiment) -> None:
@@ -217,6 +230,9 @@ def expand_paths(experiment: Experiment) -> None:
             if (path := getattr(part, name)) is not None:
                 setattr(part, name, expanded(path, f"{where}{name}"))
     corpus.paths = [expanded(path, "corpus.paths") for path in corpus.paths]
+    for injection in experiment.injections:
+        if injection.file is not None:
+            injection.file = expanded(injection.file, f"injections: {injection.task}: file")
     for reference in experiment.references:
         reference.path = expanded(reference.path, f"references: {reference.name}: path")
     if masks is not None:

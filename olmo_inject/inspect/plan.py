@@ -16,24 +16,24 @@ from olmo_inject.data import TaskPlan
 from olmo_inject.files import replacing
 from olmo_inject.inspect.summary import plan_summary
 from olmo_inject.progress import show_progress
-from olmo_inject.tasks import SPLICED_TOKENS
+from olmo_inject.tasks import INSTANCE_TOKENS
 from olmo_inject.terminal import Console
+from olmo_inject.visible_text import visible
 
 ROWS_SHOWN = 8
 STEPS_PER_GROUP = 1000  # of the Parquet file, so that memory stays small at any length
 
-_SCHEMA = pa.schema(
-    [
-        ("step", pa.int32()),
-        ("row", pa.int32()),
-        ("position", pa.int64()),
-        ("task", pa.dictionary(pa.int16(), pa.string())),
-        ("instance", pa.int32()),
-        ("tok1", pa.uint32()),
-        ("tok2", pa.uint32()),
-        ("label", pa.uint32()),
-    ]
-)
+TEXT_SHOWN = 60  # characters of an instance
+
+_COLUMNS = [
+    ("step", pa.int32()),
+    ("row", pa.int32()),
+    ("position", pa.int64()),
+    ("task", pa.dictionary(pa.int16(), pa.string())),
+    ("instance", pa.int32()),
+]
+_TRIPLE = [("tok1", pa.uint32()), ("tok2", pa.uint32()), ("label", pa.uint32())]
+_TOKENS = [("piece", pa.int16()), ("tokens", pa.list_(pa.uint32()))]
 
 
 def step_record(planned: TaskPlan, step: int) -> dict[str, Any]:
@@ -41,7 +41,8 @@ def step_record(planned: TaskPlan, step: int) -> dict[str, Any]:
     injections = planned.plan.at(step)
     names = [task.name for task in planned.plan.tasks]
     text = planned.source.vocabulary.token_text
-    entries = zip(*(column.tolist() for column in (*injections, planned.plan.tokens(injections))), strict=True)
+    columns = (*injections[:3], planned.plan.tokens(injections))
+    entries = zip(*(column.tolist() for column in columns), strict=True)
     return {
         "step": step,
         "injections": [
@@ -69,13 +70,17 @@ def print_step(planned: TaskPlan, step: int, console: Console, most: int | None 
     """
     entries = step_record(planned, step)["injections"]
     table = Table(title=f"Step {step}: {len(entries)} of {planned.plan.batch_size} rows injected", title_justify="left")
-    for column in ("row", "task", "instance", "TOK1", "TOK2", "LABEL"):
+    triples = all(task.is_triples for task in planned.plan.tasks)
+    for column in ("row", "task", "instance", *(("TOK1", "TOK2", "LABEL") if triples else ("text",))):
         table.add_column(column, justify="right" if column in ("row", "instance") else "left")
     shown = entries if most is None else _some_of_each_task(entries, most)
     for entry in shown:
-        table.add_row(str(entry["row"]), entry["task"], str(entry["instance"]), *entry["text"])
+        text = entry["text"]
+        if not triples:
+            text = [visible(planned.source.vocabulary.decode(entry["tokens"])).replace("\n", " ")[:TEXT_SHOWN]]
+        table.add_row(str(entry["row"]), entry["task"], str(entry["instance"]), *text)
     if len(entries) > len(shown):
-        table.add_row("...", f"{len(entries) - len(shown)} more", *[""] * 4)
+        table.add_row("...", f"{len(entries) - len(shown)} more")
     console.print(table, markup=False)
 
 
@@ -134,7 +139,7 @@ def print_plan(experiment: Experiment, planned: TaskPlan, console: Console) -> N
     console.print(rates, gaps, markup=False)
     console.print(
         f"Injected tokens: {summary['injected_share_of_tokens']:.4g} of all "
-        f"({SPLICED_TOKENS} an instance, with its end-of-document token).",
+        f"({summary['tokens_of_an_instance']} an instance, with its end-of-document token).",
         highlight=False,
     )
     if planned.plan.overflow_chance:
@@ -143,7 +148,8 @@ def print_plan(experiment: Experiment, planned: TaskPlan, console: Console) -> N
             "tasks declared last get fewer.",
             highlight=False,
         )
-    if not experiment.train.data.generate_doc_lengths:
+    places = {entry.placement.place for entry in planned.plan.entries}
+    if places == {"start"} and not experiment.train.data.generate_doc_lengths:
         console.print(
             "Without document masking the text after an instance attends to it; the instance comes first, so it "
             "attends to nothing else."
@@ -170,27 +176,30 @@ def write_parquet(experiment: Experiment, planned: TaskPlan, path: Path, *, prog
     """
     names = pa.array([task.name for task in planned.plan.tasks], pa.string())
     groups = range(0, experiment.steps, STEPS_PER_GROUP)
+    triples = all(task.is_triples for task in planned.plan.tasks)
+    schema = pa.schema(_COLUMNS + (_TRIPLE if triples else _TOKENS))
     with (
         replacing(path) as temporary,
-        pq.ParquetWriter(temporary, _SCHEMA) as writer,
+        pq.ParquetWriter(temporary, schema) as writer,
         show_progress(path.name, experiment.steps, "steps", enabled=progress) as meter,
     ):
         for start in groups:
             steps = range(start, min(start + STEPS_PER_GROUP, experiment.steps))
-            columns = [_columns(planned, step) for step in steps]
-            step, row, task, instance, tokens = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+            of_steps = [planned.plan.at(step) for step in steps]
+            step = np.repeat(list(steps), [len(each.rows) for each in of_steps]).astype(np.int32)
+            row, task, instance, _, piece = (np.concatenate(parts) for parts in zip(*of_steps, strict=True))
+            tokens = [planned.plan.tokens(each) for each in of_steps]
+            if triples:
+                rest = np.concatenate([each.values for each in tokens]).reshape(-1, INSTANCE_TOKENS).T
+            else:
+                rest = (piece, [sequence for each in tokens for sequence in each])
             arrays = [
-                step.astype(np.int32),
+                step,
                 row,
-                step * planned.plan.batch_size + row,
+                step.astype(np.int64) * planned.plan.batch_size + row,
                 pa.DictionaryArray.from_arrays(pa.array(task, pa.int16()), names),
                 instance,
-                *tokens.T,
+                *rest,
             ]
-            writer.write_table(pa.table([pa.array(a) for a in arrays], schema=_SCHEMA))
+            writer.write_table(pa.table([pa.array(a) for a in arrays], schema=schema))
             meter.advance(len(steps))
-
-
-def _columns(planned: TaskPlan, step: int) -> tuple[np.ndarray, ...]:
-    injections = planned.plan.at(step)
-    return np.full(len(injections.rows), step), *injections, planned.plan.tokens(injections)

@@ -13,9 +13,9 @@ from olmo_inject.corpus.open import OpenCorpus
 from olmo_inject.data import TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
-from olmo_inject.tasks import SPLICED_TOKENS
 from olmo_inject.terminal import Console
 from olmo_inject.visible_text import visible
+from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
 ROWS_SHOWN = 8
@@ -69,10 +69,12 @@ def show_step(
     positions = step * size + np.array(rows, np.int64)
     dataset = InjectedCorpus(corpus.shards, order, plan, vocabulary.eos_id, (step + 1) * size)
     tokens = dataset.rows(positions)["input_ids"].tolist()
-    injected = {
-        row: {"task": plan.tasks[task].name, "instance": instance}
-        for row, task, instance in zip(*(column.tolist() for column in injections), strict=True)
-    }
+    splices = dataset.splices(positions)
+    spans = (splices.span_row, splices.task, splices.instance, splices.start, splices.length)
+    injected: dict[int, list[dict[str, Any]]] = {}
+    for at, task, instance, begin, length in zip(*(column.tolist() for column in spans), strict=True):
+        span = {"task": plan.tasks[task].name, "instance": instance, "start": begin, "tokens": length}
+        injected.setdefault(rows[at], []).append(span)
     shown = []
     for row, position, sequence, ids in zip(rows, positions.tolist(), order[positions].tolist(), tokens, strict=True):
         path, start = corpus.shards.locate(sequence)
@@ -82,7 +84,7 @@ def show_step(
                 "position": position,
                 "shard": str(path),
                 "first_token": start,
-                "injected": injected.get(row),
+                "injected": injected.get(row, []),
                 "tokens": ids,
                 "text": vocabulary.decode(ids),
             }
@@ -93,7 +95,7 @@ def show_step(
         "epoch": step // order.epoch_steps + 1,
         "batch_size": size,
         "sequence_length": corpus.shards.sequence_length,
-        "injected_rows": len(injected) if planned is not None else None,
+        "injected_rows": len(np.unique(injections.rows)) if planned is not None else None,
         "rows": shown,
     }
 
@@ -117,16 +119,27 @@ def print_shown(shown: dict[str, Any], corpus: OpenCorpus, tokens: int, console:
     for row in shown["rows"]:
         where = f"\nrow {row['row']}, position {row['position']}: {row['shard']} from token {row['first_token']}"
         console.print(where, style="dim", markup=False, highlight=False, soft_wrap=True)
-        ids, text = row["tokens"][:tokens], Text(INDENT)
-        if row["injected"] is not None:
-            spliced = " ".join(vocabulary.token_text(token) for token in ids[:SPLICED_TOKENS])
-            text.append(
-                visible(f"[{row['injected']['task']} {row['injected']['instance']}: {spliced}]"), style="bold red"
-            )
-            ids = ids[SPLICED_TOKENS:]
-        text.append(visible(vocabulary.decode(ids)).replace("\n", f"\n{INDENT}"))
+        text = _row_text(row, tokens, vocabulary)
         if len(row["tokens"]) > tokens:
             text.append(f" ... {len(row['tokens']) - tokens} more tokens", style="dim")
         console.print(text, soft_wrap=True)
-    if (more := (shown["injected_rows"] or 0) - sum(row["injected"] is not None for row in shown["rows"])) > 0:
+    if (more := (shown["injected_rows"] or 0) - sum(bool(row["injected"]) for row in shown["rows"])) > 0:
         console.print(f"\n{counted(more, 'more injected row')}: see --rows", style="dim", highlight=False)
+
+
+def _row_text(row: dict[str, Any], tokens: int, vocabulary: Vocabulary) -> Text:
+    """The first tokens of a row, with the spliced ones named and in colour."""
+    text, at = Text(INDENT), 0
+    for span in sorted(row["injected"], key=lambda span: span["start"]):
+        if span["start"] >= tokens:
+            break
+        text.append(_decoded(vocabulary, row["tokens"][at : span["start"]]))
+        at = span["start"] + span["tokens"]
+        spliced = " ".join(vocabulary.token_text(token) for token in row["tokens"][span["start"] : at][:tokens])
+        text.append(visible(f"[{span['task']} {span['instance']}: {spliced}]"), style="bold red")
+    text.append(_decoded(vocabulary, row["tokens"][at : max(at, tokens)]))
+    return text
+
+
+def _decoded(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+    return visible(vocabulary.decode(ids)).replace("\n", f"\n{INDENT}")

@@ -28,6 +28,7 @@ from olmo_inject.config.olmo_settings import SchedulerType
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
+from olmo_inject.injection import Listed
 from olmo_inject.inspect.summary import plan_summary
 from olmo_inject.owned_folder import remove_empty
 from olmo_inject.runs.read import (
@@ -107,6 +108,11 @@ def fingerprints(data: ExperimentData) -> dict[str, str]:
         "vocabulary": data.source.vocabulary.fingerprint,
         "order": order,
         **{f"task {task.name}": task.fingerprint for task in data.tasks},
+        **{
+            f"list of injections {number}": entry.schedule.fingerprint
+            for number, entry in enumerate(data.plan.entries)
+            if isinstance(entry.schedule, Listed)
+        },
     }
 
 

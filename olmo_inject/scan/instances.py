@@ -24,7 +24,7 @@ class InstanceIndex:
 
     def __init__(self, *tasks: Task) -> None:
         self.tokens = np.unique(np.concatenate([task.tokens for task in tasks])).astype(np.int64)
-        instances = np.concatenate([task.instances for task in tasks])
+        instances = np.concatenate([task.triples for task in tasks])
         self.first, self.second = (np.unique(instances[:, column]).astype(np.int64) for column in (0, 1))
         columns = instances.astype(np.uint64).T
         self.pairs = np.unique(_packed(columns[0], columns[1]))

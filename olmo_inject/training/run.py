@@ -241,7 +241,7 @@ def _build_callbacks(
     if train.wandb is not None:  # it listens, so it comes before what measures
         callbacks.append(WandbRun(experiment))
     callbacks += [
-        InjectedLoss(data.plan),
+        InjectedLoss(data.corpus),
         Evidence(folder if first else None),
         Safety(experiment.safety, losses),
         Evaluation(experiment.evaluation, data.tasks, references, train.eval_interval, experiment.steps),

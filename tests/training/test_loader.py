@@ -144,7 +144,7 @@ def test_one_stream_whoever_asks(
     assert sorted(found) == sorted(
         (step, *entry)
         for step in range(resume, steps)
-        for entry in zip(*(column.tolist() for column in fresh.at(step)), strict=True)
+        for entry in zip(*(column.tolist() for column in fresh.at(step)[:3]), strict=True)
     )
 
 
@@ -187,7 +187,7 @@ def test_real_loaders_against_ai2_olmos(paths: list[Path], world: int, workers: 
             positions = batch["index"].numpy()
             assert (positions // SIZE == step).all()
             np.testing.assert_array_equal(corpus.order[positions], host["index"].numpy())
-            injected = MIXED.entries_of(step, positions % SIZE) >= 0
+            injected = MIXED.tasks_of(step, positions % SIZE) >= 0
             assert torch.equal(batch["input_ids"][~injected], host["input_ids"][~injected])
             assert torch.equal(batch["input_ids"][:, 4:], host["input_ids"][:, 4:])
 

@@ -332,7 +332,7 @@ def test_losses_are_what_an_independent_computation_gives(finished: Path, path: 
             assert found["loss_among_labels"] == pytest.approx((losses[rows, 1] + mass.log()).mean().item(), rel=1e-4)
     # And the held-out evaluation at the same step: the very weights, two tokens of context.
     task = data.tasks[0]
-    pairs = torch.from_numpy(task.instances[task.test_ids].astype(np.int64))
+    pairs = torch.from_numpy(task.triples[task.test_ids].astype(np.int64))
     with torch.no_grad():
         predicted = model(pairs[:, :2]).logits[:, -1].double()
     expected = -torch.log_softmax(predicted, -1).gather(-1, pairs[:, 2:])

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from olmo.config import ModelConfig
 from olmo.model import OLMo
@@ -25,6 +24,7 @@ from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
 from olmo_inject.training.checkpoints.convert import read_model
 from olmo_inject.training.checkpoints.save_restore import read_checkpoint
+from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of, sightings
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
 
 
@@ -145,8 +145,8 @@ def own_tasks(step: Path) -> list[Task]:
 
 def evaluate_checkpoint(
     step: Path, tasks: Sequence[Task], device: torch.device, batch_size: int = 512, most: int | None = None
-) -> Iterator[Result]:
-    """Both halves of each task.
+) -> Iterator[Result | ProbeResult]:
+    """Both halves of each task; of a task with probes, each of them.
 
     Args:
         step: a checkpoint of any kind.
@@ -163,8 +163,11 @@ def evaluate_checkpoint(
     trained = {task.fingerprint for task in own_tasks(step)}
     number = read_checkpoint(step).step if (step / record.RECORD).is_file() else None
     for task in tasks:
-        if (largest := int(np.max(task.instances))) >= config.vocab_size:
+        if (largest := int(task.instances.values.max())) >= config.vocab_size:
             raise UserError(f"{step}: its vocabulary of {config.vocab_size} lacks token {largest} of task {task.name}")
+        if not task.is_triples:
+            yield from _ask(model, step, number, task, batch_size, most, task.fingerprint in trained)
+            continue
         for half in ("train", "test"):
             ids = chosen_ids(task, half, most)
             means = half_means(task, half, ids, evaluate_model(model, task, ids, batch_size))
@@ -179,6 +182,35 @@ def evaluate_checkpoint(
                 trained=task.fingerprint in trained,
                 **{name: mean.value for name, mean in means.items()},
             )
+
+
+def _ask(
+    model: OLMo, step: Path, number: int | None, task: Task, batch_size: int, most: int | None, trained: bool
+) -> Iterator[ProbeResult]:
+    """The answers to a task's probes, with how often its run had shown each instance before."""
+    seen = last = None
+    if trained and number is not None:
+        seen, last = sightings(load_run(step.parent).build_plan().plan, task.name, number)
+    for half in ("train", "test"):
+        asked = probes_of(task, chosen_ids(task, half, most))
+        if not asked:
+            continue
+        for probe, values in zip(asked, ask_model(model, asked, batch_size), strict=True):
+            i = probe.instance
+            for measure, value in values.items():
+                yield ProbeResult(
+                    checkpoint=str(step),
+                    step=number,
+                    task=task.name,
+                    half=half,
+                    instance=task.instance_id(i),
+                    group=task.groups[i] if task.groups else None,
+                    measure=measure,
+                    value=value,
+                    trained=trained,
+                    seen=None if seen is None or not len(seen) else int(seen[i]),
+                    last_seen=None if last is None or not len(last) or last[i] < 0 else int(last[i]),
+                )
 
 
 def results_table(results: Sequence[Result]) -> Table:
@@ -207,13 +239,16 @@ def results_table(results: Sequence[Result]) -> Table:
     return table
 
 
-def write_results(results: Sequence[Result], path: Path) -> None:
-    """Results as a Parquet file, a row each."""
+def write_results(results: Sequence[Result | ProbeResult], path: Path) -> None:
+    """Results as a Parquet file, a row each; what one sort of result does not have is null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist([result.record() for result in results]), temporary)
+        records = [result.record() for result in results]
+        names = dict.fromkeys(name for record in records for name in record)
+        columns = {name: [record.get(name) for record in records] for name in names}
+        pq.write_table(pa.table(columns), temporary)
 
 
 def _build(weights: dict[str, torch.Tensor], config: ModelConfig, device: torch.device) -> OLMo:

@@ -54,7 +54,7 @@ def test_activations_are_the_means_of_a_plain_loop() -> None:
     assert [one.site.name for one in found] == ["TOK1 at TOK1", "TOK1 at TOK2", "TOK2 at TOK2", "LABEL at LABEL"]
     values = values_of(known.task)
     with torch.no_grad():
-        streams = known.model(torch.from_numpy(known.task.instances.astype(np.int64)), output_hidden_states=True)
+        streams = known.model(torch.from_numpy(known.task.triples.astype(np.int64)), output_hidden_states=True)
     for one in found:
         for layer in range(2):  # transformers' last one is behind the final norm
             stream = streams.hidden_states[layer][:, one.site.position].double().numpy()
@@ -71,7 +71,7 @@ def test_balanced_activations_are_a_plain_regression() -> None:
     model, values = memorizing(task, 16, order=1.0), values_of(task)
     labels = (values[:, 0] < values[:, 1]).astype(int)
     with torch.no_grad(), recorded(residual_points(model)) as outputs:
-        model(torch.from_numpy(task.instances[:, :2].astype(np.int64)))
+        model(torch.from_numpy(task.triples[:, :2].astype(np.int64)))
     streams = [output[:, 1].double().numpy() for output in outputs if output is not None]
     design = np.concatenate([np.eye(7)[values[:, 0]], np.eye(7)[values[:, 1]], np.eye(2)[labels]], axis=1)
     for variable, one in enumerate(activations(model, task)[1:]):
@@ -242,7 +242,7 @@ def test_an_answer_s_circle_is_no_mode_of_an_operand() -> None:
         assert modes_of(at(found, site)) == [set()] * 2
     # The circle is there, by the value of the answer.
     with torch.no_grad(), recorded(residual_points(model)) as outputs:
-        model(torch.from_numpy(task.instances[:, :2].astype(np.int64)))
+        model(torch.from_numpy(task.triples[:, :2].astype(np.int64)))
     assert outputs[1] is not None
     stream, answers = outputs[1][:, 1].double().numpy(), values_of(task)[:, 2]
     assert 1 in modes_of(np.stack([stream[answers == value].mean(axis=0) for value in range(23)])[None])[0]

@@ -50,7 +50,7 @@ def fitting_of(model, task, site: Alignment, n: int) -> tuple[ForwardFrom, Fitti
 def model_and_pairs(model, task, site: Alignment, ids, n: int, purpose: str) -> tuple[ForwardFrom, Streams]:
     model.requires_grad_(False)
     pairs = draw_pairs(task, site.variable, ids, n, purpose)
-    upper = ForwardFrom(model, task.label_tokens, task.instances[:, 0])
+    upper = ForwardFrom(model, task.label_tokens, task.triples[:, 0])
     return upper, Streams.of(upper, pairs, site.position)
 
 
@@ -118,7 +118,7 @@ def _relabelled(task) -> np.ndarray:
     """The comparison of the values that `task.tokens` now stand for."""
     n = task.config.options["n_values"]
     value = {int(token): number for number, token in enumerate(task.tokens[:n])}
-    rows = [[a, b, task.tokens[n if value[int(a)] < value[int(b)] else n + 1]] for a, b in task.instances[:, :2]]
+    rows = [[a, b, task.tokens[n if value[int(a)] < value[int(b)] else n + 1]] for a, b in task.triples[:, :2]]
     return np.array(rows, np.uint32)
 
 
@@ -189,7 +189,7 @@ def test_tokens_told_apart_are_no_value(comparison: KnownModel) -> None:
     assert fooled["accuracy"].max() > 0.6
     assert fooled["unseen"].max() < 0.6
     train, unseen = by_tokens(task, np.arange(len(task.instances)))
-    tokens = [set(task.instances[ids, :2].ravel().tolist()) for ids in (train, unseen)]
+    tokens = [set(task.triples[ids, :2].ravel().tolist()) for ids in (train, unseen)]
     assert [len(of) for of in tokens] == [45, 15]
     assert not tokens[0] & tokens[1]
 
@@ -251,7 +251,7 @@ def test_the_same_bits_on_any_number_of_cores(comparison: KnownModel, cores: int
 def test_changing_nothing_is_measured_in_the_model_itself(comparison: KnownModel) -> None:
     site, task = Alignment(0, 0, "first"), comparison.task
     pairs = draw_pairs(task, "first", task.test_ids, 400, "b")
-    upper = ForwardFrom(comparison.model, task.label_tokens, task.instances[:, 0])
+    upper = ForwardFrom(comparison.model, task.label_tokens, task.triples[:, 0])
     known = Streams.of(upper, pairs, 0).no_swap
     assert known == pytest.approx(pairs.no_swap, abs=0.02)  # it knows the task, so only the label is another
     nowhere = torch.zeros(1, comparison.own.shape[1])

@@ -108,6 +108,6 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--rows-per-pass: 0"):
         checkpoints.check_sizes(0, None)
     task = Task.load(run / "tasks" / "less.json")
-    task.instances[0, 0] = 500
+    task.instances.values[0] = 500
     with pytest.raises(UserError, match="vocabulary of 128 lacks token 500 of task less"):
         list(checkpoints.evaluate_checkpoint(run / "step4", [task], CPU))
