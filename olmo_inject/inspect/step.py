@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
-from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.corpus.open import OpenCorpus
+from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
@@ -67,14 +67,15 @@ def show_step(
         there = np.intersect1d(injections.rows, order.rows)
         rows = [int(row) for row in (there if len(there) else order.rows)[:ROWS_SHOWN]]
     positions = step * size + np.array(rows, np.int64)
-    dataset = InjectedCorpus(corpus.shards, order, plan, vocabulary.eos_id, (step + 1) * size)
-    tokens = dataset.rows(positions)["input_ids"].tolist()
+    sequences = order[positions]
+    tokens = corpus.shards.read(sequences)
+    Splice(plan, vocabulary.eos_id).into(tokens, positions)
     injected = {
         row: {"task": plan.tasks[task].name, "instance": instance}
         for row, task, instance in zip(*(column.tolist() for column in injections), strict=True)
     }
     shown = []
-    for row, position, sequence, ids in zip(rows, positions.tolist(), order[positions].tolist(), tokens, strict=True):
+    for row, position, sequence, ids in zip(rows, positions.tolist(), sequences.tolist(), tokens.tolist(), strict=True):
         path, start = corpus.shards.locate(sequence)
         shown.append(
             {
