@@ -18,6 +18,8 @@ from analysis.methods.gradients import run_data
 from analysis.read.runs import read_run
 from olmo_inject.cli import main
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {
     "patching": ["--pairs", "8"],
     "das": ["--updates", "2", "--pairs", "12", "--dimensions", "1"],

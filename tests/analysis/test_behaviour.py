@@ -26,6 +26,8 @@ from analysis.report.report import write_report
 from analysis.stats import rank_correlation
 from olmo_inject.cli import main
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

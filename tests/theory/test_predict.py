@@ -273,6 +273,7 @@ def test_every_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_from_the_main_command_line_a_mistake_exits_with_two(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "olmo_inject", "theory", "predict", str(tmp_path / "none.yaml")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

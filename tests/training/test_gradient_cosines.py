@@ -23,6 +23,8 @@ from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.run import build_trainer
 from olmo_inject.training.trainer import InjectionTrainer
 
+pytestmark = pytest.mark.slow
+
 STEPS = (0, 2, 3, 5)  # step 3 has a burst, 0 both tasks, 2 and 5 only the comparison
 MEASURED = f"gradients.at.steps={list(STEPS)}"
 SAVED = f"checkpoints.also.steps={list(STEPS)}"

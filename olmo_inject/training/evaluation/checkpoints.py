@@ -23,7 +23,7 @@ from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
 from olmo_inject.training.checkpoints.convert import read_model
-from olmo_inject.training.checkpoints.save_restore import read_checkpoint
+from olmo_inject.training.checkpoints.on_disk import read_checkpoint
 from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of, sightings
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
 

@@ -131,6 +131,7 @@ NAMES = ("effect", "recovery", "logprob_drop")
 ENDS = {"": 0.0, "_low": -0.5, "_high": 0.5}
 
 
+@pytest.mark.slow
 def test_patching_of_all_models_has_one_scale() -> None:
     table = patching_table({"4M": ["a", "b"], "20M": ["c"]})
     figure = across_models(table.loc[table["weights"] == "trained"])

@@ -143,6 +143,7 @@ def test_the_known_direction_is_found(n: int) -> None:
     assert order_fits(at(found, "TOK1 at TOK2")[1], [5], 100)[0].held_out > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, 50])
 def test_no_order_in_controls(n: int) -> None:
     known = known_comparison(n)
@@ -155,6 +156,7 @@ def test_no_order_in_controls(n: int) -> None:
                 assert fit.low <= max(0.0, fit.shuffled_held_out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "n"), [(64, 32), (2048, 20)])
 def test_pairs_learned_by_heart_have_no_order(width: int, n: int) -> None:
     """The labels' shares alone put the plain means in order; the balanced activations show what embeddings hold."""
@@ -169,6 +171,7 @@ def test_pairs_learned_by_heart_have_no_order(width: int, n: int) -> None:
                 assert order_of(one.balanced[0], one.told) == 0
 
 
+@pytest.mark.slow
 @given(n=st.integers(20, 60), seed=st.integers(0, 100))
 def test_noise_fits_in_sample_and_not_held_out(n: int, seed: int) -> None:
     fit = order_fits(cloud(n, 200, seed), [n // 2], 20)[0]
@@ -248,6 +251,7 @@ def test_an_answer_s_circle_is_no_mode_of_an_operand() -> None:
     assert 1 in modes_of(np.stack([stream[answers == value].mean(axis=0) for value in range(23)])[None])[0]
 
 
+@pytest.mark.slow
 def test_false_modes_are_as_rare_as_promised() -> None:
     found = [bool(spectrum(cloud(15, 30, seed)[None], 100).present.any()) for seed in range(100)]
     assert sum(found) <= 5  # 1 expected
@@ -271,6 +275,7 @@ def subject_of(task: Task, folder: Path) -> StoredModel:
     return StoredModel(folder, None, None, [task], folder)
 
 
+@pytest.mark.slow
 def test_the_method_s_tables(tmp_path: Path) -> None:
     method = features_method(components=5, permutations=100)
     known, shares = known_comparison(12), []
@@ -340,6 +345,7 @@ def test_distinct_modes_do_not_grow_with_depth() -> None:
     assert found["modes"].tolist() == [[2, 5], [2, 5]]
 
 
+@pytest.mark.slow
 def test_the_command_s_files_and_its_status(copies: Copies, capsys: pytest.CaptureFixture[str]) -> None:
     run = copies.make("whole")
     to = copies.folder / "to"
@@ -363,6 +369,7 @@ def test_the_command_s_files_and_its_status(copies: Copies, capsys: pytest.Captu
     assert set(pd.read_parquet(to / "features-order.parquet")["step"]) == {4, 12}
 
 
+@pytest.mark.slow
 def test_models_on_their_own(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load_model(trained / "step12").save_pretrained(tmp_path / "alone")
     task = str(trained / "tasks" / "less.json")

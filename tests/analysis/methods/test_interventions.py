@@ -20,6 +20,8 @@ from analysis.report.interventions import das_section
 from analysis.stats import mean_interval, mean_intervals
 from olmo_inject.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = Options()
 
 

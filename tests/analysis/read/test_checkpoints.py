@@ -24,6 +24,8 @@ from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import choose_device
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -26,6 +26,8 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
 from olmo_inject.runs.read import AUDIT
 
+pytestmark = pytest.mark.slow
+
 LOADING = {"src", "href", "srcset", "data", "action", "poster"}
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
