@@ -28,7 +28,7 @@ from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import rebuilds
 from olmo_inject.terminal import Console
-from olmo_inject.training.checkpoints.save_restore import latest
+from olmo_inject.training.checkpoints.on_disk import latest
 
 DIFFERENCES_KEPT = 20
 

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Yield a list that is empty until Ctrl-C or SIGTERM arrives; the signals interrupt nothing.
+def stop_signals(received: list[int] | None = None) -> Iterator[list[int]]:
+    """Yield the list given, or a new one: empty until Ctrl-C or SIGTERM arrives; the signals interrupt nothing.
 
     A list and not a `threading.Event`: a second signal in the handler of the first would wait for the event's lock
     for ever.
     """
-    received: list[int] = []
+    received = [] if received is None else received
     signals = (signal.SIGTERM, signal.SIGINT)
     previous = [signal.signal(number, lambda number, _: received.append(number)) for number in signals]
     try:

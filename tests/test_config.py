@@ -63,6 +63,7 @@ INJECTION = "injections: [{{task: tcmp, {}}}]"
 RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("snippet", "message"),
     [
@@ -258,6 +259,7 @@ def test_durations(base: Path, written: str, steps: int) -> None:
     assert load_experiment(changed(base, f"train: {{max_duration: {written}}}")).steps == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["0010", "1e3", "yes", "12:30", "0x10", "2024-01-01", "1_000", "1.10", "off", "inf"])
 def test_text_stays_as_it_was_written(base: Path, word: str) -> None:
     """YAML 1.1 would make 8, 1000.0, True, 750, 16, ... of it."""
@@ -344,6 +346,7 @@ def test_bernoulli_draws_are_keyed_by_plan_seed_and_task(base: Path) -> None:
     assert len(keys) == 4
 
 
+@pytest.mark.slow
 def test_resolved_yaml_reads_back_to_the_same(base: Path, tmp_path: Path) -> None:
     snippet = """
 model: {d_model: 24, n_heads: 4}
@@ -516,6 +519,7 @@ def test_extends_what_is_not_there_or_itself(tmp_path: Path) -> None:
     assert refusal(tmp_path / "a.yaml").endswith("a.yaml: extends itself")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -231,6 +231,7 @@ def test_a_command_gets_expanded_paths(places: tuple[Path, Path]) -> None:
     assert given == (home / "a", [scratch / "b"], f"{home}/c", "~/d", None)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     home, scratch = places
     (home / "texts").mkdir()

@@ -45,7 +45,7 @@ class Pairs:
         return 1 - self.changed.double().mean().item()
 
 
-def operands(task: Task, ids: Int64[np.ndarray, " n"]) -> Int64[torch.Tensor, "n 2"]:
+def operand_tokens(task: Task, ids: Int64[np.ndarray, " n"]) -> Int64[torch.Tensor, "n 2"]:
     """TOK1 and TOK2 of instances."""
     return torch.from_numpy(task.triples[ids, :LABEL_POSITION].astype(np.int64))
 
@@ -83,8 +83,8 @@ def draw_pairs(task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, 
     kept = of_kept[: n // 2]
     chosen = np.concatenate([of_changed[: n - len(kept)], kept])
     return Pairs(
-        operands(task, base[chosen]),
-        operands(task, source[chosen]),
+        operand_tokens(task, base[chosen]),
+        operand_tokens(task, source[chosen]),
         torch.from_numpy(label[chosen]),
         torch.from_numpy(changed[chosen]),
         then[chosen],

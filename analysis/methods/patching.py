@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from analysis.methods.counterfactuals import Pairs, draw_pairs
 from analysis.methods.hooks import changed, last_logits, mlps, outputs, untrained
-from analysis.read.checkpoints import Subject
+from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from analysis.stats import mean_intervals
 from olmo_inject.errors import UserError
@@ -58,12 +58,12 @@ def method(pairs: int) -> Method:
     if pairs < 2:
         raise UserError(f"--pairs: {pairs} must be at least 2")
 
-    def compute(model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
+    def compute(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> Tables:
         tables = []
         for weights, which in (("trained", model), ("untrained", untrained(model))):
-            for task in subject.tasks:
+            for task in checkpoint.tasks:
                 tables.append(layer_table(which, task, pairs).assign(weights=weights))
-                report(len(tables) / (2 * len(subject.tasks)))
+                report(len(tables) / (2 * len(checkpoint.tasks)))
         return {"layers": pd.concat(tables, ignore_index=True)}
 
     return Method(METHOD, compute, {"pairs": pairs}, VERSION)

@@ -50,7 +50,7 @@ class Accuracy:
     @classmethod
     def of(cls, value: float, n: int) -> Accuracy:
         """The accuracy `value` measured on `n` instances."""
-        return cls(value, n, *wilson(value * n, n))
+        return cls(value, n, *wilson(value, n))
 
     def __str__(self) -> str:
         """For people: 0.941 (0.917 to 0.958)."""
@@ -332,6 +332,16 @@ def read_runs(folders: Sequence[Path], corpus: Path | None = None) -> list[Run]:
 def order_of(run: Run) -> tuple[Any, ...]:
     """What runs are sorted by: size, then frequency, then name."""
     return run.parameters, run.rates(), run.name
+
+
+def measurements(runs: Sequence[Run], *names: str) -> pd.DataFrame:
+    """The values of metrics by run and step: columns run, model, step, name, value and count."""
+    tables = [
+        pd.DataFrame({"run": run.name, "model": run.size}, index=of.index).join(of)
+        for run in runs
+        if len(of := run.metrics.loc[run.metrics["name"].isin(names)])
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", "model", *_COLUMNS])
 
 
 def task_names(runs: Sequence[Run]) -> list[str]:

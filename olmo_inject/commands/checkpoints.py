@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption, print_json, table_console
+from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption, StepsOption, print_json, table_console
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
 
@@ -73,9 +73,8 @@ def export(
 
 
 def evaluate(
-    checkpoints: Annotated[
-        list[Path], typer.Argument(help="Checkpoints; or runs, or folders of runs, for all of their checkpoints.")
-    ],
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, run folders, or folders of runs.")],
+    steps: StepsOption = "all",
     tasks: Annotated[
         list[str] | None,
         PATH,
@@ -105,7 +104,7 @@ def evaluate(
     torch_device = choose_device(device)
     evaluation.check_sizes(rows_per_pass, max_instances)
     # All tasks first, so that a mistake in the last is reported before the first is evaluated.
-    work = [(step, evaluation.find_tasks(tasks or (), step)) for step in evaluation.find_steps(checkpoints)]
+    work = [(step, evaluation.find_tasks(tasks or (), step)) for step in evaluation.find_steps(checkpoints, steps)]
     results: list[evaluation.Result | evaluation.ProbeResult] = []
     with show_progress("evaluating", len(work), "checkpoints", enabled=not as_json) as meter:
         for step, chosen in work:

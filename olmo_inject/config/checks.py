@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from olmo_inject.config.olmo_settings import TrainConfig, WandbConfig
-from olmo_inject.config.ranges import INT32, check_ranges
+from olmo_inject.config.ranges import check_ranges
 from olmo_inject.config.schema import (
     DRAWS,
     LONGER,
@@ -19,6 +19,7 @@ from olmo_inject.config.train_checks import check_model, check_train
 from olmo_inject.errors import UserError
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.injection.placement import EOS, PLACES
+from olmo_inject.number_ranges import INT32
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import SPLICED_TOKENS, check_name
 from olmo_inject.tasks.registry import default_fraction

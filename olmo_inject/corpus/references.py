@@ -126,6 +126,6 @@ def _shortened(item: ReferenceItem, length: int, name: str) -> ReferenceItem:
 
 
 def chosen(items: Sequence[ReferenceItem], most: int) -> list[ReferenceItem]:
-    """At most `most` distinct items, chosen pseudorandomly and whatever their order."""
+    """At most `most` distinct items, chosen pseudorandomly; their order does not matter."""
     distinct = {item.key: item for item in sorted(items, key=lambda item: (item.shard, item.offset), reverse=True)}
     return [distinct[key] for key in sorted(distinct)[:most]]

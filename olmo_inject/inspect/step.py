@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
-from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.corpus.open import OpenCorpus
+from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
@@ -67,16 +67,16 @@ def show_step(
         there = np.intersect1d(injections.rows, order.rows)
         rows = [int(row) for row in (there if len(there) else order.rows)[:ROWS_SHOWN]]
     positions = step * size + np.array(rows, np.int64)
-    dataset = InjectedCorpus(corpus.shards, order, plan, vocabulary.eos_id, (step + 1) * size)
-    tokens = dataset.rows(positions)["input_ids"].tolist()
-    splices = dataset.splices(positions)
+    sequences = order[positions]
+    tokens = corpus.shards.read(sequences)
+    splices = Splice(plan, vocabulary.eos_id).into(tokens, positions)
     spans = (splices.span_row, splices.task, splices.instance, splices.start, splices.length)
     injected: dict[int, list[dict[str, Any]]] = {}
     for at, task, instance, begin, length in zip(*(column.tolist() for column in spans), strict=True):
         span = {"task": plan.tasks[task].name, "instance": instance, "start": begin, "tokens": length}
         injected.setdefault(rows[at], []).append(span)
     shown = []
-    for row, position, sequence, ids in zip(rows, positions.tolist(), order[positions].tolist(), tokens, strict=True):
+    for row, position, sequence, ids in zip(rows, positions.tolist(), sequences.tolist(), tokens.tolist(), strict=True):
         path, start = corpus.shards.locate(sequence)
         shown.append(
             {

@@ -7,7 +7,7 @@ import torch
 from made import vocabulary
 from transformers import OlmoConfig, OlmoForCausalLM
 
-from analysis.methods.activations import operands, recorded
+from analysis.methods.activations import recorded, value_tokens
 from olmo_inject.tasks import Task, TaskConfig
 
 VOCABULARY = 200
@@ -43,7 +43,7 @@ def memorizing(task: Task, width: int, order: float = 0.0, seed: int = 0) -> Olm
         torch.manual_seed(seed)
         model = OlmoForCausalLM(config).eval()
         line, *plane = torch.linalg.qr(torch.randn(width, 3))[0].T
-    values = torch.from_numpy(operands(task).astype(np.int64))
+    values = torch.from_numpy(value_tokens(task).astype(np.int64))
     model.model.embed_tokens.weight[values] += order * torch.linspace(-0.5, 0.5, len(values))[:, None] * line
     labels = [token for token in task.tokens.tolist() if token in task.label_tokens]
     angles = 2 * torch.pi * torch.arange(len(labels)) / len(labels)

@@ -102,6 +102,7 @@ def injected_at(plan: Plan, n_positions: int) -> dict[int, list[int]]:
     return found
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_injected_rows_are_instance_eos_and_host_and_all_others_ai2_olmos(
     paths: list[Path], hosts: list[dict[str, Any]], data: st.DataObject
@@ -135,6 +136,7 @@ def test_rows_that_someone_else_loads_are_spliced_alike(
     assert written.any(axis=1).tolist() == (plan.tasks_of(step, rows) >= 0).tolist()
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_masks_and_document_lengths(
     paths: list[Path], mask_paths: list[Path], masked_hosts: list[dict[str, Any]], data: st.DataObject

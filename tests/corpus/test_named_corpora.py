@@ -140,6 +140,7 @@ def test_a_shard_cut_in_a_token_has_no_manifest(catalog: Path, tmp_path: Path) -
         make_manifest(read_catalog(catalog), open_source(str(tmp_path / "root")))
 
 
+@pytest.mark.slow
 def test_an_experiment_reads_the_same_from_disk_and_server(catalog: Path, tmp_path: Path) -> None:
     corpus = read_catalog(catalog)
     positions = np.arange(7 * BATCH)
@@ -217,6 +218,7 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> Any:
     return json.loads(capfd.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A server's corpus is measured, looked at, staged, verified, and looked at again in the stage."""
     load = experiment(tmp_path, {"name": str(catalog)})

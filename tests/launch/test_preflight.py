@@ -32,6 +32,8 @@ from olmo_inject.training import parallel
 from olmo_inject.training.timed_steps import TimedSteps
 from olmo_inject.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 name: tried
 folder: {folder}/run

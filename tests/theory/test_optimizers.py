@@ -12,13 +12,15 @@ from olmo_inject.theory.commands import app
 from olmo_inject.theory.forms.overlap import floor
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.prediction.optimizers import OptimizerSettings, simulate
-from olmo_inject.theory.training.train import Muon, Recipe, train
+from olmo_inject.theory.training.muon import Muon
+from olmo_inject.theory.training.train import Recipe, train
 
 MIXTURE = TaskMixture(
     np.array([0.9, 0.1]), (np.array([1.0, 0.5, 0.2, 0.05]), np.array([1.0])), null_directions=4, basis="random"
 )
 
 
+@pytest.mark.slow
 def test_adam_forgets_at_shorter_or_longer_gaps_by_its_learning_rate() -> None:
     held = []
     for rate in (1e-3, 1e-1):
@@ -50,6 +52,7 @@ def test_muon_moves_every_direction_alike_and_reaches_the_optimum() -> None:
     assert result.excess.max() < 1e-3
 
 
+@pytest.mark.slow
 def test_predict_simulates_what_has_no_closed_form_and_says_so(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(

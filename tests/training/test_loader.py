@@ -250,6 +250,7 @@ def test_a_users_error_arrives_as_one(tmp_path: Path, workers: int, threads: int
     assert workers or "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_other_errors_in_threads_are_not_hidden(paths: list[Path]) -> None:
     corpus = corpus_of(paths, MIXED, 8, instance_filter=lambda tokens: 1 / 0 > 1)
     with pytest.raises(Exception, match="data thread 0 failed") as raised:

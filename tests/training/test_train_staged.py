@@ -20,6 +20,8 @@ from olmo_inject.errors import UserError
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.timed_steps import measure
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:

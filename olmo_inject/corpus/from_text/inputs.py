@@ -173,7 +173,7 @@ def open_dataset(source: str, options: TextOptions) -> Any:
                 name, options.dataset_config, split=options.dataset_split, streaming=True, trust_remote_code=False
             )
         dataset = datasets.load_from_disk(source)
-    except Exception as error:  # whatever its loaders meet: names, configurations, the network
+    except Exception as error:  # of many types: its loaders meet names, configurations, the network
         raise UserError(f"{source}: cannot be opened: {joined(error)}") from None
     if isinstance(dataset, datasets.DatasetDict):
         if options.dataset_split not in dataset:

@@ -97,7 +97,7 @@ def scene_of(config: SceneConfig) -> Scene:
         tuple(checked_widths(mixture, given).tolist()) for given in (config.widths, config.injected, config.contrast)
     )
     if not widths or not injected or len(contrast) != 2:
-        raise UserError("widths and injected need one entry or more, and contrast a narrow and a wide one")
+        raise UserError("widths and injected must have one or more entries, contrast a narrow and a wide width")
     shown = tuple((wholes("shown", config.shown, 1, mixture.tasks) - 1).tolist())
     return Scene(
         mixture=mixture,

@@ -139,7 +139,7 @@ def configured_mixture(config: PredictConfig) -> TaskMixture:
     if background is None:
         return TaskMixture(np.array(shares), tuple(spectra), tuple(names), null_directions)
     if sum(shares) >= 1:
-        raise UserError(f"tasks: frequencies sum to {sum(shares):g}, which leaves the background nothing")
+        raise UserError(f"tasks: frequencies sum to {sum(shares):g}, which leaves nothing for the background")
     # A batch of one instance: shares are its parts.
     return mixture_from_frequencies(
         names, shares, spectra, batch=1, background=background, null_directions=null_directions
@@ -149,7 +149,7 @@ def configured_mixture(config: PredictConfig) -> TaskMixture:
 def _read_gram(name: str, task: TaskConfig) -> None:
     """Put a Gram matrix's spectrum and directions in its place."""
     if task.directions is not None or task.spectrum.values is not None or task.spectrum.power is not None:
-        raise UserError(f"tasks.{name}: a gram says spectrum and directions, so give neither beside it")
+        raise UserError(f"tasks.{name}: a gram gives spectrum and directions: leave out both")
     assert task.gram is not None
     alone = OverlappingMixture.from_grams([1.0], [np.array(_even(f"tasks.{name}.gram", task.gram))])
     task.spectrum = SpectrumConfig(values=alone.spectra[0].tolist())

@@ -19,7 +19,7 @@ from olmo_inject.corpus.kinds import find_corpus
 from olmo_inject.errors import UserError
 from olmo_inject.owned_folder import new_folder
 from olmo_inject.runs.read import is_run, load_run
-from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints import on_disk, save_restore
 from olmo_inject.training.checkpoints.record import RECORD, file_record, save_tensors, share, write_record
 from olmo_inject.training.checkpoints.weights import Weights, check_is_checkpoint, load_weights, read_model_config
 from olmo_inject.training.parallel import (
@@ -59,7 +59,7 @@ def read_model(path: Path) -> tuple[Weights, ModelConfig]:
     return load_weights(path, config), config
 
 
-def unshard(path: Path, to: Path) -> save_restore.Checkpoint:
+def unshard(path: Path, to: Path) -> on_disk.Checkpoint:
     """Write the weights of any kind of checkpoint as a weights-only checkpoint: `model.safetensors`.
 
     Raises:
@@ -74,10 +74,10 @@ def unshard(path: Path, to: Path) -> save_restore.Checkpoint:
         record = {"step": _step(path), "kind": "weights", "sharded": False, "world_size": 1}
         files = {name: file_record(tmp / name) for name in ("model.safetensors", CONFIG)}
         write_record(tmp, record | {"files": files})
-    return save_restore.read_checkpoint(to)
+    return on_disk.read_checkpoint(to)
 
 
-def unshard_with_optimizer(path: Path, to: Path) -> save_restore.Checkpoint:
+def unshard_with_optimizer(path: Path, to: Path) -> on_disk.Checkpoint:
     """Write a full FSDP checkpoint as a full DDP checkpoint, from which a run can resume.
 
     Needs CPU memory for the whole model and its optimizer: 16 bytes per parameter. Creates a process group of
@@ -87,7 +87,7 @@ def unshard_with_optimizer(path: Path, to: Path) -> save_restore.Checkpoint:
         UserError: as `restore`; `to` exists, or cannot be written.
     """
     config = read_config(path)
-    source = save_restore.read_checkpoint(path)
+    source = on_disk.read_checkpoint(path)
     config.distributed_strategy = DistributedStrategy.ddp
     config.precision = "fp32"  # of the model's computations, which there are none of
     config.compile = None
@@ -100,7 +100,7 @@ def unshard_with_optimizer(path: Path, to: Path) -> save_restore.Checkpoint:
             for file in written.path.iterdir():
                 file.rename(tmp / file.name)
             written.path.rmdir()
-    return save_restore.read_checkpoint(to)
+    return on_disk.read_checkpoint(to)
 
 
 def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
@@ -168,7 +168,7 @@ def _save_tokenizer(vocabulary: Vocabulary, longest: int, folder: Path) -> None:
 def _step(path: Path) -> int:
     """The step of one of our checkpoints; of another's, the number in its name, or 0."""
     if (path / RECORD).is_file():
-        return save_restore.read_checkpoint(path).step
+        return on_disk.read_checkpoint(path).step
     digits = path.name.removeprefix("step").removesuffix("-unsharded")
     return int(digits) if digits.isdecimal() else 0
 

@@ -12,9 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, sha256_of, write_json
 from olmo_inject.owned_folder import sync
@@ -31,8 +28,10 @@ _RECORD = {
 }
 
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file with the permissions that the umask gives other files."""
+def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
+    """Write tensors of torch to a safetensors file with the permissions that the umask gives other files."""
+    from safetensors.torch import save_file  # imports torch: seconds
+
     path.touch()  # with the mode that the umask leaves; safetensors' own file is for its owner alone
     mode = path.stat().st_mode
     save_file(dict(tensors), path)

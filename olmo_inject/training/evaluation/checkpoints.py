@@ -17,12 +17,13 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
-from olmo_inject.runs.read import expand, is_run, load_run, run_of
+from olmo_inject.runs.checkpoints import ALL, find_checkpoints
+from olmo_inject.runs.read import is_run, load_run, run_of
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
 from olmo_inject.training.checkpoints.convert import read_model
-from olmo_inject.training.checkpoints.save_restore import find_checkpoints, read_checkpoint
+from olmo_inject.training.checkpoints.on_disk import read_checkpoint
 from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of, sightings
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
 
@@ -76,24 +77,20 @@ class Result:
         return asdict(self)
 
 
-def find_steps(paths: Sequence[Path]) -> list[Path]:
-    """The checkpoints at `paths`: checkpoints, run folders or folders of runs; sorted by step.
+def find_steps(paths: Sequence[Path], steps: str = ALL) -> list[Path]:
+    """The checkpoints at `paths`, by step within a run.
+
+    Args:
+        paths: checkpoints, run folders or folders of runs.
+        steps: which checkpoints of a run, as in `olmo_inject.runs.checkpoints.select_steps`.
 
     Raises:
-        UserError: a path that is neither.
+        UserError: a path that is neither, or a step that is not there.
     """
-    found: list[Path] = []
-    for path in expand(paths):
-        if is_run(path):
-            steps = [checkpoint.path for checkpoint in find_checkpoints(path)]
-            if not steps:
-                raise UserError(f"{path} has no checkpoint yet")
-            found += steps
-        elif (path / "config.yaml").is_file():
-            found.append(path)
-        else:
-            raise UserError(f"{path} is neither a checkpoint nor a run folder")
-    return found
+    selection = find_checkpoints(paths, steps)
+    if selection.missing:
+        raise UserError(selection.missing[0])
+    return [found.path for found in selection.found]
 
 
 def check_sizes(batch_size: int, most: int | None) -> None:

@@ -124,6 +124,7 @@ def test_any_stage_is_its_source(
     shutil.rmtree(to)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("read", "memory"), [("ranges", 0), ("stream", 0), ("stream", 1 << 20)])
 def test_from_a_server_that_fails_in_every_way(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str, memory: int
@@ -206,6 +207,7 @@ assert stager.run(lambda n: None)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("read", "memory", "kill_at"), [("stream", 0, 11), ("ranges", 0, 11), ("stream", 1 << 20, 7)])
 def test_killed_wherever_nothing_is_lost_or_twice(
     root: Path, tmp_path: Path, read: str, memory: int, kill_at: int
@@ -248,6 +250,7 @@ def test_a_request_to_stop_keeps_what_is_done(root: Path, tmp_path: Path) -> Non
     check_same(tmp_path / "s", shards, order)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", ["ranges", "stream"])
 def test_a_request_to_stop_does_not_wait_for_a_server(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str

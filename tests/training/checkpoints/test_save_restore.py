@@ -24,8 +24,10 @@ from safetensors.torch import load_file, save_file
 from olmo_inject.errors import UserError
 from olmo_inject.training import compat
 from olmo_inject.training.checkpoints import save_restore
-from olmo_inject.training.checkpoints.save_restore import Checkpoint, find_checkpoints, latest, prune, read_checkpoint
+from olmo_inject.training.checkpoints.on_disk import Checkpoint, find_checkpoints, latest, prune, read_checkpoint
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
+
+pytestmark = pytest.mark.slow
 
 STATE = {"global_step": 3, "checkpoints": []}
 

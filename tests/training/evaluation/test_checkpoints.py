@@ -16,6 +16,8 @@ from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 from olmo_inject.training.evaluation import checkpoints
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 UNMIRRORED = ("accuracy", "accuracy_among_labels", "loss_among_labels", "auc")
 NAMES = ("loss", *UNMIRRORED, "label_mass", *(f"{name}_unmirrored" for name in UNMIRRORED))

@@ -22,6 +22,8 @@ from olmo_inject.training.parallel import build_model
 from olmo_inject.training.run import runtime_config
 from olmo_inject.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("R_add", "R_cmp")
 
 
