@@ -51,7 +51,7 @@ class Splice:
 
     def into(self, tokens: Shaped[np.ndarray, "b t"], positions: Int64[np.ndarray, " b"]) -> Splices:
         """Write what is injected at `positions` into `tokens`, in place; returns what was written where."""
-        splices = self.at(positions, tokens.shape[1], tokens)
+        splices = self.at(positions, tokens.shape[1], tokens if self.reads_host else None)
         splices.write(tokens)
         return splices
 
