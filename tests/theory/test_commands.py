@@ -48,6 +48,7 @@ def test_validate_prints_every_measure_and_fails_with_one(monkeypatch, value: fl
     assert [measure["passed"] for measure in document["measures"]] == [True, status == 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_form_figures_are_written(tmp_path: Path, name: str) -> None:
     path, vector, paper = save_all(drawn(name), tmp_path, name)
@@ -57,6 +58,7 @@ def test_closed_form_figures_are_written(tmp_path: Path, name: str) -> None:
     assert path.stat().st_size < 400_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWN)
 def test_trained_figures_draw_theory_and_training(name: str) -> None:
     figure = drawn(name)
@@ -70,6 +72,7 @@ def test_trained_figures_draw_theory_and_training(name: str) -> None:
         assert any(axes.collections for axes in figure.axes), "seeds are bands or bars"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FIGURES))
 def test_every_figure_is_legible_in_print(name: str) -> None:
     figure = drawn(name)
@@ -85,6 +88,7 @@ def test_every_colour_is_dark_enough_for_paper() -> None:
         assert 1.05 / (luminance + 0.05) >= 3, colour
 
 
+@pytest.mark.slow
 def test_figures_of_another_mixture(tmp_path: Path) -> None:
     path = tmp_path / "scene.yaml"
     path.write_text(

@@ -14,6 +14,8 @@ from olmo_inject.theory.training.dynamics import descended, rotated
 from olmo_inject.theory.training.streams import Bursts
 from olmo_inject.theory.training.train import Recipe, train
 
+pytestmark = pytest.mark.slow
+
 few = settings(max_examples=30, deadline=None)
 steps = st.floats(0.01, 0.45)
 SMALL = TaskMixture(np.array([0.8, 0.2]), (np.array([1.0, 0.3, 0.05]), np.array([0.8])), null_directions=2)

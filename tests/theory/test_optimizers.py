@@ -20,6 +20,7 @@ MIXTURE = TaskMixture(
 )
 
 
+@pytest.mark.slow
 def test_adam_forgets_at_shorter_or_longer_gaps_by_its_learning_rate() -> None:
     held = []
     for rate in (1e-3, 1e-1):
@@ -51,6 +52,7 @@ def test_muon_moves_every_direction_alike_and_reaches_the_optimum() -> None:
     assert result.excess.max() < 1e-3
 
 
+@pytest.mark.slow
 def test_predict_simulates_what_has_no_closed_form_and_says_so(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(

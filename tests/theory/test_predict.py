@@ -201,7 +201,7 @@ def test_command_prints_tables_and_json(files) -> None:
     ("name", "overrides", "message"),
     [
         ("missing", [], "missing.yaml: cannot be read: No such file"),
-        ("own", ["bacth=1"], "override 'bacth=1': Key 'bacth' not in"),
+        ("own", ["bacth=1"], "override 'bacth=1': bacth: Key 'bacth' not in"),
         ("own", ["widths"], "is not key=value"),
         ("own", ["widths=[0]"], "width must be a whole number.*, got 0"),
         ("own", ["widths=[]"], "one or more entries"),
@@ -273,6 +273,7 @@ def test_every_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_from_the_main_command_line_a_mistake_exits_with_two(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "olmo_inject", "theory", "predict", str(tmp_path / "none.yaml")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

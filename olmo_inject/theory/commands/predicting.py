@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.commands.checking import AsJson
-from olmo_inject.theory.commands.estimating import estimate_from
-from olmo_inject.theory.mixtures.mixture import Mixture
-from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
-from olmo_inject.theory.prediction import tables
-from olmo_inject.theory.prediction.config import PredictConfig, configured_mixture, load_predict_config
-from olmo_inject.theory.prediction.optimizers import OptimizerSettings, Simulated, simulate
-from olmo_inject.theory.prediction.overlapping import predict_overlapping, with_overlaps
-from olmo_inject.theory.prediction.predict import predict
+
+if TYPE_CHECKING:
+    from olmo_inject.theory.mixtures.mixture import Mixture
+    from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
+    from olmo_inject.theory.prediction.config import PredictConfig
+    from olmo_inject.theory.prediction.optimizers import Simulated
 
 
 def predict_command(
@@ -34,6 +32,12 @@ def predict_command(
     as_json: AsJson = False,
 ) -> None:
     """Predict which tasks are held at which width and gap, before any GPU is spent."""
+    from olmo_inject.theory.commands.estimating import estimate_from
+    from olmo_inject.theory.prediction import tables
+    from olmo_inject.theory.prediction.config import configured_mixture, load_predict_config
+    from olmo_inject.theory.prediction.overlapping import with_overlaps
+    from olmo_inject.theory.prediction.predict import predict
+
     if measured:
         if config or spectra:
             raise UserError("--from takes the place of a configuration: give one of the two")
@@ -91,6 +95,8 @@ def _print_simulated(console: Console, simulated: list[Simulated]) -> None:
 
 
 def _print_overlapping(mixture: OverlappingMixture, settings: PredictConfig, as_json: bool) -> None:
+    from olmo_inject.theory.prediction.overlapping import predict_overlapping
+
     simulated = _simulated(settings, mixture)
     followed = [mixture.names.index(name) for name in settings.tasks]
     step_size = _step_size(settings, float(mixture.slots[0]))
@@ -114,6 +120,8 @@ def _step_size(settings: PredictConfig, largest: float) -> float:
 
 def _simulated(settings: PredictConfig, mixture: Mixture) -> list[Simulated]:
     """Every declared task in bursts under an optimizer that has no closed form."""
+    from olmo_inject.theory.prediction.optimizers import OptimizerSettings, simulate
+
     given = {key: value for key, value in vars(settings.optimizer).items() if value is not None}
     chosen = OptimizerSettings(**given)
     if chosen.name == "plain":

@@ -6,16 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
 from olmo_inject.theory.forms.closed_forms import checked_widths
 from olmo_inject.theory.inputs import whole, wholes
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
-from olmo_inject.theory.prediction.config import one_line
 from olmo_inject.theory.training.train import Recipe, Trained, train
-from olmo_inject.yaml_text import read_yaml, typed
 
 # OmegaConf reads these annotations at run time, on Python 3.10 too.
 
@@ -83,15 +79,7 @@ def load_scene(path: Path | None, quick: bool) -> Scene:
     Raises:
         UserError: the file cannot be read, or a number in it is impossible.
     """
-    config = SceneConfig()
-    if path is not None:
-        given = read_yaml(path)
-        try:
-            merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SceneConfig), typed(given, SceneConfig)))
-        except (OmegaConfBaseException, ValueError) as error:
-            raise UserError(f"{path}: {one_line(error)}") from None
-        assert isinstance(merged, SceneConfig)
-        config = merged
+    config = SceneConfig() if path is None else read_described(path, SceneConfig)
     return scene_of(_smaller(config) if quick else config)
 
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
 from olmo_inject.theory.mixtures.frequencies import mixture_from_frequencies, parse_rate
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
 from olmo_inject.theory.prediction.injected_rates import injected_rates, is_injected
-from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
+from olmo_inject.yaml_text import parse_overrides, read_yaml
 
 # OmegaConf reads these annotations at run time, on Python 3.10 too.
 
@@ -104,18 +103,7 @@ def load_predict_config(path: Path, spectra: Path | None = None, overrides: Sequ
     else:
         layers.insert(0, (str(path), first))
     layers += [(f"override {override!r}", parse_overrides([override])) for override in overrides]
-    config = OmegaConf.structured(PredictConfig)
-    for where, layer in layers:
-        try:
-            config = OmegaConf.merge(config, typed(layer, PredictConfig))
-        except (OmegaConfBaseException, ValueError) as error:
-            raise UserError(f"{where}: {one_line(error)}") from None
-    try:
-        loaded = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {one_line(error)}") from None
-    assert isinstance(loaded, PredictConfig)
-    return loaded
+    return described(PredictConfig, *layers)
 
 
 def configured_mixture(config: PredictConfig) -> TaskMixture:
@@ -199,10 +187,3 @@ def _spectrum(where: str, config: SpectrumConfig) -> np.ndarray:
         return power_law(config.features, config.power)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def one_line(error: Exception) -> str:
-    """What went wrong and at which key, without the library's further lines."""
-    message = " ".join(str(error).split("\n")[0].split())
-    key = getattr(error, "full_key", None)
-    return f"{key}: {message}" if key and key not in message else message
