@@ -24,7 +24,7 @@ from olmo_inject.data import build_data
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.progress import show_progress
 from olmo_inject.tasks import Task
-from olmo_inject.training.checkpoints.save_restore import latest
+from olmo_inject.training.checkpoints.on_disk import latest
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.parallel import on_every_rank
 from olmo_inject.training.timed_steps import TimedSteps, time_steps

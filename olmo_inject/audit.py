@@ -1,9 +1,8 @@
-"""Audit: what a run's model was given, against what corpus, order and plan say it should have been.
+"""Audit: compares the rows that a run's model was given with those that corpus, order and plan define.
 
-The evidence was written by the trainer from the tensors it handed to the model; everything here is
-recomputed from the run folder's experiment, without the loader and without the run's stored order. It uses the same
-`Plan` and `InjectedCorpus` as the run: it finds what went wrong between the plan and the model, not a plan that is
-itself wrong, which is for the tests.
+The trainer wrote the evidence from the tensors it passed to the model. The audit recomputes everything from the run
+folder's experiment, without the loader and without the run's stored order. It uses the same `Plan` and
+`InjectedCorpus` as the run: it finds errors between the plan and the model, while errors in the plan are for the tests.
 """
 
 from __future__ import annotations
@@ -20,31 +19,33 @@ from rich.table import Table
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
+from olmo_inject.injection.placement import EOS
+from olmo_inject.injection.splicing import Splices
 from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.folder import CONTENTS, fingerprints
 from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence
 from olmo_inject.tasks import Task
-from olmo_inject.tasks.registry import is_own_code
+from olmo_inject.tasks.registry import rebuilds
 from olmo_inject.terminal import Console
-from olmo_inject.training.checkpoints.save_restore import latest
+from olmo_inject.training.checkpoints.on_disk import latest
 
 DIFFERENCES_KEPT = 20
 
 
 @dataclass
 class Audit:
-    """The outcome for one run.
+    """The result for one run.
 
     Attributes:
         run: the run folder.
-        steps: steps of which there is evidence.
-        planned: how many there are once the run is finished.
-        labels: LABELs per task that reached the loss, as counted in training.
-        overrides: masks of the host that splicing lifted.
-        checks: what was compared, and in how many steps.
-        differences: the first of them, in words.
-        n_differences: how many there were.
+        steps: number of steps with evidence.
+        planned: number of steps of the finished run.
+        labels: LABELs of each task that reached the loss, as counted in training.
+        overrides: number of rows whose mask was lifted for the spliced tokens.
+        checks: number of comparisons by kind.
+        differences: the first differences, in words.
+        n_differences: number of all differences.
     """
 
     run: str
@@ -58,12 +59,12 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether everything agreed, and there was something to compare."""
+        """Whether there was something to compare and everything agreed."""
         return self.n_differences == 0 and self.steps > 0
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The result in words."""
         if not self.steps:
             return "no evidence yet"
         if not self.passed:
@@ -75,11 +76,18 @@ class Audit:
         )
 
     def record(self) -> dict[str, Any]:
-        """As plain values."""
+        """The result as plain values."""
         return vars(self) | {"passed": self.passed, "verdict": self.verdict}
 
     def compare(self, check: str, where: str, recorded: Any, expected: Any) -> None:
-        """Note one comparison."""
+        """Count a comparison.
+
+        Args:
+            check: kind of comparison.
+            where: step, row or file.
+            recorded: by the run.
+            expected: recomputed.
+        """
         self.checks[check] += 1
         if recorded != expected:
             self._differs(f"{where}: {check}: the run says {recorded}, recomputed {expected}")
@@ -95,8 +103,8 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
 
     Args:
         folder: the run's.
-        progress: whether to show how far it is.
-        corpus: where its corpus is now, if it has moved.
+        progress: show progress.
+        corpus: the corpus's folder, if it has moved.
 
     Raises:
         UserError: the folder is not a run, a file of it is damaged, or its corpus cannot be read.
@@ -105,9 +113,9 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     experiment, described, data = run.experiment, run.plan, run.build_data()
     audit = Audit(str(folder))
     recorded = described["fingerprints"]
-    for name, found in fingerprints(data).items():
+    for name, fingerprint in fingerprints(data).items():
         if name in recorded or name != CONTENTS:
-            audit.compare("fingerprints", name, recorded.get(name), found)
+            audit.compare("fingerprints", name, recorded.get(name), fingerprint)
     _compare_tasks(audit, run, data)
     lines = list(read_evidence(folder))
     audit.steps = len(lines)
@@ -127,16 +135,16 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
                 audit.compare("steps without a gap", f"line {number + 1}", line["step"], f"below {experiment.steps}")
             meter.advance()
     if experiment.train.save_data_indices:
-        # What a killed run had not brought to its disk is missing at either end; a checkpoint vouches for the rest.
+        # A kill loses the lines since the last flush; those before the last checkpoint must all be there.
         _compare_indices(audit, folder, data, first, len(lines), 0 if last is None else last.step - first)
     return audit
 
 
 def _compare_tasks(audit: Audit, run: SavedRun, data: ExperimentData) -> None:
-    """The saved tasks against the experiment's; those of built-in kinds are built anew, no code of the run's is run."""
+    """Compare the saved tasks with the experiment's. Tasks of built-in kinds are rebuilt; no code of the run is run."""
     taken: set[int] = set()
     for config, saved in zip(run.experiment.tasks, run.tasks, strict=True):
-        if is_own_code(config.kind):
+        if not rebuilds(config.kind):
             audit.compare("fingerprints", f"saved task {saved.name}", saved.config, config)
         else:
             built = Task.build(config, data.source.vocabulary, taken)
@@ -145,7 +153,7 @@ def _compare_tasks(audit: Audit, run: SavedRun, data: ExperimentData) -> None:
 
 
 def save_audit(audit: Audit) -> None:
-    """Leave the verdict in the run folder, where a report finds it.
+    """Write the result to the run folder, for reports.
 
     Raises:
         UserError: the folder cannot be written.
@@ -164,17 +172,18 @@ def _compare_step(audit: Audit, data: ExperimentData, line: dict[str, Any]) -> N
     audit.compare("targets", where, line["targets"], _targets(batch))
     overrides = int(batch["mask_overridden"].sum()) if "mask_overridden" in batch else 0
     audit.compare("masks lifted", where, line["overrides"], overrides)
-    planned = data.plan.at(step)
-    _compare_rows(audit, data, where, planned, tokens)
+    splices = data.corpus.splices(positions)
+    _compare_rows(audit, data, where, splices, tokens)
+    of_token = splices.task[splices.span]
     for number, task in enumerate(data.plan.tasks):
-        expected = int((planned.task == number).sum())
+        expected = int((splices.answer & (splices.column > 0) & (of_token == number)).sum())
         audit.compare("LABELs in the loss", f"{where}, {task.name}", line["labels"].get(task.name, 0), expected)
         audit.labels[task.name] += line["labels"].get(task.name, 0)
     audit.overrides += line["overrides"]
 
 
 def _targets(batch: dict[str, Any]) -> int:
-    """How many tokens of a batch are targets: all but the first of each row, less what masks leave out."""
+    """Number of targets in a batch: all tokens but the first of each row, without those that are masked."""
     counts = np.ones(batch["input_ids"].shape, bool)
     if "label_mask" in batch:
         counts &= batch["label_mask"].numpy()
@@ -183,27 +192,31 @@ def _targets(batch: dict[str, Any]) -> int:
     return int(counts[:, 1:].sum())
 
 
-def _compare_rows(audit: Audit, data: ExperimentData, where: str, planned: Any, tokens: np.ndarray) -> None:
-    """The spliced rows themselves: the instance, its end of document, and the train half it comes from."""
-    for row, number, instance in zip(*(column.tolist() for column in planned), strict=True):
-        task = data.plan.tasks[number]
-        expected = [*task.instances[instance].tolist(), data.source.vocabulary.eos_id]
-        audit.compare("spliced rows", f"{where}, row {row}", tokens[row, :4].tolist(), expected)
+def _compare_rows(audit: Audit, data: ExperimentData, where: str, splices: Splices, tokens: np.ndarray) -> None:
+    """Compare the spliced rows: the instance, its EOS, and that it is in the train half."""
+    spans = (splices.span_row, splices.start, splices.length, splices.skipped, splices.entry, splices.instance)
+    for row, start, length, skipped, number, instance in zip(*(column.tolist() for column in spans), strict=True):
+        entry = data.plan.entries[number]
+        task, placed = entry.task, f"{where}, row {row}"
+        before, after = ([data.source.vocabulary.eos_id] * n for n in EOS[entry.placement.eos])
+        whole = [*before, *task.instances[instance].tolist(), *after]
+        found = tokens[row, start : start + length].tolist()
+        audit.compare("spliced rows", placed, found, whole[skipped : skipped + length])
         place = int(np.searchsorted(task.train_ids, instance))
         in_train = place < len(task.train_ids) and task.train_ids[place] == instance
-        audit.compare("instances of the train half", f"{where}, row {row}", bool(in_train), True)
+        audit.compare("instances of the train half", placed, bool(in_train), True)
 
 
 def _compare_indices(audit: Audit, folder: Path, data: ExperimentData, first: int, steps: int, vouched: int) -> None:
-    """ai2-olmo's own record of what each rank was given: together, each step's positions exactly once.
+    """Check that ai2-olmo's own records of the ranks together hold each position of each step exactly once.
 
     Args:
-        audit: takes the comparisons.
-        folder: the run's.
-        data: its plan.
-        first: the first step with evidence.
-        steps: how many have it; what is recorded beyond them is not looked at.
-        vouched: of how many, from the first, nothing may be missing.
+        audit: counts the comparisons.
+        folder: of the run.
+        data: of the run.
+        first: first step with evidence.
+        steps: number of steps with evidence; records of later steps are not checked.
+        vouched: number of steps, from the first on, of which no position may be missing.
     """
     files = sorted((folder / "data-indices").glob("*.tsv"))
     size = data.plan.batch_size
@@ -229,12 +242,12 @@ def _index_lines(path: Path) -> Iterator[tuple[int, np.ndarray]]:
             try:
                 step, *positions = map(int, line.split("\t"))
             except ValueError:
-                raise UserError(f"{path}: a line holds something else than numbers") from None
+                raise UserError(f"{path}: a line holds something other than numbers") from None
             yield step - 1, np.array(positions)  # ai2-olmo counts steps from 1
 
 
 def print_audits(audits: list[Audit], console: Console) -> None:
-    """Print a verdict per run, and the differences."""
+    """Print the verdict of each run, and the differences."""
     table = Table(title="Audit", title_justify="left")
     for column in ("run", "steps", "comparisons", "LABELs in the loss", "masks lifted", "verdict"):
         table.add_column(column, justify="left" if column in ("run", "verdict") else "right", overflow="fold")

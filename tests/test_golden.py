@@ -25,6 +25,8 @@ from olmo_inject.cli import main
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).with_name("golden.json")
 RTOL, ATOL = 1e-3, 1e-5  # of results; losses and weights are held to `TRAINED`
 TRAINED = 2e-5

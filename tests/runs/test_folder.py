@@ -24,6 +24,8 @@ from olmo_inject.runs.folder import delete_run
 from olmo_inject.runs.read import load_run, read_evidence, saved_tasks
 from olmo_inject.tasks import Task
 
+pytestmark = pytest.mark.slow
+
 SUBTRACTION = """
 from dataclasses import dataclass
 from pathlib import Path

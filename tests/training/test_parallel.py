@@ -18,6 +18,8 @@ from torch.distributed.fsdp import ShardingStrategy
 from olmo_inject.errors import UserError
 from olmo_inject.training import parallel
 
+pytestmark = pytest.mark.slow
+
 
 def first_weights(strategy: str) -> dict[str, np.ndarray]:
     return numbers(parallel.build_model(tiny_config(strategy), torch.device("cpu"))[1])

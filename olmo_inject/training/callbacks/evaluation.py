@@ -7,6 +7,7 @@ from olmo_inject.corpus.references import Reference
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import chosen_ids
 from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.evaluation import probes
 from olmo_inject.training.evaluation.references import evaluate_reference
 from olmo_inject.training.evaluation.tasks import evaluate_instances, half_means
 from olmo_inject.training.trainer import InjectionTrainer
@@ -48,7 +49,12 @@ class Evaluation(Callback):
         for task in self.tasks:
             for half in ("train", "test"):
                 ids = chosen_ids(task, half, self.config.max_instances)
-                means = half_means(task, half, ids, evaluate_instances(trainer, task, ids, self.config.batch_size))
+                if task.is_triples:
+                    means = half_means(task, half, ids, evaluate_instances(trainer, task, ids, self.config.batch_size))
+                elif asked := probes.probes_of(task, ids):
+                    means = probes.means(task, asked, probes.ask_trainer(trainer, asked))
+                else:
+                    continue
                 named = {f"eval/{task.name}/{half}/{name}": mean for name, mean in means.items()}
                 trainer.metrics.log(
                     step,
