@@ -146,7 +146,7 @@ class Splicer:
                 )
         return start
 
-    def _boundaries(self, host: Shaped[np.ndarray, "b t"] | None, at: int) -> Int64[np.ndarray, " b"]:
+    def _boundaries(self, host: Shaped[np.ndarray, "b t"] | None, at: int) -> Int64[np.ndarray, " d"]:
         """Where documents begin inside a host's row."""
         return np.empty(0, np.int64) if host is None else np.flatnonzero(host[at] == self.eos_id) + 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float
 Logits = Callable[[torch.Tensor], torch.Tensor]  # rows [b, t] -> logits [b, t, V]
 
 
+@runtime_checkable
 class Item(Protocol):
     """A context, and what is to follow it."""
 
