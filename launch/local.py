@@ -63,7 +63,7 @@ def wait_for_orphans(sweep: Sweep, console: Console) -> None:
     begun = [cells.files(sweep, cell).run for cell in sweep.cells if _begun_here(sweep, cell)]
     deadline = time.monotonic() + GRACE_SECONDS
     if orphans := [run.name for run in begun if in_use(run)]:
-        console.print(f"waiting for {', '.join(orphans)} to save and end: their submitter was killed")
+        console.print(f"waiting for {', '.join(orphans)} to save and end: their submitter was killed", soft_wrap=True)
     while time.monotonic() < deadline and any(in_use(run) for run in begun):
         time.sleep(1)
 

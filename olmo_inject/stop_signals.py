@@ -17,11 +17,11 @@ def stop_signals(received: list[int] | None = None) -> Iterator[list[int]]:
     A list and not a `threading.Event`: a second signal in the handler of the first would wait for the event's lock
     for ever.
     """
-    received = [] if received is None else received
+    heard = [] if received is None else received
     signals = (signal.SIGTERM, signal.SIGINT)
-    previous = [signal.signal(number, lambda number, _: received.append(number)) for number in signals]
+    previous = [signal.signal(number, lambda number, _: heard.append(number)) for number in signals]
     try:
-        yield received
+        yield heard
     finally:
         for number, handler in zip(signals, previous, strict=True):
             signal.signal(number, handler)

@@ -117,6 +117,7 @@ def evaluate(
     else:
         labels = [result for result in results if isinstance(result, evaluation.Result)]
         answers = [result for result in results if isinstance(result, evaluation.ProbeResult)]
-        for found, table in ((labels, evaluation.results_table), (answers, probes.results_table)):
-            if found:
-                table_console().print(table(found))
+        if labels:
+            table_console().print(evaluation.results_table(labels))
+        if answers:
+            table_console().print(probes.results_table(answers))

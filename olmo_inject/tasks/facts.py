@@ -52,8 +52,9 @@ class Facts:
 
     def _probes(self, record: Mapping[str, Any], instance: int, place: str, source: Source) -> list[Probe]:
         given = record.get("probes", {})
-        if not isinstance(given, dict) or (unknown := given.keys() - set(MEASURES)):
-            what = f", not {min(unknown)!r}" if isinstance(given, dict) else ""
+        unknown = given.keys() - set(MEASURES) if isinstance(given, dict) else set()
+        if not isinstance(given, dict) or unknown:
+            what = f", not {min(unknown)!r}" if unknown else ""
             raise UserError(f"{place}: probes must be an object of lists under {', '.join(MEASURES)}{what}")
         probes = []
         for measure, pairs in given.items():

@@ -18,7 +18,7 @@ from olmo_inject.corpus.staged import RankShard
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
 from olmo_inject.training.checks import check_before_launch
-from olmo_inject.training.timed_steps import measure
+from olmo_inject.training.timed_steps import time_steps
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def test_a_run_moves_to_a_stage_of_what_is_left(finished: Path, path: Path, tmp_
     experiment = load_experiment(path, overrides)
     assert check_before_launch(experiment, 1, "cpu", False) is None
     with alone() as device:  # a trial is of the next steps too
-        assert measure(experiment, device, steps=1, checkpoint=False).steps == 1
+        assert time_steps(experiment, device, steps=1, checkpoint=False).steps == 1
     assert "trained to step 12" in ranks.run(1, train_on_rank, path, *overrides)[0]
     assert same_bits(finished, run, 12)
     with pytest.raises(UserError, match="holds steps 4 to 11, not step 0"):

@@ -45,7 +45,7 @@ def matched_frequency(scene: Scene) -> Figure:
     _troughs(adam, scene, scene.mixture, Recipe(scene.injection_steps, 1e-3, "adam", "constant"))
     adam.sharey(plain)
     critical = int(critical_widths(scene.mixture)[scene.mixture.starts[scene.rare]])
-    style.label(adam, f"Adam ($N_{{crit}}$ = {critical})", "gap T (steps)", "")
+    style.label(adam, f"Adam ($N_{{crit}}$ = {critical})", "gap T (steps)", "signal")
     style.legend(adam, 2)
 
     gap, length = scene.trace_gap, 20 * scene.trace_gap
@@ -53,7 +53,7 @@ def matched_frequency(scene: Scene) -> Figure:
     for width, color in zip(scene.contrast, (style.RED, style.BLUE), strict=True):
         trace = train(scene.mixture, width, sampled, scene.seeds, Bursts(scene.rare, (gap,))).trace[:, :, 0]
         style.seeds(traces, np.arange(length + 1), list(trace), "-", color, f"N = {width}")
-    style.label(traces, f"Adam, samples, T = {gap}", "step", "")
+    style.label(traces, f"Adam, samples, T = {gap}", "step", "signal")
     style.legend(traces, 1)
     return figure
 

@@ -121,8 +121,8 @@ def test_activations_that_are_computed_again(tmp_path: Path) -> None:
     run = experiment(tmp_path, "1B")
     model, train, rows = run.model, run.train, 4096
     whole = activation_bytes(model, train, 1)
-    one = activation_bytes(model.update_with(n_layers=1), train, 1)
-    block = activation_bytes(model.update_with(n_layers=2), train, 1) - one
+    one = activation_bytes(replace(model, n_layers=1), train, 1)
+    block = activation_bytes(replace(model, n_layers=2), train, 1) - one
     assert block == 52 * 2048 * rows
     assert whole == one + 15 * block
     train.activation_checkpointing = ActivationCheckpointingStrategy.whole_layer
