@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["theory", "--help"], set()),
         (["plan", "EXPERIMENT"], READS_CONFIG | {"pyarrow"}),
         (["corpus", "show", "EXPERIMENT", "--step", "0"], READS_CONFIG),
-        (["audit", "RUN"], READS_CONFIG | {"torch", "sympy"}),  # the rows that it compares are torch's
+        (["audit", "RUN"], READS_CONFIG | {"torch"}),  # the rows that it compares are torch's
         (["theory", "predict", "docs/predict.yaml"], {"numpy", "omegaconf", "pandas", "pyarrow", "scipy"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -91,7 +91,7 @@ def seeds(
     """
     middle, low, high = (np.array([reduce(cell) for cell in values]) for reduce in (np.median, np.min, np.max))
     axes.plot(at, middle, mark, color=color, markersize=4, linewidth=1.2, label=name)
-    if mark not in MARKERS:
+    if set(mark) & set("-:"):
         axes.fill_between(at, low, high, color=color, alpha=0.25, linewidth=0)
     else:
         axes.vlines(at, low, high, color=color, linewidth=1.5)
