@@ -46,11 +46,16 @@ def bits(key: int, n: int, counter: int = 0) -> UInt64[np.ndarray, " n"]:
 def integers(key: int, n: int, bound: int, counter: int = 0) -> Int64[np.ndarray, " n"]:
     """`n` integers in [0, bound), bound <= 2^32, uniform to within bound / 2^64."""
     assert 0 < bound <= 2**32
-    words = bits(key, n, counter)
+    return below(bits(key, n, counter), bound)
+
+
+def below(words: UInt64[np.ndarray, " n"], bounds: int | Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Random words as integers in [0, bound), floor(word * bound / 2^64); each bound <= 2^32."""
     low, high = words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)
+    bound = np.asarray(bounds).astype(np.uint64)
     # The high 64 bits of words * bound, computed in 32-bit halves since numpy has no 128-bit product.
-    carry = (low * np.uint64(bound)) >> np.uint64(32)
-    return ((high * np.uint64(bound) + carry) >> np.uint64(32)).astype(np.int64)
+    carry = (low * bound) >> np.uint64(32)
+    return ((high * bound + carry) >> np.uint64(32)).astype(np.int64)
 
 
 def permuted(key: int, n: int, places: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:

@@ -7,6 +7,7 @@ numbers in the global batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
@@ -50,8 +51,8 @@ class Splice:
 
     def into(self, tokens: Shaped[np.ndarray, "b t"], positions: Int64[np.ndarray, " b"]) -> Splices:
         """Write what is injected at `positions` into `tokens`, in place; returns what was written where."""
-        splices = self.at(positions, tokens.shape[1], tokens)
-        tokens[splices.row, splices.column] = splices.value
+        splices = self.at(positions, tokens.shape[1], tokens if self.reads_host else None)
+        splices.write(tokens)
         return splices
 
     def at(
@@ -70,14 +71,8 @@ class Splice:
         for step in dict.fromkeys(steps.tolist()):
             of_step = np.flatnonzero(steps == step)
             part = splicer.at(step, rows[of_step], None if host is None else host[of_step])
-            parts.append(part._replace(span_row=of_step[part.span_row], row=of_step[part.row]))
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:
-            return splicer.at(0, rows)
-        firsts = np.cumsum([0, *(len(part.start) for part in parts)])
-        parts = [part._replace(span=part.span + first) for part, first in zip(parts, firsts[:-1], strict=True)]
-        return Splices(*map(np.concatenate, zip(*parts, strict=True)))
+            parts.append(replace(part, span_row=of_step[part.span_row]))
+        return parts[0].followed_by(parts[1:]) if parts else splicer.at(0, rows)
 
     def splicer(self, row_length: int) -> Splicer:
         """Lays instances out in rows of a length.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64, UInt64
 
+from olmo_inject import randomness
+
 PLACES = ("start", "end", "random", "offset", "document")
 EOS = {"none": (0, 0), "before": (1, 0), "after": (0, 1), "both": (1, 1)}  # tokens before and after an instance
 
@@ -71,17 +73,12 @@ def starts_in_row(
     behind = np.concatenate([[0], np.cumsum(lengths)])
     free = row_length - int(behind[-1])
     if placement.place == "random":
-        gaps = np.sort([below(int(word), free + 1) for word in words[: len(lengths)]])
+        gaps = np.sort(randomness.below(words[: len(lengths)], free + 1))
         return (gaps + behind[:-1]).tolist()
     if placement.place == "document" and (found := _at_documents(lengths, row_length, words, boundaries)) is not None:
         return found
     first = {"offset": placement.offset, "end": free}.get(placement.place, 0)
     return (first + behind[:-1]).tolist()
-
-
-def below(word: int, bound: int) -> int:
-    """A random word as a number from 0 to below `bound`."""
-    return (word * bound) >> 64
 
 
 def _at_documents(
@@ -97,6 +94,6 @@ def _at_documents(
         ]
         if not fitting:
             return None
-        place = fitting[below(int(word), len(fitting))]
+        place = fitting[(int(word) * len(fitting)) >> 64]
         taken.append((place, place + length))
     return [place for place, _ in taken]

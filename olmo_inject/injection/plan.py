@@ -201,6 +201,9 @@ class Plan:
         Those that have none `listed` get the rows `free`, in turn.
         """
         placement, pieces = self.entries[number].placement, self._pieces[number]
+        if listed is None and pieces is None and placement.per_row == 1:
+            n = len(instances)
+            return free[:n], np.full(n, self._task_of[number]), instances, np.full(n, number), np.zeros(n, np.int64)
         place = np.arange(len(instances)) // placement.per_row
         piece = np.zeros(len(instances), np.int64)
         if pieces is not None:  # each keeps as many rows as the longest may need, and fills its own

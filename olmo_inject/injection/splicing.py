@@ -6,7 +6,9 @@ Dataset, loss, audit and inspection all ask it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Int16, Int32, Int64, Shaped, UInt32
@@ -18,8 +20,9 @@ from olmo_inject.injection.plan import Plan, PlannedTask
 from olmo_inject.tasks import Ragged
 
 
-class Splices(NamedTuple):
-    """Spans of injected tokens, in the order of the rows that were asked for, and their tokens one after another.
+@dataclass(frozen=True, eq=False)
+class Splices:
+    """Spans of injected tokens, in the order of the rows that were asked for.
 
     Attributes:
         span_row: of each span, its row's place among those asked for.
@@ -29,11 +32,9 @@ class Splices(NamedTuple):
         instance: of the task.
         entry: the plan's number of its entry.
         skipped: of its tokens, end of document included, how many earlier rows hold.
-        row: of each token, its row's place among those asked for.
-        column: its place in the row.
-        value: its id.
-        answer: whether it is of the instance's continuation.
-        span: which span it is of.
+        source: where its tokens begin in `values`.
+        values: the tokens of all instances that may be injected.
+        answers: which of them are of a continuation.
     """
 
     span_row: Int64[np.ndarray, " k"]
@@ -43,11 +44,58 @@ class Splices(NamedTuple):
     instance: Int32[np.ndarray, " k"]
     entry: Int16[np.ndarray, " k"]
     skipped: Int64[np.ndarray, " k"]
-    row: Int64[np.ndarray, " t"]
-    column: Int64[np.ndarray, " t"]
-    value: UInt32[np.ndarray, " t"]
-    answer: Bool[np.ndarray, " t"]
-    span: Int64[np.ndarray, " t"]
+    source: Int64[np.ndarray, " k"]
+    values: UInt32[np.ndarray, " v"]
+    answers: Bool[np.ndarray, " v"]
+
+    @cached_property
+    def span(self) -> Int64[np.ndarray, " t"]:
+        """Of each token, which span it is of."""
+        return np.repeat(np.arange(len(self.length)), self.length)
+
+    @cached_property
+    def row(self) -> Int64[np.ndarray, " t"]:
+        """Of each token, its row's place among those asked for."""
+        return self.span_row[self.span]
+
+    @cached_property
+    def _within(self) -> Int64[np.ndarray, " t"]:
+        return np.arange(len(self.span)) - (np.cumsum(self.length) - self.length)[self.span]
+
+    @cached_property
+    def column(self) -> Int64[np.ndarray, " t"]:
+        """Of each token, its place in the row."""
+        return self.start[self.span] + self._within
+
+    @cached_property
+    def value(self) -> UInt32[np.ndarray, " t"]:
+        """Each token's id."""
+        return self.values[self.source[self.span] + self._within]
+
+    @cached_property
+    def answer(self) -> Bool[np.ndarray, " t"]:
+        """Of each token, whether it is of its instance's continuation."""
+        return self.answers[self.source[self.span] + self._within]
+
+    def write(self, tokens: Shaped[np.ndarray, "b t"]) -> None:
+        """Put the tokens into the rows that were asked for."""
+        if not len(self.length):
+            return
+        length, start = int(self.length[0]), int(self.start[0])
+        if (self.length == length).all() and (self.start == start).all():  # one block of all of them
+            places = self.source[:, None] + np.arange(length)
+            tokens[self.span_row, start : start + length] = self.values[places]
+            return
+        spans = (self.span_row, self.start, self.length, self.source)
+        for row, first, tokens_of_it, source in zip(*(column.tolist() for column in spans), strict=True):
+            tokens[row, first : first + tokens_of_it] = self.values[source : source + tokens_of_it]
+
+    def followed_by(self, others: Sequence[Splices]) -> Splices:
+        """These spans and then those of others of the same plan."""
+        names = ("span_row", "start", "length", "task", "instance", "entry", "skipped", "source")
+        return replace(
+            self, **{name: np.concatenate([getattr(each, name) for each in (self, *others)]) for name in names}
+        )
 
 
 class Splicer:
@@ -85,9 +133,8 @@ class Splicer:
         """
         injections = self.plan.at(step)
         by_row = np.argsort(injections.rows, kind="stable")
-        sorted_rows = injections.rows[by_row]
-        first, beyond = np.searchsorted(sorted_rows, rows), np.searchsorted(sorted_rows, rows, side="right")
-        counts = beyond - first
+        of_row = np.bincount(injections.rows, minlength=self.plan.batch_size)
+        counts, first = of_row[rows], (np.cumsum(of_row) - of_row)[rows]
         span_row = np.repeat(np.arange(len(rows)), counts)
         ends = np.cumsum(counts)
         chosen = by_row[np.arange(len(span_row)) + np.repeat(first - (ends - counts), counts)]
@@ -98,9 +145,7 @@ class Splicer:
         skipped = piece.astype(np.int64) * self.row_length
         length = np.minimum(self._lengths[number] - skipped, self.row_length)
         start = self._starts(step, rows, span_row, entry, length, counts, host)
-        row = np.repeat(span_row, length)
-        within = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
-        source = np.repeat(self._offsets[number] + skipped, length) + within
+        source = self._offsets[number] + skipped
         return Splices(
             span_row,
             start,
@@ -109,11 +154,9 @@ class Splicer:
             instance,
             entry,
             skipped,
-            row,
-            np.repeat(start, length) + within,
-            self._values[source],
-            self._answers[source],
-            np.repeat(np.arange(len(start)), length),
+            source,
+            self._values,
+            self._answers,
         )
 
     def _starts(
@@ -137,6 +180,9 @@ class Splicer:
                 continue
             words = randomness.bits(self._keys[n], self.plan.batch_size * placement.per_row, step)
             words = words.reshape(self.plan.batch_size, placement.per_row)
+            if placement.per_row == 1 and placement.place == "random":  # as `starts_in_row`, all rows at once
+                start[mine] = randomness.below(words[rows[span_row[mine]], 0], self.row_length - length[mine] + 1)
+                continue
             firsts = mine[np.flatnonzero(np.diff(span_row[mine], prepend=-1))]
             for i in firsts.tolist():
                 at = int(span_row[i])
