@@ -106,12 +106,13 @@ def train(
         data = _check_and_lock(experiment, device, stack, overwrite)
         write = partial(_write_folder, experiment, data, overwrite)
         trainer = build_trainer(experiment, data, device, anew=overwrite, write_folder=write)
+        stack.enter_context(worker_deaths_told())  # around closing too, where torch may raise it once more
         stack.enter_context(_closing(trainer))
         if trainer.global_step >= experiment.steps:
             return f"already trained to step {trainer.global_step}: nothing to do"
         begun = time.monotonic()
         try:
-            with worker_deaths_told(), _stop_requests(experiment, received) as trainer.should_stop:
+            with _stop_requests(experiment, received) as trainer.should_stop:
                 trainer.fit()
         except OSError as error:  # a full disk, wherever it was met
             raise FoundByOneRank(f"{experiment.run_folder}: {error.strerror or error}") from error
@@ -126,7 +127,7 @@ def _closing(trainer: InjectionTrainer) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(OSError, UserError):
+        with suppress(Exception):
             trainer.close(exit_code=1)
         raise
     trainer.close()

@@ -263,11 +263,11 @@ def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capf
         (("stage", "--out", "t", "--steps", "0:5", "--rank-shard", "0"), "--rank-shard: '0' is not first-last/world"),
         (
             ("stage", "--out", "t", "--steps", "3:26"),
-            "--steps: 3:26 is more than the whole corpus, which ends after 22",
+            "--steps: 3:26 is more than the whole corpus",
         ),
         (
             ("stage", "--out", "t", "--steps", "0:9999999", "--rank-shard", "0/2"),
-            "which ends after 22 steps and is then read again: stage at most 44 steps",
+            "stage at most 44 steps",
         ),
         (("order", "--out", "t", "--steps", "0"), "--steps: '0' is not start:stop"),
         (("order", "--out", "t", "--steps", "4:4"), "--steps: 4:4: stop must be above start"),

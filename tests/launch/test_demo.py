@@ -32,7 +32,8 @@ def test_the_sweep_is_a_grid_of_widths_and_frequencies_and_a_burst_at_one_of_the
         assert cell.labels["width"] == str(experiment.model.d_model)
         assert cell.resources.gpus_per_node == 0
         (injection,) = experiment.injections
-        rate = experiment.frequency(injection).per_batch
+        burst = injection.schedule == "burst"
+        rate = injection.instances / injection.every if burst else experiment.frequency(injection).per_batch
         cells[injection.schedule, experiment.model.d_model, rate] = experiment.steps
     assert len(cells) == len(load_sweep(SWEEP).cells)
     even = {cell[1:] for cell in cells if cell[0] == "uniform"}
