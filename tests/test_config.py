@@ -342,7 +342,7 @@ def test_bernoulli_draws_are_keyed_by_plan_seed_and_task(base: Path) -> None:
     entry = "{{task: {}, schedule: bernoulli, per_sequence: 1/4}}"
     entries = f"injections: [{entry.format('tcmp')}, {entry.format('tadd')}]"
     first, second = load_experiment(changed(base, entries)), load_experiment(changed(base, entries), ["plan_seed=1"])
-    keys = {e.schedule(injection).key for e in (first, second) for injection in e.injections}  # type: ignore[attr-defined]
+    keys = {entry.schedule.key for e in (first, second) for entry in planned(e)}  # type: ignore[attr-defined]
     assert len(keys) == 4
 
 

@@ -43,9 +43,4 @@ def _of_run(run: Run) -> pd.DataFrame:
 
 def _counts(run: Run, task: str) -> np.ndarray:
     """How many instances of a task each step's batch holds."""
-    entry = run.injection(task)
-    steps = range(run.steps_done + 1)
-    if entry is None:
-        return np.zeros(len(steps), int)
-    schedule = run.experiment.schedule(entry)
-    return np.array([schedule.count(step) for step in steps], int)
+    return np.array([run.injected_in(task, step) for step in range(run.steps_done + 1)], int)

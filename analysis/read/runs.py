@@ -17,7 +17,7 @@ from analysis.stats import wilson
 from olmo_inject.config import Experiment, InjectionConfig, named_model
 from olmo_inject.entries import planned_tasks
 from olmo_inject.errors import UserError
-from olmo_inject.injection import Frequency
+from olmo_inject.injection import Frequency, PlannedTask
 from olmo_inject.runs.read import SavedRun, load_run, read_audit, read_metrics
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, judged, unmirrored_among
@@ -144,10 +144,17 @@ class Run:
         rate = sum((Fraction(each["instances_per_batch"]) for each in described), Fraction(0))
         return Frequency(rate, self.experiment.batch_size, self.experiment.sequence_length)
 
+    @cached_property
+    def _entries(self) -> list[PlannedTask]:
+        return planned_tasks(self.experiment, self.tasks)
+
+    def injected_in(self, task: str, step: int) -> int:
+        """How many instances of `task` the schedules give a step."""
+        return sum(entry.schedule.count(step) for entry in self._entries if entry.task.name == task)
+
     def injecting_steps(self, task: str) -> list[int]:
         """The steps that inject `task`."""
-        entries = [entry for entry in planned_tasks(self.experiment, self.tasks) if entry.task.name == task]
-        return [s for s in range(self.experiment.steps) if any(entry.schedule.count(s) for entry in entries)]
+        return [step for step in range(self.experiment.steps) if self.injected_in(task, step)]
 
     def rate(self, task: str) -> tuple[Fraction, float]:
         """What schedules are ordered by: the long-run frequency, then the gap."""
