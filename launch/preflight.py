@@ -23,9 +23,9 @@ from olmo_inject.corpus.verify import recorded_files
 from olmo_inject.data import build_data
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.tasks import Task
+from olmo_inject.training.agreement import on_every_rank
 from olmo_inject.training.checkpoints.save_restore import latest
 from olmo_inject.training.checks import check_before_launch
-from olmo_inject.training.parallel import on_every_rank
 from olmo_inject.training.timed_steps import Trial, measure
 
 REDUCED = 4 * 2**20  # float32 numbers: 16 MiB, of the order of DDP's buckets

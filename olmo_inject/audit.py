@@ -12,24 +12,28 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from olmo_inject.data import ExperimentData
+from olmo_inject.config import StreamExperiment
+from olmo_inject.corpus.splice import Splice
+from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
 from olmo_inject.runs import evidence
 from olmo_inject.runs.folder import CONTENTS, fingerprints
-from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence
+from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence, read_saved
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import is_own_code
 from olmo_inject.terminal import Console
-from olmo_inject.training.checkpoints.save_restore import latest
 from olmo_inject.visible_text import visible
+
+if TYPE_CHECKING:
+    from olmo_inject.config import Experiment
 
 DIFFERENCES_KEPT = 20
 
@@ -45,6 +49,7 @@ class Audit:
         labels: LABELs per task that reached the loss, as counted in training.
         overrides: masks of the host that splicing lifted.
         checks: what was compared, and in how many steps.
+        host: whether whole rows were compared; where somebody else loads them, what is spliced into them is.
         differences: the first of them, in words.
         n_differences: how many there were.
     """
@@ -55,6 +60,7 @@ class Audit:
     labels: Counter[str] = field(default_factory=Counter)
     overrides: int = 0
     checks: Counter[str] = field(default_factory=Counter)
+    host: bool = True
     differences: list[str] = field(default_factory=list)
     n_differences: int = 0
 
@@ -70,11 +76,10 @@ class Audit:
             return "no evidence yet"
         if not self.passed:
             return f"{self.n_differences:,} differences"
-        return (
-            "identical"
-            if self.steps >= self.planned
-            else f"identical so far ({self.steps:,} of {self.planned:,} steps)"
-        )
+        identical = "identical" if self.host else "identical in what is injected"
+        if self.steps >= self.planned:
+            return identical
+        return f"{identical} so far ({self.steps:,} of {self.planned:,} steps)"
 
     def record(self) -> dict[str, Any]:
         """As plain values."""
@@ -104,8 +109,9 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
         UserError: the folder is not a run, a file of it is damaged, or its corpus cannot be read.
     """
     run = load_run(folder, corpus)
-    experiment, described, data = run.experiment, run.plan, run.build_data()
-    audit = Audit(str(folder))
+    experiment, described = run.experiment, run.plan
+    data = run.build_data() if run.has_host else run.build_plan()
+    audit = Audit(str(folder), host=run.has_host)
     recorded = described["fingerprints"]
     for name, found in fingerprints(data).items():
         if name in recorded or name != CONTENTS:
@@ -117,24 +123,34 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     audit.planned = experiment.steps - begun
     first = lines[0]["step"] if lines else begun
     audit.compare("steps without a gap", "first line", first, begun)
-    last = latest(folder)
-    vouched = first + len(lines) if last is None else last.step
+    vouched = _vouched(run, first)
     audit.compare("steps without a gap", "up to the last checkpoint", first + len(lines) >= vouched, True)
     console = Console(stderr=True)
     shown = track(lines, f"auditing {escape(visible(folder.name))}", console=console) if progress else lines
     for number, line in enumerate(shown):
         audit.compare("steps without a gap", f"line {number + 1}", line["step"], first + number)
         if 0 <= line["step"] < experiment.steps:
-            _compare_step(audit, data, line)
+            _compare_step(audit, experiment.sequence_length, data, line)
         else:
             audit.compare("steps without a gap", f"line {number + 1}", line["step"], f"below {experiment.steps}")
-    if experiment.train.save_data_indices:
+    if not isinstance(experiment, StreamExperiment) and cast("Experiment", experiment).train.save_data_indices:
         # What a killed run had not brought to its disk is missing at either end; a checkpoint vouches for the rest.
-        _compare_indices(audit, folder, data, first, len(lines), 0 if last is None else last.step - first)
+        _compare_indices(audit, folder, data, first, len(lines), vouched - first)
     return audit
 
 
-def _compare_tasks(audit: Audit, run: SavedRun, data: ExperimentData) -> None:
+def _vouched(run: SavedRun, first: int) -> int:
+    """The last checkpoint's step, up to which evidence cannot be missing; `first` where there is none."""
+    if isinstance(run.experiment, StreamExperiment):
+        saved = read_saved(run.folder)
+        return first if saved is None else saved["step"]
+    from olmo_inject.training.checkpoints.save_restore import latest
+
+    last = latest(run.folder)
+    return first if last is None else last.step
+
+
+def _compare_tasks(audit: Audit, run: SavedRun, data: TaskPlan) -> None:
     """The saved tasks against the experiment's; those of built-in kinds are built anew, no code of the run's is run."""
     taken: set[int] = set()
     for config, saved in zip(run.experiment.tasks, run.tasks, strict=True):
@@ -155,17 +171,23 @@ def save_audit(audit: Audit) -> None:
     write_json(Path(audit.run) / AUDIT, audit.record())
 
 
-def _compare_step(audit: Audit, data: ExperimentData, line: dict[str, Any]) -> None:
+def _compare_step(audit: Audit, length: int, data: TaskPlan, line: dict[str, Any]) -> None:
     step, size = line["step"], data.plan.batch_size
     where = f"step {step}"
     positions = np.arange(step * size, (step + 1) * size)
-    batch = data.corpus.rows(positions)
-    tokens = batch["input_ids"].numpy()
-    audit.compare("tokens given to the model", where, line["tokens"], evidence.step_hash(positions, tokens))
     audit.compare("rows", where, line["rows"], size)
-    audit.compare("targets", where, line["targets"], _targets(batch))
-    overrides = int(batch["mask_overridden"].sum()) if "mask_overridden" in batch else 0
-    audit.compare("masks lifted", where, line["overrides"], overrides)
+    if isinstance(data, ExperimentData):
+        batch = data.corpus.rows(positions)
+        tokens = batch["input_ids"].numpy()
+        audit.compare("tokens given to the model", where, line["tokens"], evidence.step_hash(positions, tokens))
+        audit.compare("targets", where, line["targets"], _targets(batch))
+        overrides = int(batch["mask_overridden"].sum()) if "mask_overridden" in batch else 0
+        audit.compare("masks lifted", where, line["overrides"], overrides)
+    else:
+        tokens = np.zeros((size, length), np.int64)
+        injected = Splice(data.plan, data.source.vocabulary.eos_id)(tokens, step, np.arange(size)).any(axis=1)
+        expected = evidence.step_hash(positions[injected], tokens[injected])
+        audit.compare("tokens injected into what the model was given", where, line.get("injected"), expected)
     planned = data.plan.at(step)
     _compare_rows(audit, data, where, planned, tokens)
     for number, task in enumerate(data.plan.tasks):
@@ -185,7 +207,7 @@ def _targets(batch: dict[str, Any]) -> int:
     return int(counts[:, 1:].sum())
 
 
-def _compare_rows(audit: Audit, data: ExperimentData, where: str, planned: Any, tokens: np.ndarray) -> None:
+def _compare_rows(audit: Audit, data: TaskPlan, where: str, planned: Any, tokens: np.ndarray) -> None:
     """The spliced rows themselves: the instance, its end of document, and the train half it comes from."""
     for row, number, instance in zip(*(column.tolist() for column in planned), strict=True):
         task = data.plan.tasks[number]
@@ -196,7 +218,7 @@ def _compare_rows(audit: Audit, data: ExperimentData, where: str, planned: Any, 
         audit.compare("instances of the train half", f"{where}, row {row}", bool(in_train), True)
 
 
-def _compare_indices(audit: Audit, folder: Path, data: ExperimentData, first: int, steps: int, vouched: int) -> None:
+def _compare_indices(audit: Audit, folder: Path, data: TaskPlan, first: int, steps: int, vouched: int) -> None:
     """ai2-olmo's own record of what each rank was given: together, each step's positions exactly once.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from olmo_inject.config import Experiment
+from olmo_inject.config import Described
 from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
@@ -15,9 +15,6 @@ from olmo_inject.corpus.source import CorpusSource, read_source
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan, PlannedTask
 from olmo_inject.tasks import Task, build_tasks
-from olmo_inject.vocabulary import Vocabulary
-
-EMBEDDING_MULTIPLE = 128  # to which OLMo's embeddings are rounded up
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class ExperimentData(TaskPlan):
     corpus: InjectedCorpus
 
 
-def build_plan(experiment: Experiment, tasks: list[Task] | None = None) -> TaskPlan:
+def build_plan(experiment: Described, tasks: list[Task] | None = None) -> TaskPlan:
     """Vocabulary, tasks and plan of an experiment.
 
     Args:
@@ -50,7 +47,7 @@ def build_plan(experiment: Experiment, tasks: list[Task] | None = None) -> TaskP
             not fit the vocabulary, a plan that overflows a batch.
     """
     source = read_source(experiment.corpus)
-    _check_ids(experiment, source.vocabulary)
+    experiment.check_vocabulary(source.vocabulary)
     tasks = build_tasks(experiment.tasks, source.vocabulary) if tasks is None else tasks
     by_name = {task.name: task for task in tasks}
     entries = [
@@ -61,7 +58,7 @@ def build_plan(experiment: Experiment, tasks: list[Task] | None = None) -> TaskP
 
 
 def build_data(
-    experiment: Experiment, order_folder: Path | None = None, tasks: list[Task] | None = None
+    experiment: Described, order_folder: Path | None = None, tasks: list[Task] | None = None
 ) -> ExperimentData:
     """Everything up to the dataset of rows; opens the shards and samples them.
 
@@ -75,8 +72,8 @@ def build_data(
             corpus that ends before the run does.
     """
     what = build_plan(experiment, tasks)
-    data = experiment.train.data
-    masks = data.label_mask_paths
+    loading = experiment.loading
+    masks = loading.label_mask_paths
     if masks is not None and not what.source.paths:
         raise UserError("train.data.label_mask_paths: a staged or remote corpus has no label masks beside its shards")
     shards = what.source.open_shards(experiment.sequence_length)
@@ -89,9 +86,9 @@ def build_data(
         what.plan,
         what.source.vocabulary.eos_id,
         experiment.steps * experiment.batch_size,
-        instance_filter=None if data.instance_filter is None else RepetitionFilter(**vars(data.instance_filter)),
+        instance_filter=None if loading.instance_filter is None else RepetitionFilter(**vars(loading.instance_filter)),
         label_masks=None if masks is None else LabelMasks([Path(path) for path in masks], shards),
-        document_lengths=data.generate_doc_lengths,
+        document_lengths=loading.document_lengths,
     )
     return ExperimentData(what.source, what.tasks, what.plan, shards, order, corpus)
 
@@ -112,25 +109,3 @@ class RepetitionFilter:
             tokens, max_period=self.repetition_max_period, min_period=self.repetition_min_period
         )
         return all(match.times < self.repetition_max_count for match in found)
-
-
-def _check_ids(experiment: Experiment, vocabulary: Vocabulary) -> None:
-    """Refuse a model whose ids are not the tokenizer's, in one line that says all there is to change."""
-    model, wrong = experiment.model, {}
-    if vocabulary.size > model.vocab_size:
-        wrong["vocab_size"] = vocabulary.size
-    if model.embedding_size is not None and vocabulary.size > model.embedding_size:
-        wrong["embedding_size"] = -(-vocabulary.size // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
-    wrong |= {
-        name: ours
-        for name, ours in (("eos_token_id", vocabulary.eos_id), ("pad_token_id", vocabulary.pad_id))
-        if getattr(model, name) != ours
-    }
-    if wrong:
-        raise UserError(
-            f"model: its ids are not those of tokenizer {vocabulary.identifier}: set "
-            + " ".join(f"model.{name}={ours}" for name, ours in wrong.items())
-            + " (now "
-            + ", ".join(str(getattr(model, name)) for name in wrong)
-            + ")"
-        )

@@ -9,44 +9,55 @@ injections:
   - {task: tcmp, instances_per_batch: 1/10}
 train:                           # ai2-olmo's TrainConfig; its overrides work as they do there
   max_duration: 1000
+
+What needs ai2-olmo (`Experiment` and the parts that only its trainer has) is imported when it is asked for.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from olmo_inject.config.loading import (
     configs_folder,
     experiment_yaml,
     find_config,
+    load_described,
     load_experiment,
     named_model,
     one_line,
     read_described,
     shipped_configs,
 )
-from olmo_inject.config.schema import (
-    CheckpointConfig,
-    CorpusConfig,
-    EvaluationConfig,
-    Experiment,
-    GradientConfig,
-    InjectionConfig,
-    ReferenceConfig,
-    SafetyConfig,
-)
+from olmo_inject.config.parts import CorpusConfig, Described, EvaluationConfig, InjectionConfig, ReferenceConfig
+from olmo_inject.config.stream import StreamExperiment
+
+if TYPE_CHECKING:
+    from olmo_inject.config.schema import CheckpointConfig, Experiment, GradientConfig, SafetyConfig
 
 __all__ = [
     "CheckpointConfig",
     "CorpusConfig",
+    "Described",
     "EvaluationConfig",
     "Experiment",
     "GradientConfig",
     "InjectionConfig",
     "ReferenceConfig",
     "SafetyConfig",
+    "StreamExperiment",
     "configs_folder",
     "experiment_yaml",
     "find_config",
+    "load_described",
     "load_experiment",
     "named_model",
     "one_line",
     "read_described",
     "shipped_configs",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from olmo_inject.config import schema
+
+    return getattr(schema, name)

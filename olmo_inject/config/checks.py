@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from olmo.config import TrainConfig, WandbConfig
 
 from olmo_inject.config.ranges import INT32, check_ranges
-from olmo_inject.config.schema import (
-    DRAWS,
-    SCHEDULES,
-    CorpusConfig,
-    Experiment,
-    InjectionConfig,
-)
+from olmo_inject.config.schema import Experiment
+from olmo_inject.config.stream_checks import check_corpus, check_folder, check_stream
 from olmo_inject.config.train_checks import check_model, check_train
 from olmo_inject.errors import UserError
-from olmo_inject.injection.frequency import UNITS
 from olmo_inject.steps import StepSelection
-from olmo_inject.tasks import SPLICED_TOKENS, check_name
 
 
 def check(experiment: Experiment) -> None:
@@ -36,22 +27,7 @@ def check(experiment: Experiment) -> None:
     if experiment.model.precision not in (None, experiment.train.precision):
         raise UserError(f"model.precision: {experiment.model.precision} is set by train.precision")
     _check_choices(experiment)
-    names = [task.name for task in experiment.tasks]
-    for name in names:
-        check_name(name, "tasks")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"tasks: two are named {twice[0]}")
-    for injection in experiment.injections:
-        _check_injection(experiment, injection, names)
-    _check_references(experiment, names)
-    injected = [injection.task for injection in experiment.injections]
-    if len(set(injected)) != len(injected):
-        raise UserError("injections: a task stands twice; give each task one entry")
-    if experiment.injections and experiment.sequence_length < SPLICED_TOKENS + 1:
-        raise UserError(
-            f"model.max_sequence_length: {experiment.sequence_length} leaves no host text after the "
-            f"{SPLICED_TOKENS} spliced tokens"
-        )
+    check_stream(experiment, "model.max_sequence_length")
 
 
 # Keys of ai2-olmo's TrainConfig that this project decides itself, and where to say it instead. An OLMo
@@ -153,25 +129,9 @@ def _check_choices(experiment: Experiment) -> None:
     experiment.checkpoints.also.check("checkpoints.also")
     experiment.evaluation.also.check("evaluation.also")
     _check_gradients(experiment)
-    corpus = experiment.corpus
-    for where, path in (("folder", experiment.folder), ("start_from", experiment.start_from)):
-        if path is not None and "://" in path:
-            raise UserError(f"{where}: {path} is an address; it must be a folder of this machine")
-    for path in [corpus.folder or "", *corpus.paths]:
-        if "://" in path:
-            where = "folder" if path == corpus.folder else "paths"
-            raise UserError(
-                f"corpus.{where}: {path} is an address; write shards that lie elsewhere as corpus.name with corpus.root"
-            )
-    given = [key for key in ("name", "folder", "paths") if getattr(corpus, key)]
-    if len(given) != 1:
-        raise UserError(f"corpus: give one of name, folder and paths, not {' and '.join(given) or 'none'}")
-    for name in ("dtype", "tokenizer", "vocab_size"):
-        if given != ["paths"] and getattr(corpus, name) != getattr(CorpusConfig(), name):
-            raise UserError(f"corpus.{name}: not with corpus.{given[0]}, which says it itself")
-    for name in ("root", "manifest"):
-        if given != ["name"] and getattr(corpus, name) is not None:
-            raise UserError(f"corpus.{name}: only with corpus.name")
+    check_corpus(experiment)
+    if experiment.start_from is not None:
+        check_folder("start_from", experiment.start_from)
 
 
 def _check_gradients(experiment: Experiment) -> None:
@@ -186,52 +146,3 @@ def _check_gradients(experiment: Experiment) -> None:
         raise UserError(f"gradients.neurons: {config.neurons} is more than the {neurons} of the model's MLPs")
     if experiment.train.data.generate_doc_lengths:
         raise UserError("gradients.at: not with train.data.generate_doc_lengths (document masking)")
-
-
-def _check_injection(experiment: Experiment, injection: InjectionConfig, names: Sequence[str]) -> None:
-    where = f"injections: {injection.task}"
-    if injection.task not in names:
-        raise UserError(f"injections: task {injection.task!r} is not one of {', '.join(names) or 'none declared'}")
-    if injection.schedule not in SCHEDULES:
-        raise UserError(f"{where}: schedule {injection.schedule!r} is not one of {', '.join(SCHEDULES)}")
-    if injection.draw not in DRAWS:
-        raise UserError(f"{where}: draw {injection.draw!r} is not one of {', '.join(DRAWS)}")
-    units = [unit for unit in UNITS if getattr(injection, unit) is not None]
-    burst_keys = [name for name in ("instances", "every") if getattr(injection, name) is not None]
-    if injection.schedule == "burst":
-        if units or len(burst_keys) != 2:
-            raise UserError(f"{where}: a burst takes instances and every (and phase), no rate")
-        _positive(f"{where}: instances", injection.instances)
-        _positive(f"{where}: every", injection.every)
-        if not 0 <= injection.phase < (injection.every or 1):
-            raise UserError(f"{where}: phase {injection.phase} is not in 0..{(injection.every or 1) - 1}")
-    else:
-        if burst_keys or injection.phase:
-            raise UserError(f"{where}: instances, every and phase belong to schedule burst")
-        if len(units) != 1:
-            raise UserError(f"{where}: give exactly one of {', '.join(UNITS)}")
-        rate = experiment.frequency(injection).per_batch
-        if rate > experiment.batch_size:
-            raise UserError(
-                f"{where}: {float(rate):g} instances per batch are more than its {experiment.batch_size} rows"
-            )
-    if injection.start < 0 or (injection.stop is not None and injection.stop <= injection.start):
-        raise UserError(f"{where}: steps {injection.start} to {injection.stop} are not a window")
-    if injection.start >= experiment.steps:
-        raise UserError(f"{where}: start {injection.start} is beyond the run's {experiment.steps} steps")
-
-
-def _check_references(experiment: Experiment, tasks: Sequence[str]) -> None:
-    taken = set(tasks)
-    for reference in experiment.references:
-        check_name(reference.name, "references")
-        if reference.name in taken:
-            raise UserError(f"references: name {reference.name!r} stands twice, or is a task's; names must differ")
-        if not reference.path:
-            raise UserError(f"references: {reference.name}: path is missing: a file of `corpus scan --references`")
-        taken.add(reference.name)
-
-
-def _positive(where: str, value: int | None) -> None:
-    if value is None or value < 1:
-        raise UserError(f"{where}: {value} must be at least 1")

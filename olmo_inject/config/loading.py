@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from olmo.config import ModelConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from olmo_inject.config.checks import check
-from olmo_inject.config.schema import Experiment, expand_paths
+from olmo_inject.config.parts import Described
+from olmo_inject.config.stream import OLMO, StreamExperiment, check_stream_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.paths import expanded
 from olmo_inject.yaml_text import in_flow, parse_overrides, read_yaml, typed, without_none
 
-Described = TypeVar("Described")
+if TYPE_CHECKING:
+    from olmo_inject.config.schema import Experiment
+
+Kind = TypeVar("Kind")
 
 
 def configs_folder() -> Path:
@@ -43,19 +45,49 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = (), changed_by:
     Raises:
         UserError: anything that cannot be a run, in one line that names the key, the value and what is allowed.
     """
+    experiment = load_described(path, overrides, changed_by)
+    if isinstance(experiment, StreamExperiment):
+        raise UserError(f"{path}: trainer {experiment.trainer} trains by a script of your own; see docs/trainers.md")
+    return cast("Experiment", experiment)
+
+
+def load_described(path: Path | str, overrides: Sequence[str] = (), changed_by: str = "command line") -> Described:
+    """As `load_experiment`, of any trainer: `trainer: NAME` says that it is another than ai2-olmo's.
+
+    Raises:
+        UserError: as `load_experiment`; ai2-olmo is needed and not installed.
+    """
     layers = _over(_read_extended(find_config(path, "experiments")), parse_overrides(list(map(_nest_model, overrides))))
-    given = typed(_with_named_model(layers), Experiment)
-    schema, defaults = _schema()
+    kind, check = _kind(layers)
+    given = typed(layers if kind is StreamExperiment else _with_named_model(layers), kind)
+    schema, defaults = _schema(kind)
     _over(defaults, given)  # refuses a list for keys by name, which OmegaConf does not
     try:
-        _check_lists(given, Experiment)
+        _check_lists(given, kind)
         experiment = OmegaConf.to_object(OmegaConf.merge(schema, given))
     except (OmegaConfBaseException, _ListError) as error:
         raise UserError(f"{changed_by if _good_without(path, overrides) else path}: {one_line(error)}") from None
-    assert isinstance(experiment, Experiment)
-    expand_paths(experiment)
+    assert isinstance(experiment, kind)
+    experiment.expand_paths()
     check(experiment)
     return experiment
+
+
+def _kind(layers: dict[str, Any]) -> tuple[type[Described], Callable[[Any], None]]:
+    """The description that a configuration is of, and its check."""
+    if layers.get("trainer", OLMO) != OLMO:
+        return StreamExperiment, check_stream_experiment
+    layers.pop("trainer", None)
+    try:
+        from olmo_inject.config.checks import check
+        from olmo_inject.config.schema import Experiment
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("olmo"):
+            raise
+        raise UserError(
+            "trainer: ai2-olmo is not installed, which trains where no other is named (pip install ai2-olmo==0.6.0)"
+        ) from None
+    return Experiment, check
 
 
 def _good_without(path: Path | str, overrides: Sequence[str]) -> bool:
@@ -63,25 +95,25 @@ def _good_without(path: Path | str, overrides: Sequence[str]) -> bool:
     if not overrides:
         return False
     try:
-        load_experiment(path)
+        load_described(path)
     except UserError:
         return False
     return True
 
 
 @cache
-def _schema() -> tuple[DictConfig, Any]:
+def _schema(kind: type[Described]) -> tuple[DictConfig, Any]:
     """What may be written, which takes OmegaConf longer to work out than to check a file, and its defaults."""
-    schema = OmegaConf.structured(Experiment)
+    schema = OmegaConf.structured(kind)
     return schema, OmegaConf.to_container(schema)
 
 
-def experiment_yaml(experiment: Experiment) -> str:
-    """The resolved experiment as YAML; `load_experiment` reads it back to the same."""
+def experiment_yaml(experiment: Described) -> str:
+    """The resolved experiment as YAML; `load_described` reads it back to the same."""
     return OmegaConf.to_yaml(OmegaConf.structured(experiment))
 
 
-def read_described(path: Path, kind: type[Described]) -> Described:
+def read_described(path: Path, kind: type[Kind]) -> Kind:
     """A YAML file as the dataclass that says what may stand in it.
 
     Raises:
@@ -211,6 +243,8 @@ def _elsewhere(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _with_named_model(plain: dict[str, Any]) -> dict[str, Any]:
     """Put a named model's file under the rest: `model: 20M`, or `model: {name: 20M, ...}` to change parts."""
+    from olmo.config import ModelConfig
+
     model = dict(plain.get("model") or {})
     name = model.pop("name", None)
     if name is None:

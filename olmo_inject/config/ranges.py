@@ -6,7 +6,7 @@ OmegaConf has checked the types before; ai2-olmo itself checks some values with 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,18 +124,25 @@ CHOICES = {
 }
 
 
-def check_ranges(config: Any) -> None:
+def check_ranges(
+    config: Any, ranges: Mapping[str, Range] = RANGES, choices: Mapping[str, Sequence[str]] = CHOICES
+) -> None:
     """Check every setting of the two tables; null, where a key may be null, is always allowed.
+
+    Args:
+        config: what to check.
+        ranges: of numbers by dotted key.
+        choices: words by dotted key.
 
     Raises:
         UserError: the key, the value and what is allowed.
     """
-    for key, allowed in RANGES.items():
+    for key, allowed in ranges.items():
         for value in _values(config, key):
             if not allowed.holds(value):
                 finite = "" if math.isfinite(value) else "finite, "
                 raise UserError(f"{key}: {value} must be {finite}{allowed}")
-    for key, words in CHOICES.items():
+    for key, words in choices.items():
         for value in _values(config, key):
             if value not in words:
                 raise UserError(f"{key}: {str(value)!r} is not {', '.join(words[:-1])} or {words[-1]}")

@@ -1,69 +1,27 @@
-"""What an experiment may say, and what it comes to in schedules and steps."""
+"""What an experiment of ai2-olmo's trainer may say."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from olmo.config import ModelConfig, TrainConfig
+from olmo.config import ModelConfig, SchedulerType, TrainConfig
 
-from olmo_inject.injection import Bernoulli, Burst, Frequency, Schedule, Uniform, parse_fraction, windowed
-from olmo_inject.injection.frequency import UNITS
+from olmo_inject.config.parts import (
+    CorpusConfig,
+    Described,
+    EvaluationConfig,
+    InjectionConfig,
+    Loading,
+    ReferenceConfig,
+)
+from olmo_inject.errors import UserError
 from olmo_inject.paths import expanded
-from olmo_inject.randomness import key
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import TaskConfig
+from olmo_inject.vocabulary import Vocabulary
 
-SCHEDULES = ("uniform", "burst", "bernoulli")
-DRAWS = ("independent", "epochs")
-
-
-@dataclass
-class CorpusConfig:
-    """Where the tokens are: a named corpus, a folder made by `olmo-inject corpus`, or shards of one's own."""
-
-    name: str | None = None
-    """One of configs/corpora, or a file like them; it says everything else but where the shards are and the seed."""
-    root: str | None = None
-    """Of a named corpus: the folder, http(s)://... or s3://... under which its shards are."""
-    manifest: str | None = None
-    """Of a named corpus: its manifest, if it is not where `olmo-inject corpus manifest` puts it."""
-    folder: str | None = None
-    """A corpus folder, or a staged corpus; its `corpus.json` or `stage.json` says everything else but the seed."""
-    paths: list[str] = field(default_factory=list)
-    """Shards in order, raw arrays of token ids; a path may be a glob."""
-    dtype: str = "uint16"
-    tokenizer: str | None = None
-    """A tokenizer.json, or the name of one that ai2-olmo carries; None for bare ids, which cannot be decoded."""
-    vocab_size: int | None = None
-    """Only without a tokenizer: how many ids exist."""
-    eos_token_id: int | None = None
-    pad_token_id: int | None = None
-    seed: int = 6198
-    """Decides the order of training, as ai2-olmo's `data.seed`."""
-
-
-@dataclass
-class InjectionConfig:
-    """When and how often a task is injected."""
-
-    task: str = ""
-    schedule: str = "uniform"
-    """`uniform` (exact), `burst` (`instances` every `every` batches from batch `phase`) or `bernoulli` (per row)."""
-    instances_per_batch: Any = None
-    """The rate of `uniform` and `bernoulli`: a number or an exact fraction such as 1/10."""
-    per_sequence: Any = None
-    per_token: Any = None
-    instances: int | None = None
-    every: int | None = None
-    phase: int = 0
-    start: int = 0
-    """First step that may be injected."""
-    stop: int | None = None
-    """First step that is not injected any more; None: to the end."""
-    draw: str = "independent"
-    """`independent` draws, or `epochs` through the train half without replacement."""
+EMBEDDING_MULTIPLE = 128  # to which OLMo's embeddings are rounded up
+UNENDING = (SchedulerType.constant, SchedulerType.constant_with_warmup, SchedulerType.inverse_sqrt_with_warmup)
 
 
 @dataclass
@@ -73,17 +31,6 @@ class CheckpointConfig:
     also: StepSelection = field(default_factory=StepSelection)
     weights_only: bool = False
     """Whether those beside the interval hold only the weights: enough for analysis, not for a resume."""
-
-
-@dataclass
-class EvaluationConfig:
-    """Held-out evaluation beside that at every `train.eval_interval` steps, at the start and at the end."""
-
-    also: StepSelection = field(default_factory=StepSelection)
-    batch_size: int = 512
-    """Instances per forward pass on each rank."""
-    max_instances: int | None = None
-    """Evaluate at most this many of each half, the same ones each time; None: all."""
 
 
 @dataclass
@@ -105,16 +52,6 @@ class GradientConfig:
 
 
 @dataclass
-class ReferenceConfig:
-    """A natural task out of a corpus, made by `olmo-inject corpus scan --references`, evaluated beside the injected."""
-
-    name: str = ""
-    """What it is called in metrics and figures; unique, and no task's."""
-    path: str = ""
-    """Its file."""
-
-
-@dataclass
 class SafetyConfig:
     """When to stop a run that has gone wrong."""
 
@@ -125,8 +62,8 @@ class SafetyConfig:
 
 
 @dataclass
-class Experiment:
-    """Everything that decides a run. Load with `load_experiment`."""
+class Experiment(Described):
+    """Everything that decides a run of ai2-olmo's trainer. Load with `load_experiment`."""
 
     name: str = "experiment"
     folder: str = "runs/${name}"
@@ -151,16 +88,6 @@ class Experiment:
     safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     @property
-    def run_folder(self) -> Path:
-        """The run folder."""
-        return Path(self.folder)
-
-    @property
-    def reference_paths(self) -> dict[str, str]:
-        """The files of `references` by name."""
-        return {reference.name: reference.path for reference in self.references}
-
-    @property
     def batch_size(self) -> int:
         """Rows in a global batch."""
         return self.train.global_train_batch_size
@@ -176,47 +103,45 @@ class Experiment:
         assert isinstance(self.train.max_duration, int)
         return self.train.max_duration
 
-    def frequency(self, injection: InjectionConfig) -> Frequency:
-        """The long-run frequency of one entry of `injections`."""
-        where = f"injections: {injection.task}"
-        if injection.schedule == "burst":
-            per_batch = parse_fraction(f"{injection.instances}/{injection.every}", where)
-            return Frequency(per_batch, self.batch_size, self.sequence_length)
-        unit = next(unit for unit in UNITS if getattr(injection, unit) is not None)
-        value = parse_fraction(getattr(injection, unit), f"{where}: {unit}")
-        return Frequency.in_unit(unit, value, self.batch_size, self.sequence_length)
+    @property
+    def loading(self) -> Loading:
+        """What is asked of the loader beside the tokens."""
+        data = self.train.data
+        return Loading(data.label_mask_paths, data.instance_filter, data.generate_doc_lengths)
 
-    def schedule(self, injection: InjectionConfig) -> Schedule:
-        """The schedule of one entry of `injections`."""
-        if injection.schedule == "burst":
-            assert injection.instances is not None
-            assert injection.every is not None
-            schedule: Schedule = Burst(injection.instances, injection.every, injection.phase)
-        else:
-            rate = self.frequency(injection).per_batch
-            if injection.schedule == "uniform":
-                schedule = Uniform(rate)
-            else:
-                schedule = Bernoulli(rate, self.batch_size, key("bernoulli", self.plan_seed, injection.task))
-        return windowed(schedule, injection.start, injection.stop)
+    @property
+    def may_extend(self) -> bool:
+        """Whether more steps leave those before them as they are: the schedule does not end with the run."""
+        return self.train.scheduler.name in UNENDING or self.train.scheduler.t_max is not None
 
+    def expand_paths(self) -> None:
+        """As `Described`'s, with those that ai2-olmo's trainer takes.
 
-def expand_paths(experiment: Experiment) -> None:
-    """Replace `~` and `$NAME` in every path that an experiment holds (a task's file is expanded when it is loaded).
+        Raises:
+            UserError: a variable that is not set.
+        """
+        super().expand_paths()
+        self.start_from = self.start_from and expanded(self.start_from, "start_from")
+        if (masks := self.train.data.label_mask_paths) is not None:
+            self.train.data.label_mask_paths = [expanded(path, "train.data.label_mask_paths") for path in masks]
 
-    Raises:
-        UserError: a variable that is not set.
-    """
-    corpus, masks = experiment.corpus, experiment.train.data.label_mask_paths
-    for part, where, names in (
-        (experiment, "", ("folder", "start_from")),
-        (corpus, "corpus.", ("name", "root", "manifest", "folder", "tokenizer")),
-    ):
-        for name in names:
-            if (path := getattr(part, name)) is not None:
-                setattr(part, name, expanded(path, f"{where}{name}"))
-    corpus.paths = [expanded(path, "corpus.paths") for path in corpus.paths]
-    for reference in experiment.references:
-        reference.path = expanded(reference.path, f"references: {reference.name}: path")
-    if masks is not None:
-        experiment.train.data.label_mask_paths = [expanded(path, "train.data.label_mask_paths") for path in masks]
+    def check_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Refuse a model whose ids are not the tokenizer's, in one line that says all there is to change."""
+        model, wrong = self.model, {}
+        if vocabulary.size > model.vocab_size:
+            wrong["vocab_size"] = vocabulary.size
+        if model.embedding_size is not None and vocabulary.size > model.embedding_size:
+            wrong["embedding_size"] = -(-vocabulary.size // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
+        wrong |= {
+            name: ours
+            for name, ours in (("eos_token_id", vocabulary.eos_id), ("pad_token_id", vocabulary.pad_id))
+            if getattr(model, name) != ours
+        }
+        if wrong:
+            raise UserError(
+                f"model: its ids are not those of tokenizer {vocabulary.identifier}: set "
+                + " ".join(f"model.{name}={ours}" for name, ours in wrong.items())
+                + " (now "
+                + ", ".join(str(getattr(model, name)) for name in wrong)
+                + ")"
+            )

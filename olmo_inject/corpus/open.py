@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from olmo_inject.config import CorpusConfig, Experiment, find_config, load_experiment, shipped_configs
+from olmo_inject.config import CorpusConfig, Described, find_config, load_described, shipped_configs
 from olmo_inject.corpus.catalog import read_catalog
 from olmo_inject.corpus.order import SHARED_FROM, Order
 from olmo_inject.corpus.shards import TokenShards
@@ -93,7 +93,7 @@ def open_corpus(name: str, root: str | None, manifest: str | None, shape: Shape)
     return OpenCorpus(name, config, source, shards, order)
 
 
-def shape_of(experiment: Experiment) -> Shape:
+def shape_of(experiment: Described) -> Shape:
     """An experiment's."""
     return Shape(experiment.batch_size, experiment.sequence_length, experiment.corpus.seed)
 
@@ -113,7 +113,7 @@ def resolve(name: str, root: str | None, manifest: str | None) -> tuple[CorpusCo
         stage = read_stage(path)
         return CorpusConfig(folder=name), Shape(stage.batch_size, stage.sequence_length, stage.seed)
     if path.is_file() and not _is_catalog(path):
-        experiment = load_experiment(path)
+        experiment = load_described(path)
         config = experiment.corpus
         config.root, config.manifest = root or config.root, manifest or config.manifest
         return config, shape_of(experiment)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from olmo_inject.config import Experiment
+from olmo_inject.config import Described
 from olmo_inject.data import TaskPlan
 from olmo_inject.files import replacing
 from olmo_inject.inspect.summary import plan_summary
@@ -81,7 +81,7 @@ def _some_of_each_task(entries: list[dict[str, Any]], most: int) -> list[dict[st
     return sorted(in_turns[:most], key=entries.index)
 
 
-def print_plan(experiment: Experiment, what: TaskPlan, console: Console) -> None:
+def print_plan(experiment: Described, what: TaskPlan, console: Console) -> None:
     """Print totals, units, gaps and the first step that injects anything."""
     summary = plan_summary(experiment, what)
     console.print(
@@ -138,7 +138,7 @@ def print_plan(experiment: Experiment, what: TaskPlan, console: Console) -> None
             "declared last get fewer.",
             highlight=False,
         )
-    if not experiment.train.data.generate_doc_lengths:
+    if not experiment.loading.document_lengths:
         console.print(
             "Without document masking the text after an instance attends to it; the instance, being first, "
             "attends to nothing else."
@@ -151,7 +151,7 @@ def print_plan(experiment: Experiment, what: TaskPlan, console: Console) -> None
             break
 
 
-def write_parquet(experiment: Experiment, what: TaskPlan, path: Path, *, progress: bool = True) -> None:
+def write_parquet(experiment: Described, what: TaskPlan, path: Path, *, progress: bool = True) -> None:
     """Write every injection of the run, one a row, whole or not at all.
 
     Raises:

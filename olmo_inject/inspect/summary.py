@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from olmo_inject.config import Experiment, InjectionConfig
+from olmo_inject.config import Described, InjectionConfig
 from olmo_inject.data import TaskPlan
 from olmo_inject.injection.plan import PlannedTask
 from olmo_inject.injection.schedules import is_exact
@@ -15,7 +15,7 @@ from olmo_inject.tasks import SPLICED_TOKENS
 GAP_STEPS = 20_000  # gaps are measured over at most so many steps; schedules repeat long before
 
 
-def plan_summary(experiment: Experiment, what: TaskPlan) -> dict[str, Any]:
+def plan_summary(experiment: Described, what: TaskPlan) -> dict[str, Any]:
     """The plan of a run as plain values, for `plan.json` and `olmo-inject plan`."""
     entries = zip(experiment.injections, what.plan.entries, strict=True)
     tasks = {entry.task.name: _of_task(experiment, config, entry) for config, entry in entries}
@@ -32,7 +32,7 @@ def plan_summary(experiment: Experiment, what: TaskPlan) -> dict[str, Any]:
     }
 
 
-def _of_task(experiment: Experiment, config: InjectionConfig, entry: PlannedTask) -> dict[str, Any]:
+def _of_task(experiment: Described, config: InjectionConfig, entry: PlannedTask) -> dict[str, Any]:
     schedule, steps = entry.schedule, experiment.steps
     frequency = experiment.frequency(config)
     first = min(config.start, steps)

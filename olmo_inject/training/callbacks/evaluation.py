@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int64
+
 from olmo_inject.config import EvaluationConfig
 from olmo_inject.corpus.references import Reference
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import chosen_ids
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.evaluation.references import evaluate_reference
-from olmo_inject.training.evaluation.tasks import evaluate_instances, half_means
-from olmo_inject.training.trainer import InjectionTrainer
+from olmo_inject.training.evaluation.tasks import Scores, evaluate_instances, half_means
+
+if TYPE_CHECKING:
+    from olmo_inject.training.trainer import InjectionTrainer
 
 
 class Evaluation(Callback):
@@ -48,7 +55,7 @@ class Evaluation(Callback):
         for task in self.tasks:
             for half in ("train", "test"):
                 ids = chosen_ids(task, half, self.config.max_instances)
-                means = half_means(task, half, ids, evaluate_instances(trainer, task, ids, self.config.batch_size))
+                means = half_means(task, half, ids, self.score(trainer, task, ids))
                 named = {f"eval/{task.name}/{half}/{name}": mean for name, mean in means.items()}
                 trainer.metrics.log(
                     step,
@@ -62,3 +69,7 @@ class Evaluation(Callback):
             trainer.metrics.log(step, {f"{prefix}/loss": scores.loss}, count=scores.tokens)
             trainer.metrics.log(step, {f"{prefix}/accuracy": scores.accuracy}, count=scores.items)
         trainer.dist_model.train()
+
+    def score(self, trainer: InjectionTrainer, task: Task, ids: Int64[np.ndarray, " n"]) -> Scores:
+        """Score the trainer's model on instances of a task (collective)."""
+        return evaluate_instances(trainer, task, ids, self.config.batch_size)

@@ -27,11 +27,12 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
+from olmo_inject.training.agreement import on_every_rank
 from olmo_inject.training.checkpoints import record as sealed
 from olmo_inject.training.checkpoints import sharded
 from olmo_inject.training.checkpoints.weights import load_tensors, load_torch
 from olmo_inject.training.compat import init_optimizer
-from olmo_inject.training.parallel import DistModel, on_every_rank
+from olmo_inject.training.parallel import DistModel
 
 Writer = Callable[[Path], list[Path]]  # writes below a folder, returns the files it wrote
 
