@@ -21,6 +21,7 @@ from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.config import load_experiment
 from olmo_inject.tasks import Task, TaskConfig
 from olmo_inject.training.checkpoints.transformers import transformers_config
+from olmo_inject.training.olmo_config import model_config
 from olmo_inject.vocabulary import Vocabulary
 
 ROUNDS = 3
@@ -36,7 +37,7 @@ def model_of(name: str, folder: Path) -> tuple[OlmoForCausalLM, int]:
     file = folder / f"{name}.yaml"
     file.write_text(f"model: {name}\ncorpus: {{folder: never-opened}}\n")
     config = load_experiment(file).model
-    return OlmoForCausalLM(transformers_config(config)).eval(), config.vocab_size
+    return OlmoForCausalLM(transformers_config(model_config(config))).eval(), config.vocab_size
 
 
 def main() -> None:

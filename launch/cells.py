@@ -1,11 +1,11 @@
-"""Where each cell of a sweep stands, read from what lies in the sweep's folder.
+"""The state of each cell of a sweep, read from the sweep's folder.
 
-runs/CELL/           the run folder: the truth about how far a cell is
+runs/CELL/           the run folder, which decides how far the cell is
 configs/CELL.yaml    its resolved experiment, written when it is submitted
-logs/CELL.log        what all its attempts printed
-attempts/CELL.json   of the last attempt: its backend and the identity it was submitted with
-attempts/CELL.exit   its exit status, once it has ended
-attempts/CELL.cancel while it is asked to save and stop
+logs/CELL.log        the output of all its attempts
+attempts/CELL.json   backend and identity of the last attempt
+attempts/CELL.exit   exit status of the last attempt, once it has ended
+attempts/CELL.cancel exists while the cell is asked to save and stop
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from launch.pool import last_lines
 from launch.sweep import Cell, Sweep
 from olmo_inject.config import experiment_yaml, load_experiment
 from olmo_inject.errors import UserError
-from olmo_inject.files import locked, read_json, write_json, write_text
+from olmo_inject.files import read_json, write_json, write_text
+from olmo_inject.locks import locked
 from olmo_inject.runs.folder import differences, in_use
 from olmo_inject.runs.read import EXPERIMENT, METRICS
 from olmo_inject.tasks.halves import judged
@@ -35,9 +36,9 @@ from olmo_inject.training.checkpoints.save_restore import latest
 
 DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, PENDING = "done", "running", "queued", "failed", "interrupted", "pending"
 CHANGED = "changed"
-LOCK, SUBMITTER = ".lock", ".submitter"  # the file that is locked, and who locked it
+LOCK, SUBMITTER = ".lock", ".submitter"  # the file that is locked, and the process that locked it
 WHY_LINES = 5
-TAIL_BYTES = 2**16  # of metrics.jsonl: the last evaluations and losses
+TAIL_BYTES = 2**16  # of metrics.jsonl, which hold the last evaluations and losses
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class CellFiles:
 
     @property
     def log(self) -> Path:
-        """What its attempts printed."""
+        """The output of its attempts."""
         return self.sweep / "logs" / f"{self.name}.log"
 
     @property
@@ -74,25 +75,25 @@ class CellFiles:
 
     @property
     def cancel(self) -> Path:
-        """There while a job on SLURM is asked to save and stop."""
+        """Exists while a SLURM job is asked to save and stop."""
         return self.sweep / "attempts" / f"{self.name}.cancel"
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a cell stands.
+    """The state of a cell.
 
     Attributes:
         cell: its name.
-        state: done, running, queued, failed, interrupted (to go on when submitted again), pending, or changed: what
-            was submitted is not what the sweep says now.
+        state: done, running, queued, failed, interrupted (it resumes when submitted again), pending, or changed (its
+            definition differs from what was submitted).
         step: completed steps, as far as measured.
-        steps: of how many.
-        rate: steps a second, as last measured.
+        steps: steps in all.
+        rate: steps per second, as last measured.
         seconds_left: at that rate.
-        accuracies: last accuracy of each task on test pairs whose mirror was not trained on; on all test pairs where
-            there are no such.
-        why: the last lines of its log, where it failed.
+        accuracies: last accuracy of each task on test pairs whose mirror was not trained on; on all test pairs if
+            every mirror was.
+        why: the last lines of its log, if it failed.
     """
 
     cell: str
@@ -105,7 +106,7 @@ class Status:
     why: list[str]
 
     def record(self) -> dict[str, Any]:
-        """As plain values."""
+        """For JSON."""
         return asdict(self)
 
 
@@ -119,33 +120,33 @@ def statuses(sweep: Sweep, active: Mapping[str, str]) -> list[Status]:
 
     Args:
         sweep: the sweep.
-        active: cell name to `running` or `queued`, as a scheduler says.
+        active: cells that a scheduler runs or has in its queue: name to `running` or `queued`.
     """
     return [_status(sweep, cell, active.get(cell.name)) for cell in sweep.cells]
 
 
 def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
-    mine, steps = files(sweep, cell), cell.experiment.steps
-    measured = _last_values(mine.run / METRICS)
+    cell_files, steps = files(sweep, cell), cell.experiment.steps
+    measured = _last_values(cell_files.run / METRICS)
     last, damage = None, None
     try:
-        last = latest(mine.run)
-    except UserError as error:  # this cell's trouble, not the sweep's; also a checkpoint that its job just removes
+        last = latest(cell_files.run)
+    except UserError as error:  # a damaged checkpoint fails this cell only; it may also just be being removed
         damage = str(error)
     step = int(max(measured.get("step", 0), last.step if last else 0))
-    exit_status = _exit_status(mine.exit_status)
-    if _changes(mine, cell):
+    exit_status = _exit_status(cell_files.exit_status)
+    if _changes(cell_files, cell):
         state = CHANGED
     elif last is not None and last.step >= steps:
         state = DONE
     elif active is not None:
         state = active
-    elif in_use(mine.run):
+    elif in_use(cell_files.run):
         state = RUNNING
     elif exit_status or damage is not None:
         state = FAILED
     else:
-        state = INTERRUPTED if (mine.run / EXPERIMENT).exists() else PENDING
+        state = INTERRUPTED if (cell_files.run / EXPERIMENT).exists() else PENDING
     rate = measured.get("speed/steps_per_second")
     accuracies = {
         task.name: accuracy for task in cell.experiment.tasks if (accuracy := judged(measured, task.name)) is not None
@@ -159,7 +160,7 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
         rate,
         left,
         accuracies,
-        [] if state != FAILED else last_lines(mine.log, WHY_LINES) if damage is None else [damage],
+        [] if state != FAILED else last_lines(cell_files.log, WHY_LINES) if damage is None else [damage],
     )
 
 
@@ -171,7 +172,7 @@ def _exit_status(path: Path) -> int | None:
 
 
 def _last_values(path: Path) -> dict[str, float]:
-    """The last value of each measurement near the end of a run's log, and as `step` how many steps it holds."""
+    """The last value of each measurement near the end of a metrics file, and the completed steps as `step`."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
@@ -192,40 +193,40 @@ def _last_values(path: Path) -> dict[str, float]:
 
 
 def check_unchanged(sweep: Sweep) -> None:
-    """Refuse a sweep whose cells are not what their folders were begun as.
+    """Check that every cell is still what was submitted.
 
     Raises:
-        UserError: which cells, and what to do.
+        UserError: which cells have changed, and what to do.
     """
-    changed = {cell.name: found for cell in sweep.cells if (found := _changes(files(sweep, cell), cell))}
+    changed = {cell.name: changes for cell in sweep.cells if (changes := _changes(files(sweep, cell), cell))}
     if changed:
         names, (what, *_) = list(changed), next(iter(changed.values()))
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise UserError(
-            f"{sweep.folder}: what is trained has changed since it was submitted ({what}) for {', '.join(names[:3])}"
-            f"{more}; give the sweep another name or folder, or move the old one away"
+            f"{sweep.folder}: {', '.join(names[:3])}{more} changed after being submitted ({what}); give the sweep "
+            "another name or folder, or move the old folder away"
         )
 
 
-def _changes(mine: CellFiles, cell: Cell) -> list[str]:
-    """What makes the cell another run than the one that was submitted; nothing where none was."""
-    if not mine.attempt.exists() or read_json(mine.attempt)["identity"] == cell.identity:
+def _changes(submitted: CellFiles, cell: Cell) -> list[str]:
+    """What makes the cell another run than the one that was submitted; [] if none was."""
+    if not submitted.attempt.exists() or read_json(submitted.attempt)["identity"] == cell.identity:
         return []
-    return differences(load_experiment(mine.config), cell.experiment) or ["how long it may be extended"]
+    return differences(load_experiment(submitted.config), cell.experiment) or ["how long it may be extended"]
 
 
 @contextmanager
 def submitting(sweep: Sweep) -> Iterator[None]:
-    """Hold the sweep for one submitter: a local one for as long as its cells run.
+    """Hold the sweep for this process, so that no other submits or runs it.
 
     Raises:
-        UserError: another process submits or runs it, or the file system cannot lock.
+        UserError: another process holds it, or the file system cannot lock.
     """
     path = sweep.folder / LOCK
 
     def in_use() -> str:
         host, process = submitter(sweep)
-        return f"{sweep.folder} is in use: process {process} on host {host} submits or runs it"
+        return f"{sweep.folder} is in use: process {process} on host {host} is running or submitting it"
 
     with locked(path, in_use, str(path)):
         write_text(sweep.folder / SUBMITTER, f"{socket.gethostname()} {os.getpid()}\n")
@@ -233,42 +234,54 @@ def submitting(sweep: Sweep) -> Iterator[None]:
 
 
 def submitter(sweep: Sweep) -> tuple[str, int]:
-    """Host and process of the last one that submitted the sweep."""
+    """Host and process id of the last submitter."""
     try:
         host, process = (sweep.folder / SUBMITTER).read_text(encoding="utf-8").split()
         return host, int(process)
-    except (OSError, ValueError):  # it has only just begun
+    except (OSError, ValueError):  # it has not written them yet
         return "unknown", 0
 
 
 def begin(sweep: Sweep, cell: Cell, attempt: Mapping[str, Any]) -> None:
-    """Write what an attempt at `cell` needs, and that it was made."""
-    mine = files(sweep, cell)
-    write_text(mine.config, experiment_yaml(cell.experiment))
-    write_json(mine.attempt, {"identity": cell.identity, **attempt})
-    mine.exit_status.unlink(missing_ok=True)
-    mine.cancel.unlink(missing_ok=True)
-    mine.log.parent.mkdir(parents=True, exist_ok=True)
+    """Write the files of a new attempt at `cell`, and remove the last one's exit status.
+
+    Args:
+        sweep: the sweep.
+        cell: one of its cells.
+        attempt: the backend, and what finds the attempt again.
+    """
+    cell_files = files(sweep, cell)
+    write_text(cell_files.config, experiment_yaml(cell.experiment))
+    write_json(cell_files.attempt, {"identity": cell.identity, **attempt})
+    cell_files.exit_status.unlink(missing_ok=True)
+    cell_files.cancel.unlink(missing_ok=True)
+    cell_files.log.parent.mkdir(parents=True, exist_ok=True)
 
 
-def unfinished(sweep: Sweep, found: Sequence[Status], *, retry_failed: bool) -> list[Cell]:
-    """The cells to train now: none that is done, running or queued, and failed ones only on request."""
+def unfinished(sweep: Sweep, current: Sequence[Status], *, retry_failed: bool) -> list[Cell]:
+    """The cells to train now: pending and interrupted ones.
+
+    Args:
+        sweep: the sweep.
+        current: the state of each of its cells.
+        retry_failed: whether failed ones count too.
+    """
     wanted = {PENDING, INTERRUPTED} | ({FAILED} if retry_failed else set())
-    return [cell for cell, status in zip(sweep.cells, found, strict=True) if status.state in wanted]
+    return [cell for cell, status in zip(sweep.cells, current, strict=True) if status.state in wanted]
 
 
-def summary(found: Sequence[Status]) -> str:
-    """How many cells are in which state, for people."""
-    return ", ".join(f"{count} {state}" for state, count in Counter(status.state for status in found).items())
+def summary(current: Sequence[Status]) -> str:
+    """The number of cells in each state: `3 done, 1 running`."""
+    return ", ".join(f"{count} {state}" for state, count in Counter(status.state for status in current).items())
 
 
-def status_table(found: Sequence[Status]) -> Table:
-    """For people."""
+def status_table(current: Sequence[Status]) -> Table:
+    """A table with a row for each cell."""
     table = Table()
     for column in ("cell", "state", "step", "steps/s", "left", "unmirrored accuracy"):
         right = column in ("step", "steps/s", "left")
         table.add_column(column, justify="right" if right else "left", no_wrap=column in ("cell", "step", "state"))
-    for status in found:
+    for status in current:
         left = "" if status.seconds_left is None else str(timedelta(seconds=round(status.seconds_left)))
         table.add_row(
             status.cell,
@@ -281,6 +294,8 @@ def status_table(found: Sequence[Status]) -> Table:
     return table
 
 
-def failures(found: Sequence[Status]) -> str:
-    """Why cells failed, for people: the last lines of each one's log."""
-    return "".join(f"{one.cell} failed:\n" + "".join(f"  {line}\n" for line in one.why) for one in found if one.why)
+def failures(current: Sequence[Status]) -> str:
+    """The last lines of each failed cell's log."""
+    return "".join(
+        f"{status.cell} failed:\n" + "".join(f"  {line}\n" for line in status.why) for status in current if status.why
+    )

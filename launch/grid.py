@@ -1,4 +1,4 @@
-"""The cells of a sweep as a table: what each trains, and on what."""
+"""The cells of a sweep before anything runs: what each trains, on what, and what it costs."""
 
 from __future__ import annotations
 
@@ -11,27 +11,24 @@ from launch.cost.accelerators import CORE, Accelerator, find_accelerator
 from launch.cost.cost import Cost, estimate
 from launch.cost.memory import count_parameters
 from launch.cost.report import COUNTED, short
-from launch.sweep import Sweep
+from launch.sweep import Cell, Sweep
 
 
-def grid_records(sweep: Sweep) -> list[dict[str, Any]]:
-    """Every cell as plain values."""
-    return [
-        {
-            "cell": cell.name,
-            "identity": cell.identity,
-            "labels": cell.labels,
-            "steps": cell.experiment.steps,
-            "parameters": count_parameters(cell.experiment.model).without_embedding,
-            "learning_rate": cell.experiment.train.optimizer.learning_rate,
-            "resources": asdict(cell.resources),
-        }
-        for cell in sweep.cells
-    ]
+def cell_record(cell: Cell) -> dict[str, Any]:
+    """A cell for JSON."""
+    return {
+        "cell": cell.name,
+        "identity": cell.identity,
+        "labels": cell.labels,
+        "steps": cell.experiment.steps,
+        "parameters": count_parameters(cell.experiment.model).without_embedding,
+        "learning_rate": cell.experiment.train.optimizer.learning_rate,
+        "resources": asdict(cell.resources),
+    }
 
 
 def grid_table(sweep: Sweep) -> Table:
-    """Every cell, for people."""
+    """A table with a row for each cell."""
     table = Table(
         title=f"{sweep.name}: {len(sweep.cells)} cells in {sweep.folder}",
         title_justify="left",
@@ -56,13 +53,13 @@ def grid_table(sweep: Sweep) -> Table:
     return table
 
 
-def cell_costs(sweep: Sweep, used: Accelerator) -> list[Cost]:
-    """The cost of every cell on its nodes and GPUs; a cell without GPUs is counted on cores, one a rank."""
-    core = used if used.device == "cpu" else find_accelerator(CORE)
+def cell_costs(sweep: Sweep, accelerator: Accelerator) -> list[Cost]:
+    """The cost of every cell on its nodes and GPUs; a cell without GPUs is counted on cores, one per rank."""
+    core = accelerator if accelerator.device == "cpu" else find_accelerator(CORE)
     return [
         estimate(
             cell.experiment,
-            used if cell.resources.gpus_per_node else core,
+            accelerator if cell.resources.gpus_per_node else core,
             nodes=cell.resources.nodes,
             gpus_per_node=cell.resources.gpus_per_node or cell.resources.ranks_per_node,
         )

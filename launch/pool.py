@@ -1,9 +1,9 @@
-"""Several commands on this machine, a few at a time, with one display, a log each, and a clean stop.
+"""Runs commands on this machine, a few at once, with one display, a log for each, and a clean stop.
 
-    jobs = [Job("wide", train_command("demo", "model=tiny-64"), Path("wide.log")), ...]
-    outcomes = run_jobs(jobs, at_once=2)
+    commands = [Command("wide", train_command("demo", "model=tiny-64"), Path("wide.log")), ...]
+    outcomes = run_commands(commands, at_once=2)
 
-Each job is a process of its own with its own log; what the display shows of a job is the last line it wrote.
+Each command is a process with a log of its own. The display shows the last line of each log.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -27,31 +26,31 @@ from rich.table import Table
 from rich.text import Text
 
 from olmo_inject.errors import UserError
+from olmo_inject.progress import SECONDS_BETWEEN_LINES, Meter
 from olmo_inject.stop_signals import stop_signals, stop_with_parent
 from olmo_inject.terminal import Console
 from olmo_inject.visible_text import visible
 
 POLL_SECONDS = 0.25
-SECONDS_BETWEEN_LINES = 10.0  # where the console is no terminal
-GRACE_SECONDS = 45.0  # for a stopped job to write its checkpoint; `train` gives its ranks 30 s of them
+GRACE_SECONDS = 45.0  # for a stopped command to write its checkpoint; `train` gives its ranks 30 s of them
 TAIL_BYTES = 4096
-_COMMAND = "$ "  # before the command, the first line of what it logs
+_PROMPT = "$ "  # begins the line of a log that says which command follows
 
 
 @dataclass(frozen=True)
-class Job:
+class Command:
     """One command.
 
     Attributes:
-        name: unique among the jobs of a pool.
-        command: the program and its arguments.
-        log: where its standard output and error go, appended to what is there.
-        threads: of computation in each of its processes, `OMP_NUM_THREADS`.
-        gpus: how many it takes of the pool's.
+        name: unique in the pool.
+        arguments: the program and its arguments.
+        log: its standard output and error are appended to this file.
+        threads: `OMP_NUM_THREADS` of its processes.
+        gpus: number of GPUs it takes.
     """
 
     name: str
-    command: Sequence[str]
+    arguments: Sequence[str]
     log: Path
     threads: int = 1
     gpus: int = 0
@@ -59,43 +58,43 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
+    """How a command ended.
 
     Attributes:
-        job: the job.
-        status: its exit status, minus the signal's number if one ended it; None if it was never started.
+        command: the command.
+        status: its exit status; minus the signal's number if a signal ended it; None if it was never started.
         seconds: how long it ran.
-        last_line: the last it wrote.
+        last_line: the last line of its log.
     """
 
-    job: Job
+    command: Command
     status: int | None
     seconds: float
     last_line: str
 
     @property
     def succeeded(self) -> bool:
-        """Whether it ran to its end without an error."""
+        """Whether its exit status is 0."""
         return self.status == 0
 
     @property
     def stopped(self) -> bool:
-        """Whether it was asked to stop, or never started: not a failure, and it can go on."""
+        """Whether it was asked to stop, or never started. This is no failure: it can be continued."""
         return self.status in (None, -signal.SIGTERM, 128 + signal.SIGTERM)
 
     @property
     def how(self) -> str:
-        """In a word or two."""
+        """`done`, `stopped` or `FAILED` with the status."""
         if self.succeeded:
             return "done"
         return "stopped" if self.stopped else f"FAILED with status {self.status}"
 
 
 class Stopped(Exception):
-    """The pool was asked to stop, by Ctrl-C or SIGTERM, and every job has ended.
+    """Ctrl-C or SIGTERM stopped the pool, and every command has ended.
 
     Attributes:
-        outcomes: of every job, in the order given.
+        outcomes: of every command, in the order given.
     """
 
     def __init__(self, outcomes: list[Outcome]) -> None:
@@ -104,64 +103,65 @@ class Stopped(Exception):
 
 
 def train_command(config: str, *overrides: str) -> list[str]:
-    """The command line of `olmo-inject train`, which starts the ranks of a run through torchrun's agent."""
+    """The arguments of `olmo-inject train`, which starts the ranks of a run."""
     return [sys.executable, "-m", "olmo_inject", "train", config, *overrides]
 
 
-def run_jobs(
-    jobs: Sequence[Job],
+def run_commands(
+    commands: Sequence[Command],
     at_once: int,
     *,
     gpus: Sequence[str] = (),
-    ended: Callable[[Outcome], None] = lambda _: None,
+    on_end: Callable[[Outcome], None] = lambda _: None,
     console: Console | None = None,
 ) -> list[Outcome]:
-    """Run `jobs` in their order, at most `at_once` at a time; one that fails does not stop the others.
+    """Run commands in their order. One that fails does not stop the others.
 
     Args:
-        jobs: what to run.
-        at_once: how many run together.
-        gpus: numbers or ids of the GPUs that jobs may take, as in CUDA_VISIBLE_DEVICES; each job sees its own alone.
-        ended: told each outcome as soon as it is known.
-        console: where to show progress; standard error by default.
+        commands: the commands.
+        at_once: maximum that run at once, at least 1.
+        gpus: numbers or ids of the GPUs to share out, as in CUDA_VISIBLE_DEVICES; a command sees only its own.
+        on_end: called with each outcome as soon as it is known.
+        console: shows progress; standard error by default.
 
     Returns:
-        One outcome for each job, in the order given.
+        One outcome for each command, in the order given.
 
     Raises:
-        UserError: two jobs of one name, no place to run, or a log that cannot be written.
-        Stopped: after Ctrl-C or SIGTERM, once every job has ended; jobs get SIGTERM, which `train` answers
-            with a checkpoint, and are killed after 45 s.
+        UserError: two commands have the same name, one needs more GPUs than there are, or a log cannot be written.
+        Stopped: after Ctrl-C or SIGTERM, when every command has ended. Commands get SIGTERM, on which `train` writes a
+            checkpoint, and are killed after 45 s.
     """
     if at_once < 1:
-        raise UserError(f"--jobs: {at_once} must be at least 1")
-    names = [job.name for job in jobs]
+        raise UserError(f"--at-once: {at_once} must be at least 1")
+    names = [command.name for command in commands]
     if len(set(names)) != len(names):
-        raise UserError(f"two runs have one name: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
-    if greedy := [job.name for job in jobs if job.gpus > len(gpus)]:
-        raise UserError(f"{greedy[0]} needs more GPUs than the {len(gpus)} that are here")
+        raise UserError(f"two runs have the name {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
+    for command in commands:
+        if command.gpus > len(gpus):
+            raise UserError(f"{command.name} needs {command.gpus} GPUs; this machine has {len(gpus)}")
     console = console or Console(stderr=True)
     free = list(gpus)
-    waiting, running, outcomes = list(jobs), list[_Running](), dict[str, Outcome]()
-    with stop_signals() as stop, _Display(console, len(jobs)) as display:
+    waiting, running, outcomes = list(commands), list[_Running](), dict[str, Outcome]()
+    with stop_signals() as stop, _Display(console, len(commands)) as display:
         try:
             while (waiting or running) and not stop:
                 while waiting and len(running) < at_once and waiting[0].gpus <= len(free):
-                    job = waiting.pop(0)
-                    mine, free = free[: job.gpus], free[job.gpus :]
-                    running.append(_Running.start(job, mine))
-                    display.say(f"{job.name}: started, log in {job.log}")
-                for one in _collect(running, outcomes, display):
-                    free += one.gpus
-                    ended(outcomes[one.job.name])
+                    command = waiting.pop(0)
+                    taken, free = free[: command.gpus], free[command.gpus :]
+                    running.append(_Running.start(command, taken))
+                    display.say(f"{command.name}: started, log in {command.log}")
+                for ended in _collect(running, outcomes, display):
+                    free += ended.gpus
+                    on_end(outcomes[ended.command.name])
                 display.show(running, outcomes)
                 time.sleep(POLL_SECONDS)
         finally:
             if running:
                 display.say(f"stopping {len(running)} runs; they write a checkpoint first")
-                for one in _end(running, outcomes, display):
-                    ended(outcomes[one.job.name])
-    ordered = [outcomes.get(job.name, Outcome(job, None, 0.0, "")) for job in jobs]
+                for ended in _end(running, outcomes, display):
+                    on_end(outcomes[ended.command.name])
+    ordered = [outcomes.get(command.name, Outcome(command, None, 0.0, "")) for command in commands]
     if stop:
         raise Stopped(ordered)
     return ordered
@@ -169,33 +169,33 @@ def run_jobs(
 
 @dataclass
 class _Running:
-    job: Job
+    command: Command
     process: subprocess.Popen[bytes]
     gpus: list[str]
     begun: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def start(cls, job: Job, gpus: list[str]) -> _Running:
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(job.threads)}
+    def start(cls, command: Command, gpus: list[str]) -> _Running:
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(command.threads)}
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         try:
-            job.log.parent.mkdir(parents=True, exist_ok=True)
-            with job.log.open("ab") as log:
-                log.write(f"{_COMMAND}{shlex.join(job.command)}\n".encode())
+            command.log.parent.mkdir(parents=True, exist_ok=True)
+            with command.log.open("ab") as log:
+                log.write(f"{_PROMPT}{shlex.join(command.arguments)}\n".encode())
                 log.flush()
                 process = subprocess.Popen(
-                    job.command,
+                    command.arguments,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
                     preexec_fn=partial(stop_with_parent, os.getpid()),
-                    start_new_session=True,  # Ctrl-C reaches a job once, from here, not also from the terminal
+                    start_new_session=True,  # so that Ctrl-C reaches it once, from here, and not from the terminal too
                 )
         except OSError as error:
-            raise UserError(f"cannot start {job.name} with log {job.log}: {error.strerror}") from None
-        return cls(job, process, gpus)
+            raise UserError(f"cannot start {command.name} with log {command.log}: {error.strerror}") from None
+        return cls(command, process, gpus)
 
     @property
     def seconds(self) -> float:
@@ -203,70 +203,67 @@ class _Running:
 
     def outcome(self) -> Outcome:
         assert self.process.returncode is not None
-        return Outcome(self.job, self.process.returncode, self.seconds, last_line(self.job.log))
+        return Outcome(self.command, self.process.returncode, self.seconds, last_line(self.command.log))
 
 
 def last_line(log: Path) -> str:
-    """The last line of `log` that is not empty; nothing where its command has not written any yet."""
+    """The last line of `log` that is not empty; "" if its command has not written any yet."""
     return next(iter(last_lines(log, 1)), "")
 
 
 def last_lines(log: Path, count: int) -> list[str]:
-    """At most `count` lines at the end of `log`, of the last command in it, without empty ones."""
+    """The last `count` lines, or fewer, that the last command in `log` wrote, without empty ones."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             lines = file.read().decode("utf-8", errors="replace").split("\n")
     except OSError:
         return []
-    found: list[str] = []
+    last: list[str] = []
     for line in reversed(lines):
-        if line.startswith(_COMMAND) or len(found) == count:
+        if line.startswith(_PROMPT) or len(last) == count:
             break
         if line.strip():
-            found.insert(0, visible(line.strip()))
-    return found
+            last.insert(0, visible(line.strip()))
+    return last
 
 
 def _collect(running: list[_Running], outcomes: dict[str, Outcome], display: _Display) -> list[_Running]:
-    """Move what has ended from `running` to `outcomes`; returns it."""
-    found = []
-    for one in list(running):
-        if one.process.poll() is None:
-            continue
-        running.remove(one)
-        found.append(one)
-        outcome = outcomes[one.job.name] = one.outcome()
-        said = outcome.last_line.removeprefix(f"{one.job.name}: ")  # `train` begins with its name
-        display.say(f"{one.job.name}: {outcome.how} after {outcome.seconds:.0f} s: {said}")
-    return found
+    """Move the commands that have ended from `running` to `outcomes`, and return them."""
+    ended = [command for command in running if command.process.poll() is not None]
+    for command in ended:
+        running.remove(command)
+        name = command.command.name
+        outcome = outcomes[name] = command.outcome()
+        last = outcome.last_line.removeprefix(f"{name}: ")  # `train` begins its lines with the name
+        display.say(f"{name}: {outcome.how} after {outcome.seconds:.0f} s: {last}")
+    return ended
 
 
 def _end(running: list[_Running], outcomes: dict[str, Outcome], display: _Display) -> list[_Running]:
-    """Stop what runs: SIGTERM to each, which passes it on, and after a while SIGKILL to all it started."""
-    found = []
-    for one in running:
-        one.process.send_signal(signal.SIGTERM)
+    """Send SIGTERM to each command, which passes it on; after `GRACE_SECONDS` SIGKILL to all that it started."""
+    ended = []
+    for command in running:
+        command.process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     while running and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-        found += _collect(running, outcomes, display)
-    for one in running:
-        os.killpg(one.process.pid, signal.SIGKILL)
-        one.process.wait()
-    return found + _collect(running, outcomes, display)
+        ended += _collect(running, outcomes, display)
+    for command in running:
+        os.killpg(command.process.pid, signal.SIGKILL)
+        command.process.wait()
+    return ended + _collect(running, outcomes, display)
 
 
 class _Display:
-    """On a terminal a bar over all jobs and a line for each that runs, else lines as they come."""
+    """On a terminal a bar over all commands and a line for each that runs; in a log lines as they come."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
-        self._total = total
-        self._begun = time.monotonic()
+        self._meter = Meter("", total, "runs")
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._said: dict[str, str] = {}
-        self._last_lines = self._begun
+        self._shown: dict[str, str] = {}
+        self._last_lines = time.monotonic()
 
     def __enter__(self) -> _Display:
         if self._live is not None:
@@ -278,30 +275,27 @@ class _Display:
             self._live.stop()
 
     def say(self, message: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, running: Sequence[_Running], outcomes: dict[str, Outcome]) -> None:
-        """The state of all jobs."""
+        """Show the state of all commands."""
         if self._live is not None:
             self._live.update(self._picture(running, len(outcomes)), refresh=True)
         elif time.monotonic() - self._last_lines >= SECONDS_BETWEEN_LINES:
             self._last_lines = time.monotonic()
-            for one in running:
-                line = last_line(one.job.log)
-                if line and self._said.get(one.job.name) != line:
-                    self._said[one.job.name] = line
-                    self.say(line if line.startswith(one.job.name) else f"{one.job.name}: {line}")
+            for command in (ran.command for ran in running):
+                line = last_line(command.log)
+                if line and self._shown.get(command.name) != line:
+                    self._shown[command.name] = line
+                    self.say(line if line.startswith(command.name) else f"{command.name}: {line}")
 
     def _picture(self, running: Sequence[_Running], done: int) -> RenderableType:
-        elapsed = timedelta(seconds=round(time.monotonic() - self._begun))
+        self._meter.update(done, f"{len(running)} running")
         head = Table.grid(padding=(0, 1))
-        head.add_row(
-            ProgressBar(total=self._total, completed=done, width=30),
-            f"{done} of {self._total} runs done, {len(running)} running, {elapsed}",
-        )
+        head.add_row(ProgressBar(total=self._meter.total, completed=done, width=30), self._meter.line())
         lines = Table.grid(padding=(0, 1))
-        for one in running:
-            line = last_line(one.job.log).removeprefix(f"{one.job.name}: ")
-            lines.add_row(one.job.name, Text(line or "starting", overflow="ellipsis", no_wrap=True))
+        for command in (ran.command for ran in running):
+            line = last_line(command.log).removeprefix(f"{command.name}: ")
+            lines.add_row(command.name, Text(line or "starting", overflow="ellipsis", no_wrap=True))
         return Group(head, lines)

@@ -1,4 +1,4 @@
-"""What can go wrong with a run, tried on its own ranks before it starts; the run folder is never written to."""
+"""Tests on a run's own ranks whether it can start. The run folder is never written to."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ from olmo_inject.tasks import Task
 from olmo_inject.training.agreement import on_every_rank
 from olmo_inject.training.checkpoints.save_restore import latest
 from olmo_inject.training.checks import check_before_launch
-from olmo_inject.training.timed_steps import Trial, measure
+from olmo_inject.training.timed_steps import TimedSteps, time_steps
 
-REDUCED = 4 * 2**20  # float32 numbers: 16 MiB, of the order of DDP's buckets
-# Between the signal and the first look at the stop file, which a network file system may show another node a minute
-# late, and for the processes to end.
+REDUCED = 4 * 2**20  # float32 numbers: 16 MiB, about the size of a bucket of DDP
+# For a network file system to show the stop file to another node, which may take a minute, and for processes to end.
 SPARE_SECONDS = 90
 
 
@@ -39,9 +38,9 @@ class Check:
     """One line of the result.
 
     Attributes:
-        name: what was tried.
+        name: what was tested.
         passed: whether it works.
-        detail: what was found, with its numbers.
+        detail: the numbers, or what is wrong.
     """
 
     name: str
@@ -54,73 +53,76 @@ class Preflight:
     """The result, the same on every rank.
 
     Attributes:
-        checks: in order; after one that failed come those that do not need it.
-        signal_seconds: how long before its time limit a job should be told to stop; None where no checkpoint
-            was timed.
-        trial: what was measured, if the steps could be trained.
+        checks: in order; after a failed one come those that do not need it.
+        signal_seconds: how long before its time limit a job should be told to stop; None if no checkpoint was timed.
+        timed_steps: the times and the memory of real steps; None if a check before them failed.
     """
 
     checks: list[Check]
     signal_seconds: int | None
-    trial: Trial | None
+    timed_steps: TimedSteps | None
 
     @property
     def passed(self) -> bool:
-        """Whether all is well."""
+        """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """For JSON."""
         return {"passed": self.passed, **asdict(self)}
 
 
-def preflight(
+def run_checks(
     experiment: Experiment, device: torch.device, *, quick: bool = False, tasks: list[Task] | None = None
 ) -> Preflight:
-    """Try everything (collective).
+    """Run every check (collective).
 
     Args:
         experiment: the run.
         device: this rank's.
-        quick: one timed step, no checkpoint, and the corpus's contents are not hashed.
+        quick: time one step, write no checkpoint and do not hash the corpus.
         tasks: as `build_data`'s.
+
+    Raises:
+        FoundByOneRank: only one rank failed, so that the others wait for it.
     """
     world = dist.get_world_size()
     checks = [_try("devices", lambda: _devices(device)), _try("all-reduce", lambda: _all_reduce(device))]
     checks.append(_try("experiment", lambda: _experiment(experiment, world, device, tasks)))
     corpus = _try("corpus", lambda: _corpus(experiment, quick, tasks))
     if (checks[-1].passed, checks[-1].detail) == (corpus.passed, corpus.detail):
-        checks.pop()  # what the experiment lacks is its corpus: once is enough
+        checks.pop()  # the experiment failed because of its corpus: report that once
     checks.append(corpus)
     checks.append(_try("disk", lambda: _disk(experiment)))
-    trial: Trial | None = None
+    timed: TimedSteps | None = None
     if all(check.passed for check in checks):
 
         def steps() -> str:
-            nonlocal trial
+            nonlocal timed
             near = _existing(experiment.run_folder.absolute().parent)
-            trial = measure(experiment, device, steps=1 if quick else 3, checkpoint=not quick, near=near, tasks=tasks)
-            rate = experiment.batch_size * experiment.sequence_length / trial.step_seconds
-            return f"{trial.step_seconds:.3g} s, {rate:,.0f} tokens/s"
+            n_steps = 1 if quick else 3
+            timed = time_steps(experiment, device, steps=n_steps, checkpoint=not quick, near=near, tasks=tasks)
+            rate = experiment.batch_size * experiment.sequence_length / timed.step_seconds
+            return f"{timed.step_seconds:.3g} s, {rate:,.0f} tokens/s"
 
         checks.append(_try("step", steps))
     signal: int | None = None
-    if trial is not None:
-        checks.append(_memory(experiment, trial))
-        if trial.checkpoint_seconds is not None:
-            signal = signal_seconds(trial.step_seconds, trial.checkpoint_seconds)
-            detail = f"{in_bytes(trial.checkpoint_bytes or 0)} in {trial.checkpoint_seconds:.3g} s"
-            checks.append(Check("checkpoint", True, f"{detail}; tell jobs to stop {signal} s before their limit"))
-    return Preflight(checks, signal, trial)
+    if timed is not None:
+        checks.append(_memory(experiment, timed))
+        if timed.checkpoint_seconds is not None:
+            signal = signal_seconds(timed.step_seconds, timed.checkpoint_seconds)
+            detail = f"{in_bytes(timed.checkpoint_bytes or 0)} in {timed.checkpoint_seconds:.3g} s"
+            checks.append(Check("checkpoint", True, f"{detail}; signal jobs {signal} s before their time limit"))
+    return Preflight(checks, signal, timed)
 
 
 def signal_seconds(step: float, checkpoint: float) -> int:
-    """SLURM's `--signal` time: a step that has begun and a checkpoint, each at twice its time, and some to spare."""
+    """SLURM's `--signal` time, in seconds: twice the time of a step and of a checkpoint, and `SPARE_SECONDS`."""
     return math.ceil(2 * (step + checkpoint)) + SPARE_SECONDS
 
 
 def checks_table(result: Preflight) -> Table:
-    """The checks as rows."""
+    """A table with a row for each check."""
     table = Table(box=SIMPLE, show_header=False, padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -131,18 +133,18 @@ def checks_table(result: Preflight) -> Table:
 
 
 def _try(name: str, work: Callable[[], str]) -> Check:
-    """Run a check; a user's mistake that all ranks know of is its failure.
+    """Run a check. A `UserError` that all ranks raise is its failure.
 
     Raises:
-        FoundByOneRank: only this rank failed, by its memory for instance, so the others wait and nothing can follow.
+        FoundByOneRank: only this rank failed, e.g. for want of memory; the others wait, so nothing can follow.
     """
     try:
         return Check(name, True, work())
     except (UserError, torch.OutOfMemoryError) as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         if (isinstance(error, FoundByOneRank) or not isinstance(error, UserError)) and dist.get_world_size() > 1:
-            raise FoundByOneRank(f"{name}: rank {dist.get_rank()}: {said}") from None
-        return Check(name, False, said)
+            raise FoundByOneRank(f"{name}: rank {dist.get_rank()}: {message}") from None
+        return Check(name, False, message)
 
 
 def _devices(device: torch.device) -> str:
@@ -151,24 +153,24 @@ def _devices(device: torch.device) -> str:
     dist.all_gather_object(names, name)
     counted = ", ".join(f"{names.count(name)} x {name}" for name in sorted(set(names)))
     if len(set(names)) > 1:
-        raise UserError(f"ranks are on different devices: {counted}")
+        raise UserError(f"ranks have different devices: {counted}")
     return f"{counted}, {dist.get_backend()}"
 
 
 def _all_reduce(device: torch.device) -> str:
-    """Twice, since the first builds its connections; each rank contributes its number."""
+    """Sum the ranks' numbers, twice: the first time builds the connections and is not timed."""
     rank, world = dist.get_rank(), dist.get_world_size()
     seconds = 0.0
     for _ in range(2):
         numbers = torch.full((REDUCED,), float(rank + 1), device=device)
         begun = time.monotonic()
         dist.all_reduce(numbers)
-        wrong = int((numbers != world * (world + 1) / 2).sum())  # waits for the device, too
+        wrong = int((numbers != world * (world + 1) / 2).sum())  # also waits for the device
         seconds = time.monotonic() - begun
         with on_every_rank("all-reduce"):
             if wrong:
                 raise UserError(f"rank {rank} of {world} received {wrong:,} wrong sums of {REDUCED:,}")
-    return f"{world} ranks, {in_bytes(4 * REDUCED)} in {1000 * seconds:.3g} ms, sums right"
+    return f"{world} ranks, {in_bytes(4 * REDUCED)} in {1000 * seconds:.3g} ms, sums correct"
 
 
 def _experiment(experiment: Experiment, world: int, device: torch.device, tasks: list[Task] | None) -> str:
@@ -177,11 +179,11 @@ def _experiment(experiment: Experiment, world: int, device: torch.device, tasks:
     if done is not None:
         return done
     begun = latest(experiment.run_folder)
-    return f"{experiment.steps:,} steps" if begun is None else f"goes on from step {begun.step:,}"
+    return f"{experiment.steps:,} steps" if begun is None else f"resumes from step {begun.step:,}"
 
 
 def _corpus(experiment: Experiment, quick: bool, tasks: list[Task] | None) -> str:
-    """Readable, sampled, and what it was; each rank hashes its share of the files of a corpus folder or a stage."""
+    """Open and sample the corpus; each rank hashes its share of the files of a corpus folder or a staged corpus."""
     rank, world = dist.get_rank(), dist.get_world_size()
     with on_every_rank("corpus"):
         data = build_data(experiment, tasks=tasks)
@@ -189,7 +191,7 @@ def _corpus(experiment: Experiment, quick: bool, tasks: list[Task] | None) -> st
         if hashed:
             for file in recorded_files(Path(str(experiment.corpus.folder)))[rank::world]:
                 if not file.is_sound():
-                    raise UserError(f"{file.path} is not what its folder records: its contents were changed")
+                    raise UserError(f"{file.path} is damaged: its contents differ from the checksum in its folder")
     sequences = f"{len(data.shards):,} sequences of {experiment.sequence_length} in {len(data.shards.names)} shards"
     how = "every byte hashed" if hashed else "sampled"
     return f"{sequences}, {how}, fingerprint {data.shards.fingerprint()[:12]}"
@@ -202,21 +204,21 @@ def _disk(experiment: Experiment) -> str:
     with on_every_rank(f"{place}"):
         free = shutil.disk_usage(place).free
         if free < needed:
-            raise UserError(f"{in_bytes(free)} are free at {place}, checkpoints need {in_bytes(needed)}")
-    need = f"checkpoints need {in_bytes(needed)}" if needed else "no more checkpoints are to be written"
-    return f"{need}, {in_bytes(free)} are free at {place}"
+            raise UserError(f"checkpoints need {in_bytes(needed)}; {place} has {in_bytes(free)} free")
+    need = f"checkpoints need {in_bytes(needed)}" if needed else "no more checkpoints"
+    return f"{need}; {place} has {in_bytes(free)} free"
 
 
-def _memory(experiment: Experiment, trial: Trial) -> Check:
-    estimated = in_bytes(estimate_memory(experiment, trial.ranks, trial.ranks).total)
-    peak = in_bytes(trial.peak_memory)
-    if trial.memory is not None:
-        return Check("memory", True, f"{peak} of {in_bytes(trial.memory)} on each GPU; estimated {estimated}")
-    # The kernel counts a process whole.
-    detail = f"{peak} of each process, Python and libraries included; training alone is estimated at {estimated}"
+def _memory(experiment: Experiment, timed: TimedSteps) -> Check:
+    estimated = in_bytes(estimate_memory(experiment, timed.ranks, timed.ranks).total)
+    peak = in_bytes(timed.peak_memory)
+    if timed.memory is not None:
+        return Check("memory", True, f"{peak} of {in_bytes(timed.memory)} on each GPU; estimated {estimated}")
+    # The kernel counts the whole process.
+    detail = f"{peak} per process with Python and libraries; the estimate for training alone is {estimated}"
     return Check("memory", True, detail)
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder that is there."""
+    """The nearest folder that exists."""
     return next(folder for folder in (path, *path.parents) if folder.is_dir())

@@ -1,7 +1,7 @@
-"""The cells of a sweep as SLURM job arrays: one array for all cells of the same resources.
+"""Runs the cells of a sweep as SLURM job arrays: one array for all cells of the same resources.
 
-Works where the submitting host has no GPU. The job is `templates/cells.sbatch`, to be read and edited; what a
-site needs is one YAML file (`SiteFile`).
+The submitting host needs no GPU. The batch script is `templates/cells.sbatch`; the settings of a cluster are one YAML
+file (`Site`).
 """
 
 from __future__ import annotations
@@ -24,60 +24,60 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
 from olmo_inject.paths import expanded
 
-WAIT_SECONDS = 600  # for what a lost node may have left running to let go of the run folder
-EARLY_SECONDS = 60  # SLURM may send its signal so much sooner than asked
-ARRAYS = "arrays"  # in the sweep's folder: NUMBER.sbatch and NUMBER.cells, the names of its cells
+WAIT_SECONDS = 600  # for a process that a lost node left running to release the run folder
+EARLY_SECONDS = 60  # SLURM may send its signal this much earlier than requested
+ARRAYS = "arrays"  # in the sweep's folder: NUMBER.sbatch, and NUMBER.cells with the names of its cells
 TEMPLATE = Path(__file__).parent / "templates" / "cells.sbatch"
 
 
 @dataclass
-class SiteFile:
-    """What one cluster needs, in a YAML file of the user's."""
+class Site:
+    """The settings of a cluster."""
 
     sbatch: list[str] = field(default_factory=list)
-    """Further options of sbatch, e.g. `--account=abc`, `--partition=gpu`."""
+    """More sbatch options, e.g. `--account=abc`, `--partition=gpu`."""
     setup: list[str] = field(default_factory=list)
-    """Shell lines before the job's work, e.g. `module load cuda`."""
+    """Shell lines to run first, e.g. `module load cuda`."""
     launcher: str = ""
-    """Put before the command on each node, e.g. `apptainer exec --nv image.sif`."""
+    """Prefix of the command on each node, e.g. `apptainer exec --nv image.sif`."""
     python: str = sys.executable
     signal_seconds: int = 120
-    """How long before the time limit a cell is told to save: a checkpoint's time plus a step's, with a margin."""
+    """Seconds before the time limit at which a cell is told to save; `olmo-inject preflight` measures it."""
     template: str = ""
-    """A template of one's own in place of the shipped one."""
+    """A template in place of the shipped one."""
 
 
-def load_site(path: Path | None) -> SiteFile:
-    """Read a site file; none gives the defaults.
+def load_site(path: Path | None) -> Site:
+    """Read a cluster's settings; None gives the defaults.
 
     Raises:
         UserError: the key, the value and what is allowed.
     """
     if path is None:
-        return SiteFile()
-    site = read_described(path, SiteFile)
+        return Site()
+    site = read_described(path, Site)
     if site.signal_seconds < 1:
         raise UserError(f"{path}: signal_seconds: {site.signal_seconds} must be at least 1")
     return site
 
 
-def render(sweep: Sweep, resources: Resources, n_cells: int, listing: Path, site: SiteFile) -> str:
+def render(sweep: Sweep, resources: Resources, n_cells: int, listing: Path, site: Site) -> str:
     """The batch script of one array.
 
     Args:
         sweep: the sweep.
         resources: of each of its cells.
-        n_cells: how many.
-        listing: a file with their names, one a line.
+        n_cells: number of cells.
+        listing: the file with their names, one per line.
         site: the cluster's settings.
 
     Raises:
-        UserError: a template that cannot be rendered, or a time limit too short for its signal.
+        UserError: the template cannot be rendered, or the time limit is too short for its signal.
     """
     if _seconds(resources.time) <= site.signal_seconds + EARLY_SECONDS:
         raise UserError(
             f"resources.time: {resources.time} leaves no time to train: a cell is told to save "
-            f"{site.signal_seconds} s before (signal_seconds), and SLURM may say so {EARLY_SECONDS} s sooner"
+            f"{site.signal_seconds} s before it (signal_seconds), and SLURM may signal {EARLY_SECONDS} s early"
         )
     template = Path(expanded(site.template, "template")) if site.template else TEMPLATE
     environment = jinja2.Environment(
@@ -105,103 +105,120 @@ def render(sweep: Sweep, resources: Resources, n_cells: int, listing: Path, site
         raise UserError(f"{template}: {error}") from None
 
 
-def arrays(todo: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells of each job array: those of the same resources."""
-    by_resources = sorted(todo, key=lambda cell: str(asdict(cell.resources)))
+def arrays(chosen: Sequence[Cell]) -> list[list[Cell]]:
+    """Group cells into job arrays, by their resources."""
+    by_resources = sorted(chosen, key=lambda cell: str(asdict(cell.resources)))
     return [list(group) for _, group in groupby(by_resources, key=lambda cell: asdict(cell.resources))]
 
 
-def scripts(sweep: Sweep, site: SiteFile) -> list[str]:
-    """The batch scripts that submitting the whole sweep for the first time would write."""
+def scripts(sweep: Sweep, chosen: Sequence[Cell], site: Site) -> list[str]:
+    """The batch scripts that a first submission would write.
+
+    Args:
+        sweep: the sweep.
+        chosen: its cells to submit.
+        site: the cluster's settings.
+    """
     return [
-        render(sweep, chosen[0].resources, len(chosen), sweep.folder / ARRAYS / f"{number}.cells", site)
-        for number, chosen in enumerate(arrays(sweep.cells))
+        render(sweep, array[0].resources, len(array), sweep.folder / ARRAYS / f"{number}.cells", site)
+        for number, array in enumerate(arrays(chosen))
     ]
 
 
-def submit(sweep: Sweep, todo: Sequence[Cell], site: SiteFile) -> list[str]:
-    """Submit `todo`, one array for each kind of resources; to be called while `submitting`.
+def submit(sweep: Sweep, remaining: Sequence[Cell], site: Site) -> list[str]:
+    """Submit cells, one job array for each kind of resources. The caller holds the sweep (`cells.submitting`).
+
+    Args:
+        sweep: the sweep.
+        remaining: its cells to train.
+        site: the cluster's settings.
 
     Returns:
-        A line for each array.
+        A line about each array.
 
     Raises:
-        UserError: sbatch is not here, or refuses.
+        UserError: sbatch is not installed, or refuses.
     """
     lines = []
-    for chosen in arrays(todo):
+    for array in arrays(remaining):
         number = sum(1 for _ in (sweep.folder / ARRAYS).glob("*.sbatch"))
         listing = sweep.folder / ARRAYS / f"{number}.cells"
         script = listing.with_suffix(".sbatch")
-        write_text(listing, "".join(f"{cell.name}\n" for cell in chosen))
-        write_text(script, render(sweep, chosen[0].resources, len(chosen), listing, site))
-        for cell in chosen:
+        write_text(listing, "".join(f"{cell.name}\n" for cell in array))
+        write_text(script, render(sweep, array[0].resources, len(array), listing, site))
+        for cell in array:
             cells.begin(sweep, cell, {"backend": "slurm", "array": number})
         try:
             job = _run(["sbatch", "--parsable", str(script.resolve())]).strip().split(";")[0]
         except UserError:
-            for path in (script, listing, *(cells.files(sweep, cell).attempt for cell in chosen)):
-                path.unlink()  # nothing was submitted: what may have begun before is in the run folders
+            for path in (script, listing, *(cells.files(sweep, cell).attempt for cell in array)):
+                path.unlink()  # nothing was submitted; runs that began earlier are in their folders
             raise
-        lines.append(f"job array {job}: {len(chosen)} cells, script {script}")
+        lines.append(f"job array {job}: {len(array)} cells, script {script}")
     return lines
 
 
 @dataclass(frozen=True)
-class Task:
-    """A task of a job array that SLURM has, waiting or running."""
+class SlurmCell:
+    """A cell that SLURM runs or has in its queue.
+
+    Attributes:
+        job: SLURM's id of the array's element, e.g. 17_3.
+        cell: its name.
+        state: running or queued.
+    """
 
     job: str
     cell: str
     state: str
 
 
-def tasks(sweep: Sweep) -> list[Task]:
-    """What SLURM has of this sweep; nothing where there is no SLURM.
+def slurm_cells(sweep: Sweep) -> list[SlurmCell]:
+    """The cells that SLURM runs or has in its queue; none where there is no SLURM.
 
-    SLURM itself is asked, by the path of the scripts, so that a submitter that was killed before it could write
-    down what it submitted doubles nothing later.
+    SLURM itself is asked, by the path of the scripts: a submitter may be killed before it records what it submitted,
+    and the next one must not submit that again.
     """
     folder = (sweep.folder / ARRAYS).resolve()
     if not any(folder.glob("*.sbatch")) or shutil.which("squeue") is None:
         return []
-    found = []
+    listed = []
     for line in _run(["squeue", "--noheader", "--array", "--me", "--format=%F %K %T %o"]).splitlines():
         job, place, state, script = line.strip().split(" ", 3)
         if Path(script).parent != folder:
             continue
         names = Path(script).with_suffix(".cells").read_text(encoding="utf-8").splitlines()
         running = state in ("RUNNING", "COMPLETING", "SIGNALING", "STOPPED", "SUSPENDED")
-        found.append(Task(f"{job}_{place}", names[int(place)], cells.RUNNING if running else cells.QUEUED))
-    return found
+        listed.append(SlurmCell(f"{job}_{place}", names[int(place)], cells.RUNNING if running else cells.QUEUED))
+    return listed
 
 
 def active(sweep: Sweep) -> dict[str, str]:
-    """Cells that SLURM has: name to `running` or `queued`."""
-    return {task.cell: task.state for task in tasks(sweep)}
+    """Cells that SLURM runs or has in its queue: name to `running` or `queued`."""
+    return {listed.cell: listed.state for listed in slurm_cells(sweep)}
 
 
 def cancel(sweep: Sweep) -> str | None:
     """Take queued cells out of the queue, and let running ones save and stop.
 
     Returns:
-        What was done, in a few words; None where SLURM has none of them.
+        A line about what was done; None if SLURM has no cell.
 
     Raises:
         UserError: SLURM does not answer.
     """
-    if not (found := tasks(sweep)):
+    if not (listed := slurm_cells(sweep)):
         return None
-    for task in found:  # first, for what starts meanwhile
-        write_text(cells.CellFiles(sweep.folder, task.cell).cancel, "")
-    queued = [task.job for task in found if task.state == cells.QUEUED]
+    for cell in listed:  # first, because a queued cell may start meanwhile
+        write_text(cells.CellFiles(sweep.folder, cell.cell).cancel, "")
+    queued = [cell.job for cell in listed if cell.state == cells.QUEUED]
     if queued:
         _run(["scancel", *queued])
-    return f"{len(queued)} cells taken out of SLURM's queue, {len(found) - len(queued)} asked to save and stop"
+    return f"took {len(queued)} cells out of SLURM's queue and asked {len(listed) - len(queued)} to save and stop"
 
 
 def _seconds(time: str) -> int:
-    """Of SLURM's [days-]hours:minutes:seconds."""
+    """Seconds of SLURM's [days-]hours:minutes:seconds."""
     days, _, rest = time.rpartition("-")
     hours, minutes, seconds = map(int, rest.split(":"))
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
@@ -211,7 +228,7 @@ def _run(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise UserError(f"{command[0]} is not here: submit from a host of the SLURM cluster") from None
+        raise UserError(f"{command[0]} is not installed here: submit from a host of the SLURM cluster") from None
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise UserError(f"{command[0]} failed: {lines[-1] if lines else f'status {done.returncode}'}")

@@ -7,7 +7,7 @@
       - {name: model, key: model, values: [tiny-8, tiny-64]}
       - {name: rate, key: injections.0.instances_per_batch, values: [1, 1/10]}
 
-Axes are crossed. An axis of `cases` sets several keys together: `cases: {n10: {injections.0.every: 10, ...}, ...}`.
+Axes are crossed. An axis with `cases` sets several keys together: `cases: {n10: {injections.0.every: 10, ...}, ...}`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,10 +42,10 @@ class Resources:
     gpus_per_node: int = 8
     """0: on CPUs."""
     processes_per_node: int | None = None
-    """Ranks; None: one per GPU, or one."""
+    """Ranks; None: one per GPU, else 1."""
     cpus_per_process: int = 1
     time: str = "24:00:00"
-    """SLURM's limit for one attempt, after which a cell is requeued and goes on."""
+    """SLURM's time limit for one attempt. A cell that reaches it is requeued and resumes."""
 
     @property
     def ranks_per_node(self) -> int:
@@ -60,7 +60,7 @@ class Resources:
 
 @dataclass
 class Axis:
-    """One dimension of the grid: `key` with `values`, or `cases` that set several keys at once."""
+    """One dimension of the grid: `key` with `values`, or `cases` that set several keys each."""
 
     name: str = ""
     key: str | None = None
@@ -70,32 +70,32 @@ class Axis:
 
 @dataclass
 class Rule:
-    """Settings for the cells that `when` describes, as a size's microbatch and nodes."""
+    """Settings for the cells that `when` selects, e.g. the micro-batch and nodes of a model size."""
 
     when: dict[str, Any] = field(default_factory=dict)
-    """Axis name to a label or a list of labels."""
+    """Axis to a label or a list of labels."""
     set: dict[str, Any] = field(default_factory=dict)
     resources: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class SweepFile:
-    """What a sweep file may say."""
+    """The keys of a sweep file."""
 
     name: str = ""
     folder: str = "runs/${name}"
     experiment: str = ""
-    """A file in configs/experiments, or a path."""
+    """A name in configs/experiments, or a path."""
     set: dict[str, Any] = field(default_factory=dict)
     """Keys and values for every cell."""
     axes: list[Axis] = field(default_factory=list)
     exclude: list[dict[str, Any]] = field(default_factory=list)
-    """Cells to leave out, as `when`."""
+    """Cells to leave out, each as a rule's `when`."""
     rules: list[Rule] = field(default_factory=list)
-    """Later ones win."""
+    """A later rule overrides an earlier one."""
     resources: Resources = field(default_factory=Resources)
     at_once: int = 8
-    """Most cells that run together of a job array; cells of different resources are in different arrays."""
+    """Maximum cells of one job array that run at once; cells of different resources are in different arrays."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Cell:
     Attributes:
         name: `axis-label` of every axis, safe as a file's name.
         labels: axis to label.
-        overrides: changes to the sweep's experiment, as on a command line.
+        overrides: changes to the sweep's experiment, as key=value.
         resources: what it runs on.
         config: the sweep's experiment.
     """
@@ -126,51 +126,71 @@ class Cell:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of all that decides what is trained; a change that a resume may make does not change it."""
+        """Hash of everything that decides what is trained; changes that a resume allows do not change it."""
         return identity(self.experiment)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A whole sweep."""
+    """A grid of cells.
+
+    Attributes:
+        name: of its jobs.
+        folder: holds runs, logs and the state of each cell.
+        cells: at least one.
+        at_once: maximum cells of one job array that run at once.
+    """
 
     name: str
     folder: Path
     cells: list[Cell]
     at_once: int
 
+    def cell(self, name: str) -> Cell:
+        """The cell of this name.
 
-def load_sweep(path: Path | str) -> Sweep:
+        Raises:
+            UserError: there is none.
+        """
+        for cell in self.cells:
+            if cell.name == name:
+                return cell
+        raise UserError(f"{name!r} is not a cell of sweep {self.name}; `olmo-inject sweep show` lists them")
+
+
+def load_sweep(path: Path | str, *, folder: Path | None = None, overrides: Sequence[str] = ()) -> Sweep:
     """Read and check a sweep file, and resolve every cell.
 
     Args:
         path: a YAML file, or the name of one in configs/sweeps.
+        folder: takes the place of the file's `folder`.
+        overrides: changes to every cell's experiment, as key=value, after those of the file.
 
     Raises:
-        UserError: the key, the value and what is allowed; or the cell whose experiment cannot be.
+        UserError: the key, the value and what is allowed; or the cell whose experiment is invalid.
     """
-    found = find_config(path, "sweeps")
-    file = _as_written(read_described(found, SweepFile), read_yaml(found))
+    file_path = find_config(path, "sweeps")
+    file = _as_written(read_described(file_path, SweepFile), read_yaml(file_path))
     if not file.name or not file.experiment or not file.axes:
-        raise UserError(f"{found}: name, experiment and axes are needed")
+        raise UserError(f"{file_path}: name, experiment and axes are needed")
     if not re.fullmatch(r"\w[\w.-]*", file.name):
-        raise UserError(f"{found}: name: {file.name!r} must be letters, digits, '.', '_' and '-'")
+        raise UserError(f"{file_path}: name: {file.name!r} must be letters, digits, '.', '_' and '-'")
     if file.at_once < 1:
-        raise UserError(f"{found}: at_once: {file.at_once} must be at least 1")
-    file.folder = expanded(file.folder, f"{found}: folder")
-    file.experiment = expanded(file.experiment, f"{found}: experiment")
-    beside = found.parent / file.experiment
+        raise UserError(f"{file_path}: at_once: {file.at_once} must be at least 1")
+    file.folder = str(folder or expanded(file.folder, f"{file_path}: folder"))
+    file.experiment = expanded(file.experiment, f"{file_path}: experiment")
+    beside = file_path.parent / file.experiment
     config = str(beside) if beside.is_file() else file.experiment
-    cells = _cells(file, config, f"{found}")
+    cells = _cells(file, config, f"{file_path}", overrides)
     if not cells:
-        raise UserError(f"{found}: every cell is excluded")
+        raise UserError(f"{file_path}: every cell is excluded")
     for cell in cells:
         _check(cell)
     return Sweep(file.name, Path(file.folder), cells, file.at_once)
 
 
 def _as_written(read: Any, raw: Any) -> Any:
-    """What OmegaConf read, but plain scalars of values and labels as they stand in the file, so `0010` stays that."""
+    """What OmegaConf read, but with scalars of values and labels as the file spells them: `0010` stays `0010`."""
     if isinstance(read, SweepFile | Axis | Rule):
         for name in raw.keys() & {"set", "axes", "exclude", "rules", "values", "cases", "when"}:
             setattr(read, name, _as_written(getattr(read, name), raw[name]))
@@ -181,10 +201,10 @@ def _as_written(read: Any, raw: Any) -> Any:
     return raw if isinstance(raw, Plain) and "${" not in raw else read
 
 
-def _cells(file: SweepFile, config: str, where: str) -> list[Cell]:
+def _cells(file: SweepFile, config: str, where: str, more_overrides: Sequence[str]) -> list[Cell]:
     axes = {axis.name: _cases(axis, where) for axis in file.axes}
     if len(axes) != len(file.axes):
-        raise UserError(f"{where}: axes: two have one name")
+        raise UserError(f"{where}: axes: two have the same name")
     for number, rule in enumerate(file.rules):
         _check_labels(rule.when, axes, f"{where}: rules.{number}.when")
     for number, labels in enumerate(file.exclude):
@@ -207,22 +227,22 @@ def _cells(file: SweepFile, config: str, where: str) -> list[Cell]:
         resources = file.resources
         for rule in rules:
             resources = _with(resources, rule.resources, f"{where}: rules.{file.rules.index(rule)}")
-        cells.append(Cell(name, labels, (*overrides, *own), resources, config))
+        cells.append(Cell(name, labels, (*overrides, *more_overrides, *own), resources, config))
     return cells
 
 
 def _cases(axis: Axis, where: str) -> dict[str, dict[str, Any]]:
     where = f"{where}: axes: {axis.name or '?'}"
     if not re.fullmatch(r"[A-Za-z0-9]+", axis.name):
-        raise UserError(f"{where}: a name of letters and digits is needed")
+        raise UserError(f"{where}: name must be letters and digits")
     if bool(axis.cases) == bool(axis.key) or bool(axis.values) != bool(axis.key):
         raise UserError(f"{where}: give either key and values, or cases")
     cases = axis.cases or {_label(value): {axis.key: value} for value in axis.values}
     if axis.values and len(cases) != len(axis.values):
-        raise UserError(f"{where}: two values are one")
+        raise UserError(f"{where}: values: one is given twice")
     for label, changes in cases.items():
         if not re.fullmatch(r"[A-Za-z0-9.+-]+", label):
-            raise UserError(f"{where}: {label!r} cannot be part of a file's name; name it with `cases`")
+            raise UserError(f"{where}: {label!r} cannot be part of a file name; give the value a label with `cases`")
         if not isinstance(changes, Mapping):
             raise UserError(f"{where}: {label}: must hold keys and values")
     return cases  # pyright: ignore[reportReturnType]
@@ -260,7 +280,9 @@ def _with(resources: Resources, changes: Mapping[str, Any], where: str) -> Resou
 def _check(cell: Cell) -> None:
     resources = cell.resources
     if resources.nodes < 1 or resources.gpus_per_node < 0 or resources.ranks_per_node < 1:
-        raise UserError(f"cell {cell.name}: resources: nodes, processes and GPUs cannot be {resources}")
+        raise UserError(
+            f"cell {cell.name}: resources: nodes and processes_per_node must be at least 1, gpus_per_node at least 0"
+        )
     if resources.cpus_per_process < 1:
         raise UserError(f"cell {cell.name}: resources.cpus_per_process: must be at least 1")
     if not TIME.fullmatch(resources.time):

@@ -76,7 +76,7 @@ def run_ranks(
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if processes < 1:
-        raise UserError(f"--nproc: {processes} must be at least 1")
+        raise UserError(f"--processes: {processes} must be at least 1")
     check_launch(nodes, rendezvous)
     # What a rank could not mend it has said itself; the agent's log would bury it.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):

@@ -12,28 +12,23 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
-from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
-from olmo_inject.config import StreamExperiment
+from olmo_inject.config import Experiment, StreamExperiment
 from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
+from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.folder import CONTENTS, fingerprints
 from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence, read_saved
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import is_own_code
 from olmo_inject.terminal import Console
-from olmo_inject.visible_text import visible
-
-if TYPE_CHECKING:
-    from olmo_inject.config import Experiment
 
 DIFFERENCES_KEPT = 20
 
@@ -125,15 +120,15 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     audit.compare("steps without a gap", "first line", first, begun)
     vouched = _vouched(run, first)
     audit.compare("steps without a gap", "up to the last checkpoint", first + len(lines) >= vouched, True)
-    console = Console(stderr=True)
-    shown = track(lines, f"auditing {escape(visible(folder.name))}", console=console) if progress else lines
-    for number, line in enumerate(shown):
-        audit.compare("steps without a gap", f"line {number + 1}", line["step"], first + number)
-        if 0 <= line["step"] < experiment.steps:
-            _compare_step(audit, experiment.sequence_length, data, line)
-        else:
-            audit.compare("steps without a gap", f"line {number + 1}", line["step"], f"below {experiment.steps}")
-    if not isinstance(experiment, StreamExperiment) and cast("Experiment", experiment).train.save_data_indices:
+    with show_progress(f"auditing {folder.name}", len(lines), "steps", enabled=progress) as meter:
+        for number, line in enumerate(lines):
+            audit.compare("steps without a gap", f"line {number + 1}", line["step"], first + number)
+            if 0 <= line["step"] < experiment.steps:
+                _compare_step(audit, experiment.sequence_length, data, line)
+            else:
+                audit.compare("steps without a gap", f"line {number + 1}", line["step"], f"below {experiment.steps}")
+            meter.advance()
+    if isinstance(experiment, Experiment) and experiment.train.save_data_indices:
         # What a killed run had not brought to its disk is missing at either end; a checkpoint vouches for the rest.
         _compare_indices(audit, folder, data, first, len(lines), vouched - first)
     return audit

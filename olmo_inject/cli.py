@@ -1,4 +1,4 @@
-"""The command line, put together from the modules of `commands`; errors of the user's become one line."""
+"""The command line, put together from the modules of `commands`. A user's error becomes one line."""
 
 from __future__ import annotations
 
@@ -29,40 +29,39 @@ from olmo_inject.theory import commands as theory
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Controlled injection of task instances into OLMo pretraining.",
-    epilog="A first run: `olmo-inject demo`. Errors of yours end with status 2 and one line.",
+    epilog="Start with `olmo-inject demo`. A mistake ends with one line and exit status 2.",
 )
 for command in (
-    *(runs.plan, costs.cost, costs.preflight, runs.train, runs.audit, sweeps.sweep),
+    *(runs.plan, costs.cost, costs.preflight, runs.train, runs.audit),
     *(checkpoints.evaluate, checkpoints.unshard, checkpoints.export, reporting.demo, reporting.report),
 ):
     app.command()(command)
-corpora = typer.Typer(no_args_is_help=True, help="Build and look at corpora.")
+corpora = typer.Typer(no_args_is_help=True, help="Build, copy, search and show corpora.")
 for command in (
     *(corpus.sample, corpus.manifest, corpus.order, corpus.show),
     *(corpus_staging.stage, corpus_staging.verify, corpus_text.build, corpus_text.scan),
 ):
     corpora.command()(command)
+app.add_typer(sweeps.app, name="sweep")
 app.add_typer(corpora, name="corpus")
 app.add_typer(interventions.app, name="analyze")
 app.add_typer(theory.app, name="theory")
-for group in (app, corpora, interventions.app, theory.app):
+for group in (app, sweeps.app, corpora, interventions.app, theory.app):
     for registered in group.registered_commands:
         assert registered.callback is not None
         registered.callback = with_checked_numbers(with_expanded_paths(registered.callback))
 
-# What was typed wrong; typer names only this kind of it publicly, and which class is above it depends on its version.
-_TypedWrong: Any = typer.BadParameter.__bases__[0]
+# The class of all usage errors, whose name depends on typer's version; this subclass of it is public.
+_UsageError: Any = typer.BadParameter.__bases__[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake is one line on standard error and status 2, Ctrl-C one line and 130.
+    """Run the command line. A user's mistake ends with one line on standard error and status 2, Ctrl-C with 130.
 
-    Where the reader of the output has gone, as `head` does, the command ends in silence with status 1; an output that
-    is full is told.
+    If the reader of the output has gone, as `head` does, the command ends silently with status 1.
     """
     prepare_output()
     try:
@@ -84,9 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        return app(arguments, standalone_mode=False) or 0
-    except _TypedWrong as error:
-        if (message := error.format_message()).count("\n") > 1:  # the help, for want of a command
+        return app(arguments, prog_name="olmo-inject", standalone_mode=False) or 0
+    except _UsageError as error:
+        if (message := error.format_message()).count("\n") > 1:  # a group without a command prints its help
             print(message)
         elif message:
             context = error.ctx
@@ -95,8 +94,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except UserError as error:
         report(error)
     except OSError as error:
-        if error.filename is None:  # of a connection, of the output, or of our own making
+        if error.filename is None:  # not about a file: of a connection, of the output, or a bug
             raise
-        # A folder without permission, a name that is too long, a full disk, wherever it was met.
+        # A folder without permission, a name that is too long, a full disk, wherever it happened.
         report(UserError(f"{error.filename}: {error.strerror}"))
     return 2

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from olmo_inject.config import Described
-from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.source import CorpusSource, read_source
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan, PlannedTask
 from olmo_inject.tasks import Task, build_tasks
+
+if TYPE_CHECKING:
+    from olmo_inject.corpus.injected import InjectedCorpus
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def build_data(
         UserError: as `build_plan`; shards that are missing, truncated, of another dtype or vocabulary; a staged
             corpus that ends before the run does.
     """
+    from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks  # imports torch: seconds
+
     what = build_plan(experiment, tasks)
     loading = experiment.loading
     masks = loading.label_mask_paths

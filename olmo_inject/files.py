@@ -2,77 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from olmo_inject.errors import UserError
 
 READ_BYTES = 4 << 20  # at once
-LOCK_ATTEMPTS = 5  # a tenth of a second apart: perhaps it is held by one that only looks
-
-
-@contextmanager
-def locked(path: Path, in_use: Callable[[], str], what: str) -> Iterator[None]:
-    """Hold the file `path`, made if need be, for this process alone; the lock goes with it, however it ends.
-
-    Args:
-        path: of an empty file.
-        in_use: what to say where another process holds it, after some attempts.
-        what: cannot be written or locked, in words.
-
-    Raises:
-        UserError: it is held, or cannot be made or locked.
-    """
-    with _locked_file(path, in_use, what):
-        yield
-
-
-def _locked_file(path: Path, in_use: Callable[[], str], what: str) -> IO[str]:
-    for attempt in range(LOCK_ATTEMPTS):
-        time.sleep(0.1 if attempt else 0)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
-        except FileNotFoundError:  # another process has just removed the folder
-            continue
-        except OSError as error:
-            raise UserError(f"cannot write {what}: {error.strerror}") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(file, path):
-                return file
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            file.close()
-            raise UserError(f"cannot lock {what}: {error.strerror}") from None
-        file.close()
-    raise UserError(in_use())
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is still the one at `path`: who held it before may have removed it meanwhile."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def remove_with_lock(lock: Path) -> None:
-    """Remove the folder of a lock file that this process holds, the file last: from then on it may be another's."""
-    for path in lock.parent.iterdir():
-        if path != lock:
-            path.unlink(missing_ok=True)
-    lock.unlink(missing_ok=True)
-    with suppress(OSError):  # another process has made its own lock there
-        lock.parent.rmdir()
 
 
 @contextmanager

@@ -1,22 +1,20 @@
-"""Jobs over a corpus in several processes, with one line of progress: share done, rate and time left."""
+"""Jobs over a corpus in several processes, which report how far they are."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from datetime import timedelta
 from itertools import islice
 from multiprocessing.sharedctypes import SynchronizedArray
 from typing import Any, TypeVar
 
 from olmo_inject.errors import UserError
+from olmo_inject.progress import Meter, show_progress
 from olmo_inject.worker_processes import check_sockets, end_with_parent
 
 Report = Callable[[int, int], None]  # units of work done and tokens handled since the last report
@@ -25,12 +23,10 @@ R = TypeVar("R")
 
 _POLL_S = 0.2
 _WATCHED = 1024  # jobs; they are begun in order, so one that fails is not far from the first that is not done
-_FIRST_S = 2.0  # before anything is shown
-_LINE_S = 10.0  # between lines where standard error is no terminal
 _DONE, _TOKENS, _STOP = range(3)
 
 
-class Stopped(Exception):
+class Cancelled(Exception):
     """Another job has failed, or the user stops: this one ends as if killed."""
 
 
@@ -41,6 +37,7 @@ def each_result(
     processes: int,
     what: str,
     total: int,
+    unit: str,
     progress: bool,
     threads: int = 1,
 ) -> Iterator[R]:
@@ -52,7 +49,8 @@ def each_result(
         jobs: picklable.
         processes: at most so many at once.
         what: begins the line of progress.
-        total: units of work in all jobs.
+        total: work in all jobs.
+        unit: of `total`, as `show_progress`'s.
         progress: whether to show it, on standard error.
         threads: of the `tokenizers` library in each process.
 
@@ -66,21 +64,20 @@ def each_result(
     context = multiprocessing.get_context("forkserver")  # the server has no threads, so its children start clean
     context.set_forkserver_preload([__name__])
     counts = context.Array("q", 3)
-    meter = _Meter(what, total, progress)
     pool = ProcessPoolExecutor(
         min(processes, max(1, len(jobs))), mp_context=context, initializer=_begin, initargs=(counts, threads, function)
     )
     try:
-        yield from _watch(deque(pool.submit(_call, job) for job in jobs), counts, meter)
+        with show_progress(what, total, unit, enabled=progress) as meter:
+            yield from _watch(deque(pool.submit(_call, job) for job in jobs), counts, meter)
     except BrokenProcessPool:
         raise UserError(f"{what}: a process was killed: is there too little memory?") from None
     finally:
         counts[_STOP] = 1
         pool.shutdown(cancel_futures=True)
-        meter.close()
 
 
-def _watch(futures: deque[Future[R]], counts: SynchronizedArray[int], meter: _Meter) -> Iterator[R]:
+def _watch(futures: deque[Future[R]], counts: SynchronizedArray[int], meter: Meter) -> Iterator[R]:
     """Show progress and hand out results in order until all are done; raise what the first to fail raised."""
     while futures:
         near = list(islice(futures, _WATCHED))
@@ -88,7 +85,7 @@ def _watch(futures: deque[Future[R]], counts: SynchronizedArray[int], meter: _Me
             future.result()
         while futures and futures[0].done():
             yield futures.popleft().result()
-        meter.show(counts[_DONE], counts[_TOKENS])
+        meter.update(counts[_DONE], f"{counts[_TOKENS]:,} tokens" if meter.unit != "tokens" else "")
 
 
 _counts: SynchronizedArray[int] | None = None
@@ -116,35 +113,4 @@ def _report(done: int, tokens: int) -> None:
         _counts[_DONE] += done
         _counts[_TOKENS] += tokens
     if _counts[_STOP]:
-        raise Stopped
-
-
-class _Meter:
-    """One line on standard error that is written over; a line every ten seconds where that is no terminal."""
-
-    def __init__(self, what: str, total: int, wanted: bool) -> None:
-        self.what = what
-        self.total = total
-        self.terminal = sys.stderr.isatty()
-        self.wanted = wanted
-        self.begun = time.monotonic()
-        self.next = self.begun + (_FIRST_S if self.terminal else _LINE_S)
-        self.shown = False
-
-    def show(self, done: int, tokens: int) -> None:
-        now = time.monotonic()
-        if not self.wanted or now < self.next:
-            return
-        self.next = now + (_POLL_S if self.terminal else _LINE_S)
-        elapsed = now - self.begun
-        left = timedelta(seconds=round(elapsed * (self.total - done) / done)) if done else "?"
-        line = (
-            f"{self.what}: {done / max(1, self.total):.1%}, {tokens:,} tokens, {tokens / elapsed:,.0f}/s, {left} left"
-        )
-        print(f"\r{line}\x1b[K" if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr)
-        sys.stderr.flush()
-        self.shown = True
-
-    def close(self) -> None:
-        if self.shown and self.terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        raise Cancelled

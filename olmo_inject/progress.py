@@ -1,4 +1,8 @@
-"""How far long work is, with rate and time left: a bar on a terminal, now and then a line elsewhere."""
+"""Progress of long work on standard error, with rate and time left: a bar on a terminal, a line now and then in a log.
+
+with show_progress("staging", total_bytes, "bytes") as meter:
+meter.advance(len(chunk))
+"""
 
 from __future__ import annotations
 
@@ -8,47 +12,135 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from olmo_inject.terminal import Console
+from olmo_inject.visible_text import visible
 
-SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BEFORE_BAR = 2.0  # work that is done sooner shows nothing
+SECONDS_BETWEEN_LINES = 10.0  # in a log
+_SECONDS_BETWEEN_BARS = 0.1
+Note = str | Callable[[], str]
+
+
+class Meter:
+    """Counts what is done, from any thread, and says so in one line.
+
+    Args:
+        what: the work, e.g. "staging".
+        total: of `unit`.
+        unit: "bytes", or the plural of what is counted, e.g. "steps".
+        done: of `unit`, before the meter started.
+    """
+
+    def __init__(self, what: str, total: float, unit: str, done: float = 0) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.done = self._done_before = done
+        self.note: Note = ""
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+
+    def advance(self, count: float = 1) -> None:
+        """Count `count` more."""
+        with self._lock:
+            self.done += count
+        self._show()
+
+    def update(self, done: float, note: Note = "") -> None:
+        """Set what is done, and a note that ends the line; a function is called only when the line is shown."""
+        self.done, self.note = done, note
+        self._show()
+
+    def line(self) -> str:
+        """Done, total, rate, time left and note: `120/500 steps, 3.4 steps/s, 0:01:52 left, loss 2.1`."""
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        rate = (self.done - self._done_before) / seconds
+        left = str(timedelta(seconds=round((self.total - self.done) / rate))) if rate > 0 else "?"
+        if self.unit == "bytes":
+            counted = f"{self.done / 1e9:,.2f}/{self.total / 1e9:,.2f} GB, {rate / 1e6:,.1f} MB/s"
+        else:
+            counted = f"{_number(self.done)}/{_number(self.total)} {self.unit}, {_rate(rate)} {self.unit}/s"
+        note = self.note() if callable(self.note) else self.note
+        return f"{counted}, {left} left" + (f", {note}" if note else "")
+
+    def _show(self) -> None:
+        """Show the line if it is time to."""
+
+
+class _Bar(Meter):
+    """On a terminal."""
+
+    def __init__(self, console: Console, what: str, total: float, unit: str, done: float) -> None:
+        super().__init__(what, total, unit, done)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn())
+        line = TextColumn("{task.fields[line]}", markup=False)
+        self._bar = Progress(*columns, line, console=console, transient=True)
+        self._task = self._bar.add_task(visible(what), total=total, completed=int(done), line="")
+        self._next = self._started + SECONDS_BEFORE_BAR
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        with self._lock:
+            if not self._bar.live.is_started:
+                self._bar.start()
+            self._next = now + _SECONDS_BETWEEN_BARS
+        self._bar.update(self._task, completed=self.done, line=visible(self.line()))
+
+    def close(self) -> None:
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+
+class _Lines(Meter):
+    """In a log: a line every ten seconds, and the last one where `to_the_end`."""
+
+    def __init__(self, console: Console, what: str, total: float, unit: str, done: float, *, to_the_end: bool) -> None:
+        super().__init__(what, total, unit, done)
+        self._console = console
+        self._to_the_end = to_the_end
+        self._next = self._started + SECONDS_BETWEEN_LINES
+
+    def _show(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now < self._next and not (self._to_the_end and self.done == self.total):
+                return
+            self._next = now + SECONDS_BETWEEN_LINES
+            self._console.print(f"{self.what}: {self.line()}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def bytes_done(what: str, total: int, enabled: bool = True) -> Iterator[Callable[[int], None]]:
-    """Show progress over `total` bytes on standard error; yields what to call with bytes done, from any thread."""
+def show_progress(
+    what: str, total: float, unit: str, *, done: float = 0, enabled: bool = True, to_the_end: bool = False
+) -> Iterator[Meter]:
+    """Show progress on standard error while the block runs; yields the meter to advance.
+
+    Args:
+        what: the work, e.g. "staging"; begins the line.
+        total: of `unit`.
+        unit: "bytes", or the plural of what is counted, e.g. "steps".
+        done: of `unit`, before this block, which counts for the bar and not for the rate.
+        enabled: False shows nothing.
+        to_the_end: whether a log also gets a line when all is done, however soon.
+    """
     console = Console(stderr=True)
     if not enabled:
-        yield lambda _: None
+        yield Meter(what, total, unit, done)
     elif console.is_terminal:
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(TextColumn(what), *columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda n: bar.advance(task, n)
+        bar = _Bar(console, what, total, unit, done)
+        try:
+            yield bar
+        finally:
+            bar.close()
     else:
-        yield _Lines(what, total, console).advance
+        yield _Lines(console, what, total, unit, done, to_the_end=to_the_end)
 
 
-class _Lines:
-    def __init__(self, what: str, total: int, console: Console) -> None:
-        self._what, self._total, self._console = what, total, console
-        self._begun = self._last = time.monotonic()
-        self._done = 0
-        self._lock = threading.Lock()
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
-    def advance(self, n: int) -> None:
-        with self._lock:
-            self._done += n
-            now = time.monotonic()
-            if now - self._last < SECONDS_BETWEEN_LINES:
-                return
-            self._last = now
-            rate = self._done / (now - self._begun)
-            left = timedelta(seconds=round((self._total - self._done) / rate)) if rate else "?"
-            self._console.print(
-                f"{self._what}: {self._done / 1e9:,.2f} of {self._total / 1e9:,.2f} GB, {rate / 1e6:,.0f} MB/s, "
-                f"{left} left",
-                highlight=False,
-                soft_wrap=True,
-            )
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.2g}"

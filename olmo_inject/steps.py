@@ -1,10 +1,39 @@
-"""Which steps something happens at: listed, log-spaced and in dense windows."""
+"""Which steps something happens at: listed, log-spaced and in dense windows; and how `--steps` names them."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from olmo_inject.errors import UserError
+
+MOST_STEPS = 2**31 - 1
+_RANGE = re.compile(r"(\d*):(\d*)(?::(\d+))?")
+
+
+def parse_step_range(text: str) -> tuple[int, int | None, int] | None:
+    """Start, stop and stride of `start:stop:every`, in the grammar of Python's slices; None if `text` is no range.
+
+    `stop` is not included, and is None where it is left out.
+    """
+    match = _RANGE.fullmatch(text)
+    if match is None or match[3] == "0":
+        return None
+    return int(match[1] or 0), int(match[2]) if match[2] else None, int(match[3] or 1)
+
+
+def consecutive_steps(text: str) -> range:
+    """The steps of `--steps start:stop`.
+
+    Raises:
+        UserError: `text` is no range, has no end, skips steps, or holds none.
+    """
+    start, stop, every = parse_step_range(text) or (0, None, 1)
+    if stop is None or every != 1:
+        raise UserError(f"--steps: {text!r} is not start:stop, such as 0:50000")
+    if not start < stop <= MOST_STEPS:
+        raise UserError(f"--steps: {text}: stop must be above start and at most {MOST_STEPS:,}")
+    return range(start, stop)
 
 
 @dataclass

@@ -86,7 +86,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     config: Path, capfd: pytest.CaptureFixture[str], change: str, said: str
 ) -> None:
     before = sorted(config.parent.rglob("*"))
-    message = fails(capfd, "train", config, change, "--nproc", 2)
+    message = fails(capfd, "train", config, change, "--processes", 2)
     assert any(part in message for part in said.split("|")), message
     assert sorted(config.parent.rglob("*")) == before
 
@@ -96,7 +96,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     [
         (["trian"], "No such command 'trian'. Did you mean 'train'?; see `"),
         (["plan"], "Missing argument 'config'; see `"),
-        (["train", "demo", "--nproc", "two"], "--nproc"),
+        (["train", "demo", "--processes", "two"], "--processes"),
         (["corpus", "show", "x", "--rowz", "1"], "corpus show --help`"),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_full_disk_is_one_line(config: Path, tmp_path: Path, capfd: pytest.Cap
 
 def test_weights_and_biases_without_a_key_is_one_line(config: Path, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "olmo_inject", "train", str(config), "train.wandb.project=p", "--nproc", "2"]
+    command = [sys.executable, "-m", "olmo_inject", "train", str(config), "train.wandb.project=p", "--processes", "2"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr

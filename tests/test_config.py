@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from olmo.config import ModelConfig
 
 from olmo_inject.config import CorpusConfig, Experiment, configs_folder, experiment_yaml, load_experiment
 from olmo_inject.config.checks import OWNED, OWNED_DATA, OWNED_OPTIMIZER, OWNED_WANDB
+from olmo_inject.config.olmo_settings import ModelConfig
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Bernoulli, Burst, Uniform
 from olmo_inject.injection.schedules import Window

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from olmo.config import CompilerConfig, InstanceFilterConfig, WandbConfig
 from olmo.model import OLMo
 from olmo.optim import build_optimizer, build_scheduler
 from omegaconf import OmegaConf
@@ -21,8 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.config import Experiment, load_experiment
 from olmo_inject.config.checks import OWNED, OWNED_DATA, OWNED_OPTIMIZER, OWNED_WANDB, check
+from olmo_inject.config.olmo_settings import CompilerConfig, InstanceFilterConfig, WandbConfig
 from olmo_inject.config.ranges import CHOICES, RANGES
 from olmo_inject.errors import UserError
+from olmo_inject.training.olmo_config import model_config, train_config
 
 BASE = """
 name: small
@@ -90,9 +91,9 @@ def set_to(config: Any, key: str, value: Any) -> Any:
 
 def build(experiment: Experiment) -> None:
     """A real model, optimizer and schedule, and a step of training."""
-    train, model_config = experiment.train, experiment.model.update_with(init_device="cpu")
+    train = train_config(experiment.train)
     torch.manual_seed(train.seed)
-    model = OLMo(model_config)
+    model = OLMo(model_config(experiment.model).update_with(init_device="cpu"))
     optimizer, scheduler = build_optimizer(train, model), build_scheduler(train)
     for step in (0, 1, 99):
         rate = scheduler.get_lr(train.optimizer.learning_rate, step, 100)

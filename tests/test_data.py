@@ -15,6 +15,7 @@ from olmo_inject.config import Experiment, load_experiment
 from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.data import build_data, build_plan
 from olmo_inject.errors import UserError
+from olmo_inject.runs.folder import fingerprints
 
 LENGTH, BATCH = 8, 16
 
@@ -61,6 +62,25 @@ def test_from_a_corpus_folder(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows[injected.rows, :3], data.plan.tokens(injected))
     assert set(rows[injected.rows, 3].tolist()) == {0}
     assert data.corpus[0].keys() == {"input_ids"}
+
+
+def test_the_first_sequences_alone(shards: list[Path], tmp_path: Path) -> None:
+    whole, part = (
+        build_data(experiment(tmp_path, bare(shards))),
+        build_data(experiment(tmp_path, bare(shards, sequences=BATCH * 2 + 3))),
+    )
+    read = part.order[np.arange(7 * BATCH)]
+    assert part.order.epoch_steps == 2
+    assert read.max() < BATCH * 2 + 3
+    assert len(np.unique(read)) > BATCH * 2  # over several epochs, which leave out 3 each, none is always left out
+    np.testing.assert_array_equal(part.shards.read(read[:5]), whole.shards.read(read[:5]))
+    assert fingerprints(part)["order"] != fingerprints(whole)["order"]
+    with pytest.raises(UserError, match=r"corpus\.sequences: 1,000 are more than the 99 of the corpus"):
+        build_data(experiment(tmp_path, bare(shards, sequences=1000)))
+    with pytest.raises(UserError, match="15 sequences do not fill one batch of 16"):
+        build_data(experiment(tmp_path, bare(shards, sequences=15)))
+    with pytest.raises(UserError, match=r"corpus\.sequences: 0 must be at least 1"):
+        experiment(tmp_path, bare(shards, sequences=0))
 
 
 def test_from_bare_ids(shards: list[Path], tmp_path: Path) -> None:

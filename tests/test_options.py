@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import typing
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,13 @@ def test_every_number_of_a_command_has_its_range() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "demo", "--nproc", "0"], "--nproc: 0 must be at least 1 and at most 4,096"),
+        (["train", "demo", "--processes", "0"], "--processes: 0 must be at least 1 and at most 4,096"),
+        (["sweep", "run", "demo", "--at-once", "0"], "--at-once: 0 must be at least 1"),
         (["train", "demo", "--nodes", "0"], "--nodes: 0 must be at least 1 and at most 1,048,576"),
-        (["preflight", "demo", "--nproc", "1000000000"], "--nproc: 1000000000 must be at least 1 and at most 4,096"),
+        (
+            ["preflight", "demo", "--processes", "1000000000"],
+            "--processes: 1000000000 must be at least 1 and at most 4,096",
+        ),
         (
             ["plan", "demo", "--step", str(10**30)],
             " must be at least 0 and at most 2,147,483,647",
@@ -106,11 +111,14 @@ def test_every_number_of_a_command_has_its_range() -> None:
         (["cost", "demo", "--price", "nan"], "--price: nan must be at least 0"),
         (["cost", "demo", "--utilization", "0"], "--utilization: 0.0 must be above 0 and at most 1"),
         (["cost", "demo", "--accelerator", 5000 * "x"], "is not one of "),
-        (["evaluate", "x", "--batch-size", "1000000000"], "--batch-size: 1000000000 must be at least 1 and at most"),
+        (
+            ["evaluate", "x", "--rows-per-pass", "1000000000"],
+            "--rows-per-pass: 1000000000 must be at least 1 and at most",
+        ),
         (["corpus", "show", "x", "--step", "-1"], "--step: -1 must be at least 0"),
         (["corpus", "show", "x", "--step", "0", "--batch-size", "1000000000"], "--batch-size: 1000000000 must be"),
-        (["corpus", "build", "x", "--to", "y", "--shard-tokens", "0"], "--shard-tokens: 0 must be at least 1"),
-        (["corpus", "order", "x", "--to", "y", "--steps", "0"], "--steps: 0 must be at least 1"),
+        (["corpus", "build", "x", "--out", "y", "--shard-tokens", "0"], "--shard-tokens: 0 must be at least 1"),
+        (["corpus", "order", "x", "--out", "y", "--steps", "0"], "--steps: '0' is not start:stop"),
         (["analyze", "patching", "x", "--pairs", str(10**12)], "--pairs: 1000000000000 must be at least 2"),
     ],
 )
@@ -144,21 +152,58 @@ def test_rows_are_counted_before_they_are_listed() -> None:
     assert parse_rows("0-2,7,1", 8) == [0, 1, 2, 7]
 
 
-def commands() -> dict[str, typing.Any]:
-    found = {}
+def parsers() -> dict[str, typing.Any]:
+    """The parser of every command, by its name below `olmo-inject`."""
+    leaves = {}
     waiting = [("", get_command(app))]
     while waiting:
-        name, command = waiting.pop()
-        waiting += [(f"{name} {key}".strip(), below) for key, below in getattr(command, "commands", {}).items()]
-        if not hasattr(command, "commands"):
-            found[name] = command.callback
-    return found
+        name, parser = waiting.pop()
+        waiting += [(f"{name} {key}".strip(), below) for key, below in getattr(parser, "commands", {}).items()]
+        if not hasattr(parser, "commands"):
+            leaves[name] = parser
+    return leaves
+
+
+def commands() -> dict[str, typing.Any]:
+    """The function of every command."""
+    return {name: parser.callback for name, parser in parsers().items()}
+
+
+def options(parser: typing.Any) -> list[typing.Any]:
+    return [parameter for parameter in parser.params if parameter.param_type_name == "option"]
+
+
+def test_the_help_of_a_command_with_more_than_eight_options_has_panels() -> None:
+    sizes = {name: Counter(option.rich_help_panel for option in options(parser)) for name, parser in parsers().items()}
+    assert sum(sizes["cost"].values()) > 8
+    assert {name for name, panels in sizes.items() if max(panels.values(), default=0) > 8} == set()
+
+
+def test_an_option_takes_the_same_kind_of_value_in_every_command() -> None:
+    kinds: dict[str, set[str]] = {}
+    for command in commands().values():
+        for parameter, hint in typing.get_type_hints(inspect.unwrap(command)).items():
+            inner = {hint} | set(typing.get_args(hint))
+            kind = "flag" if bool in inner else "number" if {int, float} & inner else "text"
+            kinds.setdefault(parameter, set()).add(kind)
+    assert {name: found for name, found in kinds.items() if len(found) > 1} == {}
+    assert {"out", "steps", "processes", "tasks", "at_once"} <= kinds.keys()
+
+
+def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    completion = {"_OLMO_INJECT_COMPLETE": "complete_bash", "COMP_WORDS": "olmo-inject sweep s", "COMP_CWORD": "2"}
+    for name, value in completion.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.split() == ["show", "submit", "status"]
 
 
 NO_PATHS = {"accelerator", "targets", "dimensions", "device", "steps", "overrides", "precision", "read", "rank_shard",
-    "rendezvous", "rows", "show", "source", "submit", "title", "text_field", "id_field", "text_unit", "dataset_config",
-    "dataset_split", "corpus sample tokenizer", "theory fit against", "theory fit task", "theory predict at",
-    "theory figures only"}  # fmt: skip
+    "rendezvous", "rows", "source", "title", "text_field", "id_field", "text_unit", "dataset_config",
+    "dataset_split", "corpus sample tokenizer", "sweep show cell", "theory fit against", "theory fit task",
+    "theory predict at", "theory figures only"}  # fmt: skip
 
 
 def test_every_command_expands_every_path_it_takes(places: tuple[Path, Path]) -> None:
@@ -190,7 +235,7 @@ def test_from_the_command_line(places: tuple[Path, Path], capsys: pytest.Capture
     home, scratch = places
     (home / "texts").mkdir()
     (home / "texts" / "a.txt").write_text("Some words to be read. " * 50)
-    build = ["corpus", "build", "~/texts", "--to", "$SCRATCH/corpus", "--processes", "1"]
+    build = ["corpus", "build", "~/texts", "--out", "$SCRATCH/corpus", "--processes", "1"]
     with pytest.raises(SystemExit) as ended:
         main(build)
     assert ended.value.code == 0

@@ -39,7 +39,7 @@ from olmo_inject.training.gradients import (
 )
 
 METHOD = "gradients"
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def method(options: Options) -> Method:
     """The analysis of one checkpoint, to the table `cosines`.
 
     Columns: task (whose g_r, and on whose neurons), kind (`batch`, `injected`, `rest`, `reference`), of (the one task
-    it is of, or nothing), cosine (absent where the gradient is zero), norm, instances (of `task` in the batch), proven
+    it is of, or nothing), cosine (absent where the gradient is zero), norm, null and among (cosines with the
+    task's two other references, `olmo_inject.training.gradients`), instances (of `task` in the batch), proven
     (whether the batch agreed with the run's evidence; false where it has none of the step), and the options mlp
     (`layer`), neurons, targets and precision.
 
@@ -116,7 +117,7 @@ def step_cosines(model: PreTrainedModel, subject: Subject, options: Options) -> 
     mlp = MlpGradients(model, options.layer, tokens, z_loss_of(experiment.train), options.precision)
     gradients = step_gradients(mlp, batch, of_row, names, data.tasks, options.targets)
     table = pd.DataFrame([asdict(found) for found in cosines(gradients, options.neurons)])
-    table["cosine"] = table["cosine"].astype(float)
+    table[["cosine", "null", "among"]] = table[["cosine", "null", "among"]].astype(float)
     counts = {name: int((of_row == number).sum()) for number, name in enumerate(names)}
     measured = {
         "mlp": options.layer,

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a checkpoint on both halves of its tasks, as training measures them, where it did not.
+"""Losses, accuracies and AUC of a checkpoint on both halves of its tasks, as training measures them, where it did not.
 
 `with_scores` puts them among a run's own measurements, so that every figure and sentence uses them alike.
 """
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from analysis.methods.activations import check_vocabulary
@@ -21,11 +20,11 @@ from analysis.read.checkpoints import Subject
 from analysis.read.runs import Run
 from analysis.read.store import Method, Report, Tables, rows
 from olmo_inject.tasks import LABEL_POSITION, Task
-from olmo_inject.training.evaluation.tasks import Scores, half_means
+from olmo_inject.training.evaluation.tasks import Scores, half_means, score
 
 INSTANCES_PER_PASS = 512
 HALVES = ("train", "test")
-VERSION = 2
+VERSION = 3
 
 
 def scores_method() -> Method:
@@ -75,12 +74,8 @@ def _of_task(model: PreTrainedModel, task: Task) -> Iterator[dict[str, Any]]:
     for chunk in instances.split(INSTANCES_PER_PASS):
         with torch.no_grad():
             logits = last_logits(model, chunk[:, :LABEL_POSITION])
-        label = chunk[:, LABEL_POSITION]
-        among = labels[logits[:, labels].argmax(-1)]
-        loss = F.cross_entropy(logits, label, reduction="none")
-        scored.append(torch.stack([loss, logits.argmax(-1) == label, among == label]).double().cpu())
-    table = torch.cat(scored, dim=1).numpy()
+        scored.append(score(logits, chunk[:, LABEL_POSITION], labels).cpu())
+    scores = Scores.of(torch.cat(scored).numpy())
     for half, ids in zip(HALVES, (task.train_ids, task.test_ids), strict=True):
-        loss, correct, among = table[:, ids]
-        for measure, mean in half_means(task, half, ids, Scores(loss, correct > 0, among > 0)).items():
+        for measure, mean in half_means(task, half, ids, scores.at(ids)).items():
             yield {"task": task.name, "half": half, "measure": measure, "value": mean.value, "count": mean.count}

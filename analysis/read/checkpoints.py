@@ -22,6 +22,7 @@ from analysis.read.runs import Run, order_of, read_run
 from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
 from olmo_inject.runs.read import expand, is_run
+from olmo_inject.steps import parse_step_range
 from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.record import RECORD, files_of_weights, read_record, verify_length
 from olmo_inject.training.checkpoints.transformers import to_transformers
@@ -30,7 +31,6 @@ from olmo_inject.training.checkpoints.weights import load_weights, read_model_co
 LAST, ALL = "last", "all"
 FOLDER = "analysis"  # of results, in a run or beside a model's weights
 _STEP = re.compile(r"step(\d+)")
-_RANGE = re.compile(r"(\d*):(\d*)(?::(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ def subjects(
             if tasks is None:
                 raise UserError(f"{path} is a model and no checkpoint of a run: its batches are not known")
             if not tasks:
-                raise UserError(f"{path} is a model and not a run: say with --task which tasks to analyse it on")
+                raise UserError(f"{path} is a model and not a run: say with --tasks which tasks to analyse it on")
             found.append(Subject(path, None, None, [Task.load(file) for file in tasks], path / FOLDER))
         else:
             raise UserError(f"{path} is neither a run folder, nor a folder of runs, nor a model")
     if tasks and all(subject.run is not None for subject in found):
-        raise UserError("--task: goes with models that are no run; a run has its own tasks")
+        raise UserError("--tasks: goes with models that are no run; a run has its own tasks")
     for run in sorted(runs, key=order_of):
         found += _of_run(run, steps, problems)
     return sorted(found, key=lambda subject: subject.run is None)  # stable: each kind keeps its order
@@ -132,9 +132,8 @@ def chosen_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[in
             chosen.update(existing)
         elif part.isdecimal():
             chosen.add(int(part))
-        elif (match := _RANGE.fullmatch(part)) and match[3] != "0":
-            start, stop, every = (int(value) if value else None for value in match.groups())
-            chosen.update(step for step in existing if _in_range(step, start or 0, stop, every or 1))
+        elif (window := parse_step_range(part)) is not None:
+            chosen.update(step for step in existing if _in_range(step, *window))
         else:
             raise UserError(
                 f"--steps: {part!r} is not a step, a range start:stop or start:stop:every, '{LAST}' or '{ALL}'"

@@ -7,22 +7,19 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.read.labels import labels
 from analysis.stats import wilson
-from olmo_inject.config import Described, InjectionConfig, StreamExperiment, named_model
+from olmo_inject.config import Described, Experiment, InjectionConfig, StreamExperiment, named_model
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency
 from olmo_inject.runs.read import SavedRun, load_run, read_audit, read_metrics
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, judged, unmirrored_among
-
-if TYPE_CHECKING:
-    from olmo_inject.config import Experiment
 
 _COLUMNS = ("step", "name", "value", "count")
 SIZE_KEYS = ("d_model", "n_layers", "mlp_ratio", "mlp_hidden_size")
@@ -93,8 +90,8 @@ class Run:
         """The model's name, unless the experiment changed its size; or its width and depth."""
         if isinstance(self.experiment, StreamExperiment):
             return str(self.experiment.model.get("size", "unknown"))
-        experiment = cast("Experiment", self.experiment)
-        model, name = experiment.model, experiment.model_name
+        assert isinstance(self.experiment, Experiment)
+        model, name = self.experiment.model, self.experiment.model_name
         shape = f"{model.d_model} wide, {model.n_layers} deep"
         if name is None:
             return shape
@@ -112,7 +109,10 @@ class Run:
             return int(self.experiment.model.get("parameters", 0))
         from olmo.model import OLMo  # some seconds of imports
 
-        on_meta = replace(cast("Experiment", self.experiment).model, init_device="meta")
+        from olmo_inject.training.olmo_config import model_config
+
+        assert isinstance(self.experiment, Experiment)
+        on_meta = model_config(self.experiment.model).update_with(init_device="meta")
         return OLMo(on_meta, init_params=False).num_params(include_embedding=False)
 
     @cached_property

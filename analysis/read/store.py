@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
 from analysis.read.checkpoints import FOLDER, Subject, checkpoint_of, identity
@@ -30,8 +29,8 @@ from analysis.read.runs import Run
 from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
+from olmo_inject.progress import show_progress
 from olmo_inject.shapes import check_shape
-from olmo_inject.terminal import Console
 from olmo_inject.words import counted
 
 Tables = dict[str, pd.DataFrame]
@@ -253,13 +252,8 @@ def _keep(folder: Path, about: Mapping[str, Any], tables: Tables) -> None:
 
 def _progress(subjects: Sequence[Subject], method: str) -> Iterator[tuple[Subject, Report]]:
     """Each subject, with what moves the bar within it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    console.quiet = not console.is_terminal  # where rich would leave an empty line and nothing else
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(method, total=len(subjects))
+    with show_progress(method, len(subjects), "checkpoints") as meter:
         for number, subject in enumerate(subjects):
-            about = f"{method}: {subject.name}" + (f" ({number + 1} of {len(subjects)})" if len(subjects) > 1 else "")
-            progress.update(bar, description=about)
-            yield subject, lambda share, before=number: progress.update(bar, completed=before + share)
-            progress.update(bar, completed=number + 1)
+            meter.update(number, subject.name)
+            yield subject, lambda share, before=number, name=subject.name: meter.update(before + share, name)
+            meter.update(number + 1, subject.name)

@@ -37,7 +37,7 @@ def write_report(
         UserError: a folder that is not a run, or a file that cannot be written.
     """
     if to.is_dir():
-        raise UserError(f"--to: {to} is a folder; give the name of an HTML file")
+        raise UserError(f"--out: {to} is a folder; give the name of an HTML file")
     runs = read_runs(expand(folders), corpus)
     sections = [section for make in SECTIONS if (section := make(runs)) is not None]
     write_page(to, title, sections)

@@ -1,1 +1,1 @@
-"""What a run costs before it starts: FLOPs, GPU-hours, memory, money; start with `cost`."""
+"""What a run costs, before it starts: `cost` estimates, `memory` counts, `calibrate` measures, `report` prints."""

@@ -1,4 +1,4 @@
-"""The accelerators that costs are counted in: a table in YAML, every number of which can be replaced."""
+"""The accelerators in which costs are counted, from a YAML table."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from olmo_inject.config import configs_folder
 from olmo_inject.errors import UserError
 from olmo_inject.yaml_text import read_yaml, typed
 
-CORE = "cpu-core"  # what is counted where there is no GPU: one for each process
+CORE = "cpu-core"  # counted where there is no GPU, one per process
 DEVICES = ("cuda", "cpu")
 NUMBERS = ("peak_flops", "memory", "price", "utilization")
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One GPU, or one core.
+    """One GPU, or one CPU core.
 
     Attributes:
         name: its key in the table.
-        peak_flops: FLOP/s, dense, in the precision it trains in.
+        peak_flops: dense FLOP/s in the precision of training.
         memory: bytes.
-        price: US dollars an hour.
-        utilization: the share of `peak_flops` that a training step reaches, 0 to 1.
-        device: torch's kind of it, cuda (also AMD's) or cpu.
+        price: US dollars per hour.
+        utilization: fraction of `peak_flops` that a training step reaches, above 0 and at most 1.
+        device: torch's device type: cuda (AMD's GPUs too) or cpu.
     """
 
     name: str = ""
@@ -39,10 +39,14 @@ class Accelerator:
     device: str = "cuda"
 
     def with_changes(self, price: float | None = None, utilization: float | None = None) -> Accelerator:
-        """The same with another price or utilization.
+        """The same accelerator with another price or utilization.
+
+        Args:
+            price: US dollars per hour; None keeps it.
+            utilization: fraction of `peak_flops`; None keeps it.
 
         Raises:
-            UserError: a price below 0, a utilization that is not in (0, 1].
+            UserError: the price is below 0, or the utilization not in (0, 1].
         """
         given = {"price": price, "utilization": utilization}
         return _checked(replace(self, **{name: value for name, value in given.items() if value is not None}), "--")
@@ -53,10 +57,10 @@ def find_accelerator(name: str, file: Path | None = None) -> Accelerator:
 
     Args:
         name: a key of the table.
-        file: the table, if not `configs/accelerators.yaml`.
+        file: the table; None: `configs/accelerators.yaml`.
 
     Raises:
-        UserError: no such table or accelerator, or an entry that cannot be.
+        UserError: no such table or accelerator, or an invalid entry.
     """
     table = read_accelerators(file or configs_folder() / "accelerators.yaml")
     if name not in table:
@@ -66,10 +70,10 @@ def find_accelerator(name: str, file: Path | None = None) -> Accelerator:
 
 @cache
 def read_accelerators(path: Path) -> dict[str, Accelerator]:
-    """A table of accelerators.
+    """Read a table of accelerators.
 
     Raises:
-        UserError: it cannot be read, an entry lacks a number, has an unknown one or an impossible one.
+        UserError: it cannot be read, or an entry lacks a number, has an unknown key or an invalid value.
     """
     table: dict[str, Accelerator] = {}
     for name, entry in read_yaml(path).items():
@@ -86,9 +90,9 @@ def _checked(accelerator: Accelerator, where: str) -> Accelerator:
     for name in NUMBERS:
         value = getattr(accelerator, name)
         if not value >= 0 or (value == 0 and name != "price") or value == float("inf"):
-            raise UserError(f"{where}{name}: {value} must be above 0")
+            raise UserError(f"{where}{name}: {value} must be {'at least' if name == 'price' else 'above'} 0")
     if accelerator.utilization > 1:
-        raise UserError(f"{where}utilization: {accelerator.utilization} is not a share: above 0, at most 1")
+        raise UserError(f"{where}utilization: {accelerator.utilization} must be above 0 and at most 1")
     if accelerator.device not in DEVICES:
         raise UserError(f"{where}device: {accelerator.device!r} is not one of {', '.join(DEVICES)}")
     return accelerator

@@ -1,4 +1,4 @@
-"""The utilization that an experiment reaches on this machine, measured by some of its own steps."""
+"""Measures the utilization that an experiment reaches on this machine, by timing some of its steps."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from olmo_inject.runs.read import TASKS
 from olmo_inject.tasks import Task
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.parallel import choose_device
-from olmo_inject.training.timed_steps import Trial
+from olmo_inject.training.timed_steps import TimedSteps
 
 STEPS = 5
 
 
-def calibrate(
+def time_run(
     experiment: Experiment,
     processes: int,
     *,
     device: str = "auto",
     steps: int = STEPS,
     tasks: list[Task] | None = None,
-) -> Trial:
-    """Train `steps` steps of an experiment here and time them; its run folder is not touched.
+) -> TimedSteps:
+    """Train some steps of an experiment on ranks of this machine and time them. Its run folder is not touched.
 
     Args:
-        experiment: trained as it is, with its whole batch, which on one GPU may take its time.
+        experiment: trained as it is, with its whole global batch.
         processes: ranks on this machine.
         device: auto, cpu or cuda.
-        steps: to be timed, after one that is not.
+        steps: number of steps to time, after one that is not timed.
         tasks: as `build_data`'s.
 
     Raises:
-        UserError: the experiment cannot be trained here, or the trial failed.
+        UserError: the experiment cannot be trained here, or a rank failed.
     """
     if steps < 1:
         raise UserError(f"--calibrate-steps: {steps} must be at least 1")
     check_before_launch(experiment, processes, device, overwrite=True, tasks=tasks)
     if choose_device(device).type == "cpu":
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each rank, as they are counted
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # costs count one core per rank
     with tempfile.TemporaryDirectory() as folder:
-        config, result = Path(folder) / "experiment.yaml", Path(folder) / "trial.json"
+        config, result = Path(folder) / "experiment.yaml", Path(folder) / "timed.json"
         config.write_text(experiment_yaml(experiment), encoding="utf-8")
         for task in tasks or ():
             task.save(Path(folder) / TASKS)
@@ -55,17 +55,17 @@ def calibrate(
             "olmo_inject.training.timed_steps", [str(config), str(result), str(steps), device], processes
         )
         if status != 0 or not result.is_file():
-            said = "said above" if status == USER_ERROR else f"exit status {status}"
-            raise UserError(f"{experiment.name}: the steps to calibrate with failed: {said}")
-        return Trial(**read_json(result))
+            why = "see above" if status == USER_ERROR else f"exit status {status}"
+            raise UserError(f"{experiment.name}: --calibrate failed: {why}")
+        return TimedSteps(**read_json(result))
 
 
 def check_device(accelerator: Accelerator, device: str) -> None:
-    """Refuse, before anything is measured, to state one kind of device in units of another.
+    """Check, before anything is measured, that the device is of the accelerator's kind.
 
     Args:
-        accelerator: that the cost is counted in.
-        device: auto, cpu or cuda, that is to be measured.
+        accelerator: in which the cost is counted.
+        device: auto, cpu or cuda.
 
     Raises:
         UserError: one is a CPU and the other a GPU.
@@ -75,40 +75,51 @@ def check_device(accelerator: Accelerator, device: str) -> None:
         return
     if measured == "cpu":
         raise UserError(
-            f"--calibrate: a CPU would be measured, which says nothing about {accelerator.name}: "
-            f"give --accelerator {CORE}, or calibrate where there is a GPU"
+            f"--calibrate: the device is a CPU and {accelerator.name} is not: give --accelerator {CORE}, or calibrate "
+            "on a GPU"
         )
     raise UserError(
-        f"--calibrate: a GPU would be measured, and {accelerator.name} is none: give its name with --accelerator, "
-        "or --device cpu"
+        f"--calibrate: the device is a GPU and {accelerator.name} is not: give the GPU's name with --accelerator, or "
+        "--device cpu"
     )
 
 
-def another_card(accelerator: Accelerator, trial: Trial) -> str | None:
-    """A warning if what was measured is plainly another card than the accelerator, by the cards' names."""
+def another_card(accelerator: Accelerator, timed: TimedSteps) -> str | None:
+    """A warning if the name of the measured card is not that of the accelerator."""
     shipped = {name.partition("-")[0] for name in read_accelerators(configs_folder() / "accelerators.yaml")}
     card = accelerator.name.partition("-")[0]
-    if accelerator.device == "cpu" or card not in shipped or card in trial.device.lower():
+    if accelerator.device == "cpu" or card not in shipped or card in timed.device.lower():
         return None
-    return f"measured on {trial.device}, counted in {accelerator.name}: --accelerator names another card"
+    return f"--accelerator: measured on {timed.device}, but counted in {accelerator.name}"
 
 
-def utilization(experiment: Experiment, accelerator: Accelerator, trial: Trial) -> float:
-    """The share of the accelerators' peak that the measured steps reached."""
+def utilization(experiment: Experiment, accelerator: Accelerator, timed: TimedSteps) -> float:
+    """The fraction of the accelerators' peak FLOP/s that timed steps reached.
+
+    Args:
+        experiment: whose steps were timed.
+        accelerator: what each rank ran on.
+        timed: the steps.
+    """
     flops = flops_per_token(experiment.model) * experiment.batch_size * experiment.sequence_length
-    return flops / trial.step_seconds / (trial.ranks * accelerator.peak_flops)
+    return flops / timed.step_seconds / (timed.ranks * accelerator.peak_flops)
 
 
-def calibrated(experiment: Experiment, accelerator: Accelerator, trial: Trial) -> Accelerator:
-    """The accelerator with the utilization that was measured.
+def calibrated(experiment: Experiment, accelerator: Accelerator, timed: TimedSteps) -> Accelerator:
+    """The accelerator with the measured utilization.
+
+    Args:
+        experiment: whose steps were timed.
+        accelerator: what each rank ran on.
+        timed: the steps.
 
     Raises:
-        UserError: more than its peak was reached: it is another accelerator than this machine's.
+        UserError: the steps reached more than its peak, so it is not this machine's.
     """
-    reached = utilization(experiment, accelerator, trial)
+    reached = utilization(experiment, accelerator, timed)
     if reached > 1:
         raise UserError(
-            f"--accelerator: {accelerator.name} is not what was measured ({trial.device}): "
-            f"{reached:.1f} times its peak was reached"
+            f"--accelerator: {timed.device} reached {reached:.1f} times the peak of {accelerator.name}, "
+            "so it is another accelerator"
         )
     return accelerator.with_changes(utilization=reached)

@@ -1,7 +1,7 @@
-"""What a run will cost before it is started: FLOPs, GPU-hours, money, memory and disk.
+"""Estimates what a run costs before it starts: FLOPs, GPU-hours, money, memory and disk.
 
-Parameters, tokens, FLOPs, checkpoints and their bytes are exact. GPU-hours and money rest on a utilization, which
-is assumed until it is measured (`calibrate`). Memory is an estimate where `memory` says so.
+Parameters, tokens, FLOPs, checkpoints and their bytes are exact. GPU-hours and money depend on the utilization, which
+is assumed until `calibrate` measures it. `memory` says which of its numbers are estimates.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from olmo.config import ModelConfig, OptimizerType
-
 from launch.cost.accelerators import Accelerator
 from launch.cost.memory import FP32, Memory, Parameters, count_parameters, estimate_memory
 from olmo_inject.config import Experiment
+from olmo_inject.config.olmo_settings import ModelConfig, OptimizerType
 from olmo_inject.errors import UserError
 
 TOKEN_BYTES = {"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "int32": 4, "int64": 8}
@@ -21,11 +20,11 @@ TOKEN_BYTES = {"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "int32": 4, "i
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """What a run leaves of checkpoints.
+    """The checkpoints of a run.
 
     Attributes:
-        full: number with optimizer that are there at once at most, after pruning and the one being written.
-        weights_only: number with the weights alone.
+        full: maximum number with optimizer state that exist at once, including the one being written.
+        weights_only: number with weights only.
         bytes: of all of them.
     """
 
@@ -39,19 +38,19 @@ class Cost:
     """The cost of one run.
 
     Attributes:
-        name: the run's.
+        name: of the run.
         parameters: of its model.
-        steps: that are to be trained.
-        tokens: read in these steps.
+        steps: steps to train.
+        tokens: tokens in these steps.
         flops_6nd: 6 N D, N without the input embedding.
         flops: 6 N D and the attention's 12 L d T for each token, as in PaLM's appendix B (arXiv 2204.02311),
-            which does not halve it for the causal mask. `gpu_hours` is of these.
+            which does not halve it for the causal mask. `gpu_hours` is computed from these.
         strategy: ddp or fsdp.
-        gpus: accelerators at work.
-        accelerator: of which kind, at which price and utilization.
-        memory: of each GPU.
+        gpus: number of accelerators.
+        accelerator: their kind, price and utilization.
+        memory: bytes on each GPU.
         checkpoints: on disk.
-        corpus_bytes: tokens as staged on disk, for one pass at most.
+        corpus_bytes: bytes of the staged corpus; a sequence that is read twice counts once.
     """
 
     name: str
@@ -74,12 +73,12 @@ class Cost:
 
     @property
     def hours(self) -> float:
-        """Hours by the clock, with perfect scaling over `gpus`."""
+        """Wall-clock hours, if the run scales perfectly over `gpus`."""
         return self.gpu_hours / self.gpus
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of one step by the clock."""
+        """Wall-clock seconds of one step."""
         return self.hours * 3600 / self.steps if self.steps else 0.0
 
     @property
@@ -89,11 +88,11 @@ class Cost:
 
     @property
     def fits(self) -> bool:
-        """Whether the estimate of memory is within the accelerator's."""
+        """Whether the estimated memory fits the accelerator."""
         return self.memory.total <= self.accelerator.memory
 
     def record(self) -> dict[str, Any]:
-        """Everything as JSON; bytes, FLOPs, hours and US dollars."""
+        """For JSON, in bytes, FLOPs, hours and US dollars."""
         derived = ("gpu_hours", "hours", "step_seconds", "money", "fits")
         values = asdict(self) | {name: getattr(self, name) for name in derived}
         values["memory"]["total"] = self.memory.total
@@ -109,18 +108,18 @@ def estimate(
     corpus_tokens: int | None = None,
     first_step: int = 0,
 ) -> Cost:
-    """The cost of one run.
+    """Estimate the cost of one run.
 
     Args:
         experiment: the run.
         accelerator: what it runs on, with price and utilization.
-        nodes: machines.
-        gpus_per_node: accelerators of each.
-        corpus_tokens: what the corpus holds; None: as many as the run reads.
-        first_step: where it begins, for a run that branches off or goes on.
+        nodes: number of nodes, at least 1.
+        gpus_per_node: accelerators of each node, at least 1.
+        corpus_tokens: tokens of the corpus; None: as many as the run reads.
+        first_step: first step to train, which is not 0 if the run branches off or resumes.
 
     Raises:
-        UserError: no GPU, or a batch that the GPUs cannot share.
+        UserError: there is no GPU, or the GPUs cannot share the batch evenly.
     """
     gpus = nodes * gpus_per_node
     if nodes < 1 or gpus_per_node < 1:
@@ -151,13 +150,13 @@ def estimate(
 
 
 def flops_per_token(model: ModelConfig) -> int:
-    """Forward and backward, attention included: 6 N + 12 L d T."""
+    """FLOPs of the forward and backward pass per token, with attention: 6 N + 12 L d T."""
     attention = 12 * model.n_layers * model.d_model * model.max_sequence_length
     return 6 * count_parameters(model).computing + attention
 
 
 def count_checkpoints(experiment: Experiment, first_step: int = 0) -> Checkpoints:
-    """The checkpoints that a run which is never interrupted leaves, and their bytes at the fullest moment."""
+    """The checkpoints of an uninterrupted run, and their maximum bytes on disk."""
     train, last = experiment.train, experiment.steps
     regular = {last}
     if train.save_interval is not None:

@@ -1,28 +1,29 @@
-"""What a run holds in the memory of each GPU: exact for weights and optimizer, an estimate for the rest."""
+"""The memory of each GPU in a run: exact for weights, gradients and optimizer, an estimate for the rest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from olmo.config import (
+from olmo_inject.config import Experiment
+from olmo_inject.config.olmo_settings import (
     DistributedStrategy,
     FSDPConfig,
     FSDPPrecision,
     FSDPWrapStrategy,
     ModelConfig,
     OptimizerType,
+    ShardingStrategy,
     TrainConfig,
 )
-from olmo.model import OLMo, should_checkpoint_block
-from omegaconf import OmegaConf
-from torch.distributed.fsdp import ShardingStrategy
-
-from olmo_inject.config import Experiment
 
 FP32, HALF = 4, 2  # bytes
 _HYBRID = (ShardingStrategy.HYBRID_SHARD, ShardingStrategy._HYBRID_SHARD_ZERO2)
-_KEEP_WEIGHTS = (ShardingStrategy.SHARD_GRAD_OP, ShardingStrategy._HYBRID_SHARD_ZERO2)  # whole from forward to backward
+_KEEP_WEIGHTS = (
+    ShardingStrategy.SHARD_GRAD_OP,
+    ShardingStrategy._HYBRID_SHARD_ZERO2,
+)  # weights stay gathered from forward to backward
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Parameters:
 
     Attributes:
         total: all of them.
-        without_embedding: all but the input embedding, ai2-olmo's N for FLOPs and learning rates.
+        without_embedding: all but the input embedding, which is ai2-olmo's N for FLOPs and learning rates.
         block: of one transformer block.
-        computing: those a token is multiplied with; `without_embedding`, and the head where it is tied.
+        computing: those in matrix products: `without_embedding`, plus the head if it is tied to the embedding.
     """
 
     total: int
@@ -47,11 +48,11 @@ class Memory:
     """Bytes on each GPU at the peak of a step.
 
     Attributes:
-        weights: the parameters this GPU keeps, in fp32.
-        gradients: theirs, in fp32.
+        weights: parameters that this GPU keeps, in fp32.
+        gradients: of these parameters, in fp32.
         optimizer: AdamW's two averages, or Lion's one.
-        working: estimate; DDP's buckets and the half-precision copies, or what FSDP gathers and reduces.
-        activations: estimate; what one microbatch keeps for its backward pass, the logits included.
+        working: estimate: DDP's buckets and half-precision copies, or what FSDP gathers and reduces.
+        activations: estimate: what one micro-batch keeps for its backward pass, with logits.
     """
 
     weights: int
@@ -62,19 +63,22 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it. CUDA's own (about a gigabyte) and fragmentation come on top."""
+        """The sum. CUDA's context (about 1 GB) and fragmentation come on top."""
         return self.weights + self.gradients + self.optimizer + self.working + self.activations
 
 
 def count_parameters(model: ModelConfig) -> Parameters:
-    """Count by building the model without memory, so that whatever ai2-olmo can build is counted right."""
-    return _count(OmegaConf.to_yaml(OmegaConf.structured(model)))
+    """Count parameters by building the model on torch's meta device, so that any ai2-olmo model is counted right."""
+    return _count(tuple(vars(model).items()))
 
 
 @cache
-def _count(model_yaml: str) -> Parameters:
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.create(model_yaml)))
-    assert isinstance(config, ModelConfig)
+def _count(settings: tuple[tuple[str, Any], ...]) -> Parameters:
+    from olmo.model import OLMo  # imports take seconds
+
+    from olmo_inject.training.olmo_config import model_config
+
+    config = model_config(ModelConfig(**dict(settings)))
     model = OLMo(config.update_with(init_device="meta"), init_params=False)
     without = model.num_params(include_embedding=False)
     blocks = sum(p.numel() for name, p in model.named_parameters() if ".block" in name)
@@ -84,12 +88,12 @@ def _count(model_yaml: str) -> Parameters:
 
 
 def estimate_memory(experiment: Experiment, gpus: int, gpus_per_node: int) -> Memory:
-    """The memory of each GPU at the peak of a step.
+    """Estimate the memory of each GPU at the peak of a step.
 
     Args:
-        experiment: its strategy, precision, microbatch and activation checkpointing are taken.
-        gpus: in all; a microbatch is at most a GPU's share of the batch.
-        gpus_per_node: over which hybrid sharding shards.
+        experiment: gives model, strategy, precision, micro-batch and activation checkpointing.
+        gpus: number in all; a micro-batch is at most a GPU's share of the batch.
+        gpus_per_node: the group over which hybrid sharding shards.
     """
     train, count = experiment.train, count_parameters(experiment.model)
     microbatch = min(train.device_train_microbatch_size, -(-experiment.batch_size // gpus))
@@ -97,7 +101,7 @@ def estimate_memory(experiment: Experiment, gpus: int, gpus_per_node: int) -> Me
     averages = 2 if train.optimizer.name == OptimizerType.adamw else 1
     half = HALF if train.precision != "fp32" else 0
     if train.distributed_strategy == DistributedStrategy.ddp or gpus == 1 or train.fsdp is None:
-        # Its buckets are a second copy of the gradients, where it is not told to share them.
+        # DDP's buckets are a second copy of the gradients, unless it is told to share them.
         buckets = FP32 * count.total if train.distributed_strategy == DistributedStrategy.ddp else 0
         whole = FP32 * count.total
         return Memory(whole, whole, averages * whole, buckets + half * count.total, activations)
@@ -108,12 +112,16 @@ def estimate_memory(experiment: Experiment, gpus: int, gpus_per_node: int) -> Me
 
 
 def activation_bytes(model: ModelConfig, train: TrainConfig, sequences: int) -> int:
-    """What the backward pass of `sequences` rows keeps, for OLMo's block of norm, attention, norm, SwiGLU.
+    """Estimate the bytes kept for the backward pass, for OLMo's block of norm, attention, norm and SwiGLU.
 
-    A block keeps, for each token, its input and its middle in fp32, and in the precision of the matrix
-    products two outputs of norms, q, k, v, the attention's output, the MLP's joined up and gate, silu(gate) and
-    their product. Each logit is kept four times at the peak: as computed, without the last position, as log
-    probability, and as gradient.
+    For each token, a block keeps its input and its middle in fp32; and in the precision of the matrix products two
+    outputs of norms, q, k, v, the attention's output, the MLP's joined up and gate, silu(gate) and their product. Each
+    logit is kept four times at the peak: as computed, without the last position, as log probability, and as gradient.
+
+    Args:
+        model: the model.
+        train: gives precision and activation checkpointing.
+        sequences: rows of the micro-batch.
     """
     b = FP32 if train.precision == "fp32" else HALF
     head = model.d_model // model.n_heads
@@ -121,7 +129,10 @@ def activation_bytes(model: ModelConfig, train: TrainConfig, sequences: int) -> 
     q_k_v = model.d_model + 2 * model.effective_n_kv_heads * head
     residuals = 2 * FP32 * model.d_model
     block = residuals + b * (3 * model.d_model + q_k_v + 2 * hidden)
-    recomputed = [should_checkpoint_block(train.activation_checkpointing, i) for i in range(model.n_layers)]
+    from olmo.model import should_checkpoint_block  # imports take seconds
+
+    strategy: Any = train.activation_checkpointing  # compares as text, so ours serves as well as ai2-olmo's
+    recomputed = [should_checkpoint_block(strategy, i) for i in range(model.n_layers)]
     kept = sum(FP32 * model.d_model if again else block for again in recomputed)
     if any(recomputed):
         kept += block  # the one that is being computed again
@@ -130,7 +141,7 @@ def activation_bytes(model: ModelConfig, train: TrainConfig, sequences: int) -> 
 
 
 def _shards(fsdp: FSDPConfig, gpus: int, gpus_per_node: int) -> int:
-    """Over how many GPUs the weights are spread."""
+    """Number of GPUs over which the weights are sharded."""
     if fsdp.sharding_strategy == ShardingStrategy.NO_SHARD:
         return 1
     if fsdp.sharding_strategy in _HYBRID:
@@ -139,7 +150,7 @@ def _shards(fsdp: FSDPConfig, gpus: int, gpus_per_node: int) -> int:
 
 
 def _gathered(experiment: Experiment, fsdp: FSDPConfig, count: Parameters, keeps: bool) -> int:
-    """What FSDP holds whole at its peak: the outermost unit and two blocks, and one unit's gradients."""
+    """Bytes that FSDP has gathered at its peak: the outermost unit, two blocks, and the gradients of one unit."""
     in_half = fsdp.precision is not None and experiment.train.precision != "fp32"
     weights = HALF if in_half else FP32
     gradients = HALF if in_half and fsdp.precision == FSDPPrecision.pure else FP32

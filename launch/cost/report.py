@@ -1,4 +1,4 @@
-"""Costs for people: tables of many runs, and all about one."""
+"""Prints costs: tables of many runs, and a page about one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COUNTED = "without the input embedding, as ai2-olmo counts"
 
 
 def cost_table(costs: Sequence[Cost]) -> Table:
-    """Runs as rows, with their sums: work, time and money; and under them what is assumed."""
+    """A table of FLOPs, time and money with a row for each run, their sums, and the assumptions."""
     table = _table("run", "params", "with\nemb.", "tokens", "6ND", "FLOPs", "on", "device\ntime", "time", "money")
     table.caption = f"params: {COUNTED}; with emb.: with it.\n{assumptions(costs)}"
     for cost in costs:
@@ -39,7 +39,7 @@ def cost_table(costs: Sequence[Cost]) -> Table:
 
 
 def room_table(costs: Sequence[Cost]) -> Table:
-    """Runs as rows: memory of a GPU or process (an estimate), checkpoints, and the corpus, which runs share."""
+    """A table of memory (an estimate), checkpoints and corpus with a row for each run. Runs share the corpus."""
     table = _table("run", "strategy", "memory\nof each", "of", "full", "weights", "checkpoints", "corpus")
     for cost in costs:
         disk = cost.checkpoints
@@ -62,7 +62,7 @@ def room_table(costs: Sequence[Cost]) -> Table:
 
 
 def assumptions(costs: Sequence[Cost]) -> str:
-    """What the times and prices rest on, for each accelerator among them."""
+    """A line about the utilization and price of each accelerator."""
     kinds = {cost.accelerator for cost in costs}
     each = [
         f"{used.name} at {100 * used.utilization:.3g}% of its peak, {_price(used)}" for used in sorted(kinds, key=str)
@@ -71,11 +71,11 @@ def assumptions(costs: Sequence[Cost]) -> str:
 
 
 def run_table(cost: Cost, measured: bool = False) -> Table:
-    """All about one run, a figure a line.
+    """A table about one run, with a row for each number.
 
     Args:
         cost: of the run.
-        measured: whether the utilization was; otherwise it is assumed, and the table says so.
+        measured: whether its utilization was measured or is assumed.
     """
     used, memory, disk = cost.accelerator, cost.memory, cost.checkpoints
     table = Table(box=SIMPLE, show_header=False, padding=(0, 1))
@@ -86,7 +86,7 @@ def run_table(cost: Cost, measured: bool = False) -> Table:
         "accelerators": f"{cost.gpus} {used.name}, {used.peak_flops:.4g} FLOP/s each",
         "utilization": f"{100 * used.utilization:.3g}% of that, "
         + ("measured" if measured else "assumed; small models reach less: --calibrate measures it"),
-        "time": f"{hours(cost.gpu_hours)} of one, {hours(cost.hours)} by the clock, {cost.step_seconds:.3g} s a step",
+        "time": f"{hours(cost.gpu_hours)} of one, {hours(cost.hours)} wall clock, {cost.step_seconds:.3g} s per step",
         "money": f"{money(cost.money)} at {_price(used)} (assumed)",
         f"memory, {cost.strategy}": f"{in_bytes(memory.total)} of {in_bytes(used.memory)} on each"
         + ("" if cost.fits else ": TOO MUCH"),
@@ -95,8 +95,8 @@ def run_table(cost: Cost, measured: bool = False) -> Table:
         "  optimizer": in_bytes(memory.optimizer),
         "  working copies": f"{in_bytes(memory.working)} (estimate)",
         "  activations": f"{in_bytes(memory.activations)} (estimate)",
-        "checkpoints": f"{in_bytes(disk.bytes)} at most: {disk.full} full, {disk.weights_only} of weights alone",
-        "corpus": f"{in_bytes(cost.corpus_bytes)} as it is read",
+        "checkpoints": f"{in_bytes(disk.bytes)} at most: {disk.full} full, {disk.weights_only} of weights only",
+        "corpus": f"{in_bytes(cost.corpus_bytes)} on disk",
     }
     for name, value in rows.items():
         table.add_row(name, value)
@@ -104,7 +104,7 @@ def run_table(cost: Cost, measured: bool = False) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE, padding=0, caption_justify="left")  # narrow: numbers are not cut on 80 columns
+    table = Table(box=SIMPLE, padding=0, caption_justify="left")  # no padding, so that numbers fit 80 columns
     for name in columns:
         left = name in ("run", "strategy")
         table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
@@ -120,13 +120,13 @@ def _price(used: Accelerator) -> str:
 
 
 def in_bytes(value: float) -> str:
-    """Bytes in three digits: 20.5 GB."""
+    """Bytes with three digits: 20.5 GB."""
     text = short(value)
     return f"{text} B" if text[-1].isdigit() else f"{text[:-1]} {text[-1]}B"
 
 
 def short(value: float) -> str:
-    """A count in three digits: 371M, 4.16G."""
+    """A count with three digits: 371M, 4.16G."""
     units = ("", "K", "M", "G", "T", "P")
     power = next((i for i in range(len(units)) if value / 1000**i < 999.5), len(units) - 1)
     return f"{value / 1000**power:.3g}{units[power]}"

@@ -147,8 +147,8 @@ class Injection(TrainerCallback):
 def describe(model: PreTrainedModel) -> dict[str, Any]:
     """What a model is: its size in words, its parameters without the input embedding, and its configuration."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_MODEL}
-    embedding = model.get_input_embeddings()
-    unembedding = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    unembedding: Any = model.get_output_embeddings()
     tied = unembedding is not None and unembedding.weight is embedding.weight
     n = sum(parameter.numel() for parameter in model.parameters())
     return {

@@ -1,4 +1,4 @@
-"""Analyses of finished runs and of checkpoints."""
+"""`olmo-inject analyze features|behaviour`, and what all of `analyze` share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from olmo_inject.commands.shared import JsonOption, print_json
+from olmo_inject.commands.shared import DeviceOption, JsonOption, print_json
 
 if TYPE_CHECKING:
     from analysis.read.skipped import Skipped
@@ -19,44 +19,45 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     help="Measure what checkpoints have learned: tables, figures and sections of the report.",
-    epilog="What cannot be read is named and left out; the command then ends with status 1.",
+    epilog="Checkpoints that cannot be read are named and left out; the exit status is then 1.",
 )
 
 RunsArgument = Annotated[
-    list[Path], typer.Argument(help="Run folders, folders of runs, or (with --task) models: ai2-olmo's, transformers'.")
+    list[Path],
+    typer.Argument(help="Run folders, folders of runs; or, with --tasks, models of ai2-olmo or transformers."),
 ]
 StepsOption = Annotated[
-    str, typer.Option(help="Checkpoints of each run: last, all, steps and ranges as 0,100,200:500:50 or 400:.")
+    str,
+    typer.Option(help="Checkpoints of each run: last, all, steps and ranges start:stop:every, e.g. 0,100,200:500:50."),
 ]
 TasksOption = Annotated[
     list[Path] | None,
-    typer.Option("--task", help="A task, a run's tasks/NAME.json, for models that are no run.", show_default=False),
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-ToOption = Annotated[
-    Path | None,
     typer.Option(
-        help="Folder for figures and joined tables; default analysis/ in or beside the runs.", show_default=False
+        help="A task of the models that are no run, as a run's tasks/NAME.json; may be repeated.", show_default=False
     ),
 ]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder for figures and tables; default analysis/ in or beside the runs.", show_default=False),
+]
 
 
-def folder_for(runs: Sequence[Path], to: Path | None) -> Path:
-    """Where figures and joined tables go, made and tried before anything is computed.
+def output_folder(runs: Sequence[Path], out: Path | None) -> Path:
+    """The folder for figures and tables, checked to be writable before anything is computed.
 
     Args:
-        runs: as the user gave them, known to exist; the default folder is `analysis/` in what they have in common.
-        to: the folder, or None for the default.
+        runs: as the user gave them, known to exist.
+        out: the folder; None: `analysis/` in the folder that the runs have in common.
 
     Raises:
-        UserError: it cannot be written, or the default is a package of Python's.
+        UserError: it cannot be written, or the default is a Python package.
     """
     from olmo_inject.errors import UserError
     from olmo_inject.files import check_writable
 
-    folder = to or Path(os.path.commonpath([run.resolve() for run in runs]), "analysis")
+    folder = out or Path(os.path.commonpath([run.resolve() for run in runs]), "analysis")
     if (folder / "__init__.py").is_file():
-        raise UserError(f"--to: say where figures and tables go, {folder} holds code")
+        raise UserError(f"--out: give a folder for figures and tables; {folder} is a Python package")
     check_writable(folder)
     return folder
 
@@ -69,15 +70,15 @@ def deliver(
     problems: Skipped,
     as_json: bool,
 ) -> None:
-    """Write tables as Parquet and drawings as SVG and PNG, say what was found, and end with the right status.
+    """Write tables as Parquet and drawings as SVG and PNG, print the findings, and exit 1 if anything was left out.
 
     Args:
-        method: what the files' names begin with.
-        folder: see `folder_for`.
+        method: begins the names of the files.
+        folder: see `output_folder`.
         tables: joined over checkpoints.
-        sections: what of the report they come to.
+        sections: the report's sections about them, with drawings and findings.
         problems: what was left out.
-        as_json: print one document instead of sentences.
+        as_json: print one JSON document instead of sentences.
     """
     from analysis.figures import style
     from analysis.read.store import write_table
@@ -107,14 +108,14 @@ def deliver(
 def features(
     runs: RunsArgument,
     steps: StepsOption = "last",
-    task: TasksOption = None,
+    tasks: TasksOption = None,
     device: DeviceOption = "auto",
-    to: ToOption = None,
-    components: Annotated[int, typer.Option(help="Principal components of the order probe.")] = 50,
-    permutations: Annotated[int, typer.Option(help="Shuffles of the values, for baselines.")] = 300,
+    out: OutOption = None,
+    components: Annotated[int, typer.Option(help="Principal components that the order probe uses.")] = 50,
+    permutations: Annotated[int, typer.Option(help="Shuffles of the values for each baseline.")] = 300,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for the tasks' features in activations: the order of a comparison, the Fourier modes of an addition.
+    """Look for features of the tasks in activations: the order of a comparison, the Fourier modes of an addition.
 
     Example: `olmo-inject analyze features runs/demo/runs --steps last`
     """
@@ -126,9 +127,9 @@ def features(
     from olmo_inject.training.parallel import choose_device
 
     method, problems = features_method(components, permutations), Skipped()
-    found, folder = subjects(runs, steps, problems, task or ()), folder_for(runs, to)
-    tables = analyse(found, method, choose_device(device), problems)
-    of_runs = list({subject.run.folder: subject.run for subject in found if subject.run}.values())
+    checkpoints, folder = subjects(runs, steps, problems, tasks or ()), output_folder(runs, out)
+    tables = analyse(checkpoints, method, choose_device(device), problems)
+    of_runs = list({subject.run.folder: subject.run for subject in checkpoints if subject.run}.values())
     section = feature_section(tables, of_runs)
     deliver("features", folder, tables, [section] if section else [], problems, as_json)
 
@@ -137,12 +138,12 @@ def features(
 def behaviour(
     runs: RunsArgument,
     steps: StepsOption = "all",
-    task: TasksOption = None,
+    tasks: TasksOption = None,
     device: DeviceOption = "auto",
-    to: ToOption = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw learning, forgetting and retention from what runs measured, and score checkpoints that they did not.
+    """Draw learning, forgetting and retention from a run's measurements, and score checkpoints it did not evaluate.
 
     Example: `olmo-inject analyze behaviour runs/demo/runs`
     """
@@ -155,10 +156,10 @@ def behaviour(
     from olmo_inject.runs.read import expand, is_run
     from olmo_inject.training.parallel import choose_device
 
-    problems, paths, folder = Skipped(), expand(runs), folder_for(runs, to)
-    # A run is drawn from its measurements also without checkpoints.
+    problems, paths, folder = Skipped(), expand(runs), output_folder(runs, out)
+    # A run without checkpoints is drawn from its measurements.
     with_weights = [path for path in paths if not is_run(path) or any(path.glob("step*"))]
-    scored = unmeasured(subjects(with_weights, steps, problems, task or ()))
+    scored = unmeasured(subjects(with_weights, steps, problems, tasks or ()))
     scores = analyse(scored, scores_method(), choose_device(device), problems)
     of_runs = [path for path in paths if is_run(path)]
     measured = [with_scores(run, scores) for run in read_runs(of_runs)] if of_runs else []

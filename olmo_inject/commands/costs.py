@@ -1,4 +1,4 @@
-"""What a run will cost, and whether it can run here."""
+"""`olmo-inject cost|preflight`: what a run costs, and whether it can run here."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from olmo_inject.commands.shared import (
+    HARDWARE,
+    AcceleratorOption,
+    AcceleratorsOption,
     ConfigArgument,
     DeviceOption,
     JsonOption,
     NodesOption,
-    NprocOption,
     OverridesArgument,
+    PriceOption,
+    ProcessesOption,
     RendezvousOption,
+    UtilizationOption,
     print_json,
     table_console,
 )
@@ -25,31 +30,39 @@ from olmo_inject.rank_environment import is_first_rank, is_rank
 if TYPE_CHECKING:
     from olmo_inject.config import Experiment
 
+CALIBRATION = "Calibration"
+
 
 def cost(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    accelerator: Annotated[str, typer.Option(help="A name in configs/accelerators.yaml.")] = "h100",
-    accelerators: Annotated[
-        Path | None, typer.Option(help="Another table of accelerators.", show_default=False)
-    ] = None,
-    nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
-    gpus: Annotated[int, typer.Option(help="Accelerators of each machine.")] = 1,
-    price: Annotated[float | None, typer.Option(help="US dollars an hour for one.", show_default=False)] = None,
-    utilization: Annotated[
-        float | None, typer.Option(help="Share of the peak FLOP/s that training reaches.", show_default=False)
-    ] = None,
+    accelerator: AcceleratorOption = "h100",
+    accelerators: AcceleratorsOption = None,
+    nodes: Annotated[int, typer.Option(help="Nodes of the run.", rich_help_panel=HARDWARE)] = 1,
+    gpus: Annotated[int, typer.Option(help="Accelerators per node.", rich_help_panel=HARDWARE)] = 1,
+    price: PriceOption = None,
+    utilization: UtilizationOption = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="First train some steps here and measure the utilization.")
+        bool,
+        typer.Option(
+            "--calibrate", help="Measure the utilization by training some steps here.", rich_help_panel=CALIBRATION
+        ),
     ] = False,
-    calibrate_steps: Annotated[int, typer.Option(help="Steps to time, after one that is not.")] = 5,
-    nproc: NprocOption = None,
-    device: DeviceOption = "auto",
+    calibrate_steps: Annotated[
+        int, typer.Option(help="Steps to time, after one that is not timed.", rich_help_panel=CALIBRATION)
+    ] = 5,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Ranks on this machine; default one per GPU, else 1.", show_default=False, rich_help_panel=CALIBRATION
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=CALIBRATION)] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a run would take: FLOPs, GPU-hours, money, memory of each GPU, disk.
+    """Estimate what a run needs: FLOPs, GPU-hours, money, memory of each GPU, disk.
 
-    Utilization and prices are assumptions that stand in configs/accelerators.yaml; replace them by your own.
+    Utilization and price are assumptions in configs/accelerators.yaml; give your own.
 
     Example: `olmo-inject cost demo model=1B --accelerator h100 --nodes 4 --gpus 8`
     """
@@ -60,19 +73,18 @@ def cost(
 
     experiment = load_experiment(config, overrides or ())
     used = find_accelerator(accelerator, accelerators).with_changes(price, utilization)
-    trial = None
+    timed = None
     if calibrate:
-        from launch.cost.calibrate import another_card, calibrated, check_device
-        from launch.cost.calibrate import calibrate as measure
+        from launch.cost.calibrate import another_card, calibrated, check_device, time_run
         from launch.torchrun import default_processes
         from olmo_inject.runs.read import saved_tasks
 
         check_device(used, device)
-        ranks = default_processes() if nproc is None else nproc
+        ranks = default_processes() if processes is None else processes
         tasks = saved_tasks(config, experiment)
-        trial = measure(experiment, ranks, device=device, steps=calibrate_steps, tasks=tasks)
-        used = calibrated(experiment, used, trial)
-        if (warning := another_card(used, trial)) is not None:
+        timed = time_run(experiment, ranks, device=device, steps=calibrate_steps, tasks=tasks)
+        used = calibrated(experiment, used, timed)
+        if (warning := another_card(used, timed)) is not None:
             print(f"olmo-inject: {warning}", file=sys.stderr)
     result = estimate(
         experiment,
@@ -83,12 +95,12 @@ def cost(
         first_step=_first_step(experiment),
     )
     if as_json:
-        print_json(result.record() | {"trial": None if trial is None else asdict(trial)})
+        print_json(result.record() | {"timed_steps": None if timed is None else asdict(timed)})
         return
-    table_console().print(run_table(result, measured=trial is not None))
-    if trial is not None:
+    table_console().print(run_table(result, measured=timed is not None))
+    if timed is not None:
         print(
-            f"Measured here: {trial.step_seconds:.3g} s a step on {trial.ranks} x {trial.device}, "
+            f"measured here: {timed.step_seconds:.3g} s per step on {timed.ranks} x {timed.device}, "
             f"utilization {100 * used.utilization:.3g}% of {used.name}'s peak"
         )
 
@@ -96,19 +108,19 @@ def cost(
 def preflight(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    nproc: NprocOption = None,
+    processes: ProcessesOption = None,
     device: DeviceOption = "auto",
     quick: Annotated[
-        bool, typer.Option("--quick", help="One timed step, no checkpoint, no hashing: for the start of a job.")
+        bool, typer.Option("--quick", help="Time one step; write no checkpoint and hash nothing.")
     ] = False,
     nodes: NodesOption = 1,
     rendezvous: RendezvousOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try a run before it starts: devices, ranks, corpus, disk, a real step, a checkpoint, memory.
+    """Test whether a run can start: devices, ranks, corpus, disk, a real step, a checkpoint, memory.
 
-    Ends with status 1 if anything fails. The run folder is not written to. Started bare, on several nodes or by
-    torchrun as `train` is.
+    Exit status 1 if anything fails. Does not write to the run folder. Is started as `train` is: alone, once on each of
+    several nodes, or by torchrun.
     """
     from launch.torchrun import default_processes, run_ranks
     from olmo_inject.config import load_experiment
@@ -117,19 +129,18 @@ def preflight(
     if not is_rank():
         flags = [*(["--quick"] if quick else []), *(["--json"] if as_json else [])]
         arguments = ["preflight", config, *(overrides or ()), "--device", device, *flags]
-        processes = default_processes() if nproc is None else nproc
-        raise typer.Exit(run_ranks("olmo_inject", arguments, processes, nodes=nodes, rendezvous=rendezvous))
+        ranks = default_processes() if processes is None else processes
+        raise typer.Exit(run_ranks("olmo_inject", arguments, ranks, nodes=nodes, rendezvous=rendezvous))
     import logging
 
-    from launch.preflight import checks_table
-    from launch.preflight import preflight as try_all
+    from launch.preflight import checks_table, run_checks
     from olmo_inject.runs.read import saved_tasks
     from olmo_inject.training.parallel import process_group
 
     logging.getLogger("olmo").setLevel(logging.ERROR)
     tasks = saved_tasks(config, experiment)
     with process_group(device) as torch_device:
-        result = try_all(experiment, torch_device, quick=quick, tasks=tasks)
+        result = run_checks(experiment, torch_device, quick=quick, tasks=tasks)
     if is_first_rank():
         if as_json:
             print_json(result.record())
@@ -141,7 +152,7 @@ def preflight(
 
 
 def _corpus_tokens(experiment: Experiment) -> int | None:
-    """How many tokens the corpus holds, where it is a folder that is here."""
+    """Tokens of the corpus, if it is a folder on this machine."""
     from olmo_inject.corpus.folder import DESCRIPTION, read_corpus_folder
 
     folder = experiment.corpus.folder
@@ -151,7 +162,7 @@ def _corpus_tokens(experiment: Experiment) -> int | None:
 
 
 def _first_step(experiment: Experiment) -> int:
-    """Where a run that branches off begins."""
+    """First step of a run, which is not 0 if it branches off another."""
     if experiment.start_from is None or experiment.start_state != "full":
         return 0
     from olmo_inject.training.checkpoints.save_restore import read_checkpoint

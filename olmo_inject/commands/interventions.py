@@ -1,4 +1,4 @@
-"""Interventions in checkpoints, and gradients of them, on the command line of `analyze`."""
+"""`olmo-inject analyze gradients|patching|das`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from olmo_inject.commands.analysis import (
-    DeviceOption,
+    OutOption,
     RunsArgument,
     StepsOption,
     TasksOption,
-    ToOption,
     app,
     deliver,
-    folder_for,
+    output_folder,
 )
-from olmo_inject.commands.shared import CorpusOption, JsonOption
+from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,29 +26,49 @@ if TYPE_CHECKING:
     from analysis.read.store import Method
     from analysis.report.page import Section
 
+METHOD = "Method"
+
 
 @app.command()
 def gradients(
     runs: RunsArgument,
     steps: StepsOption = "all",
-    layer: Annotated[int, typer.Option(help="Whose MLP, from 0; `analyze patching` ranks them.")] = 0,
-    neurons: Annotated[int, typer.Option(help="Its neurons with the largest task gradient that are compared.")] = 16,
-    targets: Annotated[str, typer.Option(help="g_t is from: injected (TOK2, LABEL and EOS) or label.")] = "injected",
+    layer: Annotated[
+        int,
+        typer.Option(help="Layer whose MLP is used, from 0; `analyze patching` ranks them.", rich_help_panel=METHOD),
+    ] = 0,
+    neurons: Annotated[
+        int,
+        typer.Option(help="Neurons of it to compare, those of the largest task gradient.", rich_help_panel=METHOD),
+    ] = 16,
+    targets: Annotated[
+        str,
+        typer.Option(
+            help="Targets of the task gradient: injected (TOK2, LABEL and EOS) or label.", rich_help_panel=METHOD
+        ),
+    ] = "injected",
     rows_per_pass: Annotated[
-        int | None, typer.Option(help="Rows of one pass, which bounds memory; by default the run's micro-batch.")
+        int | None,
+        typer.Option(
+            help="Rows per pass, which bounds memory; default the run's micro-batch.",
+            show_default=False,
+            rich_help_panel=METHOD,
+        ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="Of the matrix products: fp32 or bf16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Precision of matrix products: fp32 or bf16.", rich_help_panel=METHOD)
+    ] = "fp32",
     corpus: CorpusOption = None,
     device: DeviceOption = "auto",
-    to: ToOption = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Gradient interference: cosines of a batch's gradient, and its parts, with each task's."""
+    """Measure gradient interference: cosines of a batch's gradient, and of its parts, with each task's gradient."""
     from analysis.methods.gradients import Options, method
     from analysis.report.gradients import section
 
     options = Options(layer, neurons, targets, rows_per_pass, precision)
-    _analyse(method(options), "cosines", section, runs, steps, None, device, to, as_json, corpus)
+    _analyse(method(options), "cosines", section, runs, steps, None, device, out, as_json, corpus)
 
 
 @app.command()
@@ -57,37 +76,42 @@ def patching(
     runs: RunsArgument,
     steps: StepsOption = "last",
     pairs: Annotated[int, typer.Option(help="Pairs of instances with different labels.")] = 256,
-    task: TasksOption = None,
+    tasks: TasksOption = None,
     device: DeviceOption = "auto",
-    to: ToOption = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rank the layers' MLPs by what exchanging their outputs does to the answers."""
+    """Rank the layers by how much exchanging the outputs of their MLPs changes the answers."""
     from analysis.methods.patching import method
     from analysis.report.interventions import patching_section
 
-    _analyse(method(pairs), "layers", patching_section, runs, steps, task or (), device, to, as_json)
+    _analyse(method(pairs), "layers", patching_section, runs, steps, tasks or (), device, out, as_json)
 
 
 @app.command()
 def das(
     runs: RunsArgument,
     steps: StepsOption = "last",
-    dimensions: Annotated[str, typer.Option(help="Of the subspaces, joined by commas.")] = "1,2",
-    updates: Annotated[int, typer.Option(help="Of each subspace, at most; fewer where it has converged.")] = 200,
-    pairs: Annotated[int, typer.Option(help="Pairs to train on, and as many held out.")] = 1024,
-    controls: Annotated[bool, typer.Option(help="Also search in an untrained model.")] = True,
-    task: TasksOption = None,
+    dimensions: Annotated[
+        str, typer.Option(help="Dimensions of the subspaces, separated by commas.", rich_help_panel=METHOD)
+    ] = "1,2",
+    updates: Annotated[
+        int,
+        typer.Option(help="Maximum optimizer steps per subspace; stops at convergence.", rich_help_panel=METHOD),
+    ] = 200,
+    pairs: Annotated[int, typer.Option(help="Training pairs, and as many held out.", rich_help_panel=METHOD)] = 1024,
+    controls: Annotated[bool, typer.Option(help="Also search an untrained model.", rich_help_panel=METHOD)] = True,
+    tasks: TasksOption = None,
     device: DeviceOption = "auto",
-    to: ToOption = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Distributed alignment search: at which sites, in how many dimensions, values and results are held."""
+    """Run distributed alignment search: which subspaces, at which sites, hold operands and results."""
     from analysis.methods.das import Options, method, parse_dimensions
     from analysis.report.interventions import das_section
 
     options = Options(parse_dimensions(dimensions), updates, pairs=pairs, controls=controls)
-    _analyse(method(options), "sites", das_section, runs, steps, task or (), device, to, as_json)
+    _analyse(method(options), "sites", das_section, runs, steps, tasks or (), device, out, as_json)
 
 
 def _analyse(
@@ -98,18 +122,18 @@ def _analyse(
     steps: str,
     tasks: Sequence[Path] | None,
     device: str,
-    to: Path | None,
+    out: Path | None,
     as_json: bool,
     corpus: Path | None = None,
 ) -> None:
-    """Apply a method to checkpoints, and deliver its table and section."""
+    """Apply a method to checkpoints and deliver its table and section."""
     from analysis.read.checkpoints import subjects
     from analysis.read.skipped import Skipped
     from analysis.read.store import analyse
     from olmo_inject.training.parallel import choose_device
 
     problems, chosen = Skipped(), choose_device(device)
-    checkpoints, folder = subjects(runs, steps, problems, tasks, corpus), folder_for(runs, to)
+    checkpoints, folder = subjects(runs, steps, problems, tasks, corpus), output_folder(runs, out)
     tables = analyse(checkpoints, method, chosen, problems)
-    found = section(tables[table]) if table in tables else None
-    deliver(method.name, folder, tables, [] if found is None else [found], problems, as_json)
+    written = section(tables[table]) if table in tables else None
+    deliver(method.name, folder, tables, [] if written is None else [written], problems, as_json)

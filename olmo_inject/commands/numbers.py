@@ -1,4 +1,4 @@
-"""Which numbers the options of all commands take: one table, checked before a command begins."""
+"""The range of every numeric option, in one table, checked before a command begins."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from olmo_inject.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MANY = Range(1, 4096)  # processes, on one machine
+_MANY = Range(1, 4096)  # on one machine
 _BYTES = Range(1, 2**62)
 NUMBERS = {
-    "nproc": _MANY,
-    "jobs": _MANY,
     "processes": _MANY,
+    "at_once": _MANY,
     "gpus": _MANY,
     "nodes": Range(1, MOST_ROWS),
     "price": NOT_NEGATIVE,
     "utilization": Range(0, 1, above=True),
     "calibrate_steps": COUNT,
     "step": FROM_0,
-    "steps": COUNT,
     "batch_size": Range(1, MOST_ROWS),
     "sequence_length": COUNT,
     "seed": NOT_NEGATIVE,
@@ -44,14 +42,14 @@ NUMBERS = {
     "permutations": COUNT,
     "layer": FROM_0,
     "neurons": COUNT,
-    "rows_per_pass": COUNT,
+    "rows_per_pass": Range(1, MOST_ROWS),
     "pairs": Range(2, MOST_ROWS),
     "updates": COUNT,
 }
 
 
 def with_checked_numbers(command: F) -> F:
-    """A command whose numbers are refused where the table does not allow them."""
+    """Have a command check its numbers against the table."""
 
     @functools.wraps(command)
     def called(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One run: what it will inject, its training, its audit."""
+"""`olmo-inject plan|train|audit`: one run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from olmo_inject.commands.shared import (
     DeviceOption,
     JsonOption,
     NodesOption,
-    NprocOption,
     OverridesArgument,
+    ProcessesOption,
     RendezvousOption,
     print_json,
     say_once,
@@ -29,11 +29,11 @@ from olmo_inject.terminal import Console
 def plan(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    step: Annotated[int | None, typer.Option(help="Show what this step injects, row by row.")] = None,
+    step: Annotated[int | None, typer.Option(help="Show the injections of this step, row by row.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write every injection of the run to this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what an experiment injects, in all units, before anything is trained.
+    """Show what an experiment injects, in all units, before anything is trained.
 
     Example: `olmo-inject plan demo --step 313`
     """
@@ -51,7 +51,7 @@ def plan(
         raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}")
     if parquet is not None:
         plan.write_parquet(experiment, what, parquet)
-        print(f"every injection of the run: {parquet}", file=sys.stderr)
+        print(f"wrote every injection of the run to {parquet}", file=sys.stderr)
     if as_json:
         print_json(plan.step_record(what, step) if step is not None else plan_summary(experiment, what))
     elif step is not None:
@@ -63,19 +63,19 @@ def plan(
 def train(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    nproc: NprocOption = None,
+    processes: ProcessesOption = None,
     device: DeviceOption = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
     nodes: NodesOption = 1,
     rendezvous: RendezvousOption = None,
 ) -> None:
-    """Train a run, or go on with it: the same command resumes from the last checkpoint.
+    """Train a run. The same command resumes it from the last checkpoint.
 
-    Run bare it starts its ranks itself, with torchrun's agent. On several nodes run it once on each:
-    `srun --ntasks-per-node=1 olmo-inject train CONFIG --nproc 8 --nodes 4 --rendezvous node1:29500`.
-    Started by torchrun it is one of the ranks: `torchrun --nproc-per-node 8 -m olmo_inject train CONFIG`.
+    The command starts its ranks itself, with torchrun's agent. On several nodes run it once on each:
+    `srun --ntasks-per-node=1 olmo-inject train CONFIG --processes 8 --nodes 4 --rendezvous node1:29500`.
+    Under torchrun it is one of the ranks: `torchrun --nproc-per-node 8 -m olmo_inject train CONFIG`.
 
-    To stop a run cleanly, create the file `stop` in its folder, or send SIGTERM.
+    To stop a run with a checkpoint, create the file `stop` in its folder, or send SIGTERM.
     """
     from launch.torchrun import check_launch, default_processes, run_ranks
     from olmo_inject.config import load_experiment
@@ -92,12 +92,12 @@ def train(
     from olmo_inject.training.checks import check_before_launch, record_changes
     from olmo_inject.training.leftovers import tidy_finished
 
-    processes = default_processes() if nproc is None else nproc
+    ranks = default_processes() if processes is None else processes
     check_launch(nodes, rendezvous)
     if is_run(experiment.run_folder) and not overwrite:
         for task in (task for task in experiment.tasks if is_own_code(task.kind)):
-            say_once(f"task {task.name}: going on runs the code of {Path(task.kind.rpartition(':')[0]).resolve()}")
-    if (done := check_before_launch(experiment, nodes * processes, device, overwrite)) is not None:
+            say_once(f"task {task.name}: resuming runs the code in {Path(task.kind.rpartition(':')[0]).resolve()}")
+    if (done := check_before_launch(experiment, nodes * ranks, device, overwrite)) is not None:
         record_changes(experiment)
         tidy_finished(experiment)
         say_once(f"{experiment.name}: {done}")
@@ -110,7 +110,7 @@ def train(
         device,
         *(["--overwrite"] if overwrite else []),
     ]
-    raise typer.Exit(run_ranks("olmo_inject", arguments, processes, nodes=nodes, rendezvous=rendezvous))
+    raise typer.Exit(run_ranks("olmo_inject", arguments, ranks, nodes=nodes, rendezvous=rendezvous))
 
 
 def audit(
@@ -118,9 +118,9 @@ def audit(
     corpus: CorpusOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recompute what each run should have been given and compare it with what its model was given.
+    """Recompute every step's inputs and compare them with what the model received.
 
-    Ends with status 1 if anything differs.
+    Exit status 1 if anything differs.
     """
     from olmo_inject.audit import audit_run, print_audits, save_audit
     from olmo_inject.runs.read import expand
@@ -133,7 +133,7 @@ def audit(
     for result in audits:
         try:
             save_audit(result)
-        except UserError as error:  # of somebody else's, or kept read-only: the verdict holds all the same
-            print(f"olmo-inject: the verdict could not be saved: {error}", file=sys.stderr)
+        except UserError as error:  # the folder is read-only; the verdict is printed all the same
+            print(f"olmo-inject: the verdict was not saved: {error}", file=sys.stderr)
     if not all(result.passed for result in audits):
         raise typer.Exit(1)

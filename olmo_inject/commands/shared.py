@@ -1,10 +1,12 @@
-"""What several commands share: arguments, and how they print."""
+"""What several commands share: arguments, options, and how they print."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,33 +26,57 @@ OverridesArgument = Annotated[
     typer.Argument(help="Changes as key=value, e.g. model=20M train.optimizer.learning_rate=1e-3.", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-
-NprocOption = Annotated[
-    int | None, typer.Option(help="Ranks on this machine; default one per GPU, or one.", show_default=False)
+ProcessesOption = Annotated[
+    int | None, typer.Option(help="Ranks on this machine; default one per GPU, else 1.", show_default=False)
 ]
 CorpusOption = Annotated[
     Path | None,
-    typer.Option(help="Where the corpus of the run is now, if it has moved.", show_default=False),
+    typer.Option(help="Present location of the run's corpus, if it has moved.", show_default=False),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 NodesOption = Annotated[int, typer.Option(help="Nodes that each run this command.")]
 RendezvousOption = Annotated[
     str | None, typer.Option(help="HOST:PORT where several nodes meet; HOST is one of them.", show_default=False)
 ]
+AtOnceOption = Annotated[
+    int | None,
+    typer.Option(help="Runs that train at once; default as many as the cores or GPUs hold.", show_default=False),
+]
+
+HARDWARE = "Hardware"
+AcceleratorOption = Annotated[str, typer.Option(help="A name in the table of accelerators.", rich_help_panel=HARDWARE)]
+AcceleratorsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Table of accelerators; default configs/accelerators.yaml.", show_default=False, rich_help_panel=HARDWARE
+    ),
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(help="US dollars per accelerator and hour.", show_default=False, rich_help_panel=HARDWARE),
+]
+UtilizationOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Fraction of the peak FLOP/s that training reaches; `cost --calibrate` measures it.",
+        show_default=False,
+        rich_help_panel=HARDWARE,
+    ),
+]
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     print(json.dumps(value, indent=2))
 
 
 def table_console() -> Console:
-    """For tables: as wide as the terminal; elsewhere as wide as they are, so that a row is a line with whole names."""
+    """A console for tables: as wide as the terminal; in a file wide enough that a row is a line with whole names."""
     return Console(width=None if sys.stdout.isatty() else 1000)
 
 
 def say_once(message: str) -> None:
-    """A line that one rank prints for all."""
+    """Print a line on one rank only."""
     if is_first_rank():
         print(message, flush=True)
 
@@ -58,3 +84,15 @@ def say_once(message: str) -> None:
 def available_cores() -> int:
     """Processor cores that this process may use, which in a container or a SLURM job are not all of the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """End the command with one line and status 130 where its runs were stopped by Ctrl-C or SIGTERM."""
+    from launch.pool import Stopped
+
+    try:
+        yield
+    except Stopped:
+        print("olmo-inject: stopped; the same command continues", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None

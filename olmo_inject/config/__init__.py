@@ -9,11 +9,7 @@ injections:
   - {task: tcmp, instances_per_batch: 1/10}
 train:                           # ai2-olmo's TrainConfig; its overrides work as they do there
   max_duration: 1000
-
-What needs ai2-olmo (`Experiment` and the parts that only its trainer has) is imported when it is asked for.
 """
-
-from typing import TYPE_CHECKING, Any
 
 from olmo_inject.config.loading import (
     configs_folder,
@@ -27,10 +23,8 @@ from olmo_inject.config.loading import (
     shipped_configs,
 )
 from olmo_inject.config.parts import CorpusConfig, Described, EvaluationConfig, InjectionConfig, ReferenceConfig
+from olmo_inject.config.schema import CheckpointConfig, Experiment, GradientConfig, SafetyConfig
 from olmo_inject.config.stream import StreamExperiment
-
-if TYPE_CHECKING:
-    from olmo_inject.config.schema import CheckpointConfig, Experiment, GradientConfig, SafetyConfig
 
 __all__ = [
     "CheckpointConfig",
@@ -53,11 +47,3 @@ __all__ = [
     "read_described",
     "shipped_configs",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from olmo_inject.config import schema
-
-    return getattr(schema, name)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from olmo.config import TrainConfig, WandbConfig
-
+from olmo_inject.config.olmo_settings import TrainConfig, WandbConfig
 from olmo_inject.config.ranges import INT32, check_ranges
 from olmo_inject.config.schema import Experiment
 from olmo_inject.config.stream_checks import check_corpus, check_folder, check_stream

@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from olmo_inject.config.checks import check
+from olmo_inject.config.olmo_settings import ModelConfig
 from olmo_inject.config.parts import Described
+from olmo_inject.config.schema import Experiment
 from olmo_inject.config.stream import OLMO, StreamExperiment, check_stream_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.paths import expanded
 from olmo_inject.yaml_text import in_flow, parse_overrides, read_yaml, typed, without_none
-
-if TYPE_CHECKING:
-    from olmo_inject.config.schema import Experiment
 
 Kind = TypeVar("Kind")
 
@@ -48,14 +48,15 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = (), changed_by:
     experiment = load_described(path, overrides, changed_by)
     if isinstance(experiment, StreamExperiment):
         raise UserError(f"{path}: trainer {experiment.trainer} trains by a script of your own; see docs/trainers.md")
-    return cast("Experiment", experiment)
+    assert isinstance(experiment, Experiment)
+    return experiment
 
 
 def load_described(path: Path | str, overrides: Sequence[str] = (), changed_by: str = "command line") -> Described:
     """As `load_experiment`, of any trainer: `trainer: NAME` says that it is another than ai2-olmo's.
 
     Raises:
-        UserError: as `load_experiment`; ai2-olmo is needed and not installed.
+        UserError: as `load_experiment`.
     """
     layers = _over(_read_extended(find_config(path, "experiments")), parse_overrides(list(map(_nest_model, overrides))))
     kind, check = _kind(layers)
@@ -78,15 +79,6 @@ def _kind(layers: dict[str, Any]) -> tuple[type[Described], Callable[[Any], None
     if layers.get("trainer", OLMO) != OLMO:
         return StreamExperiment, check_stream_experiment
     layers.pop("trainer", None)
-    try:
-        from olmo_inject.config.checks import check
-        from olmo_inject.config.schema import Experiment
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("olmo"):
-            raise
-        raise UserError(
-            "trainer: ai2-olmo is not installed, which trains where no other is named (pip install ai2-olmo==0.6.0)"
-        ) from None
     return Experiment, check
 
 
@@ -243,8 +235,6 @@ def _elsewhere(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _with_named_model(plain: dict[str, Any]) -> dict[str, Any]:
     """Put a named model's file under the rest: `model: 20M`, or `model: {name: 20M, ...}` to change parts."""
-    from olmo.config import ModelConfig
-
     model = dict(plain.get("model") or {})
     name = model.pop("name", None)
     if name is None:

@@ -39,6 +39,8 @@ class CorpusConfig:
     """Only without a tokenizer: how many ids exist."""
     eos_token_id: int | None = None
     pad_token_id: int | None = None
+    sequences: int | None = None
+    """Train on the first so many sequences alone, over and over; None: on all."""
     seed: int = 6198
     """Decides the order of training, as ai2-olmo's `data.seed`."""
 

@@ -99,6 +99,7 @@ RANGES = {
     "corpus.vocab_size": COUNT,
     "corpus.eos_token_id": FROM_0,
     "corpus.pad_token_id": FROM_0,
+    "corpus.sequences": COUNT,
     "corpus.seed": NOT_NEGATIVE,
     "evaluation.batch_size": COUNT,
     "evaluation.max_instances": COUNT,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from olmo.config import ModelConfig, SchedulerType, TrainConfig
-
+from olmo_inject.config.olmo_settings import ModelConfig, SchedulerType, TrainConfig
 from olmo_inject.config.parts import (
     CorpusConfig,
     Described,

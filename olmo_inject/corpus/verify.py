@@ -58,7 +58,7 @@ def damaged(files: Sequence[RecordedFile], advance: Callable[[int], None], jobs:
         UserError: no jobs.
     """
     if jobs < 1:
-        raise UserError(f"--jobs: {jobs} must be at least 1")
+        raise UserError(f"--at-once: {jobs} must be at least 1")
     with ThreadPoolExecutor(jobs) as pool:
         sound = pool.map(lambda file: file.is_sound(advance), files)
         return [file.path.name for file, good in zip(files, sound, strict=True) if not good]

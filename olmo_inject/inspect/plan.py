@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
 from olmo_inject.config import Described
 from olmo_inject.data import TaskPlan
 from olmo_inject.files import replacing
 from olmo_inject.inspect.summary import plan_summary
+from olmo_inject.progress import show_progress
 from olmo_inject.tasks import SPLICED_TOKENS
 from olmo_inject.terminal import Console
-from olmo_inject.visible_text import visible
 
 ROWS_SHOWN = 8
 STEPS_PER_GROUP = 1000  # of the Parquet file, so that memory stays small at any length
@@ -159,9 +157,12 @@ def write_parquet(experiment: Described, what: TaskPlan, path: Path, *, progress
     """
     names = pa.array([task.name for task in what.plan.tasks], pa.string())
     groups = range(0, experiment.steps, STEPS_PER_GROUP)
-    shown = track(groups, description=escape(visible(path.name)), console=Console(stderr=True), disable=not progress)
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA) as writer:
-        for start in shown:
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, _SCHEMA) as writer,
+        show_progress(path.name, experiment.steps, "steps", enabled=progress) as meter,
+    ):
+        for start in groups:
             steps = range(start, min(start + STEPS_PER_GROUP, experiment.steps))
             columns = [_columns(what, step) for step in steps]
             step, row, task, instance, tokens = (np.concatenate(parts) for parts in zip(*columns, strict=True))
@@ -174,6 +175,7 @@ def write_parquet(experiment: Described, what: TaskPlan, path: Path, *, progress
                 *tokens.T,
             ]
             writer.write_table(pa.table([pa.array(a) for a in arrays], schema=_SCHEMA))
+            meter.advance(len(steps))
 
 
 def _columns(what: TaskPlan, step: int) -> tuple[np.ndarray, ...]:

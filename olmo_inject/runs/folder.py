@@ -9,7 +9,6 @@ references/       reference tasks as evaluated       checkpoints/     another tr
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
@@ -23,7 +22,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from olmo_inject import files
+from olmo_inject import locks
 from olmo_inject.config import Described, experiment_yaml
 from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
@@ -256,7 +255,7 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: another process trains in it, or the file system cannot lock.
     """
     in_use = f"{folder} is in use: another process is training this run"
-    with files.locked(folder / ".lock", lambda: in_use, f"the run folder {folder}"):
+    with locks.locked(folder / ".lock", lambda: in_use, f"the run folder {folder}"):
         yield
 
 
@@ -274,14 +273,7 @@ def remove_unused(folder: Path, made: Sequence[Path]) -> None:
 
 def in_use(folder: Path) -> bool:
     """Whether a process of this machine (or of a shared file system that locks) trains in the folder."""
-    try:
-        with (folder / ".lock").open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return locks.is_held(folder / ".lock")
 
 
 def _may_change(key: str, experiment: Described) -> bool:

@@ -110,7 +110,13 @@ def scan_corpus(
     search, parts = prepare_scan(shards, vocabulary, tasks, references)
     total = sum(shards.shard_tokens)
     found = each_result(
-        partial(scan_part, search), parts, processes=processes, what="scanning", total=total, progress=progress
+        partial(scan_part, search),
+        parts,
+        processes=processes,
+        what="scanning",
+        total=total,
+        unit="tokens",
+        progress=progress,
     )
     result = ScanResult(total, [no_hits(needle) for needle in search.needles], {})
     for hits, statements in found:
@@ -135,7 +141,13 @@ def count_instances(
     total = sum(shards.shard_tokens)
     counts = np.zeros(len(needles.instances), np.int64)
     for (hits,), _ in each_result(
-        partial(scan_part, search), parts, processes=processes, what="scanning", total=total, progress=progress
+        partial(scan_part, search),
+        parts,
+        processes=processes,
+        what="scanning",
+        total=total,
+        unit="tokens",
+        progress=progress,
     ):
         assert hits.each is not None
         counts += hits.each

@@ -38,7 +38,8 @@ From a function to the equations of arXiv 2605.29548 (docs/theory.md writes them
         cosine_at_random, conflict, flow_cycle   its Sec. 4.4 measures such cosines in language models
     ScalingLaw, PowerLaw, Regimes, fit_*         Sec. 2, Definitions 1 and 2
     train, Recipe, Bursts                        training on any of these, seeds and gaps at once
-    predict, estimate_utilities                  everything for a mixture; and back, from measured losses
+    predict                                      everything for a mixture
+    estimate_utilities, estimate_from_runs       and back, from measured losses
 
 Rooms: `mixtures` the problems, `forms` what can be said without training, `training` encoders and their measures,
 `scaling` laws and fits, `prediction` what a user's own frequencies say, `checks` the validation, `drawing` the
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
     from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
     from olmo_inject.theory.prediction.estimate import estimate_utilities
+    from olmo_inject.theory.prediction.measured import estimate_from_runs
     from olmo_inject.theory.prediction.predict import predict
     from olmo_inject.theory.scaling.fit import fit_power_law, fit_scaling_law
     from olmo_inject.theory.scaling.laws import PowerLaw, Regimes, ScalingLaw
@@ -86,6 +88,7 @@ _PUBLIC = {
     "mixtures.overlapping": "OverlappingMixture",
     "mixtures.task_mixture": "TaskMixture power_law",
     "prediction.estimate": "estimate_utilities",
+    "prediction.measured": "estimate_from_runs",
     "prediction.predict": "predict",
     "scaling.fit": "fit_power_law fit_scaling_law",
     "scaling.laws": "PowerLaw Regimes ScalingLaw",
@@ -107,6 +110,7 @@ __all__ = [
     "conflict",
     "cosine_at_random",
     "critical_widths",
+    "estimate_from_runs",
     "estimate_utilities",
     "fit_power_law",
     "fit_scaling_law",

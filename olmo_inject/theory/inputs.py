@@ -1,4 +1,4 @@
-"""One validation for the whole submodule: numbers, whole numbers, lists of either, and choices.
+"""One validation for the whole submodule: numbers, whole numbers, lists of either, choices, classes.
 
 Every public function passes its arguments through here, so a NaN, a boolean mask or a complex number gets one
 line that names the argument and what is allowed, and never a result.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from olmo_inject.errors import UserError
+
+T = TypeVar("T")
 
 
 def number(
@@ -83,6 +85,12 @@ def numbers(
 def whole(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
     """A whole number from `low` to `high`; a float such as 3.0 counts, a boolean does not.
 
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        low: the least allowed; no limit where None.
+        high: the most allowed; no limit where None.
+
     Raises:
         UserError: it is no such number.
     """
@@ -94,6 +102,12 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
 
 def wholes(name: str, values: object, low: int | None = None, high: int | None = None) -> Int[np.ndarray, " n"]:
     """Whole numbers from `low` to `high`, as a one-dimensional array.
+
+    Args:
+        name: of the argument, for the message.
+        values: what was given: a list, array, range or set.
+        low: the least allowed; no limit where None.
+        high: the most allowed; no limit where None.
 
     Raises:
         UserError: one of them is no such number.
@@ -107,24 +121,59 @@ def wholes(name: str, values: object, low: int | None = None, high: int | None =
 def task_indices(tasks: Iterable[int] | None, count: int, name: str = "tasks") -> Int[np.ndarray, " _"]:
     """Tasks by their index, sorted and each once; all of them where None.
 
+    Args:
+        tasks: what was given: any collection of whole numbers.
+        count: K, of the mixture.
+        name: of the argument, for the message.
+
     Raises:
         UserError: one is not from 0 to `count - 1`, or a boolean mask was given.
     """
     if tasks is None:
         return np.arange(count)
-    if isinstance(tasks, str) or not isinstance(tasks, Iterable):
-        raise UserError(f"{name} must be a list of task indices from 0 to {count - 1}, got {tasks!r}")
-    return np.unique(wholes(name, list(tasks), 0, count - 1))
+    return np.unique(wholes(name, listed(name, tasks), 0, count - 1))
 
 
 def choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Check a word against those allowed.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        allowed: all words that are.
 
     Raises:
         UserError: it is not one of them.
     """
     if not isinstance(value, str) or value not in allowed:
         raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def kind(name: str, value: object, expected: type[T]) -> T:
+    """An argument of a class, such as a mixture or a recipe.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        expected: the class it must have.
+
+    Raises:
+        UserError: it is of another class.
+    """
+    if not isinstance(value, expected):
+        raise UserError(f"{name} must be a {expected.__name__}, got {type(value).__name__}")
+    return value
+
+
+def listed(name: str, values: object) -> list[Any]:
+    """The entries of a list, a tuple or an array.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UserError(f"{name} must be a list, got {_shown(values)}")
+    return list(values)
 
 
 def frozen(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

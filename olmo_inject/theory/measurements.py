@@ -63,6 +63,11 @@ def of_task(table: pd.DataFrame, task: str | None) -> pd.DataFrame:
 def column(table: pd.DataFrame, name: str, least: float | None = None) -> Float[np.ndarray, " n"]:
     """One column as numbers above zero, or of `least` or more.
 
+    Args:
+        table: of `read_measurements`.
+        name: of the column.
+        least: the least number allowed; any above zero where None.
+
     Raises:
         UserError: it is not known, or holds anything else.
     """

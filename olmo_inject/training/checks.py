@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from olmo.config import DistributedStrategy
 
 from olmo_inject.config import Experiment, experiment_yaml
+from olmo_inject.config.olmo_settings import DistributedStrategy
 from olmo_inject.corpus.references import load_references
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
@@ -19,6 +19,7 @@ from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.save_restore import Checkpoint, latest, read_checkpoint
 from olmo_inject.training.checkpoints.weights import load_weights
+from olmo_inject.training.olmo_config import model_config
 from olmo_inject.worker_processes import check_sockets
 
 
@@ -46,7 +47,7 @@ def check_before_launch(
     if experiment.gradients.at != StepSelection():
         from olmo_inject.training.checkpoints.transformers import transformers_config  # imports transformers: seconds
 
-        transformers_config(experiment.model)  # what the gradients are computed with
+        transformers_config(model_config(experiment.model))  # what the gradients are computed with
     data = build_data(experiment, tasks=tasks)
     load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
     folder = experiment.run_folder
@@ -55,7 +56,7 @@ def check_before_launch(
     first_step = first_step_of(experiment, last)
     # Once it has a checkpoint, a run needs its origin no more.
     if experiment.start_from is not None and experiment.start_state == "weights" and last is None:
-        load_weights(Path(experiment.start_from), experiment.model)
+        load_weights(Path(experiment.start_from), model_config(experiment.model))
     if goes_on:
         check_same_run(experiment, data)
         if last is not None and last.step > experiment.steps:

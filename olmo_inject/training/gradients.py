@@ -3,6 +3,8 @@
 For the weights before a step (docs/study.md, Gradient analysis, Fig. 9):
 
     g_r    gradient of a task's LABEL loss over all its instances, sum over count
+    null   the same with the labels permuted among the instances: which tokens are labels, and not which is whose
+    among  that of the loss when the task's labels alone are possible: which is whose, and not which tokens are labels
     g      gradient of the step's batch, as the trainer's: summed loss over rows times tokens
     g_t    the part of g from the losses of injected tokens
     g_nt   the rest, g - g_t
@@ -16,16 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from olmo.config import TrainConfig
 from torch import nn
 
+from olmo_inject.config.olmo_settings import TrainConfig
 from olmo_inject.errors import UserError
+from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import LABEL_POSITION, SPLICED_TOKENS, Task
+
+if TYPE_CHECKING:
+    from olmo.config import TrainConfig as OlmoTrainConfig
 
 IGNORED = -100  # a target that is not in the loss
 LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; their gradient and what a softmax needs is about three times as much
@@ -73,7 +79,12 @@ class MlpGradients:
         for parameter in self.parameters:
             parameter.requires_grad_(True)
 
-    def summed(self, tokens: Int64[torch.Tensor, "n t"], targets: Int64[torch.Tensor, "n u"]) -> NeuronGradient:
+    def summed(
+        self,
+        tokens: Int64[torch.Tensor, "n t"],
+        targets: Int64[torch.Tensor, "n u"],
+        among: Int64[torch.Tensor, " l"] | None = None,
+    ) -> NeuronGradient:
         """Gradient of the summed loss of all targets.
 
         Rows without a target are left out, and so are, by causality, the tokens from the last target on: for
@@ -82,6 +93,7 @@ class MlpGradients:
         Args:
             tokens: the rows, t > u or t = u.
             targets: what each token is to be followed by; -100 where no loss is asked for.
+            among: the only tokens that are possible, ascending, all targets among them; None: the whole vocabulary.
         """
         total = torch.zeros_like(by_neuron(self.parameters))
         counted = targets != IGNORED
@@ -94,13 +106,17 @@ class MlpGradients:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
                 hidden = self.model.model(input_ids=tokens[chosen, :length].to(device), use_cache=False)[0]
                 wanted = targets[chosen, :length].to(device)
-                upstream = loss_gradient(self.model.lm_head, hidden.detach(), wanted, self.z_loss)
+                upstream = loss_gradient(self.model.lm_head, hidden.detach(), wanted, self.z_loss, among)
             total += by_neuron(torch.autograd.grad(hidden, self.parameters, upstream))
         return total
 
 
 def loss_gradient(
-    head: nn.Linear, hidden: Float[torch.Tensor, "n u d"], targets: Int64[torch.Tensor, "n u"], z_loss: float = 0.0
+    head: nn.Linear,
+    hidden: Float[torch.Tensor, "n u d"],
+    targets: Int64[torch.Tensor, "n u"],
+    z_loss: float = 0.0,
+    among: Int64[torch.Tensor, " l"] | None = None,
 ) -> Float[torch.Tensor, "n u d"]:
     """Gradient of the summed loss of all targets with respect to what the head is given.
 
@@ -112,6 +128,7 @@ def loss_gradient(
         hidden: its input.
         targets: -100 where no loss is asked for; the gradient is zero there.
         z_loss: as `MlpGradients`'.
+        among: as `MlpGradients.summed`'s; such a loss has no z-loss.
     """
     gradient = torch.zeros_like(hidden)
     counted = targets != IGNORED
@@ -122,8 +139,12 @@ def loss_gradient(
         part = hidden[where].requires_grad_(True)
         logits = head(part)
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-        loss = F.cross_entropy(logits, wanted[some], reduction="sum")
-        if z_loss:
+        if among is not None:
+            among = among.to(logits.device)
+            loss = F.cross_entropy(logits[:, among], torch.searchsorted(among, wanted[some]), reduction="sum")
+        else:
+            loss = F.cross_entropy(logits, wanted[some], reduction="sum")
+        if z_loss and among is None:
             loss = loss + z_loss * logits.logsumexp(-1).square().sum()
         [gradient[where]] = torch.autograd.grad(loss, part)
     return gradient
@@ -146,12 +167,12 @@ def top_neurons(gradient: NeuronGradient, k: int) -> Int64[torch.Tensor, " k"]:
     return gradient.norm(dim=1).topk(k).indices.sort().values
 
 
-def z_loss_of(train: TrainConfig) -> float:
+def z_loss_of(train: TrainConfig | OlmoTrainConfig) -> float:
     """The z-loss multiplier a run trains with, 0 where it has none."""
     return Z_LOSS if train.softmax_auxiliary_loss else 0.0
 
 
-def tokens_per_pass(train: TrainConfig, rows: int | None) -> int:
+def tokens_per_pass(train: TrainConfig | OlmoTrainConfig, rows: int | None) -> int:
     """The tokens of `rows` whole rows, by default of the run's micro-batch, whose memory is known to suffice."""
     return (rows or train.device_train_microbatch_size) * train.model.max_sequence_length
 
@@ -174,11 +195,15 @@ class StepGradients:
         batch: g.
         injected: g_t of each task that the run injects.
         reference: g_r of each task.
+        permuted: `null` of each task.
+        among: `among` of each task.
     """
 
     batch: NeuronGradient
     injected: dict[str, NeuronGradient]
     reference: dict[str, NeuronGradient]
+    permuted: dict[str, NeuronGradient]
+    among: dict[str, NeuronGradient]
 
     @property
     def all_injected(self) -> NeuronGradient:
@@ -211,6 +236,8 @@ class Cosine:
         of: the one task that the gradient is of; empty for all of the batch's.
         cosine: None where the gradient is zero, as g_t in a step without an injection.
         norm: of the gradient.
+        null: the cosine with the task's `null` in place of g_r, on the neurons that `null` is largest on.
+        among: the cosine with `among`, likewise.
     """
 
     task: str
@@ -218,6 +245,8 @@ class Cosine:
     of: str
     cosine: float | None
     norm: float
+    null: float | None
+    among: float | None
 
 
 def cosines(step: StepGradients, neurons: int) -> list[Cosine]:
@@ -227,15 +256,23 @@ def cosines(step: StepGradients, neurons: int) -> list[Cosine]:
         UserError: the MLP has fewer neurons.
     """
     found = []
-    for task, reference in step.reference.items():
-        chosen = top_neurons(reference, neurons)
-        direction = reference[chosen].double()
+    for task in step.reference:
+        references = [step.reference[task], step.permuted[task], step.among[task]]
+        chosen = [top_neurons(reference, neurons) for reference in references]
         for kind, of, gradient in step.parts():
-            part = gradient[chosen].double()
-            norm, product = part.norm().item(), (part.norm() * direction.norm()).item()
-            cosine = (part * direction).sum().item() / product if product else None
-            found.append(Cosine(task, kind, of, cosine, norm))
+            parts = [gradient[own].double() for own in chosen]
+            whole, null, among = (
+                _cosine(part, reference[own].double())
+                for part, reference, own in zip(parts, references, chosen, strict=True)
+            )
+            found.append(Cosine(task, kind, of, whole, parts[0].norm().item(), null, among))
     return found
+
+
+def _cosine(a: NeuronGradient, b: NeuronGradient) -> float | None:
+    """None where one of them is zero."""
+    product = (a.norm() * b.norm()).item()
+    return (a * b).sum().item() / product if product else None
 
 
 def step_gradients(
@@ -265,8 +302,10 @@ def step_gradients(
     tokens, wanted = batch["input_ids"], batch_targets(batch)
     tokens_in_batch = tokens.numel() * processes
 
-    def gradient(tokens: torch.Tensor, wanted: torch.Tensor, count: int) -> NeuronGradient:
-        summed = mlp.summed(tokens, wanted)
+    def gradient(
+        tokens: torch.Tensor, wanted: torch.Tensor, count: int, among: torch.Tensor | None = None
+    ) -> NeuronGradient:
+        summed = mlp.summed(tokens, wanted, among)
         reduce(summed)
         return summed / count
 
@@ -277,11 +316,21 @@ def step_gradients(
     for number, name in enumerate(names):
         mine = of_row == number
         parts[name] = gradient(tokens[mine], injected[mine], tokens_in_batch)
-    references = {}
+    references, permuted, among = {}, {}, {}
     for task in tasks:
         instances = torch.from_numpy(task.instances.astype("int64"))
-        mine = instances[process::processes]
-        wanted_label = torch.full((len(mine), LABEL_POSITION), IGNORED)
-        wanted_label[:, LABEL_POSITION - 1] = mine[:, LABEL_POSITION]
-        references[task.name] = gradient(mine[:, :LABEL_POSITION], wanted_label, len(instances))
-    return StepGradients(gradient(tokens, wanted, tokens_in_batch), parts, references)
+        count, labels = len(instances), torch.from_numpy(task.label_tokens.astype("int64"))
+        operands = instances[process::processes, :LABEL_POSITION]
+        order = torch.from_numpy(permutation(key("gradient null", task.name, task.config.seed), count))
+        own, others = (_label_targets(given[process::processes]) for given in (instances, instances[order]))
+        references[task.name] = gradient(operands, own, count)
+        permuted[task.name] = gradient(operands, others, count)
+        among[task.name] = gradient(operands, own, count, labels)
+    return StepGradients(gradient(tokens, wanted, tokens_in_batch), parts, references, permuted, among)
+
+
+def _label_targets(instances: Int64[torch.Tensor, "n 3"]) -> Int64[torch.Tensor, "n 2"]:
+    """What the operands are to be followed by: LABEL after the last, and nothing in particular before."""
+    targets = torch.full((len(instances), LABEL_POSITION), IGNORED)
+    targets[:, -1] = instances[:, LABEL_POSITION]
+    return targets

@@ -161,7 +161,7 @@ def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel
 
 
 def _shard(model: OLMo, cfg: TrainConfig, device: torch.device) -> FullyShardedDataParallel:
-    check_fsdp(cfg, cfg.model)
+    check_fsdp(cfg, cfg.model)  # pyright: ignore[reportArgumentType]: ai2-olmo's have the same fields
     fsdp = cfg.fsdp
     assert fsdp is not None
     world = dist.get_world_size()

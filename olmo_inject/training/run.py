@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +49,7 @@ from olmo_inject.training.checkpoints.weights import assign_weights, load_weight
 from olmo_inject.training.checks import check_ranks, first_step_of
 from olmo_inject.training.leftovers import remove_leftovers
 from olmo_inject.training.loader import build_loader, worker_deaths_told
+from olmo_inject.training.olmo_config import model_config, train_config
 from olmo_inject.training.parallel import (
     build_model,
     build_optimizer,
@@ -140,15 +140,15 @@ def _write_folder(experiment: Experiment, data: ExperimentData, overwrite: bool)
         delete_run(folder)
     prepare(experiment, data, first_step_of(experiment, save_restore.latest(folder)))
     remove_leftovers(experiment)
-    if len(data.shards) >= SHARED_FROM:
+    if data.order.n_sequences >= SHARED_FROM:
         data.order.prepare(len(data.corpus))
     (folder / STOP_FILE).unlink(missing_ok=True)
 
 
 def runtime_config(experiment: Experiment, world_size: int) -> TrainConfig:
     """The TrainConfig for ai2-olmo's loop: the user's, with the values that this project sets."""
-    cfg = deepcopy(experiment.train)
-    cfg.model = deepcopy(experiment.model)
+    cfg = train_config(experiment.train)
+    cfg.model = model_config(experiment.model)
     cfg.run_name = experiment.name
     cfg.save_folder = str(experiment.run_folder)
     cfg.device_train_batch_size = experiment.batch_size // world_size
@@ -284,7 +284,7 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer, anew: bool) -> b
                 )
         else:
             with on_every_rank(f"start_from: {start}"):
-                weights = load_weights(start, experiment.model)
+                weights = load_weights(start, trainer.cfg.model)
             assign_weights(trainer.dist_model, weights)
     return False
 

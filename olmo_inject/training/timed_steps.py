@@ -36,13 +36,13 @@ from olmo_inject.training.parallel import process_group
 from olmo_inject.training.run import build_trainer
 from olmo_inject.training.trainer import InjectionTrainer
 
-FOLDER_PREFIX = ".olmo-inject-trial-"
+FOLDER_PREFIX = ".olmo-inject-timed-"
 LEFT_FOR_DEAD = 24 * 3600  # seconds
 WARM_UP = 1  # steps that are not timed: kernels are chosen, memory is allocated
 
 
 @dataclass(frozen=True)
-class Trial:
+class TimedSteps:
     """Measured times and memory, the worst of all ranks.
 
     Attributes:
@@ -83,7 +83,7 @@ class _Clock(Callback):
         self.marks.append(time.monotonic())
 
 
-def measure(
+def time_steps(
     experiment: Experiment,
     device: torch.device,
     *,
@@ -91,7 +91,7 @@ def measure(
     checkpoint: bool,
     near: Path | None = None,
     tasks: list[Task] | None = None,
-) -> Trial:
+) -> TimedSteps:
     """Train `steps` steps after one that is not timed, from new weights, and perhaps write a checkpoint (collective).
 
     They are the steps that the run would do next, which a staged corpus may hold alone.
@@ -112,12 +112,12 @@ def measure(
     with _folder(near) as folder:
         run_folder = experiment.run_folder
         first_step = from_rank_0(lambda: first_step_of(experiment, latest(run_folder)), f"cannot read {run_folder}")
-        trial = _shortened(experiment, folder, first_step, WARM_UP + steps)
+        shortened = _shortened(experiment, folder, first_step, WARM_UP + steps)
         with on_every_rank("cannot read the corpus"):
-            data = build_data(trial, tasks=tasks)
+            data = build_data(shortened, tasks=tasks)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        trainer = build_trainer(trial, data, device, first_step)
+        trainer = build_trainer(shortened, data, device, first_step)
         clock = _Clock()
         kept = [callback for callback in trainer.callbacks if not isinstance(callback, Progress | Evaluation)]
         trainer.callbacks = [*kept[:-1], clock]  # the last writes checkpoints
@@ -134,7 +134,7 @@ def measure(
         dist.all_reduce(worst, dist.ReduceOp.MAX)
         seconds, saving, size, peak = worst.tolist()
         properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
-        return Trial(
+        return TimedSteps(
             ranks=dist.get_world_size(),
             device="cpu" if properties is None else properties.name,
             steps=len(times) - WARM_UP,
@@ -146,8 +146,8 @@ def measure(
         )
 
 
-def measure_as_rank(experiment_file: Path, result: Path, steps: int, device: str) -> None:
-    """One rank of `python -m olmo_inject.training.timed_steps`: `measure`, and rank 0 writes the result as JSON.
+def time_steps_as_rank(experiment_file: Path, result: Path, steps: int, device: str) -> None:
+    """One rank of `python -m olmo_inject.training.timed_steps`: `time_steps`, and rank 0 writes the result as JSON.
 
     Args:
         experiment_file: the experiment; tasks saved beside it are taken as they are.
@@ -159,21 +159,21 @@ def measure_as_rank(experiment_file: Path, result: Path, steps: int, device: str
     experiment, folder = load_experiment(experiment_file), experiment_file.parent
     tasks = load_tasks(folder, experiment) if (folder / TASKS).is_dir() else None
     with process_group(device) as torch_device:
-        trial = measure(experiment, torch_device, steps=steps, checkpoint=False, tasks=tasks)
+        timed = time_steps(experiment, torch_device, steps=steps, checkpoint=False, tasks=tasks)
         if dist.get_rank() == 0:
-            write_json(result, asdict(trial))
+            write_json(result, asdict(timed))
 
 
 def _shortened(experiment: Experiment, folder: Path, first_step: int, steps: int) -> Experiment:
-    trial = deepcopy(experiment)
-    trial.folder = str(folder)
-    trial.start_from = None
-    trial.checkpoints, trial.evaluation = CheckpointConfig(), EvaluationConfig()
-    trial.train.max_duration = first_step + steps
-    if trial.gradients.at != StepSelection():  # they take the most memory; in the step that is not timed
-        trial.gradients.at = StepSelection(steps=[first_step])
-    trial.train.wandb = None
-    return trial
+    shortened = deepcopy(experiment)
+    shortened.folder = str(folder)
+    shortened.start_from = None
+    shortened.checkpoints, shortened.evaluation = CheckpointConfig(), EvaluationConfig()
+    shortened.train.max_duration = first_step + steps
+    if shortened.gradients.at != StepSelection():  # they take the most memory; in the step that is not timed
+        shortened.gradients.at = StepSelection(steps=[first_step])
+    shortened.train.wandb = None
+    return shortened
 
 
 def _timed_checkpoint(trainer: InjectionTrainer) -> tuple[float, int]:
@@ -192,11 +192,11 @@ def _peak(device: torch.device) -> int:
 
 @contextmanager
 def _folder(near: Path | None) -> Iterator[Path]:
-    """A folder of this trial's own that all ranks see, deleted in the end (collective)."""
+    """A temporary folder that all ranks see, deleted in the end (collective)."""
     place = Path(tempfile.gettempdir()) if near is None else near
 
     def make() -> Path:
-        for left in place.glob(f"{FOLDER_PREFIX}*"):  # by trials that were killed
+        for left in place.glob(f"{FOLDER_PREFIX}*"):  # left by processes that were killed
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > LEFT_FOR_DEAD:
                     shutil.rmtree(left, ignore_errors=True)
@@ -212,7 +212,7 @@ def _folder(near: Path | None) -> Iterator[Path]:
 
 if __name__ == "__main__":
     try:
-        measure_as_rank(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+        time_steps_as_rank(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     except UserError as error:
         report(error)
         raise SystemExit(2) from None

@@ -120,7 +120,7 @@ def test_tables_figures_cache_and_report(method: str, copies: Copies, call: Call
     assert when_written(run, method) == second
     pd.testing.assert_frame_equal(table_of(method, run / "analysis"), table)
 
-    assert call("report", run, "--to", run / "page.html")[0] == 0
+    assert call("report", run, "--out", run / "page.html")[0] == 0
     page = (run / "page.html").read_text()
     for text in (TITLES[method], *findings):
         assert text.replace("'", "&#39;").replace("<", "&lt;") in page
@@ -129,7 +129,7 @@ def test_tables_figures_cache_and_report(method: str, copies: Copies, call: Call
 
 
 def test_what_patching_says_holds_together(copies: Copies, call: Call) -> None:
-    assert call(*analyze("patching", copies.make("run")), "--to", copies.folder)[0] == 0
+    assert call(*analyze("patching", copies.make("run")), "--out", copies.folder)[0] == 0
     table = table_of("patching", copies.folder)
     for _, of in table.groupby(["step", "task", "weights"]):
         assert sorted(of["rank"]) == list(range(1, len(of) + 1))
@@ -143,7 +143,7 @@ def test_what_patching_says_holds_together(copies: Copies, call: Call) -> None:
 
 
 def test_what_das_says_holds_together(trained: Path, copies: Copies, call: Call) -> None:
-    assert call(*analyze("das", copies.make("run"), steps="last"), "--to", copies.folder)[0] == 0
+    assert call(*analyze("das", copies.make("run"), steps="last"), "--out", copies.folder)[0] == 0
     table = table_of("das", copies.folder)
     depth = read_run(trained).experiment.model.n_layers + 1
     assert len(table) == 2 * depth * 4 * (2 + 2)  # tasks, layers, questions, subspaces of both models
@@ -157,7 +157,7 @@ def test_what_das_says_holds_together(trained: Path, copies: Copies, call: Call)
 
 
 def test_what_gradients_say_holds_together(trained: Path, copies: Copies, call: Call) -> None:
-    status, out, _ = call(*analyze("gradients", copies.make("run")), "--to", copies.folder)
+    status, out, _ = call(*analyze("gradients", copies.make("run")), "--out", copies.folder)
     assert status == 0
     table = table_of("gradients", copies.folder)
     plan = run_data(trained)[1].plan
@@ -199,7 +199,7 @@ def test_runs_of_one_name_stay_apart(method: str, copies: Copies, call: Call) ->
     runs = [Path(shutil.copytree(run, copies.folder / place / "twin")) for place in ("a", "b")]
     shutil.rmtree(runs[1] / "step12")
     to = copies.folder / "figures"
-    status, out, _ = call(*analyze(method, *runs, steps="last"), "--to", to)
+    status, out, _ = call(*analyze(method, *runs, steps="last"), "--out", to)
     assert status == 0
     table = table_of(method, to)
     assert dict(zip(table["run"], table["step"], strict=True)) == {"a/twin": 12, "b/twin": 8}
@@ -211,7 +211,7 @@ def test_runs_of_one_name_stay_apart(method: str, copies: Copies, call: Call) ->
     both = {name.format(run=run).replace("step12", step) for name in one for run, step in TWINS}
     across = {f"layers-models-{task}" for task in ("less", "plus")} if method == "patching" else set()
     assert drawn == {f"{method}-{name}.png" for name in both | across}
-    assert call("report", *runs, "--to", to / "page.html")[0] == 0
+    assert call("report", *runs, "--out", to / "page.html")[0] == 0
     assert "a/twin" in (to / "page.html").read_text()
 
 
@@ -220,11 +220,11 @@ def test_results_of_another_version_are_not_shown(copies: Copies, call: Call) ->
     run = copies.make("older")
     assert call(*analyze(method, run, steps="last"))[0] == 0
     [about] = (run / "analysis" / method).glob("*/about.json")
-    assert call("report", run, "--to", run / "page.html")[0] == 0
+    assert call("report", run, "--out", run / "page.html")[0] == 0
     assert TITLES[method].replace("'", "&#39;") in (run / "page.html").read_text()
     about.write_text(json.dumps(json.loads(about.read_text()) | {"version": 0}))
     (about.parent / f"{TABLE[method]}.parquet").write_bytes(b"of a kind that is no longer read")
-    assert call("report", run, "--to", run / "page.html")[0] == 0
+    assert call("report", run, "--out", run / "page.html")[0] == 0
     assert TITLES[method].replace("'", "&#39;") not in (run / "page.html").read_text()
 
 
@@ -283,8 +283,8 @@ def test_evidence_that_says_otherwise(copies: Copies, call: Call) -> None:
         (["patching", "--pairs", "1"], "--pairs: 1 must be at least 2"),
         (["das", "--dimensions", "1;2"], "--dimensions: '1;2' is not numbers joined by commas"),
         (["das", "--steps", "first"], "--steps: 'first' is not a step"),
-        (["das", "--task", "none.json"], "--task: goes with models that are no run"),
-        (["das", "--to", "/dev/null/figures"], "/dev/null"),
+        (["das", "--tasks", "none.json"], "--tasks: goes with models that are no run"),
+        (["das", "--out", "/dev/null/figures"], "/dev/null"),
     ],
 )
 def test_wrong_options_are_one_line(trained: Path, arguments: list[str], message: str, call: Call) -> None:

@@ -196,6 +196,6 @@ def test_the_command_and_the_report(copies: Copies, capsys: pytest.CaptureFixtur
 def test_a_step_that_is_not_there(trained: Path, copies: Copies, capsys: pytest.CaptureFixture[str]) -> None:
     run = copies.make("asked")
     with pytest.raises(SystemExit) as end:
-        main(["analyze", "behaviour", str(run), "--steps", "5", "--to", str(copies.folder / "to")])
+        main(["analyze", "behaviour", str(run), "--steps", "5", "--out", str(copies.folder / "to")])
     assert end.value.code == 1
     assert f"left out: {run} has no checkpoint step5" in capsys.readouterr().err

@@ -38,32 +38,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "t.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for ts in texts.values() for t in ts))
     (folder / "small.yaml").write_text(EXPERIMENT.format(folder=folder))
     bpe = ("--tokenizer", "bpe", "--vocab-size", 512)
-    ends(0, "corpus", "build", folder / "t.jsonl", "--to", folder / "corpus", *bpe, "--json")
+    ends(0, "corpus", "build", folder / "t.jsonl", "--out", folder / "corpus", *bpe, "--json")
     return folder
 
 
 def test_build(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    ends(0, "corpus", "build", folder / "t.jsonl", "--to", tmp_path / "out", "--processes", 1)
+    ends(0, "corpus", "build", folder / "t.jsonl", "--out", tmp_path / "out", "--processes", 1)
     out, err = capfd.readouterr()
     corpus = read_corpus_folder(tmp_path / "out")
     assert out == f"{tmp_path / 'out'}: {corpus.documents:,} documents, {corpus.tokens:,} tokens in 1 shard\n"
     assert err == ""
     (tmp_path / "t.jsonl").write_text('{"text": "a"}\n{"text": "b"\n{"text": ""}\n')
-    ends(2, "corpus", "build", tmp_path / "t.jsonl", "--to", tmp_path / "two")
+    ends(2, "corpus", "build", tmp_path / "t.jsonl", "--out", tmp_path / "two")
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith(f"olmo-inject: {tmp_path / 't.jsonl'}: line 2 is damaged: ")
     assert len(err.splitlines()) == 1
-    ends(0, "corpus", "build", tmp_path / "t.jsonl", "--to", tmp_path / "two", "--skip-damaged")
+    ends(0, "corpus", "build", tmp_path / "t.jsonl", "--out", tmp_path / "two", "--skip-damaged")
     assert "left out: 1 document without text, 1 damaged" in capfd.readouterr().out
-    ends(0, "corpus", "build", tmp_path / "t.jsonl", "--to", tmp_path / "two", "--skip-damaged", "--json")
+    ends(0, "corpus", "build", tmp_path / "t.jsonl", "--out", tmp_path / "two", "--skip-damaged", "--json")
     record = json.loads(capfd.readouterr().out)
     assert (record["documents"], record["empty"], record["damaged"]) == (1, 1, 1)
     (tmp_path / "in").mkdir()
     (tmp_path / "t.jsonl").rename(tmp_path / "in" / "t.jsonl")
     for name in "abcd":
         (tmp_path / "in" / f"{name}.md").write_text("# Notes")
-    arguments = ("corpus", "build", tmp_path / "in", "--skip-damaged", "--to")
+    arguments = ("corpus", "build", tmp_path / "in", "--skip-damaged", "--out")
     ends(0, *arguments, tmp_path / "three")
     first, examples = capfd.readouterr().out.splitlines()[0].rsplit(": ", 1)
     assert first == "not read, of no known format or links to nothing: 4 files"
@@ -80,7 +80,7 @@ def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shard[3:6] = task.instances[5]
     shard.flush()
     report = folder / "report.json"
-    ends(1, "corpus", "scan", folder / "corpus", folder / "small.yaml", "--to", report)
+    ends(1, "corpus", "scan", folder / "corpus", folder / "small.yaml", "--out", report)
     out = capfd.readouterr().out
     assert f"instance {' | '.join(map(corpus.load_vocabulary().token_text, task.instances[5]))} at part-" in out
     assert "token 3, sequence 0" in out
@@ -98,13 +98,13 @@ def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capfd.readouterr().out)["tasks"]["less"]["instances"] == 0
     ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
     assert "nothing does not exist, as a folder or a file, nor as" in capfd.readouterr().err
-    for option in ("--references", "--to"):  # before the search, which may take hours
+    for option in ("--references", "--out"):  # before the search, which may take hours
         ends(2, "corpus", "scan", folder / "none", folder / "small.yaml", option, folder / "small.yaml" / "x")
         assert "cannot write" in capfd.readouterr().err
-    new = ("--references", folder / "new", "--to", folder / "out" / "r.json")
+    new = ("--references", folder / "new", "--out", folder / "out" / "r.json")
     for config, more, message in (
         ("none.yaml", new, "none.yaml"),
-        ("small.yaml", ("--to", folder), f"--to: {folder} is a folder"),
+        ("small.yaml", ("--out", folder), f"--out: {folder} is a folder"),
         ("small.yaml", ("--items", 0), "--items: 0 must be at least 1"),
         ("small.yaml", ("--context", 0), "--context: 0 must be at least 1"),
         ("small.yaml", ("--resample", -1), "--resample: -1 must be at least 0"),
@@ -116,7 +116,7 @@ def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ends(2, "corpus", "scan", folder / "none", folder / "small.yaml", *new)
     assert not (folder / "new").exists()
     assert not (folder / "out").exists()
-    ends(2, "corpus", "build", folder / "t.jsonl", "--to", folder / "new", "--processes", 0)
+    ends(2, "corpus", "build", folder / "t.jsonl", "--out", folder / "new", "--processes", 0)
     assert "--processes: 0 must be at least 1" in capfd.readouterr().err
     (folder / "nothing").mkdir()
     ends(2, "corpus", "scan", folder / "nothing", folder / "small.yaml")
@@ -125,11 +125,11 @@ def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_the_order_of_some_ranks(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sizes = ("--sequence-length", 32, "--batch-size", 8)
-    stage = ("corpus", "stage", folder / "corpus", *sizes, "--steps", "0:2", "--to", tmp_path / "stage")
+    stage = ("corpus", "stage", folder / "corpus", *sizes, "--steps", "0:2", "--out", tmp_path / "stage")
     ends(2, *stage, "--rank-shard", "0/0")
     assert "--rank-shard: 0-0/0 are not ranks of 0" in capfd.readouterr().err
     ends(0, *stage, "--rank-shard", "0/2")
     capfd.readouterr()
-    ends(2, "corpus", "order", tmp_path / "stage", "--to", tmp_path / "order", "--steps", 2)
+    ends(2, "corpus", "order", tmp_path / "stage", "--out", tmp_path / "order", "--steps", "0:2")
     assert f"--steps: {tmp_path / 'stage'} holds the rows of ranks 0-0 of 2, not row 1" in capfd.readouterr().err
     assert not (tmp_path / "order").exists()

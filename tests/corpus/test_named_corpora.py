@@ -230,18 +230,21 @@ def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capf
         assert [row["row"] for row in shown["rows"] if row["injected"]] == [r for r in (0, 1, 2, 7) if r in planned]
         by_default = run(capfd, "show", catalog, *web, "--step", 3, "--injections", tmp_path / "x.yaml")
         assert [row["row"] for row in by_default["rows"]] == sorted(planned)
-        staged = run(capfd, "stage", catalog, *web, "--steps", "2:9", "--to", tmp_path / "stage")
+        staged = run(capfd, "stage", catalog, *web, "--steps", "2:9", "--out", tmp_path / "stage")
         assert staged["complete"]
         assert staged["bytes"] == 7 * BATCH * 2 * LENGTH
-    assert run(capfd, "stage", catalog, *web, "--steps", "2:9", "--to", tmp_path / "stage")["already"]
+    assert run(capfd, "stage", catalog, *web, "--steps", "2:9", "--out", tmp_path / "stage")["already"]
     assert run(capfd, "verify", tmp_path / "stage")["damaged"] == []
     again = run(capfd, "show", tmp_path / "stage", "--step", 3, "--rows", "all", "--injections", tmp_path / "x.yaml")
     assert [row["tokens"] for row in again["rows"]] == expected
-    for beyond in (("show", tmp_path / "stage", "--step", 9), ("order", tmp_path / "stage", "--steps", 3, "--to", "o")):
+    for beyond in (
+        ("show", tmp_path / "stage", "--step", 9),
+        ("order", tmp_path / "stage", "--steps", "0:3", "--out", "o"),
+    ):
         with pytest.raises(UserError, match=f"^{beyond[2]}s?: .*stage holds steps 2 to 8, not step"):
             run(capfd, *beyond)
     assert run(capfd, "show", catalog, "--step", 22, "--rows", "0")["epoch"] == 2
-    written = run(capfd, "order", catalog, *web, "--steps", 30, "--to", tmp_path / "order.u32")
+    written = run(capfd, "order", catalog, *web, "--steps", "0:30", "--out", tmp_path / "order.u32")
     assert written["rows"] == 240
     np.testing.assert_array_equal(np.fromfile(tmp_path / "order.u32", np.uint32), Order(182, BATCH, 7)[np.arange(240)])
 
@@ -252,17 +255,19 @@ def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capf
         (("show", "--step", "0", "--rows", "5-9"), "--rows: 5-9: a batch has rows 0 to 7"),
         (("show", "--step", "0", "--rows", "few"), "--rows: 'few' is neither `all` nor numbers"),
         (("show", "--step", "-1"), "--step: -1 must be at least 0"),
-        (("stage", "--to", "t", "--steps", "5"), "--steps: '5' is not first:beyond"),
-        (("stage", "--to", "t", "--steps", "0:5", "--rank-shard", "0"), "--rank-shard: '0' is not first-last/world"),
+        (("stage", "--out", "t", "--steps", "5"), "--steps: '5' is not start:stop"),
+        (("stage", "--out", "t", "--steps", "0:5", "--rank-shard", "0"), "--rank-shard: '0' is not first-last/world"),
         (
-            ("stage", "--to", "t", "--steps", "3:26"),
+            ("stage", "--out", "t", "--steps", "3:26"),
             "--steps: 3:26 is more than the whole corpus, which ends after 22",
         ),
         (
-            ("stage", "--to", "t", "--steps", "0:9999999", "--rank-shard", "0/2"),
+            ("stage", "--out", "t", "--steps", "0:9999999", "--rank-shard", "0/2"),
             "which ends after 22 steps and is then read again: stage at most 44 steps",
         ),
-        (("order", "--to", "t", "--steps", "0"), "--steps: 0 must be at least 1"),
+        (("order", "--out", "t", "--steps", "0"), "--steps: '0' is not start:stop"),
+        (("order", "--out", "t", "--steps", "4:4"), "--steps: 4:4: stop must be above start"),
+        (("order", "--out", "t", "--steps", f"0:{10**30}"), "at most 2,147,483,647"),
     ],
 )
 def test_mistakes_on_the_command_line(catalog: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -28,16 +28,16 @@ from olmo_inject.runs.folder import in_use, locked
 OFTEN, RARE = "rate-2", "rate-1of2"
 
 
-def say(file: Path, *options: str) -> tuple[int, str]:
+def say(verb: str, file: Path, *options: str) -> tuple[int, str]:
     """The command's exit status, and all it printed."""
     out = StringIO()
     with redirect_stdout(out), redirect_stderr(out), pytest.raises(SystemExit) as end:
-        main(["sweep", str(file), *options])
+        main(["sweep", verb, str(file), *options])
     return int(end.value.code or 0), out.getvalue()
 
 
 def states(file: Path) -> dict[str, str]:
-    return {record["cell"]: record["state"] for record in json.loads(say(file, "--status", "--json")[1])}
+    return {record["cell"]: record["state"] for record in json.loads(say("status", file, "--json")[1])}
 
 
 def test_a_sweep_is_gone_on_with_until_every_cell_is_done(tmp_path: Path) -> None:
@@ -48,34 +48,35 @@ def test_a_sweep_is_gone_on_with_until_every_cell_is_done(tmp_path: Path) -> Non
 
     run.mkdir(parents=True)
     (run / "foreign").touch()  # so this cell cannot begin
-    status, said = say(file, "--submit", "local")
+    status, said = say("run", file)
     assert (status, states(file)) == (1, {RARE: "failed", OFTEN: "done"})
     assert "2 of 2 cells to train" in said
-    failed = json.loads(say(file, "--status", "--json")[1])[0]
+    failed = json.loads(say("status", file, "--json")[1])[0]
     assert "exists and is not a run" in failed["why"][-1]
-    assert f"{RARE} failed:\n  olmo-inject: {run} exists and is not a run" in say(file, "--status")[1]
+    assert f"{RARE} failed:\n  olmo-inject: {run} exists and is not a run" in say("status", file)[1]
 
     (run / "foreign").unlink()
     trained = (tmp_path / "sweep" / "runs" / OFTEN / "metrics.jsonl").stat()
-    status, said = say(file, "--submit", "local")
+    status, said = say("run", file)
     assert status == 1  # one is not trained, and this does not train it
     assert "0 of 2 cells to train: 1 failed, 1 done" in said
-    assert "1 failed before and were left: --retry-failed" in said
-    status, said = say(file, "--submit", "local", "--retry-failed")
+    assert "1 failed before" in said
+    assert "--retry-failed" in said
+    status, said = say("run", file, "--retry-failed")
     assert (status, states(file)) == (0, {RARE: "done", OFTEN: "done"})
     assert "1 of 2 cells to train" in said
-    assert " trained; next: olmo-inject audit" in said
+    assert "next: olmo-inject audit" in said
     assert (tmp_path / "sweep" / "runs" / OFTEN / "metrics.jsonl").stat() == trained
     assert all(audit_run(tmp_path / "sweep" / "runs" / cell, progress=False).passed for cell in (RARE, OFTEN))
 
-    shown = json.loads(say(file, "--status", "--json")[1])[0]
+    shown = json.loads(say("status", file, "--json")[1])[0]
     assert (shown["step"], shown["steps"], set(shown["accuracies"])) == (12, 12, {"less", "plus"})
 
 
 def test_a_killed_submitter_is_followed_by_another_that_doubles_nothing(tmp_path: Path) -> None:
     file = write_sweep(tmp_path)
     file.write_text(file.read_text().replace("max_duration: 12", "max_duration: 60000, train.save_interval: 20"))
-    command = [sys.executable, "-m", "olmo_inject", "sweep", str(file), "--submit", "local", "--jobs", "1"]
+    command = [sys.executable, "-m", "olmo_inject", "sweep", "run", str(file), "--at-once", "1"]
     repository = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.DEVNULL)
@@ -83,7 +84,7 @@ def test_a_killed_submitter_is_followed_by_another_that_doubles_nothing(tmp_path
     try:
         wait_until((run / "step20" / "checkpoint.json").exists, 300, "a checkpoint")
         assert states(file) == {RARE: "running", OFTEN: "queued"}
-        status, said = say(file, "--submit", "local")
+        status, said = say("run", file)
         assert status == 2
         assert f"process {process.pid} on host " in said
     finally:
@@ -95,10 +96,10 @@ def test_a_killed_submitter_is_followed_by_another_that_doubles_nothing(tmp_path
     # Cancelled, the next submitter lets its cell save.
     process = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.DEVNULL)
     wait_until(lambda: in_use(run), 300, "the cell to begin")
-    assert f"process {process.pid} was asked to stop" in say(file, "--cancel")[1]
+    assert f"process {process.pid} " in say("cancel", file)[1]
     assert process.wait(120) == 130
     assert states(file) == {RARE: "interrupted", OFTEN: "pending"}
-    assert "nothing of it runs or is queued" in say(file, "--cancel")[1]
+    assert "no cell is running" in say("cancel", file)[1]
 
 
 def test_cells_that_a_killed_submitter_left_are_waited_for(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_cells_that_a_killed_submitter_left_are_waited_for(tmp_path: Path) -> No
         threading.Timer(1.5, saving.close).start()
         local.wait_for_orphans(sweep, Console(file=shown, width=200))
         assert not in_use(left)
-    assert f"waiting for {RARE}: left by a submitter that was killed" in shown.getvalue()
+    assert f"waiting for {RARE} " in shown.getvalue()
 
 
 def test_a_changed_definition_is_refused_and_under_another_name_a_new_cell(tmp_path: Path) -> None:
@@ -125,9 +126,9 @@ def test_a_changed_definition_is_refused_and_under_another_name_a_new_cell(tmp_p
     file.write_text(text.replace("max_duration: 12", "max_duration: 12, train.save_interval: 6"))
     cells.check_unchanged(load_sweep(file))
     file.write_text(text.replace("max_duration: 12", "max_duration: 12, plan_seed: 9"))
-    status, said = say(file, "--submit", "local")
+    status, said = say("run", file)
     assert status == 2
-    assert f"has changed since it was submitted (plan_seed 0 -> 9) for {RARE}, {OFTEN}" in said
+    assert all(named in said for named in ("plan_seed 0 -> 9", RARE, OFTEN))
     assert states(file) == {RARE: "changed", OFTEN: "changed"}
     file.write_text(text.replace("max_duration: 12", "max_duration: 12, plan_seed: 9").replace("/sweep\n", "/other\n"))
     cells.check_unchanged(load_sweep(file))
@@ -148,10 +149,8 @@ def test_looking_at_a_run_does_not_keep_it_from_starting(tmp_path: Path) -> None
 
 def test_what_cannot_run_here_is_refused(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path, more="rules: [{when: {rate: 2}, resources: {nodes: 2}}]\n")
-    with pytest.raises(UserError, match="rate-2 is for 2 nodes"):
+    with pytest.raises(UserError, match="rate-2 needs 2 nodes"):
         local.run_cells(sweep, sweep.cells, at_once=None, console=Console())
-    status, said = say(tmp_path / "sweep.yaml", "--status", "--dry-run")
-    assert (status, "give one of" in said) == (2, True)
 
 
 def test_a_submitter_on_another_host_is_not_killed_here(tmp_path: Path) -> None:

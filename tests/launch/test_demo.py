@@ -1,4 +1,4 @@
-"""The demo's runs, and one of them from beginning to end."""
+"""The demo's sweep, and a demo of one run from beginning to end."""
 
 from __future__ import annotations
 
@@ -9,19 +9,30 @@ import pytest
 
 from analysis.read.runs import read_run
 from launch import demo as demo_module
-from launch.demo import RUNS, demo
+from launch.demo import SWEEP, demo
+from launch.sweep import load_sweep
 from olmo_inject.cli import main
-from olmo_inject.config import load_experiment
+
+SMALL = """
+name: demo
+experiment: demo
+set: {train.max_duration: 3, train.eval_interval: 3}
+axes: [{name: width, cases: {8: {model: tiny-8}, 16: {model: tiny-16}}}]
+exclude: [{width: 16}]
+resources: {gpus_per_node: 0}
+"""
 
 
-def test_the_runs_are_a_grid_of_widths_and_frequencies_and_a_burst_at_one_of_them() -> None:
+def test_the_sweep_is_a_grid_of_widths_and_frequencies_and_a_burst_at_one_of_them() -> None:
     cells = {}
-    for config, width in RUNS:
-        experiment = load_experiment(config, [f"model=tiny-{width}"])
-        assert experiment.model.d_model == width
+    for cell in load_sweep(SWEEP).cells:
+        experiment = cell.experiment
+        assert cell.labels["width"] == str(experiment.model.d_model)
+        assert cell.resources.gpus_per_node == 0
         (injection,) = experiment.injections
-        cells[injection.schedule, width, experiment.frequency(injection).per_batch] = experiment.steps
-    assert len(cells) == len(RUNS)
+        rate = experiment.frequency(injection).per_batch
+        cells[injection.schedule, experiment.model.d_model, rate] = experiment.steps
+    assert len(cells) == len(load_sweep(SWEEP).cells)
     even = {cell[1:] for cell in cells if cell[0] == "uniform"}
     widths, rates = {width for width, _ in even}, {rate for _, rate in even}
     assert len(widths) >= 3
@@ -35,58 +46,66 @@ def test_the_runs_are_a_grid_of_widths_and_frequencies_and_a_burst_at_one_of_the
 def test_one_run_from_corpus_to_report_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo_module, "RUNS", (("demo", 8),))
-    steps = ("train.max_duration=3", "train.eval_interval=3")
-    folder = tmp_path / "demo"
-    assert demo(folder, jobs=1, overrides=steps)
+    sweep, folder = tmp_path / "small.yaml", tmp_path / "demo"
+    sweep.write_text(SMALL)
+    monkeypatch.setattr(demo_module, "SWEEP", str(sweep))
+
+    # Where no run can begin, there is nothing to report.
+    blocked = folder / "runs" / "width-8" / "foreign"
+    blocked.parent.mkdir(parents=True)
+    blocked.touch()
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--out", str(folder)])
+    assert ended.value.code == 2
+    assert "no run has begun" in capfd.readouterr().err
+    assert not (folder / "report.html").exists()
+    blocked.unlink()
+
+    # The same command trains it after all.
+    assert demo(folder, at_once=1)
     shown = capfd.readouterr()
-    assert "often-8: done" in shown.err
-    assert "audit of often-8" in shown.err
+    assert "width-8: done" in shown.err
+    assert "audit of width-8" in shown.err
     assert "The audit of 1 run found every row as planned." in shown.out
-    assert "often-8" in (folder / "report.html").read_text()
+    assert "width-8" in (folder / "report.html").read_text()
     assert "data:image/svg+xml" in (folder / "report.html").read_text()
     assert (folder / "figures" / "overview-tcmp.png").stat().st_size < 150_000
-    run = read_run(folder / "runs" / "often-8")
+    run = read_run(folder / "runs" / "width-8")
     assert run.finished
     assert run.audit is not None
     assert run.audit["passed"]
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    assert demo(folder, jobs=1, overrides=steps)
+    assert demo(folder, at_once=1)
     shown = capfd.readouterr()
-    assert "1 runs, 1 of them finished already" in shown.err
+    assert "0 of 1 cells to train: 1 done" in shown.err
     assert "started" not in shown.err
     changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
-    assert changed <= {"report.html"} | {path.name for path in (folder / "figures").iterdir()}
+    figures = {path.name for path in (folder / "figures").iterdir()}
+    assert changed <= {"report.html", ".submitter"} | figures
 
     # A run of other steps is in the way: refused before anything is trained.
     with pytest.raises(SystemExit) as ended:
-        main(["demo", "train.max_duration=4", "--to", str(folder)])
+        main(["demo", "train.max_duration=4", "--out", str(folder)])
     assert ended.value.code == 2
     shown = capfd.readouterr()
-    assert "is a run of another experiment: train.max_duration" in shown.err
+    assert "train.max_duration 3 -> 4" in shown.err
     assert "Traceback" not in shown.err
 
-    # Where a run cannot even begin, there is nothing to report.
-    other = tmp_path / "other"
-    shutil.copytree(folder / "corpus", other / "corpus")
-    monkeypatch.setattr(demo_module, "train_command", lambda *_: ["false"])
-    with pytest.raises(SystemExit) as ended:
-        main(["demo", "--to", str(other)])
-    assert ended.value.code == 2
-    assert "no run has begun" in capfd.readouterr().err
-    assert not (other / "report.html").exists()
-
     # Where one of two fails, the other is reported, and the demo is no success.
-    monkeypatch.setattr(demo_module, "RUNS", (("demo", 8), ("demo", 16)))
-    assert not demo(folder, jobs=1, overrides=steps)
-    shown = capfd.readouterr()
-    assert "often-16 failed with status 1" in shown.err
+    sweep.write_text(SMALL.replace("exclude: [{width: 16}]\n", ""))
+    (folder / "runs" / "width-16").mkdir()
+    (folder / "runs" / "width-16" / "foreign").touch()
+    (folder / "report.html").unlink()
+    assert not demo(folder, at_once=1)
+    assert "width-16: FAILED with status 2" in capfd.readouterr().err
     assert (folder / "report.html").exists()
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["--to", "FILE"], "is not a folder"), (["--to", "NEW", "--jobs", "0"], "--jobs: 0")]
+    ("arguments", "message"),
+    [(["--out", "FILE"], "is not a folder"), (["--out", "NEW", "--at-once", "0"], "--at-once: 0")],
 )
 def test_wrong_usage_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,19 +18,19 @@ import pytest
 from rich.console import Console
 
 from launch import pool
-from launch.pool import Job, Stopped, last_line, run_jobs
+from launch.pool import Command, Stopped, last_line, run_commands
 from olmo_inject.errors import UserError
 
 WAITS = "import time; print('waiting', flush=True); time.sleep(600)"
 
 
-def job(folder: Path, name: str, code: str) -> Job:
-    return Job(name, [sys.executable, "-c", code], folder / "logs" / f"{name}.log")
+def command(folder: Path, name: str, code: str) -> Command:
+    return Command(name, [sys.executable, "-c", code], folder / "logs" / f"{name}.log")
 
 
-def run(jobs: list[Job], at_once: int = 2) -> tuple[list[pool.Outcome], str]:
+def run(commands: list[Command], at_once: int = 2) -> tuple[list[pool.Outcome], str]:
     text = StringIO()
-    return run_jobs(jobs, at_once, console=Console(file=text, width=200)), text.getvalue()
+    return run_commands(commands, at_once, console=Console(file=text, width=200)), text.getvalue()
 
 
 def when(condition: Callable[[], bool], act: Callable[[], object]) -> threading.Thread:
@@ -52,8 +53,8 @@ def test_no_two_jobs_share_a_gpu(tmp_path: Path) -> None:
         "print(begun, time.monotonic(), os.environ['CUDA_VISIBLE_DEVICES'])"
     )
     counts = [1, 2, 1, 3, 1, 1]
-    jobs = [replace(job(tmp_path, f"job{i}", code), gpus=n) for i, n in enumerate(counts)]
-    outcomes = run_jobs(jobs, 6, gpus=["0", "2", "GPU-8932f937"], console=Console(file=StringIO()))
+    commands = [replace(command(tmp_path, f"job{i}", code), gpus=n) for i, n in enumerate(counts)]
+    outcomes = run_commands(commands, 6, gpus=["0", "2", "GPU-8932f937"], console=Console(file=StringIO()))
     seen = []
     for outcome, count in zip(outcomes, counts, strict=True):
         begun, ended, gpus = outcome.last_line.split()
@@ -67,14 +68,14 @@ def test_no_two_jobs_share_a_gpu(tmp_path: Path) -> None:
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
-    jobs = [
-        job(tmp_path, "good", "print('fine')"),
-        job(tmp_path, "bad", "import sys; print('before'); sys.exit('no corpus')"),
-        job(tmp_path, "user", "raise SystemExit(2)"),
-        job(tmp_path, "last", "print('fine too')"),
+    commands = [
+        command(tmp_path, "good", "print('fine')"),
+        command(tmp_path, "bad", "import sys; print('before'); sys.exit('no corpus')"),
+        command(tmp_path, "user", "raise SystemExit(2)"),
+        command(tmp_path, "last", "print('fine too')"),
     ]
-    outcomes, shown = run(jobs)
-    assert [outcome.job.name for outcome in outcomes] == ["good", "bad", "user", "last"]
+    outcomes, shown = run(commands)
+    assert [outcome.command.name for outcome in outcomes] == ["good", "bad", "user", "last"]
     assert [outcome.status for outcome in outcomes] == [0, 1, 2, 0]
     assert [outcome.succeeded for outcome in outcomes] == [True, False, False, True]
     assert outcomes[1].last_line == "no corpus"
@@ -85,7 +86,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
 def test_a_killed_one_is_reported_with_its_signal(tmp_path: Path) -> None:
     code = "import os, signal; print('begun', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    outcomes, shown = run([job(tmp_path, "killed", code), job(tmp_path, "other", "pass")])
+    outcomes, shown = run([command(tmp_path, "killed", code), command(tmp_path, "other", "pass")])
     assert [outcome.status for outcome in outcomes] == [-signal.SIGKILL, 0]
     assert "killed: FAILED with status -9" in shown
 
@@ -98,15 +99,15 @@ def test_never_more_than_asked_at_once_and_begun_in_order(tmp_path: Path) -> Non
         "mine.touch(); print(len(list(marks.iterdir()))); time.sleep(0.3); mine.unlink()"
     )
     names = ["a", "b", "c", "d", "e"]
-    jobs = [Job(n, [sys.executable, "-c", code, str(marks), n], tmp_path / f"{n}.log") for n in names]
-    outcomes, shown = run(jobs, at_once=2)
+    commands = [Command(n, [sys.executable, "-c", code, str(marks), n], tmp_path / f"{n}.log") for n in names]
+    outcomes, shown = run(commands, at_once=2)
     assert all(int(outcome.last_line) <= 2 for outcome in outcomes)
     begun = [line.split(":")[0] for line in shown.splitlines() if ": started" in line]
     assert begun == names
 
 
 def test_threads_and_a_log_that_is_kept(tmp_path: Path) -> None:
-    one = job(tmp_path, "one", "import os; print(os.environ['OMP_NUM_THREADS'])")
+    one = command(tmp_path, "one", "import os; print(os.environ['OMP_NUM_THREADS'])")
     for _ in range(2):
         run([one])
     lines = one.log.read_text().splitlines()
@@ -122,16 +123,20 @@ def test_a_request_to_stop_ends_all_with_sigterm_and_starts_no_more(tmp_path: Pa
         "print('waiting', flush=True)\n"
         "time.sleep(600)"
     )
-    jobs = [job(tmp_path, "tidy", tidy), job(tmp_path, "plain", WAITS), job(tmp_path, "never", "print('ran')")]
-    both_wait = lambda: all(last_line(j.log) == "waiting" for j in jobs[:2])  # noqa: E731
+    commands = [
+        command(tmp_path, "tidy", tidy),
+        command(tmp_path, "plain", WAITS),
+        command(tmp_path, "never", "print('ran')"),
+    ]
+    both_wait = lambda: all(last_line(j.log) == "waiting" for j in commands[:2])  # noqa: E731
     thread = when(both_wait, lambda: os.kill(os.getpid(), signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Stopped) as stopped:
-        run(jobs)
+        run(commands)
     thread.join()
     assert [outcome.status for outcome in stopped.value.outcomes] == [143, -signal.SIGTERM, None]
-    assert last_line(jobs[0].log) == "checkpoint written"
-    assert not jobs[2].log.exists()
+    assert last_line(commands[0].log) == "checkpoint written"
+    assert not commands[2].log.exists()
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -144,7 +149,7 @@ def test_one_that_will_not_stop_is_killed_with_what_it_started(tmp_path: Path, m
         "print(child.pid, flush=True)\n"
         "time.sleep(600)"
     )
-    one = job(tmp_path, "deaf", deaf)
+    one = command(tmp_path, "deaf", deaf)
     thread = when(lambda: last_line(one.log).isdigit(), lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped) as stopped:
         run([one])
@@ -166,8 +171,8 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_command_that_cannot_start_is_the_users_error_and_leaves_nothing_running(tmp_path: Path) -> None:
-    waits = job(tmp_path, "waits", "import os, time; print(os.getpid(), flush=True); time.sleep(600)")
-    nothing = Job("nothing", [str(tmp_path / "absent")], tmp_path / "nothing.log")
+    waits = command(tmp_path, "waits", "import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+    nothing = Command("nothing", [str(tmp_path / "absent")], tmp_path / "nothing.log")
     with pytest.raises(UserError, match="cannot start nothing") as error:
         run([waits, nothing])
     assert "\n" not in str(error.value)
@@ -176,11 +181,11 @@ def test_a_command_that_cannot_start_is_the_users_error_and_leaves_nothing_runni
 
 
 @pytest.mark.parametrize(
-    ("at_once", "names", "message"), [(0, ["a"], "--jobs: 0"), (1, ["a", "b", "a"], "two runs have one name: a")]
+    ("at_once", "names", "message"), [(0, ["a"], "--at-once: 0"), (1, ["a", "b", "a"], "two runs have the name a")]
 )
 def test_impossible_requests(tmp_path: Path, at_once: int, names: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        run([job(tmp_path, name, "pass") for name in names], at_once)
+        run([command(tmp_path, name, "pass") for name in names], at_once)
     assert not (tmp_path / "logs").exists()
 
 
@@ -188,7 +193,7 @@ def test_the_display_on_a_terminal(tmp_path: Path) -> None:
     text = StringIO()
     console = Console(file=text, width=120, force_terminal=True)
     code = "import time; print('step 3/10, loss 2.5', flush=True); time.sleep(1)"
-    run_jobs([job(tmp_path, "wide", code)], 1, console=console)
-    assert "0 of 1 runs done, 1 running" in text.getvalue()
+    run_commands([command(tmp_path, "wide", code)], 1, console=console)
+    assert re.search("0/1 runs,.*, 1 running", text.getvalue())
     assert "step 3/10, loss 2.5" in text.getvalue()
     assert "wide: done after" in text.getvalue()

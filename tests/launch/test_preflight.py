@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 
 from launch.cost.accelerators import Accelerator, find_accelerator
-from launch.cost.calibrate import another_card, calibrate, calibrated, check_device, utilization
+from launch.cost.calibrate import another_card, calibrated, check_device, time_run, utilization
 from launch.cost.cost import flops_per_token
-from launch.preflight import Preflight, preflight, signal_seconds
+from launch.preflight import Preflight, run_checks, signal_seconds
 from olmo_inject.cli import main
 from olmo_inject.config import Experiment, load_experiment
 from olmo_inject.corpus.folder import CorpusDescription, Shard, write_description
@@ -28,7 +28,7 @@ from olmo_inject.corpus.open import Shape, open_corpus
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
 from olmo_inject.training import parallel
-from olmo_inject.training.timed_steps import Trial
+from olmo_inject.training.timed_steps import TimedSteps
 from olmo_inject.vocabulary import Vocabulary
 
 CONFIG = """
@@ -79,18 +79,18 @@ def verdicts(result: Preflight) -> dict[str, bool]:
 
 def test_two_real_ranks_and_nothing_left_behind(config: Path) -> None:
     before = sorted(config.parent.rglob("*"))
-    done = command("preflight", str(config), "--nproc", "2", "--device", "cpu", "--json")
+    done = command("preflight", str(config), "--processes", "2", "--device", "cpu", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     checks = {check["name"]: check["detail"] for check in result["checks"]}
     assert list(checks) == ["devices", "all-reduce", "experiment", "corpus", "disk", "step", "memory", "checkpoint"]
     assert checks["devices"] == "2 x cpu, gloo"
     assert "every byte hashed" in checks["corpus"]
-    trial = result["trial"]
-    assert (trial["ranks"], trial["steps"]) == (2, 3)
-    assert trial["step_seconds"] > 0
-    assert trial["checkpoint_bytes"] > 12 * (2 * 270 * 8 + 2 * 768)  # weights and two averages, fp32
-    assert result["signal_seconds"] == signal_seconds(trial["step_seconds"], trial["checkpoint_seconds"]) > 30
+    timed = result["timed_steps"]
+    assert (timed["ranks"], timed["steps"]) == (2, 3)
+    assert timed["step_seconds"] > 0
+    assert timed["checkpoint_bytes"] > 12 * (2 * 270 * 8 + 2 * 768)  # weights and two averages, fp32
+    assert result["signal_seconds"] == signal_seconds(timed["step_seconds"], timed["checkpoint_seconds"]) > 30
     assert sorted(config.parent.rglob("*")) == before
 
 
@@ -117,14 +117,14 @@ def load(config: Path, *overrides: str) -> Experiment:
 
 
 def test_the_quick_form(config: Path, alone: torch.device) -> None:
-    dead, alive = (config.parent / f".olmo-inject-trial-{name}" for name in ("dead", "alive"))
+    dead, alive = (config.parent / f".olmo-inject-timed-{name}" for name in ("dead", "alive"))
     for folder in (dead, alive):
         folder.mkdir()
     os.utime(dead, (0, 0))  # left by one that was killed long ago
-    result = preflight(load(config), alone, quick=True)
+    result = run_checks(load(config), alone, quick=True)
     assert (dead.exists(), alive.exists()) == (False, True)
     assert result.passed
-    assert (result.trial and result.trial.steps, result.signal_seconds) == (1, None)
+    assert (result.timed_steps and result.timed_steps.steps, result.signal_seconds) == (1, None)
     assert "checkpoint" not in verdicts(result)
     assert "sampled" in next(check.detail for check in result.checks if check.name == "corpus")
 
@@ -132,12 +132,12 @@ def test_the_quick_form(config: Path, alone: torch.device) -> None:
 def test_changed_contents_of_the_corpus(config: Path, alone: torch.device) -> None:
     with (config.parent / "corpus" / "part-0.npy").open("r+b") as file:
         file.write(b"\x07\x00")
-    result = preflight(load(config), alone)
+    result = run_checks(load(config), alone)
     assert verdicts(result) == {
         **dict.fromkeys(("devices", "all-reduce", "experiment", "disk"), True),
         "corpus": False,
     }
-    assert "contents were changed" in next(check.detail for check in result.checks if not check.passed)
+    assert "part-0.npy is damaged" in next(check.detail for check in result.checks if not check.passed)
     assert not result.passed
 
 
@@ -145,61 +145,61 @@ def test_a_staged_corpus_and_its_bytes(config: Path, alone: torch.device) -> Non
     opened = open_corpus(str(config), None, None, Shape())
     to = config.parent / "stage"
     assert open_stager(opened.shards, opened.order, opened.source.vocabulary, range(9), to).run(lambda n: None)
-    found = preflight(load(config, f"corpus.folder={to}"), alone, quick=False)
+    found = run_checks(load(config, f"corpus.folder={to}"), alone, quick=False)
     (detail,) = [check.detail for check in found.checks if check.name == "corpus"]
     assert "72 sequences of 16 in 1 shards, every byte hashed" in detail
     with (to / "part-00000.npy").open("r+b") as file:
         file.seek(1000)
         file.write(b"\x07\x00")
-    found = preflight(load(config, f"corpus.folder={to}"), alone)
-    assert "part-00000.npy is not what its folder records" in next(c.detail for c in found.checks if not c.passed)
+    found = run_checks(load(config, f"corpus.folder={to}"), alone)
+    assert "part-00000.npy is damaged" in next(c.detail for c in found.checks if not c.passed)
 
 
 def test_a_corpus_that_is_gone(config: Path, alone: torch.device) -> None:
     (config.parent / "corpus" / "part-0.npy").unlink()
-    result = preflight(load(config), alone)
+    result = run_checks(load(config), alone)
     assert not verdicts(result)["corpus"]
     assert "step" not in verdicts(result)
 
 
 def test_a_missing_corpus_is_said_once(config: Path, alone: torch.device) -> None:
-    result = preflight(load(config, "corpus.folder=nowhere"), alone)
+    result = run_checks(load(config, "corpus.folder=nowhere"), alone)
     (failed,) = (check for check in result.checks if not check.passed)
     assert failed.name == "corpus"
-    assert "`olmo-inject corpus sample --to nowhere` makes" in failed.detail
+    assert "`olmo-inject corpus sample --out nowhere` makes" in failed.detail
 
 
 def test_a_full_disk(config: Path, alone: torch.device) -> None:
     # Full checkpoints after each of a million steps fill any disk.
     many = load(config, "train.max_duration=1000000", "train.save_interval=1", "model.d_model=512")
-    result = preflight(many, alone)
+    result = run_checks(many, alone)
     failed = [check for check in result.checks if not check.passed]
     assert [check.name for check in failed] == ["disk"]
-    assert "are free at" in failed[0].detail
+    assert "checkpoints need" in failed[0].detail
 
 
 def test_calibration_restates_the_estimate(config: Path) -> None:
     experiment = load(config)
-    trial = calibrate(experiment, 1, device="cpu", steps=2)
-    assert (trial.ranks, trial.steps, trial.device) == (1, 2, "cpu")
+    timed = time_run(experiment, 1, device="cpu", steps=2)
+    assert (timed.ranks, timed.steps, timed.device) == (1, 2, "cpu")
     assert not (config.parent / "run").exists()
     core = Accelerator("core", peak_flops=1e12, memory=1e9, price=1, utilization=0.3)
-    reached = calibrated(experiment, core, trial).utilization
-    assert reached == pytest.approx(flops_per_token(experiment.model) * 8 * 16 / trial.step_seconds / 1e12)
-    with pytest.raises(UserError, match="core is not what was measured"):
-        calibrated(experiment, Accelerator("core", 1.0, 1e9, 1, 0.3), trial)
+    reached = calibrated(experiment, core, timed).utilization
+    assert reached == pytest.approx(flops_per_token(experiment.model) * 8 * 16 / timed.step_seconds / 1e12)
+    with pytest.raises(UserError, match="times the peak of core"):
+        calibrated(experiment, Accelerator("core", 1.0, 1e9, 1, 0.3), timed)
 
 
 def test_utilization_is_shared_among_ranks(config: Path) -> None:
     core = Accelerator("core", peak_flops=1e12, memory=1e9, price=1, utilization=0.3)
-    one, two = (Trial(ranks, "cpu", 1, 0.5, None, None, 0, None) for ranks in (1, 2))
+    one, two = (TimedSteps(ranks, "cpu", 1, 0.5, None, None, 0, None) for ranks in (1, 2))
     assert utilization(load(config), core, one) == 2 * utilization(load(config), core, two)
 
 
 def test_a_cpu_is_not_stated_as_a_gpu(config: Path) -> None:
     done = command("cost", str(config), "--calibrate", "--device", "cpu", "--accelerator", "h100")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "nothing about h100: give --accelerator cpu-core" in done.stderr
+    assert "--accelerator cpu-core" in done.stderr
     assert done.stderr.count("\n") == 1
     check_device(find_accelerator("cpu-core"), "cpu")
 
@@ -207,7 +207,7 @@ def test_a_cpu_is_not_stated_as_a_gpu(config: Path) -> None:
 def test_a_gpu_is_not_stated_as_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     check_device(find_accelerator("h100"), "auto")
-    with pytest.raises(UserError, match="cpu-core is none: give its name with --accelerator, or --device cpu"):
+    with pytest.raises(UserError, match="--accelerator, or --device cpu"):
         check_device(find_accelerator("cpu-core"), "auto")
 
 
@@ -222,19 +222,19 @@ def test_a_gpu_is_not_stated_as_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_another_card_is_warned_of(asked: str, measured: str, warned: bool) -> None:
-    trial = Trial(1, measured, 1, 0.5, None, None, 0, None)
-    said = another_card(find_accelerator(asked), trial)
+    timed = TimedSteps(1, measured, 1, 0.5, None, None, 0, None)
+    said = another_card(find_accelerator(asked), timed)
     assert (said is not None) == warned
     assert said is None or (asked in said and measured in said)
     own = Accelerator("our-cards", peak_flops=1e15, memory=80e9, price=2.0, utilization=0.5)
-    assert another_card(own, trial) is None
+    assert another_card(own, timed) is None
 
 
 def test_what_cannot_be_calibrated(config: Path) -> None:
     with pytest.raises(UserError, match="--calibrate-steps: 0"):
-        calibrate(load(config), 1, steps=0)
+        time_run(load(config), 1, steps=0)
     with pytest.raises(UserError, match="not divisible by 3 ranks"):
-        calibrate(load(config), 3, device="cpu")
+        time_run(load(config), 3, device="cpu")
 
 
 def test_a_wrong_sum_is_found(alone: torch.device, monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
@@ -242,6 +242,6 @@ def test_a_wrong_sum_is_found(alone: torch.device, monkeypatch: pytest.MonkeyPat
         tensor[7] = 3.0
 
     monkeypatch.setattr(dist, "all_reduce", broken)
-    result = preflight(load(config, "train.max_duration=1"), alone, quick=True)
+    result = run_checks(load(config, "train.max_duration=1"), alone, quick=True)
     assert not verdicts(result)["all-reduce"]
     assert "1 wrong sums" in result.checks[1].detail

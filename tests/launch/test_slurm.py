@@ -10,7 +10,7 @@ import pytest
 from sweeps import small_sweep, write_sweep
 
 from launch import slurm
-from launch.slurm import SiteFile, load_site, render
+from launch.slurm import Site, load_site, render
 from launch.sweep import Resources, load_sweep
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
@@ -27,7 +27,7 @@ def is_bash(script: str) -> bool:
 def test_a_script_asks_for_what_the_cells_need(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path)
     needs = Resources(nodes=4, gpus_per_node=8, cpus_per_process=6, time="2-12:00:00")
-    site = SiteFile(["--account=abc"], ["module load cuda"], "apptainer exec --nv my.sif", "/opt/python", 300)
+    site = Site(["--account=abc"], ["module load cuda"], "apptainer exec --nv my.sif", "/opt/python", 300)
     script = render(sweep, needs, 40, tmp_path / "0.cells", site)
     assert is_bash(script)
     asked = directives(script)
@@ -39,26 +39,26 @@ def test_a_script_asks_for_what_the_cells_need(tmp_path: Path) -> None:
     assert f"--output={sweep.folder}/logs/slurm-%A_%a.log" in asked
     assert "\nmodule load cuda\n" in script
     assert "apptainer exec --nv my.sif /opt/python -m olmo_inject" in script
-    assert "--device cuda --nproc 8 " in script
+    assert "--device cuda --processes 8 " in script
     assert "--nodes 4 --rendezvous" in script
     assert script.index("preflight") < script.index(" train ")
 
 
 def test_a_cell_on_cores_of_one_node_asks_for_no_gpu_and_meets_nobody(tmp_path: Path) -> None:
     needs = Resources(gpus_per_node=0, processes_per_node=2, time="01:00:00")
-    script = render(small_sweep(tmp_path), needs, 2, tmp_path / "0.cells", SiteFile())
+    script = render(small_sweep(tmp_path), needs, 2, tmp_path / "0.cells", Site())
     assert is_bash(script)
     assert "gpu" not in script
     assert "rendezvous" not in script
     assert "--array=0-1%2" in directives(script)
-    assert "--device cpu --nproc 2" in script
+    assert "--device cpu --processes 2" in script
 
 
 def test_folders_with_spaces_are_quoted(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
     sweep = small_sweep(folder)
-    script = render(sweep, sweep.cells[0].resources, 2, folder / "0.cells", SiteFile())
+    script = render(sweep, sweep.cells[0].resources, 2, folder / "0.cells", Site())
     assert is_bash(script)
     assert f"\nfolder='{sweep.folder}'\n" in script
     assert f"--output='{sweep.folder}/logs/slurm-%A_%a.log'" in directives(script)
@@ -67,14 +67,14 @@ def test_folders_with_spaces_are_quoted(tmp_path: Path) -> None:
 def test_a_template_of_the_site_s_own(tmp_path: Path) -> None:
     sweep, template = small_sweep(tmp_path), tmp_path / "own.sbatch"
     template.write_text("#!/bin/bash\n#SBATCH --array=0-{{ last }}\n")
-    site = SiteFile(template=str(template))
+    site = Site(template=str(template))
     assert directives(render(sweep, sweep.cells[0].resources, 2, tmp_path / "0.cells", site)) == ["--array=0-1"]
     for text, said in (("{{ lst }}", "'lst' is undefined"), ("{% if %}", "own.sbatch")):
         template.write_text(text)
         with pytest.raises(UserError, match=said):
             render(sweep, sweep.cells[0].resources, 2, tmp_path / "0.cells", site)
     with pytest.raises(UserError, match="cannot be read"):
-        render(sweep, sweep.cells[0].resources, 2, tmp_path, SiteFile(template=str(tmp_path / "none")))
+        render(sweep, sweep.cells[0].resources, 2, tmp_path, Site(template=str(tmp_path / "none")))
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,10 @@ def test_a_template_of_the_site_s_own(tmp_path: Path) -> None:
 def test_a_limit_must_leave_time_to_train(tmp_path: Path, limit: str, signal: int, fits: bool) -> None:
     sweep, needs = small_sweep(tmp_path), Resources(gpus_per_node=0, time=limit)
     if fits:
-        render(sweep, needs, 2, tmp_path / "0.cells", SiteFile(signal_seconds=signal))
+        render(sweep, needs, 2, tmp_path / "0.cells", Site(signal_seconds=signal))
     else:
         with pytest.raises(UserError, match="leaves no time to train"):
-            render(sweep, needs, 2, tmp_path / "0.cells", SiteFile(signal_seconds=signal))
+            render(sweep, needs, 2, tmp_path / "0.cells", Site(signal_seconds=signal))
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_a_site_file_that_cannot_be(tmp_path: Path, text: str, said: str) -> Non
 def test_where_there_is_no_slurm_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = load_sweep(write_sweep(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="sbatch is not here"):
-        slurm.submit(sweep, sweep.cells, SiteFile())
+    with pytest.raises(UserError, match="sbatch is not installed here"):
+        slurm.submit(sweep, sweep.cells, Site())
     assert slurm.active(sweep) == {}
 
 
@@ -127,17 +127,18 @@ def test_what_slurm_refuses_leaves_nothing_behind(
         (tmp_path / command).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(UserError, match="^sbatch failed: sbatch: error: Unable to contact slurm controller$"):
-        slurm.submit(sweep, sweep.cells, SiteFile())
+        slurm.submit(sweep, sweep.cells, Site())
     assert slurm.active(sweep) == {}  # so squeue is not even asked
     assert slurm.cancel(sweep) is None
     # Where something was submitted before, its state cannot be told, but the rest can.
     (sweep.folder / "arrays" / "0.sbatch").touch()
     with pytest.raises(SystemExit) as ended:
-        main(["sweep", str(file), "--status"])
+        main(["sweep", "status", str(file)])
     assert ended.value.code == 2
     shown = capsys.readouterr()
     assert f"{len(sweep.cells)} cells: {len(sweep.cells)} pending" in shown.out
-    assert "SLURM does not say what it has: squeue failed" in shown.err
+    assert "SLURM did not answer" in shown.err
+    assert "squeue failed" in shown.err
 
 
 def test_the_scripts_can_be_seen_before_anything_is_submitted(
@@ -147,8 +148,18 @@ def test_the_scripts_can_be_seen_before_anything_is_submitted(
     site.write_text("sbatch: [--account=abc]")
     file = write_sweep(tmp_path)
     with pytest.raises(SystemExit):
-        main(["sweep", str(file), "--dry-run", "--site", str(site)])
+        main(["sweep", "show", str(file), "--site", str(site)])
     out = capsys.readouterr().out
     assert all(cell.name in out for cell in load_sweep(file).cells)
     assert "#SBATCH --account=abc" in out
+    assert "#SBATCH --array=0-1%2" in out
+    with pytest.raises(SystemExit):
+        main(["sweep", "show", str(file), "rate-2", "--site", str(site)])
+    out = capsys.readouterr().out
+    assert "instances_per_batch: 2" in out
+    assert "#SBATCH --array=0-0%1" in out
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", "show", str(file), "rate-3"])
+    assert ended.value.code == 2
+    assert "'rate-3' is not a cell of sweep small" in capsys.readouterr().err
     assert not load_sweep(file).folder.exists()

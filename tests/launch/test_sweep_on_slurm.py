@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -63,23 +63,23 @@ class Sweeping:
     def __init__(self, file: Path, folder: Path, cluster: Cluster) -> None:
         self.file, self.folder, self.cluster = file, folder, cluster
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(self, verb: str, *options: str) -> subprocess.Popen[str]:
         """The command in a process of its own."""
-        command = [sys.executable, "-m", "olmo_inject", "sweep", str(self.file), *options]
+        command = [sys.executable, "-m", "olmo_inject", "sweep", verb, str(self.file), *options]
         environment = self.cluster.environment | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=pipe, stderr=pipe, text=True)
 
-    def say(self, *options: str, status: int = 0) -> str:
+    def say(self, verb: str, *options: str, status: int = 0) -> str:
         """The command here, which saves the time of imports."""
         out = StringIO()
-        with redirect_stdout(out), pytest.raises(SystemExit) as exit_:
-            main(["sweep", str(self.file), *options])
+        with redirect_stdout(out), redirect_stderr(out), pytest.raises(SystemExit) as exit_:
+            main(["sweep", verb, str(self.file), *options])
         assert (exit_.value.code or 0) == status, out.getvalue()
         return out.getvalue()
 
     def states(self) -> dict[str, str]:
-        return {record["cell"]: record["state"] for record in json.loads(self.say("--status", "--json"))}
+        return {record["cell"]: record["state"] for record in json.loads(self.say("status", "--json"))}
 
     def jobs(self) -> dict[str, Job]:
         """Of each cell; none has two."""
@@ -142,7 +142,7 @@ def test_through_faults_every_cell_is_trained_once_and_as_on_one_machine(
     slurm, local = (write_sweep(tmp_path, name, cluster) for name in ("slurm", "local"))
     site = tmp_path / "site.yaml"
     site.write_text("{sbatch: [--partition=all], setup: [export FROM_SITE=yes], signal_seconds: 55}")
-    submit = ("--submit", "slurm", "--site", str(site))
+    submit = ("submit", "--site", str(site))
 
     # Two submitters at once: every cell is submitted by one of them.
     submitters = [slurm.start(*submit) for _ in range(2)]
@@ -167,7 +167,7 @@ def test_through_faults_every_cell_is_trained_once_and_as_on_one_machine(
         return jobs[orphaned].state == jobs[WIDE].state == "PENDING"
 
     wait_until(requeued, PATIENCE, "jobs to be requeued", every=1)
-    found = {record["cell"]: record for record in json.loads(slurm.say("--status", "--json"))}
+    found = {record["cell"]: record for record in json.loads(slurm.say("status", "--json"))}
     states = {cell: record["state"] for cell, record in found.items()}
     assert any("was killed by SIGKILL" in line for line in found[killed]["why"]), found[killed]
     assert (states[killed], states[limited]) == ("failed", "running")
@@ -187,11 +187,11 @@ def test_through_faults_every_cell_is_trained_once_and_as_on_one_machine(
 
     wait_until(ended, PATIENCE, "all cells to end", every=1)
     print(f"{time.monotonic() - begun:.0f} s on SLURM")
-    assert slurm.states() == dict.fromkeys(CELLS, "done"), (slurm.say("--status"), logs(slurm))
+    assert slurm.states() == dict.fromkeys(CELLS, "done"), (slurm.say("status"), logs(slurm))
     assert "saved before the time limit" in (slurm.folder / "logs" / f"{limited}.log").read_text()
     assert "0 of 4 cells to train" in slurm.say(*submit, "--retry-failed")
 
-    local.say("--submit", "local", "--jobs", "2")
+    local.say("run", "--at-once", "2")
     assert local.states() == dict.fromkeys(CELLS, "done")
     for cell in CELLS:
         run, same = slurm.folder / "runs" / cell, local.folder / "runs" / cell

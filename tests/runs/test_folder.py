@@ -148,18 +148,18 @@ def test_reading_a_run_runs_none_of_its_code(
     (trained / "canary").unlink(missing_ok=True)
     for command in (
         ("audit", run),
-        ("report", run, "--to", tmp_path / "page.html", "--figures", tmp_path / "figures"),
-        ("export", run / "step4", "--to", tmp_path / "exported", "--no-tokenizer"),
-        ("export", run / "step4", "--to", tmp_path / "none"),  # refused for want of a tokenizer
-        ("unshard", run / "step4", "--to", tmp_path / "unsharded"),
+        ("report", run, "--out", tmp_path / "page.html", "--figures", tmp_path / "figures"),
+        ("export", run / "step4", "--out", tmp_path / "exported", "--no-tokenizer"),
+        ("export", run / "step4", "--out", tmp_path / "none"),  # refused for want of a tokenizer
+        ("unshard", run / "step4", "--out", tmp_path / "unsharded"),
         ("evaluate", run, "--device", "cpu"),
         ("evaluate", run, "--tasks", run / "experiment.yaml", "--device", "cpu"),
-        ("analyze", "gradients", run, "--steps", "0", "--device", "cpu", "--to", tmp_path / "gradients"),
-        ("analyze", "behaviour", run, "--device", "cpu", "--to", tmp_path / "behaviour"),
+        ("analyze", "gradients", run, "--steps", "0", "--device", "cpu", "--out", tmp_path / "gradients"),
+        ("analyze", "behaviour", run, "--device", "cpu", "--out", tmp_path / "behaviour"),
         ("plan", run / "experiment.yaml"),
         ("cost", run / "experiment.yaml"),
         ("cost", run / "experiment.yaml", *("--calibrate", "--calibrate-steps", "1", "--accelerator", "cpu-core")),
-        ("preflight", run / "experiment.yaml", "--quick", "--nproc", "1", "--device", "cpu"),
+        ("preflight", run / "experiment.yaml", "--quick", "--processes", "1", "--device", "cpu"),
         ("corpus", "scan", "-", run / "experiment.yaml"),
         ("corpus", "show", run / "experiment.yaml", "--injections", run / "experiment.yaml", "--step", "0"),
     ):
@@ -199,7 +199,7 @@ def test_a_name_that_the_system_refuses_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
     """As a folder without permission, which does not keep a test's root user out."""
-    to = () if command in (("audit",), ("evaluate",)) else ("--to", tmp_path / "to")
+    to = () if command in (("audit",), ("evaluate",)) else ("--out", tmp_path / "to")
     assert _status(*command, tmp_path.joinpath(*["x" * 200] * 25), *to) == 2
     assert "too long" in capsys.readouterr().err
 
@@ -263,8 +263,8 @@ def test_a_name_that_leads_elsewhere_is_refused(
     spoil(run)
     before = sorted(path for path in tmp_path.rglob("*"))
     for command in (
-        ("report", run, "--to", tmp_path / "page.html", "--figures", tmp_path / "a" / "b"),
-        ("analyze", "behaviour", run, "--to", tmp_path / "run" / "c"),
+        ("report", run, "--out", tmp_path / "page.html", "--figures", tmp_path / "a" / "b"),
+        ("analyze", "behaviour", run, "--out", tmp_path / "run" / "c"),
     ):
         assert _status(*command) == 2
         assert "must be a word of letters" in capsys.readouterr().err

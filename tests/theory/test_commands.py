@@ -11,7 +11,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.theory.checks import registry as validate
 from olmo_inject.theory.checks.measure import Measure
 from olmo_inject.theory.commands import app
-from olmo_inject.theory.drawing import injection, scene, style
+from olmo_inject.theory.drawing import injection, style
 from olmo_inject.theory.drawing.figures import FIGURES
 from olmo_inject.theory.drawing.save import save_all
 from olmo_inject.theory.drawing.scene import SceneConfig, load_scene, scene_of
@@ -80,7 +80,7 @@ def test_figures_of_another_mixture(tmp_path: Path) -> None:
         "{tasks: 4, features: 3, null_directions: 8, widths: [2, 4], injected: [4], contrast: [2, 4], "
         "shown: [1, 2], rare: 3, gaps: [1, 4], trace_gap: 4, steps: 9, injection_steps: 12, seeds: 1}"
     )
-    command = ["figures", "--to", str(tmp_path / "out"), "--config", str(path), "--only", "injection"]
+    command = ["figures", "--out", str(tmp_path / "out"), "--config", str(path), "--only", "injection"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.exception
     assert sorted(file.suffix for file in (tmp_path / "out").iterdir()) == [".pdf", ".png", ".svg"]
@@ -89,7 +89,7 @@ def test_figures_of_another_mixture(tmp_path: Path) -> None:
         error = CliRunner().invoke(app, command).exception
         assert isinstance(error, UserError)
         assert message in str(error)
-    paper = load_scene(Path(scene.__file__).with_name("paper.yaml"), quick=False)
+    paper = load_scene(Path(__file__).parents[2] / "docs" / "paper.yaml", quick=False)
     assert (paper.mixture.tasks, paper.contrast) == (32, (32, 256))
 
 

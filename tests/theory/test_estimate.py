@@ -11,6 +11,7 @@ from olmo_inject.theory.commands import app
 from olmo_inject.theory.forms.closed_forms import task_losses
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
 from olmo_inject.theory.prediction.estimate import UtilityEstimate, estimate_utilities, matched_cells, parse_cell
+from olmo_inject.theory.prediction.measured import estimate_from_runs
 
 WIDTHS, RATES = [8, 12, 16, 24, 32, 48, 64, 96], np.geomspace(3e-4, 3e-1, 8)
 SPECTRUM = power_law(40, 1.3)
@@ -64,6 +65,30 @@ def test_a_step_is_found_again_from_its_own_losses() -> None:
     assert float(found.effective_utility(8, found.half_frequency(8))) == pytest.approx(1)
 
 
+def test_all_seeds_of_a_cell_are_held_out_together() -> None:
+    widths, rates, losses = cells()
+    once = estimate_utilities(widths, rates, losses)
+    # Were one seed left in, it would tell the other's loss.
+    twice = estimate_utilities(np.tile(widths, 2), np.tile(rates, 2), np.tile(losses, 2))
+    assert twice.held_out == pytest.approx(once.held_out, rel=0.02)
+    with pytest.raises(UserError, match="7 or more cells, got 4"):
+        estimate_utilities(np.tile([8, 8, 16, 16], 5), np.tile([1, 2, 1, 2], 5), np.arange(1.0, 21))
+
+
+def test_runs_are_estimated_from_python(tmp_path: Path) -> None:
+    widths, rates, losses = cells()
+    table = pd.DataFrame({"task": "a", "width": widths, "frequency": rates, "loss": losses, "gap": 1 / rates})
+    bursts = table.assign(gap=100 / rates, loss=9.0)
+    unused = table.assign(task="corpus", frequency=0.0)
+    pd.concat([table, bursts, unused]).to_csv(tmp_path / "losses.csv", index=False)
+    (task,) = estimate_from_runs([tmp_path / "losses.csv"])
+    assert task.name == "a"
+    assert len(task.losses) == len(task.cells()) == len(losses)
+    assert task.estimate.exponent == pytest.approx(estimate_utilities(widths, rates, losses).exponent, rel=1e-6)
+    with pytest.raises(UserError, match="paths must be a list"):
+        estimate_from_runs("losses.csv")  # type: ignore[arg-type]
+
+
 def test_predict_from_a_table_of_losses(tmp_path: Path) -> None:
     widths, rates, losses = cells()
     path = tmp_path / "losses.csv"
@@ -90,7 +115,7 @@ def test_cells_are_width_and_rate(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((np.ones(5), np.ones(5), np.ones(5)), "7 or more cells, got 5"),
+        ((np.arange(1.0, 6), np.ones(5), np.ones(5)), "7 or more cells, got 5"),
         ((np.ones(9), np.arange(1.0, 10), np.ones(9)), "widths must take two or more different values"),
         ((np.ones(9), np.ones(8), np.ones(9)), "every cell needs one width"),
         ((np.ones(9), np.full(9, np.nan), np.ones(9)), "frequencies must be a finite number"),

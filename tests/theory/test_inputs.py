@@ -1,45 +1,68 @@
 """Wrong inputs: every argument of every public function, one at a time, against every kind of nonsense."""
 
 import math
-from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import mixtures
+from wrong import (
+    MIXTURE,
+    MIXTURES,
+    NUMBER,
+    NUMBERS,
+    TANGLED,
+    TASKS,
+    WHOLE,
+    WHOLES,
+    WORD,
+    Row,
+    check_refused,
+    rows,
+    untested,
+)
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory import inputs
-from olmo_inject.theory.forms import closed_forms, gaps, kept
+from olmo_inject.theory.forms import closed_forms, gaps, kept, overlap
+from olmo_inject.theory.mixtures import frequencies, mixture, overlapping, task_mixture
 from olmo_inject.theory.mixtures.features import random_encoder
 from olmo_inject.theory.mixtures.frequencies import mixture_from_frequencies, parse_rate
+from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
+from olmo_inject.theory.prediction import overlapping as overlaps
+from olmo_inject.theory.prediction import predict as prediction
+from olmo_inject.theory.prediction.estimate import UtilityEstimate, estimate_utilities, matched_cells, parse_cell
+from olmo_inject.theory.prediction.optimizers import OptimizerSettings, simulate
+from olmo_inject.theory.prediction.overlapping import predict_overlapping
 from olmo_inject.theory.prediction.predict import predict
+from olmo_inject.theory.scaling import fit, laws
 from olmo_inject.theory.scaling.fit import fit_power_law, fit_scaling_law
 from olmo_inject.theory.scaling.laws import PowerLaw, Regimes, ScalingLaw
-from olmo_inject.theory.training import dynamics, metrics
-from olmo_inject.theory.training.streams import Bursts
-from olmo_inject.theory.training.train import Recipe, train
 
-MIXTURE = TaskMixture.power_law(4, 3, null_directions=4)
+ENCODER = random_encoder(2, MIXTURE.dimension, 0)
+SIMULATED = simulate(MIXTURE, 1, [2], [1], OptimizerSettings("adam", steps=3, seeds=1))
+CELLS = {"widths": np.repeat([8.0, 16, 32], 4), "frequencies": np.tile([0.1, 1, 10, 100], 3)}
+STEP = UtilityEstimate(0.4, 2.5, 1.7, 1.2, 3.0)
 LAW = ScalingLaw(1.0, 2.0, 3.0, 0.4, 0.5)
 POINTS = {"sizes": np.geomspace(1, 1e3, 12), "data": np.tile([1.0, 10, 100], 4), "losses": np.linspace(3, 2, 12)}
 
-NEVER = [math.nan, math.inf, -math.inf, "x", True, 1j, None, object(), [[1], [1, 2]]]
-NUMBER = [*NEVER, -1.0, [1.0, 2.0]]
-WHOLE = [*NUMBER, 2.5, np.nan, np.float64(1e300)]
-NUMBERS = [math.nan, [1.0, math.inf], "x", [True, False], 1j, np.array([1j]), None, -1.0, [[1], [1, 2]]]
-WHOLES = [[math.nan], [2.5], ["x"], [True, False], [1j], [-1], np.array([0.5]), [10**30], 3, None, [[1, 2]]]
-TASKS = [[-1], [99], [0.5], [math.nan], np.array([True, False, True, False]), [True], "01", 3, ["x"], {1j}]
-WORD = ["Adam", "", None, 3, ["axis"]]
-
-# A function, arguments at which it works, and what each argument is.
-PUBLIC: list[tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]] = [
+PUBLIC: list[Row] = [
+    (
+        closed_forms.checked_widths,
+        {"mixture": TANGLED, "widths": [1]},
+        {"mixture": MIXTURES, "widths": [*WHOLES, [10]]},
+    ),
+    (
+        closed_forms.widths_to_meet,
+        {"mixture": MIXTURE, "demanded": MIXTURE.utilities},
+        {"mixture": [*MIXTURES, TANGLED], "demanded": [np.ones(3), np.full(12, np.nan)], "against": TASKS},
+    ),
+    (gaps.rival_utilities, {"mixture": MIXTURE, "places": np.ones((1, 4), int), "against": None}, {"against": TASKS}),
+    (gaps.check_step_size, {"mixture": MIXTURE, "step_size": 0.1}, {"mixture": MIXTURES, "step_size": [*NUMBER, 9.0]}),
+    (gaps.checked_betas, {"beta1": 0.9, "beta2": 0.99}, {"beta1": [*NUMBER, 0.999], "beta2": [*NUMBER, 0.5, 1.0]}),
     (
         TaskMixture,
         {"frequencies": [0.6, 0.4], "spectra": ([1.0, 0.5], [1.0])},
@@ -115,39 +138,12 @@ PUBLIC: list[tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]] = 
         {"mixture": MIXTURE, "task": 1, "width": 2, "gap": 3, "step_size": 0.1},
         {"task": [*WHOLE, 4], "width": [*WHOLE, 0], "gap": [*WHOLE, 0], "step_size": [*NUMBER, 99.0]},
     ),
-    (random_encoder, {"width": 2, "dimension": 3, "seed": 0}, {"width": [*WHOLE, 4], "dimension": WHOLE}),
     (parse_rate, {"value": 1, "where": "x"}, {"value": [*NUMBER, "1/0"]}),
     (
         mixture_from_frequencies,
         {"names": ["a"], "instances_per_batch": [1], "spectra": [np.ones(1)], "batch": 8, "background": MIXTURE},
         {"names": [[], ["a", "b"]], "instances_per_batch": [[True], [-1], [math.nan]], "batch": [*WHOLE, 1]}
         | {"spectra": [[[1.0, 2.0]], [[math.nan]]]},
-    ),
-    (metrics.normalised_signal, {"signal": 0.5, "width": 2, "dimension": 5}, {"signal": NUMBERS[:-2], "width": WHOLE}),
-    (
-        metrics.haar_moments,
-        {"spectrum": [1.0, 0.5], "width": 2, "dimension": 5},
-        {"spectrum": [*NUMBERS, [], [0.0]], "width": [*WHOLE, 6], "dimension": [*WHOLE, 1]},
-    ),
-    (
-        metrics.captures,
-        {"mixture": MIXTURE, "encoder": random_encoder(2, MIXTURE.dimension, 0)},
-        {"encoder": [torch.ones(2, 3), torch.full((2, MIXTURE.dimension), math.nan), torch.ones(MIXTURE.dimension)]},
-    ),
-    (
-        metrics.losses_from_captures,
-        {"mixture": MIXTURE, "captured": np.zeros(MIXTURE.features)},
-        {"captured": [np.zeros(3), np.full(MIXTURE.features, math.nan), 1.0, np.zeros(MIXTURE.features, dtype=bool)]},
-    ),
-    (
-        dynamics.two_direction_flow,
-        {"tangent": 0.1, "frequent": 0.4, "rare": 0.2, "times": np.arange(3.0)},
-        {"tangent": NEVER, "frequent": NUMBER, "rare": NUMBER, "times": [math.nan, "x", [True]]},
-    ),
-    (
-        dynamics.two_direction_steps,
-        {"angle": 0.1, "frequent": 0.4, "rare": [0.2], "step_size": 0.1},
-        {"angle": [*NEVER, 2.0], "frequent": NUMBER, "rare": NUMBERS, "step_size": [*NUMBER, 0.0]},
     ),
     (
         ScalingLaw,
@@ -169,18 +165,112 @@ PUBLIC: list[tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]] = 
         {"quantity": POINTS["sizes"], "losses": LAW.frontier().loss(POINTS["sizes"])},
         {"quantity": [*NUMBERS, np.ones(12)], "losses": NUMBERS},
     ),
-    (Bursts, {"task": 0, "gaps": (1, 2)}, {"task": WHOLE, "gaps": [*WHOLES, (0,), ()]}),
+    *[
+        (getattr(closed_forms, name), {"mixture": MIXTURE, **more}, {"mixture": [*MIXTURES, TANGLED]})
+        for name, more in (
+            ("retained_features", {"widths": [1]}),
+            ("tied_boundary", {"widths": [1]}),
+            ("minimal_widths", {"depths": [1]}),
+            ("residuals", {"widths": [1], "tasks": [0]}),
+            ("residual_width", {"share": 0.1, "tasks": [0]}),
+            ("critical_widths", {}),
+        )
+    ],
+    *[
+        (getattr(closed_forms, name), {"mixture": TANGLED, "widths": [1]}, {"mixture": MIXTURES, "widths": WHOLES})
+        for name in ("task_losses", "task_signals", "mixture_losses")
+    ],
+    (closed_forms.frequent_tasks, {"mixture": TANGLED}, {"mixture": MIXTURES}),
+    (gaps.gap_critical_widths, {"mixture": MIXTURE, "gap": 3, "step_size": 0.1}, {"mixture": [*MIXTURES, TANGLED]}),
+    (gaps.longest_gaps, {"mixture": MIXTURE, "widths": [1], "step_size": 0.1}, {"mixture": [*MIXTURES, TANGLED]}),
+    (kept.longest_kept_gaps, {"mixture": MIXTURE, "widths": [1], "step_size": 0.1}, {"mixture": [*MIXTURES, TANGLED]}),
+    (kept.unheld_utilities, {"mixture": MIXTURE, "widths": [1]}, {"mixture": [*MIXTURES, TANGLED], "widths": WHOLES}),
     (
-        Recipe,
-        {},
-        {"steps": WHOLE, "learning_rate": [*NUMBER, 0.0], "optimizer": WORD, "schedule": WORD, "decoders": WORD}
-        | {"batch": [value for value in [*WHOLE, 0] if value is not None], "dtype": [torch.int32, "float32"]},
+        OverlappingMixture,
+        {"frequencies": [1.0], "spectra": ([1.0, 0.5],), "directions": np.eye(2)},
+        {"frequencies": NUMBERS, "spectra": [([1.0],), ([1.0, math.nan],)], "names": [("a", "b"), (1,)]}
+        | {"directions": [*NUMBERS, np.eye(3), np.zeros((2, 2)), np.ones(2)]},
+    ),
+    (OverlappingMixture.of, {"mixture": MIXTURE}, {"mixture": MIXTURES}),
+    (
+        OverlappingMixture.from_grams,
+        {"frequencies": [1.0], "grams": [np.eye(2)]},
+        {"grams": [None, 3, [], [np.eye(2), np.eye(3)], [[1.0]], [np.zeros((2, 2))], [-np.eye(2)], [[[1, 2], [0, 1]]]]},
     ),
     (
-        train,
-        {"mixture": MIXTURE, "width": 2, "recipe": Recipe(steps=1)},
-        {"width": [*WHOLE, 0, 99], "seeds": [*WHOLES, ()]},
+        OverlappingMixture.from_overlaps,
+        {"frequencies": [1.0], "spectra": [[1.0, 0.5]], "overlaps": np.eye(2)},
+        {"overlaps": [*NUMBERS, np.eye(3), 2 * np.eye(2), np.array([[1, 2], [2, 1]])], "spectra": [[[1.0]], None]},
     ),
+    (
+        OverlappingMixture.superposed,
+        {"mixture": MIXTURE, "dimension": 5},
+        {"mixture": MIXTURES, "dimension": [*WHOLE, 2], "seed": WHOLE},
+    ),
+    (TANGLED.task_signals, {"widths": [1]}, {"widths": [*WHOLES, [0], [10]]}),
+    (TANGLED.loss_bracket, {"widths": [1]}, {"widths": [*WHOLES, [0], [10]]}),
+    (TANGLED.width_to, {"task": 0, "share": 0.5}, {"task": [*WHOLE, 4], "share": [*NUMBER, 0.0, 1.1]}),
+    (TANGLED.encoder, {"width": 2}, {"width": [*WHOLE, 0, 10]}),
+    *[
+        (
+            function,
+            {"mixture": MIXTURE, "encoder": ENCODER.numpy()},
+            {"mixture": MIXTURES, "encoder": [*NUMBERS, np.eye(3)]},
+        )
+        for function in (overlap.task_gradients, overlap.gradient_products, overlap.gradient_cosines)
+    ],
+    (
+        overlap.cosine_at_random,
+        {"mixture": MIXTURE, "first": 0, "second": 1},
+        {"mixture": MIXTURES, "first": [*WHOLE, 4], "second": [*WHOLE, 4]},
+    ),
+    (overlap.gradient_norms, {"mixture": TANGLED, "width": 2}, {"mixture": [*MIXTURES, MIXTURE], "width": [*WHOLE, 0]}),
+    (overlap.conflict, {"mixture": TANGLED, "width": 2}, {"mixture": [*MIXTURES, MIXTURE], "width": [*WHOLE, 0]}),
+    (
+        overlap.floor,
+        {"mixture": TANGLED, "task": 1, "width": 2},
+        {"mixture": [*MIXTURES, MIXTURE], "task": [*WHOLE, 4], "width": [*WHOLE, 0]},
+    ),
+    (
+        overlap.flow_cycle,
+        {"mixture": TANGLED, "task": 1, "gap": 3, "width": 2, "step_size": 0.1},
+        {"mixture": [*MIXTURES, MIXTURE], "task": [*WHOLE, 4], "gap": [*WHOLE, 0], "width": [*WHOLE, 0]}
+        | {"step_size": [*NUMBER, 0.0]},
+    ),
+    (Regimes, {"law": LAW, "frontier": LAW.frontier()}, {"law": [None, 3, LAW.frontier()], "frontier": [None, LAW]}),
+    (
+        OptimizerSettings,
+        {"name": "adam"},
+        {"name": WORD, "learning_rate": [*NUMBER, 0.0], "beta1": [*NUMBER, 1.0], "beta2": [*NUMBER, 1.0]}
+        | {"steps": [*WHOLE, 0], "seeds": [*WHOLE, 0]},
+    ),
+    (
+        simulate,
+        {"mixture": MIXTURE, "task": 1, "widths": [2], "periods": [1], "settings": OptimizerSettings(steps=3, seeds=1)},
+        {
+            "mixture": MIXTURES,
+            "task": [*WHOLE, 4],
+            "widths": [*WHOLES, []],
+            "periods": [*WHOLES, []],
+            "settings": [None, 3],
+        },
+    ),
+    (SIMULATED.longest_held, {}, {"share": [*NUMBER, 0.0, 1.1]}),
+    (
+        estimate_utilities,
+        {**CELLS, "losses": STEP.loss(*CELLS.values())},
+        {name: [*NUMBERS, np.ones(3), np.ones(12)] for name in (*CELLS, "losses")},
+    ),
+    (STEP.loss, {"widths": 8, "frequencies": 1}, {"widths": [*NUMBERS, 0.0], "frequencies": [*NUMBERS, 0.0]}),
+    (parse_cell, {"text": "8:1"}, {"text": [None, 3, "8", "8:x", "x:1", "0:1", "8:0"]}),
+    (matched_cells, {"frequencies": np.ones(2), "gaps": np.ones(2)}, {"frequencies": [*NUMBERS, np.zeros(2)]}),
+    (
+        predict_overlapping,
+        {"mixture": TANGLED, "followed": [1], "widths": [2], "periods": [3]},
+        {"mixture": [*MIXTURES, MIXTURE], "followed": [*WHOLES, [4]], "widths": [*WHOLES, []], "periods": [*WHOLES, []]}
+        | {"step_size": [*NUMBER, 0.0, 0.5]},
+    ),
+    (predict, {"mixture": MIXTURE, "widths": [1]}, {"mixture": [*MIXTURES, TANGLED]}),
     (
         predict,
         {"mixture": MIXTURE, "widths": [1]},
@@ -190,25 +280,16 @@ PUBLIC: list[tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]] = 
 ]
 
 
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the annotations' own checks, as users run it."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("function", "right", "wrong"), PUBLIC, ids=[getattr(row[0], "__qualname__", "?") for row in PUBLIC]
-)
+@rows(PUBLIC)
 def test_wrong_input_is_one_line_and_never_a_result(function, right, wrong) -> None:
-    function(**right)
-    for name, values in wrong.items():
-        for value in values:
-            with pytest.raises(UserError) as caught:
-                pytest.fail(f"{name}={value!r} gives {function(**{**right, name: value})!r}")
-            assert "\n" not in str(caught.value)
+    check_refused(function, right, wrong)
+
+
+def test_no_public_function_is_left_out() -> None:
+    made = {"Fit", "FlowCycle", "OverlapPrediction", "Prediction", "with_overlaps"}  # by functions, or from a file
+    modules = (closed_forms, gaps, kept, overlap, mixture, task_mixture, overlapping, frequencies, laws, fit)
+    assert untested(PUBLIC, (*modules, prediction, overlaps)) == made
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from problems import mixtures
 
 from olmo_inject.theory.forms import kept
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.prediction.predict import predict
 from olmo_inject.theory.training.dynamics import descended, rotated
 from olmo_inject.theory.training.streams import Bursts
 from olmo_inject.theory.training.train import Recipe, train
@@ -76,4 +79,6 @@ def test_a_bistable_task_stays_once_learned_and_is_not_learned_from_nothing() ->
 
 
 def test_oscillation_starts_where_what_is_learned_is_not_kept() -> None:
-    assert kept.oscillating_from(np.array([[5.0, 1.0]]), np.array([[3.0, 4.0]])).tolist() == [[4.0, np.inf]]
+    learned, keeps = np.array([[5.0, 1.0]]), np.array([[3.0, 4.0]])
+    found = replace(predict(TaskMixture.power_law(2, 1), [1]), learned=learned, kept=keeps)
+    assert found.oscillates.tolist() == [[4.0, np.inf]]

@@ -19,6 +19,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.checkpoints.transformers import to_transformers
 from olmo_inject.training.gradients import MlpGradients, batch_targets
+from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.run import build_trainer
 from olmo_inject.training.trainer import InjectionTrainer
 
@@ -69,6 +70,9 @@ def test_in_the_run_and_afterwards_agree(
             assert (cosine is None) == (row["cosine"] != row["cosine"])
             if cosine is not None:
                 assert cosine == pytest.approx(row["cosine"], abs=2e-5)
+                for name in ("null", "among"):
+                    other = found[subject.step, f"gradient/{row['task']}/{name}_{ending}"]
+                    assert other == pytest.approx(row[name], abs=2e-5)
                 norm = found[subject.step, f"gradient/{row['task']}/norm_{ending}"]
                 assert norm == pytest.approx(row["norm"], rel=1e-4)
                 compared += 1
@@ -110,9 +114,9 @@ def _distance_from_the_trainer(path: Path, folder: Path) -> float:
     trainer.fit()
     trainer.close()
     batch, _ = batch_of(data, 0)
-    summed = MlpGradients(to_transformers(weights, experiment.model), 1, 5 * experiment.sequence_length).summed(
-        batch["input_ids"], batch_targets(batch)
-    )
+    summed = MlpGradients(
+        to_transformers(weights, model_config(experiment.model)), 1, 5 * experiment.sequence_length
+    ).summed(batch["input_ids"], batch_targets(batch))
     ours = summed / batch["input_ids"].numel()
     dist.barrier()
     return float((ours - own.found).norm() / own.found.norm())

@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import OlmoConfig, OlmoForCausalLM
 
 from olmo_inject.errors import UserError
+from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import Task
 from olmo_inject.training import gradients
 from olmo_inject.training.gradients import (
@@ -122,6 +123,26 @@ def test_the_reference_is_the_mean_label_loss_of_all_instances() -> None:
         torch.testing.assert_close(found.reference[task.name], expected, rtol=1e-9, atol=1e-14)
 
 
+def test_the_other_references_are_of_permuted_labels_and_of_the_labels_alone() -> None:
+    batch, of_row, tasks = spliced_batch(masked=False)
+    model = tiny_model()
+    found = step_gradients(MlpGradients(model, 1, 5 * LENGTH, z_loss=0.1), batch, of_row, ["less", "plus"], tasks)
+    for task in tasks:
+        instances = torch.from_numpy(task.instances.astype(np.int64))
+        model.requires_grad_(True)
+        logits = model(input_ids=instances[:, :2]).logits[:, 1]
+        labels = torch.from_numpy(task.label_tokens.astype(np.int64))
+        own = torch.searchsorted(labels, instances[:, 2].contiguous())
+        among = plain_gradient(model, 1, functional.cross_entropy(logits[:, labels], own))
+        torch.testing.assert_close(found.among[task.name], among, rtol=1e-9, atol=1e-14)
+        order = permutation(key("gradient null", task.name, task.config.seed), len(instances))
+        assert (instances[order, 2] != instances[:, 2]).any()
+        logits = model(input_ids=instances[:, :2]).logits[:, 1]
+        z_loss = 0.1 * logits.logsumexp(-1).square().mean()
+        null = plain_gradient(model, 1, functional.cross_entropy(logits, instances[order, 2]) + z_loss)
+        torch.testing.assert_close(found.permuted[task.name], null, rtol=1e-9, atol=1e-14)
+
+
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
 def test_gradient_agrees_with_finite_differences(z_loss: float) -> None:
     batch, _, _ = spliced_batch(masked=False)
@@ -209,7 +230,7 @@ def test_injected_targets_take_three_tokens_and_no_other_weight_a_gradient() -> 
         lambda _, __, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     step_gradients(MlpGradients(model, 0, ROWS * LENGTH), batch, of_row, ["less", "plus"], tasks)
-    assert seen == [(2, 3), (1, 3), (16, 2), (16, 2), (ROWS, LENGTH - 1)]
+    assert seen == [(2, 3), (1, 3), *[(16, 2)] * 6, (ROWS, LENGTH - 1)]  # two tasks of three references
     wanting = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert wanting == {f"model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -239,7 +260,11 @@ def test_cosines_are_taken_on_the_neurons_of_each_task() -> None:
     a[0], a[1] = torch.tensor([3.0, 0, 0]), torch.tensor([0, 2.0, 0])
     b[3], b[4] = torch.tensor([0, 0, 5.0]), torch.tensor([4.0, 0, 0])
     batch = a + 2 * b + torch.full((5, 3), 0.0)
-    step = StepGradients(batch, {"a": a}, {"a": a, "b": b})
+    step = StepGradients(batch, {"a": a}, {"a": a, "b": b}, {"a": b, "b": a}, {"a": a, "b": torch.zeros(5, 3)})
+    other = {(one.task, one.kind, one.of): (one.null, one.among) for one in cosines(step, 2)}
+    assert other["a", "injected", "a"] == (None, pytest.approx(1))  # on the neurons of b, and on its own
+    assert other["b", "rest", ""] == (None, None)
+    assert other["a", "rest", ""] == (pytest.approx(1), None)
     found = {(one.task, one.kind, one.of): one.cosine for one in cosines(step, 2)}
     assert top_neurons(a, 2).tolist() == [0, 1]
     assert top_neurons(b, 2).tolist() == [3, 4]

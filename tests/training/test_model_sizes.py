@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from olmo.config import ActivationType, BlockType, LayerNormType, OptimizerType
 from olmo.model import OLMo
 
 from olmo_inject.config import Experiment, configs_folder, load_experiment
+from olmo_inject.config.olmo_settings import ActivationType, BlockType, LayerNormType, OptimizerType
+from olmo_inject.training.olmo_config import model_config
 
 # Parameters without and with the input embedding, to three digits.
 SIZES = {
@@ -34,7 +35,7 @@ def load(name: str, tmp_path: Path) -> Experiment:
 
 def on_meta(experiment: Experiment) -> OLMo:
     experiment.model.init_device = "meta"
-    return OLMo(experiment.model, init_params=False)
+    return OLMo(model_config(experiment.model), init_params=False)
 
 
 def three_digits(value: float) -> float:

@@ -29,7 +29,7 @@ SETTINGS = (
 
 def start(path: Path, run: Path, *more: str, ranks: int = 2, under: Sequence[str] = ()) -> subprocess.Popen[str]:
     overrides = [f"folder={run}", *SETTINGS, *more]
-    command = [*under, sys.executable, "-m", "olmo_inject", "train", str(path), *overrides, "--nproc", str(ranks)]
+    command = [*under, sys.executable, "-m", "olmo_inject", "train", str(path), *overrides, "--processes", str(ranks)]
     (run.parent / "tmp").mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(run.parent / "tmp")}
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
@@ -182,4 +182,4 @@ def test_a_host_s_name_need_not_resolve(tmp_path: Path, run: Path) -> None:
     if subprocess.run([*under, "true"], capture_output=True, check=False).returncode:
         pytest.skip("cannot give a process another host name here")
     _, said = start(write_experiment(tmp_path), run, "train.max_duration=2", under=under).communicate()
-    assert "step 2/2" in said, said
+    assert "2/2 steps" in said, said

@@ -21,6 +21,7 @@ from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.checkpoints import save_restore
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
 from olmo_inject.training.leftovers import tidy_finished
+from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import build_model, build_scheduler
 from olmo_inject.training.run import build_trainer, runtime_config
 from olmo_inject.training.trainer import InjectionTrainer
@@ -306,7 +307,7 @@ def test_losses_are_what_an_independent_computation_gives(finished: Path, path: 
     step = 8
     with alone() as device:
         model, dist_model = build_model(runtime_config(experiment, 1), device)
-        assign_weights(dist_model, load_weights(finished / f"step{step}", experiment.model))
+        assign_weights(dist_model, load_weights(finished / f"step{step}", model_config(experiment.model)))
         tokens = torch.stack([data.corpus[step * BATCH + row]["input_ids"] for row in range(BATCH)])
         with torch.no_grad():
             logits = model(tokens).logits.double()
@@ -322,6 +323,13 @@ def test_losses_are_what_an_independent_computation_gives(finished: Path, path: 
             assert series(finished, f"train/{name}/loss")[step] == pytest.approx(
                 losses[rows, 1].mean().item(), rel=1e-5
             )
+            labels = torch.from_numpy(data.tasks[number].label_tokens.astype(np.int64))
+            mass = logits[rows, 1].softmax(-1)[:, labels].sum(-1)
+            found = {
+                what: series(finished, f"train/{name}/{what}")[step] for what in ("label_mass", "loss_among_labels")
+            }
+            assert found["label_mass"] == pytest.approx(mass.mean().item(), rel=1e-5)
+            assert found["loss_among_labels"] == pytest.approx((losses[rows, 1] + mass.log()).mean().item(), rel=1e-4)
     # And the held-out evaluation at the same step: the very weights, two tokens of context.
     task = data.tasks[0]
     pairs = torch.from_numpy(task.instances[task.test_ids].astype(np.int64))

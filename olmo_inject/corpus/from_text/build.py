@@ -73,7 +73,7 @@ def build_corpus(
     inputs = find_inputs(sources, options.text)
     for source in sources:
         if not source.startswith(DATASET) and folder in (path := Path(source).resolve(), *path.parents):
-            raise UserError(f"--to: {folder} is or holds the source {source}: a corpus has a folder of its own")
+            raise UserError(f"--out: {folder} is or holds the source {source}: a corpus has a folder of its own")
     # A build that met damage may be taken up again skipping it: what was written until then is the same.
     plan = {"options": asdict(replace(options, skip_damaged=False)), "inputs": [asdict(i) for i in inputs]}
     with prepared(folder, plan, overwrite) as done:
@@ -89,6 +89,7 @@ def build_corpus(
                 threads=max(1, processes // len(jobs)),
                 what="building",
                 total=sum(i.size for i in inputs),
+                unit="bytes",
                 progress=progress,
             )
         )

@@ -12,7 +12,8 @@ from olmo_inject.corpus.folder import DESCRIPTION, OWN_FILES, PLAN
 from olmo_inject.corpus.from_text.sample import check_free
 from olmo_inject.corpus.from_text.shard_writer import WORK
 from olmo_inject.errors import UserError
-from olmo_inject.files import absent, locked, read_json, remove_empty, remove_with_lock, write_json
+from olmo_inject.files import absent, read_json, remove_empty, write_json
+from olmo_inject.locks import locked, remove_with_lock
 
 FORMAT = 1
 

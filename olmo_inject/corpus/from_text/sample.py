@@ -5,20 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from olmo_inject.corpus.folder import (
@@ -35,7 +25,7 @@ from olmo_inject.corpus.folder import (
 )
 from olmo_inject.corpus.from_text.wheel_text import SOURCES, documents
 from olmo_inject.errors import UserError
-from olmo_inject.terminal import Console
+from olmo_inject.progress import show_progress
 from olmo_inject.vocabulary import Vocabulary
 
 DOLMA = "allenai_gpt-neox-olmo-dolma-v1_5"
@@ -45,7 +35,6 @@ LARGEST_BPE = 2**16  # ids are written as uint16
 
 TRAINING_CHARACTERS = 2_000_000
 BATCH = 512  # documents tokenized at once
-SHOW_AFTER_S = 2.0
 
 
 def build_sample(
@@ -70,7 +59,7 @@ def build_sample(
         overwrite: replace a corpus that is there.
         reuse: return a corpus that is there if it was built with the same arguments; with `overwrite`,
             replace any other.
-        progress: show a bar on stderr, if that is a terminal, once tokenizing has taken two seconds.
+        progress: show how far it is, on standard error.
 
     Raises:
         UserError: an impossible argument, a folder that is in the way, or a disk that is full.
@@ -169,9 +158,10 @@ def _fill(folder: Path, texts: dict[str, list[str]], tokenizer: str, vocab_size:
 
     shards: list[Shard] = []
     sources = {}
-    with _bar(sum(len(text) for source in texts.values() for text in source), progress) as advance:
+    characters = sum(len(text) for source in texts.values() for text in source)
+    with show_progress("tokenizing", characters, "characters", enabled=progress) as meter:
         for number, (name, source) in enumerate(texts.items()):
-            ids = tokenize(source, vocabulary, advance)
+            ids = tokenize(source, vocabulary, meter.advance)
             shards.append(_write_shard(folder / f"part-{number:05d}.npy", ids))
             sources[name] = {"shard": shards[-1].path.name, "documents": len(source), "tokens": ids.size}
     write_description(
@@ -226,31 +216,3 @@ def _install(temporary: Path, folder: Path) -> None:
         old.rename(folder)
         raise
     shutil.rmtree(old)
-
-
-@contextmanager
-def _bar(total: int, enabled: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr that appears only once the work has taken a while; yields its `advance`."""
-    bar = Progress(
-        TextColumn("tokenizing"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    task = bar.add_task("tokenizing", total=total)
-    wanted = enabled and bar.console.is_terminal
-    begun = time.monotonic()
-
-    def advance(characters: int) -> None:
-        if wanted and not bar.live.is_started and time.monotonic() - begun > SHOW_AFTER_S:
-            bar.start()
-        bar.advance(task, characters)
-
-    try:
-        yield advance
-    finally:
-        if bar.live.is_started:
-            bar.stop()

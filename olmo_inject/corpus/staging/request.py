@@ -19,7 +19,8 @@ from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.staged import STAGE, RankShard, StagePart, StageRecord, read_stage
 from olmo_inject.errors import UserError
-from olmo_inject.files import locked, read_json, remove_with_lock
+from olmo_inject.files import read_json
+from olmo_inject.locks import locked, remove_with_lock
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
@@ -213,5 +214,5 @@ def _remove_work(folder: Path) -> None:
 
 
 def held(folder: Path) -> AbstractContextManager[None]:
-    """Hold the folder of a stage for this process alone, as `files.locked`."""
+    """Hold the folder of a stage for this process alone, as `locks.locked`."""
     return locked(folder / WORK / "lock", lambda: f"{folder} is in use: another process is staging there", str(folder))

@@ -31,7 +31,8 @@ from olmo_inject.corpus.staging.request import (
 )
 from olmo_inject.corpus.staging.spill_runs import Advance, Held, OpenRun, plan_runs
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, remove_with_lock, write_json
+from olmo_inject.files import read_json, write_json
+from olmo_inject.locks import remove_with_lock
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
@@ -263,7 +264,7 @@ def open_stager(
     if read not in READS:
         raise UserError(f"--read: {read} is not one of {', '.join(READS)}")
     if jobs < 1:
-        raise UserError(f"--jobs: {jobs} must be at least 1")
+        raise UserError(f"--at-once: {jobs} must be at least 1")
     part_sequences = part_bytes // shards.sequence_bytes
     if part_sequences < 1:
         raise UserError(f"--part-size: {part_bytes} bytes do not hold a sequence of {shards.sequence_bytes}")

@@ -51,7 +51,7 @@ def gradient_formulas(effort: Effort) -> Iterator[Measure]:
     exact = gradients.population_gradient(encoder, encoder @ moment)
     errors = []
     for batch in (256, 1024, 4096, 16384):
-        samples = SampleStream(bank, None, batch, seeds=range(effort.choose(64, 32))).draw(0)
+        samples = SampleStream(bank, None, batch, seeds=range(effort.choose(64, 12))).draw(0)
         estimates = gradients.sampled_gradient(encoder.expand(len(samples.inputs), 1, -1, -1), bank, samples)
         errors.append(float((estimates - exact).square().sum((-2, -1)).mean().sqrt() / exact.norm()))
     ratios = [later / earlier for earlier, later in pairwise(errors)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -116,18 +117,19 @@ def kept_state(effort: Effort) -> Iterator[Measure]:
 
 def adam_displacement(effort: Effort) -> Iterator[Measure]:
     """Check 10: torch's Adam on gradients that come once in T steps."""
-    periods = (1, 2, 5, 10, 30, 100, 300, 1000) + (() if effort.quick else (3000, 10_000))
+    periods = (1, 2, 5, 10, 30, 100, 300) + (() if effort.quick else (1000, 3000, 10_000))
     # Long enough for the second moment to settle, and whole periods of every gap.
-    steps = effort.choose(30_000, 9_000)
+    steps = effort.choose(30_000, 6_000)
     position = torch.zeros(len(periods), dtype=torch.float64)
     optimizer = torch.optim.Adam([position], lr=1e-3, fused=True)
-    every = torch.tensor(periods)
-    before = position.clone()
-    for step in range(1, steps + 1):
-        position.grad = (step % every == 0).to(torch.float64)
-        before = torch.where(every == steps - step + 1, position, before)
+    gradients = (torch.arange(1, steps + 1)[:, None] % torch.tensor(periods) == 0).to(torch.float64)
+    before = {}
+    for step in range(steps):
+        if steps - step in periods:
+            before[steps - step] = position.clone()
+        position.grad = gradients[step]
         optimizer.step()
-    measured = (position - before).abs().numpy()
+    measured = np.array([abs(float(position[i] - before[period][i])) for i, period in enumerate(periods)])
     expected = gaps.adam_displacement(np.array(periods), 1e-3)
     worst = float(np.abs(measured / expected - 1).max())
     yield Measure(10, f"Adam's displacement per period, T = 1 to {periods[-1]}, relative", worst, "<=", 0.01)
@@ -157,9 +159,9 @@ def matched_frequency(effort: Effort) -> Iterator[Measure]:
 
 
 def _matched_frequency_quick() -> Iterator[Measure]:
-    mixture, task = TaskMixture.power_law(8, 6, null_directions=48), 5
-    periods = (1, 10, 100, 500)
-    recipe = Recipe(steps=2_000, learning_rate=2e-3, schedule="constant")
+    mixture, task = TaskMixture.power_law(8, 6, null_directions=16), 5
+    periods = (1, 10, 100, 333)
+    recipe = Recipe(steps=1_000, learning_rate=4e-3, schedule="constant")
     critical = int(critical_widths(mixture)[mixture.starts[task]])
     narrow, middle, wide = critical - 3, critical + 2, 2 * critical
     troughs = {
@@ -170,7 +172,7 @@ def _matched_frequency_quick() -> Iterator[Measure]:
     yield Measure(12, "rise of the trough with T", rise, "<=", 0.02)
     yield Measure(12, f"N={narrow} < N_crit: signal at any T", float(troughs[narrow].max()), "<", 0.02)
     yield Measure(12, f"N={middle}: least signal at T <= 10", float(troughs[middle][:2].min()), ">=", 0.7)
-    yield Measure(12, f"N={middle}: signal at T = 500", float(troughs[middle][3]), "<", 0.05)
+    yield Measure(12, f"N={middle}: signal at T = 333", float(troughs[middle][3]), "<", 0.05)
     yield Measure(12, f"N={wide}: signal at T = 100", float(troughs[wide][2]), ">=", 0.6)
-    alone = train(mixture.alone(task), narrow, recipe, (0,)).signals
+    alone = train(mixture.alone(task), narrow, replace(recipe, steps=400), (0,)).signals
     yield Measure(12, f"N={narrow} trained on the task alone: signal", float(alone.min()), ">=", 0.99)

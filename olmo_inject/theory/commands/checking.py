@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.markup import escape
 
+from olmo_inject.progress import show_progress
 from olmo_inject.theory.checks.measure import Effort, Measure
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -27,49 +27,47 @@ def validate(quick: Quick = False, as_json: AsJson = False) -> None:
     torch.set_num_threads(1 if quick else threads)  # small products lose more to threads than they gain
     started = time.perf_counter()
     rows: list[tuple[str, Measure]] = []
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    # Without --json every measure is a line of its own, which shows the progress.
+    with show_progress("validating", len(CHECKS), "checks", enabled=as_json) as meter:
         for number, (title, check) in CHECKS.items():
-            shown = progress.add_task(f"{number}/{len(CHECKS)} {title}", total=None)
+            if not as_json:
+                Console().print(f"{number} {title}", style="bold")
             for measure in check(Effort(quick)):
                 rows.append((title, measure))
-                progress.update(shown, description=f"{number}/{len(CHECKS)} {title}: {measure.what}")
-            progress.remove_task(shown)
+                meter.update(meter.done, f"{title}: {measure.what}")
+                if not as_json:
+                    Console().print(_verdict(measure), soft_wrap=True)
+            meter.advance()
     torch.set_num_threads(threads)
     seconds = time.perf_counter() - started
     passed = all(measure.passed for _, measure in rows)
     if as_json:
-        measures = [
-            {
-                "check": measure.check,
-                "title": title,
-                "what": measure.what,
-                "value": float(measure.value),
-                "relation": measure.relation,
-                "tolerance": measure.tolerance,
-                "passed": measure.passed,
-            }
-            for title, measure in rows
-        ]
-        document = {"passed": passed, "quick": quick, "seconds": seconds, "measures": measures}
-        print(json.dumps(document, indent=2))
+        print(json.dumps(_document(rows, passed, quick, seconds), indent=2))
     else:
-        Console().print(_verdicts(rows), f"{'all passed' if passed else 'FAILED'} in {seconds:.0f} s")
+        failed = sum(not measure.passed for _, measure in rows)
+        verdict = "all passed" if passed else f"{failed} FAILED"
+        Console().print(f"{len(rows)} measures, {verdict}, in {seconds:.0f} s")
     if not passed:
         raise typer.Exit(1)
 
 
-def _verdicts(rows: list[tuple[str, Measure]]) -> Table:
-    table = Table("check", "measured", "value", "allowed", "verdict")
-    for i, (title, measure) in enumerate(rows):
-        first = i == 0 or rows[i - 1][1].check != measure.check
-        last = i + 1 == len(rows) or rows[i + 1][1].check != measure.check
-        table.add_row(
-            f"{measure.check} {title}" if first else "",
-            measure.what,
-            f"{measure.value:.4g}",
-            f"{measure.relation} {measure.tolerance:.6g}",
-            "[green]pass[/]" if measure.passed else "[bold red]FAIL[/]",
-            end_section=last,
-        )
-    return table
+def _document(rows: list[tuple[str, Measure]], passed: bool, quick: bool, seconds: float) -> dict[str, Any]:
+    measures = [
+        {
+            "check": measure.check,
+            "title": title,
+            "what": measure.what,
+            "value": float(measure.value),
+            "relation": measure.relation,
+            "tolerance": measure.tolerance,
+            "passed": measure.passed,
+        }
+        for title, measure in rows
+    ]
+    return {"passed": passed, "quick": quick, "seconds": seconds, "measures": measures}
+
+
+def _verdict(measure: Measure) -> str:
+    verdict = "[green]pass[/]" if measure.passed else "[bold red]FAIL[/]"
+    allowed = f"{measure.relation} {measure.tolerance:.6g}"
+    return f"  {verdict}  {escape(measure.what)}: {measure.value:.4g} (allowed {allowed})"

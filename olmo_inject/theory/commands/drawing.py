@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from olmo_inject.progress import show_progress
 from olmo_inject.theory.commands.checking import Quick
 from olmo_inject.theory.inputs import choice
 
 
 def figures(
-    to: Annotated[Path, typer.Option(help="Folder for the pictures, each as PNG, SVG and PDF.")],
+    out: Annotated[Path, typer.Option(help="Folder for the figures, each as PNG, SVG and PDF.")],
     config: Annotated[Path | None, typer.Option(help="Another mixture, widths and gaps, as YAML.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Draw only this figure; may be given again.")] = None,
     quick: Quick = False,
@@ -27,10 +26,10 @@ def figures(
     for name in only or ():
         choice("--only", name, tuple(FIGURES))
     scene = load_scene(config, quick)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        for name in only or FIGURES:
-            shown = progress.add_task(name, total=None)
-            paths = save_all(FIGURES[name](scene), to, name)
-            progress.remove_task(shown)
+    names = only or list(FIGURES)
+    with show_progress("drawing", len(names), "figures") as meter:
+        for done, name in enumerate(names):
+            meter.update(done, name)
+            paths = save_all(FIGURES[name](scene), out, name)
+            meter.update(done + 1)
             print(*paths, sep="\n")

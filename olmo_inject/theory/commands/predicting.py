@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from olmo_inject.errors import UserError
 from olmo_inject.theory.commands.checking import AsJson
 from olmo_inject.theory.commands.estimating import estimate_from
+from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.prediction import tables
@@ -78,6 +78,10 @@ def predict_command(
     )
     console.print("~ beyond 2 eta T nu = 1 a burst is a large step, and this is growth from nothing alone.")
     console.print("learned: grows from nothing. kept: stays once learned. oscillates: learned in part.")
+    _print_simulated(console, simulated)
+
+
+def _print_simulated(console: Console, simulated: list[Simulated]) -> None:
     for run in simulated:
         console.print(*run.table(), sep="\n")
         held = ", ".join(f"N={N}: {gap or 'none'}" for N, gap in zip(run.widths, run.longest_held(), strict=True))
@@ -85,15 +89,19 @@ def predict_command(
 
 
 def _print_overlapping(mixture: OverlappingMixture, settings: PredictConfig, as_json: bool) -> None:
-    if settings.optimizer.name != "plain":
-        raise UserError("optimizer: overlapping tasks are predicted for gradient flow, so leave it plain")
+    simulated = _simulated(settings, mixture)
     followed = [mixture.names.index(name) for name in settings.tasks]
     found = predict_overlapping(mixture, followed, settings.widths, settings.gaps, settings.step_size)
     if as_json:
-        print(json.dumps(found.as_json(), indent=2))
+        document = found.as_json()
+        if simulated:
+            document["simulated"] = [run.as_json() for run in simulated]
+        print(json.dumps(document, indent=2))
         return
+    console = Console()
     for titled in found.tables():
-        Console().print(*titled, sep="\n")
+        console.print(*titled, sep="\n")
+    _print_simulated(console, simulated)
 
 
 def _step_size(settings: PredictConfig, mixture: TaskMixture) -> float:
@@ -104,12 +112,11 @@ def _step_size(settings: PredictConfig, mixture: TaskMixture) -> float:
     return rate * float(mixture.utilities.max())
 
 
-def _simulated(settings: PredictConfig, mixture: TaskMixture) -> list[Simulated]:
+def _simulated(settings: PredictConfig, mixture: Mixture) -> list[Simulated]:
     """Every declared task in bursts under an optimizer that has no closed form."""
     given = {key: value for key, value in vars(settings.optimizer).items() if value is not None}
     chosen = OptimizerSettings(**given)
     if chosen.name == "plain":
         return []
-    turned = replace(mixture, basis="random")
     tasks = [mixture.index(name) for name in settings.tasks]
-    return [simulate(turned, task, settings.widths, settings.gaps, chosen) for task in tasks]
+    return [simulate(mixture.turned(), task, settings.widths, settings.gaps, chosen) for task in tasks]

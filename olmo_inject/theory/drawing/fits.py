@@ -23,6 +23,9 @@ def fitted_law(
         names: of the quantities.
         columns: their values at every point.
         losses: at every point.
+
+    Raises:
+        UserError: a value is not above 0.
     """
     figure, panels = style.panels(len(names))
     for axis, (axes, name) in enumerate(zip(panels, names, strict=True)):

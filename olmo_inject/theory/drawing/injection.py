@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from olmo_inject.theory.drawing import style
 from olmo_inject.theory.drawing.scene import Scene
-from olmo_inject.theory.forms.closed_forms import critical_widths, task_signals
+from olmo_inject.theory.forms.closed_forms import critical_widths
 from olmo_inject.theory.forms.gaps import gap_retention, longest_gaps
 from olmo_inject.theory.forms.kept import longest_kept_gaps
 from olmo_inject.theory.mixtures.features import FeatureBank, random_encoder, retracted
@@ -21,39 +22,48 @@ from olmo_inject.theory.training.gradients import population_gradient, sampled_g
 from olmo_inject.theory.training.streams import Bursts, SampleStream
 from olmo_inject.theory.training.train import Recipe, train
 
+PLAIN = 0.1
+"""Eta nu_1 of plain steps: the learning rate in units of the largest utility."""
+
 
 def matched_frequency(scene: Scene) -> Figure:
-    """Signal against gap with the predicted thresholds, and traces of a narrow and a wide encoder between bursts."""
-    mixture, rare = scene.mixture, scene.rare
-    critical = int(critical_widths(mixture)[mixture.starts[rare]])
-    figure, (left, right) = style.panels(2, height=3.6)
-    recipe = Recipe(steps=scene.injection_steps, learning_rate=1e-3, schedule="constant")
-    bursts = Bursts(rare, scene.gaps)
-    static = task_signals(mixture, scene.injected)[:, rare]
-    for width, color, marker, best in zip(scene.injected, style.CATEGORIES, style.MARKERS, static, strict=False):
-        troughs = train(mixture, width, recipe, scene.seeds, bursts).troughs().median
-        style.seeds(left, scene.gaps, list(troughs.T), marker + "-", color, f"N = {width}")
-        # What no gap can exceed: the best encoder's signal, 0 below the critical width.
-        left.axhline(best, color=color, linestyle=":", linewidth=1)
-    left.set_xscale("log")
-    left.set_xticks(scene.gaps, [str(gap) for gap in scene.gaps])
-    left.minorticks_off()
-    style.label(
-        left,
-        f"Task {rare + 1} ($N_{{crit}}$ = {critical}), Adam; dotted: theory, T = 1",
-        "gap T between bursts (steps)",
-        "signal before bursts",
-    )
-    style.legend(left, 4)
+    """Signal against gap under plain steps, with predicted thresholds, and under Adam; and traces between bursts."""
+    figure, (plain, adam, traces) = style.panels(3, height=3.6)
+    step_size = PLAIN / float(scene.mixture.utilities.max())
+    steps = Recipe(scene.injection_steps, step_size, "gd", "constant")
+    # Plain steps do not see the basis, and on the axes they are cheap.
+    _troughs(plain, scene, replace(scene.mixture, basis="axis"), steps)
+    learned = longest_gaps(scene.mixture, scene.injected, step_size)[:, scene.rare]
+    keeps = longest_kept_gaps(scene.mixture, scene.injected, step_size)[:, scene.rare]
+    for gap, color in zip(np.minimum(learned, keeps), style.CATEGORIES, strict=False):
+        if 1 <= gap <= max(scene.gaps):
+            plain.axvline(gap, color=color, linestyle=":", linewidth=1.2)
+    style.label(plain, f"Plain steps, $\\eta\\nu_1$ = {PLAIN:g}", "gap T (steps)", f"signal of task {scene.rare + 1}")
+    style.legend(plain, 2)
+
+    _troughs(adam, scene, scene.mixture, Recipe(scene.injection_steps, 1e-3, "adam", "constant"))
+    adam.sharey(plain)
+    critical = int(critical_widths(scene.mixture)[scene.mixture.starts[scene.rare]])
+    style.label(adam, f"Adam ($N_{{crit}}$ = {critical})", "gap T (steps)", "")
+    style.legend(adam, 2)
 
     gap, length = scene.trace_gap, 20 * scene.trace_gap
     sampled = Recipe(steps=length, learning_rate=1e-3, schedule="constant", batch=256)
     for width, color in zip(scene.contrast, (style.RED, style.BLUE), strict=True):
-        trace = train(mixture, width, sampled, scene.seeds, Bursts(rare, (gap,))).trace[:, :, 0]
-        style.seeds(right, np.arange(length + 1), list(trace), "-", color, f"N = {width}")
-    style.label(right, f"A burst every {gap} steps, 256 samples a step", "step", f"signal of task {rare + 1}")
-    style.legend(right, 2)
+        trace = train(scene.mixture, width, sampled, scene.seeds, Bursts(scene.rare, (gap,))).trace[:, :, 0]
+        style.seeds(traces, np.arange(length + 1), list(trace), "-", color, f"N = {width}")
+    style.label(traces, f"Adam, samples, T = {gap}", "step", "")
+    style.legend(traces, 1)
     return figure
+
+
+def _troughs(axes: Axes, scene: Scene, mixture: TaskMixture, recipe: Recipe) -> None:
+    """The signal before bursts of equal frequency against the gap, a line for every width."""
+    for width, color, marker in zip(scene.injected, style.CATEGORIES, style.MARKERS, strict=False):
+        troughs = train(mixture, width, recipe, scene.seeds, Bursts(scene.rare, scene.gaps)).troughs().median
+        style.seeds(axes, scene.gaps, list(troughs.T), marker + "-", color, f"N = {width}")
+    axes.set_xscale("log")
+    axes.set_ylim(-0.03, 1.03)
 
 
 def gradient_cosines(scene: Scene) -> Figure:
@@ -61,7 +71,7 @@ def gradient_cosines(scene: Scene) -> Figure:
     figure, panels = style.panels(2, height=3.4)
     gap = max(2, scene.trace_gap // 5)
     length = 30 * gap
-    largest = 0.0
+    lowest, highest = 0.0, 0.0
     for axes, width in zip(panels, scene.contrast, strict=True):
         whole, other = batch_cosines(scene.mixture, scene.rare, width, gap, length, scene.seeds)
         steps = np.arange(length)
@@ -70,12 +80,13 @@ def gradient_cosines(scene: Scene) -> Figure:
         style.seeds(axes, steps[~burst], list(other[~burst]), "-", style.BLUE, "cos($g_{nt}$, $g_r$) between")
         axes.axhline(0, color=style.GREY, linewidth=0.8)
         between = other[~burst]
-        largest = max(largest, 1.1 * float(np.abs([whole, other]).max()))
-        title = f"N = {width}: between bursts {between.mean():.3f} ± {between.std():.3f}"
+        drawn = np.concatenate([whole[burst].ravel(), between.ravel()])
+        lowest, highest = min(lowest, float(drawn.min())), max(highest, float(drawn.max()))
+        title = f"N = {width}: between bursts {between.mean():.3f} ± {between.std():.3f}".replace("-", "\N{MINUS SIGN}")
         style.label(axes, title, f"step, a burst every {gap}", "cosine with the rare task's gradient")
         style.legend(axes, 2)
     for axes in panels:
-        axes.set_ylim(-largest, largest)
+        axes.set_ylim(1.1 * lowest, 1.1 * highest)
     return figure
 
 
@@ -92,6 +103,12 @@ def batch_cosines(
         steps: of training, plain steps of eta nu_1 = 0.1.
         seeds: of encoders and samples.
         batch: samples a step.
+
+    Returns:
+        Both cosines, a row for every step and a column for every seed.
+
+    Raises:
+        UserError: a number is impossible.
     """
     bank = FeatureBank(mixture, torch.float64, "cpu")
     stream = SampleStream(bank, Bursts(rare, (gap,)), batch, seeds)
@@ -139,6 +156,7 @@ def kept_and_learned(scene: Scene) -> Figure:
     axes.set_yscale("log")
     axes.set_ylim(1, top)
     axes.set_xlim(1, every[-1])
+    axes.text(0.03, 0.05, "white: lost", transform=axes.transAxes, fontsize=8)
     style.label(axes, f"Task {rare + 1}, plain steps of $\\eta\\nu_1$ = 0.1", "width N", "gap T (steps)")
     style.legend(axes, 1)
     return figure

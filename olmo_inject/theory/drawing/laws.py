@@ -6,9 +6,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
-from scipy.stats import spearmanr
 
-from olmo_inject.theory.checks.optimum import complexity_mixture, frequency_correlation, half_signal_widths
+from olmo_inject.theory.checks.optimum import (
+    complexity_mixture,
+    frequency_correlation,
+    half_signal_widths,
+    rank_correlation,
+)
 from olmo_inject.theory.drawing import style
 from olmo_inject.theory.drawing.scene import Scene
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
@@ -17,10 +21,10 @@ from olmo_inject.theory.scaling.laws import PowerLaw, Regimes, ScalingLaw
 
 def complexity(scene: Scene) -> Figure:
     """Which tasks are learned first when the frequent ones are the complex ones."""
-    del scene  # closed forms of their own numbers
+    size = scene.mixture.tasks, len(scene.mixture.spectra[0])
     figure, (left, right) = style.panels(2)
     for spread, color, marker in zip((0.0, 1.0, 2.0), style.CATEGORIES, style.MARKERS, strict=False):
-        mixture = complexity_mixture(spread)
+        mixture = complexity_mixture(spread, *size)
         ranks = np.arange(1, mixture.tasks + 1)
         left.plot(
             ranks,
@@ -31,7 +35,6 @@ def complexity(scene: Scene) -> Figure:
             linewidth=1,
             label=f"spread s = {spread:g}",
         )
-    left.set_xticks((1, 5, 10, 15, 20))
     style.label(
         left,
         "Frequent tasks complex, rare ones simple",
@@ -41,7 +44,7 @@ def complexity(scene: Scene) -> Figure:
     style.legend(left, 3)
 
     spreads = np.linspace(0, 2, 21)
-    mixtures = [complexity_mixture(float(spread)) for spread in spreads]
+    mixtures = [complexity_mixture(float(spread), *size) for spread in spreads]
     by_frequency = [frequency_correlation(mixture) for mixture in mixtures]
     by_utility = [_utility_correlation(mixture) for mixture in mixtures]
     right.plot(spreads, by_utility, "-", color=style.GREEN, label="utility of the feature that completes half")
@@ -51,7 +54,7 @@ def complexity(scene: Scene) -> Figure:
         right,
         "What predicts the order of learning",
         "spread s of the spectral exponents",
-        "Spearman correlation with the order",
+        "Spearman correlation",
     )
     style.legend(right, 1)
     return figure
@@ -63,7 +66,7 @@ def _utility_correlation(mixture: TaskMixture) -> float:
     completing = [
         start + int((signal >= 0.5).argmax()) for start, signal in zip(mixture.starts[:-1], signals, strict=True)
     ]
-    return float(spearmanr(-mixture.utilities[completing], half_signal_widths(mixture)).statistic)  # type: ignore[attr-defined]
+    return rank_correlation(-mixture.utilities[completing], half_signal_widths(mixture))
 
 
 def regimes(scene: Scene) -> Figure:
@@ -117,7 +120,7 @@ def _regime_panel(axes: Axes, regimes: Regimes, large: float, title: str) -> Non
     axes.text((limit * large) ** 0.5, top * 0.8, "data\nsuffice", ha="center", va="top", fontsize=8)
     axes.annotate(
         f"$N_s^*$ = {limit / large:.2g} $N_l$ ",
-        (limit, axes.get_ylim()[0]),
+        (limit, 1.2 * axes.get_ylim()[0]),
         fontsize=8,
         ha="right",
         va="bottom",

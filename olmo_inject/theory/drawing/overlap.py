@@ -51,6 +51,8 @@ def gaps(scene: Scene) -> Figure:
         left.plot(periods, lows, marker + "-", color=color, markersize=4, label=f"N = {width}")
         left.axhline(overlap.floor(problem, rare, width), color=color, linestyle=":", linewidth=1)
     left.set_xscale("log")
+    left.set_xticks(periods, [str(gap) for gap in periods])
+    left.minorticks_off()
     style.label(left, "Gradient flow; dotted: floors", "gap T between bursts (steps)", "signal before a burst")
     style.legend(left, 3)
 

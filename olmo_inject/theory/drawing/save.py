@@ -34,6 +34,11 @@ def save_as(figure: Figure, path: Path) -> Path:
 def save_all(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure in every format.
 
+    Args:
+        figure: to write.
+        folder: made where it is not there.
+        name: of the files, without their endings.
+
     Raises:
         UserError: the folder cannot be written.
     """

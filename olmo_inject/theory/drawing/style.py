@@ -23,7 +23,13 @@ WIDTH = 7.0
 
 
 def panels(count: int, width: float = WIDTH, height: float = 3.1) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, at its printed size."""
+    """A figure with panels side by side, at its printed size.
+
+    Args:
+        count: of panels.
+        width: of the figure, in inches.
+        height: of the figure, in inches.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = [figure.add_subplot(1, count, i + 1) for i in range(count)]
     for panel in axes:
@@ -34,7 +40,14 @@ def panels(count: int, width: float = WIDTH, height: float = 3.1) -> tuple[Figur
 
 
 def label(axes: Axes, title: str, x: str, y: str) -> None:
-    """Title and axis labels."""
+    """Title and axis labels.
+
+    Args:
+        axes: to label.
+        title: of the panel.
+        x: of the horizontal axis, with its unit.
+        y: of the vertical axis, with its unit.
+    """
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_xlabel(x, fontsize=8.5)
     axes.set_ylabel(y, fontsize=8.5)
@@ -74,13 +87,13 @@ def seeds(
         axes: to draw on.
         at: positions.
         values: those of all seeds at every position.
-        mark: matplotlib's format; with a line, seeds make a band, else a bar at every mark.
+        mark: matplotlib's format; with a line, seeds make a band, with a marker alone a bar at every mark.
         color: of both.
-        name: in the legend.
+        name: in the legend; not there where None.
     """
     middle, low, high = (np.array([reduce(cell) for cell in values]) for reduce in (np.median, np.min, np.max))
     axes.plot(at, middle, mark, color=color, markersize=4, linewidth=1.2, label=name)
-    if "-" in mark:
+    if mark not in MARKERS:
         axes.fill_between(at, low, high, color=color, alpha=0.25, linewidth=0)
     else:
         axes.vlines(at, low, high, color=color, linewidth=1.5)

@@ -21,9 +21,9 @@ def losses(scene: Scene) -> Figure:
     theory = closed_forms.task_losses(mixture, every) / mixture.traces
     for task, color, marker in zip(scene.shown, style.shades(len(scene.shown)), style.MARKERS, strict=False):
         name = f"task {task + 1} (π = {mixture.frequencies[task]:.2g})"
-        left.step(every, theory[:, task], where="post", color=color, linewidth=1.4, label=name)
+        left.step(every, theory[:, task], where="post", color=color, linewidth=1.4)
         points = [run.task_losses[:, 0, task] / mixture.traces[task] for run in trained.values()]
-        style.seeds(left, list(trained), points, marker, color)
+        style.seeds(left, list(trained), points, marker, color, name)
     style.width_axis(left, list(trained))
     style.label(left, "Tasks: theory (lines), trained (marks)", "width N", "loss / loss of an empty model")
     style.legend(left, 2)

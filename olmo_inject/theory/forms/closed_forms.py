@@ -11,19 +11,23 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from olmo_inject.theory.inputs import number, task_indices, wholes
+from olmo_inject.errors import UserError
+from olmo_inject.theory.inputs import kind, number, task_indices, wholes
+from olmo_inject.theory.mixtures.mixture import Mixture
+from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
 
 Widths = Iterable[int] | Int[np.ndarray, " W"]
 Tasks = Iterable[int] | Int[np.ndarray, " _"]
 
 
-def checked_widths(mixture: TaskMixture, widths: Widths) -> Int[np.ndarray, " W"]:
+def checked_widths(mixture: Mixture, widths: Widths) -> Int[np.ndarray, " W"]:
     """The widths as an array.
 
     Raises:
         UserError: a width is not a whole number from 1 to the input dimension.
     """
+    kind("mixture", mixture, Mixture)
     return wholes("width", widths, 1, mixture.dimension)
 
 
@@ -32,56 +36,80 @@ def retained_features(mixture: TaskMixture, widths: Widths) -> Int[np.ndarray, "
 
     Where `tied_boundary` holds, these are the counts of one minimiser of several.
     """
+    kind("mixture", mixture, TaskMixture)
     ordered_tasks = mixture.task_of[mixture.learning_order]
     counts = [np.bincount(ordered_tasks[:width], minlength=mixture.tasks) for width in checked_widths(mixture, widths)]
     return np.array(counts, dtype=np.int64).reshape(-1, mixture.tasks)
 
 
-def task_losses(mixture: TaskMixture, widths: Widths) -> Float[np.ndarray, "W K"]:
-    """L_k(N): what is left of each task's spectrum beyond its retained features."""
+def task_losses(mixture: Mixture, widths: Widths) -> Float[np.ndarray, "W K"]:
+    """L_k(N): what the best encoder of width N leaves of each task (Theorem 3).
+
+    Raises:
+        UserError: a width is not from 1 to d.
+    """
+    if isinstance(mixture, OverlappingMixture):
+        return mixture.task_losses(widths)
+    mixture = kind("mixture", mixture, TaskMixture)
     counts = retained_features(mixture, widths)
     left = [np.where(mixture.rank_of > row[mixture.task_of], mixture.eigenvalues, 0.0) for row in counts]
     losses = [np.add.reduceat(row, mixture.starts[:-1]) for row in left]
     return np.array(losses, dtype=np.float64).reshape(-1, mixture.tasks)
 
 
-def task_signals(mixture: TaskMixture, widths: Widths) -> Float[np.ndarray, "W K"]:
-    """s_k(N) = 1 - L_k(N) / tr C_k: the share of a task that the best encoder holds, 0 to 1."""
+def task_signals(mixture: Mixture, widths: Widths) -> Float[np.ndarray, "W K"]:
+    """s_k(N) = 1 - L_k(N) / tr C_k: the share of a task that the best encoder holds, 0 to 1.
+
+    Raises:
+        UserError: a width is not from 1 to d.
+    """
+    if isinstance(mixture, OverlappingMixture):
+        return mixture.task_signals(widths)
     return 1 - task_losses(mixture, widths) / mixture.traces
 
 
-def mixture_losses(mixture: TaskMixture, widths: Widths) -> Float[np.ndarray, " W"]:
-    """L*(N): the utilities beyond the N largest, summed. No encoder of width N does better."""
+def mixture_losses(mixture: Mixture, widths: Widths) -> Float[np.ndarray, " W"]:
+    """L*(N): the eigenvalues of M beyond the N largest, summed. No encoder of width N does better (Theorem 3).
+
+    Raises:
+        UserError: a width is not from 1 to d.
+    """
+    if isinstance(mixture, OverlappingMixture):
+        return mixture.mixture_losses(widths)
+    mixture = kind("mixture", mixture, TaskMixture)
     return _beyond(mixture.utilities[mixture.learning_order], checked_widths(mixture, widths))
 
 
 def tied_boundary(mixture: TaskMixture, widths: Widths) -> Bool[np.ndarray, " W"]:
     """Whether the N-th and the next utility are equal, so that which feature is held is not determined."""
+    kind("mixture", mixture, TaskMixture)
     ordered = np.append(mixture.utilities[mixture.learning_order], 0.0)
     at = np.minimum(checked_widths(mixture, widths), mixture.features)
     return ordered[at] >= ordered[at - 1] * (1 - TIE)
 
 
 def minimal_widths(mixture: TaskMixture, depths: Widths) -> Int[np.ndarray, " m"]:
-    """N_min(m): the width from which every task's first m features are held, in every minimiser.
+    """N_min(m): the width from which every task's first m features are held, in every minimiser (Theorem 3).
 
     A task with fewer than m features needs only those it has to be held.
 
     Raises:
         UserError: a depth is below one or above every task's number of features.
     """
+    kind("mixture", mixture, TaskMixture)
     depths = wholes("depth", depths, 1, int(mixture.rank_of.max()))
     rising = np.sort(mixture.utilities)
     lowest = np.array([mixture.utilities[mixture.rank_of <= depth].min() for depth in depths])
     return mixture.features - np.searchsorted(rising, lowest * (1 - TIE), side="left")
 
 
-def frequent_tasks(mixture: TaskMixture, mass: float = 0.9) -> Int[np.ndarray, " _"]:
+def frequent_tasks(mixture: Mixture, mass: float = 0.9) -> Int[np.ndarray, " _"]:
     """F: the fewest most frequent tasks that together have at least this share of the data.
 
     Raises:
         UserError: `mass` is not between 0 and 1.
     """
+    kind("mixture", mixture, Mixture)
     mass = number("the frequent tasks' share", mass, above=0, at_most=1)
     order = np.argsort(-mixture.frequencies, kind="stable")
     reached = np.cumsum(mixture.frequencies[order]) >= mass * (1 - TIE)
@@ -89,15 +117,29 @@ def frequent_tasks(mixture: TaskMixture, mass: float = 0.9) -> Int[np.ndarray, "
 
 
 def residuals(mixture: TaskMixture, widths: Widths, tasks: Tasks) -> Float[np.ndarray, " W"]:
-    """R*_N: what the best encoder for these tasks alone leaves of their part of M."""
+    """R*_N: what the best encoder for these tasks alone leaves of their part of M (Corollary 5).
+
+    Args:
+        mixture: the tasks.
+        widths: N.
+        tasks: those that count, from 0; the frequent ones in the paper.
+
+    Raises:
+        UserError: a width is not from 1 to d, or a task is none of the mixture's.
+    """
     return _beyond(_falling_utilities(mixture, tasks), checked_widths(mixture, widths))
 
 
 def residual_width(mixture: TaskMixture, share: float, tasks: Tasks) -> int:
-    """N_epsilon: the least width that can leave at most this share of these tasks' part of M unexplained.
+    """N_epsilon: the least width that can leave at most this share of these tasks' part of M unexplained (Corollary 5).
+
+    Args:
+        mixture: the tasks.
+        share: epsilon as a share of those tasks' variance, 0 to 1.
+        tasks: those that count, from 0; the frequent ones in the paper.
 
     Raises:
-        UserError: `share` is not between 0 and 1.
+        UserError: `share` is not from 0 to below 1, or a task is none of the mixture's.
     """
     share = number("the residual share", share, at_least=0, below=1)
     falling = _falling_utilities(mixture, tasks)
@@ -117,7 +159,11 @@ def critical_widths(
         against: the tasks whose competition counts, e.g. the frequent ones; all others where None.
         some_minimiser: count only features of strictly greater utility: the width from which the feature is
             in some minimiser rather than in every one. Differs at exact ties alone.
+
+    Raises:
+        UserError: a task is none of the mixture's.
     """
+    kind("mixture", mixture, TaskMixture)
     return widths_to_meet(mixture, mixture.utilities, against, some_minimiser)
 
 
@@ -135,7 +181,13 @@ def widths_to_meet(
             must not increase.
         against: the tasks whose competition counts; all others where None.
         some_minimiser: count only what demands strictly more.
+
+    Raises:
+        UserError: a task is none of the mixture's, or a demand is missing.
     """
+    kind("mixture", mixture, TaskMixture)
+    if demanded.shape != mixture.utilities.shape or np.isnan(demanded).any():
+        raise UserError(f"demanded must be one number for each of {mixture.features} features")
     competes = np.ones(mixture.features, dtype=bool)
     if against is not None:
         competes = np.isin(mixture.task_of, task_indices(against, mixture.tasks, "against"))
@@ -150,17 +202,20 @@ def widths_to_meet(
 def _own_at_least(
     mixture: TaskMixture, values: Float[np.ndarray, " F"], level: Float[np.ndarray, " F"]
 ) -> Int[np.ndarray, " F"]:
-    """For every feature, how many of its own task's values reach `level`: bisection, all features at once."""
-    starts = mixture.starts[mixture.task_of]
-    low, high = starts, mixture.starts[mixture.task_of + 1]
-    while (low < high).any():
-        middle = np.minimum((low + high) // 2, mixture.features - 1)
-        reached = (low < high) & (values[middle] >= level)
-        low, high = np.where(reached, middle + 1, low), np.where(reached, high, np.minimum(high, middle))
-    return low - starts
+    """For every feature, how many of its own task's values reach `level`: by steps that halve, all features at once."""
+    starts, ends = mixture.starts[mixture.task_of], mixture.starts[mixture.task_of + 1]
+    found = starts.copy()
+    step = 1 << int(np.diff(mixture.starts).max()).bit_length() - 1
+    while step:
+        further = found + step
+        reached = (further <= ends) & (values[np.minimum(further, mixture.features) - 1] >= level)
+        found += step * reached
+        step //= 2
+    return found - starts
 
 
 def _falling_utilities(mixture: TaskMixture, tasks: Tasks) -> Float[np.ndarray, " _"]:
+    kind("mixture", mixture, TaskMixture)
     ordered = mixture.learning_order
     return mixture.utilities[ordered[np.isin(mixture.task_of[ordered], task_indices(tasks, mixture.tasks))]]
 

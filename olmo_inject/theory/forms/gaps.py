@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from olmo_inject.theory.forms.closed_forms import Tasks, Widths, checked_widths, widths_to_meet
-from olmo_inject.theory.inputs import number, numbers, task_indices, whole
+from olmo_inject.theory.inputs import kind, number, numbers, task_indices, whole
 from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
 
 Values = int | float | Float[np.ndarray, "..."] | Int[np.ndarray, "..."]
@@ -28,6 +28,9 @@ def gap_retention(gap: Values, eigenvalue: Values, step_size: float) -> Result:
         gap: T, steps from one burst to the next.
         eigenvalue: lambda_N, of the common feature the rare one competes with.
         step_size: eta.
+
+    Raises:
+        UserError: a number is impossible, or 2 eta lambda is 1 or more.
     """
     steps, rival, step_size = _checked(gap, eigenvalue, step_size)
     return np.asarray((1 - 2 * step_size * rival) ** (steps - 1))
@@ -37,13 +40,16 @@ def period_growth(gap: Values, eigenvalue: Values, utility: Values, step_size: f
     """Gamma(T): the logarithm by which a rare feature grows over one gap and one burst of T nu.
 
     It takes hold from the common solution iff this is positive. Gamma(T) / T falls strictly in T towards
-    ln(1 - 2 eta lambda), so every feature with competition is lost at a long enough gap.
+    ln(1 - 2 eta lambda), so every feature with competition is lost at a long enough gap. Not in the paper.
 
     Args:
         gap: T.
         eigenvalue: lambda_i of the competing common feature; 2 eta lambda < 1.
         utility: nu, of the rare feature at its long-run frequency.
         step_size: eta.
+
+    Raises:
+        UserError: a number is impossible, or 2 eta lambda is 1 or more.
     """
     steps, rival, step_size = _checked(gap, eigenvalue, step_size)
     utility = numbers("utility", utility, at_least=0)
@@ -57,6 +63,14 @@ def demanded_utility(gap: Values, eigenvalue: Values, step_size: float) -> Resul
     Solving Gamma(T) = 0 for nu gives ((1 - 2 eta lambda)^-(T-1) - (1 - 2 eta lambda)) / (2 eta T): it rises
     with lambda and exponentially with the gap, to infinity where it leaves the range of a float.
     At T = 1 it is lambda.
+
+    Args:
+        gap: T.
+        eigenvalue: lambda of the competing common feature.
+        step_size: eta.
+
+    Raises:
+        UserError: a number is impossible, or 2 eta lambda is 1 or more.
     """
     return _demanded(*_checked(gap, eigenvalue, step_size))
 
@@ -75,11 +89,12 @@ def _checked(gap: Values, eigenvalue: Values, step_size: float) -> tuple[Result,
 
 
 def check_step_size(mixture: TaskMixture, step_size: float) -> None:
-    """Refuse a step at which the closed forms mean nothing.
+    """Check that the closed forms hold at this step size.
 
     Raises:
         UserError: unless 0 < 2 eta nu_1 < 1.
     """
+    kind("mixture", mixture, TaskMixture)
     number("step size", step_size, above=0, below=0.5 / float(mixture.utilities.max()))
 
 
@@ -112,8 +127,8 @@ def longest_gaps(
     """The longest T at which each task's first feature still grows at each width.
 
     0 where it does not grow even without a gap, infinite where the width leaves a slot without competition.
-    The local statement of `gap_critical_widths`, turned round: growth from nothing. Whether a learned task stays is
-    another question, see `kept.longest_kept_gaps`.
+    This is `gap_critical_widths` solved for the gap: growth from nothing. Whether a learned task stays is another
+    question, see `kept.longest_kept_gaps`. The paper's matched-frequency injection (Fig. 4); derived in docs/theory.md.
 
     Args:
         mixture: the tasks.
@@ -136,7 +151,16 @@ def rival_utilities(
     """The utility at a place, from 0 by falling utility, among the competing tasks other than each task itself.
 
     Zero where there are fewer.
+
+    Args:
+        mixture: the tasks.
+        places: of every width and task.
+        against: the tasks whose competition counts; all others where None.
+
+    Raises:
+        UserError: a task is none of the mixture's.
     """
+    kind("mixture", mixture, TaskMixture)
     places = places.copy()
     competes = np.ones(mixture.tasks, dtype=bool)
     if against is not None:
@@ -168,10 +192,20 @@ def _longest_gap(
 
 
 def adam_displacement(gap: Values, learning_rate: float, beta1: float = 0.9, beta2: float = 0.999) -> Result:
-    """How far Adam moves a coordinate per period when its gradient is zero but for one step in T.
+    """How far Adam moves a coordinate in one period if its gradient is zero in all but one of T steps.
 
     It saturates: about sqrt(T) steps where mixed data would move it T, and never over 31.8 of them at the
-    default betas. So a burst of matched size cannot make up for the gap. The burst's size does not matter.
+    default betas. So a burst of matched size cannot make up for the gap. The burst's size does not matter. The formula
+    takes beta2 near 1 (within .5% of torch's Adam at .999) and is not in the paper.
+
+    Args:
+        gap: T.
+        learning_rate: Adam's.
+        beta1: Adam's, of the mean gradient.
+        beta2: Adam's, of the mean square.
+
+    Raises:
+        UserError: a number is impossible; above all unless beta1 < sqrt(beta2).
     """
     steps = numbers("gap", gap, at_least=1)
     learning_rate = number("learning rate", learning_rate, above=0)

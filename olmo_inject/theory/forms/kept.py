@@ -57,6 +57,14 @@ def unheld_utilities(mixture: TaskMixture, widths: Widths, against: Tasks | None
     """lambda_c of every task: the largest utility of the others that is not held beside its retained features.
 
     Below a task's critical width its first feature is taken to have a slot, as in a model that learned it before.
+
+    Args:
+        mixture: the tasks.
+        widths: N.
+        against: the tasks whose competition counts; all others where None.
+
+    Raises:
+        UserError: a width or task is impossible.
     """
     sizes = checked_widths(mixture, widths)
     own = np.maximum(retained_features(mixture, sizes), 1)
@@ -122,13 +130,3 @@ def gap_regime(mixture: TaskMixture, task: int, width: int, gap: int, step_size:
     if stable:
         return "kept" if learned else "bistable"
     return "oscillates" if learned else "lost"
-
-
-def oscillating_from(learned: Float[np.ndarray, "W K"], kept: Float[np.ndarray, "W K"]) -> Float[np.ndarray, "W K"]:
-    """The first gap at which a task is learned from nothing but does not stay; infinite where there is none.
-
-    Args:
-        learned: `longest_gaps`.
-        kept: `longest_kept_gaps`.
-    """
-    return np.where(learned > kept, kept + 1, np.inf)

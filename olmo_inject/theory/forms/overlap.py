@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from olmo_inject.theory.inputs import number, whole, wholes
-from olmo_inject.theory.mixtures.overlapping import Mixture, OverlappingMixture
+from olmo_inject.errors import UserError
+from olmo_inject.theory.inputs import kind, number, numbers, whole, wholes
+from olmo_inject.theory.mixtures.mixture import Mixture
+from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 
 Encoder = Float[np.ndarray, "N d"]
 STEEP = 30.0
@@ -20,7 +22,13 @@ STEEP = 30.0
 
 
 def task_gradients(mixture: Mixture, encoder: Encoder) -> Float[np.ndarray, "K N d"]:
-    """g_k = -2 (I - P) C_k U of every task, a row per latent, unweighted by frequency."""
+    """g_k = -2 (I - P) C_k U of every task, a row per latent, unweighted by frequency.
+
+    Raises:
+        UserError: the encoder has no orthonormal rows of d numbers.
+    """
+    kind("mixture", mixture, Mixture)
+    encoder = _orthonormal(encoder, mixture.dimension)
     captured = encoder @ mixture.directions
     outside = mixture.directions - encoder.T @ captured
     parts = []
@@ -34,13 +42,20 @@ def gradient_products(mixture: Mixture, encoder: Encoder) -> Float[np.ndarray, "
     """<g_k, g_l> = 4 [tr(U^T C_k C_l U) - tr(S_k S_l)]: overlap transfers, shared slots compete.
 
     Without overlap the first term is zero between tasks, so their gradients never agree.
+
+    Raises:
+        UserError: the encoder has no orthonormal rows of d numbers.
     """
     flat = task_gradients(mixture, encoder).reshape(mixture.tasks, -1)
     return flat @ flat.T
 
 
 def gradient_cosines(mixture: Mixture, encoder: Encoder) -> Float[np.ndarray, "K K"]:
-    """The cosines of the tasks' gradients at an encoder; 0 with a gradient that vanishes."""
+    """The cosines of the tasks' gradients at an encoder; 0 with a gradient that vanishes.
+
+    Raises:
+        UserError: the encoder has no orthonormal rows of d numbers.
+    """
     products = gradient_products(mixture, encoder)
     norms = np.sqrt(np.diag(products))
     felt = norms > 1e-12 * mixture.eigenvalues.max()
@@ -61,6 +76,7 @@ def cosine_at_random(mixture: Mixture, first: int, second: int) -> float:
     Raises:
         UserError: a task is not among the mixture's.
     """
+    kind("mixture", mixture, Mixture)
     pair = wholes("task", [first, second], 0, mixture.tasks - 1)
     features = [slice(mixture.starts[k], mixture.starts[k + 1]) for k in pair]
 
@@ -74,17 +90,36 @@ def cosine_at_random(mixture: Mixture, first: int, second: int) -> float:
 
 
 def gradient_norms(mixture: OverlappingMixture, width: int) -> Float[np.ndarray, " K"]:
-    """|g_k| at the mixture's optimum: 0 iff the task is at rest there, as all are without overlap."""
+    """|g_k| at the mixture's optimum: 0 iff the task is at rest there, as all are without overlap.
+
+    Raises:
+        UserError: the width is not from 1 to d.
+    """
+    kind("mixture", mixture, OverlappingMixture)
     return np.linalg.norm(task_gradients(mixture, mixture.encoder(width)), axis=(1, 2))
 
 
 def conflict(mixture: OverlappingMixture, width: int) -> float:
-    """Omega_N = sum pi_k |g_k|^2 at the optimum: 0 iff it is a rest point of every task."""
+    """Omega_N = sum pi_k |g_k|^2 at the optimum: 0 iff it is a rest point of every task.
+
+    Raises:
+        UserError: the width is not from 1 to d.
+    """
+    kind("mixture", mixture, OverlappingMixture)
     return float(mixture.frequencies @ gradient_norms(mixture, width) ** 2)
 
 
 def floor(mixture: OverlappingMixture, task: int, width: int) -> float:
-    """The signal a long gap leaves of a task: what the others' best encoder holds of it anyway."""
+    """The signal a long gap leaves of a task: what the others' best encoder holds of it anyway.
+
+    Args:
+        mixture: the tasks.
+        task: from 0.
+        width: N.
+
+    Raises:
+        UserError: the task is none of the mixture's, or the width is not from 1 to d.
+    """
     rare = _Rare(mixture, task)
     return rare.signal(rare.top(rare.common, whole("width", width, 1, mixture.dimension)))
 
@@ -141,6 +176,7 @@ class _Rare:
     """One task against the others, in the space that features span: outside it nothing moves."""
 
     def __init__(self, mixture: OverlappingMixture, task: int) -> None:
+        kind("mixture", mixture, OverlappingMixture)
         self.task = whole("task", task, 0, mixture.tasks - 1)
         space = mixture.encoder(mixture.dimension)
         columns = space @ mixture.directions
@@ -156,6 +192,15 @@ class _Rare:
 
     def signal(self, columns: Float[np.ndarray, "r N"]) -> float:
         return float(np.trace(columns.T @ self.own @ columns) / np.trace(self.own))
+
+
+def _orthonormal(encoder: object, dimension: int) -> Encoder:
+    rows = numbers("encoder", encoder)
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != dimension:
+        raise UserError(f"encoder must have one or more rows of {dimension} numbers, got the shape {rows.shape}")
+    if np.abs(rows @ rows.T - np.eye(len(rows))).max() > 1e-4:
+        raise UserError("encoder must have orthonormal rows")
+    return rows
 
 
 def _exponential(exponent: Float[np.ndarray, "r r"]) -> Float[np.ndarray, "r r"]:

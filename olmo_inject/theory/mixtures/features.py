@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from olmo_inject.theory.inputs import whole
-from olmo_inject.theory.mixtures.overlapping import Mixture
+from olmo_inject.errors import UserError
+from olmo_inject.theory.inputs import kind, whole
+from olmo_inject.theory.mixtures.mixture import Mixture
+from olmo_inject.theory.tensors import check_device, check_dtype, real, sized
 
 
 class FeatureBank:
@@ -18,9 +20,21 @@ class FeatureBank:
 
     Encoders are kept as torch.nn.Linear keeps weights: U has a row per latent, so that many of them times
     one matrix are a single product. On the axis basis features are coordinates, and products are slices.
+
+    Args:
+        mixture: the tasks.
+        dtype: of all products, torch.float32 or torch.float64.
+        device: torch's name of it.
+
+    Raises:
+        UserError: an argument is none of these, or the machine has no such device.
     """
 
     def __init__(self, mixture: Mixture, dtype: torch.dtype, device: torch.device | str) -> None:
+        kind("mixture", mixture, Mixture)
+        check_dtype(dtype)
+        check_device(device)
+
         def tensor(values: np.ndarray) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
@@ -29,7 +43,7 @@ class FeatureBank:
         self.eigenvalues = tensor(mixture.eigenvalues)
         self.frequencies = tensor(mixture.frequencies)
         self.task_of = torch.tensor(mixture.task_of, device=device)
-        self.directions = None if mixture.basis == "axis" else tensor(mixture.directions)
+        self.directions = None if mixture.on_axes else tensor(mixture.directions)
 
     def only(self, task: int) -> FeatureBank:
         """The features of one task."""
@@ -47,12 +61,14 @@ class FeatureBank:
 
     def project(self, rows: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n F"]:
         """Each row's components along the features: X B."""
+        sized("rows", rows, self.dimension)
         if self.directions is None:
             return rows[..., self.first : self.first + len(self.eigenvalues)]
         return rows @ self.directions
 
     def lift(self, components: Float[Tensor, "*batch n F"]) -> Float[Tensor, "*batch n d"]:
         """The rows that have these components along the features and no others: Y B^T."""
+        sized("components", components, len(self.eigenvalues))
         if self.directions is None:
             after = self.dimension - self.first - len(self.eigenvalues)
             return torch.nn.functional.pad(components, (self.first, after))
@@ -60,6 +76,7 @@ class FeatureBank:
 
     def moment(self, weights: Float[Tensor, " F"]) -> Callable[[Tensor], Tensor]:
         """The product with B diag(weights) B^T from the right, prepared for many calls."""
+        sized("weights", weights, len(self.eigenvalues))
         if self.directions is None:
             diagonal = self.lift(weights[None])[0]
             return lambda rows: rows * diagonal
@@ -71,7 +88,11 @@ def orthonormalised(rows: Float[Tensor, "*batch N d"]) -> Float[Tensor, "*batch 
     """The orthonormal rows of a QR factorisation with a positive diagonal, which is unique.
 
     By Cholesky of the Gram matrix where that is exact to rounding, else by Householder reflections.
+
+    Raises:
+        UserError: there are no rows, more than can be independent, or numbers that are not finite.
     """
+    _independent(real("rows", rows, None, None))
     factor, failed = torch.linalg.cholesky_ex(rows @ rows.mT)
     diagonal = torch.diagonal(factor, dim1=-2, dim2=-1)
     if failed.any() or (diagonal.amin(-1) < 0.1 * diagonal.amax(-1)).any():
@@ -83,11 +104,20 @@ def retracted(rows: Float[Tensor, "*batch N d"]) -> Float[Tensor, "*batch N d"]:
     """`orthonormalised` for the rows of a training step: made of matrix products, with less looking.
 
     A step starts from orthonormal rows, so Cholesky is nearly exact, and what it misses the next step mends.
+
+    Raises:
+        UserError: there are no rows, or more than can be independent.
     """
+    _independent(sized("rows", rows, None, None))
     factor, failed = torch.linalg.cholesky_ex(rows @ rows.mT)
     # Of dependent rows the last pivot is rounding: whether Cholesky fails depends on the machine.
     lost = torch.diagonal(factor, dim1=-2, dim2=-1).amin() < 1e-3
     return _by_reflections(rows) if failed.any() | lost else _solved(factor, rows)
+
+
+def _independent(rows: Tensor) -> None:
+    if rows.shape[-2] > rows.shape[-1]:
+        raise UserError(f"rows must be at most {rows.shape[-1]}, as long as each of them is, got {rows.shape[-2]}")
 
 
 def _solved(factor: Tensor, rows: Tensor) -> Tensor:
@@ -101,7 +131,16 @@ def _by_reflections(rows: Tensor) -> Tensor:
 
 
 def random_encoder(width: int, dimension: int, seed: int) -> Float[Tensor, "N d"]:
-    """Haar-distributed orthonormal rows in float64, the same on every device."""
+    """Haar-distributed orthonormal rows in float64, the same on every device.
+
+    Args:
+        width: N, the number of rows.
+        dimension: d, the length of a row.
+        seed: of the draw.
+
+    Raises:
+        UserError: the width is not from 1 to d, or the seed is negative.
+    """
     dimension = whole("dimension", dimension, 1)
     width = whole("width", width, 1, dimension)
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))

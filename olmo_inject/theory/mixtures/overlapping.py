@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,15 +11,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import frozen, number, numbers, task_indices, whole, wholes
-from olmo_inject.theory.mixtures.task_mixture import TaskMixture, checked_spectrum, checked_tasks
+from olmo_inject.theory.inputs import frozen, kind, listed, number, numbers, whole, wholes
+from olmo_inject.theory.mixtures.mixture import Mixture
 
 NOTHING = 1e-12
 """Eigenvalues below this share of the largest are rounding."""
 
 
 @dataclass(frozen=True, eq=False)
-class OverlappingMixture:
+class OverlappingMixture(Mixture):
     """Multi-task linear regression whose tasks may share directions.
 
     As `TaskMixture`, but feature f has any unit direction: C_k = B_k Lambda_k B_k^T, M = sum pi_k C_k. The
@@ -41,25 +41,25 @@ class OverlappingMixture:
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names, frequencies = checked_tasks(self.frequencies, self.names, len(self.spectra))
-        spectra = tuple(checked_spectrum(name, spectrum) for name, spectrum in zip(names, self.spectra, strict=True))
+        self._check_tasks()
         directions = numbers("directions", self.directions)
-        features = sum(map(len, spectra))
-        if directions.ndim != 2 or directions.shape[1] != features:
+        if directions.ndim != 2 or directions.shape[1] != self.features:
             raise UserError(
-                f"directions must have a column for each of {features} features, got the shape {directions.shape}"
+                f"directions must have a column for each of {self.features} features, got the shape {directions.shape}"
             )
         lengths = np.linalg.norm(directions, axis=0)
         if not lengths.all():
             raise UserError(f"directions must not be zero: feature {int(lengths.argmin())} has none")
-        object.__setattr__(self, "frequencies", frequencies)
-        object.__setattr__(self, "spectra", spectra)
         object.__setattr__(self, "directions", frozen(directions / lengths))
-        object.__setattr__(self, "names", names)
 
     @classmethod
-    def of(cls, mixture: TaskMixture) -> OverlappingMixture:
-        """An orthogonal mixture as one of this kind."""
+    def of(cls, mixture: Mixture) -> OverlappingMixture:
+        """An orthogonal mixture as one of this kind.
+
+        Raises:
+            UserError: it is no mixture.
+        """
+        kind("mixture", mixture, Mixture)
         return cls(mixture.frequencies, mixture.spectra, mixture.directions, mixture.names)
 
     @classmethod
@@ -68,9 +68,15 @@ class OverlappingMixture:
     ) -> OverlappingMixture:
         """Tasks by their Gram matrices C_k, symmetric and positive semidefinite.
 
+        Args:
+            frequencies: pi.
+            grams: one d x d matrix per task, in the same input space.
+            names: one per task.
+
         Raises:
-            UserError: a matrix is neither, or zero.
+            UserError: a matrix is neither, or zero, or of another size than the first.
         """
+        grams = listed("grams", grams)
         spectra, columns = [], []
         for k, gram in enumerate(grams):
             values, vectors = _decomposed(f"Gram matrix {k}", gram)
@@ -100,6 +106,7 @@ class OverlappingMixture:
         Raises:
             UserError: no directions have these cosines.
         """
+        spectra = listed("spectra", spectra)
         values, vectors = _decomposed("overlaps", overlaps)
         if np.abs(np.diag(np.asarray(overlaps, dtype=np.float64)) - 1).max() > 1e-9:
             raise UserError("overlaps must have ones on the diagonal: the cosine of a feature with itself")
@@ -108,62 +115,29 @@ class OverlappingMixture:
         return cls(frequencies, tuple(spectra), directions, names)  # type: ignore[arg-type]
 
     @classmethod
-    def superposed(cls, mixture: TaskMixture, dimension: int, seed: int = 0) -> OverlappingMixture:
+    def superposed(cls, mixture: Mixture, dimension: int, seed: int = 0) -> OverlappingMixture:
         """The same tasks, each in random orthonormal directions of fewer (or more) dimensions.
+
+        Args:
+            mixture: the tasks; only their frequencies, spectra and names are used.
+            dimension: d of the result.
+            seed: of the directions.
 
         Raises:
             UserError: a task has more features than there are dimensions.
         """
+        kind("mixture", mixture, Mixture)
         deepest = max(map(len, mixture.spectra))
         dimension = whole("dimension", dimension, deepest)
         generator = np.random.Generator(np.random.Philox(key=whole("seed", seed, 0)))
         columns = [np.linalg.qr(generator.standard_normal((dimension, len(s))))[0] for s in mixture.spectra]
         return cls(mixture.frequencies, mixture.spectra, np.concatenate(columns, axis=1), mixture.names)
 
-    @property
-    def tasks(self) -> int:
-        """K."""
-        return len(self.frequencies)
-
-    @property
-    def features(self) -> int:
-        """Features of all tasks together, F."""
-        return self.directions.shape[1]
-
-    @property
-    def dimension(self) -> int:
-        """D."""
-        return self.directions.shape[0]
-
-    @property
-    def basis(self) -> str:
-        """Directions are no coordinates."""
-        return "random"
-
-    @cached_property
-    def eigenvalues(self) -> Float[np.ndarray, " F"]:
-        """Every feature's lambda."""
-        return frozen(np.concatenate(self.spectra))
-
-    @cached_property
-    def starts(self) -> Int[np.ndarray, " _"]:
-        """Task k's features are `starts[k]:starts[k + 1]`."""
-        return frozen(np.concatenate([[0], np.cumsum([len(spectrum) for spectrum in self.spectra])]))
-
-    @cached_property
-    def task_of(self) -> Int[np.ndarray, " F"]:
-        """The task of every feature, from 0."""
-        return frozen(np.repeat(np.arange(self.tasks), np.diff(self.starts)))
-
-    @cached_property
-    def utilities(self) -> Float[np.ndarray, " F"]:
-        """Every feature's pi lambda: of M they are eigenvalues only without overlap."""
-        return frozen(self.frequencies[self.task_of] * self.eigenvalues)
-
-    @cached_property
-    def traces(self) -> Float[np.ndarray, " K"]:
-        """Every tr C_k."""
-        return frozen(np.add.reduceat(self.eigenvalues, self.starts[:-1]))
+    def turned(self, seed: int = 0) -> OverlappingMixture:
+        """The same tasks in a random basis."""
+        generator = np.random.Generator(np.random.Philox(key=whole("seed", seed, 0)))
+        basis = np.linalg.qr(generator.standard_normal((self.dimension, self.dimension)))[0]
+        return replace(self, directions=basis @ self.directions)
 
     @cached_property
     def _dual(self) -> tuple[Float[np.ndarray, " F"], Float[np.ndarray, "F F"]]:
@@ -227,17 +201,8 @@ class OverlappingMixture:
         rows = (self.directions * np.sqrt(self.utilities)) @ vectors[:, :count] / np.sqrt(values[:count])
         return np.linalg.qr(rows)[0].T
 
-    def gram(self, tasks: Iterable[int] | None = None) -> Float[np.ndarray, "d d"]:
-        """M, or the part of it that belongs to some of the tasks."""
-        chosen = np.isin(self.task_of, task_indices(tasks, self.tasks))
-        columns = self.directions[:, chosen]
-        return (columns * self.utilities[chosen]) @ columns.T
-
     def _widths(self, widths: Iterable[int]) -> Int[np.ndarray, " W"]:
         return wholes("width", widths, 1, self.dimension)
-
-
-Mixture = TaskMixture | OverlappingMixture
 
 
 def _decomposed(name: str, matrix: Any) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import choice, frozen, number, numbers, task_indices, whole
+from olmo_inject.theory.inputs import choice, frozen, number, numbers, whole
+from olmo_inject.theory.mixtures.mixture import Mixture
 
 Basis = Literal["axis", "random"]
 
@@ -20,7 +21,7 @@ TIE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class TaskMixture:
+class TaskMixture(Mixture):
     """Multi-task linear regression, whose best width-N encoder is known in closed form.
 
     Inputs are isotropic, x in R^d. Task k has frequency pi_k and asks for y = Lambda_k^(1/2) B_k^T x, where
@@ -49,12 +50,8 @@ class TaskMixture:
     basis_seed: int = 0
 
     def __post_init__(self) -> None:
-        names, frequencies = checked_tasks(self.frequencies, self.names, len(self.spectra))
-        spectra = tuple(checked_spectrum(name, spectrum) for name, spectrum in zip(names, self.spectra, strict=True))
+        self._check_tasks()
         choice("basis", self.basis, get_args(Basis))
-        object.__setattr__(self, "frequencies", frequencies)
-        object.__setattr__(self, "spectra", spectra)
-        object.__setattr__(self, "names", names)
         object.__setattr__(self, "null_directions", whole("null_directions", self.null_directions, 0))
         object.__setattr__(self, "basis_seed", whole("basis_seed", self.basis_seed, 0))
         self._check_spectra()
@@ -117,35 +114,19 @@ class TaskMixture:
             basis_seed=self.basis_seed,
         )
 
-    @property
-    def tasks(self) -> int:
-        """K."""
-        return len(self.frequencies)
-
-    @property
-    def features(self) -> int:
-        """Features of all tasks together."""
-        return len(self.eigenvalues)
+    def turned(self, seed: int = 0) -> TaskMixture:
+        """The same tasks in a random basis."""
+        return replace(self, basis="random", basis_seed=seed)
 
     @property
     def dimension(self) -> int:
         """d: features and null directions."""
         return self.features + self.null_directions
 
-    @cached_property
-    def eigenvalues(self) -> Float[np.ndarray, " F"]:
-        """Every feature's lambda."""
-        return frozen(np.concatenate(self.spectra))
-
-    @cached_property
-    def starts(self) -> Int[np.ndarray, " _"]:
-        """Task k's features are `starts[k]:starts[k + 1]`."""
-        return frozen(np.concatenate([[0], np.cumsum([len(spectrum) for spectrum in self.spectra])]))
-
-    @cached_property
-    def task_of(self) -> Int[np.ndarray, " F"]:
-        """The task of every feature, from 0."""
-        return frozen(np.repeat(np.arange(self.tasks), np.diff(self.starts)))
+    @property
+    def on_axes(self) -> bool:
+        """Whether feature f is coordinate f: on the "axis" basis."""
+        return self.basis == "axis"
 
     @cached_property
     def rank_of(self) -> Int[np.ndarray, " F"]:
@@ -153,83 +134,18 @@ class TaskMixture:
         return frozen(np.arange(self.features) - self.starts[self.task_of] + 1)
 
     @cached_property
-    def utilities(self) -> Float[np.ndarray, " F"]:
-        """Every feature's nu = pi lambda: the eigenvalues of M."""
-        return frozen(self.frequencies[self.task_of] * self.eigenvalues)
-
-    @cached_property
     def learning_order(self) -> Int[np.ndarray, " F"]:
         """Features by falling utility; equals by task, so that a task's own always come in order."""
         return frozen(np.argsort(-self.utilities, kind="stable"))
 
     @cached_property
-    def traces(self) -> Float[np.ndarray, " K"]:
-        """Every tr C_k: the loss of a task of which nothing is held."""
-        return frozen(np.add.reduceat(self.eigenvalues, self.starts[:-1]))
-
-    @cached_property
-    def directions(self) -> Float[np.ndarray, "d F"]:
+    def directions(self) -> Float[np.ndarray, "d F"]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """B: the features' directions, orthonormal columns."""
-        if self.basis == "axis":
+        if self.on_axes:
             return frozen(np.eye(self.dimension, self.features))
         generator = np.random.Generator(np.random.Philox(key=self.basis_seed))
         basis, triangle = np.linalg.qr(generator.standard_normal((self.dimension, self.features)))
         return frozen(basis * np.sign(np.diag(triangle)))
-
-    def gram(self, tasks: Iterable[int] | None = None) -> Float[np.ndarray, "d d"]:
-        """M, or the part of it that belongs to some of the tasks."""
-        chosen = np.isin(self.task_of, task_indices(tasks, self.tasks))
-        kept = self.directions[:, chosen]
-        return (kept * self.utilities[chosen]) @ kept.T
-
-    def index(self, name: str) -> int:
-        """The place of a task.
-
-        Raises:
-            UserError: no task has this name.
-        """
-        if name not in self.names:
-            raise UserError(f"no task is called {name!r}: the mixture has {', '.join(self.names)}")
-        return self.names.index(name)
-
-
-def checked_tasks(
-    frequencies: object, names: Sequence[str], count: int
-) -> tuple[tuple[str, ...], Float[np.ndarray, " K"]]:
-    """Names, task-1, task-2, ... where none are given, and frequencies, copied so that nobody can change them.
-
-    Raises:
-        UserError: there is not one of each per task, two names are equal, or frequencies are not positive or do
-            not sum to 1.
-    """
-    names = tuple(names) or tuple(f"task-{k + 1}" for k in range(count))
-    for name in names:
-        if not isinstance(name, str):
-            raise UserError(f"task names must be words, got {name!r}")
-    given = numbers("frequencies", frequencies)
-    if not (given.ndim == 1 and 0 < len(given) == count == len(names)):
-        raise UserError(
-            "a mixture needs one frequency, spectrum and name per task: "
-            f"got {given.size} frequencies, {count} spectra and {len(names)} names"
-        )
-    if len(set(names)) < len(names):
-        raise UserError(f"task names must differ, got {', '.join(names)}")
-    shares = [number(f"frequency of task {name!r}", share, above=0) for name, share in zip(names, given, strict=True)]
-    if abs(sum(shares) - 1) > 1e-9:
-        raise UserError(f"task frequencies must sum to 1, got {sum(shares):.10g}")
-    return names, frozen(np.array(shares))
-
-
-def checked_spectrum(name: str, spectrum: object) -> Float[np.ndarray, " d_k"]:
-    """A task's spectrum, copied.
-
-    Raises:
-        UserError: it is empty or holds a number that is not positive and finite.
-    """
-    values = numbers(f"spectrum of task {name!r}", spectrum, above=0)
-    if values.ndim != 1 or not len(values):
-        raise UserError(f"spectrum of task {name!r} must be a list of one or more numbers")
-    return frozen(values)
 
 
 def power_law(count: int, power: float) -> Float[np.ndarray, " count"]:

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.forms.gaps import adam_displacement, checked_betas
-from olmo_inject.theory.inputs import choice, number, whole, wholes
-from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.inputs import choice, kind, number, whole, wholes
+from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.prediction.tables import table
 
 OptimizerName = Literal["plain", "adam", "muon"]
@@ -82,7 +82,12 @@ class Simulated:
     high: Float[np.ndarray, "W S G"]
 
     def longest_held(self, share: float = 0.5) -> list[int | None]:
-        """The longest simulated gap of every width up to which all seeds keep this share of the static signal."""
+        """The longest simulated gap of every width up to which all seeds keep this share of the static signal.
+
+        Raises:
+            UserError: the share is not above 0 and at most 1.
+        """
+        share = number("share", share, above=0, at_most=1)
         found: list[int | None] = []
         for w, static in enumerate(self.static):
             holds = (self.troughs[w] >= share * static).all(0) & (static > 0)
@@ -133,7 +138,7 @@ class Simulated:
 
 
 def simulate(
-    mixture: TaskMixture,
+    mixture: Mixture,
     task: int,
     widths: Sequence[int],
     periods: Sequence[int],
@@ -142,7 +147,7 @@ def simulate(
     """Train on bursts of one task under an optimizer, from several random encoders.
 
     Args:
-        mixture: the tasks, on a random basis: coordinate-wise optimizers see the basis.
+        mixture: the tasks, overlapping or not; `turned`, since Adam depends on the basis.
         task: the one in bursts of matched frequency.
         widths: N.
         periods: T; the run is as long as `settings.steps` says, so these are at most a third of it.
@@ -155,8 +160,12 @@ def simulate(
     from olmo_inject.theory.training.streams import Bursts
     from olmo_inject.theory.training.train import Recipe, train
 
+    kind("mixture", mixture, Mixture)
+    kind("settings", settings, OptimizerSettings)
     task = whole("task", task, 0, mixture.tasks - 1)
     sizes, gaps = wholes("width", widths, 1, mixture.dimension), wholes("gap", periods, 1)
+    if not len(sizes) or not len(gaps):
+        raise UserError("widths and gaps need one entry or more each")
     if gaps.max() > settings.steps / 3:
         raise UserError(f"gap {gaps.max()} needs optimizer.steps of {3 * gaps.max()} or more, got {settings.steps}")
     recipe = Recipe(

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.forms import overlap
-from olmo_inject.theory.inputs import number, wholes
+from olmo_inject.theory.inputs import kind, number, wholes
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.prediction.config import PredictConfig
@@ -100,6 +100,7 @@ def predict_overlapping(
     Raises:
         UserError: a width, gap, task or step is impossible.
     """
+    kind("mixture", mixture, OverlappingMixture)
     sizes = wholes("width", widths, 1, mixture.dimension)
     gaps, tasks = wholes("gap", periods, 1).tolist(), wholes("task", followed, 0, mixture.tasks - 1).tolist()
     if not len(sizes) or not gaps:

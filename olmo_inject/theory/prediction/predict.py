@@ -58,7 +58,7 @@ class Prediction:
     @property
     def oscillates(self) -> Float[np.ndarray, "W K"]:
         """The first gap at which it is learned from nothing but not kept; infinite where there is none."""
-        return kept.oscillating_from(self.learned, self.kept)
+        return np.where(self.learned > self.kept, self.kept + 1, np.inf)
 
     def as_json(self) -> dict[str, Any]:
         """The prediction as one JSON document; a gap without limit is null."""

@@ -11,7 +11,13 @@ Titled = tuple[str, Table]
 
 
 def table(headings: list[str], rows: list[list[str]], first: str = "task") -> Table:
-    """A table whose columns but the first are numbers."""
+    """A table whose columns but the first are numbers.
+
+    Args:
+        headings: of the columns but the first.
+        rows: of cells, as text.
+        first: the heading of the first column.
+    """
     drawn = Table(first)
     for heading in headings:
         drawn.add_column(heading, justify="right")

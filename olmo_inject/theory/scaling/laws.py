@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from olmo_inject.theory.inputs import number, numbers, whole
+from olmo_inject.theory.inputs import kind, number, numbers, whole
 
 Numbers = float | Float[np.ndarray, " _"]
 
@@ -108,14 +108,31 @@ class Regimes:
     law: ScalingLaw
     frontier: PowerLaw
 
+    def __post_init__(self) -> None:
+        kind("law", self.law, ScalingLaw)
+        kind("frontier", self.frontier, PowerLaw)
+
     def data_suffices(self, small: float, large: float) -> bool:
-        """Definition 1: the small model is worse at its optimum, but better with data enough."""
+        """Definition 1 (Sec. 2): the small model is worse at its compute optimum, but better with enough data.
+
+        Raises:
+            UserError: a size is not above 0.
+        """
         small, large = number("small", small, above=0), number("large", large, above=0)
         target = self.frontier.loss(large)
         return bool(small < large and self.frontier.loss(small) > target and self.law.asymptotic_loss(small) < target)
 
     def needs_size(self, small: float, large: float, margin: float = 0.0) -> bool:
-        """Definition 2: even unlimited data leave the small model more than `margin` above the target."""
+        """Definition 2 (Sec. 2): even unlimited data leave the small model more than `margin` above the target.
+
+        Args:
+            small: N_s, the small model's parameters.
+            large: N_l, whose compute-optimal loss is the target.
+            margin: epsilon, of the loss.
+
+        Raises:
+            UserError: a number is impossible.
+        """
         margin = number("margin", margin, at_least=0)
         return bool(self.law.asymptotic_loss(small) - self.frontier.loss(large) > margin)
 

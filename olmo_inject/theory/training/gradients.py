@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from olmo_inject.theory.inputs import kind
 from olmo_inject.theory.mixtures.features import FeatureBank
+from olmo_inject.theory.tensors import gram_matrix, orthonormal, sized
 
 Encoder = Float[Tensor, "*#batch N d"]
 
@@ -34,7 +36,12 @@ class Samples:
 
 
 def tangent(encoder: Encoder, rows: Float[Tensor, "*#batch n d"]) -> Float[Tensor, "*#batch n d"]:
-    """The part of `rows` outside the encoder's span."""
+    """The part of `rows` outside the encoder's span.
+
+    Raises:
+        UserError: a size does not fit.
+    """
+    sized("rows", rows, None, sized("encoder", encoder, None, None).shape[-1])
     return rows - (rows @ encoder.mT) @ encoder
 
 
@@ -42,13 +49,27 @@ def population_gradient(encoder: Encoder, moved: Encoder) -> Encoder:
     """-2 (I - P) M U with optimal decoders; `moved` is the encoder times M.
 
     Euclidean, canonical and Grassmann gradients coincide, as U^T C_k U is symmetric.
+
+    Raises:
+        UserError: a size does not fit.
     """
+    sized("moved", moved, *sized("encoder", encoder, None, None).shape[-2:])
     held = (moved @ encoder.mT) @ encoder
     return held.sub_(moved).mul_(2)
 
 
 def sampled_gradient(encoder: Encoder, bank: FeatureBank, samples: Samples) -> Encoder:
-    """-2/B sum_i x_i x_i^T (I - P) C_k U, made tangent: unbiased for the population gradient."""
+    """-2/B sum_i x_i x_i^T (I - P) C_k U, made tangent: unbiased for the population gradient.
+
+    Args:
+        encoder: orthonormal rows.
+        bank: the features.
+        samples: inputs, their tasks and weights.
+
+    Raises:
+        UserError: a size does not fit.
+    """
+    sized("encoder", encoder, None, _check_samples(samples, bank))
     missed = bank.project(tangent(encoder, samples.inputs))
     errors = missed * (bank.eigenvalues * samples.asked) * samples.weights[..., None]
     latents = errors @ bank.project(encoder).mT
@@ -68,7 +89,12 @@ def learned_population_gradient(
         decoders: D, a row per feature.
         bank: the features.
         weights: each feature's task frequency.
+
+    Raises:
+        UserError: a size does not fit.
     """
+    _check_decoders(encoder, decoders, bank)
+    sized("weights", weights, len(bank.eigenvalues))
     roots = bank.eigenvalues.sqrt()
     weighted = decoders * weights[..., None]
     targets = roots[:, None] * bank.project(encoder).mT
@@ -80,7 +106,19 @@ def learned_population_gradient(
 def learned_sampled_gradient(
     encoder: Encoder, decoders: Float[Tensor, "*#batch F N"], bank: FeatureBank, samples: Samples
 ) -> tuple[Encoder, Float[Tensor, "*#batch F N"]]:
-    """The same gradients of the loss on samples."""
+    """The same gradients of the loss on samples.
+
+    Args:
+        encoder: W, any full-rank rows.
+        decoders: D, a row per feature.
+        bank: the features.
+        samples: inputs, their tasks and weights.
+
+    Raises:
+        UserError: a size does not fit.
+    """
+    _check_samples(samples, bank)
+    _check_decoders(encoder, decoders, bank)
     latents = samples.inputs @ encoder.mT
     targets = bank.project(samples.inputs) * bank.eigenvalues.sqrt()
     errors = (latents @ decoders.mT - targets) * samples.asked * samples.weights[..., None]
@@ -89,9 +127,29 @@ def learned_sampled_gradient(
     return by_encoder, scale * (errors.mT @ latents)
 
 
+def _check_samples(samples: Samples, bank: FeatureBank) -> int:
+    kind("bank", bank, FeatureBank)
+    sized("inputs", kind("samples", samples, Samples).inputs, None, bank.dimension)
+    return bank.dimension
+
+
+def _check_decoders(encoder: Encoder, decoders: Float[Tensor, "*#batch F N"], bank: FeatureBank) -> None:
+    kind("bank", bank, FeatureBank)
+    width = sized("encoder", encoder, None, bank.dimension).shape[-2]
+    sized("decoders", decoders, len(bank.eigenvalues), width)
+
+
 @dataclass(frozen=True)
 class Interference:
-    """The common gradient at an encoder and what Theorem 4 says it cannot exceed."""
+    """The common gradient at an encoder and what Theorem 4 says it cannot exceed.
+
+    Args:
+        gradient: |g_c|, its Frobenius norm.
+        residual: R_c, what the encoder leaves of the common tasks.
+        bound: 2 sqrt(|U^T M_c U| R_c).
+        swapped_bound: 2 sqrt(|(I - P) M_c (I - P)| tr U^T M_c U).
+        loose_bound: 2 sqrt(lambda_1(M_c) R_c).
+    """
 
     gradient: Float[Tensor, " *#batch"]
     residual: Float[Tensor, " *#batch"]
@@ -101,14 +159,19 @@ class Interference:
 
 
 def interference(encoder: Encoder, common: Float[Tensor, "d d"]) -> Interference:
-    """|g_c| and its bounds 2 sqrt(|U^T M U| R), 2 sqrt(|(I-P) M (I-P)| tr U^T M U) and 2 sqrt(lambda_1 R).
+    """|g_c| and its bounds 2 sqrt(|U^T M U| R), 2 sqrt(|(I-P) M (I-P)| tr U^T M U) and 2 sqrt(lambda_1 R) (Theorem 4).
 
     One-sided: a small residual means a weak gradient, but a weak gradient does not mean a small residual.
 
     Args:
         encoder: orthonormal rows.
         common: M_c, symmetric positive semidefinite.
+
+    Raises:
+        UserError: the encoder's rows are not orthonormal, or the matrix is not symmetric and positive semidefinite.
     """
+    gram_matrix("common", common)
+    orthonormal("encoder", encoder, common.shape[-1])
     moved = encoder @ common
     held = encoder @ moved.mT
     outside = torch.eye(common.shape[-1], dtype=common.dtype, device=common.device) - encoder.mT @ encoder

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import whole, wholes
+from olmo_inject.theory.inputs import kind, whole, wholes
 from olmo_inject.theory.mixtures.features import FeatureBank
-from olmo_inject.theory.mixtures.overlapping import Mixture
+from olmo_inject.theory.mixtures.mixture import Mixture
+from olmo_inject.theory.tensors import sized
 from olmo_inject.theory.training.gradients import Samples
 
 
@@ -40,7 +41,7 @@ class Bursts:
         object.__setattr__(self, "gaps", gaps)
 
     def check(self, mixture: Mixture, steps: int) -> None:
-        """Refuse what cannot be run.
+        """Check that a run can have these bursts.
 
         Raises:
             UserError: there is no such task, or a gap is not from 1 to the number of steps.
@@ -53,11 +54,34 @@ class Bursts:
         return [gap if step % gap == gap - 1 else 0 for gap in self.gaps]
 
 
+def checked_seeds(seeds: Sequence[int]) -> list[int]:
+    """Seeds, one lane each.
+
+    Raises:
+        UserError: there is none, or one is not a whole number of 0 or more.
+    """
+    found = wholes("seed", seeds, 0).tolist()
+    if not found:
+        raise UserError("seeds must be one or more whole numbers")
+    return found
+
+
+def _check_stream(bank: FeatureBank, bursts: Bursts | None) -> None:
+    kind("bank", bank, FeatureBank)
+    if bursts is not None:
+        whole("task", kind("bursts", bursts, Bursts).task, 0, len(bank.frequencies) - 1)
+
+
 class MassStream:
-    """The expected data of every step."""
+    """The expected data of every step.
+
+    Raises:
+        UserError: the bursting task is none of the bank's.
+    """
 
     def __init__(self, bank: FeatureBank, bursts: Bursts | None) -> None:
-        self._bursts = bursts
+        _check_stream(bank, bursts)
+        self._bursts, self._dimension = bursts, bank.dimension
         self._steady = bank.frequencies[bank.task_of].clone()
         if bursts is not None:
             self._is_rare = (bank.task_of == bursts.task).to(bank.eigenvalues.dtype)
@@ -67,7 +91,12 @@ class MassStream:
         self._moment = bank.moment(self._steady * bank.eigenvalues)
 
     def moved(self, step: int, encoder: Float[Tensor, "S G N d"]) -> Float[Tensor, "S G N d"]:
-        """The encoder times this step's M."""
+        """The encoder times this step's M.
+
+        Raises:
+            UserError: the encoder has not d columns.
+        """
+        sized("encoder", encoder, None, self._dimension)
         moved = self._moment(encoder)
         burst = self._burst(step)
         if burst is None:
@@ -88,10 +117,22 @@ class MassStream:
 
 
 class SampleStream:
-    """Samples for every step, from one generator per seed."""
+    """Samples for every step, from one generator per seed.
+
+    Args:
+        bank: the features.
+        bursts: what comes in bursts; nothing where None.
+        batch: samples a step, bursts apart.
+        seeds: one lane each.
+
+    Raises:
+        UserError: a number is impossible, or the bursting task is none of the bank's.
+    """
 
     def __init__(self, bank: FeatureBank, bursts: Bursts | None, batch: int, seeds: Sequence[int]) -> None:
-        self._bank, self._bursts, self._batch = bank, bursts, batch
+        _check_stream(bank, bursts)
+        self._bank, self._bursts, self._batch = bank, bursts, whole("batch", batch, 1)
+        seeds = checked_seeds(seeds)
         device = bank.eigenvalues.device
         # Not the seed itself: the initial encoder is drawn from that.
         self._generators = [torch.Generator(device).manual_seed(2**32 + seed) for seed in seeds]

@@ -18,9 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import choice, number, whole, wholes
+from olmo_inject.theory.inputs import choice, kind, number, whole
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder, retracted
-from olmo_inject.theory.mixtures.overlapping import Mixture
+from olmo_inject.theory.mixtures.mixture import Mixture
+from olmo_inject.theory.mixtures.task_mixture import TaskMixture
+from olmo_inject.theory.tensors import check_device, check_dtype
 from olmo_inject.theory.training import metrics
 from olmo_inject.theory.training.gradients import (
     learned_population_gradient,
@@ -28,7 +30,7 @@ from olmo_inject.theory.training.gradients import (
     population_gradient,
     sampled_gradient,
 )
-from olmo_inject.theory.training.streams import Bursts, MassStream, SampleStream
+from olmo_inject.theory.training.streams import Bursts, MassStream, SampleStream, checked_seeds
 
 Optimizer = Literal["adam", "gd", "muon"]
 Schedule = Literal["cosine", "constant"]
@@ -77,8 +79,8 @@ class Recipe:
         number("beta2", self.betas[1], at_least=0, below=1)
         for name, allowed in (("optimizer", Optimizer), ("schedule", Schedule), ("decoders", Decoders)):
             choice(name, getattr(self, name), get_args(allowed))
-        if self.dtype not in (torch.float32, torch.float64):
-            raise UserError(f"dtype must be torch.float32 or torch.float64, got {self.dtype}")
+        check_dtype(self.dtype)
+        check_device(self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +135,12 @@ class Trained:
 
     @property
     def overlap(self) -> Float[np.ndarray, "S G"]:
-        """Share of the predicted feature set that is held."""
-        return metrics.feature_overlap(self.mixture, self.captures, self.width)
+        """Share of the predicted feature set that is held; of a `TaskMixture` alone.
+
+        Raises:
+            UserError: the tasks overlap.
+        """
+        return metrics.feature_overlap(kind("mixture", self.mixture, TaskMixture), self.captures, self.width)
 
     @property
     def excess(self) -> Float[np.ndarray, "S G"]:
@@ -150,7 +156,7 @@ class Trained:
             periods: at most so many; fewer where the second half has fewer, and always the last.
 
         Raises:
-            UserError: `periods` is below one.
+            UserError: `periods` is below one, or the run had no bursts.
         """
         count = whole("periods", periods, 1)
         chosen = []
@@ -165,12 +171,17 @@ class Trained:
         )
 
     def peaks(self) -> Float[np.ndarray, "S G"]:
-        """Its highest signal from the last burst but one to the last: Adam goes on rising after a burst."""
+        """Its highest signal from the last burst but one to the last: Adam goes on rising after a burst.
+
+        Raises:
+            UserError: the run had no bursts.
+        """
         spans = [(steps[-2] + 1 if len(steps) > 1 else 0, steps[-1] + 1) for steps in self._burst_steps()]
         return np.stack([self.trace[a:b, :, g].max(0) for g, (a, b) in enumerate(spans)], axis=-1)
 
     def _burst_steps(self) -> list[np.ndarray]:
-        assert self.bursts is not None, "only a run with bursts has troughs and peaks"
+        if self.bursts is None:
+            raise UserError("only a run with bursts has troughs and peaks")
         last = len(self.trace) - 1
         return [np.arange(gap - 1, last, gap) for gap in self.bursts.gaps]
 
@@ -197,12 +208,12 @@ def train(
     Raises:
         UserError: the width is impossible, or a gap is longer than the run.
     """
+    kind("mixture", mixture, Mixture)
+    kind("recipe", recipe, Recipe)
     width = whole("width", width, 1, mixture.dimension)
-    seeds = wholes("seed", seeds, 0).tolist()
-    if not seeds:
-        raise UserError("seeds must be one or more whole numbers")
+    seeds = checked_seeds(seeds)
     if bursts is not None:
-        bursts.check(mixture, recipe.steps)
+        kind("bursts", bursts, Bursts).check(mixture, recipe.steps)
     bank = FeatureBank(mixture, recipe.dtype, recipe.device)
     lanes = len(bursts.gaps) if bursts else 1
     starts = torch.stack([random_encoder(width, mixture.dimension, seed) for seed in seeds])

@@ -24,7 +24,8 @@ class GradientCosines(Callback):
 
     In float32 unless told otherwise, on a view of the weights: training itself is left as it is.
     `gradient/TASK/cos_batch`, `cos_injected` and `cos_rest` are those of g, g_t and g_nt; `cos_injected/OTHER` and
-    `cos_reference/OTHER` of one task's.
+    `cos_reference/OTHER` of one task's. With `null_` and `among_` for `cos_`, the cosines with the task's two other
+    references (`olmo_inject.training.gradients`).
     """
 
     def __init__(self, config: GradientConfig, plan: Plan, tasks: list[Task]) -> None:
@@ -56,8 +57,9 @@ class GradientCosines(Callback):
         values = {}
         for found in cosines(gradients, self.config.neurons):
             ending = f"{found.kind}/{found.of}" if found.of else found.kind
-            if found.cosine is not None:
-                values[f"gradient/{found.task}/cos_{ending}"] = found.cosine
+            for name, cosine in (("cos", found.cosine), ("null", found.null), ("among", found.among)):
+                if cosine is not None:
+                    values[f"gradient/{found.task}/{name}_{ending}"] = cosine
             values[f"gradient/{found.task}/norm_{ending}"] = found.norm
         trainer.metrics.log(step, values)
 

@@ -1,4 +1,4 @@
-"""Measures loss and accuracy on the LABELs injected in each step, and the loss on all other tokens."""
+"""Measures losses and accuracy on the LABELs injected in each step, and the loss on all other tokens."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ import torch.nn.functional as F
 from olmo_inject.injection import Plan
 from olmo_inject.tasks import LABEL_POSITION, SPLICED_TOKENS
 from olmo_inject.training.callbacks.callback import Callback, Sums
+from olmo_inject.training.evaluation.tasks import COLUMNS, score
 
 if TYPE_CHECKING:
     from olmo_inject.training.trainer import InjectionTrainer
 
 LOSS = "train/loss"  # cross-entropy per target token, in nats
 LM_LOSS = "train/lm_loss"  # the same without the injected targets
+# A task's mean over the LABELs injected in a step, and the sum that it is of.
+OF_LABELS = {
+    "loss": "loss",
+    "accuracy": "correct",
+    "label_mass": "label_mass",  # probability of the task's labels together
+    "loss_among_labels": "loss_among_labels",  # when they alone are possible
+}
 
 
 class InjectedLoss(Callback):
@@ -25,13 +33,15 @@ class InjectedLoss(Callback):
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.names = [task.name for task in plan.tasks]
+        self._labels = [torch.from_numpy(task.label_tokens.astype(np.int64)) for task in plan.tasks]
         self._entries = np.empty(0, np.int64)  # of this rank's rows, in order; -1 where nothing is injected
         self._tasks = np.empty(0, np.int16)
         self._seen = 0
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
         """Declare the sums."""
-        per_task = tuple(f"{name}/{what}" for name in self.names for what in ("loss", "labels", "correct"))
+        self._labels = [labels.to(trainer.device) for labels in self._labels]
+        per_task = tuple(f"{name}/{what}" for name in self.names for what in ("labels", *OF_LABELS.values()))
         trainer.sums.declare(reals=("injected/loss", "injected/targets", *per_task))
 
     def before_step(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any]) -> None:
@@ -72,6 +82,10 @@ class InjectedLoss(Callback):
             trainer.sums.add(f"{name}/loss", losses[mine, label].sum(dtype=torch.float64))
             trainer.sums.add(f"{name}/labels", counted[mine, label].sum())
             trainer.sums.add(f"{name}/correct", correct[mine].sum())
+            scored = score(predicted[mine, label], targets[mine, label], self._labels[number])
+            among = (scored * counted[mine, label, None]).sum(dim=0)
+            trainer.sums.add(f"{name}/label_mass", among[COLUMNS.index("label_mass")])
+            trainer.sums.add(f"{name}/loss_among_labels", among[COLUMNS.index("loss_among_labels")])
 
     def after_step(self, trainer: InjectionTrainer, step: int, sums: Sums) -> None:
         """Log the step."""
@@ -83,8 +97,5 @@ class InjectedLoss(Callback):
         trainer.metrics.log(step, values)
         for name in self.names:
             if labels := sums[f"{name}/labels"]:
-                values = {
-                    f"train/{name}/loss": sums[f"{name}/loss"] / labels,
-                    f"train/{name}/accuracy": sums[f"{name}/correct"] / labels,
-                }
+                values = {f"train/{name}/{what}": sums[f"{name}/{of}"] / labels for what, of in OF_LABELS.items()}
                 trainer.metrics.log(step, values, count=int(labels))

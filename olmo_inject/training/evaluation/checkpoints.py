@@ -40,9 +40,17 @@ class Result:
         loss: mean cross-entropy of LABEL, nats.
         accuracy: LABEL is the most likely token of all.
         accuracy_among_labels: of the task's labels.
-        accuracy_unmirrored: of test pairs whose mirror is not in the train half; None where there are no such.
-        count_unmirrored: how many these are.
+        label_mass: mean probability of the task's labels together.
+        loss_among_labels: mean cross-entropy of LABEL when the labels alone are possible, nats.
         trained: whether the checkpoint's run was given this very task.
+        count_unmirrored: how many test pairs have no mirror in the train half. The last four are of these; None where
+            there are no such.
+        auc: how often a pair of the second label has a larger difference of logits than one of the first; None for a
+            task without just two labels.
+        auc_unmirrored: as `auc`.
+        accuracy_unmirrored: as `accuracy`.
+        accuracy_among_labels_unmirrored: as `accuracy_among_labels`.
+        loss_among_labels_unmirrored: as `loss_among_labels`.
     """
 
     checkpoint: str
@@ -53,9 +61,15 @@ class Result:
     loss: float
     accuracy: float
     accuracy_among_labels: float
-    accuracy_unmirrored: float | None
-    count_unmirrored: int
+    label_mass: float
+    loss_among_labels: float
     trained: bool
+    count_unmirrored: int
+    auc: float | None = None
+    auc_unmirrored: float | None = None
+    accuracy_unmirrored: float | None = None
+    accuracy_among_labels_unmirrored: float | None = None
+    loss_among_labels_unmirrored: float | None = None
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -88,7 +102,7 @@ def check_sizes(batch_size: int, most: int | None) -> None:
     Raises:
         UserError: naming the option.
     """
-    for name, value in (("--batch-size", batch_size), ("--max-instances", most)):
+    for name, value in (("--rows-per-pass", batch_size), ("--max-instances", most)):
         if value is not None and value < 1:
             raise UserError(f"{name}: {value} must be at least 1")
 
@@ -157,14 +171,13 @@ def evaluate_checkpoint(
         for half in ("train", "test"):
             ids = chosen_ids(task, half, most)
             means = half_means(task, half, ids, evaluate_model(model, task, ids, batch_size))
-            unmirrored = means.pop(UNMIRRORED, None)
+            unmirrored = means.get(UNMIRRORED)
             yield Result(
                 checkpoint=str(step),
                 step=number,
                 task=task.name,
                 half=half,
                 count=len(ids),
-                accuracy_unmirrored=None if unmirrored is None else unmirrored.value,
                 count_unmirrored=0 if unmirrored is None else unmirrored.count,
                 trained=task.fingerprint in trained,
                 **{name: mean.value for name, mean in means.items()},
@@ -174,11 +187,12 @@ def evaluate_checkpoint(
 def results_table(results: Sequence[Result]) -> Table:
     """Results as rows; a task that the checkpoint's run was not given has a star."""
     table = Table(box=SIMPLE, padding=0, show_edge=False)
-    for name in ("checkpoint", "task", "half", "loss", "accuracy", "of labels", "unmirrored"):
+    columns = ("loss", "accuracy", "of labels", "unmirrored", "label mass", "loss in labels", "AUC")
+    for name in ("checkpoint", "task", "half", *columns):
         left = name in ("checkpoint", "task", "half")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "checkpoint", overflow="fold")
     for result in results:
-        path, rest = Path(result.checkpoint), result.accuracy_unmirrored
+        path, rest, auc = Path(result.checkpoint), result.accuracy_unmirrored, result.auc
         table.add_row(
             f"{path.absolute().parent.name}/{path.name}",
             result.task if result.trained else f"{result.task}*",
@@ -187,6 +201,9 @@ def results_table(results: Sequence[Result]) -> Table:
             f"{result.accuracy:.4f}",
             f"{result.accuracy_among_labels:.4f}",
             "" if rest is None else f"{rest:.4f}",
+            f"{result.label_mass:.4f}",
+            f"{result.loss_among_labels:.4f}",
+            "" if auc is None else f"{auc:.4f}",
         )
     if not all(result.trained for result in results):
         table.caption = "* not trained with"

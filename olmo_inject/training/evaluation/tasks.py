@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
+from scipy.stats import rankdata
 
 from olmo_inject.tasks import LABEL_POSITION, Task
-from olmo_inject.tasks.halves import UNMIRRORED, unmirrored_among
+from olmo_inject.tasks.halves import unmirrored_among
 from olmo_inject.training.compat import quiet_autocast
 
 if TYPE_CHECKING:
@@ -21,30 +22,91 @@ if TYPE_CHECKING:
 
     from olmo_inject.training.trainer import InjectionTrainer
 
+OF_UNMIRRORED = ("accuracy", "accuracy_among_labels", "loss_among_labels", "auc")  # measured on these pairs too
 NextLogits = Callable[[torch.Tensor], torch.Tensor]  # rows [b, t] -> logits after the last token [b, V], float32
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Per instance: cross-entropy of LABEL in nats, and whether it is the most likely token.
+    """How a model answers instances of a task, one entry an instance.
+
+    The loss is in two parts: that the answer is a label at all, -log(label_mass), and which of them it is,
+    loss_among_labels. A model that has learned only which tokens are labels has the first part low, and not the second.
 
     Attributes:
-        loss: over the whole vocabulary.
+        loss: cross-entropy of LABEL over the whole vocabulary, nats.
         correct: LABEL is the most likely of the whole vocabulary.
         correct_among_labels: LABEL is the most likely of the task's own labels.
+        label_mass: probability of the task's own labels together.
+        loss_among_labels: cross-entropy of LABEL when they alone are possible, nats.
+        difference: logit of the second of two labels minus that of the first; 0 of a task with more.
     """
 
     loss: Float[np.ndarray, " n"]
     correct: Bool[np.ndarray, " n"]
     correct_among_labels: Bool[np.ndarray, " n"]
+    label_mass: Float[np.ndarray, " n"]
+    loss_among_labels: Float[np.ndarray, " n"]
+    difference: Float[np.ndarray, " n"]
+
+    @classmethod
+    def of(cls, columns: Float[np.ndarray, "n 6"]) -> Scores:
+        """From the columns of `score`."""
+        loss, correct, correct_among, *rest = columns.T
+        return cls(loss, correct > 0, correct_among > 0, *rest)
+
+    def at(self, places: Int64[np.ndarray, " m"]) -> Scores:
+        """Those of some instances."""
+        return Scores(**{name: values[places] for name, values in vars(self).items()})
 
     def means(self) -> dict[str, float]:
-        """Mean loss and both accuracies."""
+        """Means over instances, by the names that metrics give them."""
         return {
             "loss": float(self.loss.mean()),
             "accuracy": float(self.correct.mean()),
             "accuracy_among_labels": float(self.correct_among_labels.mean()),
+            "label_mass": float(self.label_mass.mean()),
+            "loss_among_labels": float(self.loss_among_labels.mean()),
         }
+
+
+COLUMNS = tuple(field.name for field in fields(Scores))
+
+
+def score(
+    logits: Float[torch.Tensor, "b V"], target: Int64[torch.Tensor, " b"], labels: Int64[torch.Tensor, " l"]
+) -> Float[torch.Tensor, "b 6"]:
+    """The columns of `Scores` for some instances, in float64.
+
+    Args:
+        logits: of the token that is to be LABEL.
+        target: LABEL.
+        labels: the task's own label tokens, ascending.
+    """
+    own = logits[:, labels]
+    place = torch.searchsorted(labels, target.contiguous())
+    difference = own[:, 1] - own[:, 0] if len(labels) == 2 else torch.zeros_like(own[:, 0])
+    columns = [
+        F.cross_entropy(logits, target, reduction="none"),
+        logits.argmax(dim=-1) == target,
+        own.argmax(dim=-1) == place,
+        (own.logsumexp(dim=-1) - logits.logsumexp(dim=-1)).exp(),
+        F.cross_entropy(own, place, reduction="none"),
+        difference,
+    ]
+    return torch.stack([column.double() for column in columns], dim=1)
+
+
+def auc(difference: Float[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> float | None:
+    """How often a random instance of the second label has a larger logit difference than one of the first.
+
+    It is 0.5 for a model that cannot tell them apart, whatever it answers most. Ties count a half. None where there are
+    no instances of one of the two.
+    """
+    ones, zeros = int(second.sum()), int((~second).sum())
+    if not ones or not zeros:
+        return None
+    return float((rankdata(difference)[second].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
 @dataclass(frozen=True)
@@ -56,11 +118,23 @@ class Mean:
 
 
 def half_means(task: Task, half: str, ids: Int64[np.ndarray, " n"], scores: Scores) -> dict[str, Mean]:
-    """The means of a half's scores; of a test half also that on pairs whose mirror was not trained on, if any."""
-    means = {name: Mean(value, len(ids)) for name, value in scores.means().items()}
+    """The means of a half's scores, and AUC of a task with two labels, by the names that metrics give them.
+
+    Of a test half also, as NAME_unmirrored, those on pairs whose mirror was not trained on, if any.
+    """
+    means = _means(task, ids, scores)
     if half == "test" and len(unmirrored := unmirrored_among(task, ids)):
-        means[UNMIRRORED] = Mean(float(scores.correct[unmirrored].mean()), len(unmirrored))
+        rest = _means(task, ids[unmirrored], scores.at(unmirrored))
+        means |= {f"{name}_unmirrored": rest[name] for name in OF_UNMIRRORED if name in rest}
     return means
+
+
+def _means(task: Task, ids: Int64[np.ndarray, " n"], scores: Scores) -> dict[str, Mean]:
+    values = scores.means()
+    if len(task.label_tokens) == 2:
+        area = auc(scores.difference, task.labels[ids] == task.label_tokens[1])
+        values |= {} if area is None else {"auc": area}
+    return {name: Mean(value, len(ids)) for name, value in values.items()}
 
 
 def evaluate_instances(trainer: InjectionTrainer, task: Task, ids: Int64[np.ndarray, " n"], batch_size: int) -> Scores:
@@ -97,10 +171,10 @@ def evaluate_shared(
         device: of the model.
     """
     if not (dist.is_available() and dist.is_initialized()):
-        return _scores(_scored(next_logits, task, ids, batch_size, device))
+        return Scores.of(_scored(next_logits, task, ids, batch_size, device).cpu().numpy())
     results = _scored(next_logits, task, ids, batch_size, device, dist.get_rank(), dist.get_world_size())
     dist.all_reduce(results)
-    return _scores(results)
+    return Scores.of(results.cpu().numpy())
 
 
 def evaluate_model(model: OLMo, task: Task, ids: Int64[np.ndarray, " n"], batch_size: int) -> Scores:
@@ -111,7 +185,7 @@ def evaluate_model(model: OLMo, task: Task, ids: Int64[np.ndarray, " n"], batch_
     def next_logits(rows: torch.Tensor) -> torch.Tensor:
         return model(input_ids=rows, last_logits_only=True).logits[:, -1].float()
 
-    return _scores(_scored(next_logits, task, ids, batch_size, device))
+    return Scores.of(_scored(next_logits, task, ids, batch_size, device).cpu().numpy())
 
 
 def _scored(
@@ -122,33 +196,19 @@ def _scored(
     device: torch.device,
     rank: int = 0,
     world: int = 1,
-) -> Float[torch.Tensor, "n 3"]:
-    """Loss and both kinds of correct for each instance; zeros where it was another rank's."""
+) -> Float[torch.Tensor, "n 6"]:
+    """The columns of `Scores` for each instance; zeros where it was another rank's."""
     # TOK1 and TOK2 decide the LABEL, so two tokens are all the model reads.
     instances = torch.from_numpy(task.instances[ids].astype(np.int64))
     labels = torch.from_numpy(task.label_tokens.astype(np.int64)).to(device)
-    results = torch.zeros(len(ids), 3, dtype=torch.float64, device=device)
+    results = torch.zeros(len(ids), 6, dtype=torch.float64, device=device)
     for start in range(0, len(ids), batch_size * world):
         mine = torch.arange(start + rank, min(start + batch_size * world, len(ids)), world)
         # A rank whose share has run out still takes part, with any one instance.
         rows = instances[mine if len(mine) else mine.new_zeros(1)].to(device)
         with torch.no_grad():
             logits = next_logits(rows[:, :LABEL_POSITION])
-        target = rows[:, LABEL_POSITION]
-        among = labels[logits[:, labels].argmax(dim=-1)]
-        scored = torch.stack(
-            [
-                F.cross_entropy(logits, target, reduction="none"),
-                logits.argmax(dim=-1) == target,
-                among == target,
-            ],
-            dim=1,
-        )
+        scored = score(logits, rows[:, LABEL_POSITION], labels)
         if len(mine):
-            results[mine.to(device)] = scored.to(torch.float64)
+            results[mine.to(device)] = scored
     return results
-
-
-def _scores(results: Float[torch.Tensor, "n 3"]) -> Scores:
-    loss, correct, among_correct = results.cpu().numpy().T
-    return Scores(loss, correct > 0, among_correct > 0)

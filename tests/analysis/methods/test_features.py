@@ -343,7 +343,7 @@ def test_distinct_modes_do_not_grow_with_depth() -> None:
 def test_the_command_s_files_and_its_status(copies: Copies, capsys: pytest.CaptureFixture[str]) -> None:
     run = copies.make("whole")
     to = copies.folder / "to"
-    arguments = ["analyze", "features", str(run), "--steps", "all", "--to", str(to), "--permutations", "100"]
+    arguments = ["analyze", "features", str(run), "--steps", "all", "--out", str(to), "--permutations", "100"]
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 0
@@ -370,7 +370,7 @@ def test_models_on_their_own(trained: Path, tmp_path: Path, capsys: pytest.Captu
     load_model(trained / "step12").save_pretrained(tmp_path / "alone")
     task = str(trained / "tasks" / "less.json")
     with pytest.raises(SystemExit) as end:
-        main(["analyze", "features", str(tmp_path / "alone"), "--task", task, "--permutations", "100", "--json"])
+        main(["analyze", "features", str(tmp_path / "alone"), "--tasks", task, "--permutations", "100", "--json"])
     assert end.value.code == 0
     assert '"left_out": []' in capsys.readouterr().out
     order = pd.read_parquet(tmp_path / "alone" / "analysis" / "features-order.parquet")

@@ -20,6 +20,7 @@ from analysis.read.skipped import Skipped
 from analysis.read.store import Method, Report, analyse, kept, kept_results
 from olmo_inject.errors import UserError
 from olmo_inject.training.checkpoints.weights import load_weights
+from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import choose_device
 
 CPU = torch.device("cpu")
@@ -84,7 +85,7 @@ def test_what_is_nothing_to_analyse(trained: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             subjects(paths, "last", problems)
     shutil.copytree(trained / "step8", tmp_path / "alone")
-    with pytest.raises(UserError, match="is a model and not a run: say with --task"):
+    with pytest.raises(UserError, match="is a model and not a run: say with --tasks"):
         subjects([tmp_path / "alone"], "last", problems)
     [subject] = subjects([tmp_path / "alone"], "last", problems, [trained / "tasks" / "less.json"])
     assert (subject.step, subject.run, [task.name for task in subject.tasks]) == (None, None, ["less"])
@@ -102,8 +103,8 @@ def test_every_kind_of_checkpoint_loads_the_same(trained: Path, tmp_path: Path) 
     assert (trained / "step12" / "model.pt").is_file()
     tokens = torch.arange(32).reshape(2, 16)
     for folder in (trained / "step12", tmp_path / "run" / "step12", tmp_path / "run" / "step6"):
-        ours = OLMo(run.experiment.model)
-        ours.load_state_dict(load_weights(folder, run.experiment.model))
+        ours = OLMo(model_config(run.experiment.model))
+        ours.load_state_dict(load_weights(folder, model_config(run.experiment.model)))
         model = load_model(folder)
         assert isinstance(model, OlmoForCausalLM)
         assert not model.training

@@ -147,7 +147,7 @@ def test_a_tasks_name_cannot_write_html(copies: Copies, tmp_path: Path) -> None:
 
 def test_the_command(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["report", str(trained), "--to", str(tmp_path / "page.html"), "--figures", str(tmp_path / "f")])
+        main(["report", str(trained), "--out", str(tmp_path / "page.html"), "--figures", str(tmp_path / "f")])
     assert ended.value.code == 0
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert printed[0] == tmp_path / "page.html"
@@ -155,7 +155,7 @@ def test_the_command(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "arguments", [["RUN", "--to", "FOLDER"], ["FOLDER", "--to", "page.html"], ["RUN", "RUN", "--to", "x"]]
+    "arguments", [["RUN", "--out", "FOLDER"], ["FOLDER", "--out", "page.html"], ["RUN", "RUN", "--out", "x"]]
 )
 def test_wrong_usage_is_one_line(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]

@@ -200,7 +200,7 @@ def write_many(folder: Path) -> None:
 
 
 def command(source: Path, to: Path, *more: str) -> list[str]:
-    build = [sys.executable, "-m", "olmo_inject", "corpus", "build", str(source), "--to", str(to)]
+    build = [sys.executable, "-m", "olmo_inject", "corpus", "build", str(source), "--out", str(to)]
     return [*build, "--shard-tokens", "20000", *more]
 
 

@@ -29,7 +29,7 @@ from olmo_inject.corpus.staged import RankShard, StagedShards, StageOrder, read_
 from olmo_inject.corpus.staging import Staged, check_extent, open_stager, parts, spill_runs
 from olmo_inject.corpus.verify import damaged, recorded_files
 from olmo_inject.errors import UserError
-from olmo_inject.files import locked
+from olmo_inject.locks import locked
 from olmo_inject.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.without_tokenizer(50280, 50279, 1)
@@ -437,7 +437,7 @@ def test_a_disk_that_is_too_small(root: Path, tmp_path: Path, monkeypatch: pytes
         ({"ranks": RankShard(0, 3, 3)}, r"--rank-shard: 0-3/3 are not ranks of 3"),
         ({"ranks": RankShard(0, 0, 3)}, r"--rank-shard: 3 ranks do not share a batch of 8"),
         ({"read": "both"}, r"--read: both is not one of auto, ranges, stream"),
-        ({"jobs": 0}, r"--jobs: 0 must be at least 1"),
+        ({"jobs": 0}, r"--at-once: 0 must be at least 1"),
         ({"part_bytes": 31}, r"--part-size: 31 bytes do not hold a sequence of 32"),
     ],
 )

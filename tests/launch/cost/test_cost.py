@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from olmo.config import ActivationCheckpointingStrategy
 from olmo.model import OLMo
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +19,9 @@ from launch.cost.report import cost_table, hours, in_bytes, money, room_table, r
 from launch.grid import cell_costs
 from launch.sweep import load_sweep
 from olmo_inject.config import Experiment, configs_folder, load_experiment
+from olmo_inject.config.olmo_settings import ActivationCheckpointingStrategy
 from olmo_inject.errors import UserError
+from olmo_inject.training.olmo_config import model_config
 
 SIZES = ("4M", "20M", "300M", "1B", "4B")
 GPU = Accelerator("gpu", peak_flops=1e15, memory=80e9, price=2.0, utilization=0.5)
@@ -35,7 +36,7 @@ def experiment(tmp_path: Path, model: str = "tiny-8", *overrides: str) -> Experi
 @pytest.mark.parametrize("name", SIZES)
 def test_counts_are_ai2_olmos(name: str, tmp_path: Path) -> None:
     run = experiment(tmp_path, name)
-    model = OLMo(run.model.update_with(init_device="meta"), init_params=False)
+    model = OLMo(model_config(run.model).update_with(init_device="meta"), init_params=False)
     count = count_parameters(run.model)
     assert (count.total, count.without_embedding) == (model.num_params(), model.num_params(include_embedding=False))
     d, layers = run.model.d_model, run.model.n_layers
@@ -90,7 +91,7 @@ def test_memory_of_the_strategies(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "amp_bf16"])
 def test_activations_against_what_autograd_keeps(precision: str, tmp_path: Path) -> None:
     run = experiment(tmp_path, "tiny-32", f"train.precision={precision}", "model.n_layers=6")
-    model = OLMo(run.model.update_with(init_device="cpu", precision=precision))
+    model = OLMo(model_config(run.model).update_with(init_device="cpu", precision=precision))
     owned = {parameter.data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
     alive: list[torch.Tensor] = []  # or a freed address would be taken for the same tensor

@@ -76,7 +76,7 @@ def test_a_run_or_nothing_in_place_of_a_checkpoint(
         ("no", "no does not exist"),
     ):
         with pytest.raises(SystemExit) as ended:
-            main([*command, str(path), "--to", str(tmp_path / "to")])
+            main([*command, str(path), "--out", str(tmp_path / "to")])
         assert ended.value.code == 2
         assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -195,7 +195,7 @@ def test_a_corpus_without_a_tokenizer_is_exported_without(steps: dict[str, Path]
 def test_going_without_a_tokenizer_is_asked_for(
     steps: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["export", str(steps["ddp"]), "--to", str(tmp_path / "to")]
+    command = ["export", str(steps["ddp"]), "--out", str(tmp_path / "to")]
     for more, status in (([], 2), (["--no-tokenizer", "--tokenizer", "t.json"], 2), (["--no-tokenizer"], 0)):
         with pytest.raises(SystemExit) as ended:
             main([*command, *more])

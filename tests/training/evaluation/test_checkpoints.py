@@ -17,6 +17,8 @@ from olmo_inject.tasks import Task
 from olmo_inject.training.evaluation import checkpoints
 
 CPU = torch.device("cpu")
+UNMIRRORED = ("accuracy", "accuracy_among_labels", "loss_among_labels", "auc")
+NAMES = ("loss", *UNMIRRORED, "label_mass", *(f"{name}_unmirrored" for name in UNMIRRORED))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_own_tasks_as_the_run_measured_them(run: Path) -> None:
             assert result.trained
             prefix = f"eval/{result.task}/{result.half}"
             assert result.step is not None
-            for name in ("loss", "accuracy", "accuracy_among_labels", "accuracy_unmirrored"):
+            for name in NAMES:
                 measured = series(run, f"{prefix}/{name}").get(result.step)
                 value = getattr(result, name)
                 assert (value is None) == (measured is None)
@@ -52,6 +54,7 @@ def test_own_tasks_as_the_run_measured_them(run: Path) -> None:
             lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
             counts = {line["name"]: line["count"] for line in lines if line["name"].startswith(f"{prefix}/")}
             assert counts[f"{prefix}/accuracy"] == result.count
+            assert (result.auc is None) == (result.task == "plus")  # it has more than two labels
             assert counts.get(f"{prefix}/accuracy_unmirrored", 0) == result.count_unmirrored
 
 
@@ -102,7 +105,7 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
         checkpoints.find_steps([tmp_path / "none"])
     with pytest.raises(UserError, match="does not lie in a run"):
         checkpoints.find_tasks([], tmp_path / "step4")
-    with pytest.raises(UserError, match="--batch-size: 0"):
+    with pytest.raises(UserError, match="--rows-per-pass: 0"):
         checkpoints.check_sizes(0, None)
     task = Task.load(run / "tasks" / "less.json")
     task.instances[0, 0] = 500

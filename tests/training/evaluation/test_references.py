@@ -17,6 +17,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.runs.read import load_run
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
 from olmo_inject.training.checks import check_before_launch
+from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import build_model
 from olmo_inject.training.run import runtime_config
 from olmo_inject.vocabulary import Vocabulary
@@ -60,7 +61,7 @@ def test_scores_are_what_one_item_at_a_time_gives(finished: Path, path: Path) ->
         for step in (8, 12):
             with alone() as device:
                 model, dist_model = build_model(runtime_config(experiment, 1), device)
-                assign_weights(dist_model, load_weights(finished / f"step{step}", experiment.model))
+                assign_weights(dist_model, load_weights(finished / f"step{step}", model_config(experiment.model)))
                 total, tokens, right = 0.0, 0, 0
                 for item in reference.items:
                     context = item.context[-(LENGTH - len(item.answer)) :]
