@@ -24,8 +24,9 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
 from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
+from olmo_inject.runs.export import Export, read_export
 from olmo_inject.runs.folder import CONTENTS, fingerprints
-from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence, read_saved
+from olmo_inject.runs.read import AUDIT, EXPORT, SavedRun, load_run, read_evidence, read_saved
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import is_own_code
 from olmo_inject.terminal import Console
@@ -128,6 +129,8 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
             else:
                 audit.compare("steps without a gap", f"line {number + 1}", line["step"], f"below {experiment.steps}")
             meter.advance()
+    if (folder / EXPORT).is_file():
+        _compare_export(audit, read_export(folder), lines)
     if isinstance(experiment, Experiment) and experiment.train.save_data_indices:
         # What a killed run had not brought to its disk is missing at either end; a checkpoint vouches for the rest.
         _compare_indices(audit, folder, data, first, len(lines), vouched - first)
@@ -143,6 +146,17 @@ def _vouched(run: SavedRun, first: int) -> int:
 
     last = latest(run.folder)
     return first if last is None else last.step
+
+
+def _compare_export(audit: Audit, export: Export, lines: list[dict[str, Any]]) -> None:
+    """What the files of an exported stream hold, against the evidence, which was compared with the plan."""
+    audit.planned = len(export.steps)
+    audit.compare("steps without a gap", "exported", len(lines), len(export.steps))
+    for line in lines:
+        step, size = line["step"], export.batch_size
+        if step in export.steps:
+            positions, tokens = np.arange(step * size, (step + 1) * size), export.step(step).astype(np.int64)
+            audit.compare("tokens in the files", f"step {step}", evidence.step_hash(positions, tokens), line["tokens"])
 
 
 def _compare_tasks(audit: Audit, run: SavedRun, data: TaskPlan) -> None:

@@ -27,6 +27,7 @@ PLAN = "plan.json"
 METRICS = "metrics.jsonl"
 EVIDENCE_FILE = "evidence.jsonl"
 TASKS = "tasks"
+EXPORT = "export.json"  # of a stream that is written to files
 SAVED = "saved.json"  # of other trainers than ai2-olmo's: the step of the last checkpoint
 AUDIT = Path("analysis", "audit.json")  # the record of the last audit
 
