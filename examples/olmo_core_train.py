@@ -42,7 +42,7 @@ def train(config: str, *overrides: str, **changes: Any) -> None:
     ids = run.data.source.vocabulary.size
     model = TransformerConfig.llama_like(vocab_size=ids, **MODEL, **OLMO2).build(init_device="cpu")
     module = TransformerTrainModuleConfig(
-        rank_microbatch_size=2 * experiment.sequence_length,
+        rank_microbatch_size=experiment.sequence_length,  # tokens; a row at a time suits any number of processes
         max_sequence_length=experiment.sequence_length,
         optim=AdamWConfig(**OPTIMIZER),
         scheduler=ConstantWithWarmup(warmup=WARMUP),

@@ -15,6 +15,7 @@ from streams import BATCH, LENGTH, STEPS, VOCAB, write_stream
 from analysis.read.runs import read_run
 from olmo_inject.adapters.recorder import Recorder
 from olmo_inject.adapters.run import InjectedRun, RankBatches
+from olmo_inject.adapters.torchtitan import TitanDataLoader
 from olmo_inject.audit import audit_run
 from olmo_inject.errors import UserError
 
@@ -95,6 +96,27 @@ def test_processes_share_a_step(tmp_path: Path) -> None:
     assert [sorted(p for part in parts for p in part) for parts in zip(*shares, strict=True)] == [
         list(range(step * BATCH, (step + 1) * BATCH)) for step in range(2, STEPS)
     ]
+
+
+def test_the_data_source_for_torchtitan(tmp_path: Path) -> None:
+    """Its batches, in the order in which gradient accumulation takes them, and from a saved state."""
+    run = InjectedRun.open(write_stream(tmp_path, "torchtitan"))
+    loaders = [TitanDataLoader(run, rank, 2, 1) for rank in range(2)]
+    batches = [list(loader) for loader in loaders]
+    for step in range(STEPS):
+        expected = run.dataset.batch(range(step * BATCH, (step + 1) * BATCH))
+        for rank, mine in enumerate(batches):
+            taken = mine[3 * step : 3 * step + 3]
+            tokens, labels = torch.cat([x["input"] for x, _ in taken]), torch.cat([y for _, y in taken])
+            assert torch.equal(tokens, expected["input_ids"][rank::2])
+            assert torch.equal(labels[:, :-1], expected["labels"][rank::2, 1:])
+            assert (labels[:, -1] == -100).all()
+    resumed, reading = TitanDataLoader(run, 1, 2, 1), TitanDataLoader(run, 1, 2, 1)
+    for _, _batch in zip(range(7), reading, strict=False):
+        resumed.load_state_dict(reading.state_dict())
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(resumed, batches[1][7:], strict=True))
+    with pytest.raises(UserError, match="local_batch_size: 2 does not divide a rank's 3 rows of a step"):
+        TitanDataLoader(run, 0, 2, 2)
 
 
 def test_a_model_with_fewer_ids_is_refused(tmp_path: Path) -> None:
