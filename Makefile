@@ -2,6 +2,8 @@
 #
 #   make demo    train small models with an injected task on this machine, and write a report
 #   make test    the test suite; ARGS="-k plan" goes to pytest, JOBS=4 uses four processes
+#   make quick   the tests that take a moment each: what to run while you write
+#   make coverage  the test suite, and which lines it does not reach (of this process: not of ranks and commands)
 #   make lint    ruff and pyright
 #   make docs    the documentation site, in site/; fails on a broken link
 #   make bench   costs against plain ai2-olmo; ARGS goes to `python -m benchmarks`
@@ -24,15 +26,21 @@ MISSING = no Python 3.10, 3.11 or 3.12 with venv and pip here (tried: $(CANDIDAT
   or say where it is with PYTHON=/path/to/python
 
 # One thread a process, since the tests already fill the cores with processes.
-test: export OMP_NUM_THREADS := 1
+test quick coverage: export OMP_NUM_THREADS := 1
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test lint docs bench core-env test-olmo-core clean
+.PHONY: demo test quick coverage lint docs bench core-env test-olmo-core clean
 demo: $(READY)
 	.venv/bin/olmo-inject demo $(ARGS)
 
 test: $(READY)
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+quick: $(READY)
+	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not slurm and not cuda" $(ARGS)
+
+coverage: $(READY)
+	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report term:skip-covered $(ARGS)
 
 lint: $(READY)
 	.venv/bin/ruff check .

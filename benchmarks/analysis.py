@@ -15,7 +15,7 @@ from analysis.methods import das, patching
 from analysis.methods.activations import activations, residual_points
 from analysis.methods.features import features_method
 from analysis.methods.scores import scores_method
-from analysis.read.checkpoints import Subject, without_progress_bars
+from analysis.read.checkpoints import StoredModel, without_progress_bars
 from analysis.read.store import result
 from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.config import load_experiment
@@ -75,8 +75,8 @@ def _whole(folder: Path, tasks: list[Task]) -> Iterator[list[str]]:
         (patching.method(PAIRS), tasks),
         (das.method(SHORT_DAS), tasks[:1]),
     ):
-        subject = Subject(folder / "large", None, None, of, folder / "results")
-        seconds, again = (_timed(partial(result, subject, method, device)) for _ in range(2))
+        checkpoint = StoredModel(folder / "large", None, None, of, folder / "results")
+        seconds, again = (_timed(partial(result, checkpoint, method, device)) for _ in range(2))
         name = method.name + (f", {SHARE_OF_DAS} of its work" if method.name == das.METHOD else "")
         yield [name, " and ".join(task.name for task in of), f"{seconds:.0f} s", f"{again:.2f} s"]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from olmo_inject.locks import locked
 from olmo_inject.runs.folder import differences, in_use
 from olmo_inject.runs.read import EXPERIMENT, METRICS
 from olmo_inject.tasks.halves import judged
-from olmo_inject.training.checkpoints.save_restore import latest
+from olmo_inject.training.checkpoints.on_disk import latest
 
 DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, PENDING = "done", "running", "queued", "failed", "interrupted", "pending"
 CHANGED = "changed"
@@ -93,7 +94,7 @@ class Status:
         seconds_left: at that rate.
         accuracies: last accuracy of each task on test pairs whose mirror was not trained on; on all test pairs if
             every mirror was.
-        why: the last lines of its log, if it failed.
+        why: the last lines of its log, if it failed, and the signal that killed it, if one did.
     """
 
     cell: str
@@ -160,8 +161,17 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
         rate,
         left,
         accuracies,
-        [] if state != FAILED else last_lines(cell_files.log, WHY_LINES) if damage is None else [damage],
+        [] if state != FAILED else _why(cell_files.log, exit_status) if damage is None else [damage],
     )
+
+
+def _why(log: Path, exit_status: int | None) -> list[str]:
+    """The last lines of a failed cell's log, and the signal that killed it, which it could not log itself."""
+    status = exit_status or 0
+    killed_by = -status if status < 0 else status - 128  # as Python and as a shell say it
+    if killed_by not in set(signal.Signals):
+        return last_lines(log, WHY_LINES)
+    return [*last_lines(log, WHY_LINES), f"it was killed by {signal.Signals(killed_by).name}"]
 
 
 def _exit_status(path: Path) -> int | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Sequence
 
 from launch import cells
-from launch.pool import GRACE_SECONDS, Command, Outcome, run_commands, train_command
+from launch.pool import GRACE_SECONDS, Command, Outcome, run_commands
 from launch.sweep import Cell, Sweep
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
@@ -48,7 +49,8 @@ def run_cells(sweep: Sweep, remaining: Sequence[Cell], *, at_once: int | None, c
         files, resources = cells.files(sweep, cell), cell.resources
         cells.begin(sweep, cell, {"backend": "local", "host": socket.gethostname()})
         device = "cuda" if resources.gpus_per_node else "cpu"
-        arguments = train_command(str(files.config), "--processes", str(resources.ranks_per_node), "--device", device)
+        ranks = ("--processes", str(resources.ranks_per_node), "--device", device)
+        arguments = [sys.executable, "-m", "olmo_inject", "train", str(files.config), *ranks]
         commands.append(Command(cell.name, arguments, files.log, resources.cpus_per_process, resources.gpus_per_node))
     outcomes = run_commands(
         commands, at_once, gpus=gpus, on_end=lambda outcome: _record(sweep, outcome), console=console

@@ -1,6 +1,6 @@
 """Runs commands on this machine, a few at once, with one display, a log for each, and a clean stop.
 
-    commands = [Command("wide", train_command("demo", "model=tiny-64"), Path("wide.log")), ...]
+    commands = [Command("wide", ["olmo-inject", "train", "demo"], Path("wide.log")), ...]
     outcomes = run_commands(commands, at_once=2)
 
 Each command is a process with a log of its own. The display shows the last line of each log.
@@ -12,7 +12,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -100,11 +99,6 @@ class Stopped(Exception):
     def __init__(self, outcomes: list[Outcome]) -> None:
         super().__init__("stopped")
         self.outcomes = outcomes
-
-
-def train_command(config: str, *overrides: str) -> list[str]:
-    """The arguments of `olmo-inject train`, which starts the ranks of a run."""
-    return [sys.executable, "-m", "olmo_inject", "train", config, *overrides]
 
 
 def run_commands(

@@ -22,9 +22,10 @@ from olmo_inject.config import Experiment
 from olmo_inject.corpus.verify import recorded_files
 from olmo_inject.data import build_data
 from olmo_inject.errors import FoundByOneRank, UserError
+from olmo_inject.progress import show_progress
 from olmo_inject.tasks import Task
 from olmo_inject.training.agreement import on_every_rank
-from olmo_inject.training.checkpoints.save_restore import latest
+from olmo_inject.training.checkpoints.on_disk import latest
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.timed_steps import TimedSteps, time_steps
 
@@ -189,9 +190,12 @@ def _corpus(experiment: Experiment, quick: bool, tasks: list[Task] | None) -> st
         data = build_data(experiment, tasks=tasks)
         hashed = experiment.corpus.folder is not None and not quick
         if hashed:
-            for file in recorded_files(Path(str(experiment.corpus.folder)))[rank::world]:
-                if not file.is_sound():
-                    raise UserError(f"{file.path} is damaged: its contents differ from the checksum in its folder")
+            files = recorded_files(Path(str(experiment.corpus.folder)))[rank::world]
+            size = sum(file.nbytes for file in files)
+            with show_progress("hashing the corpus", size, "bytes", enabled=rank == 0) as meter:
+                changed = [file.path for file in files if not file.is_sound(meter.advance)]
+            if changed:
+                raise UserError(f"{changed[0]} is damaged: its contents differ from the checksum in its folder")
     sequences = f"{len(data.shards):,} sequences of {experiment.sequence_length} in {len(data.shards.names)} shards"
     how = "every byte hashed" if hashed else "sampled"
     return f"{sequences}, {how}, fingerprint {data.shards.fingerprint()[:12]}"

@@ -19,7 +19,7 @@ import jinja2
 
 from launch import cells
 from launch.sweep import Cell, Resources, Sweep
-from olmo_inject.config import read_described
+from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
 from olmo_inject.paths import expanded

@@ -16,15 +16,13 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from olmo_inject.config import Experiment, find_config, load_experiment, one_line, read_described
+from olmo_inject.config import Experiment, find_config, load_experiment
+from olmo_inject.described_yaml import described, read_described
 from olmo_inject.errors import UserError
 from olmo_inject.paths import expanded
 from olmo_inject.runs.folder import identity
@@ -269,12 +267,7 @@ def _matches(wanted: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 def _with(resources: Resources, changes: Mapping[str, Any], where: str) -> Resources:
-    try:
-        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(resources), dict(changes)))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{where}: resources.{one_line(error)}") from None
-    assert isinstance(merged, Resources)
-    return replace(merged)
+    return described(resources, (f"{where}: resources", dict(changes)))
 
 
 def _check(cell: Cell) -> None:

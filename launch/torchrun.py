@@ -1,7 +1,8 @@
-"""Starting the ranks of a run with torchrun's own agent, one on each node."""
+"""Starts the ranks of a run with torchrun's own agent, one on each node. A run of one rank needs no agent."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
@@ -17,9 +18,9 @@ USER_ERROR = 2  # exit status of a user's mistake
 _LOOPBACK = "127.0.0.1"  # on one node; a host's name need not resolve
 # The C library gives large blocks back to the system at once and asks for them again, which costs a small model
 # on a CPU a fifth of its time; so it keeps them, up to a gigabyte.
-_ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),  # the most that all versions of glibc accept
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+_ALLOCATOR = {  # the variable of a new process: its value, and the number of mallopt's parameter
+    "MALLOC_MMAP_THRESHOLD_": (2**25, -3),  # the most that all versions of glibc accept
+    "MALLOC_TRIM_THRESHOLD_": (2**30, -1),
 }
 
 
@@ -50,6 +51,21 @@ def check_launch(nodes: int, rendezvous: str | None) -> None:
         place = re.fullmatch(r"[^:\s]+:(\d{1,5})", rendezvous)
         if place is None or not 0 < int(place[1]) < 2**16:
             raise UserError(f"--rendezvous: {rendezvous!r} is not HOST:PORT, with a port from 1 to 65535")
+
+
+def be_the_only_rank() -> None:
+    """Give this process the threads and the allocator that `run_ranks` gives to ranks.
+
+    A run of one rank is trained by the command itself, which saves the start of a second Python and of the agent.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(os.cpu_count() or 1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    for name, (value, parameter) in _ALLOCATOR.items():
+        if mallopt is not None and name not in os.environ:
+            mallopt(parameter, value)
 
 
 def run_ranks(
@@ -83,8 +99,8 @@ def run_ranks(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # Unset, every rank would start a thread per core.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    for name, value in _ALLOCATOR.items():
-        os.environ.setdefault(name, value)
+    for name, (value, _) in _ALLOCATOR.items():
+        os.environ.setdefault(name, str(value))
     try:
         # Where torch would keep logs of its own, which are empty and which it leaves behind.
         with tempfile.TemporaryDirectory(prefix="olmo-inject-") as logs:

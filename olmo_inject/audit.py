@@ -1,9 +1,8 @@
-"""Audit: what a run's model was given, against what corpus, order and plan say it should have been.
+"""Audit: compares the rows that a run's model was given with those that corpus, order and plan define.
 
-The evidence was written by the trainer from the tensors it handed to the model; everything here is
-recomputed from the run folder's experiment, without the loader and without the run's stored order. It uses the same
-`Plan` and `InjectedCorpus` as the run: it finds what went wrong between the plan and the model, not a plan that is
-itself wrong, which is for the tests.
+The trainer wrote the evidence from the tensors it passed to the model. The audit recomputes everything from the run
+folder's experiment, without the loader and without the run's stored order. It uses the same `Plan` and
+`InjectedCorpus` as the run: it finds errors between the plan and the model, while errors in the plan are for the tests.
 """
 
 from __future__ import annotations
@@ -22,13 +21,15 @@ from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
+from olmo_inject.injection.placement import EOS
+from olmo_inject.injection.splicing import Splices
 from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.export import Export, read_export
 from olmo_inject.runs.folder import CONTENTS, fingerprints
 from olmo_inject.runs.read import AUDIT, EXPORT, SavedRun, load_run, read_evidence, read_saved
 from olmo_inject.tasks import Task
-from olmo_inject.tasks.registry import is_own_code
+from olmo_inject.tasks.registry import rebuilds
 from olmo_inject.terminal import Console
 
 DIFFERENCES_KEPT = 20
@@ -36,18 +37,18 @@ DIFFERENCES_KEPT = 20
 
 @dataclass
 class Audit:
-    """The outcome for one run.
+    """The result for one run.
 
     Attributes:
         run: the run folder.
-        steps: steps of which there is evidence.
-        planned: how many there are once the run is finished.
-        labels: LABELs per task that reached the loss, as counted in training.
-        overrides: masks of the host that splicing lifted.
-        checks: what was compared, and in how many steps.
+        steps: number of steps with evidence.
+        planned: number of steps of the finished run.
+        labels: LABELs of each task that reached the loss, as counted in training.
+        overrides: number of rows whose mask was lifted for the spliced tokens.
+        checks: number of comparisons by kind.
         host: whether whole rows were compared; where somebody else loads them, what is spliced into them is.
-        differences: the first of them, in words.
-        n_differences: how many there were.
+        differences: the first differences, in words.
+        n_differences: number of all differences.
     """
 
     run: str
@@ -62,12 +63,12 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether everything agreed, and there was something to compare."""
+        """Whether there was something to compare and everything agreed."""
         return self.n_differences == 0 and self.steps > 0
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The result in words."""
         if not self.steps:
             return "no evidence yet"
         if not self.passed:
@@ -78,11 +79,18 @@ class Audit:
         return f"{identical} so far ({self.steps:,} of {self.planned:,} steps)"
 
     def record(self) -> dict[str, Any]:
-        """As plain values."""
+        """The result as plain values."""
         return vars(self) | {"passed": self.passed, "verdict": self.verdict}
 
     def compare(self, check: str, where: str, recorded: Any, expected: Any) -> None:
-        """Note one comparison."""
+        """Count a comparison.
+
+        Args:
+            check: kind of comparison.
+            where: step, row or file.
+            recorded: by the run.
+            expected: recomputed.
+        """
         self.checks[check] += 1
         if recorded != expected:
             self._differs(f"{where}: {check}: the run says {recorded}, recomputed {expected}")
@@ -98,8 +106,8 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
 
     Args:
         folder: the run's.
-        progress: whether to show how far it is.
-        corpus: where its corpus is now, if it has moved.
+        progress: show progress.
+        corpus: the corpus's folder, if it has moved.
 
     Raises:
         UserError: the folder is not a run, a file of it is damaged, or its corpus cannot be read.
@@ -109,9 +117,9 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     data = run.build_data() if run.has_host else run.build_plan()
     audit = Audit(str(folder), host=run.has_host)
     recorded = described["fingerprints"]
-    for name, found in fingerprints(data).items():
+    for name, fingerprint in fingerprints(data).items():
         if name in recorded or name != CONTENTS:
-            audit.compare("fingerprints", name, recorded.get(name), found)
+            audit.compare("fingerprints", name, recorded.get(name), fingerprint)
     _compare_tasks(audit, run, data)
     lines = list(read_evidence(folder))
     audit.steps = len(lines)
@@ -132,7 +140,7 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     if (folder / EXPORT).is_file():
         _compare_export(audit, read_export(folder), lines)
     if isinstance(experiment, Experiment) and experiment.train.save_data_indices:
-        # What a killed run had not brought to its disk is missing at either end; a checkpoint vouches for the rest.
+        # A kill loses the lines since the last flush; those before the last checkpoint must all be there.
         _compare_indices(audit, folder, data, first, len(lines), vouched - first)
     return audit
 
@@ -142,14 +150,14 @@ def _vouched(run: SavedRun, first: int) -> int:
     if isinstance(run.experiment, StreamExperiment):
         saved = read_saved(run.folder)
         return first if saved is None else saved["step"]
-    from olmo_inject.training.checkpoints.save_restore import latest
+    from olmo_inject.training.checkpoints.on_disk import latest
 
     last = latest(run.folder)
     return first if last is None else last.step
 
 
 def _compare_export(audit: Audit, export: Export, lines: list[dict[str, Any]]) -> None:
-    """What the files of an exported stream hold, against the evidence, which was compared with the plan."""
+    """Compare what the files of an exported stream hold with the evidence, which was compared with the plan."""
     audit.planned = len(export.steps)
     audit.compare("steps without a gap", "exported", len(lines), len(export.steps))
     for line in lines:
@@ -160,10 +168,10 @@ def _compare_export(audit: Audit, export: Export, lines: list[dict[str, Any]]) -
 
 
 def _compare_tasks(audit: Audit, run: SavedRun, data: TaskPlan) -> None:
-    """The saved tasks against the experiment's; those of built-in kinds are built anew, no code of the run's is run."""
+    """Compare the saved tasks with the experiment's. Tasks of built-in kinds are rebuilt; no code of the run is run."""
     taken: set[int] = set()
     for config, saved in zip(run.experiment.tasks, run.tasks, strict=True):
-        if is_own_code(config.kind):
+        if not rebuilds(config.kind):
             audit.compare("fingerprints", f"saved task {saved.name}", saved.config, config)
         else:
             built = Task.build(config, data.source.vocabulary, taken)
@@ -172,7 +180,7 @@ def _compare_tasks(audit: Audit, run: SavedRun, data: TaskPlan) -> None:
 
 
 def save_audit(audit: Audit) -> None:
-    """Leave the verdict in the run folder, where a report finds it.
+    """Write the result to the run folder, for reports.
 
     Raises:
         UserError: the folder cannot be written.
@@ -192,22 +200,24 @@ def _compare_step(audit: Audit, length: int, data: TaskPlan, line: dict[str, Any
         audit.compare("targets", where, line["targets"], _targets(batch))
         overrides = int(batch["mask_overridden"].sum()) if "mask_overridden" in batch else 0
         audit.compare("masks lifted", where, line["overrides"], overrides)
+        splices = data.corpus.splices(positions)
     else:
         tokens = np.zeros((size, length), np.int64)
-        injected = Splice(data.plan, data.source.vocabulary.eos_id)(tokens, step, np.arange(size)).any(axis=1)
-        expected = evidence.step_hash(positions[injected], tokens[injected])
+        splices = Splice(data.plan, data.source.vocabulary.eos_id).into(tokens, positions)
+        rows = np.unique(splices.row)
+        expected = evidence.step_hash(positions[rows], tokens[rows])
         audit.compare("tokens injected into what the model was given", where, line.get("injected"), expected)
-    planned = data.plan.at(step)
-    _compare_rows(audit, data, where, planned, tokens)
+    _compare_rows(audit, data, where, splices, tokens)
+    of_token = splices.task[splices.span]
     for number, task in enumerate(data.plan.tasks):
-        expected = int((planned.task == number).sum())
+        expected = int((splices.answer & (splices.column > 0) & (of_token == number)).sum())
         audit.compare("LABELs in the loss", f"{where}, {task.name}", line["labels"].get(task.name, 0), expected)
         audit.labels[task.name] += line["labels"].get(task.name, 0)
     audit.overrides += line["overrides"]
 
 
 def _targets(batch: dict[str, Any]) -> int:
-    """How many tokens of a batch are targets: all but the first of each row, less what masks leave out."""
+    """Number of targets in a batch: all tokens but the first of each row, without those that are masked."""
     counts = np.ones(batch["input_ids"].shape, bool)
     if "label_mask" in batch:
         counts &= batch["label_mask"].numpy()
@@ -216,27 +226,31 @@ def _targets(batch: dict[str, Any]) -> int:
     return int(counts[:, 1:].sum())
 
 
-def _compare_rows(audit: Audit, data: TaskPlan, where: str, planned: Any, tokens: np.ndarray) -> None:
-    """The spliced rows themselves: the instance, its end of document, and the train half it comes from."""
-    for row, number, instance in zip(*(column.tolist() for column in planned), strict=True):
-        task = data.plan.tasks[number]
-        expected = [*task.instances[instance].tolist(), data.source.vocabulary.eos_id]
-        audit.compare("spliced rows", f"{where}, row {row}", tokens[row, :4].tolist(), expected)
+def _compare_rows(audit: Audit, data: TaskPlan, where: str, splices: Splices, tokens: np.ndarray) -> None:
+    """Compare the spliced rows: the instance, its EOS, and that it is in the train half."""
+    spans = (splices.span_row, splices.start, splices.length, splices.skipped, splices.entry, splices.instance)
+    for row, start, length, skipped, number, instance in zip(*(column.tolist() for column in spans), strict=True):
+        entry = data.plan.entries[number]
+        task, placed = entry.task, f"{where}, row {row}"
+        before, after = ([data.source.vocabulary.eos_id] * n for n in EOS[entry.placement.eos])
+        whole = [*before, *task.instances[instance].tolist(), *after]
+        found = tokens[row, start : start + length].tolist()
+        audit.compare("spliced rows", placed, found, whole[skipped : skipped + length])
         place = int(np.searchsorted(task.train_ids, instance))
         in_train = place < len(task.train_ids) and task.train_ids[place] == instance
-        audit.compare("instances of the train half", f"{where}, row {row}", bool(in_train), True)
+        audit.compare("instances of the train half", placed, bool(in_train), True)
 
 
 def _compare_indices(audit: Audit, folder: Path, data: TaskPlan, first: int, steps: int, vouched: int) -> None:
-    """ai2-olmo's own record of what each rank was given: together, each step's positions exactly once.
+    """Check that ai2-olmo's own records of the ranks together hold each position of each step exactly once.
 
     Args:
-        audit: takes the comparisons.
-        folder: the run's.
-        data: its plan.
-        first: the first step with evidence.
-        steps: how many have it; what is recorded beyond them is not looked at.
-        vouched: of how many, from the first, nothing may be missing.
+        audit: counts the comparisons.
+        folder: of the run.
+        data: of the run.
+        first: first step with evidence.
+        steps: number of steps with evidence; records of later steps are not checked.
+        vouched: number of steps, from the first on, of which no position may be missing.
     """
     files = sorted((folder / "data-indices").glob("*.tsv"))
     size = data.plan.batch_size
@@ -262,12 +276,12 @@ def _index_lines(path: Path) -> Iterator[tuple[int, np.ndarray]]:
             try:
                 step, *positions = map(int, line.split("\t"))
             except ValueError:
-                raise UserError(f"{path}: a line holds something else than numbers") from None
+                raise UserError(f"{path}: a line holds something other than numbers") from None
             yield step - 1, np.array(positions)  # ai2-olmo counts steps from 1
 
 
 def print_audits(audits: list[Audit], console: Console) -> None:
-    """Print a verdict per run, and the differences."""
+    """Print the verdict of each run, and the differences."""
     table = Table(title="Audit", title_justify="left")
     for column in ("run", "steps", "comparisons", "LABELs in the loss", "masks lifted", "verdict"):
         table.add_column(column, justify="left" if column in ("run", "verdict") else "right", overflow="fold")

@@ -1,4 +1,4 @@
-"""From an experiment's configuration to its vocabulary, tasks, plan and corpus."""
+"""Builds the vocabulary, tasks, plan and corpus of an experiment."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from olmo_inject.config import Described
+from olmo_inject.corpus.kinds import Corpus, find_corpus
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus.source import CorpusSource, read_source
+from olmo_inject.entries import planned_tasks
 from olmo_inject.errors import UserError
-from olmo_inject.injection import Plan, PlannedTask
+from olmo_inject.injection import Plan
+from olmo_inject.injection.splicing import check_fits
 from olmo_inject.tasks import Task, build_tasks
 
 if TYPE_CHECKING:
@@ -22,48 +24,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """What is injected and when: known without opening a shard."""
+    """What is injected into which corpus and when; no shard is open yet."""
 
-    source: CorpusSource
+    source: Corpus
     tasks: list[Task]
     plan: Plan
 
 
 @dataclass(frozen=True)
 class ExperimentData(TaskPlan):
-    """The whole data path of a run."""
+    """The whole data path of a run; `corpus` gives the rows that the model reads."""
 
     shards: TokenShards
     order: Order
     corpus: InjectedCorpus
 
 
-def build_plan(experiment: Described, tasks: list[Task] | None = None) -> TaskPlan:
-    """Vocabulary, tasks and plan of an experiment.
+def build_plan(experiment: Described, tasks: list[Task] | None = None, source: Corpus | None = None) -> TaskPlan:
+    """Build the tasks and the plan of an experiment.
 
     Args:
         experiment: what to build.
         tasks: those that its run saved; None: build them, which runs the code of a kind in a file.
+        source: the corpus, if it was found already.
 
     Raises:
-        UserError: a missing corpus folder or tokenizer, ids that contradict the model's, a task that does
-            not fit the vocabulary, a plan that overflows a batch.
+        UserError: the corpus folder or tokenizer is missing, its ids contradict the model's, a task does not fit the
+            vocabulary, or the plan overflows a batch.
     """
-    source = read_source(experiment.corpus)
+    source = find_corpus(experiment.corpus) if source is None else source
     experiment.check_vocabulary(source.vocabulary)
     tasks = build_tasks(experiment.tasks, source.vocabulary) if tasks is None else tasks
-    by_name = {task.name: task for task in tasks}
-    entries = [
-        PlannedTask(by_name[injection.task], experiment.schedule(injection), injection.draw)  # pyright: ignore[reportArgumentType]
-        for injection in experiment.injections
-    ]
-    return TaskPlan(source, tasks, Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps))
+    entries = planned_tasks(experiment, tasks)
+    plan = Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps, experiment.sequence_length)
+    check_fits(plan, experiment.sequence_length)
+    return TaskPlan(source, tasks, plan)
 
 
 def build_data(
     experiment: Described, order_folder: Path | None = None, tasks: list[Task] | None = None
 ) -> ExperimentData:
-    """Everything up to the dataset of rows; opens the shards and samples them.
+    """Build everything up to the dataset of rows. Opens the shards and reads a sample of them.
 
     Args:
         experiment: what to build.
@@ -71,36 +72,36 @@ def build_data(
         tasks: as `build_plan`'s.
 
     Raises:
-        UserError: as `build_plan`; shards that are missing, truncated, of another dtype or vocabulary; a staged
-            corpus that ends before the run does.
+        UserError: as `build_plan`; shards are missing, truncated, or of another dtype or vocabulary; a staged corpus
+            ends before the run does.
     """
     from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks  # imports torch: seconds
 
-    what = build_plan(experiment, tasks)
-    loading = experiment.loading
+    planned = build_plan(experiment, tasks)
+    source, loading = planned.source, experiment.loading
     masks = loading.label_mask_paths
-    if masks is not None and not what.source.paths:
+    if masks is not None and not source.paths:
         raise UserError("train.data.label_mask_paths: a staged or remote corpus has no label masks beside its shards")
-    shards = what.source.open_shards(experiment.sequence_length)
+    shards = source.open_shards(experiment.sequence_length)
     shards.check_sample()
-    order = what.source.open_order(shards, experiment.batch_size, experiment.corpus.seed, order_folder)
+    order = source.open_order(shards, experiment.batch_size, experiment.corpus.seed, order_folder)
     order.require(range(experiment.steps - 1, experiment.steps), np.empty(0, np.int64))
     corpus = InjectedCorpus(
         shards,
         order,
-        what.plan,
-        what.source.vocabulary.eos_id,
+        planned.plan,
+        source.vocabulary.eos_id,
         experiment.steps * experiment.batch_size,
         instance_filter=None if loading.instance_filter is None else RepetitionFilter(**vars(loading.instance_filter)),
         label_masks=None if masks is None else LabelMasks([Path(path) for path in masks], shards),
         document_lengths=loading.document_lengths,
     )
-    return ExperimentData(what.source, what.tasks, what.plan, shards, order, corpus)
+    return ExperimentData(**vars(planned), shards=shards, order=order, corpus=corpus)
 
 
 @dataclass(frozen=True)
 class RepetitionFilter:
-    """ai2-olmo's n-gram repetition filter: whether a sequence's loss counts."""
+    """ai2-olmo's n-gram repetition filter: decides whether the loss of a sequence counts."""
 
     repetition_max_period: int
     repetition_min_period: int
@@ -110,7 +111,7 @@ class RepetitionFilter:
         """False for a sequence that repeats one n-gram `repetition_max_count` times or more."""
         from olmo.data.util import find_periodic_sequences
 
-        found = find_periodic_sequences(
+        repetitions = find_periodic_sequences(
             tokens, max_period=self.repetition_max_period, min_period=self.repetition_min_period
         )
-        return all(match.times < self.repetition_max_count for match in found)
+        return all(repetition.times < self.repetition_max_count for repetition in repetitions)

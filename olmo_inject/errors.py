@@ -1,4 +1,4 @@
-"""The exception for a user's mistake, and how it is reported; internal invariants are asserts."""
+"""The exception for a user's mistake, and its report. Internal invariants are asserts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from olmo_inject.visible_text import visible
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one line that says what, where and what is allowed.
+    """A mistake that the user can correct; the message is one line: what, where and what is allowed.
 
-    The command line prints the message without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2.
     """
 
 
 class FoundByOneRank(UserError):
-    """A user's mistake that only the rank that met it knows of, so that rank reports it and not rank 0."""
+    """A user's mistake that only one rank knows of; that rank reports it, not rank 0."""
 
 
 def report(error: UserError) -> None:
-    """Print the one line of a mistake on standard error; one that all ranks know of is rank 0's to print."""
+    """Print the message on standard error; of ranks that all know of the mistake, only rank 0 prints it."""
     if isinstance(error, FoundByOneRank) or is_first_rank():
         # A loader worker's error arrives with its traceback in front; the last line is the message.
         line = str(error).strip().splitlines()[-1]

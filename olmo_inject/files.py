@@ -1,11 +1,11 @@
-"""Files that matter are written aside and renamed, so a reader never meets half of one."""
+"""Reads and writes files. A file is written aside and renamed, so a reader never sees half of one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ READ_BYTES = 4 << 20  # at once
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.
+    """Yield a temporary path beside `path`; at the end flush it to disk and rename it to `path`.
 
-    On any error the temporary file is removed and `path` is left as it was.
+    After an error the temporary file is removed and `path` is as before.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -36,31 +36,6 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
-
-
-def absent(folder: Path) -> list[Path]:
-    """A folder and those above it, as far as they do not exist: what is to be removed again if nothing comes of it."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
-
-
-def remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders, each before that above it, as far as nothing is in them."""
-    with suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder in which no file can be made, before long work whose end is to be written there; none is left.
-
-    Raises:
-        UserError: it cannot be.
-    """
-    made = absent(folder)
-    with replacing(folder / ".writable") as temporary:
-        temporary.touch()
-    (folder / ".writable").unlink(missing_ok=True)
-    remove_empty(made)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -98,10 +73,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The records of a JSON-lines file; a last line cut off by a kill is left out.
+    """The records of a JSON-lines file, without a last line that a kill cut off.
 
     Raises:
-        UserError: as `read_text`, or a line that is not the last is damaged.
+        UserError: as `read_text`, or a line before the last is damaged.
     """
     number = 0
     with reading(path), path.open(encoding="utf-8") as file:
@@ -118,7 +93,7 @@ def read_lines(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what fails in reading a text file into one line.
+    """Turn errors in reading a text file into a `UserError`.
 
     Raises:
         UserError: the file is missing, cannot be read, or is not UTF-8.
@@ -134,12 +109,12 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def sha256_of(path: Path, advance: Callable[[int], None] = lambda n: None, *, past_cache: bool = False) -> str:
-    """SHA-256 of a file; some second per GB.
+    """SHA-256 of a file; takes about a second per GB.
 
     Args:
         path: of the file.
-        advance: told of bytes as they are read.
-        past_cache: read what the disk holds, not the page cache, where the system lets us ask for that.
+        advance: called with numbers of bytes read.
+        past_cache: read from the disk and not from the page cache, if the system allows that.
     """
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:

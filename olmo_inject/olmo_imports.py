@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
@@ -62,7 +61,7 @@ class _Loader(SourceFileLoader):
                 placeholder.ready = True
 
 
-class _Finder(MetaPathFinder):
+class _Finder:  # no importlib.abc.MetaPathFinder: importing that takes as long as the rest of this module
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:

@@ -1,4 +1,4 @@
-"""Jobs over a corpus in several processes, which report how far they are."""
+"""Runs jobs over a corpus in several processes, and shows their progress."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 _POLL_S = 0.2
-_WATCHED = 1024  # jobs; they are begun in order, so one that fails is not far from the first that is not done
+_WATCHED = 1024  # jobs; they start in order, so one that fails is near the first unfinished one
 _DONE, _TOKENS, _STOP = range(3)
 
 
 class Cancelled(Exception):
-    """Another job has failed, or the user stops: this one ends as if killed."""
+    """Another job failed or the user stopped; this job ends as if killed."""
 
 
 def each_result(
@@ -41,22 +41,22 @@ def each_result(
     progress: bool,
     threads: int = 1,
 ) -> Iterator[R]:
-    """`function(job, report)` for every job, spread over processes; results in the order of `jobs`, none kept here.
+    """Call `function(job, report)` for every job in several processes; yield the results in the order of `jobs`.
 
     Args:
-        function: picklable, with what all jobs need bound to it: a process is handed it once; calls `report` every
-            second or so, which also ends it when the others have ended.
+        function: picklable, with the data that all jobs need bound to it, since a process gets it once. It calls
+            `report` about once a second, which also ends it if another job failed.
         jobs: picklable.
-        processes: at most so many at once.
+        processes: jobs at once.
         what: begins the line of progress.
         total: work in all jobs.
         unit: of `total`, as `show_progress`'s.
-        progress: whether to show it, on standard error.
+        progress: show progress on standard error.
         threads: of the `tokenizers` library in each process.
 
     Raises:
-        UserError: the first that a job raised, or that one was killed.
-        KeyboardInterrupt: after Ctrl-C, when all jobs have ended.
+        UserError: the first error of a job, or a process was killed.
+        KeyboardInterrupt: after Ctrl-C, once all jobs have ended.
     """
     if processes < 1:
         raise UserError(f"--processes: {processes} must be at least 1")
@@ -78,7 +78,7 @@ def each_result(
 
 
 def _watch(futures: deque[Future[R]], counts: SynchronizedArray[int], meter: Meter) -> Iterator[R]:
-    """Show progress and hand out results in order until all are done; raise what the first to fail raised."""
+    """Show progress and yield results in order until all are done; raise the first error of a job."""
     while futures:
         near = list(islice(futures, _WATCHED))
         for future in wait(near, timeout=_POLL_S, return_when=FIRST_EXCEPTION).done:
@@ -93,13 +93,13 @@ _function: Callable[[Any, Report], Any] | None = None
 
 
 def _begin(counts: SynchronizedArray[int], threads: int, function: Callable[[Any, Report], Any]) -> None:
-    """In a new process, before the tokenizers library counts its threads."""
+    """Initialize a new process, before the tokenizers library counts its threads."""
     global _counts, _function
     _counts, _function = counts, function
     end_with_parent()
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process handles Ctrl-C
 
 
 def _call(job: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Paths as people write them: `~` and `$NAME` stand for what they stand for in a shell, wherever a path is taken."""
+"""Expands `~` and `$NAME` in paths as a shell does, wherever the user gives a path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from olmo_inject.errors import UserError
 
-PATH = "a path, or a name"  # beside the type of a command's parameter: text in which a path may stand
+PATH = "a path, or a name"  # in the annotation of a command's text parameter that may hold a path
 LONGEST_NAME = 255  # bytes, on every file system of Linux and macOS
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 _ADDRESS = re.compile(r"(https?|s3|gs|file):/")  # a Path keeps one slash of two
@@ -20,14 +20,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def expanded(path: str, where: str) -> str:
-    """`path` with `~` at its start and `$NAME` or `${NAME}` replaced; an address stays as it is.
+    """`path` with `~` at its start and `$NAME` or `${NAME}` replaced; an address is not changed.
 
     Args:
         path: a local path, a name, or an address such as s3://bucket/prefix.
-        where: the key or option that holds it.
+        where: the key or option that holds it, for messages.
 
     Raises:
-        UserError: a variable that is not set, or what no file can be called.
+        UserError: a variable is not set, or no file can have such a name.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -38,18 +38,20 @@ def expanded(path: str, where: str) -> str:
 
     whole = path if "://" in path else _VARIABLE.sub(value, os.path.expanduser(path))  # noqa: PTH111
     if "\0" in whole or any(len(os.fsencode(part)) > LONGEST_NAME for part in whole.split("/")):
-        raise UserError(f"{where}: {path[:40]!r}... is no path: a name has at most {LONGEST_NAME} bytes, no zero")
+        raise UserError(
+            f"{where}: {path[:40]!r}... is not a path: a name has at most {LONGEST_NAME} bytes and no zero byte"
+        )
     return whole
 
 
 def with_expanded_paths(command: F) -> F:
-    """A command that gets its paths expanded: parameters of type Path, and those whose annotation holds `PATH`."""
+    """Wrap a command so that its paths are expanded: parameters of type Path, and those annotated with `PATH`."""
     hints = typing.get_type_hints(command, include_extras=True)
     texts = {name for name, hint in hints.items() if PATH in getattr(hint, "__metadata__", ())}
 
-    def given(value: Any, name: str) -> Any:
+    def expand(value: Any, name: str) -> Any:
         if isinstance(value, list):
-            return [given(entry, name) for entry in value]
+            return [expand(entry, name) for entry in value]
         if isinstance(value, Path):
             if _ADDRESS.match(str(value)):
                 option = f"--{name.replace('_', '-')}"
@@ -59,6 +61,13 @@ def with_expanded_paths(command: F) -> F:
 
     @functools.wraps(command)
     def called(*args: Any, **kwargs: Any) -> Any:
-        return command(*args, **{name: given(value, name) for name, value in kwargs.items()})
+        return command(*args, **{name: expand(value, name) for name, value in kwargs.items()})
 
     return typing.cast("F", called)
+
+
+def configs_folder() -> Path:
+    """The folder of the shipped configurations: in the installed package, or beside it in a clone."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 _WORD = 2**64 - 1
+_ROUNDS = 8
 _NO_BUFFER = np.zeros(4, np.uint64)
 _of_thread = threading.local()
 
@@ -50,6 +51,28 @@ def integers(key: int, n: int, bound: int, counter: int = 0) -> Int64[np.ndarray
     # The high 64 bits of words * bound, computed in 32-bit halves since numpy has no 128-bit product.
     carry = (low * np.uint64(bound)) >> np.uint64(32)
     return ((high * np.uint64(bound) + carry) >> np.uint64(32)).astype(np.int64)
+
+
+def permuted(key: int, n: int, places: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:
+    """Where a pseudo-random permutation of range(n), n <= 2^62, takes `places`; it is nowhere held whole.
+
+    A Feistel network over the next even power of 2 (Luby and Rackoff 1988), walked on from what lies beyond `n`.
+    """
+    half = np.uint64(max(1, (max(n - 1, 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    rounds = bits(key, _ROUNDS)
+    out = places.astype(np.uint64)
+    pending = np.arange(len(out))
+    with np.errstate(over="ignore"):
+        while len(pending):
+            left, right = out[pending] >> half, out[pending] & mask
+            for word in rounds:
+                mixed = (right ^ word) * np.uint64(0xBF58476D1CE4E5B9)
+                mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
+                left, right = right, left ^ ((mixed >> np.uint64(32)) & mask)
+            out[pending] = left << half | right
+            pending = pending[out[pending] >= np.uint64(n)]
+    return out.astype(np.int64)
 
 
 def permutation(key: int, n: int, counter: int = 0) -> Int64[np.ndarray, " n"]:

@@ -1,4 +1,4 @@
-"""Whether values read from a file have the shape that its writer gives them."""
+"""Checks the shape of values read from a JSON file: keys and types."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ NUMBER = (float, int)
 
 
 def check_shape(value: Any, shape: Any, where: str) -> None:
-    """Refuse a value of another shape.
+    """Check that a value has a shape.
 
     Args:
         value: of a JSON file.
-        shape: a type; None; a tuple of shapes, one of which must fit; a list of one shape, of every entry; or a dict,
-            `{str: shape}` for any keys, else the keys that must be there, with `?` at the end those that may.
-        where: the file and the key, for the message.
+        shape: a type; None; a tuple of alternative shapes; a list with the shape of every entry; or a dict, either
+            `{str: shape}` for any keys, or the shapes of required keys and, with `?` at the end, of optional keys.
+        where: the file and the key, for messages.
 
     Raises:
-        UserError: naming the first key that is missing or wrong.
+        UserError: the first key that is missing or wrong.
     """
     if isinstance(shape, tuple):
-        if not any(_fits(value, one, where) for one in shape):
+        if not any(_fits(value, alternative, where) for alternative in shape):
             raise UserError(f"{where} is damaged: it must be {' or '.join(map(_word, shape))}")
     elif isinstance(shape, dict):
         _check_keys(value, shape, where)
@@ -31,7 +31,7 @@ def check_shape(value: Any, shape: Any, where: str) -> None:
             raise UserError(f"{where} is damaged: it must be a list")
         for number, entry in enumerate(value):
             check_shape(entry, shape[0], f"{where}: {number}")
-    elif value is not None if shape is None else type(value) is not shape:  # a bool is no int here
+    elif value is not None if shape is None else type(value) is not shape:  # not isinstance: a bool is not an int here
         raise UserError(f"{where} is damaged: it must be {_word(shape)}")
 
 

@@ -1,4 +1,4 @@
-"""Which steps something happens at: listed, log-spaced and in dense windows; and how `--steps` names them."""
+"""Sets of steps: listed, log-spaced and in windows; and the grammar of `--steps`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _RANGE = re.compile(r"(\d*):(\d*)(?::(\d+))?")
 
 
 def parse_step_range(text: str) -> tuple[int, int | None, int] | None:
-    """Start, stop and stride of `start:stop:every`, in the grammar of Python's slices; None if `text` is no range.
+    """Parse `start:stop:every`, as Python's slices; None if `text` has another form.
 
-    `stop` is not included, and is None where it is left out.
+    Returns:
+        Start, stop (exclusive; None if left out) and stride.
     """
     match = _RANGE.fullmatch(text)
     if match is None or match[3] == "0":
@@ -23,10 +24,10 @@ def parse_step_range(text: str) -> tuple[int, int | None, int] | None:
 
 
 def consecutive_steps(text: str) -> range:
-    """The steps of `--steps start:stop`.
+    """Parse `--steps start:stop`.
 
     Raises:
-        UserError: `text` is no range, has no end, skips steps, or holds none.
+        UserError: another form, no end, a stride, or no step.
     """
     start, stop, every = parse_step_range(text) or (0, None, 1)
     if stop is None or every != 1:
@@ -38,7 +39,7 @@ def consecutive_steps(text: str) -> range:
 
 @dataclass
 class StepWindow:
-    """Every `every`-th step from `start` to `stop`, `stop` not included."""
+    """Every `every`-th step from `start` to `stop` (exclusive)."""
 
     start: int = 0
     stop: int = 0
@@ -47,11 +48,11 @@ class StepWindow:
 
 @dataclass
 class StepSelection:
-    """A set of steps, the union of all that is given."""
+    """A set of steps: the union of its fields."""
 
     steps: list[int] = field(default_factory=list)
     log_spaced: int = 0
-    """So many steps a decade: 1 gives 1, 10, 100, ...; 3 gives 1, 2, 5, 10, 22, 46, 100, ..."""
+    """Steps per decade: 1 gives 1, 10, 100, ...; 3 gives 1, 2, 5, 10, 22, 46, 100, ..."""
     windows: list[StepWindow] = field(default_factory=list)
 
     def __contains__(self, step: int) -> bool:
@@ -63,17 +64,17 @@ class StepSelection:
         )
 
     def up_to(self, last: int) -> set[int]:
-        """The selected steps from 0 to `last`, it included."""
-        found = {step for step in self.steps if step <= last}
+        """The selected steps from 0 to `last` (inclusive)."""
+        selected = {step for step in self.steps if step <= last}
         for window in self.windows:
-            found |= set(range(window.start, min(window.stop, last + 1), window.every))
+            selected |= set(range(window.start, min(window.stop, last + 1), window.every))
         if self.log_spaced:
             powers = (round(10 ** (k / self.log_spaced)) for k in range(self.log_spaced * len(str(last)) + 1))
-            found |= {step for step in powers if step <= last}
-        return found
+            selected |= {step for step in powers if step <= last}
+        return selected
 
     def check(self, where: str) -> None:
-        """Refuse what selects nothing.
+        """Validate the selection.
 
         Raises:
             UserError: a negative step, or a window that ends before it starts.
@@ -93,6 +94,6 @@ class StepSelection:
     def _is_log_spaced(self, step: int) -> bool:
         if not self.log_spaced or step < 1:
             return False
-        # The k-th is 10^(k / n) rounded; step is one if a k near log10(step) * n rounds to it.
+        # The k-th step is 10^(k / n) rounded, so a selected step has a k near log10(step) * n.
         near = len(str(step)) * self.log_spaced
         return any(round(10 ** (k / self.log_spaced)) == step for k in range(near - self.log_spaced, near + 1))

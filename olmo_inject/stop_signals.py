@@ -1,4 +1,4 @@
-"""Requests to stop, from a person or a scheduler."""
+"""Signals to stop, from a user or a scheduler."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM arrives; neither interrupts what runs.
+def stop_signals(received: list[int] | None = None) -> Iterator[list[int]]:
+    """Yield the list given, or a new one: empty until Ctrl-C or SIGTERM arrives; the signals interrupt nothing.
 
-    A list, not a `threading.Event`: a second signal inside the handler of the first would wait for the event's
-    lock for ever.
+    A list and not a `threading.Event`: a second signal in the handler of the first would wait for the event's lock
+    for ever.
     """
-    received: list[int] = []
+    received = [] if received is None else received
     signals = (signal.SIGTERM, signal.SIGINT)
     previous = [signal.signal(number, lambda number, _: received.append(number)) for number in signals]
     try:
@@ -28,9 +28,9 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def stop_with_parent(parent: int) -> None:
-    """Have this process sent SIGTERM when process `parent`, which started it, dies, or now if it has died already.
+    """Send this process SIGTERM when its parent process `parent` dies, or now if it is dead.
 
-    Only Linux can send it later.
+    The signal after a later death is a feature of Linux.
     """
     if sys.platform == "linux":
         set_parent_death_signal = 1

@@ -1,4 +1,4 @@
-"""What is printed: text of others made harmless, and output that may be closed, full, or unable to hold a character."""
+"""Prints safely: escapes text from elsewhere, and copes with output that is closed, full or lacks a character."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from olmo_inject.visible_text import visible
 
 
 class Console(rich.console.Console):
-    """Rich's console for text that is not ours: no markup, no emoji codes, no terminal escapes, also inside tables."""
+    """Rich's console for text from elsewhere: no markup, emoji codes or terminal escapes, also in tables."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As rich's, of what is visible."""
+        """As rich's, with control characters escaped."""
         return super().render_str(visible(text), **options)
 
 
 def prepare_output() -> None:
-    """Have characters that the output cannot hold escaped, and a closed standard output or error taken for none."""
+    """Escape characters that standard output or error cannot encode; replace a closed one by the null device."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -35,7 +35,7 @@ def prepare_output() -> None:
 
 
 def drop_output() -> None:
-    """Send what is still buffered nowhere, so that the interpreter does not fail on it at its end."""
+    """Drop buffered output, so that the interpreter does not fail on it when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

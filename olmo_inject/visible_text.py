@@ -1,4 +1,4 @@
-"""Text of others as it may be shown on a terminal."""
+"""Makes text from elsewhere safe to show on a terminal."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 
 def visible(text: str) -> str:
-    r"""`text` with everything that a terminal would obey instead of show written as an escape, such as \x1b."""
+    r"""`text` with control characters, which a terminal would obey, written as escapes such as \x1b."""
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

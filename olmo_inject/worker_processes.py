@@ -1,4 +1,4 @@
-"""What all worker processes need, those of a corpus's jobs and those of a loader."""
+"""Shared by worker processes of corpus jobs and of data loaders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from olmo_inject.errors import UserError
 
 
 def end_with_parent() -> None:
-    """End this process with the one that started it, however that ends, also by SIGKILL, at work or idle."""
+    """End this process when its parent ends, even by SIGKILL."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
@@ -24,10 +24,10 @@ def _wait_for_parent() -> None:
 
 
 def check_sockets() -> None:
-    """Try the sockets through which processes talk: their paths, below TMPDIR, may be 107 bytes long.
+    """Check that worker processes can create their sockets below TMPDIR; a path has at most 107 bytes.
 
     Raises:
-        UserError: none can be made there.
+        UserError: they cannot.
     """
     try:
         Listener(family="AF_UNIX").close()

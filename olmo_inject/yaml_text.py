@@ -1,8 +1,8 @@
-"""YAML read so that text stays as it was written: what `0010`, `yes`, `1e3` or `12:30` means, its key decides.
+"""Reads YAML whose scalars are converted by the type of their key: `0010`, `yes`, `1e3` or `12:30` may be names.
 
-YAML 1.1 makes 8, True, 1000.0 and 750 of these before anybody knows that a name was wanted. Here every plain
-scalar stays text (`Plain`) until `typed` meets the key's type: where text may stand it is text, and elsewhere
-OmegaConf converts it. Where a key takes anything, YAML 1.2's rules hold: `0010` is 10, `yes` and `12:30` are text.
+YAML 1.1 turns these into 8, True, 1000.0 and 750 before the key is known. Here every scalar without quotes stays text
+(`Plain`) until `typed` knows the key's type: if the key takes text it stays text, else OmegaConf converts it. If the
+key takes any type, YAML 1.2's rules apply: `0010` is 10, `yes` and `12:30` are text.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _BOOL = {word: value for value in (True, False) for word in (str(value), str(val
 _INT = re.compile(r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)|[-+]?inf|nan")
-MOST_DIGITS = 400  # of a number: Python itself refuses to read some thousand digits
-MOST_VALUES = 1_000_000  # which aliases of aliases soon are more than
+MOST_DIGITS = 400  # of a number; Python refuses to read some thousand digits
+MOST_VALUES = 1_000_000  # of a file; aliases of aliases soon exceed it
 
 
 class Plain(str):
-    """Text that stood without quotes, so a number, a truth value or text, as its key decides."""
+    """Text without quotes in the file: a number, a boolean or text, depending on its key."""
 
     __slots__ = ()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of keys and values, scalars as they were written.
+    """Read a YAML file of keys and values; scalars stay as they are written.
 
     Raises:
-        UserError: it cannot be read, is not YAML, or holds something else.
+        UserError: it cannot be read, is not YAML, or does not hold keys and values.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         given = parse(text)
     except _NOT_YAML as error:
-        raise UserError(f"{path}: is not YAML: {_said(error)}") from None
+        raise UserError(f"{path}: is not YAML: {_reason(error)}") from None
     if isinstance(given, Plain):  # a key without its colon
         given = {str(given): None}
     if not isinstance(given, dict):
@@ -59,7 +59,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """YAML as dicts with text as keys, lists, None, `Plain`, and text that stood in quotes; an empty text is {}.
+    """Parse YAML into dicts with text as keys, lists, None, `Plain`, and quoted text; an empty text is {}.
 
     Raises:
         YAMLError: it is not YAML.
@@ -69,10 +69,10 @@ def parse(text: str) -> Any:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """`key=value` with dots between keys, as nested dicts; a later one wins.
+    """Parse overrides, `key=value` with dots between keys, into nested dicts; later ones win.
 
     Raises:
-        UserError: one that has another form, or whose value is not YAML.
+        UserError: an override has another form, or its value is not YAML.
     """
     nested: dict[str, Any] = {}
     for override in overrides:
@@ -83,7 +83,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         try:
             value = _load(text)
         except _NOT_YAML as error:
-            raise UserError(f"overrides: {override!r}: {_said(error)}") from None
+            raise UserError(f"overrides: {override!r}: {_reason(error)}") from None
         level = nested
         for key in outer:
             if not isinstance(level.get(key), dict):
@@ -94,10 +94,10 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def typed(value: Any, hint: Any) -> Any:
-    """`value` with every `Plain` as text where `hint` names a type, else as YAML 1.2 reads it.
+    """`value` with every `Plain` as text if `hint` names a type, else as YAML 1.2 reads it.
 
     Args:
-        value: as `parse` gives it.
+        value: as `parse` returns it.
         hint: a dataclass, or the type of a field of one.
     """
     hint = without_none(hint)
@@ -118,7 +118,7 @@ def typed(value: Any, hint: Any) -> Any:
 
 
 def plain_value(text: str) -> Any:
-    """What YAML 1.2 makes of a plain scalar, with underscores between digits as Python has them."""
+    """The value of a plain scalar in YAML 1.2, with underscores between digits as in Python."""
     if text in _BOOL:
         return _BOOL[text]
     if len(text) > MOST_DIGITS:
@@ -131,7 +131,7 @@ def plain_value(text: str) -> Any:
 
 
 def in_flow(value: Any) -> str:
-    """A value on one line, which `parse` reads back to the same."""
+    """A value as YAML on one line; `parse` reads it back."""
     if isinstance(value, Plain):
         return value
     if isinstance(value, list):
@@ -148,7 +148,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def without_none(hint: Any) -> Any:
-    """A type without the None that it allows."""
+    """A type without its None."""
     if typing.get_origin(hint) in (Union, types.UnionType):
         rest = [each for each in typing.get_args(hint) if each is not type(None)]
         return rest[0] if len(rest) == 1 else Union[tuple(rest)]  # noqa: UP007
@@ -158,7 +158,7 @@ def without_none(hint: Any) -> Any:
 _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
     if problem is None or mark is None:
         return " ".join(str(error).split())

@@ -124,6 +124,7 @@ def test_a_foreign_checkpoint_cannot_run_code(
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_before_anything_starts(
     config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_damaged_checkpoint_is_refused_before_anything_starts(
     assert str(tmp_path / "run/step4") in fails(capfd, "train", config)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -149,6 +151,7 @@ def test_a_full_disk_is_one_line(config: Path, tmp_path: Path, capfd: pytest.Cap
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_weights_and_biases_without_a_key_is_one_line(config: Path, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"HOME": str(tmp_path)}
     command = [sys.executable, "-m", "olmo_inject", "train", str(config), "train.wandb.project=p", "--processes", "2"]

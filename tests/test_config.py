@@ -11,9 +11,13 @@ import pytest
 from olmo_inject.config import CorpusConfig, Experiment, configs_folder, experiment_yaml, load_experiment
 from olmo_inject.config.checks import OWNED, OWNED_DATA, OWNED_OPTIMIZER, OWNED_WANDB
 from olmo_inject.config.olmo_settings import ModelConfig
+from olmo_inject.corpus.from_text.sample import DOLMA
+from olmo_inject.entries import planned_tasks
 from olmo_inject.errors import UserError
-from olmo_inject.injection import Bernoulli, Burst, Uniform
+from olmo_inject.injection import Bernoulli, Burst, PlannedTask, Uniform
 from olmo_inject.injection.schedules import Window
+from olmo_inject.tasks import build_tasks
+from olmo_inject.vocabulary import Vocabulary
 
 BASE = """
 name: small
@@ -59,6 +63,7 @@ INJECTION = "injections: [{{task: tcmp, {}}}]"
 RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("snippet", "message"),
     [
@@ -87,8 +92,8 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         ("corpus: [a]", "corpus: must hold keys and values, not a list"),
         ("train: 5", "str is not a subclass of TrainConfig. value: 5"),
         ("model: [a]", "model: must hold keys and values, not a list"),
-        ("model: tiny-8", "model: tiny-8 would not replace the settings that stand under `model` without a name"),
-        ("model_name: tiny-8", "model_name: stands in resolved experiments only; write `model: NAME`"),
+        ("model: tiny-8", "model: tiny-8 would not replace the settings under `model`, which have no name"),
+        ("model_name: tiny-8", "model_name: only in resolved experiments; write `model: NAME`"),
         ("name: ${nowhere}", "Interpolation key 'nowhere' not found"),
         # Sizes.
         ("train: {global_train_batch_size: 0}", "train.global_train_batch_size: 0 must be at least 1"),
@@ -146,7 +151,24 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         ("injections: [{task: sorting, instances_per_batch: 1}]", "task 'sorting' is not one of tcmp, tadd"),
         ("injections: [{instances_per_batch: 1}]", "injections: task '' is not one of tcmp, tadd"),
         ("tasks: []", "injections: task 'tcmp' is not one of none declared"),
-        ("injections: [{task: tcmp, per_token: 0}, {task: tcmp, per_token: 0}]", "injections: a task stands twice"),
+        (INJECTION.format("schedule: repetitions"), "injections: tcmp: schedule repetitions needs times"),
+        (INJECTION.format("times: 3, per_token: 0"), "tcmp: times belongs to schedule repetitions, not to uniform"),
+        (INJECTION.format("schedule: repetitions, times: 0"), "tcmp: times: 0 must be at least 1"),
+        (INJECTION.format("schedule: repetitions, times: 1, spread: odd"), "spread 'odd' is not one of even, random"),
+        (INJECTION.format("schedule: repetitions, times: 1, per_token: 1"), "per_token: not with schedule repetitions"),
+        (INJECTION.format("schedule: repetitions, times: 1, draw: epochs"), "draw belongs to the other schedules"),
+        (INJECTION.format("schedule: at"), "injections: tcmp: schedule at needs file"),
+        (INJECTION.format("schedule: at, file: x, start: 3"), "start and stop: schedule at says its steps itself"),
+        (INJECTION.format("schedule: phases"), "injections: tcmp: schedule phases needs phases"),
+        (INJECTION.format("schedule: phases, phases: [{start: 5, stop: 5, instances_per_batch: 1}]"),
+         "phases.0: steps 5 to 5 are not a window after the one before"),
+        (INJECTION.format("schedule: phases, phases: [{stop: 5}]"), "phases.0: instances_per_batch is missing"),
+        (INJECTION.format("per_token: 0, place: middle"), "place 'middle' is not one of start, end, random, offset"),
+        (INJECTION.format("per_token: 0, offset: 3"), "tcmp: offset 3 must be at least 0, and needs place offset"),
+        (INJECTION.format("per_token: 0, eos: never"), "eos 'never' is not one of none, before, after, both"),
+        (INJECTION.format("per_token: 0, per_row: 0"), "tcmp: per_row: 0 must be at least 1"),
+        (INJECTION.format("schedule: bernoulli, per_token: 0, per_row: 2"), "per_row: schedule bernoulli draws"),
+        (INJECTION.format("per_token: 0, longer: split, place: end"), "longer: split needs place start and one"),
         (RATE.format("schedule: poisson"), "tcmp: schedule 'poisson' is not one of uniform, burst, bernoulli"),
         (RATE.format("draw: shuffled"), "injections: tcmp: draw 'shuffled' is not one of independent, epochs"),
         ("injections: [{task: tcmp}]", "tcmp: give exactly one of instances_per_batch, per_sequence, per_token"),
@@ -237,6 +259,7 @@ def test_durations(base: Path, written: str, steps: int) -> None:
     assert load_experiment(changed(base, f"train: {{max_duration: {written}}}")).steps == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["0010", "1e3", "yes", "12:30", "0x10", "2024-01-01", "1_000", "1.10", "off", "inf"])
 def test_text_stays_as_it_was_written(base: Path, word: str) -> None:
     """YAML 1.1 would make 8, 1000.0, True, 750, 16, ... of it."""
@@ -293,14 +316,17 @@ def test_what_was_written_is_what_is_there(base: Path) -> None:
 )
 def test_frequencies_in_every_unit(base: Path, entry: str, per_batch: Fraction) -> None:
     experiment = load_experiment(changed(base, INJECTION.format(entry)))
-    assert experiment.frequency(experiment.injections[0]).per_batch == per_batch
-    assert experiment.schedule(experiment.injections[0]).rate == per_batch
+    assert planned(experiment)[0].schedule.rate == per_batch
+
+
+def planned(experiment: Experiment) -> list[PlannedTask]:
+    return planned_tasks(experiment, build_tasks(experiment.tasks, Vocabulary.load(DOLMA)))
 
 
 def test_schedules(base: Path) -> None:
     def schedule(entry: str) -> Any:
         experiment = load_experiment(changed(base, INJECTION.format(entry)))
-        return experiment.schedule(experiment.injections[0])
+        return planned(experiment)[0].schedule
 
     assert schedule("instances_per_batch: 2/3") == Uniform(Fraction(2, 3))
     assert schedule("schedule: burst, instances: 5, every: 10, phase: 3") == Burst(5, 10, 3)
@@ -320,6 +346,7 @@ def test_bernoulli_draws_are_keyed_by_plan_seed_and_task(base: Path) -> None:
     assert len(keys) == 4
 
 
+@pytest.mark.slow
 def test_resolved_yaml_reads_back_to_the_same(base: Path, tmp_path: Path) -> None:
     snippet = """
 model: {d_model: 24, n_heads: 4}
@@ -492,6 +519,7 @@ def test_extends_what_is_not_there_or_itself(tmp_path: Path) -> None:
     assert refusal(tmp_path / "a.yaml").endswith("a.yaml: extends itself")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -535,5 +563,5 @@ def test_every_shipped_model_loads(tmp_path: Path, path: Path) -> None:
 def test_every_shipped_experiment_loads(path: Path) -> None:
     experiment = load_experiment(path)
     assert load_experiment(path.stem) == experiment
-    for injection in experiment.injections:
-        assert experiment.schedule(injection).max_count <= experiment.batch_size
+    for entry in planned(experiment):
+        assert entry.schedule.max_count <= experiment.batch_size

@@ -118,6 +118,7 @@ def tried(experiment: Experiment, key: str, value: Any) -> None:
         build(changed)
 
 
+@pytest.mark.slow
 def test_every_number_is_refused_or_can_be_built(base: Experiment) -> None:
     numbers = [(key, kinds) for key, kinds in leaves(base) if kinds & {int, float} and bool not in kinds]
     assert len(numbers) > 80

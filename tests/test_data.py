@@ -59,7 +59,7 @@ def test_from_a_corpus_folder(folder: Path, tmp_path: Path) -> None:
     rows = data.corpus.rows(np.arange(BATCH, 2 * BATCH))["input_ids"].numpy()
     injected = data.plan.at(1)
     assert len(injected.rows) == 3
-    np.testing.assert_array_equal(rows[injected.rows, :3], data.plan.tokens(injected))
+    np.testing.assert_array_equal(rows[injected.rows, :3], data.plan.tokens(injected).table())
     assert set(rows[injected.rows, 3].tolist()) == {0}
     assert data.corpus[0].keys() == {"input_ids"}
 

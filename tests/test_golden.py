@@ -25,6 +25,8 @@ from olmo_inject.cli import main
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).with_name("golden.json")
 RTOL, ATOL = 1e-3, 1e-5  # of results; losses and weights are held to `TRAINED`
 TRAINED = 2e-5
@@ -104,7 +106,7 @@ def tables(method: str, folder: Path, run: Path) -> dict[str, Any]:
     """Of each table that `analyze method` writes a summary of each column, but for the folders."""
     steps = [] if method == "behaviour" else ["--steps", "last" if method == "features" else "8,12"]
     with pytest.raises(SystemExit) as ended:
-        main(["analyze", method, str(run), *steps, *ANALYSES[method], "--to", str(folder)])
+        main(["analyze", method, str(run), *steps, *ANALYSES[method], "--out", str(folder)])
     assert ended.value.code == 0
     found = {}
     for path in sorted(folder.glob("*.parquet")):

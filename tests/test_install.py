@@ -19,6 +19,8 @@ from packaging.utils import canonicalize_name
 
 from olmo_inject.config import configs_folder
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("olmo_inject", "launch", "analysis")
 PYTHONS = ("3.10", "3.11", "3.12")

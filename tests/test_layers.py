@@ -43,6 +43,7 @@ def graph() -> dict[str, set[str]]:
     return {name: others - {name} for name, others in edges.items()}
 
 
+@pytest.mark.slow
 def test_no_folder_imports_what_is_built_on_it() -> None:
     try:
         TopologicalSorter(graph()).prepare()

@@ -10,6 +10,8 @@ import pytest
 
 from olmo_inject.olmo_imports import DEFERRED, Deferred
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {*(name for names in DEFERRED.values() for name in names), "scipy", "sklearn", "torchmetrics", "transformers"}
 MODULES = ", ".join(DEFERRED)
 USE = """

@@ -18,6 +18,8 @@ from olmo_inject.errors import UserError, report
 from olmo_inject.terminal import Console
 from olmo_inject.visible_text import visible
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 name: "[/x] \u6570"
 folder: {folder}/run

@@ -43,6 +43,7 @@ def test_eligible_ids_are_the_ordinary_tokens(dolma: Vocabulary) -> None:
     np.testing.assert_array_equal(eligible, np.arange(2, 50254))
 
 
+@pytest.mark.slow
 def test_eligible_keeps_parts_of_utf8_characters(dolma: Vocabulary) -> None:
     assert sum(REPLACEMENT in dolma.decode([i]) for i in dolma.eligible()) > 100
 
@@ -55,6 +56,7 @@ def test_eligible_leaves_out_padding_rows_and_holes(sparse: Path) -> None:
     assert vocabulary.token_text(3) == "<id 3>"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", bundled_tokenizers())
 def test_every_bundled_tokenizer_loads(name: str) -> None:
     vocabulary = Vocabulary.load(name)
@@ -63,6 +65,7 @@ def test_every_bundled_tokenizer_loads(name: str) -> None:
     assert not vocabulary.reserved & set(vocabulary.eligible())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "identifier", [f"tokenizers/{DOLMA}.json", f"{DOLMA}.json", "allenai/gpt-neox-olmo-dolma-v1_5"]
 )
@@ -91,6 +94,7 @@ def test_text_round_trip(dolma: Vocabulary) -> None:
     assert dolma.decode(np.array([*ids, dolma.eos_id], dtype=np.uint16)) == text + "<|endoftext|>"
 
 
+@pytest.mark.slow
 def test_token_text_is_printable_and_never_empty(dolma: Vocabulary) -> None:
     texts = [dolma.token_text(i) for i in range(0, dolma.size, 7)] + [dolma.token_text(i) for i in range(300)]
     assert all(text and text.isprintable() and " " not in text and REPLACEMENT not in text for text in texts)

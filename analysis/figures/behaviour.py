@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures.measures import TEST_LOSS, draw_baselines, label_baselines
-from analysis.figures.style import GREY, axis_labels, colour_and_marker, legend, panels, sizes_of, style
+from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
 from analysis.methods.retention import Retention, retention
 from analysis.read.runs import Run
+from olmo_inject.figure_style import GREY, colour_and_marker
 
 REFERENCE = re.compile(r"eval/(\w+)/reference/loss")
 REFERENCE_DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))

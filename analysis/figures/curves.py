@@ -5,18 +5,20 @@ Each function takes runs and returns a matplotlib figure, or None where the runs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis.figures.heatmaps import accuracy_cells, draw_accuracies
 from analysis.figures.measures import TEST_ACCURACY, Measure, draw_baselines, label_baselines
-from analysis.figures.style import axis_labels, colour_and_marker, legend, panels, sizes_of, style
+from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
 from analysis.read.runs import Run
 from olmo_inject.errors import UserError
+from olmo_inject.figure_style import colour_and_marker
 from olmo_inject.injection import Injections, Plan
 
 SMOOTHED_STEPS = 25  # of losses drawn against steps
@@ -50,10 +52,26 @@ def curves(runs: Sequence[Run], task: str, measure: Measure) -> Figure | None:
     return figure
 
 
-def plan_raster(runs: Sequence[Run]) -> Figure | None:
-    """Which rows of the first batches each different plan injects, coloured by task."""
+def different_plans(runs: Sequence[Run]) -> dict[str, tuple[Run, Plan]]:
+    """One run and its plan for each different plan, by `Run.plan_label`; without those whose corpus is gone."""
     injecting = sorted((run for run in runs if run.experiment.injections), key=Run.rates)
-    plans = {run.plan_label(): (run, plan) for run in injecting if (plan := _plan(run)) is not None}
+    return {run.plan_label(): (run, plan) for run in injecting if (plan := _plan(run)) is not None}
+
+
+def plan_rows(plans: Mapping[str, tuple[Run, Plan]]) -> pd.DataFrame:
+    """The rows that the first batches of each plan inject: columns plan, step, row and task."""
+    rows = [
+        {"plan": label.replace("\n", "; "), "step": step, "row": row, "task": task.name}
+        for label, (run, plan) in plans.items()
+        for number, task in enumerate(plan.tasks)
+        for step in range(min(PLAN_STEPS, run.experiment.steps))
+        for row in _rows_of(plan.at(step), number)
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(["plan", "step", "row", "task"]))
+
+
+def plan_raster(plans: Mapping[str, tuple[Run, Plan]]) -> Figure | None:
+    """Which rows of the first batches each plan injects, coloured by task."""
     if not plans:
         return None
     names = list(dict.fromkeys(task.name for _, plan in plans.values() for task in plan.tasks))

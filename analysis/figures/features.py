@@ -18,10 +18,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.style import GREY, SMALL, axis_labels, colour_and_marker, legend, panels, style
+from analysis.figures.style import SMALL, axis_labels, legend, panels, style
 from analysis.methods.feature_amounts import HEADLINE_LAYER, HEADLINE_SITE
 from analysis.methods.features import FOURIER, ORDER, PLAIN
 from analysis.read.store import last_step, rows
+from olmo_inject.figure_style import GREY, colour_and_marker
 
 MOST_PANELS = 12  # of pictures of single runs
 SMALLEST_SHARE = 0.003  # of variance that the colours of modes tell apart
@@ -63,7 +64,7 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
             plain_r2 = np.maximum(of_plain["held_out"].to_numpy(float), LOWEST_R2)
             axes.plot(of_plain["layer"] + apart, plain_r2, color=colour, ls=":", lw=1)
         # One band for all sites: which of them chance favours is of no interest.
-        random = rows(order, run=run, weights="random").pivot(index="layer", columns="site", values="held_out")
+        random = rows(order, run=run, weights="untrained").pivot(index="layer", columns="site", values="held_out")
         low, high = np.maximum(random.min(axis=1), LOWEST_R2), np.maximum(random.max(axis=1), LOWEST_R2)
         axes.fill_between(random.index.to_numpy(int), low, high, color=GREY, alpha=0.25, lw=0, zorder=0)
         axes.axhline(0, color=GREY, lw=0.6, zorder=1)

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.measures import TEST_ACCURACY, TEST_LOSS, Measure, draw_baselines, label_baselines
-from analysis.figures.style import colour_and_marker, legend, style
+from analysis.figures.style import legend, style
 from analysis.read.runs import Run
+from olmo_inject.figure_style import colour_and_marker
 
 LAST_SHARE = 4  # of a run's steps, one in so many are its last, over which a loss is averaged
 Bar = tuple[float, float, float]  # a value and the ends of its bar

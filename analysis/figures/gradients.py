@@ -10,9 +10,10 @@ from jaxtyping import Float64, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import COLOURS, GREY, MARKERS, SMALL, axis_labels, style
+from analysis.figures.style import SMALL, axis_labels, style
 from analysis.read.store import rows
 from analysis.stats import mean_interval
+from olmo_inject.figure_style import BLACK, BLUE, GREY, MARKERS, ORANGE
 from olmo_inject.words import counted
 
 PER_ROW = 3
@@ -20,16 +21,19 @@ FEWEST_ROWS = 3  # of the panels of means: fewer runs leave room above and below
 BLOCK = 4  # steps drawn together: cosines of steps that follow each other resemble each other
 # kind of gradient: its symbol, what it is of, and its colour and marker
 LINES = {
-    "batch": ("$g$", "the whole batch", COLOURS[6], MARKERS[0]),
-    "injected": ("$g_t$", "all injected tokens", COLOURS[1], MARKERS[2]),
-    "rest": ("$g_{nt}$", "all other tokens", COLOURS[0], MARKERS[1]),
+    "batch": ("$g$", "the whole batch", BLACK, MARKERS[0]),
+    "injected": ("$g_t$", "all injected tokens", ORANGE, MARKERS[2]),
+    "rest": ("$g_{nt}$", "all other tokens", BLUE, MARKERS[1]),
 }
 WHEN = {True: "steps whose batch holds the task", False: "steps whose batch does not"}
 
 
 def cosine_label(table: pd.DataFrame) -> str:
     """What is on the axis, and where it was measured."""
-    [(layer, neurons)] = set(zip(table["mlp"], table["neurons"], strict=True))
+    measured = set(zip(table["mlp"], table["neurons"], strict=True))
+    if len(measured) > 1:  # runs may have measured different ones while they trained
+        return "cosine with the task's $g_r$ on neurons of one MLP"
+    [(layer, neurons)] = measured
     return f"cosine with the task's $g_r$ on {neurons} neurons of MLP {layer}"
 
 

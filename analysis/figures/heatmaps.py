@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.figures.style import FRAME, GREY, SMALL, sizes_of, style
+from analysis.figures.style import FRAME, SMALL, sizes_of, style
 from analysis.read.runs import Run
+from olmo_inject.figure_style import GREY
 
 NO_FLOOR_ABOVE = 0.9  # a majority label as common as this would leave the colours no range
 TRAIN_HALF_LOSS = "eval/{task}/train/loss"

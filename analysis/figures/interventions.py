@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import COLOURS, GREY, SMALL, style
+from analysis.figures.style import SMALL, style
 from analysis.methods.counterfactuals import TOK1
 from analysis.read.store import rows
+from olmo_inject.figure_style import BLUE, GREY
 
 MEASURES = (("effect", "fall of the logit difference"), ("recovery", "recovered logit difference"))
 CONTROLS = {
@@ -66,7 +67,7 @@ def layers(table: pd.DataFrame, title: str, scale: tuple[float, float]) -> Figur
         figure.suptitle(title, fontsize=9.5)
         axes = figure.subplots(1, 2, sharey=True)
         for axis, (name, label) in zip(axes, MEASURES, strict=True):
-            for offset, (weights, colour) in ((-0.2, ("trained", COLOURS[0])), (0.2, ("untrained", "#BBBBBB"))):
+            for offset, (weights, colour) in ((-0.2, ("trained", BLUE)), (0.2, ("untrained", "#BBBBBB"))):
                 of_model = rows(table, weights=weights).sort_values("layer")
                 reach = [of_model[name] - of_model[f"{name}_low"], of_model[f"{name}_high"] - of_model[name]]
                 axis.bar(of_model["layer"] + offset, of_model[name], 0.38, color=colour, label=weights)

@@ -9,8 +9,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.figures.style import GREY, SMALL
+from analysis.figures.style import SMALL
 from analysis.read.runs import LEARNED_ABOVE, Run, baselines
+from olmo_inject.figure_style import GREY, RED
+from olmo_inject.tasks.halves import UNMIRRORED
 
 ROOM_OF_LABEL = 0.07  # of a panel's height
 
@@ -31,6 +33,11 @@ class Measure:
     baseline: str | None = None
     smoothed: bool = False
 
+    def metrics(self, task: str) -> list[str]:
+        """The names in `metrics.jsonl` that it is read from."""
+        name = self.metric.format(task=task)
+        return [name, f"eval/{task}/test/{UNMIRRORED}"] if self is TEST_ACCURACY else [name]
+
     def series(self, run: Run, task: str) -> pd.Series:
         """The values by step: of test accuracy, those that the task is judged by."""
         if self is TEST_ACCURACY:
@@ -42,6 +49,9 @@ class Measure:
 TEST_ACCURACY = Measure("eval/{task}/test/accuracy", "accuracy on unmirrored\ntest pairs", "accuracy")
 TEST_LOSS = Measure("eval/{task}/test/loss", "test loss of LABEL (nats)", "loss")
 TRAIN_LOSS = Measure("train/{task}/loss", "loss of injected LABELs (nats)", "loss", smoothed=True)
+LOSS_AMONG_LABELS = Measure("eval/{task}/test/loss_among_labels", "loss among the labels (nats)")
+LABEL_MASS = Measure("eval/{task}/test/label_mass", "probability of the labels")
+AUC = Measure("eval/{task}/test/auc", "AUC of the\nlogit difference")
 LM_LOSS = Measure("train/lm_loss", "loss of all other tokens (nats)", smoothed=True)
 
 
@@ -58,7 +68,7 @@ def _lines(runs: Sequence[Run], task: str, measure: Measure) -> list[tuple[str, 
         return []
     known = [(b.name, getattr(b, measure.baseline), GREY, (0, (4, 2))) for b in baselines(built)]
     threshold = LEARNED_ABOVE.get(built.config.kind) if measure is TEST_ACCURACY else None
-    return known if threshold is None else [*known, ("learned above", threshold, "#B03A00", (0, (1, 1.5)))]
+    return known if threshold is None else [*known, ("learned above", threshold, RED, (0, (1, 1.5)))]
 
 
 def label_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measure) -> None:

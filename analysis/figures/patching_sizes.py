@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.style import GREY, axis_labels, colour_and_marker, panels, style
+from analysis.figures.style import axis_labels, panels, style
 from analysis.read.store import rows
+from olmo_inject.figure_style import GREY, colour_and_marker
 
 MOST_NAMED = 8  # runs of one panel with a colour and a name of their own
 

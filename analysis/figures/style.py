@@ -1,12 +1,8 @@
-"""What all figures share: colours, fonts, and the ways out as a file or inline in a page.
-
-Colours are Okabe and Ito's, which people of every colour vision tell apart; nothing is said by colour alone.
-"""
+"""What figures of analyses share beside `olmo_inject.figure_style`: fonts, panels, legends, and figures in a page."""
 
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from analysis.read.runs import Run
-from olmo_inject.files import replacing
+from olmo_inject import figure_style
+from olmo_inject.figure_style import RED, colour_and_marker, drawn
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A00")
-MARKERS = "osD^vP*X"
-FRAME = "#D55E00"  # around what was learned
-GREY = "#555555"
+FRAME = RED  # around what was learned
 SMALL = 6.5  # points, of what is written into a panel
-DOTS_PER_INCH = 130  # of raster files
 PER_ROW = 4  # panels side by side
 LETTERS_THAT_FIT = 16  # of a legend beside panels
 INCHES_PER_LETTER = 0.075
@@ -40,7 +33,6 @@ _RC: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "svg.hashsalt": "olmo-inject",  # the same runs give the same file
 }
 
 
@@ -52,11 +44,6 @@ def style() -> Any:
 def sizes_of(runs: Sequence[Run]) -> list[str]:
     """The model sizes of `runs`, largest first."""
     return list(dict.fromkeys(run.size for run in sorted(runs, key=lambda run: -run.parameters)))
-
-
-def colour_and_marker(number: int) -> tuple[str, str]:
-    """Those of the `number`-th thing; beyond the palette they repeat."""
-    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
 
 
 def panels(n: int, width: float, height: float, *, share: bool = True) -> tuple[Figure, list[Axes]]:
@@ -107,12 +94,10 @@ def legend(figure: Figure, title: str, names: Sequence[str], more: Sequence[Arti
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as SVG, text drawn as paths so that it looks the same everywhere."""
-    buffer = io.BytesIO()
+    """The figure as SVG."""
     with style():
         _take_names_as_written(figure)
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+        return drawn(figure, "svg")
 
 
 def data_uri(figure: Figure) -> str:
@@ -133,10 +118,6 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    with replacing(path) as temporary:
-        if path.suffix == ".svg":
-            temporary.write_bytes(svg(figure))
-        else:
-            with style():
-                _take_names_as_written(figure)
-                figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    with style():
+        _take_names_as_written(figure)
+        figure_style.save(figure, path)

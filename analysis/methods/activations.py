@@ -35,7 +35,7 @@ INSTANCES_PER_PASS = 1024
 
 
 @dataclass(frozen=True)
-class Site:
+class ProbePosition:
     """Where in an instance activations are taken, and as a function of which value.
 
     Attributes:
@@ -63,7 +63,7 @@ class Activations:
         told: which values can be told from the label: at TOK2 those with more than one.
     """
 
-    site: Site
+    site: ProbePosition
     means: Float64[np.ndarray, "layers values d_model"]
     balanced: Float64[np.ndarray, "layers values d_model"]
     told: Bool[np.ndarray, " values"]
@@ -102,17 +102,17 @@ def recorded(points: Sequence[nn.Module]) -> Iterator[list[torch.Tensor | None]]
             handle.remove()
 
 
-def sites_of(task: Task) -> list[Site]:
+def sites_of(task: Task) -> list[ProbePosition]:
     """The sites of a task, by position."""
-    sites = [Site(0, 0), Site(1, 0), Site(1, 1)]
-    if np.isin(task.label_tokens, operands(task)).all():
-        sites.append(Site(LABEL_POSITION, LABEL_POSITION))
+    sites = [ProbePosition(0, 0), ProbePosition(1, 0), ProbePosition(1, 1)]
+    if np.isin(task.label_tokens, value_tokens(task)).all():
+        sites.append(ProbePosition(LABEL_POSITION, LABEL_POSITION))
     return sites
 
 
-def operands(task: Task) -> np.ndarray:
+def value_tokens(task: Task) -> np.ndarray:
     """The tokens that stand for values: those that occur as an operand, in the order of their values."""
-    return task.tokens[np.isin(task.tokens, task.instances[:, :LABEL_POSITION])]
+    return task.tokens[np.isin(task.tokens, task.triples[:, :LABEL_POSITION])]
 
 
 @torch.no_grad()
@@ -129,11 +129,11 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
     """
     check_vocabulary(model, task)
     points = residual_points(model) if points is None else points
-    tokens, values, n = task.instances.astype(np.int64), values_of(task), len(operands(task))
+    tokens, values, n = task.triples.astype(np.int64), values_of(task), len(value_tokens(task))
     labels = np.unique(task.labels, return_inverse=True)[1]
     groups = {site: values[:, site.variable] for site in sites_of(task)} | {_LABELS: labels}
     sizes = {site: n if site is not _LABELS else int(labels.max()) + 1 for site in groups}
-    sums: dict[Site, torch.Tensor] = {}
+    sums: dict[ProbePosition, torch.Tensor] = {}
     with recorded(points) as outputs:
         for start in range(0, len(tokens), INSTANCES_PER_PASS):
             chunk = slice(start, start + INSTANCES_PER_PASS)
@@ -156,8 +156,8 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
     return found
 
 
-_LABELS = Site(1, LABEL_POSITION)  # by LABEL, at TOK2
-_AT_TOK2 = (Site(1, 0), Site(1, 1), _LABELS)
+_LABELS = ProbePosition(1, LABEL_POSITION)  # by LABEL, at TOK2
+_AT_TOK2 = (ProbePosition(1, 0), ProbePosition(1, 1), _LABELS)
 
 
 def _parts(
@@ -181,21 +181,21 @@ def _parts(
 
 
 def check_vocabulary(model: PreTrainedModel, task: Task) -> None:
-    """Refuse a task with tokens that the model does not have.
+    """Check that the model has the tokens of the task.
 
     Raises:
         UserError: naming the largest.
     """
     vocabulary = model.config.vocab_size
-    if (largest := int(task.instances.max())) >= vocabulary:
+    if (largest := int(task.triples.max())) >= vocabulary:
         raise UserError(f"{task.name} has token {largest}, the model's vocabulary ends at {vocabulary - 1}")
 
 
 def values_of(task: Task) -> Int64[np.ndarray, "n 3"]:
     """The value of each token of each instance; -1 for a LABEL that stands for none."""
-    values = np.full(int(max(task.tokens.max(), task.instances.max())) + 1, -1)
-    values[operands(task)] = np.arange(len(operands(task)))
-    return values[task.instances.astype(np.int64)]
+    values = np.full(int(max(task.tokens.max(), task.triples.max())) + 1, -1)
+    values[value_tokens(task)] = np.arange(len(value_tokens(task)))
+    return values[task.triples.astype(np.int64)]
 
 
 def _sum_by(

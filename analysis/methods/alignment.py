@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 
 from analysis.methods.forward_from import ROWS_PER_PASS, ForwardFrom
-from analysis.methods.interchange import Site, Streams, interchange
+from analysis.methods.interchange import Alignment, Streams, interchange
 from analysis.methods.subspaces import Basis, Descent, gaussian, lowest, orthonormal
 from olmo_inject.errors import UserError
 from olmo_inject.randomness import integers, key
@@ -48,7 +48,7 @@ class Options:
     controls: bool = True
 
     def check(self) -> None:
-        """Refuse what cannot be.
+        """Validate the options.
 
         Raises:
             UserError: naming the option.
@@ -66,7 +66,7 @@ class Fitting:
 
     Attributes:
         train: pairs to train on.
-        judge: other pairs, that tell which start is better and whether it has converged.
+        judge: other train pairs, which decide between starts and whether the search has converged.
     """
 
     train: Streams
@@ -74,14 +74,14 @@ class Fitting:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search has come to.
+class SearchResult:
+    """The best subspace of a search.
 
     Attributes:
         basis: orthonormal rows that span the subspace.
-        accuracy: interchange accuracy on the pairs that judge.
-        loss: on them, in nats.
-        updates: after so many.
+        accuracy: interchange accuracy on the judging pairs.
+        loss: on the judging pairs, in nats.
+        updates: optimizer steps taken.
         converged: whether the loss fell no further.
     """
 
@@ -92,95 +92,97 @@ class Found:
     converged: bool = False
 
 
-class _Way:
-    """From one start downwards, and the best subspace on it."""
+class _Candidate:
+    """The descent from one start, and its best subspace."""
 
     def __init__(self, start: Basis) -> None:
-        self.descent, self.best = Descent(start, ANGLE), Found(start, 0.0, float("inf"))
+        self.descent, self.best = Descent(start, ANGLE), SearchResult(start, 0.0, float("inf"))
 
-    def judge(self, upper: ForwardFrom, site: Site, pairs: Streams) -> None:
+    def judge(self, upper: ForwardFrom, site: Alignment, pairs: Streams) -> None:
         accuracy, loss = interchange(upper, site, pairs, self.descent.basis)
         if loss > self.best.loss - max(GAIN * self.best.loss, LEAST_GAIN):
             self.descent.angle /= 2
         if loss < self.best.loss:
-            self.best = Found(self.descent.basis, accuracy, loss)
+            self.best = SearchResult(self.descent.basis, accuracy, loss)
 
 
 class _Search:
-    """One subspace at one site: what goes on of its starts."""
+    """The search for one subspace at one place: the starts that are still active."""
 
-    def __init__(self, upper: ForwardFrom, task: Task, site: Site, dimension: int, fitting: Fitting, options: Options):
+    def __init__(
+        self, upper: ForwardFrom, task: Task, site: Alignment, dimension: int, fitting: Fitting, options: Options
+    ):
         self.site, self.fitting = site, fitting
-        self.ways = [_Way(start) for start in starts(upper, task, site, dimension, fitting.train)]
+        self.candidates = [_Candidate(start) for start in starts(upper, task, site, dimension, fitting.train)]
         n, device = options.updates * options.batch, fitting.train.label.device
         drawn = integers(key("das updates", task.name, str(site)), n, len(fitting.train.label))
         self.batches = torch.from_numpy(drawn).to(device).split(options.batch)
-        self.found: Found | None = None  # once it is over
+        self.result: SearchResult | None = None  # set when the search ends
 
     def judge(self, upper: ForwardFrom, updates: int) -> None:
-        """See how far the ways have come; those that need not go on end."""
-        for way in self.ways:
-            way.judge(upper, self.site, self.fitting.judge)
-        best, over = min(self.ways, key=lambda way: way.best.loss), updates == len(self.batches)
+        """Judge the candidates; drop the worse one after the trial, and end the search when the best has converged."""
+        for candidate in self.candidates:
+            candidate.judge(upper, self.site, self.fitting.judge)
+        best, over = min(self.candidates, key=lambda candidate: candidate.best.loss), updates == len(self.batches)
         if updates >= TRIAL * ROUND or over:
-            self.ways = [best]
+            self.candidates = [best]
             converged = best.descent.angle < SMALL_ANGLE
             if converged or over:
-                self.found = replace(best.best, updates=updates, converged=converged)
+                self.result = replace(best.best, updates=updates, converged=converged)
 
 
 def align(
     upper: ForwardFrom,
     task: Task,
-    asked: Sequence[tuple[Site, int]],
+    asked: Sequence[tuple[Alignment, int]],
     fittings: Sequence[Fitting],
     options: Options,
     check: Callable[[], None] = lambda: None,
-) -> list[Found]:
-    """Search for subspaces, each by itself though all of them go through the model together.
+) -> list[SearchResult]:
+    """Search for subspaces independently, in shared forward passes.
 
     Args:
-        upper: of a model whose weights ask for no gradients.
-        task: whose labels are predicted.
-        asked: sites, all of one layer, and in how many dimensions.
-        fittings: the pairs of each.
+        upper: of a model whose weights need no gradients.
+        task: its labels are predicted.
+        asked: places, all of one layer, and the number of dimensions at each.
+        fittings: the pairs of each search.
         options: updates and batch.
-        check: called before every update; what it raises ends the search.
+        check: called before every update; an exception that it raises ends the search.
     """
     searches = [
         _Search(upper, task, site, dimension, fitting, options)
         for (site, dimension), fitting in zip(asked, fittings, strict=True)
     ]
-    going = searches
+    active = searches
     for update in range(options.updates + 1):
         check()
         if update % ROUND == 0 or update == options.updates:
-            for one in going:
-                one.judge(upper, update)
-            going = [one for one in going if one.found is None]
-        if not going:
+            for search in active:
+                search.judge(upper, update)
+            active = [search for search in active if search.result is None]
+        if not active:
             break
-        _update(upper, [(one, way) for one in going for way in one.ways], update)
-    return [one.found for one in searches if one.found is not None]
+        _update(upper, [(search, candidate) for search in active for candidate in search.candidates], update)
+    return [search.result for search in searches if search.result is not None]
 
 
-def _update(upper: ForwardFrom, going: Sequence[tuple[_Search, _Way]], number: int) -> None:
-    """One update of every way, all of them in one pass."""
-    rows = [one.batches[number] for one, _ in going]
-    bases = [way.descent.basis.clone().requires_grad_(True) for _, way in going]
+def _update(upper: ForwardFrom, active: Sequence[tuple[_Search, _Candidate]], number: int) -> None:
+    """One update of every candidate, all of them in one pass."""
+    rows = [search.batches[number] for search, _ in active]
+    bases = [candidate.descent.basis.clone().requires_grad_(True) for _, candidate in active]
     exchanged = [
-        one.fitting.train.exchanged(one.site, chosen, basis)
-        for (one, _), chosen, basis in zip(going, rows, bases, strict=True)
+        search.fitting.train.exchanged(search.site, chosen, basis)
+        for (search, _), chosen, basis in zip(active, rows, bases, strict=True)
     ]
     tokens, streams = (torch.cat(parts) for parts in zip(*exchanged, strict=True))
-    labels = torch.cat([one.fitting.train.label[chosen] for (one, _), chosen in zip(going, rows, strict=True)])
-    # The sum of the ways' mean losses: no subspace's gradient holds anything of another's.
-    loss = F.cross_entropy(upper.scores(going[0][0].site.layer, tokens, streams), labels) * len(going)
-    for (_, way), gradient in zip(going, torch.autograd.grad(loss, bases), strict=True):
-        way.descent.step(gradient)
+    labels = torch.cat([search.fitting.train.label[chosen] for (search, _), chosen in zip(active, rows, strict=True)])
+    # The sum of the candidates' mean losses: no subspace's gradient holds anything of another's.
+    loss = F.cross_entropy(upper.scores(active[0][0].site.layer, tokens, streams), labels) * len(active)
+    for (_, candidate), gradient in zip(active, torch.autograd.grad(loss, bases), strict=True):
+        candidate.descent.step(gradient)
 
 
-def starts(upper: ForwardFrom, task: Task, site: Site, dimension: int, pairs: Streams) -> list[Basis]:
+def starts(upper: ForwardFrom, task: Task, site: Alignment, dimension: int, pairs: Streams) -> list[Basis]:
     """Where a search for a subspace of so many dimensions begins: to first order the best, and a random one.
 
     To first order, exchanging a subspace P changes the loss by the trace of P M, where M is the mean over pairs of the
@@ -198,7 +200,7 @@ def starts(upper: ForwardFrom, task: Task, site: Site, dimension: int, pairs: St
 
 
 def _gradients(
-    upper: ForwardFrom, site: Site, pairs: Streams, difference: Float[torch.Tensor, "n d"]
+    upper: ForwardFrom, site: Alignment, pairs: Streams, difference: Float[torch.Tensor, "n d"]
 ) -> Float[torch.Tensor, "n d"]:
     """Of the loss of each pair by the stream at the site, each at a place of its own between base and source."""
     share = (torch.arange(len(difference), device=difference.device) * GOLDEN % 1)[:, None]

@@ -45,9 +45,9 @@ class Pairs:
         return 1 - self.changed.double().mean().item()
 
 
-def operands(task: Task, ids: Int64[np.ndarray, " n"]) -> Int64[torch.Tensor, "n 2"]:
+def operand_tokens(task: Task, ids: Int64[np.ndarray, " n"]) -> Int64[torch.Tensor, "n 2"]:
     """TOK1 and TOK2 of instances."""
-    return torch.from_numpy(task.instances[ids, :LABEL_POSITION].astype(np.int64))
+    return torch.from_numpy(task.triples[ids, :LABEL_POSITION].astype(np.int64))
 
 
 def label_places(task: Task, ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
@@ -83,8 +83,8 @@ def draw_pairs(task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, 
     kept = of_kept[: n // 2]
     chosen = np.concatenate([of_changed[: n - len(kept)], kept])
     return Pairs(
-        operands(task, base[chosen]),
-        operands(task, source[chosen]),
+        operand_tokens(task, base[chosen]),
+        operand_tokens(task, source[chosen]),
         torch.from_numpy(label[chosen]),
         torch.from_numpy(changed[chosen]),
         then[chosen],
@@ -97,10 +97,10 @@ def one_operand_accuracy(task: Task, pairs: Pairs) -> float:
     The guess is the label most frequent with that operand's value in the whole table. What exchanges no more than one
     operand, or spoils one and leaves the other, reaches this much.
     """
-    labels = label_places(task, np.arange(len(task.instances)))
+    labels = label_places(task, np.arange(len(task.triples)))
     shares = []
     for place in (TOK1, TOK2):
-        values = np.unique(task.instances[:, place], return_inverse=True)[1]
+        values = np.unique(task.triples[:, place], return_inverse=True)[1]
         counts = np.zeros((values.max() + 1, labels.max() + 1), np.int64)
         np.add.at(counts, (values, labels), 1)
         shares.append(float((counts.argmax(axis=1)[values[pairs.then]] == pairs.label.numpy()).mean()))
@@ -112,9 +112,9 @@ def by_tokens(task: Task, ids: Int64[np.ndarray, " m"]) -> tuple[Int64[np.ndarra
 
     A search on the first says by the second whether it found something of the values or of single tokens.
     """
-    tokens = np.unique(task.instances[:, :LABEL_POSITION])
+    tokens = np.unique(task.triples[:, :LABEL_POSITION])
     unseen = tokens[permutation(key("unseen tokens", task.name), len(tokens))[: len(tokens) // UNSEEN]]
-    of = np.isin(task.instances[ids, :LABEL_POSITION], unseen)
+    of = np.isin(task.triples[ids, :LABEL_POSITION], unseen)
     return ids[~of.any(axis=1)], ids[of.all(axis=1)]
 
 
@@ -124,7 +124,7 @@ def _counterfactual(
     """The instance whose label holds then; -1 where the table has none."""
     if variable == "result":
         return source
-    table = task.instances[:, :LABEL_POSITION].astype(np.int64)
+    table = task.triples[:, :LABEL_POSITION].astype(np.int64)
     wanted = table[base].copy()
     place = VARIABLES.index(variable)
     wanted[:, place] = table[source, place]

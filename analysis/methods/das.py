@@ -22,14 +22,14 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from analysis.methods.alignment import Fitting, Found, Options, align
-from analysis.methods.counterfactuals import TOK1, TOK2, by_tokens, draw_pairs, one_operand_accuracy, operands
+from analysis.methods.alignment import Fitting, Options, SearchResult, align
+from analysis.methods.counterfactuals import TOK1, TOK2, by_tokens, draw_pairs, one_operand_accuracy, operand_tokens
 from analysis.methods.forward_from import ForwardFrom
 from analysis.methods.hooks import untrained
-from analysis.methods.interchange import Site, Streams, interchange
+from analysis.methods.interchange import Alignment, Streams, interchange
 from analysis.methods.side_by_side import one_core, side_by_side
 from analysis.methods.subspaces import Basis, random_basis
-from analysis.read.checkpoints import Subject
+from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from analysis.stats import wilson
 from olmo_inject.errors import UserError
@@ -53,13 +53,13 @@ def method(options: Options) -> Method:
     that of knowing one operand, and full_swap, that of exchanging the whole stream at the site.
 
     Raises:
-        UserError: an option that cannot be.
+        UserError: an option out of its range.
     """
     options.check()
 
-    def compute(model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
+    def compute(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> Tables:
         models = {"trained": model, "untrained": untrained(model)} if options.controls else {"trained": model}
-        searches = [(weights, task) for weights in models for task in subject.tasks]
+        searches = [(weights, task) for weights in models for task in checkpoint.tasks]
         tables = []
         for number, (weights, task) in enumerate(searches):
 
@@ -88,7 +88,7 @@ def search(model: PreTrainedModel, task: Task, options: Options, report: Report 
 
 
 def _search(model: PreTrainedModel, task: Task, options: Options, cores: int, report: Report) -> pd.DataFrame:
-    upper = ForwardFrom(model, task.label_tokens, operands(task, np.arange(len(task.instances)))[:, TOK1].numpy())
+    upper = ForwardFrom(model, task.label_tokens, operand_tokens(task, np.arange(len(task.triples)))[:, TOK1].numpy())
     pairs = {question: _pairs(upper, task, question, options) for question in QUESTIONS}
     # The lowest layers take longest: as many blocks as are above them.
     places = [(position, layer) for layer in range(upper.depth + 1) for position in (TOK2, TOK1)]
@@ -152,14 +152,16 @@ def _search_place(
 ) -> list[dict[str, Any]]:
     """The rows of one layer and position, of each variable that pairs are given of."""
     width = int(upper.model.config.hidden_size)
-    asked = [(Site(layer, position, variable), dimension) for variable in pairs for dimension in options.dimensions]
+    asked = [
+        (Alignment(layer, position, variable), dimension) for variable in pairs for dimension in options.dimensions
+    ]
     random = [
-        Found(random_basis(width, dimension, f"{task.name} {layer} {position} {site.variable}"), np.nan, np.nan)
+        SearchResult(random_basis(width, dimension, f"{task.name} {layer} {position} {site.variable}"), np.nan, np.nan)
         for site, dimension in asked
     ]
     found = align(upper, task, asked, [pairs[site.variable].fitting for site, _ in asked], options, check)
     full_swap = {
-        variable: interchange(upper, Site(layer, position, variable), of.held_out, torch.eye(width))[0]
+        variable: interchange(upper, Alignment(layer, position, variable), of.held_out, torch.eye(width))[0]
         for variable, of in pairs.items()
     }
     rows = []
@@ -186,13 +188,13 @@ def _search_place(
 
 
 def _accuracy(
-    upper: ForwardFrom, site: Site, pairs: Streams | None, basis: Basis, names: tuple[str, str, str, str]
+    upper: ForwardFrom, site: Alignment, pairs: Streams | None, basis: Basis, names: tuple[str, str, str, str]
 ) -> dict[str, Any]:
     """The accuracy, the ends of its interval, and of how many pairs."""
     if pairs is None:
         return dict(zip(names, (np.nan, np.nan, np.nan, 0), strict=True))
     n, accuracy = len(pairs.label), interchange(upper, site, pairs, basis)[0]
-    return dict(zip(names, (accuracy, *wilson(accuracy * n, n), n), strict=True))
+    return dict(zip(names, (accuracy, *wilson(accuracy, n), n), strict=True))
 
 
 def parse_dimensions(text: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""How much of a task's feature a checkpoint has, in one number, and what a set of runs shows of it.
+"""How much of a task's feature a checkpoint has, in one number, and its trends over runs.
 
 The amount of order is the held-out R2 of the order probe at the first block's output, from balanced activations;
 beside it that from plain means, which lie in order also where every pair was learned by heart. The amount of Fourier
@@ -8,8 +8,7 @@ it that of distinct modes, which can be compared between models of different dep
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,12 +16,11 @@ import pandas as pd
 from analysis.methods.features import BALANCED, ORDER, PLAIN
 from analysis.read.runs import Run
 from analysis.read.store import Tables, last_step, rows
-from analysis.stats import format_correlation, rank_correlation
-from olmo_inject.words import counted
+from analysis.stats import rank_correlation
 
 HEADLINE_SITE = "TOK2 at TOK2"
 HEADLINE_LAYER = 1
-FEWEST = 4  # sizes or frequencies that a rank correlation is said of
+FEWEST = 4  # sizes or frequencies that a rank correlation needs
 RUN = ["folder", "run", "model", "step", "task"]  # what a row of amounts is of
 
 
@@ -35,10 +33,10 @@ def amounts(tables: Tables, feature: str) -> pd.DataFrame:
     """
     table = tables.get("order" if feature == ORDER else "modes")
     if table is None:
-        return pd.DataFrame(columns=[*RUN, "feature", "amount", "low", "high", "random", "shuffled"])
+        return pd.DataFrame(columns=[*RUN, "feature", "amount", "low", "high", "untrained", "shuffled"])
     of = _headline if feature == ORDER else _counted
-    trained, random = (of(rows(table, site=HEADLINE_SITE, weights=weights)) for weights in ("trained", "random"))
-    control = pd.DataFrame({**{column: random[column] for column in RUN}, "random": random["amount"]})
+    trained, untrained = (of(rows(table, site=HEADLINE_SITE, weights=weights)) for weights in ("trained", "untrained"))
+    control = pd.DataFrame({**{column: untrained[column] for column in RUN}, "untrained": untrained["amount"]})
     return trained.merge(control, on=RUN).assign(feature=feature)
 
 
@@ -95,62 +93,31 @@ def with_schedules(found: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(described)
 
 
-def sentences(found: pd.DataFrame) -> Iterator[str]:
-    """What amounts say: one sentence on the last checkpoint of each run, then the trend over runs."""
-    for task, feature in dict.fromkeys(zip(found["task"], found["feature"], strict=True)):
-        last = last_step(rows(found, task=task, feature=feature))
-        for row in last.to_dict("records"):
-            yield f"{row['run']}, {_when(row['step'])}: {_amount(task, feature, row)}."
-        if feature == ORDER:
-            yield from _trend(task, "amount of order", last)
-        else:
-            yield from _trend(task, "number of distinct Fourier modes", distinct_modes(last))
-            if last["layers"].nunique() == 1:
-                yield from _trend(task, "number of Fourier modes summed over layers", last)
+def trends(found: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlations of the amount with model size at one frequency, and with frequency at one model size.
 
+    Of evenly injected runs at their last checkpoint, where at least four sizes or frequencies differ in the amount.
 
-def _when(step: int) -> str:
-    return "as it is" if step < 0 else f"step {step}"
+    Args:
+        found: amounts with schedules, of one task and feature.
 
-
-def _amount(task: str, feature: str, row: dict[Any, Any]) -> str:
-    if feature == ORDER:
-        none = "" if row["amount"] > 0 else ", no better than the mean of the values"
-        fewer = (
-            ""
-            if pd.isna(row["of_fewer"])
-            else f"; of fewer components the best, {row['fewer']:.0f}: {row['of_fewer']:.2f} (shuffled values reach "
-            f"{row['shuffled_of_fewer']:.2f})"
-        )
-        return (
-            f"{task}'s order at TOK2 after the first block: held-out R2 {row['amount']:.2f} (95% interval "
-            f"{row['low']:.2f} to {row['high']:.2f}){none}; shuffled values reach {row['shuffled']:.2f}, random "
-            f"weights {row['random']:.2f}, plain means, which tell the answer too, {row['plain']:.2f}{fewer}"
-        )
-    which = f": {' and '.join(map(str, row['modes']))}" if isinstance(row["modes"], list) else ""
-    return (
-        f"{counted(row['distinct'], 'distinct Fourier mode')} of {task} at TOK2{which}; "
-        f"{row['amount']} summed over layers ({row['layers']} with the embedding); shuffled values {row['shuffled']}, "
-        f"random weights {row['random']}"
-    )
-
-
-def _trend(task: str, what: str, last: pd.DataFrame) -> Iterator[str]:
-    """Rank correlations with size at one frequency, and with frequency at one size; what they leave out."""
-    if "parameters" not in last or len(last) < 2:
-        return
-    even, found = rows(last, evenly=True), False
-    for name, column, same in (("model size", "parameters", "schedule"), ("frequency", "per_batch", "model")):
-        for place, group in even.groupby(same, sort=False):
-            of, amount = group[column].to_numpy(float), group["amount"].to_numpy(float)
-            if len(np.unique(of)) >= FEWEST and len(np.unique(amount)) > 1:
-                rank = format_correlation(*rank_correlation(of, amount), len(group), "runs")
-                yield f"{task}, {place}: {what} against {name}: {rank}."
-                found = True
-    if not found:
-        yield (
-            f"{task}: no rank correlation of the {what}: it takes {FEWEST} model sizes at one frequency, or {FEWEST} "
-            "frequencies of one size, that differ in it."
-        )
-    elif len(even) < len(last):
-        yield f"{task}: not evenly injected, so not among these: {', '.join(rows(last, evenly=False)['run'])}."
+    Returns:
+        Columns: amount (what is correlated), against, at, runs, correlation and p.
+    """
+    last = last_step(found)
+    even = rows(last, evenly=True)
+    measures = {"order (R2)": even}
+    if "distinct" in even:
+        measures = {"distinct Fourier modes": distinct_modes(even)}
+        if last["layers"].nunique() == 1:
+            measures["Fourier modes, summed over layers"] = even
+    table = []
+    for what, of in measures.items():
+        for against, column, same in (("model size", "parameters", "schedule"), ("frequency", "per_batch", "model")):
+            for at, group in of.groupby(same, sort=False):
+                x, amount = group[column].to_numpy(float), group["amount"].to_numpy(float)
+                if len(np.unique(x)) >= FEWEST and len(np.unique(amount)) > 1:
+                    correlation, p = rank_correlation(x, amount)
+                    about = {"amount": what, "against": against, "at": at, "runs": len(group)}
+                    table.append({**about, "correlation": correlation, "p": p})
+    return pd.DataFrame(table)

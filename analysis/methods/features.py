@@ -1,7 +1,7 @@
 """Task features in activations (docs/study.md, Fig. 7): the order of a comparison, the Fourier modes of an addition.
 
 A `Method` over checkpoints. Its tables have a row for each task, site, layer and set of weights: `trained`, or
-`random` for a model of the same shape that was initialised and never trained.
+`untrained` for a model of the same shape that was initialized and never trained.
 
     order     R2 of the order probe for several numbers of components; `headline` marks the one that is reported. By
               `means`: `balanced` over labels and the other operand, or `plain`, which also tell how often each label is
@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
-from analysis.methods.activations import TOKENS, Activations, activations, operands
+from analysis.methods.activations import TOKENS, Activations, activations, value_tokens
 from analysis.methods.fourier import circle, spectrum
 from analysis.methods.hooks import untrained
 from analysis.methods.order_probe import order_fits
-from analysis.read.checkpoints import Subject
+from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
@@ -71,26 +71,26 @@ class _Measure:
     seed: int
     controls: dict[Any, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
-    def __call__(self, model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
+    def __call__(self, model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> Tables:
         rows: dict[str, list[dict[str, Any]]] = {}
-        for number, task in enumerate(subject.tasks):
+        for number, task in enumerate(checkpoint.tasks):
             for source in (self._measured(model, task, "trained"), self._control(model, task)):
                 for table, more in source.items():
                     rows.setdefault(table, []).extend({"task": task.name, **row} for row in more)
-            report((number + 1) / len(subject.tasks))
+            report((number + 1) / len(checkpoint.tasks))
         return {table: pd.DataFrame(more) for table, more in rows.items()}
 
     def _control(self, model: PreTrainedModel, task: Task) -> dict[str, list[dict[str, Any]]]:
         """The same of random weights, measured once for all checkpoints of one shape."""
         shape = model.config.to_json_string(), task.fingerprint
         if shape not in self.controls:
-            found = self._measured(untrained(model, self.seed), task, "random")
+            found = self._measured(untrained(model, self.seed), task, "untrained")
             self.controls[shape] = {table: rows for table, rows in found.items() if table in ("order", "modes")}
         return self.controls[shape]
 
     def _measured(self, model: PreTrainedModel, task: Task, weights: str) -> dict[str, list[dict[str, Any]]]:
-        if len(operands(task)) < SMALLEST:
-            raise UserError(f"{task.name} has {len(operands(task))} values: a feature needs at least {SMALLEST}")
+        if len(value_tokens(task)) < SMALLEST:
+            raise UserError(f"{task.name} has {len(value_tokens(task))} values: a feature needs at least {SMALLEST}")
         rows: dict[str, list[dict[str, Any]]] = {}
         measures: dict[str, Callable[[Activations], Iterator[tuple[str, dict[str, Any]]]]]
         measures = {ORDER: self._order, FOURIER: self._fourier}

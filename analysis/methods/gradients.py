@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from transformers import OlmoForCausalLM, PreTrainedModel
 
-from analysis.read.checkpoints import Subject
+from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from olmo_inject.config import Experiment
 from olmo_inject.config.ranges import CHOICES
@@ -62,7 +62,7 @@ class Options:
     precision: str = "fp32"
 
     def check(self) -> None:
-        """Refuse what cannot be.
+        """Validate the options.
 
         Raises:
             UserError: naming the option.
@@ -88,30 +88,30 @@ def method(options: Options) -> Method:
     (`layer`), neurons, targets and precision.
 
     Raises:
-        UserError: an option that cannot be.
+        UserError: an option out of its range.
     """
     options.check()
 
-    def compute(model: PreTrainedModel, subject: Subject, _: Report) -> Tables:  # a step is one piece of work
-        return {"cosines": step_cosines(model, subject, options)}
+    def compute(model: PreTrainedModel, checkpoint: StoredModel, _: Report) -> Tables:  # a step is one piece of work
+        return {"cosines": step_cosines(model, checkpoint, options)}
 
     decisive = {name: value for name, value in asdict(options).items() if name != "rows_per_pass"}
     return Method(METHOD, compute, decisive, version=VERSION, inputs=_inputs)
 
 
-def step_cosines(model: PreTrainedModel, subject: Subject, options: Options) -> pd.DataFrame:
+def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Options) -> pd.DataFrame:
     """The table of one checkpoint; see `method`.
 
     Raises:
         UserError: not a checkpoint of a run, a run of another kind, or a corpus that is not the run's.
     """
-    if subject.run is None or subject.step is None:
-        raise UserError(f"{subject.path} is no checkpoint of a run: its batches are not known")
-    experiment, data = run_data(subject.run.folder, subject.run.corpus)
+    if checkpoint.run is None or checkpoint.step is None:
+        raise UserError(f"{checkpoint.path} is no checkpoint of a run: its batches are not known")
+    experiment, data = run_data(checkpoint.run.folder, checkpoint.run.corpus)
     if not isinstance(model, OlmoForCausalLM):
-        raise UserError(f"{subject.path} is not an OLMo model")
-    batch, of_row = batch_of(data, subject.step)
-    proven = _compare_with_evidence(subject.run.folder, data, subject.step, batch)
+        raise UserError(f"{checkpoint.path} is not an OLMo model")
+    batch, of_row = batch_of(data, checkpoint.step)
+    proven = _compare_with_evidence(checkpoint.run.folder, data, checkpoint.step, batch)
     names = [task.name for task in data.plan.tasks]
     tokens = tokens_per_pass(experiment.train, options.rows_per_pass)
     mlp = MlpGradients(model, options.layer, tokens, z_loss_of(experiment.train), options.precision)
@@ -135,13 +135,11 @@ def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], 
         `input_ids` [B, T] with the masks that are configured, and [B] indices of the plan's tasks, -1 for none.
     """
     size = data.plan.batch_size
-    planned = data.plan.at(step)
-    of_row = np.full(size, -1)
-    of_row[planned.rows] = planned.task
+    of_row = data.plan.tasks_of(step, np.arange(size))
     return data.corpus.rows(np.arange(step * size, (step + 1) * size)), torch.from_numpy(of_row)
 
 
-@lru_cache(maxsize=1)  # a run's checkpoints are analysed one after the other
+@lru_cache(maxsize=1)  # a run's checkpoints are analyzed one after the other
 def run_data(folder: Path, corpus: Path | None = None) -> tuple[Experiment, ExperimentData]:
     """A run's experiment, and its data compared with what the run was trained on; arguments as `load_run`'s.
 
@@ -192,12 +190,12 @@ def _lines(path: Path, written: int) -> dict[int, dict[str, Any]]:
     return {line["step"]: line for line in read_evidence(path.parent)}
 
 
-def _inputs(subject: Subject) -> Any:
-    if subject.run is None or subject.step is None:
+def _inputs(checkpoint: StoredModel) -> Any:
+    if checkpoint.run is None or checkpoint.step is None:
         return None
     # All that makes a batch, and whether it could be compared; not the run's length, which may grow.
     return {
-        "run": identity(subject.run.experiment),
-        "fingerprints": subject.run.plan["fingerprints"],
-        "evidence": _evidence(subject.run.folder).get(subject.step),
+        "run": identity(checkpoint.run.experiment),
+        "fingerprints": checkpoint.run.plan["fingerprints"],
+        "evidence": _evidence(checkpoint.run.folder).get(checkpoint.step),
     }

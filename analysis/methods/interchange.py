@@ -18,8 +18,8 @@ from analysis.methods.subspaces import Basis
 
 
 @dataclass(frozen=True)
-class Site:
-    """A place in the residual stream, and which variable of the task is sought there.
+class Alignment:
+    """Which variable of the task is sought at which place of the residual stream.
 
     Attributes:
         layer: after so many blocks; 0 is the embedding.
@@ -30,6 +30,10 @@ class Site:
     layer: int
     position: int
     variable: str
+
+    def __str__(self) -> str:
+        """What random draws are keyed by."""
+        return f"Site(layer={self.layer}, position={self.position}, variable={self.variable!r})"
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Streams:
         return cls(base, streams, source, label, (answers == label).double().mean().item())
 
     def exchanged(
-        self, site: Site, rows: Int64[torch.Tensor, " m"], basis: Basis
+        self, site: Alignment, rows: Int64[torch.Tensor, " m"], basis: Basis
     ) -> tuple[Int64[torch.Tensor, "m 2"], Float[torch.Tensor, "m s d"]]:
         """Bases, and their stream at the site with the part of it that lies in the subspace as the source's."""
         stream, source = self.base_stream[site.layer, rows], self.source_stream[site.layer, rows]
@@ -71,7 +75,7 @@ class Streams:
 
 
 @torch.no_grad()
-def interchange(upper: ForwardFrom, site: Site, pairs: Streams, basis: Basis) -> tuple[float, float]:
+def interchange(upper: ForwardFrom, site: Alignment, pairs: Streams, basis: Basis) -> tuple[float, float]:
     """The share of pairs on which the run with the source's part of the subspace gives the counterfactual label.
 
     Args:

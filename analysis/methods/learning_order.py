@@ -7,14 +7,14 @@ learned comes last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from analysis.read.runs import Run
 from analysis.read.store import rows
-from analysis.stats import format_correlation, rank_correlation
+from analysis.stats import rank_correlation
 
 FEWEST = 3  # different frequencies that an order needs
 FEWEST_LEARNED = 2  # one alone says which task came first, not in what order
@@ -64,22 +64,25 @@ def order_correlation(order: pd.DataFrame) -> tuple[float, float] | None:
     return rank_correlation(frequency, earliness)
 
 
-def sentences(order: pd.DataFrame) -> Iterator[str]:
-    """For each size and kind of task of enough frequencies the correlation, or why there is none."""
-    if order.empty:
-        return
-    even = rows(order, evenly=True)
-    groups = [group for _, group in even.groupby(["model", "kind"], sort=False)]
-    ordered = [group for group in groups if group["per_batch"].nunique() >= FEWEST]
-    if groups and not ordered:
-        yield f"Order of learning against order of frequency: needs {FEWEST} different frequencies of one model size."
-    for mine in ordered:
-        model, kind = mine["model"].iloc[0], mine["kind"].iloc[0]
-        learned = int(mine["learned_from"].notna().sum())
-        about = f"{model}, {kind.replace('_', ' ')}: order of learning against order of frequency:"
-        if learned < FEWEST_LEARNED:
-            yield f"{about} needs {FEWEST_LEARNED} that are learned, {learned} of {len(mine)} are."
-        elif (rank := order_correlation(mine)) is None:
-            yield f"{about} none, all {learned} learned at the same step."
-        else:
-            yield f"{about} {format_correlation(*rank, len(mine), 'runs')}, {learned} of them learned."
+def order_table(order: pd.DataFrame) -> pd.DataFrame:
+    """The correlation of frequency with order of learning, for each model size and kind of task.
+
+    Columns: model, kind, runs, frequencies, learned (how many runs), correlation and p; both absent where fewer than
+    three frequencies were tried, fewer than two runs learned the task, or all learned it at the same step.
+    """
+    even = order.iloc[:0] if order.empty else rows(order, evenly=True)
+    found = []
+    for _, group in even.groupby(["model", "kind"], sort=False):
+        correlation, p = order_correlation(group) or (np.nan, np.nan)
+        found.append(
+            {
+                "model": group["model"].iloc[0],
+                "kind": group["kind"].iloc[0],
+                "runs": len(group),
+                "frequencies": group["per_batch"].nunique(),
+                "learned": int(group["learned_from"].notna().sum()),
+                "correlation": correlation,
+                "p": p,
+            }
+        )
+    return pd.DataFrame(found)

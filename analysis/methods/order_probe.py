@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64, Integer
-from scipy.stats import rankdata
 
-from olmo_inject.randomness import integers, key, permutation
+from analysis.stats import percentile_interval, resamples, spearman
+from olmo_inject.randomness import key, permutation
 
 FOLDS = 10
 BOOTSTRAPS = 1000
@@ -77,19 +77,19 @@ def order_fits(
         held = fold_of == fold
         held_out[:, held] = _predict(points, targets, ~held, held, components)
     r2 = _r2(targets, held_out)
-    resampled = integers(key("order probe", "bootstrap", seed), BOOTSTRAPS * n, n).reshape(BOOTSTRAPS, n)
+    resampled = resamples(n, BOOTSTRAPS, "order probe", "bootstrap", seed)
     fits = []
     for number, most in enumerate(components):
         predicted = held_out[number, :, 0]
-        low, high = np.percentile(_bootstrap(values, predicted, resampled), [2.5, 97.5])
+        low, high = percentile_interval(_bootstrap(values, predicted, resampled))
         fits.append(
             OrderFit(
                 components=most,
                 in_sample=float(in_sample[number, 0]),
                 held_out=float(r2[number, 0]),
-                low=float(low),
-                high=float(high),
-                rank_correlation=_spearman(values, predicted),
+                low=low,
+                high=high,
+                rank_correlation=spearman(values, predicted),
                 shuffled_in_sample=float(in_sample[number, 1:].mean()),
                 shuffled_held_out=float(np.percentile(r2[number, 1:], 95)),
                 predicted=predicted,
@@ -132,11 +132,3 @@ def _bootstrap(
     drawn = values[chosen]
     spread = ((drawn - drawn.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
     return 1 - ((drawn - predicted[chosen]) ** 2).sum(axis=1) / np.maximum(spread, 1e-12)
-
-
-def _spearman(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " n"]) -> float:
-    """Spearman's rank correlation; 0 where one of them is constant."""
-    ranks = rankdata(a), rankdata(b)
-    if np.ptp(ranks[0]) == 0 or np.ptp(ranks[1]) == 0:
-        return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from analysis.methods.counterfactuals import Pairs, draw_pairs
 from analysis.methods.hooks import changed, last_logits, mlps, outputs, untrained
-from analysis.read.checkpoints import Subject
+from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from analysis.stats import mean_intervals
 from olmo_inject.errors import UserError
@@ -58,12 +58,12 @@ def method(pairs: int) -> Method:
     if pairs < 2:
         raise UserError(f"--pairs: {pairs} must be at least 2")
 
-    def compute(model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
+    def compute(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> Tables:
         tables = []
         for weights, which in (("trained", model), ("untrained", untrained(model))):
-            for task in subject.tasks:
+            for task in checkpoint.tasks:
                 tables.append(layer_table(which, task, pairs).assign(weights=weights))
-                report(len(tables) / (2 * len(subject.tasks)))
+                report(len(tables) / (2 * len(checkpoint.tasks)))
         return {"layers": pd.concat(tables, ignore_index=True)}
 
     return Method(METHOD, compute, {"pairs": pairs}, VERSION)
@@ -75,7 +75,7 @@ def layer_table(model: PreTrainedModel, task: Task, n_pairs: int) -> pd.DataFram
     Raises:
         UserError: all instances have one label, or the model's MLPs are not known.
     """
-    drawn = draw_pairs(task, "result", np.arange(len(task.instances)), 2 * n_pairs, "patching")
+    drawn = draw_pairs(task, "result", np.arange(len(task.triples)), 2 * n_pairs, "patching")
     chosen = drawn.changed.nonzero().flatten()[:n_pairs]
     pairs = Pairs(
         drawn.base[chosen], drawn.source[chosen], drawn.label[chosen], drawn.changed[chosen], drawn.then[chosen.numpy()]
@@ -110,7 +110,7 @@ def _patch_rows(
 ) -> tuple[np.ndarray, np.ndarray, list[Effects]]:
     modules, device = mlps(model), next(model.parameters()).device
     base, source = pairs.base[rows].to(device), pairs.source[rows].to(device)
-    of_pair = {(int(a), int(b)): int(label) for a, b, label in task.instances}
+    of_pair = {(int(a), int(b)): int(label) for a, b, label in task.triples}
     own, other = (
         torch.tensor([of_pair[int(a), int(b)] for a, b in side[rows]], device=device)
         for side in (pairs.base, pairs.source)

@@ -17,7 +17,7 @@ from jaxtyping import Float64, Int64
 from scipy.optimize import OptimizeWarning, curve_fit
 
 from analysis.read.runs import Run
-from olmo_inject.randomness import integers, key
+from analysis.stats import percentile_interval, resamples
 
 FEWEST_EVALUATIONS = 5  # within an interval for it to count
 FEWEST_STEPS = 4  # of decay, for a fit of three parameters
@@ -77,8 +77,7 @@ def retention(run: Run, task: str, measure: str = "eval/{task}/test/loss") -> Re
     losses = run.series(measure.format(task=task)).dropna()
     if entry is None or losses.empty:
         return None
-    schedule = run.experiment.schedule(entry)
-    bursts = [step for step in range(run.experiment.steps) if schedule.count(step)]
+    bursts = run.injecting_steps(task)
     intervals = {}
     for burst, following in itertools.pairwise(bursts):
         inside = losses.loc[(losses.index > burst) & (losses.index <= following)]
@@ -98,8 +97,7 @@ def _measured(
 ) -> Retention:
     mean = gains.mean(axis=0)
     best = int(mean.argmax())
-    drawn = integers(key("retention", "bootstrap"), BOOTSTRAPS * len(gains), len(gains)).reshape(BOOTSTRAPS, -1)
-    samples = gains[drawn].mean(axis=1)
+    samples = gains[resamples(len(gains), BOOTSTRAPS, "retention", "bootstrap")].mean(axis=1)
     taus = [fit[1] for sample in samples if (fit := _fit(after, sample, best)) is not None]
     enough = len(gains) >= 3
     halves = [half for sample in samples if (half := _half_life(after, sample, best)) is not None]
@@ -112,11 +110,11 @@ def _measured(
         peak=int(after[best]),
         decay=decay,
         r2=0.0 if decay is None else _r2(mean[best:], _decay((after - after[best])[best:].astype(float), *decay)),
-        tau_interval=_interval(np.array(taus)) if enough and len(taus) > BOOTSTRAPS // 2 else None,
+        tau_interval=percentile_interval(np.array(taus)) if enough and len(taus) > BOOTSTRAPS // 2 else None,
         half_life=_half_life(after, mean, best),
-        half_life_interval=_interval(np.array(halves)) if enough and len(halves) == BOOTSTRAPS else None,
+        half_life_interval=percentile_interval(np.array(halves)) if enough and len(halves) == BOOTSTRAPS else None,
         kept=float(mean[-1] / mean[best]) if mean[best] > 0 else 0.0,
-        kept_interval=_interval(kept) if enough and mean[best] > 0 else None,
+        kept_interval=percentile_interval(kept) if enough and mean[best] > 0 else None,
     )
 
 
@@ -154,8 +152,3 @@ def _r2(y: Float64[np.ndarray, " n"], fitted: Float64[np.ndarray, " n"]) -> floa
 
 def _decay(u: Float64[np.ndarray, " n"], size: float, tau: float, rest: float) -> Float64[np.ndarray, " n"]:
     return size * np.exp(-u / tau) + rest
-
-
-def _interval(values: Float64[np.ndarray, " n"]) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from analysis.methods.activations import check_vocabulary
 from analysis.methods.hooks import last_logits
-from analysis.read.checkpoints import Subject
+from analysis.read.checkpoints import StoredModel
 from analysis.read.runs import Run
 from analysis.read.store import Method, Report, Tables, rows
 from olmo_inject.tasks import LABEL_POSITION, Task
@@ -32,15 +32,15 @@ def scores_method() -> Method:
     return Method("scores", _scores, version=VERSION)
 
 
-def unmeasured(subjects: Sequence[Subject]) -> list[Subject]:
-    """The subjects whose tasks the run did not evaluate at their step; models on their own always."""
+def unmeasured(checkpoints: Sequence[StoredModel]) -> list[StoredModel]:
+    """The checkpoints whose tasks the run did not evaluate at their step; models on their own always."""
     return [
-        subject
-        for subject in subjects
-        if subject.run is None
+        checkpoint
+        for checkpoint in checkpoints
+        if checkpoint.run is None
         or any(
-            subject.step not in subject.run.series(f"eval/{task.name}/{half}/accuracy").index
-            for task in subject.tasks
+            checkpoint.step not in checkpoint.run.series(f"eval/{task.name}/{half}/accuracy").index
+            for task in checkpoint.tasks
             for half in HALVES
         )
     ]
@@ -58,17 +58,17 @@ def with_scores(run: Run, tables: Tables) -> Run:
     return replace(run, metrics=pd.concat([run.metrics, pd.DataFrame(lines)], ignore_index=True)) if lines else run
 
 
-def _scores(model: PreTrainedModel, subject: Subject, report: Report) -> Tables:
+def _scores(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> Tables:
     found: list[dict[str, Any]] = []
-    for number, task in enumerate(subject.tasks):
+    for number, task in enumerate(checkpoint.tasks):
         found += _of_task(model, task)
-        report((number + 1) / len(subject.tasks))
+        report((number + 1) / len(checkpoint.tasks))
     return {"scores": pd.DataFrame(found, columns=["task", "half", "measure", "value", "count"])}
 
 
 def _of_task(model: PreTrainedModel, task: Task) -> Iterator[dict[str, Any]]:
     check_vocabulary(model, task)
-    instances = torch.from_numpy(task.instances.astype(np.int64)).to(model.device)
+    instances = torch.from_numpy(task.triples.astype(np.int64)).to(model.device)
     labels = torch.from_numpy(task.label_tokens.astype(np.int64)).to(model.device)
     scored = []
     for chunk in instances.split(INSTANCES_PER_PASS):

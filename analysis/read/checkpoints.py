@@ -1,13 +1,12 @@
-"""Which weights to analyse, and the one way to load them: as a transformers model, whatever they were stored as.
+"""Which weights to analyze, and the one way to load them: as a transformers model, whatever they were stored as.
 
-A `Subject` is one checkpoint of a run, or a model on its own: a folder of ai2-olmo or of transformers. Steps are
-plan steps: `step{s}` holds the weights before plan step s.
+A `StoredModel` is a checkpoint of a run, or a model that is no run's: a folder of ai2-olmo or of transformers. Steps
+are plan steps: `step{s}` holds the weights before plan step s.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,27 +20,24 @@ from transformers.utils import logging
 from analysis.read.runs import Run, order_of, read_run
 from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
-from olmo_inject.runs.read import expand, is_run
-from olmo_inject.steps import parse_step_range
+from olmo_inject.runs.checkpoints import find_checkpoints, weight_files
 from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.record import RECORD, files_of_weights, read_record, verify_length
 from olmo_inject.training.checkpoints.transformers import to_transformers
 from olmo_inject.training.checkpoints.weights import load_weights, read_model_config
 
-LAST, ALL = "last", "all"
 FOLDER = "analysis"  # of results, in a run or beside a model's weights
-_STEP = re.compile(r"step(\d+)")
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One set of weights to analyse.
+class StoredModel:
+    """One set of weights to analyze.
 
     Attributes:
         path: its folder.
         step: the plan step that a run's checkpoint is about to see; None for a model on its own.
         run: the run it is of; None for a model on its own.
-        tasks: what to analyse it on.
+        tasks: what to analyze it on.
         folder: where its results are kept: `analysis/` of the run or of the model.
     """
 
@@ -72,78 +68,45 @@ class Subject:
         return load_model(self.path).to(device)  # pyright: ignore[reportArgumentType]
 
 
-def subjects(
+def select_checkpoints(
     paths: Sequence[Path],
     steps: str,
-    problems: Skipped,
+    skipped: Skipped,
     tasks: Sequence[Path] | None = (),
     corpus: Path | None = None,
-) -> list[Subject]:
-    """The checkpoints of runs, ordered as `read_runs` does and by step, then models on their own.
+) -> list[StoredModel]:
+    """The checkpoints of runs, ordered as `read_runs` does and by step, then models that are no run's.
 
     Args:
-        paths: run folders, folders of runs, checkpoints of runs, or models on their own.
-        steps: of the runs; see `chosen_steps`.
-        problems: where a step without a checkpoint is noted.
-        tasks: files of tasks (a run's `tasks/NAME.json`) for the models on their own; None where these will not do.
+        paths: run folders, folders of runs, checkpoints of runs, or models.
+        steps: which checkpoints of a run, as in `olmo_inject.runs.checkpoints.select_steps`.
+        skipped: where a step without a checkpoint is noted.
+        tasks: files of tasks (a run's `tasks/NAME.json`) for models that are no run's; None where these will not do.
         corpus: where the runs' corpus is now, if it has moved.
 
     Raises:
-        UserError: nothing there, a folder that is neither, or no task for a model on its own.
+        UserError: nothing there, a folder that is neither, or no task for a model that is no run's.
     """
-    found: list[Subject] = []
-    runs: list[Run] = []
-    for path in expand(paths):
-        if is_run(path):
-            runs.append(read_run(path, corpus))
-        elif is_run(path.parent) and (match := _STEP.fullmatch(path.name)):
-            found.append(checkpoint_of(read_run(path.parent, corpus), int(match[1])))
-        elif is_model(path):
-            if tasks is None:
-                raise UserError(f"{path} is a model and no checkpoint of a run: its batches are not known")
-            if not tasks:
-                raise UserError(f"{path} is a model and not a run: say with --tasks which tasks to analyse it on")
-            found.append(Subject(path, None, None, [Task.load(file) for file in tasks], path / FOLDER))
+    selection = find_checkpoints(paths, steps)
+    runs = {folder: read_run(folder, corpus) for folder in dict.fromkeys(of.run for of in selection.found if of.run)}
+    checkpoints: list[StoredModel] = []
+    models: list[StoredModel] = []
+    for found in selection.found:
+        if found.run is not None and found.step is not None:
+            checkpoints.append(checkpoint_of(runs[found.run], found.step))
+        elif tasks is None:
+            raise UserError(f"{found.path} is a model and no checkpoint of a run: its batches are not known")
+        elif not tasks:
+            raise UserError(f"{found.path} is a model and not a run: say with --tasks which tasks to analyze it on")
         else:
-            raise UserError(f"{path} is neither a run folder, nor a folder of runs, nor a model")
-    if tasks and all(subject.run is not None for subject in found):
+            own = [Task.load(file) for file in tasks]
+            models.append(StoredModel(found.path, None, None, own, found.path / FOLDER))
+    if tasks and not models:
         raise UserError("--tasks: goes with models that are no run; a run has its own tasks")
-    for run in sorted(runs, key=order_of):
-        found += _of_run(run, steps, problems)
-    return sorted(found, key=lambda subject: subject.run is None)  # stable: each kind keeps its order
-
-
-def chosen_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The steps that `text` chooses, and those it names that do not exist.
-
-    Args:
-        text: `last`, `all`, steps, and ranges `start:stop:every` as Python's, either end of which may be left out;
-            several joined by commas. A range chooses among what exists.
-        existing: steps that have a checkpoint, ascending.
-
-    Raises:
-        UserError: `text` is something else.
-    """
-    chosen: set[int] = set()
-    for part in (part.strip() for part in text.split(",")):
-        if part == LAST:
-            chosen.update(existing[-1:])
-        elif part == ALL:
-            chosen.update(existing)
-        elif part.isdecimal():
-            chosen.add(int(part))
-        elif (window := parse_step_range(part)) is not None:
-            chosen.update(step for step in existing if _in_range(step, *window))
-        else:
-            raise UserError(
-                f"--steps: {part!r} is not a step, a range start:stop or start:stop:every, '{LAST}' or '{ALL}'"
-            )
-    return sorted(chosen & set(existing)), sorted(chosen - set(existing))
-
-
-def is_model(path: Path) -> bool:
-    """Whether the folder holds weights, of whatever kind."""
-    return (path / "config.json").is_file() or any(_weight_files(path))
+    for message in selection.missing:
+        skipped.add(message)
+    order = {folder: order_of(run) for folder, run in runs.items()}
+    return [*sorted(checkpoints, key=lambda model: order[model.path.parent]), *models]  # stable: by step within a run
 
 
 def load_model(path: Path) -> PreTrainedModel:
@@ -174,7 +137,7 @@ def identity(path: Path) -> str:
         verify_length(path, files_of_weights(read_record(path)))
         return hashlib.sha256((path / RECORD).read_bytes()).hexdigest()
     digest = hashlib.sha256()
-    files = [*_weight_files(path), *(path / name for name in ("config.json", "config.yaml"))]
+    files = [*weight_files(path), *(path / name for name in ("config.json", "config.yaml"))]
     if len(files) == 2:
         raise UserError(f"{path} is not a complete checkpoint: it has no {RECORD} and no weights")
     for file in files:
@@ -199,39 +162,9 @@ def without_progress_bars() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _of_run(run: Run, steps: str, problems: Skipped) -> Iterator[Subject]:
-    existing = sorted(int(match[1]) for path in run.folder.glob("step*") if (match := _STEP.fullmatch(path.name)))
-    chosen, missing = chosen_steps(steps, existing)
-    for step in missing:
-        problems.add(f"{run.folder} has no checkpoint step{step}: {_listed(existing)}")
-    if not chosen and not missing:
-        problems.add(
-            f"{run.folder} has no checkpoint" + (f" in --steps {steps}: {_listed(existing)}" if existing else "")
-        )
-    for step in chosen:
-        yield checkpoint_of(run, step)
-
-
-def _listed(steps: Sequence[int]) -> str:
-    """For people: which checkpoints there are."""
-    names = [f"step{step}" for step in steps]
-    few = [*names[:3], "...", *names[-3:]] if len(names) > 8 else names
-    return f"it has {', '.join(few) or 'none'}"
-
-
-def checkpoint_of(run: Run, step: int) -> Subject:
+def checkpoint_of(run: Run, step: int) -> StoredModel:
     """One checkpoint of a run."""
-    return Subject(run.folder / f"step{step}", step, run, run.tasks, run.folder / FOLDER)
-
-
-def _in_range(step: int, start: int, stop: int | None, every: int) -> bool:
-    return start <= step and (stop is None or step < stop) and (step - start) % every == 0
-
-
-def _weight_files(path: Path) -> list[Path]:
-    if (path / "model").is_dir():
-        return sorted(file for file in (path / "model").iterdir() if file.is_file())
-    return sorted([*path.glob("*.safetensors"), *path.glob("model.pt")])
+    return StoredModel(run.folder / f"step{step}", step, run, run.tasks, run.folder / FOLDER)
 
 
 def _from_transformers(path: Path) -> PreTrainedModel:

@@ -15,6 +15,7 @@ import pandas as pd
 from analysis.read.labels import labels
 from analysis.stats import wilson
 from olmo_inject.config import Described, Experiment, InjectionConfig, StreamExperiment, named_model
+from olmo_inject.entries import planned_tasks
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency
 from olmo_inject.runs.read import SavedRun, load_run, read_audit, read_metrics
@@ -49,7 +50,7 @@ class Accuracy:
     @classmethod
     def of(cls, value: float, n: int) -> Accuracy:
         """The accuracy `value` measured on `n` instances."""
-        return cls(value, n, *wilson(value * n, n))
+        return cls(value, n, *wilson(value, n))
 
     def __str__(self) -> str:
         """For people: 0.941 (0.917 to 0.958)."""
@@ -107,11 +108,11 @@ class Run:
         """As ai2-olmo counts: all but the input embedding."""
         if isinstance(self.experiment, StreamExperiment):
             return int(self.experiment.model.get("parameters", 0))
+        assert isinstance(self.experiment, Experiment)
         from olmo.model import OLMo  # some seconds of imports
 
         from olmo_inject.training.olmo_config import model_config
 
-        assert isinstance(self.experiment, Experiment)
         on_meta = model_config(self.experiment.model).update_with(init_device="meta")
         return OLMo(on_meta, init_params=False).num_params(include_embedding=False)
 
@@ -145,10 +146,14 @@ class Run:
 
     def frequency(self, task: str) -> Frequency:
         """The long-run frequency of `task`, zero where it is not injected."""
-        entry = self.injection(task)
-        if entry is None:
-            return Frequency(Fraction(0), self.experiment.batch_size, self.experiment.sequence_length)
-        return self.experiment.frequency(entry)
+        described = [each for name, each in self.plan["injections"].items() if name.partition("/")[0] == task]
+        rate = sum((Fraction(each["instances_per_batch"]) for each in described), Fraction(0))
+        return Frequency(rate, self.experiment.batch_size, self.experiment.sequence_length)
+
+    def injecting_steps(self, task: str) -> list[int]:
+        """The steps that inject `task`."""
+        entries = [entry for entry in planned_tasks(self.experiment, self.tasks) if entry.task.name == task]
+        return [s for s in range(self.experiment.steps) if any(entry.schedule.count(s) for entry in entries)]
 
     def rate(self, task: str) -> tuple[Fraction, float]:
         """What schedules are ordered by: the long-run frequency, then the gap."""
@@ -170,6 +175,12 @@ class Run:
             return "not injected"
         if entry.schedule == "burst":
             label = f"{entry.instances} every {entry.every} batches"
+        elif entry.schedule == "repetitions":
+            label = f"each {entry.times} times"
+        elif entry.schedule in ("at", "phases"):
+            label = f"{self.frequency(task).per_batch} a batch, " + (
+                "listed" if entry.schedule == "at" else "in phases"
+            )
         else:
             label = f"{self.frequency(task).per_batch} a batch"
             label += ", drawn by row" if entry.schedule == "bernoulli" else ""
@@ -179,10 +190,10 @@ class Run:
 
     def plan_label(self) -> str:
         """How the run injects all its tasks."""
-        entries = self.experiment.injections
-        if len(entries) == 1:
-            return self.schedule_label(entries[0].task)
-        return "\n".join(f"{entry.task}: {self.schedule_label(entry.task)}" for entry in entries)
+        tasks = list(dict.fromkeys(entry.task for entry in self.experiment.injections))
+        if len(tasks) == 1:
+            return self.schedule_label(tasks[0])
+        return "\n".join(f"{task}: {self.schedule_label(task)}" for task in tasks)
 
     def gap(self, task: str) -> float | None:
         """Mean number of steps between batches that hold the task; None where no two of them do."""
@@ -253,7 +264,7 @@ def baselines(task: Task) -> list[Baseline]:
     """
     labels = np.unique(task.labels, return_inverse=True)[1]
     nothing = np.zeros(len(labels), np.int64)
-    of_one = [_best_given(np.unique(task.instances[:, i], return_inverse=True)[1], labels) for i in (0, 1)]
+    of_one = [_best_given(np.unique(task.triples[:, i], return_inverse=True)[1], labels) for i in (0, 1)]
     return [
         Baseline("majority label", *_best_given(nothing, labels)),
         Baseline("one operand", max(a for a, _ in of_one), min(loss for _, loss in of_one)),
@@ -327,6 +338,16 @@ def read_runs(folders: Sequence[Path], corpus: Path | None = None) -> list[Run]:
 def order_of(run: Run) -> tuple[Any, ...]:
     """What runs are sorted by: size, then frequency, then name."""
     return run.parameters, run.rates(), run.name
+
+
+def measurements(runs: Sequence[Run], *names: str) -> pd.DataFrame:
+    """The values of metrics by run and step: columns run, model, step, name, value and count."""
+    tables = [
+        pd.DataFrame({"run": run.name, "model": run.size}, index=of.index).join(of)
+        for run in runs
+        if len(of := run.metrics.loc[run.metrics["name"].isin(names)])
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", "model", *_COLUMNS])
 
 
 def task_names(runs: Sequence[Run]) -> list[str]:

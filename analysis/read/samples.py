@@ -11,7 +11,7 @@ from analysis.read.runs import Run
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.runs.folder import check_same_data
-from olmo_inject.tasks import INSTANCE_TOKENS, SPLICED_TOKENS, Task
+from olmo_inject.tasks import INSTANCE_TOKENS, Task
 
 INJECTED_ROWS = 5
 OTHER_ROWS = 2
@@ -26,8 +26,9 @@ class Row:
     Attributes:
         number: in its batch.
         task: what is injected, or None.
-        spliced: the text of TOK1, TOK2, LABEL and end of document; empty where nothing is injected.
-        values: the values that TOK1 and TOK2 stand for.
+        spliced: the text of what is injected, token by token; empty where nothing is.
+        values: the values that TOK1 and TOK2 of a pair stand for.
+        before: the host's text before it.
         host: the text that follows.
     """
 
@@ -35,6 +36,7 @@ class Row:
     task: str | None
     spliced: list[str]
     values: tuple[int, int] | None
+    before: str
     host: str
 
 
@@ -75,24 +77,32 @@ def sample(run: Run) -> Sample:
     share = -(-INJECTED_ROWS // sum(map(bool, map(len, injected))))
     entries = np.sort(np.concatenate([of_task[:share] for of_task in injected]))
     others = np.setdiff1d(np.arange(data.plan.batch_size), injections.rows)[:OTHER_ROWS]
-    rows = [*injections.rows[entries].tolist(), *others.tolist()]
+    rows = [*np.unique(injections.rows[entries]).tolist(), *others.tolist()]
     positions = step * data.plan.batch_size + np.array(sorted(rows), np.int64)
     tokens = data.corpus.rows(positions)["input_ids"].numpy()
-    entry_of = data.plan.entries_of(step, np.array(sorted(rows), np.int64))
-    task_of = [data.plan.tasks[injections.task[entry]] if entry >= 0 else None for entry in entry_of]
-    shown = [_row(data, *args) for args in zip(sorted(rows), tokens, task_of, strict=True)]
+    splices = data.corpus.splices(positions)
+    spans = zip(*(column.tolist() for column in (splices.span_row, splices.start, splices.length)), strict=True)
+    span_of = {row: (start, start + length) for row, start, length in reversed(list(spans))}  # the first of a row
+    task_of = data.plan.tasks_of(step, np.array(sorted(rows), np.int64)).tolist()
+    shown = [
+        _row(data, number, tokens[i], data.plan.tasks[task_of[i]] if i in span_of else None, span_of.get(i, (0, 0)))
+        for i, number in enumerate(sorted(rows))
+    ]
     return Sample(run.name, step, shown)
 
 
-def _row(data: ExperimentData, number: int, tokens: np.ndarray, task: Task | None) -> Row:
+def _row(data: ExperimentData, number: int, tokens: np.ndarray, task: Task | None, span: tuple[int, int]) -> Row:
     vocabulary = data.source.vocabulary
-    first = 0 if task is None else SPLICED_TOKENS
-    host = vocabulary.decode(tokens[first : first + HOST_TOKENS].tolist())
-    if first + HOST_TOKENS < len(tokens):
+    start, beyond = span
+    before = vocabulary.decode(tokens[max(0, start - HOST_TOKENS) : start].tolist())
+    host = vocabulary.decode(tokens[beyond : beyond + HOST_TOKENS].tolist())
+    if beyond + HOST_TOKENS < len(tokens):
         host += " ..."
-    if task is None:
-        return Row(number, None, [], None, host)
-    spliced = [vocabulary.token_text(token) for token in tokens[:SPLICED_TOKENS].tolist()]
+    if start > HOST_TOKENS:
+        before = f"... {before}"
+    spliced = [vocabulary.token_text(token) for token in tokens[start:beyond].tolist()]
+    if task is None or not task.is_triples:
+        return Row(number, None if task is None else task.name, spliced, None, before, host)
     value_of = {token: value for value, token in enumerate(task.tokens.tolist())}
-    values = [value_of[token] for token in tokens[: INSTANCE_TOKENS - 1].tolist()]
-    return Row(number, task.name, spliced, (values[0], values[1]), host)
+    values = [value_of[token] for token in tokens[start : start + INSTANCE_TOKENS - 1].tolist()]
+    return Row(number, task.name, spliced, (values[0], values[1]), before, host)

@@ -1,4 +1,4 @@
-"""What an analysis had to leave out: said at once, skipped, and told by the exit status at the end."""
+"""What an analysis left out: reported at once, and by the exit status at the end."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ from contextlib import contextmanager
 
 from olmo_inject.errors import UserError
 
-STATUS = 1  # of a command that left something out
-
 
 class Skipped:
-    """Collects them.
+    """Collects messages about what was left out.
 
     Attributes:
-        found: one line each, in order.
+        messages: one line each, in order.
     """
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.messages: list[str] = []
 
-    def add(self, problem: str) -> None:
-        """Note one, and say it on standard error now: an analysis may take long."""
-        self.found.append(problem)
-        print(f"olmo-inject: left out: {problem}", file=sys.stderr, flush=True)
+    def add(self, message: str) -> None:
+        """Keep a message, and print it on standard error now: an analysis may take long."""
+        self.messages.append(message)
+        print(f"olmo-inject: left out: {message}", file=sys.stderr, flush=True)
 
     @contextmanager
     def skipping(self, what: str) -> Iterator[None]:
-        """Turn a `UserError` of the body into a problem of `what`; what follows goes on."""
+        """Turn a `UserError` of the body into a message about `what`, and go on."""
         try:
             yield
         except UserError as error:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,24 +21,31 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from analysis.read.checkpoints import FOLDER, Subject, checkpoint_of, identity
+from analysis.read.checkpoints import FOLDER, StoredModel, checkpoint_of, identity
 from analysis.read.labels import labels
 from analysis.read.runs import Run
 from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
+from olmo_inject.owned_folder import new_folder
 from olmo_inject.progress import show_progress
 from olmo_inject.shapes import check_shape
-from olmo_inject.words import counted
 
 Tables = dict[str, pd.DataFrame]
 Report = Callable[[float], None]  # takes the share of a piece of work that is done
 ABOUT = "about.json"
+# What older versions wrote, and what it is called now.
+RENAMED_COLUMNS = {
+    "nothing": "no_swap",
+    "everything": "full_swap",
+    **{f"surprise{end}": f"logprob_drop{end}" for end in ("", "_low", "_high")},
+}
+RENAMED_WEIGHTS = {"random": "untrained"}
 
 
-def task_fingerprints(subject: Subject) -> Any:
+def task_fingerprints(checkpoint: StoredModel) -> Any:
     """What most results depend on beside weights and options."""
-    return {task.name: task.fingerprint for task in subject.tasks}
+    return {task.name: task.fingerprint for task in checkpoint.tasks}
 
 
 @dataclass(frozen=True)
@@ -50,35 +55,35 @@ class Method:
     Attributes:
         name: of its folder of results.
         compute: from the model, on its device, to tables; says now and then how far it is, and raises `UserError`
-            where the subject is at fault.
+            where the checkpoint is at fault.
         options: all that decides the result beside the weights, in JSON's types.
         version: raised when the computation changes, so that older results are not taken for new ones.
-        inputs: what of the subject decides the result beside its weights, in JSON's types.
+        inputs: what of the checkpoint decides the result beside its weights, in JSON's types.
     """
 
     name: str
-    compute: Callable[[PreTrainedModel, Subject, Report], Tables]
+    compute: Callable[[PreTrainedModel, StoredModel, Report], Tables]
     options: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1
-    inputs: Callable[[Subject], Any] = task_fingerprints
+    inputs: Callable[[StoredModel], Any] = task_fingerprints
 
 
-def analyse(subjects: Sequence[Subject], method: Method, device: torch.device, problems: Skipped) -> Tables:
-    """Apply a method to every subject, each computed once and for all; what cannot be analysed is skipped.
+def analyze(checkpoints: Sequence[StoredModel], method: Method, device: torch.device, skipped: Skipped) -> Tables:
+    """Apply a method to every checkpoint, each computed once and for all; what cannot be analyzed is skipped.
 
     Returns:
-        The method's tables, each joined over subjects under the columns of `Subject.columns`. Empty if
-        nothing could be analysed.
+        The method's tables, each joined over checkpoints under the columns of `StoredModel.columns`. Empty if
+        nothing could be analyzed.
     """
     joined: dict[str, list[pd.DataFrame]] = {}
-    for subject, report in _progress(subjects, method.name):
-        with problems.skipping(subject.name):
-            _join(joined, subject, result(subject, method, device, report))
+    for checkpoint, report in _progress(checkpoints, method.name):
+        with skipped.skipping(checkpoint.name):
+            _join(joined, checkpoint, result(checkpoint, method, device, report))
     return _concatenated(joined)
 
 
-def result(subject: Subject, method: Method, device: torch.device, report: Report = lambda _: None) -> Tables:
-    """The tables of one subject: read, or else computed and kept; `report` is told how far it is.
+def result(checkpoint: StoredModel, method: Method, device: torch.device, report: Report = lambda _: None) -> Tables:
+    """The tables of one checkpoint: read, or else computed and kept; `report` is told how far it is.
 
     Raises:
         UserError: the weights cannot be read, the method cannot use them, or the results cannot be written.
@@ -87,19 +92,19 @@ def result(subject: Subject, method: Method, device: torch.device, report: Repor
         "method": method.name,
         "version": method.version,
         "options": dict(method.options),
-        "weights": identity(subject.path),
-        "inputs": method.inputs(subject),
+        "weights": identity(checkpoint.path),
+        "inputs": method.inputs(checkpoint),
     }
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
-    folder = subject.folder / method.name / f"{subject.path.name}-{key}"
+    folder = checkpoint.folder / method.name / f"{checkpoint.path.name}-{key}"
     if (folder / ABOUT).is_file():
         with suppress(OSError):  # a folder of someone else's may be read all the same
             (folder / ABOUT).touch()  # a report shows what was asked for last
         return read_tables(folder)
-    if not subject.tasks:
+    if not checkpoint.tasks:
         raise UserError("it has no task")
-    tables = method.compute(subject.load(device), subject, report)
-    _keep(folder, {**about, "step": subject.step}, tables)
+    tables = method.compute(checkpoint.load(device), checkpoint, report)
+    _keep(folder, {**about, "step": checkpoint.step}, tables)
     return tables
 
 
@@ -141,10 +146,16 @@ def read_tables(folder: Path) -> Tables:
     tables: Tables = {}
     for path in sorted(folder.glob("*.parquet")):
         try:
-            tables[path.stem] = pd.read_parquet(path)
+            tables[path.stem] = _with_new_names(pd.read_parquet(path))
         except (OSError, ValueError) as error:  # pyarrow's own errors are of these
             raise UserError(f"{path} is damaged, delete its folder to compute it again: {error}") from None
     return tables
+
+
+def _with_new_names(table: pd.DataFrame) -> pd.DataFrame:
+    """A table that an older version wrote, with the names of now."""
+    table = table.rename(columns=RENAMED_COLUMNS)
+    return table.replace({"weights": RENAMED_WEIGHTS}) if "weights" in table else table
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,7 @@ class StoredResults:
     """What a method left in the folders of runs, all of the options that were asked for last.
 
     Attributes:
-        tables: joined as `analyse` does; empty where nothing is kept.
+        tables: joined as `analyze` does; empty where nothing is kept.
         options: of the method.
         left_out: steps of runs of which there are results of other options alone.
     """
@@ -160,14 +171,6 @@ class StoredResults:
     tables: Tables
     options: Mapping[str, Any]
     left_out: int
-
-    @property
-    def note(self) -> str:
-        """The options, and what they leave out, for people."""
-        said = "Options: " + ", ".join(f"{name.replace('_', ' ')} {_value(of)}" for name, of in self.options.items())
-        if self.left_out:
-            said += f". Of {counted(self.left_out, 'other checkpoint')} there are results of other options, not shown"
-        return said + "."
 
 
 def kept_results(runs: Sequence[Run], method: str, version: int = 1) -> StoredResults:
@@ -194,19 +197,15 @@ def kept_results(runs: Sequence[Run], method: str, version: int = 1) -> StoredRe
     return StoredResults(_concatenated(joined), options, left_out)
 
 
-def _value(of: Any) -> str:
-    return " and ".join(map(str, of)) if isinstance(of, list) else str(of)
-
-
-def _join(joined: dict[str, list[pd.DataFrame]], subject: Subject, tables: Tables) -> None:
+def _join(joined: dict[str, list[pd.DataFrame]], checkpoint: StoredModel, tables: Tables) -> None:
     for name, table in tables.items():
-        for place, (column, value) in enumerate(subject.columns().items()):
+        for place, (column, value) in enumerate(checkpoint.columns().items()):
             table.insert(place, column, value)
         joined.setdefault(name, []).append(table)
 
 
 def _concatenated(joined: Mapping[str, Sequence[pd.DataFrame]]) -> Tables:
-    """Each table over all subjects, whose column `run` tells folders apart."""
+    """Each table over all checkpoints, whose column `run` tells folders apart."""
     return {name: _told_apart(pd.concat(tables, ignore_index=True)) for name, tables in joined.items()}
 
 
@@ -237,23 +236,16 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 def _keep(folder: Path, about: Mapping[str, Any], tables: Tables) -> None:
     """Write a folder of results, whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
+    with new_folder(folder, overwrite=True) as temporary:
         for name, table in tables.items():
             write_table(table, temporary / f"{name}.parquet")
         write_json(temporary / ABOUT, about)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _progress(subjects: Sequence[Subject], method: str) -> Iterator[tuple[Subject, Report]]:
-    """Each subject, with what moves the bar within it."""
-    with show_progress(method, len(subjects), "checkpoints") as meter:
-        for number, subject in enumerate(subjects):
-            meter.update(number, subject.name)
-            yield subject, lambda share, before=number, name=subject.name: meter.update(before + share, name)
-            meter.update(number + 1, subject.name)
+def _progress(checkpoints: Sequence[StoredModel], method: str) -> Iterator[tuple[StoredModel, Report]]:
+    """Each checkpoint, with what moves the bar within it."""
+    with show_progress(method, len(checkpoints), "checkpoints") as meter:
+        for number, checkpoint in enumerate(checkpoints):
+            meter.update(number, checkpoint.name)
+            yield checkpoint, lambda share, before=number, name=checkpoint.name: meter.update(before + share, name)
+            meter.update(number + 1, checkpoint.name)

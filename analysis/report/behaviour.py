@@ -10,53 +10,48 @@ import pandas as pd
 from analysis.figures import behaviour as figures
 from analysis.figures.gaps import gap_losses, gaps
 from analysis.figures.heatmaps import heatmap, loss_heatmap
-from analysis.methods.learning_order import learning_order, sentences
+from analysis.methods.learning_order import learning_order, order_table
 from analysis.methods.retention import Retention, retention
-from analysis.read.runs import Run, task_names
+from analysis.read.runs import Run, measurements, task_names
 from analysis.read.store import Tables, rows
-from analysis.report.findings import unfinished
-from analysis.report.page import Drawing, Section
+from analysis.report.page import Drawing, Section, Table, tables, with_interval
 from olmo_inject.tasks.halves import UNMIRRORED
 
 TITLE = "Learning and retention"
 _ABOUT = (
-    "A task counts as learned from the first evaluation on after which the lower end of the 95% interval of its test "
-    "accuracy, on pairs whose mirror was not trained on, stays above the criterion. What is kept: the gain in loss at "
-    "a burst, and its decay until the next."
+    "A task counts as learned from the first evaluation after which the lower end of the 95% interval of its accuracy, "
+    "on test pairs whose mirror was not trained on, stays above the criterion. Retention is the share of the loss "
+    "gained at a burst that is left at the next."
 )
+_COMMAND = "olmo-inject analyze behaviour RUNS"
+_SCORES = tuple((half, measure) for half in ("train", "test") for measure in ("loss", "accuracy"))
 
 
 def behaviour_section(runs: Sequence[Run]) -> Section | None:
-    """What the report's other sections do not show; None where the runs have nothing of it."""
+    """What the report's other sections do not show; None where the runs hold none of it."""
     drawings = list(_drawings(runs))
-    findings = [*unfinished(runs), *sentences(learning_order(runs)), *_retained(runs)]
-    return Section(TITLE, [_ABOUT], findings, drawings=drawings) if drawings else None
+    if not drawings:
+        return None
+    shown = tables(_order_table(runs), _retention_table(runs))
+    return Section(TITLE, [_ABOUT], tables=shown, drawings=drawings, command=_COMMAND)
 
 
 def behaviour_drawings(runs: Sequence[Run]) -> Section:
     """The heatmap and gaps of accuracy, which the report has in sections of their own."""
+    scores = score_table(runs)
     drawings = []
     for task in task_names(runs):
         for name, figure in (
             (f"test-accuracy-{task}", heatmap(runs, task)),
             (f"gap-accuracy-{task}", gaps(runs, task)),
         ):
-            drawings += [] if figure is None else [Drawing(name, figure, "")]
-    return Section(TITLE, drawings=drawings)
+            drawings += [] if figure is None else [Drawing(name, figure, "", rows(scores, task=task))]
+    return Section(TITLE, drawings=drawings, command=_COMMAND)
 
 
-def behaviour_tables(runs: Sequence[Run], scored: Tables) -> Tables:
-    """All of it as tables.
-
-    Args:
-        runs: measured.
-        scored: what the method `scores` found.
-
-    Returns:
-        `scores` and `order`, a row for each run and task; `retention`, a row for each step since a burst;
-        `models`, the scores of models on their own.
-    """
-    scores = [
+def score_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row for each run and task: how it was injected, and its scores at the last evaluation."""
+    return pd.DataFrame(
         {
             "run": run.name,
             "folder": str(run.folder),
@@ -67,30 +62,46 @@ def behaviour_tables(runs: Sequence[Run], scored: Tables) -> Tables:
             "per_batch": float(run.frequency(task.name).per_batch),
             "gap": run.gap(task.name),
             **{f"{half}_{measure}": _last(run, f"eval/{task.name}/{half}/{measure}") for half, measure in _SCORES},
-            **_judged(run, task.name),
+            **_unmirrored(run, task.name),
             "learned": run.learned(task.name),
         }
         for run in runs
         for task in run.tasks
-    ]
-    kept = [
+    )
+
+
+def retention_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row for each run, task and step since a burst: the gain, and the fit of its decay."""
+    return pd.DataFrame(
         {"run": run.name, "folder": str(run.folder), "model": run.size, "task": task.name, **row}
         for run in runs
         for task in run.tasks
         for row in _curve(retention(run, task.name))
-    ]
-    tables = {"scores": pd.DataFrame(scores), "order": learning_order(runs), "retention": pd.DataFrame(kept)}
+    )
+
+
+def behaviour_tables(runs: Sequence[Run], scored: Tables) -> Tables:
+    """All of it as tables.
+
+    Args:
+        runs: measured.
+        scored: the tables of the method `scores`.
+
+    Returns:
+        `scores` and `order`, a row for each run and task; `retention`, a row for each step since a burst;
+        `models`, the scores of models that are no run's.
+    """
+    made = {"scores": score_table(runs), "order": learning_order(runs), "retention": retention_table(runs)}
     if scored:
-        tables["models"] = rows(scored["scores"], step=-1)
-    return {name: table for name, table in tables.items() if len(table)}
+        made["models"] = rows(scored["scores"], step=-1)
+    return {name: table for name, table in made.items() if len(table)}
 
 
-_SCORES = tuple((half, measure) for half in ("train", "test") for measure in ("loss", "accuracy"))
-
-
-def _judged(run: Run, task: str) -> dict[str, float]:
-    found = run.accuracy(task, UNMIRRORED)
-    values = (np.nan, 0, np.nan, np.nan) if found is None else (found.value, found.n, found.low, found.high)
+def _unmirrored(run: Run, task: str) -> dict[str, float]:
+    accuracy = run.accuracy(task, UNMIRRORED)
+    values = (np.nan, 0, np.nan, np.nan)
+    if accuracy is not None:
+        values = (accuracy.value, accuracy.n, accuracy.low, accuracy.high)
     return dict(zip((f"test_{UNMIRRORED}", "unmirrored", "unmirrored_low", "unmirrored_high"), values, strict=True))
 
 
@@ -121,64 +132,81 @@ def _ends(name: str, interval: tuple[float, float] | None) -> dict[str, float | 
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _retained(runs: Sequence[Run]) -> Iterator[str]:
-    for run in runs:
-        for task in run.tasks:
-            if (kept := retention(run, task.name)) is None:
-                continue
-            best, n = float(kept.mean.max()), len(kept.bursts)
-            if best <= 0:
-                yield f"{run.name}: {task.name} gains nothing at a burst (mean of {n})."
-                continue
-            yield (
-                f"{run.name}: {task.name} gains {best:.2f} nats within {kept.peak} steps of a burst (mean of {n}); "
-                f"{kept.kept:.0%}{_between(kept.kept_interval, '.0%')} of it is left after {kept.after[-1]} steps; "
-                f"{_half_life(kept)}; {_tau(kept)}."
-            )
+def _retention_table(runs: Sequence[Run]) -> Table:
+    kept = [(run, task.name, of) for run in runs for task in run.tasks if (of := retention(run, task.name)) is not None]
+    cells = [
+        {
+            "run": run.name,
+            "task": task,
+            "bursts": str(len(of.bursts)),
+            "largest gain (nats)": f"{of.mean.max():.2f}",
+            "at step after the burst": str(of.peak),
+            "left at the next burst": _with_ends(of.kept if of.mean.max() > 0 else None, of.kept_interval, ".0%"),
+            "half-life (steps)": _with_ends(of.half_life, of.half_life_interval, ".0f"),
+            "time constant (steps)": _with_ends(None if of.decay is None else of.decay[1], of.tau_interval, ".0f"),
+            "R2 of the exponential": "" if of.decay is None else f"{of.r2:.2f}",
+        }
+        for run, task, of in kept
+    ]
+    title = "Retention, means over bursts (95% CI); no half-life: less than half was lost"
+    return Table(title, cells, ("run", "task"))
 
 
-def _half_life(kept: Retention) -> str:
-    if kept.half_life is None:
-        return "less than half of it is lost"
-    return f"half of it is lost in {kept.half_life:.0f}{_between(kept.half_life_interval, '.0f')} steps from there"
+def _with_ends(value: float | None, interval: tuple[float, float] | None, form: str) -> str:
+    return with_interval(value, *(interval or (None, None)), form)
 
 
-def _tau(kept: Retention) -> str:
-    if kept.decay is None:
-        return "too little of a decay to fit"
-    between = _between(kept.tau_interval, ".0f")
-    return f"an exponential fits with R2 {kept.r2:.2f}, time constant {kept.decay[1]:.0f}{between} steps"
-
-
-def _between(interval: tuple[float, float] | None, form: str) -> str:
-    return "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
+def _order_table(runs: Sequence[Run]) -> Table:
+    cells = [
+        {
+            "model": row["model"],
+            "kind of task": row["kind"].replace("_", " "),
+            "runs": str(row["runs"]),
+            "frequencies": str(row["frequencies"]),
+            "learned": str(row["learned"]),
+            "rank correlation": "" if np.isnan(row["correlation"]) else f"{row['correlation']:+.2f}",
+            "p": "" if np.isnan(row["p"]) else f"{row['p']:.2g}",
+        }
+        for row in order_table(learning_order(runs)).to_dict("records")
+        if row["frequencies"] > 1
+    ]
+    title = "Order of learning against frequency; +1: the more frequent, the earlier (needs 3 frequencies, 2 learned)"
+    return Table(title, cells, ("model", "kind of task"))
 
 
 def _drawings(runs: Sequence[Run]) -> Iterator[Drawing]:
-    dashed = " Dashed: reference tasks, statements found in the corpus." if figures.reference_names(runs) else ""
+    references = figures.reference_names(runs)
+    dashed = " Dashed: reference tasks, statements found in the corpus." if references else ""
+    scores = score_table(runs)
     for task in task_names(runs):
-        for name, figure, caption in (
+        losses = measurements(runs, f"eval/{task}/test/loss")
+        of_references = [measurements(runs, f"eval/{name}/reference/loss") for name in references]
+        for name, figure, caption, data in (
             (
                 f"train-loss-{task}",
                 loss_heatmap(runs, task),
                 "loss of LABEL on the train half at the last evaluation, over model size and frequency.",
+                rows(scores, task=task),
             ),
             (
                 f"curves-{task}",
                 figures.learning_curves(runs, task),
-                "loss on the test half over steps." + dashed,
+                "loss of LABEL on the test half over steps." + dashed,
+                pd.concat([losses, *of_references]),
             ),
             (
                 f"gap-loss-{task}",
                 gap_losses(runs, task),
                 "loss on the test half against the gap between observations at equal long-run frequency: mean over the "
                 "last quarter of the run, bars from the 10th to the 90th percentile.",
+                losses,
             ),
             (
                 f"retention-{task}",
                 figures.retention_curves(runs, task),
                 "loss between bursts, and the mean gain since a burst with its standard error. Dashed: fitted decay.",
+                retention_table(runs),
             ),
         ):
             if figure is not None:
-                yield Drawing(name, figure, f"{task}: {caption}")
+                yield Drawing(name, figure, f"{task}: {caption}", data)

@@ -1,186 +1,199 @@
-"""What a set of runs shows, in sentences computed from its numbers, also where it contradicts expectation."""
+"""What a set of runs shows: a verdict for each run and task, comparisons of runs, and the most important findings."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from analysis.read.runs import LEARNED_ABOVE, Run, task_names
+from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, task_names
+from analysis.report.page import Table
 from olmo_inject.words import counted
+
+MOST = 5  # findings of a report
+AS_EXPECTED, AGAINST, NO_DIFFERENCE = "as expected", "against expectation", "no difference (95% CI)"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs that differ in one thing; the second is expected to be less accurate.
+
+    Attributes:
+        task: its name.
+        differ_in: `model size`, `frequency` or `gap`.
+        runs: the two.
+        accuracies: of theirs.
+    """
+
+    task: str
+    differ_in: str
+    runs: tuple[Run, Run]
+    accuracies: tuple[Accuracy, Accuracy]
+
+    @property
+    def result(self) -> str:
+        """How the accuracies differ: by intervals that do not overlap, or not."""
+        expected, other = self.accuracies
+        if other.low > expected.high:
+            return AGAINST
+        return AS_EXPECTED if expected.low > other.high else NO_DIFFERENCE
 
 
 def sentences(runs: Sequence[Run]) -> list[str]:
-    """The findings, the most general first."""
-    found = [_what_there_is(runs), *unfinished(runs)]
+    """At most five findings: what makes the runs doubtful first, then what was learned, then what stands out."""
+    return [*_doubts(runs), *_learned(runs), *_stands_out(runs)][:MOST]
+
+
+def verdicts(runs: Sequence[Run]) -> Table:
+    """For each run and task whether it was learned."""
+    rows = [
+        {
+            "run": run.name,
+            "task": task.name,
+            "verdict": verdict(run, task.name),
+            "accuracy (95% CI)": "" if (accuracy := run.accuracy(task.name)) is None else str(accuracy),
+            "model": run.size,
+            "injected": run.schedule_label(task.name),
+            "steps": steps_label(run),
+            "audit": audit_label(run),
+        }
+        for run in runs
+        for task in run.tasks
+    ]
+    return Table("Verdicts", rows, ("run", "model", "task", "injected", "verdict", "audit"))
+
+
+def verdict(run: Run, task: str) -> str:
+    """Whether a run learned a task, or why that cannot be told."""
+    accuracy, built = run.accuracy(task), run.task(task)
+    if accuracy is None or built is None:
+        return "not evaluated"
+    learned = run.learned(task)
+    if learned is None:
+        return "mirrors only" if built.config.kind in LEARNED_ABOVE else "no criterion"
+    if learned:
+        return "learned"
+    return "not above majority" if accuracy.low <= built.majority_accuracy else "not learned"
+
+
+def steps_label(run: Run) -> str:
+    """Steps done, and of how many where the run is not finished."""
+    return f"{run.steps_done:,}" + ("" if run.finished else f" of {run.experiment.steps:,}")
+
+
+def audit_label(run: Run) -> str:
+    """The verdict of the last audit."""
+    if run.audit is None:
+        return "not audited"
+    begun = run.plan.get("first_step", 0)  # a branch's is not 0
+    since = begun + run.audit["steps"] < run.steps_done
+    return run.audit["verdict"] + (", before it was trained further" if since else "")
+
+
+def comparisons(runs: Sequence[Run]) -> list[Comparison]:
+    """Runs that differ in model size or frequency and contradict expectation, and all that differ in the gap alone."""
+    found = []
     for task in task_names(runs):
         measured = [run for run in runs if run.accuracy(task) is not None]
-        if not measured:
-            found.append(f"{task} was not evaluated in any run.")
-            continue
-        found += _learned_by_schedule(measured, task)
-        found += _by_frequency(measured, task)
-        found += _against_expectation(measured, task)
-        found += _between_gaps(measured, task)
-    if any(run.learned(task) is False for run in runs for task in task_names(runs)):
-        found.append(
-            "Not learned means: not in these steps, at this learning rate. More steps, or the task alone, may do it."
-        )
-    found += _mirrors(runs)
-    found += _language_model(runs)
-    found += _audits(runs)
+        even = [run for run in measured if _is_even(run, task)]
+        pairs = [pair for a, b in itertools.combinations(even, 2) if (pair := _even_pair(a, b, task)) is not None]
+        found += [pair for pair in pairs if pair.result == AGAINST]
+        found += _gap_pairs(measured, task)
     return found
 
 
-def unfinished(runs: Sequence[Run]) -> Iterator[str]:
-    """A sentence on the runs that were not trained to their end, if there are any."""
-    if cut := [f"{run.name} ({run.steps_done:,} of {run.experiment.steps:,})" for run in runs if not run.finished]:
-        yield f"Not trained to the end: {', '.join(cut)}. Their numbers are those of their last evaluation."
+def comparison_table(runs: Sequence[Run]) -> Table:
+    """The comparisons."""
+    rows = [
+        {
+            "task": pair.task,
+            "differ in": pair.differ_in,
+            "expected better": _described(pair.runs[0], pair.task),
+            "accuracy (95% CI)": str(pair.accuracies[0]),
+            "expected worse": _described(pair.runs[1], pair.task),
+            "its accuracy (95% CI)": str(pair.accuracies[1]),
+            "result": pair.result,
+        }
+        for pair in comparisons(runs)
+    ]
+    title = "Comparisons: runs that differ in the gap alone, and all that contradict expectation"
+    return Table(title, rows, ("task", "differ in", "expected better", "expected worse", "result"))
 
 
-def _what_there_is(runs: Sequence[Run]) -> str:
-    sizes = list(dict.fromkeys(run.size for run in runs))
-    schedules = {run.schedule_label(task.name) for run in runs for task in run.tasks}
-    return (
-        f"{counted(len(runs), 'run')} of {counted(len(sizes), 'model size')} ({', '.join(sizes)}) under "
-        f"{counted(len(schedules), 'injection schedule')}."
-    )
+def _doubts(runs: Sequence[Run]) -> Iterator[str]:
+    """Runs whose numbers are not those of the plan's end."""
+    if different := [run.name for run in runs if run.audit is not None and not run.audit["passed"]]:
+        yield f"The audit found differences in {', '.join(different)}: what the model was given is not the plan's."
+    if cut := [
+        f"{run.name} ({run.steps_done:,} of {run.experiment.steps:,} steps)" for run in runs if not run.finished
+    ]:
+        yield f"Not trained to the end: {', '.join(cut)}."
 
 
-def _learned_by_schedule(runs: Sequence[Run], task: str) -> Iterator[str]:
-    """For every schedule, which sizes learned the task and which did not."""
-    for label, group in _grouped(runs, task).items():
-        verdicts = [(run, run.learned(task)) for run in group]
-        if all(verdict is None for _, verdict in verdicts):
-            accuracies = ", ".join(_scored(run, task) for run in group)
-            has_one = (built := group[0].task(task)) is not None and built.config.kind in LEARNED_ABOVE
-            why = (
-                "the mirror of every test pair was trained on, so whether it was learned cannot be told"
-                if has_one
-                else "its kind of task has no criterion for learned"
-            )
-            yield f"{task} at {label}: {accuracies}; {why}."
+def _learned(runs: Sequence[Run]) -> Iterator[str]:
+    """How many runs learned each task, and which is best."""
+    for task in task_names(runs):
+        judged = [run for run in runs if run.learned(task) is not None]
+        if not judged:
             continue
-        learned = [run for run, verdict in verdicts if verdict]
-        failed = [run for run, verdict in verdicts if verdict is False]
-        parts = []
-        if learned:
-            parts.append("learned by " + ", ".join(_scored(run, task) for run in learned))
-        if failed:
-            parts.append("not learned by " + ", ".join(_failed(run, task) for run in failed))
-        yield f"{task} at {label}: {'; '.join(parts)}."
+        accuracies = {run.name: accuracy for run in judged if (accuracy := run.accuracy(task)) is not None}
+        best = max(accuracies, key=lambda name: accuracies[name].value)
+        count = sum(run.learned(task) is True for run in judged)
+        yield f"{task}: learned in {count} of {counted(len(judged), 'run')}. Best: {best}, accuracy {accuracies[best]}."
 
 
-def _by_frequency(runs: Sequence[Run], task: str) -> Iterator[str]:
-    """For every size, the frequencies between which learning sets in."""
-    for size, group in itertools.groupby(_even(runs, task), key=lambda run: run.size):
-        by_rate = {run.frequency(task).per_batch: run for run in group}
-        learned = [rate for rate, run in by_rate.items() if run.learned(task)]
-        failed = [rate for rate, run in by_rate.items() if run.learned(task) is False]
-        if learned and failed and max(failed) < min(learned):
-            yield f"{size} learned {task} at {min(learned)} instances a batch and not at {max(failed)}."
-
-
-def _against_expectation(runs: Sequence[Run], task: str) -> Iterator[str]:
-    """Where a smaller model, or a lower frequency, did better by more than the intervals allow."""
-    even = list(_even(runs, task))
-    for a, b in itertools.combinations(even, 2):
-        x, y = a.accuracy(task), b.accuracy(task)
-        assert x is not None
-        assert y is not None
-        if a.frequency(task) == b.frequency(task) and a.parameters < b.parameters and x.low > y.high:
+def _stands_out(runs: Sequence[Run]) -> Iterator[str]:
+    """Comparisons with a clear result, then the frequencies between which learning sets in."""
+    ranked = sorted(comparisons(runs), key=lambda pair: pair.result != AGAINST)
+    for pair in ranked:
+        if pair.result != NO_DIFFERENCE:
+            (a, b), (x, y) = pair.runs, pair.accuracies
+            better, worse = ((b, y), (a, x)) if pair.result == AGAINST else ((a, x), (b, y))
             yield (
-                f"Against expectation: at {a.schedule_label(task)} the smaller {a.size} is more accurate on "
-                f"{task} ({x}) than {b.size} ({y})."
+                f"{pair.task}, {pair.result}: {better[0].name} is more accurate than {worse[0].name}, which differs in "
+                f"{pair.differ_in}: {better[1]} against {worse[1]}."
             )
-        rates = a.frequency(task).per_batch, b.frequency(task).per_batch
-        if a.size == b.size and rates[0] < rates[1] and x.low > y.high:
-            yield (
-                f"Against expectation: {a.size} is more accurate on {task} at {rates[0]} instances a batch "
-                f"({x}) than at {rates[1]} ({y})."
-            )
+    for task in task_names(runs):
+        even = [run for run in runs if _is_even(run, task)]
+        for size, group in itertools.groupby(even, key=lambda run: run.size):
+            by_rate = {run.frequency(task).per_batch: run for run in group}
+            learned = [rate for rate, run in by_rate.items() if run.learned(task)]
+            failed = [rate for rate, run in by_rate.items() if run.learned(task) is False]
+            if learned and failed and max(failed) < min(learned):
+                yield f"{size} learned {task} at {min(learned)} instances a batch and not at {max(failed)}."
 
 
-def _between_gaps(runs: Sequence[Run], task: str) -> Iterator[str]:
-    """Runs of one size and long-run frequency that differ in the gap."""
+def _is_even(run: Run, task: str) -> bool:
+    """Whether the task is evenly injected and of a kind that has a criterion."""
+    built = run.task(task)
+    return run.evenly_injected(task) and built is not None and built.config.kind in LEARNED_ABOVE
+
+
+def _even_pair(a: Run, b: Run, task: str) -> Comparison | None:
+    """Two evenly injected runs that differ in size or frequency alone, the one expected to be better first."""
+    rates = a.frequency(task).per_batch, b.frequency(task).per_batch
+    if rates[0] == rates[1] and a.parameters != b.parameters:
+        return _comparison(task, "model size", *sorted((a, b), key=lambda run: -run.parameters))
+    if a.size == b.size and rates[0] != rates[1]:
+        return _comparison(task, "frequency", *sorted((a, b), key=lambda run: -run.frequency(task).per_batch))
+    return None
+
+
+def _gap_pairs(runs: Sequence[Run], task: str) -> Iterator[Comparison]:
+    """Runs of one size and long-run frequency that differ in the gap, the shorter gap first."""
     spread = sorted((run for run in runs if run.gap(task) is not None), key=lambda run: run.gap(task) or 0)
     for a, b in itertools.combinations(spread, 2):
         same = a.size == b.size and a.frequency(task) == b.frequency(task)
-        if not same or a.gap(task) == b.gap(task):
-            continue
-        x, y = a.accuracy(task), b.accuracy(task)
-        assert x is not None
-        assert y is not None
-        if x.low > y.high:
-            how = "was less accurate than"
-        elif y.low > x.high:
-            how = "against expectation was more accurate than"
-        else:
-            how = "cannot be told from"
-        yield (
-            f"At the same long-run frequency, {b.size} with {b.schedule_label(task)} {how} "
-            f"{a.schedule_label(task)} on {task}: {y} and {x}."
-        )
+        if same and a.gap(task) != b.gap(task):
+            yield _comparison(task, "gap", a, b)
 
 
-def _mirrors(runs: Sequence[Run]) -> Iterator[str]:
-    """Of each task, what its accuracies leave out, and what they would be with it."""
-    for task in task_names(runs):
-        pairs = [(run, run.accuracy(task), run.accuracy(task, "accuracy")) for run in runs]
-        differing = [(run, of_all) for run, own, of_all in pairs if own and of_all and own.n < of_all.n]
-        if differing:
-            yield (
-                f"Accuracies on {task} are on test pairs whose mirror (TOK2, TOK1) was not trained on. On all test "
-                f"pairs: {', '.join(f'{run.name} {of_all}' for run, of_all in differing)}."
-            )
+def _comparison(task: str, differ_in: str, a: Run, b: Run) -> Comparison:
+    x, y = a.accuracy(task), b.accuracy(task)
+    assert x is not None
+    assert y is not None
+    return Comparison(task, differ_in, (a, b), (x, y))
 
 
-def _language_model(runs: Sequence[Run]) -> Iterator[str]:
-    best: dict[str, float] = {}
-    for run in runs:
-        if run.finished and run.lm_loss is not None:
-            best[run.size] = min(run.lm_loss, best.get(run.size, run.lm_loss))
-    if len(best) > 1:
-        losses = ", ".join(f"{size} {loss:.2f}" for size, loss in best.items())
-        yield f"Lowest loss on the text itself, in nats a token: {losses}."
-
-
-def _audits(runs: Sequence[Run]) -> Iterator[str]:
-    audited = [run for run in runs if run.audit is not None]
-    if not audited:
-        yield "No run was audited (`olmo-inject audit`)."
-        return
-    failed = [run.name for run in audited if not (run.audit or {})["passed"]]
-    others = len(runs) - len(audited)
-    rest = f"; {others} not audited" if others else ""
-    if failed:
-        yield f"The audit found differences in {', '.join(failed)}{rest}: these runs are not what the plan says."
-    else:
-        yield f"The audit of {counted(len(audited), 'run')} found every row as planned{rest}."
-
-
-def _even(runs: Sequence[Run], task: str) -> Iterator[Run]:
-    """Evenly injected runs of a kind of task that has a criterion, by size, then by frequency."""
-    for run in runs:
-        entry, built = run.injection(task), run.task(task)
-        if entry is not None and entry.schedule != "burst" and built is not None and built.config.kind in LEARNED_ABOVE:
-            yield run
-
-
-def _grouped(runs: Sequence[Run], task: str) -> dict[str, list[Run]]:
-    groups: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (-run.frequency(task).per_batch, run.gap(task) or 0)):
-        groups.setdefault(run.schedule_label(task), []).append(run)
-    return groups
-
-
-def _scored(run: Run, task: str) -> str:
-    return f"{run.size} {run.accuracy(task)}"
-
-
-def _failed(run: Run, task: str) -> str:
-    """With what the accuracy comes to, where it is no more than can be had from the labels alone."""
-    accuracy, built = run.accuracy(task), run.task(task)
-    assert accuracy is not None
-    assert built is not None
-    no_better = accuracy.low <= built.majority_accuracy
-    return _scored(run, task) + " (no better than the majority label)" * no_better
+def _described(run: Run, task: str) -> str:
+    return f"{run.name} ({run.size}, {run.schedule_label(task)})"

@@ -1,9 +1,8 @@
-"""Gradient interference in the report and on the command line: figures and findings of a table of cosines."""
+"""Gradient interference in the report and on the command line: figures and a table of mean cosines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,16 +10,16 @@ import pandas as pd
 from analysis.figures.gradients import BLOCK, cosine_label, matrix, means, over_steps, summarize
 from analysis.read.labels import file_part
 from analysis.read.store import rows
-from analysis.report.page import Drawing, Section
-from olmo_inject.words import counted
+from analysis.report.page import Drawing, Section, Table, tables, with_interval
 
 TITLE = "Gradient interference"
-SYMBOLS = {"batch": "g", "injected": "g_t", "rest": "g_nt"}  # in sentences
+IN_RUN_TITLE = "Gradient interference, measured while training"
+SYMBOLS = {"batch": "g", "injected": "g_t", "rest": "g_nt"}  # in tables
 _ABOUT = (
     "What a batch's gradient does to a task, at one MLP. g is the gradient of a step's whole batch as the trainer "
     "takes it, g_t its part from injected tokens, g_nt the rest, and g_r that of the task's LABEL loss over all its "
-    "instances. Cosines are taken with g_r, on the neurons on which it is largest, in float32: where one is above "
-    "zero, a step down that gradient lowers the task's loss too; where below, it raises it.",
+    "instances. Cosines are taken with g_r, on the neurons on which it is largest: where one is above zero, a step "
+    "down that gradient lowers the task's loss too; where below, it raises it.",
     "g_t is of the injected tokens of all tasks, so that a batch without the one task may have one of the others. "
     f"Intervals of means are bootstrapped over steps, {BLOCK} that follow each other at a time, from {2 * BLOCK} steps "
     "on; one batch's cosine is an exact number.",
@@ -28,11 +27,23 @@ _ABOUT = (
 
 
 def section(table: pd.DataFrame) -> Section | None:
-    """The section of a table `cosines` joined over checkpoints, or None where it is empty."""
+    """The section of a table `cosines` joined over checkpoints; None where it is empty."""
     if table.empty:
         return None
+    shown = tables(_mean_table(summarize(table)), _proof_table(table))
+    return Section(TITLE, _ABOUT, tables=shown, drawings=list(_drawings(table, "")))
+
+
+def in_run_section(table: pd.DataFrame) -> Section | None:
+    """The section of the cosines that runs measured while they trained; None where there are none."""
+    if table.empty:
+        return None
+    shown = tables(_mean_table(summarize(table)))
+    return Section(IN_RUN_TITLE, _ABOUT, tables=shown, drawings=list(_drawings(table, "in-run-")))
+
+
+def _drawings(table: pd.DataFrame, prefix: str) -> Iterator[Drawing]:
     summary = summarize(table)
-    drawings = []
     for task in dict.fromkeys(table["task"]):
         of_task = rows(table, task=task, of="")
         if of_task.groupby("run")["step"].nunique().max() > 1:
@@ -41,57 +52,43 @@ def section(table: pd.DataFrame) -> Section | None:
                 "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly; no "
                 "line where steps between were not measured."
             )
-            drawings.append(Drawing(f"steps-{task}", over_steps(of_task), caption))
+            yield Drawing(f"{prefix}steps-{task}", over_steps(of_task), caption, of_task)
         caption = (
             f"{task}: means over steps, as many as stand under a run's name, with 95% block bootstrap intervals "
             f"over steps from {2 * BLOCK} steps on."
         )
-        drawings.append(Drawing(f"means-{task}", means(rows(summary, task=task), cosine_label(table)), caption))
+        of_summary = rows(summary, task=task)
+        yield Drawing(f"{prefix}means-{task}", means(of_summary, cosine_label(table)), caption, of_summary)
     for run, of_run in table.groupby("run", sort=False):
         if of_run["task"].nunique() > 1:
             caption = (
                 f"{run}: mean cosine over steps of each task's gradient, and of the tokens that were not injected "
                 "(columns), with a task's own, on that task's neurons (rows); below it the 95% interval."
             )
-            drawings.append(Drawing(f"tasks-{file_part(str(run))}", matrix(of_run, str(run)), caption))
-    return Section(TITLE, _ABOUT, findings=[*_sentences(summary), *_proof(table)], drawings=drawings)
+            yield Drawing(f"{prefix}tasks-{file_part(str(run))}", matrix(of_run, str(run)), caption, of_run)
 
 
-def _sentences(summary: pd.DataFrame) -> Iterator[str]:
-    for place, group in summary.groupby(["run", "task"], sort=False):
+def _mean_table(summary: pd.DataFrame) -> Table:
+    cells = []
+    for place, group in summary.groupby(["run", "task", "injected"], sort=False):
         assert isinstance(place, tuple)
-        run, task = place
-        parts = []
-        for injected, when in ((True, "whose batch holds the task"), (False, "whose batch does not")):
-            of = rows(group, injected=injected)
-            if len(of):
-                most = int(of["steps"].max())
-                cosines = ", ".join(_mean(row, most) for row in of.to_dict("records"))
-                parts.append(f"over {counted(most, 'step')} {when}: {cosines}")
-        yield f"{run}, {task}: mean cosine with g_r {'; '.join(parts)}."
+        run, task, injected = place
+        by_kind = {row["kind"]: row for row in group.to_dict("records")}
+        row = {"run": run, "task": task, "batch holds the task": "yes" if injected else "no"}
+        row["steps"] = str(max(of["steps"] for of in by_kind.values()))
+        for kind, symbol in SYMBOLS.items():
+            of = by_kind.get(kind)
+            row[f"cos({symbol}, g_r)"] = "" if of is None else with_interval(of["mean"], of["low"], of["high"], "+.3f")
+        cells.append(row)
+    return Table("Mean cosines over steps (95% CI)", cells, ("run", "task", "batch holds the task"))
 
 
-def _mean(row: dict[Any, Any], most: int) -> str:
-    """One kind's mean, with its interval, and of how many steps where others are of more."""
-    interval = "" if np.isnan(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
-    over = "" if row["steps"] == most else f" over the {counted(row['steps'], 'step')} with any"
-    return f"{SYMBOLS[row['kind']]} {row['mean']:+.3f}{interval}{over}"
-
-
-def _proof(table: pd.DataFrame) -> Iterator[str]:
-    """Whether the batches were compared with what the runs' models were given."""
+def _proof_table(table: pd.DataFrame) -> Table:
+    """How many rebuilt batches were compared with what the runs' models were given."""
     batches = table.drop_duplicates(["run", "step"])
-    unproven = batches.loc[~batches["proven"].to_numpy(bool)]
-    compared = len(batches) - len(unproven)
-    if compared:
-        yield f"{_batches(compared)} compared with the run's evidence: token for token what the model was given."
-    if len(unproven):
-        which = "; ".join(
-            f"{run} step {', '.join(str(step) for step in sorted(steps))}"
-            for run, steps in unproven.groupby("run", sort=False)["step"]
-        )
-        yield f"{_batches(len(unproven))} not compared: of a step not trained on there is no evidence: {which}."
-
-
-def _batches(n: int) -> str:
-    return "1 rebuilt batch was" if n == 1 else f"{n} rebuilt batches were"
+    cells = []
+    for run, of_run in batches.groupby("run", sort=False):
+        proven = of_run["proven"].to_numpy(bool)
+        missing = ", ".join(str(step) for step in np.sort(of_run["step"].to_numpy(int)[~proven]))
+        cells.append({"run": run, "identical": str(int(proven.sum())), "steps without evidence": missing})
+    return Table("Rebuilt batches against the run's evidence", cells, ("run", "steps without evidence"))

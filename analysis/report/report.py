@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from analysis.figures import curves, style
 from analysis.read.runs import Run, read_runs, task_names
@@ -40,7 +43,7 @@ def write_report(
         raise UserError(f"--out: {to} is a folder; give the name of an HTML file")
     runs = read_runs(expand(folders), corpus)
     sections = [section for make in SECTIONS if (section := make(runs)) is not None]
-    write_page(to, title, sections)
+    write_page(to, title, sections, shlex.join(map(str, folders)))
     written = [to]
     if figures_to is not None:
         drawings = [drawing for section in sections for drawing in section.drawings]
@@ -55,4 +58,4 @@ def _overviews(runs: Sequence[Run]) -> Iterator[Drawing]:
     """For a slide or a README: not on the page, which has their parts."""
     for task in task_names(runs):
         if (figure := curves.overview(runs, task)) is not None:
-            yield Drawing(f"overview-{task}", figure, "")
+            yield Drawing(f"overview-{task}", figure, "", pd.DataFrame())

@@ -1,40 +1,48 @@
-"""What `analyze` found of runs and kept beside them, as sections of the report, each with the options it was of."""
+"""Sections of the report from stored results of `analyze`, each with its command."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
 from analysis.methods import das, gradients, patching
 from analysis.methods.features import VERSION as FEATURES
 from analysis.read.runs import Run
-from analysis.read.store import Tables, kept_results
+from analysis.read.store import StoredResults, Tables, kept_results
 from analysis.report.features import feature_section
 from analysis.report.gradients import section as gradient_section
 from analysis.report.interventions import das_section, patching_section
 from analysis.report.page import Section
+from olmo_inject.words import counted
+
+INTERNAL = {"seed", "batch", "controls"}  # options of methods that the command line does not have in this form
 
 
 def features(runs: Sequence[Run]) -> Section | None:
     """Task features in activations."""
-    return _section(runs, "features", FEATURES, lambda tables: feature_section(tables, runs))
+    return with_options(kept_results(runs, "features", FEATURES), "features", lambda of: feature_section(of, runs))
 
 
 def interference(runs: Sequence[Run]) -> Section | None:
     """Gradient interference."""
-    return _section(runs, gradients.METHOD, gradients.VERSION, _of("cosines", gradient_section))
+    return with_options(
+        kept_results(runs, gradients.METHOD, gradients.VERSION), gradients.METHOD, _of("cosines", gradient_section)
+    )
 
 
 def patched(runs: Sequence[Run]) -> Section | None:
     """Activation patching."""
-    return _section(runs, patching.METHOD, patching.VERSION, _of("layers", patching_section))
+    return with_options(
+        kept_results(runs, patching.METHOD, patching.VERSION), patching.METHOD, _of("layers", patching_section)
+    )
 
 
 def aligned(runs: Sequence[Run]) -> Section | None:
     """Distributed alignment search."""
-    return _section(runs, das.METHOD, das.VERSION, _of("sites", das_section))
+    return with_options(kept_results(runs, das.METHOD, das.VERSION), das.METHOD, _of("sites", das_section))
 
 
 def _of(table: str, make: Callable[[pd.DataFrame], Section | None]) -> Callable[[Tables], Section | None]:
@@ -42,10 +50,31 @@ def _of(table: str, make: Callable[[pd.DataFrame], Section | None]) -> Callable[
     return lambda tables: make(tables[table]) if table in tables else None
 
 
-def _section(
-    runs: Sequence[Run], method: str, version: int, make: Callable[[Tables], Section | None]
-) -> Section | None:
-    """From what is kept, with its options; None where no run has any."""
-    found = kept_results(runs, method, version)
-    made = make(found.tables)
-    return None if made is None else replace(made, text=[*made.text, found.note])
+def with_options(results: StoredResults, method: str, make: Callable[[Tables], Section | None]) -> Section | None:
+    """A section of stored results, with the command that they are of; None where there are none.
+
+    Args:
+        results: of the method.
+        method: its name on the command line.
+        make: the section from the tables.
+    """
+    made = make(results.tables)
+    if made is None:
+        return None
+    return replace(made, command=command(method, results.options), notes=[*made.notes, *_left_out(results)])
+
+
+def command(method: str, options: Mapping[str, Any]) -> str:
+    """The command line of a method with its options, where these are options of the command."""
+    words = [f"--{name.replace('_', '-')} {_value(value)}" for name, value in options.items() if name not in INTERNAL]
+    switches = ["--no-controls"] if options.get("controls") is False else []
+    return " ".join(["olmo-inject analyze", method, "RUNS", *words, *switches])
+
+
+def _value(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _left_out(results: StoredResults) -> list[str]:
+    n = results.left_out
+    return [f"Not shown: results of other options, for {counted(n, 'other checkpoint')}."] if n else []

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
 from olmo_inject.config import configs_folder
+from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
-from olmo_inject.yaml_text import read_yaml, typed
+from olmo_inject.yaml_text import read_yaml
 
 CORE = "cpu-core"  # counted where there is no GPU, one per process
 DEVICES = ("cuda", "cpu")
@@ -75,15 +75,10 @@ def read_accelerators(path: Path) -> dict[str, Accelerator]:
     Raises:
         UserError: it cannot be read, or an entry lacks a number, has an unknown key or an invalid value.
     """
-    table: dict[str, Accelerator] = {}
-    for name, entry in read_yaml(path).items():
-        try:
-            merged = OmegaConf.merge(OmegaConf.structured(Accelerator), typed(entry, Accelerator), {"name": name})
-            table[name] = _checked(OmegaConf.to_object(merged), f"{path}: {name}.")  # pyright: ignore[reportArgumentType]
-        except (OmegaConfBaseException, TypeError, ValueError) as error:
-            where = getattr(error, "full_key", None) or name
-            raise UserError(f"{path}: {where}: {str(error).splitlines()[0]}") from None
-    return table
+    return {
+        name: _checked(described(Accelerator(name), (f"{path}: {name}", entry)), f"{path}: {name}.")
+        for name, entry in read_yaml(path).items()
+    }
 
 
 def _checked(accelerator: Accelerator, where: str) -> Accelerator:

@@ -26,6 +26,7 @@ from olmo_inject.adapters.recorder import Recorder
 from olmo_inject.adapters.run import IGNORED, INDEX, InjectedRun, RankBatches, collate
 from olmo_inject.corpus.splice import lift_masks, padded_lengths
 from olmo_inject.errors import UserError
+from olmo_inject.injection.splicing import Splices
 
 
 def _check_version() -> None:
@@ -146,23 +147,23 @@ class InjectingDataLoader(TextDataLoaderBase):
                 f"step {step}: the loader gave rows of shape {list(tokens.shape)}; the plan's are "
                 f"{[len(rows), self.run.experiment.sequence_length]}"
             )
-        injected = np.flatnonzero(self.run.splice(tokens, step, rows).any(axis=1))
+        splices = self.run.splice.into(tokens, step * self.run.plan.batch_size + rows)
         batch = batch | {"input_ids": torch.from_numpy(tokens)}
         batch[INDEX] = torch.from_numpy(step * self.run.plan.batch_size + rows)
         if "label_mask" in batch or "instance_mask" in batch:
-            batch |= _lifted(batch, tokens.shape, injected)
+            batch |= _lifted(batch, tokens.shape, splices)
         if "doc_lens" in batch:
             lengths = padded_lengths(tokens, self.run.splice.eos_id)
             batch |= {"doc_lens": torch.from_numpy(lengths), "max_doc_lens": lengths.max(axis=1).tolist()}
         return batch
 
 
-def _lifted(batch: Mapping[str, Any], shape: tuple[int, ...], injected: np.ndarray) -> dict[str, torch.Tensor]:
+def _lifted(batch: Mapping[str, Any], shape: tuple[int, ...], splices: Splices) -> dict[str, torch.Tensor]:
     """A batch's masks, with what is spliced as targets."""
     label_mask, instance_mask = batch.get("label_mask"), batch.get("instance_mask")
     targets = np.ones(shape, bool) if label_mask is None else label_mask.numpy().copy()
     counts = None if instance_mask is None else instance_mask.numpy().copy()
-    lift_masks(targets, counts, injected)
+    lift_masks(targets, counts, splices)
     out = {"label_mask": torch.from_numpy(targets)}
     return out if counts is None else out | {"instance_mask": torch.from_numpy(counts)}
 

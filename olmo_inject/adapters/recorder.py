@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 
 from olmo_inject.adapters.run import IGNORED, InjectedRun
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.files import absent, write_json
+from olmo_inject.files import write_json
+from olmo_inject.owned_folder import absent
 from olmo_inject.runs import evidence
 from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locked, prepare, remove_unused
 from olmo_inject.runs.metrics import Metrics, belongs_before, cut_back
@@ -25,6 +26,7 @@ from olmo_inject.training.callbacks.callback import Callback, Sums
 from olmo_inject.training.callbacks.evaluation import Evaluation
 from olmo_inject.training.callbacks.evidence import Evidence
 from olmo_inject.training.callbacks.injected_loss import InjectedLoss
+from olmo_inject.training.evaluation.probes import Probe
 from olmo_inject.training.evaluation.tasks import NextLogits, Scores, evaluate_shared
 from olmo_inject.training.sums import StepSums
 
@@ -99,7 +101,7 @@ class Recorder:
             experiment.evaluation, self.run.data.tasks, [], experiment.eval_interval, experiment.steps
         )
         self._kept = kept = Evidence(first) if experiment.has_host else _SpliceEvidence(first, self.run)
-        self._callbacks = [InjectedLoss(self.run.plan), kept, evaluation]
+        self._callbacks = [InjectedLoss(cast("Any", self.run)), kept, evaluation]
         for callback in self._callbacks:
             callback.before_first_step(cast("Any", self))
 
@@ -235,6 +237,9 @@ def weights_sum(model: torch.nn.Module) -> str | None:
 
 class _SharedEvaluation(Evaluation):
     """Evaluates any model, its instances shared among the processes."""
+
+    def probes(self, task: Task, ids: Int64[np.ndarray, " n"]) -> list[Probe]:
+        return []  # they ask for the logits of whole rows, and for those after the last token alone is asked here
 
     def score(self, trainer: Any, task: Task, ids: Int64[np.ndarray, " n"]) -> Scores:
         trainer.dist_model.eval()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch.utils.data import Dataset, Sampler
 
 from olmo_inject.config import StreamExperiment, load_described
@@ -16,6 +17,7 @@ from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import ExperimentData, TaskPlan, build_data, build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
+from olmo_inject.injection.splicing import Splices
 from olmo_inject.runs.read import run_of
 
 IGNORED = -100  # of labels: no target
@@ -37,6 +39,8 @@ class InjectedRun:
         self.experiment = experiment
         self.data: TaskPlan = self._open(experiment)
         self.splice = Splice(self.data.plan, self.data.source.vocabulary.eos_id)
+        if self.splice.reads_host and not experiment.has_host:
+            raise UserError("injections: place document depends on the rows, which are somebody else's here")
 
     @classmethod
     def open(cls, config: Path | str, overrides: Sequence[str] = ()) -> InjectedRun:
@@ -58,6 +62,12 @@ class InjectedRun:
         if not experiment.has_host:
             return build_plan(experiment)
         return build_data(experiment, Path(experiment.folder) / "order")
+
+    def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
+        """What is injected at `positions`."""
+        if isinstance(self.data, ExperimentData):
+            return self.data.corpus.splices(positions)
+        return self.splice.at(positions, self.experiment.sequence_length, None)
 
     @property
     def plan(self) -> Plan:

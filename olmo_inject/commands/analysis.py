@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from olmo_inject.commands.shared import DeviceOption, JsonOption, print_json
+from olmo_inject.commands.shared import DeviceOption, JsonOption, StepsOption, print_json, table_console
 
 if TYPE_CHECKING:
+    import rich.table
+
     from analysis.read.skipped import Skipped
     from analysis.read.store import Tables
-    from analysis.report.page import Section
+    from analysis.report.page import Section, Table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,10 +27,6 @@ app = typer.Typer(
 RunsArgument = Annotated[
     list[Path],
     typer.Argument(help="Run folders, folders of runs; or, with --tasks, models of ai2-olmo or transformers."),
-]
-StepsOption = Annotated[
-    str,
-    typer.Option(help="Checkpoints of each run: last, all, steps and ranges start:stop:every, e.g. 0,100,200:500:50."),
 ]
 TasksOption = Annotated[
     list[Path] | None,
@@ -53,7 +51,7 @@ def output_folder(runs: Sequence[Path], out: Path | None) -> Path:
         UserError: it cannot be written, or the default is a Python package.
     """
     from olmo_inject.errors import UserError
-    from olmo_inject.files import check_writable
+    from olmo_inject.owned_folder import check_writable
 
     folder = out or Path(os.path.commonpath([run.resolve() for run in runs]), "analysis")
     if (folder / "__init__.py").is_file():
@@ -67,18 +65,18 @@ def deliver(
     folder: Path,
     tables: Tables,
     sections: Sequence[Section],
-    problems: Skipped,
+    skipped: Skipped,
     as_json: bool,
 ) -> None:
-    """Write tables as Parquet and drawings as SVG and PNG, print the findings, and exit 1 if anything was left out.
+    """Write tables as Parquet and drawings as SVG and PNG, print the sections' tables, and end with the right status.
 
     Args:
         method: begins the names of the files.
         folder: see `output_folder`.
         tables: joined over checkpoints.
-        sections: the report's sections about them, with drawings and findings.
-        problems: what was left out.
-        as_json: print one JSON document instead of sentences.
+        sections: of the report.
+        skipped: what was left out.
+        as_json: print one document instead.
     """
     from analysis.figures import style
     from analysis.read.store import write_table
@@ -91,17 +89,31 @@ def deliver(
         for ending in ("svg", "png"):
             written.append(folder / f"{method}-{drawing.name}.{ending}")
             style.save(drawing.figure, written[-1])
-    findings = [sentence for section in sections for sentence in section.findings]
+    shown = [table for section in sections for table in section.tables]
     if as_json:
         files = [str(path) for path in written]
-        print_json({"method": method, "findings": findings, "files": files, "left_out": problems.found})
+        results = {table.title: list(table.rows) for table in shown}
+        print_json({"method": method, "results": results, "files": files, "left_out": skipped.messages})
     else:
-        for sentence in findings:
-            print(f"- {sentence}")
+        for table in shown:
+            table_console().print(_printed(table))
         for path in written:
             print(path)
-    if problems.found:
+    if skipped.messages:
         raise typer.Exit(1)
+
+
+def _printed(table: Table) -> rich.table.Table:
+    """A table of the report for the terminal."""
+    from rich.box import SIMPLE
+    from rich.table import Table as Printed
+
+    printed = Printed(box=SIMPLE, title=table.title, title_justify="left", padding=(0, 1), show_edge=False)
+    for heading in table.rows[0]:
+        printed.add_column(heading, justify="left" if heading in table.words else "right", overflow="fold")
+    for row in table.rows:
+        printed.add_row(*row.values())
+    return printed
 
 
 @app.command()
@@ -120,18 +132,18 @@ def features(
     Example: `olmo-inject analyze features runs/demo/runs --steps last`
     """
     from analysis.methods.features import features_method
-    from analysis.read.checkpoints import subjects
+    from analysis.read.checkpoints import select_checkpoints
     from analysis.read.skipped import Skipped
-    from analysis.read.store import analyse
+    from analysis.read.store import analyze
     from analysis.report.features import feature_section
     from olmo_inject.training.parallel import choose_device
 
-    method, problems = features_method(components, permutations), Skipped()
-    checkpoints, folder = subjects(runs, steps, problems, tasks or ()), output_folder(runs, out)
-    tables = analyse(checkpoints, method, choose_device(device), problems)
-    of_runs = list({subject.run.folder: subject.run for subject in checkpoints if subject.run}.values())
+    method, skipped = features_method(components, permutations), Skipped()
+    found, folder = select_checkpoints(runs, steps, skipped, tasks or ()), output_folder(runs, out)
+    tables = analyze(found, method, choose_device(device), skipped)
+    of_runs = list({checkpoint.run.folder: checkpoint.run for checkpoint in found if checkpoint.run}.values())
     section = feature_section(tables, of_runs)
-    deliver("features", folder, tables, [section] if section else [], problems, as_json)
+    deliver("features", folder, tables, [section] if section else [], skipped, as_json)
 
 
 @app.command()
@@ -148,21 +160,21 @@ def behaviour(
     Example: `olmo-inject analyze behaviour runs/demo/runs`
     """
     from analysis.methods.scores import scores_method, unmeasured, with_scores
-    from analysis.read.checkpoints import subjects
+    from analysis.read.checkpoints import select_checkpoints
     from analysis.read.runs import read_runs
     from analysis.read.skipped import Skipped
-    from analysis.read.store import analyse
+    from analysis.read.store import analyze
     from analysis.report.behaviour import behaviour_drawings, behaviour_section, behaviour_tables
     from olmo_inject.runs.read import expand, is_run
     from olmo_inject.training.parallel import choose_device
 
-    problems, paths, folder = Skipped(), expand(runs), output_folder(runs, out)
-    # A run without checkpoints is drawn from its measurements.
+    skipped, paths, folder = Skipped(), expand(runs), output_folder(runs, out)
+    # A run is drawn from its measurements also without checkpoints.
     with_weights = [path for path in paths if not is_run(path) or any(path.glob("step*"))]
-    scored = unmeasured(subjects(with_weights, steps, problems, tasks or ()))
-    scores = analyse(scored, scores_method(), choose_device(device), problems)
+    scored = unmeasured(select_checkpoints(with_weights, steps, skipped, tasks or ()))
+    scores = analyze(scored, scores_method(), choose_device(device), skipped)
     of_runs = [path for path in paths if is_run(path)]
     measured = [with_scores(run, scores) for run in read_runs(of_runs)] if of_runs else []
     sections = [behaviour_section(measured), behaviour_drawings(measured)]
     tables = behaviour_tables(measured, scores)
-    deliver("behaviour", folder, tables, [section for section in sections if section], problems, as_json)
+    deliver("behaviour", folder, tables, [section for section in sections if section], skipped, as_json)

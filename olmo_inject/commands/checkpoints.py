@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption, print_json, table_console
+from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption, StepsOption, print_json, table_console
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
 
@@ -73,9 +73,8 @@ def export(
 
 
 def evaluate(
-    checkpoints: Annotated[
-        list[Path], typer.Argument(help="Checkpoints; or runs, or folders of runs, for all of their checkpoints.")
-    ],
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, run folders, or folders of runs.")],
+    steps: StepsOption = "all",
     tasks: Annotated[
         list[str] | None,
         PATH,
@@ -99,13 +98,14 @@ def evaluate(
     """
     from olmo_inject.progress import show_progress
     from olmo_inject.training.evaluation import checkpoints as evaluation
+    from olmo_inject.training.evaluation import probes
     from olmo_inject.training.parallel import choose_device
 
     torch_device = choose_device(device)
     evaluation.check_sizes(rows_per_pass, max_instances)
     # All tasks first, so that a mistake in the last is reported before the first is evaluated.
-    work = [(step, evaluation.find_tasks(tasks or (), step)) for step in evaluation.find_steps(checkpoints)]
-    results: list[evaluation.Result] = []
+    work = [(step, evaluation.find_tasks(tasks or (), step)) for step in evaluation.find_steps(checkpoints, steps)]
+    results: list[evaluation.Result | evaluation.ProbeResult] = []
     with show_progress("evaluating", len(work), "checkpoints", enabled=not as_json) as meter:
         for step, chosen in work:
             results += evaluation.evaluate_checkpoint(step, chosen, torch_device, rows_per_pass, max_instances)
@@ -115,4 +115,8 @@ def evaluate(
     if as_json:
         print_json([result.record() for result in results])
     else:
-        table_console().print(evaluation.results_table(results))
+        labels = [result for result in results if isinstance(result, evaluation.Result)]
+        answers = [result for result in results if isinstance(result, evaluation.ProbeResult)]
+        for found, table in ((labels, evaluation.results_table), (answers, probes.results_table)):
+            if found:
+                table_console().print(table(found))

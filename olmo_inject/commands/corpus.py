@@ -58,12 +58,12 @@ def manifest(
 
     Example: `olmo-inject corpus manifest dolma-v1_7 --root https://olmo-data.org`
     """
+    from olmo_inject.corpus.catalog import find_named
     from olmo_inject.corpus.manifest import default_path, make_manifest, write_manifest
-    from olmo_inject.corpus.source import named_corpus
     from olmo_inject.corpus.sources import open_source
     from olmo_inject.progress import show_progress
 
-    named, where = named_corpus(corpus, root)
+    named, where = find_named(corpus, root)
     path = out or default_path(named)
     with show_progress(f"sizes of {named.name}", len(set(named.shards)), "shards", enabled=not as_json) as meter:
         manifest = make_manifest(named, open_source(where), meter.advance)
@@ -99,7 +99,8 @@ def order(
     """Write the training order, ai2-olmo's own: which sequence of the corpus each row of each step is."""
     import numpy as np
 
-    from olmo_inject.corpus.open import Shape, open_corpus
+    from olmo_inject.corpus.kinds import Shape
+    from olmo_inject.corpus.open import open_corpus
     from olmo_inject.corpus.order import write_order
     from olmo_inject.steps import consecutive_steps
 
@@ -143,7 +144,8 @@ def show(
     Example: `olmo-inject corpus show dolma-v1_7 --root https://olmo-data.org --step 31337`
     """
     from olmo_inject.config import load_experiment
-    from olmo_inject.corpus.open import Shape, open_corpus, shape_of
+    from olmo_inject.corpus.kinds import Shape
+    from olmo_inject.corpus.open import open_corpus, shape_of
     from olmo_inject.data import build_plan
     from olmo_inject.inspect.step import parse_rows, print_shown, show_step
     from olmo_inject.runs.read import run_of
@@ -160,8 +162,7 @@ def show(
     opened.prepare(range(step, step + 1), "--step")
     what = None
     if experiment is not None:
-        experiment.corpus = opened.config
-        what = build_plan(experiment, None if run is None else run.tasks)
+        what = build_plan(experiment, None if run is None else run.tasks, opened.source)
     chosen = None if rows is None else parse_rows(rows, opened.order.batch_size)
     shown = show_step(opened, step, chosen, what)
     if as_json:

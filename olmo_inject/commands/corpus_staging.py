@@ -58,7 +58,8 @@ def stage(
 
     Example: `olmo-inject corpus stage dolma-v1_7 --root s3://bucket/dolma --steps 0:50000 --out /scratch/stage`
     """
-    from olmo_inject.corpus.open import Shape, open_corpus
+    from olmo_inject.corpus.kinds import Shape
+    from olmo_inject.corpus.open import open_corpus
     from olmo_inject.corpus.staging import Staged, check_extent, open_stager
     from olmo_inject.steps import consecutive_steps
 

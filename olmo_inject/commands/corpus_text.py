@@ -133,7 +133,8 @@ def scan(
     Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
     """
     from olmo_inject.config import load_experiment
-    from olmo_inject.files import check_writable, write_json
+    from olmo_inject.files import write_json
+    from olmo_inject.owned_folder import check_writable
     from olmo_inject.runs.read import run_of
     from olmo_inject.scan.print import print_scan
     from olmo_inject.scan.report import ScanOptions, scan_experiment

@@ -122,15 +122,18 @@ def preflight(
     Exit status 1 if anything fails. Does not write to the run folder. Is started as `train` is: alone, once on each of
     several nodes, or by torchrun.
     """
-    from launch.torchrun import default_processes, run_ranks
+    from launch.torchrun import be_the_only_rank, check_launch, default_processes, run_ranks
     from olmo_inject.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
     if not is_rank():
+        check_launch(nodes, rendezvous)
         flags = [*(["--quick"] if quick else []), *(["--json"] if as_json else [])]
         arguments = ["preflight", config, *(overrides or ()), "--device", device, *flags]
         ranks = default_processes() if processes is None else processes
-        raise typer.Exit(run_ranks("olmo_inject", arguments, ranks, nodes=nodes, rendezvous=rendezvous))
+        if nodes * ranks > 1:
+            raise typer.Exit(run_ranks("olmo_inject", arguments, ranks, nodes=nodes, rendezvous=rendezvous))
+        be_the_only_rank()
     import logging
 
     from launch.preflight import checks_table, run_checks
@@ -165,6 +168,6 @@ def _first_step(experiment: Experiment) -> int:
     """First step of a run, which is not 0 if it branches off another."""
     if experiment.start_from is None or experiment.start_state != "full":
         return 0
-    from olmo_inject.training.checkpoints.save_restore import read_checkpoint
+    from olmo_inject.training.checkpoints.on_disk import read_checkpoint
 
     return read_checkpoint(Path(experiment.start_from)).step

@@ -9,13 +9,12 @@ import typer
 from olmo_inject.commands.analysis import (
     OutOption,
     RunsArgument,
-    StepsOption,
     TasksOption,
     app,
     deliver,
     output_folder,
 )
-from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption
+from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption, StepsOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +67,7 @@ def gradients(
     from analysis.report.gradients import section
 
     options = Options(layer, neurons, targets, rows_per_pass, precision)
-    _analyse(method(options), "cosines", section, runs, steps, None, device, out, as_json, corpus)
+    _analyze(method(options), "cosines", section, runs, steps, None, device, out, as_json, corpus)
 
 
 @app.command()
@@ -85,7 +84,7 @@ def patching(
     from analysis.methods.patching import method
     from analysis.report.interventions import patching_section
 
-    _analyse(method(pairs), "layers", patching_section, runs, steps, tasks or (), device, out, as_json)
+    _analyze(method(pairs), "layers", patching_section, runs, steps, tasks or (), device, out, as_json)
 
 
 @app.command()
@@ -111,10 +110,10 @@ def das(
     from analysis.report.interventions import das_section
 
     options = Options(parse_dimensions(dimensions), updates, pairs=pairs, controls=controls)
-    _analyse(method(options), "sites", das_section, runs, steps, tasks or (), device, out, as_json)
+    _analyze(method(options), "sites", das_section, runs, steps, tasks or (), device, out, as_json)
 
 
-def _analyse(
+def _analyze(
     method: Method,
     table: str,
     section: Callable[[pd.DataFrame], Section | None],
@@ -127,13 +126,13 @@ def _analyse(
     corpus: Path | None = None,
 ) -> None:
     """Apply a method to checkpoints and deliver its table and section."""
-    from analysis.read.checkpoints import subjects
+    from analysis.read.checkpoints import select_checkpoints
     from analysis.read.skipped import Skipped
-    from analysis.read.store import analyse
+    from analysis.read.store import analyze
     from olmo_inject.training.parallel import choose_device
 
-    problems, chosen = Skipped(), choose_device(device)
-    checkpoints, folder = subjects(runs, steps, problems, tasks, corpus), output_folder(runs, out)
-    tables = analyse(checkpoints, method, chosen, problems)
+    skipped, chosen = Skipped(), choose_device(device)
+    checkpoints, folder = select_checkpoints(runs, steps, skipped, tasks, corpus), output_folder(runs, out)
+    tables = analyze(checkpoints, method, chosen, skipped)
     written = section(tables[table]) if table in tables else None
-    deliver(method.name, folder, tables, [] if written is None else [written], problems, as_json)
+    deliver(method.name, folder, tables, [] if written is None else [written], skipped, as_json)

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from olmo_inject.config.ranges import COUNT, FROM_0, MOST_ROWS, NOT_NEGATIVE, Range
 from olmo_inject.errors import UserError
+from olmo_inject.number_ranges import COUNT, FROM_0, MOST_ROWS, NOT_NEGATIVE, Range
 
 F = TypeVar("F", bound=Callable[..., Any])
 

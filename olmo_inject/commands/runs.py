@@ -71,13 +71,13 @@ def train(
 ) -> None:
     """Train a run. The same command resumes it from the last checkpoint.
 
-    The command starts its ranks itself, with torchrun's agent. On several nodes run it once on each:
+    The command starts its ranks with torchrun's agent, or is the only one. On several nodes run it once on each:
     `srun --ntasks-per-node=1 olmo-inject train CONFIG --processes 8 --nodes 4 --rendezvous node1:29500`.
     Under torchrun it is one of the ranks: `torchrun --nproc-per-node 8 -m olmo_inject train CONFIG`.
 
     To stop a run with a checkpoint, create the file `stop` in its folder, or send SIGTERM.
     """
-    from launch.torchrun import check_launch, default_processes, run_ranks
+    from launch.torchrun import be_the_only_rank, check_launch, default_processes, run_ranks
     from olmo_inject.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
@@ -102,6 +102,14 @@ def train(
         tidy_finished(experiment)
         say_once(f"{experiment.name}: {done}")
         return
+    if nodes * ranks == 1:
+        from olmo_inject.training.run import train_as_rank
+
+        be_the_only_rank()
+        received: list[int] = []
+        ending = train_as_rank(experiment, overwrite=overwrite, device=device, received=received)
+        say_once(f"{experiment.name}: {ending}")
+        raise typer.Exit(128 + received[0] if received else 0)
     arguments = [
         "train",
         config,

@@ -33,6 +33,10 @@ CorpusOption = Annotated[
     Path | None,
     typer.Option(help="Present location of the run's corpus, if it has moved.", show_default=False),
 ]
+StepsOption = Annotated[
+    str,
+    typer.Option(help="Checkpoints of each run: last, all, steps and ranges start:stop:every, e.g. 0,100,200:500:50."),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 NodesOption = Annotated[int, typer.Option(help="Nodes that each run this command.")]
 RendezvousOption = Annotated[

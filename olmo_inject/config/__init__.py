@@ -1,4 +1,4 @@
-"""An experiment in YAML: what is allowed, where it comes from, and every check in one place.
+"""An experiment in YAML: its keys (`schema`), its files and overrides (`loading`), and all checks (`checks`).
 
 name: tcmp-1-in-10
 model: 20M                       # a file of configs/models, or a mapping of ai2-olmo's ModelConfig
@@ -18,12 +18,20 @@ from olmo_inject.config.loading import (
     load_described,
     load_experiment,
     named_model,
-    one_line,
-    read_described,
     shipped_configs,
 )
-from olmo_inject.config.parts import CorpusConfig, Described, EvaluationConfig, InjectionConfig, ReferenceConfig
-from olmo_inject.config.schema import CheckpointConfig, Experiment, GradientConfig, SafetyConfig
+from olmo_inject.config.schema import (
+    CheckpointConfig,
+    CorpusConfig,
+    Described,
+    EvaluationConfig,
+    Experiment,
+    GradientConfig,
+    InjectionConfig,
+    PhaseConfig,
+    ReferenceConfig,
+    SafetyConfig,
+)
 from olmo_inject.config.stream import StreamExperiment
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "Experiment",
     "GradientConfig",
     "InjectionConfig",
+    "PhaseConfig",
     "ReferenceConfig",
     "SafetyConfig",
     "StreamExperiment",
@@ -43,7 +52,5 @@ __all__ = [
     "load_described",
     "load_experiment",
     "named_model",
-    "one_line",
-    "read_described",
     "shipped_configs",
 ]

@@ -1,23 +1,38 @@
-"""Every check of an experiment that needs no corpus."""
+"""Checks of an experiment that need no corpus."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from olmo_inject.config.olmo_settings import TrainConfig, WandbConfig
-from olmo_inject.config.ranges import INT32, check_ranges
-from olmo_inject.config.schema import Experiment
-from olmo_inject.config.stream_checks import check_corpus, check_folder, check_stream
+from olmo_inject.config.ranges import check_ranges
+from olmo_inject.config.schema import (
+    DRAWS,
+    LONGER,
+    SCHEDULES,
+    SPREADS,
+    CorpusConfig,
+    Described,
+    Experiment,
+    InjectionConfig,
+)
 from olmo_inject.config.train_checks import check_model, check_train
 from olmo_inject.errors import UserError
+from olmo_inject.injection.frequency import UNITS
+from olmo_inject.injection.placement import EOS, PLACES
+from olmo_inject.number_ranges import INT32
 from olmo_inject.steps import StepSelection
+from olmo_inject.tasks import SPLICED_TOKENS, check_name
+from olmo_inject.tasks.registry import default_fraction
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse what cannot be a run, and resolve `train.max_duration` to whole steps.
+    """Validate an experiment, and resolve `train.max_duration` to whole steps.
 
     Raises:
-        UserError: one line that names the key, the value and what is allowed.
+        UserError: the key, the value and what is allowed.
     """
-    _refuse_owned_keys(experiment.train)
+    _check_owned_keys(experiment.train)
     check_ranges(experiment)
     check_model(experiment.model)
     check_train(experiment.train, experiment.model)
@@ -29,8 +44,35 @@ def check(experiment: Experiment) -> None:
     check_stream(experiment, "model.max_sequence_length")
 
 
-# Keys of ai2-olmo's TrainConfig that this project decides itself, and where to say it instead. An OLMo
-# user's file may hold them with their default values; another value would be ignored, so it is refused.
+def check_stream(experiment: Described, length: str) -> None:
+    """Validate what experiments of all trainers have in common: tasks, injections and references.
+
+    Args:
+        experiment: to validate; the default share of the train half is filled in.
+        length: the key of its sequence length.
+
+    Raises:
+        UserError: the key, the value and what is allowed.
+    """
+    names = [task.name for task in experiment.tasks]
+    for name in names:
+        check_name(name, "tasks")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"tasks: two are named {twice[0]}")
+    for injection in experiment.injections:
+        _check_injection(experiment, injection, names)
+    _check_references(experiment, names)
+    if experiment.injections and experiment.sequence_length < SPLICED_TOKENS + 1:
+        raise UserError(
+            f"{length}: {experiment.sequence_length} leaves no host text after the {SPLICED_TOKENS} spliced tokens"
+        )
+    for task in experiment.tasks:
+        if task.train_fraction is None:
+            task.train_fraction = default_fraction(task.kind)
+
+
+# Keys of ai2-olmo's TrainConfig that this project sets itself, and what to use instead. An OLMo user's file may
+# hold them with their default values; another value would be ignored, so it is an error.
 OWNED = {
     "model": "model",
     "run_name": "name",
@@ -88,7 +130,7 @@ OWNED_WANDB = {
 }
 
 
-def _refuse_owned_keys(train: TrainConfig) -> None:
+def _check_owned_keys(train: TrainConfig) -> None:
     defaults = TrainConfig()
     for keys, given, default, prefix in (
         (OWNED, train, defaults, "train"),
@@ -128,9 +170,39 @@ def _check_choices(experiment: Experiment) -> None:
     experiment.checkpoints.also.check("checkpoints.also")
     experiment.evaluation.also.check("evaluation.also")
     _check_gradients(experiment)
+    if experiment.start_from is not None and "://" in experiment.start_from:
+        raise UserError(f"start_from: {experiment.start_from} is an address; it must be a folder of this machine")
     check_corpus(experiment)
-    if experiment.start_from is not None:
-        check_folder("start_from", experiment.start_from)
+
+
+def check_corpus(experiment: Described, *, may_be_none: bool = False) -> None:
+    """Validate how the run folder and the corpus are named.
+
+    Args:
+        experiment: to validate.
+        may_be_none: whether somebody else may load the rows.
+
+    Raises:
+        UserError: the key, the value and what is allowed.
+    """
+    if "://" in experiment.folder:
+        raise UserError(f"folder: {experiment.folder} is an address; it must be a folder of this machine")
+    corpus = experiment.corpus
+    for path in [corpus.folder or "", *corpus.paths]:
+        if "://" in path:
+            where = "folder" if path == corpus.folder else "paths"
+            raise UserError(
+                f"corpus.{where}: {path} is an address; write shards that lie elsewhere as corpus.name with corpus.root"
+            )
+    given = [key for key in ("name", "folder", "paths") if getattr(corpus, key)]
+    if len(given) != 1 and not (may_be_none and not given):
+        raise UserError(f"corpus: give one of name, folder and paths, not {' and '.join(given) or 'none'}")
+    for name in ("dtype", "tokenizer", "vocab_size"):
+        if given not in ([], ["paths"]) and getattr(corpus, name) != getattr(CorpusConfig(), name):
+            raise UserError(f"corpus.{name}: not with corpus.{given[0]}, which says it itself")
+    for name in ("root", "manifest"):
+        if given != ["name"] and getattr(corpus, name) is not None:
+            raise UserError(f"corpus.{name}: only with corpus.name")
 
 
 def _check_gradients(experiment: Experiment) -> None:
@@ -145,3 +217,106 @@ def _check_gradients(experiment: Experiment) -> None:
         raise UserError(f"gradients.neurons: {config.neurons} is more than the {neurons} of the model's MLPs")
     if experiment.train.data.generate_doc_lengths:
         raise UserError("gradients.at: not with train.data.generate_doc_lengths (document masking)")
+
+
+def _check_injection(experiment: Described, injection: InjectionConfig, names: Sequence[str]) -> None:
+    where = f"injections: {injection.task}"
+    if injection.task not in names:
+        raise UserError(f"injections: task {injection.task!r} is not one of {', '.join(names) or 'none declared'}")
+    if injection.schedule not in SCHEDULES:
+        raise UserError(f"{where}: schedule {injection.schedule!r} is not one of {', '.join(SCHEDULES)}")
+    if injection.draw not in DRAWS:
+        raise UserError(f"{where}: draw {injection.draw!r} is not one of {', '.join(DRAWS)}")
+    units = [unit for unit in UNITS if getattr(injection, unit) is not None]
+    burst_keys = [name for name in ("instances", "every") if getattr(injection, name) is not None]
+    if injection.schedule == "burst":
+        if units or len(burst_keys) != 2:
+            raise UserError(f"{where}: a burst takes instances and every (and phase), no rate")
+        _positive(f"{where}: instances", injection.instances)
+        _positive(f"{where}: every", injection.every)
+        if not 0 <= injection.phase < (injection.every or 1):
+            raise UserError(f"{where}: phase {injection.phase} is not in 0..{(injection.every or 1) - 1}")
+    else:
+        if burst_keys or injection.phase:
+            raise UserError(f"{where}: instances, every and phase belong to schedule burst")
+        if injection.schedule not in ("uniform", "bernoulli"):
+            if units:
+                raise UserError(f"{where}: {units[0]}: not with schedule {injection.schedule}")
+        elif len(units) != 1:
+            raise UserError(f"{where}: give exactly one of {', '.join(UNITS)}")
+    if units:
+        rate = experiment.frequency(injection).per_batch
+        if rate > experiment.batch_size:
+            raise UserError(
+                f"{where}: {float(rate):g} instances per batch are more than its {experiment.batch_size} rows"
+            )
+    _check_schedule_keys(experiment, injection, where)
+    _check_place(injection, where)
+    if injection.start < 0 or (injection.stop is not None and injection.stop <= injection.start):
+        raise UserError(f"{where}: steps {injection.start} to {injection.stop} are not a window")
+    if injection.start >= experiment.steps:
+        raise UserError(f"{where}: start {injection.start} is beyond the run's {experiment.steps} steps")
+
+
+def _check_schedule_keys(experiment: Described, injection: InjectionConfig, where: str) -> None:
+    """Check the keys of schedules `repetitions`, `at` and `phases`, and that no other schedule has them."""
+    given = {"times": injection.times, "file": injection.file, "phases": injection.phases or None}
+    needed = {"repetitions": "times", "at": "file", "phases": "phases"}
+    for schedule, name in needed.items():
+        if (schedule == injection.schedule) != (given[name] is not None):
+            missing = "needs" if schedule == injection.schedule else f"belongs to schedule {schedule}, not to"
+            told = (
+                f"schedule {schedule} needs {name}" if missing == "needs" else f"{name} {missing} {injection.schedule}"
+            )
+            raise UserError(f"{where}: {told}")
+    if injection.schedule == "repetitions":
+        _positive(f"{where}: times", injection.times)
+    elif injection.spread != "even":
+        raise UserError(f"{where}: spread belongs to schedule repetitions, not to {injection.schedule}")
+    if injection.spread not in SPREADS:
+        raise UserError(f"{where}: spread {injection.spread!r} is not one of {', '.join(SPREADS)}")
+    if injection.draw != "independent" and injection.schedule in ("repetitions", "at"):
+        raise UserError(f"{where}: draw belongs to the other schedules, not to {injection.schedule}")
+    if (injection.start or injection.stop is not None) and injection.schedule in ("at", "phases"):
+        raise UserError(f"{where}: start and stop: schedule {injection.schedule} says its steps itself")
+    beyond = 0
+    for number, phase in enumerate(injection.phases):
+        stop = experiment.steps if phase.stop is None else phase.stop
+        if not beyond <= phase.start < stop or phase.start >= experiment.steps:
+            raise UserError(
+                f"{where}: phases.{number}: steps {phase.start} to {phase.stop} are not a window after the one before"
+            )
+        if phase.instances_per_batch is None:
+            raise UserError(f"{where}: phases.{number}: instances_per_batch is missing")
+        beyond = stop
+
+
+def _check_place(injection: InjectionConfig, where: str) -> None:
+    for name, allowed in (("place", PLACES), ("eos", tuple(EOS)), ("longer", LONGER)):
+        if getattr(injection, name) not in allowed:
+            raise UserError(f"{where}: {name} {getattr(injection, name)!r} is not one of {', '.join(allowed)}")
+    if injection.offset < 0 or (injection.offset and injection.place != "offset"):
+        raise UserError(f"{where}: offset {injection.offset} must be at least 0, and needs place offset")
+    _positive(f"{where}: per_row", injection.per_row)
+    if injection.per_row > 1 and injection.schedule == "bernoulli":
+        raise UserError(f"{where}: per_row: schedule bernoulli draws each row for one instance")
+    if injection.longer == "split" and (injection.place != "start" or injection.per_row > 1):
+        raise UserError(f"{where}: longer: split needs place start and one instance per_row")
+    if injection.longer == "split" and injection.schedule == "at":
+        raise UserError(f"{where}: longer: split: not with schedule at")
+
+
+def _check_references(experiment: Described, tasks: Sequence[str]) -> None:
+    taken = set(tasks)
+    for reference in experiment.references:
+        check_name(reference.name, "references")
+        if reference.name in taken:
+            raise UserError(f"references: name {reference.name!r} is used twice: references and tasks need own names")
+        if not reference.path:
+            raise UserError(f"references: {reference.name}: path is missing: a file of `corpus scan --references`")
+        taken.add(reference.name)
+
+
+def _positive(where: str, value: int | None) -> None:
+    if value is None or value < 1:
+        raise UserError(f"{where}: {value} must be at least 1")

@@ -1,50 +1,19 @@
-"""Which numbers and words each setting takes: a table of ai2-olmo's and our keys, and its check.
+"""The allowed numbers and words of each setting, ai2-olmo's and ours.
 
-OmegaConf has checked the types before; ai2-olmo itself checks some values with asserts deep in a run, and most not.
+OmegaConf checks the types first. ai2-olmo itself checks a few values, with asserts deep in a run.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from olmo_inject.errors import UserError
+from olmo_inject.number_ranges import COUNT, FROM_0, INT32, MOST_ROWS, NOT_NEGATIVE, NUMBER, SHARE, Range
 
-INT32 = 2**31 - 1
-MOST_ROWS = 2**20  # of a batch: some arrays hold an entry for each
 PRECISIONS = ("fp32", "amp_bf16")  # ai2-olmo's amp_fp16 does not scale gradients, which underflow
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-
-
-@dataclass(frozen=True)
-class Range:
-    """Finite numbers from `low` to `high`, without `low` where it says `above`, without `high` where `below`."""
-
-    low: int | float = 0
-    high: int | float | None = None
-    above: bool = False
-    below: bool = False
-    null: bool = False
-    """Whether the message names null as the way to have none."""
-
-    def holds(self, value: int | float) -> bool:
-        """Whether `value` is one of them."""
-        if not math.isfinite(value) or value < self.low or (self.above and value == self.low):
-            return False
-        return self.high is None or value < self.high or (value == self.high and not self.below)
-
-    def __str__(self) -> str:
-        """In words."""
-        words = f"above {self.low:,}" if self.above else f"at least {self.low:,}"
-        if self.high is not None:
-            words += f" and {'below' if self.below else 'at most'} {self.high:,}"
-        return words + (", or null" if self.null else "")
-
-
-NUMBER, COUNT, FROM_0 = Range(above=True), Range(1, INT32), Range(0, INT32)
-SHARE, NOT_NEGATIVE = Range(0, 1, below=True), Range()
 
 RANGES = {
     "model.d_model": COUNT,
@@ -113,7 +82,7 @@ RANGES = {
     "safety.spike_window": Range(2, INT32),
 }
 CHOICES = {
-    "model.init_device": ("cpu", "cuda", "meta"),  # where a model is made is decided by the run's device
+    "model.init_device": ("cpu", "cuda", "meta"),  # the run's device decides where the model is created
     "model.precision": PRECISIONS,
     "model.init_fn": ("normal", "mitchell", "full_megatron"),
     "train.precision": PRECISIONS,
@@ -128,7 +97,7 @@ CHOICES = {
 def check_ranges(
     config: Any, ranges: Mapping[str, Range] = RANGES, choices: Mapping[str, Sequence[str]] = CHOICES
 ) -> None:
-    """Check every setting of the two tables; null, where a key may be null, is always allowed.
+    """Check every setting of the two tables; null is always allowed if the key may be null.
 
     Args:
         config: what to check.
@@ -150,7 +119,7 @@ def check_ranges(
 
 
 def _values(config: Any, key: str) -> Iterator[Any]:
-    """The values at a dotted key: none where it, or a part on the way, is null."""
+    """The values at a dotted key; none if it, or a part of the way to it, is null."""
     for name in key.split("."):
         if (config := getattr(config, name)) is None:
             return

@@ -1,63 +1,240 @@
-"""What an experiment of ai2-olmo's trainer may say."""
+"""The keys of an experiment, and its schedules and frequencies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from olmo_inject.config.olmo_settings import ModelConfig, SchedulerType, TrainConfig
-from olmo_inject.config.parts import (
-    CorpusConfig,
-    Described,
-    EvaluationConfig,
-    InjectionConfig,
-    Loading,
-    ReferenceConfig,
-)
 from olmo_inject.errors import UserError
+from olmo_inject.injection import Frequency, parse_fraction
+from olmo_inject.injection.frequency import UNITS
 from olmo_inject.paths import expanded
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import TaskConfig
 from olmo_inject.vocabulary import Vocabulary
 
-EMBEDDING_MULTIPLE = 128  # to which OLMo's embeddings are rounded up
+EMBEDDING_MULTIPLE = 128  # OLMo's embeddings are rounded up to a multiple of this
 UNENDING = (SchedulerType.constant, SchedulerType.constant_with_warmup, SchedulerType.inverse_sqrt_with_warmup)
+
+SCHEDULES = ("uniform", "burst", "bernoulli", "repetitions", "at", "phases")
+SPREADS = ("even", "random")
+LONGER = ("refuse", "split")
+DRAWS = ("independent", "epochs")
+
+
+@dataclass
+class CorpusConfig:
+    """The corpus: a named one, a folder written by `olmo-inject corpus`, or shards of your own."""
+
+    name: str | None = None
+    """One of configs/corpora, or a file like them; it decides everything but `root` and `seed`."""
+    root: str | None = None
+    """Of a named corpus: the folder, http(s)://... or s3://... of its shards."""
+    manifest: str | None = None
+    """Of a named corpus: its manifest, if not where `olmo-inject corpus manifest` writes it."""
+    folder: str | None = None
+    """A corpus folder or a staged corpus; its `corpus.json` or `stage.json` decides everything but `seed`."""
+    paths: list[str] = field(default_factory=list)
+    """Shards in order, which are raw arrays of token ids; a path may be a glob."""
+    dtype: str = "uint16"
+    tokenizer: str | None = None
+    """A tokenizer.json, or the name of one in ai2-olmo; None for ids without text."""
+    vocab_size: int | None = None
+    """Number of ids; only without a tokenizer."""
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+    sequences: int | None = None
+    """Train on the first so many sequences alone, over and over; None: on all."""
+    seed: int = 6198
+    """Decides the training order, as ai2-olmo's `data.seed`."""
+
+
+@dataclass
+class PhaseConfig:
+    """A window of schedule `phases`, with the rate inside it."""
+
+    start: int = 0
+    stop: int | None = None
+    instances_per_batch: Any = None
+
+
+@dataclass
+class InjectionConfig:
+    """When, how often and where a task is injected; a task may have several."""
+
+    task: str = ""
+    schedule: str = "uniform"
+    """`uniform` (exact), `burst` (`instances` every `every` batches from batch `phase`), `bernoulli` (per row),
+    `repetitions` (each instance exactly `times` times), `at` (as `file` lists) or `phases`."""
+    instances_per_batch: Any = None
+    """The rate of `uniform` and `bernoulli`: a number or an exact fraction such as 1/10."""
+    per_sequence: Any = None
+    per_token: Any = None
+    instances: int | None = None
+    every: int | None = None
+    phase: int = 0
+    start: int = 0
+    """First step that can be injected."""
+    stop: int | None = None
+    """First step that is not injected again; None: to the end."""
+    draw: str = "independent"
+    """`independent` draws, or `epochs` through the train half without replacement; not with `repetitions`."""
+    groups: list[str] = field(default_factory=list)
+    """Only instances of these groups; all, if empty."""
+    times: int | None = None
+    """Of `repetitions`: how often each instance is injected, between `start` and `stop`."""
+    spread: str = "even"
+    """Of `repetitions`: `even`, once through all instances after another, or `random`."""
+    file: str | None = None
+    """Of `at`: JSON lines or Parquet with a `step` and, if it is to decide them, a `row` and an `instance`."""
+    phases: list[PhaseConfig] = field(default_factory=list)
+    place: str = "start"
+    """Where in a row: `start`, `end`, `random`, `offset`, or `document`, where a document of the host begins."""
+    offset: int = 0
+    """Of place `offset`: the first token."""
+    eos: str = "after"
+    """Where an end-of-document token is put: `none`, `before`, `after` or `both`."""
+    per_row: int = 1
+    """How many instances share a row."""
+    longer: str = "refuse"
+    """What becomes of an instance longer than a row: `refuse`, or `split` it over rows of its step."""
 
 
 @dataclass
 class CheckpointConfig:
-    """Checkpoints beside those at every `train.save_interval` steps and at the end; they are all kept."""
+    """Checkpoints in addition to those every `train.save_interval` steps and at the end; they are all kept."""
 
     also: StepSelection = field(default_factory=StepSelection)
     weights_only: bool = False
-    """Whether those beside the interval hold only the weights: enough for analysis, not for a resume."""
+    """Whether these hold only the weights: enough for analysis, not for a resume."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Held-out evaluation in addition to that every `train.eval_interval` steps, at the start and at the end."""
+
+    also: StepSelection = field(default_factory=StepSelection)
+    batch_size: int = 512
+    """Instances per forward pass on each rank."""
+    max_instances: int | None = None
+    """Instances of each half to evaluate, the same ones each time; None: all."""
 
 
 @dataclass
 class GradientConfig:
-    """Gradient interference, measured while training: what a step's batch does to each task."""
+    """Gradient interference, measured in training: the effect of a step's batch on each task."""
 
     at: StepSelection = field(default_factory=StepSelection)
     """Steps to measure at; a measurement costs about one more step."""
     layer: int = 0
-    """Whose MLP, from 0."""
+    """Layer of the MLP, from 0."""
     neurons: int = 16
-    """The MLP's neurons with the largest task gradient are compared."""
+    """Number of the MLP's neurons to compare: those with the largest task gradient."""
     targets: str = "injected"
-    """Which losses are the task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
+    """The losses that are a task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
     rows_per_pass: int | None = None
-    """Rows of one forward and backward pass on each rank, which bounds memory; None: the micro-batch's."""
+    """Rows of one forward and backward pass on each rank, to bound memory; None: those of the micro-batch."""
     precision: str = "fp32"
-    """Of the matrix products: `fp32`, or `bf16`, which is faster on a GPU and takes half of the memory."""
+    """Precision of matrix products: `fp32`, or `bf16`, which is faster on a GPU and takes half the memory."""
+
+
+@dataclass
+class ReferenceConfig:
+    """A natural task from `olmo-inject corpus scan --references`, evaluated beside the injected tasks."""
+
+    name: str = ""
+    """Its name in metrics and figures; different from all others and from the tasks' names."""
+    path: str = ""
+    """Its file."""
 
 
 @dataclass
 class SafetyConfig:
-    """When to stop a run that has gone wrong."""
+    """When to stop a run that diverges."""
 
     spike_factor: float | None = 10.0
     """Stop when the loss exceeds its running mean by this many running standard deviations; None: never."""
     spike_window: int = 200
-    """Steps over which mean and deviation run; nothing is judged before as many have passed."""
+    """Steps of the running mean and deviation; the run is not stopped before that many steps."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What is asked of the loader of our corpus beside the tokens, in ai2-olmo's terms."""
+
+    label_mask_paths: list[str] | None = None
+    instance_filter: Any = None
+    document_lengths: bool = False
+
+
+class Described:
+    """What experiments of all trainers have: the stream, the run folder, and how tasks are evaluated."""
+
+    name: str
+    folder: str
+    corpus: CorpusConfig
+    tasks: list[TaskConfig]
+    injections: list[InjectionConfig]
+    plan_seed: int
+    evaluation: EvaluationConfig
+    references: list[ReferenceConfig]
+    batch_size: Any
+    sequence_length: Any
+    steps: Any
+
+    @property
+    def loading(self) -> Loading:
+        """What is asked of the loader beside the tokens."""
+        return Loading()
+
+    @property
+    def may_extend(self) -> bool:
+        """Whether a resume may give the run more steps."""
+        return False
+
+    def check_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Check that the model has the corpus's ids.
+
+        Raises:
+            UserError: it has not; the message says what to change.
+        """
+
+    @property
+    def run_folder(self) -> Path:
+        """The run folder."""
+        return Path(self.folder)
+
+    @property
+    def reference_paths(self) -> dict[str, str]:
+        """The files of `references` by name."""
+        return {reference.name: reference.path for reference in self.references}
+
+    def frequency(self, injection: InjectionConfig) -> Frequency:
+        """The frequency that an entry of `injections` gives in one of the units."""
+        where = f"injections: {injection.task}"
+        unit = next(unit for unit in UNITS if getattr(injection, unit) is not None)
+        value = parse_fraction(getattr(injection, unit), f"{where}: {unit}")
+        return Frequency.in_unit(unit, value, self.batch_size, self.sequence_length)
+
+    def expand_paths(self) -> None:
+        """Replace `~` and `$NAME` in every path that it holds (a task's file is expanded when it is loaded).
+
+        Raises:
+            UserError: a variable is not set.
+        """
+        self.folder = expanded(self.folder, "folder")
+        corpus = self.corpus
+        for name in ("name", "root", "manifest", "folder", "tokenizer"):
+            if (path := getattr(corpus, name)) is not None:
+                setattr(corpus, name, expanded(path, f"corpus.{name}"))
+        corpus.paths = [expanded(path, "corpus.paths") for path in corpus.paths]
+        for injection in self.injections:
+            if injection.file is not None:
+                injection.file = expanded(injection.file, f"injections: {injection.task}: file")
+        for reference in self.references:
+            reference.path = expanded(reference.path, f"references: {reference.name}: path")
 
 
 @dataclass
@@ -77,9 +254,9 @@ class Experiment(Described):
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     start_from: str | None = None
-    """A checkpoint to begin from: ai2-olmo's or a transformers OLMo folder."""
+    """A checkpoint to start from: this project's, ai2-olmo's or a transformers OLMo folder."""
     start_state: str = "weights"
-    """`weights` begins at step 0 with a new optimizer; `full` branches off: optimizer and step go on."""
+    """`weights` starts at step 0 with a new optimizer; `full` branches off: optimizer and step go on."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientConfig = field(default_factory=GradientConfig)
@@ -110,22 +287,18 @@ class Experiment(Described):
 
     @property
     def may_extend(self) -> bool:
-        """Whether more steps leave those before them as they are: the schedule does not end with the run."""
+        """Whether a resume may give the run more steps: the schedule does not end with it."""
         return self.train.scheduler.name in UNENDING or self.train.scheduler.t_max is not None
 
     def expand_paths(self) -> None:
-        """As `Described`'s, with those that ai2-olmo's trainer takes.
-
-        Raises:
-            UserError: a variable that is not set.
-        """
+        """As `Described`'s, with those that ai2-olmo's trainer takes."""
         super().expand_paths()
         self.start_from = self.start_from and expanded(self.start_from, "start_from")
         if (masks := self.train.data.label_mask_paths) is not None:
             self.train.data.label_mask_paths = [expanded(path, "train.data.label_mask_paths") for path in masks]
 
     def check_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Refuse a model whose ids are not the tokenizer's, in one line that says all there is to change."""
+        """Check that the model's ids are the tokenizer's; the message lists every key to change."""
         model, wrong = self.model, {}
         if vocabulary.size > model.vocab_size:
             wrong["vocab_size"] = vocabulary.size

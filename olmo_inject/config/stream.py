@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from olmo_inject.config.parts import CorpusConfig, Described, EvaluationConfig, InjectionConfig, ReferenceConfig
-from olmo_inject.config.ranges import COUNT, INT32, MOST_ROWS, RANGES, Range, check_ranges
-from olmo_inject.config.stream_checks import check_corpus, check_stream
+from olmo_inject.config.checks import check_corpus, check_stream
+from olmo_inject.config.ranges import RANGES, check_ranges
+from olmo_inject.config.schema import CorpusConfig, Described, EvaluationConfig, InjectionConfig, ReferenceConfig
 from olmo_inject.errors import UserError
+from olmo_inject.number_ranges import COUNT, INT32, MOST_ROWS, Range
 from olmo_inject.tasks import TaskConfig, check_name
 from olmo_inject.vocabulary import Vocabulary
 

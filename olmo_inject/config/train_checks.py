@@ -1,4 +1,4 @@
-"""Settings of ai2-olmo's that must fit each other: model, schedule, loader, sharding and compiler."""
+"""Checks of ai2-olmo's settings that must fit each other: model, schedule, loader, sharding and compiler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from olmo_inject.errors import UserError
 
 
 def check_model(model: ModelConfig) -> None:
-    """Check what ai2-olmo's model would meet with an assert, or not at all.
+    """Check the settings of the model, for which ai2-olmo has asserts or no check.
 
     Raises:
         UserError: the key, the value and what is allowed.
@@ -53,11 +53,11 @@ def check_train(train: TrainConfig, model: ModelConfig) -> None:
     if len(train.optimizer.betas) != 2:
         raise UserError(f"train.optimizer.betas: two are needed, not {len(train.optimizer.betas)}")
     _check_schedule(train.scheduler, train.optimizer.learning_rate)
-    found = train.data.instance_filter
-    if found is not None and found.repetition_min_period > found.repetition_max_period:
+    periods = train.data.instance_filter
+    if periods is not None and periods.repetition_min_period > periods.repetition_max_period:
         raise UserError(
-            f"train.data.instance_filter.repetition_min_period: {found.repetition_min_period} is more than "
-            f"repetition_max_period {found.repetition_max_period}"
+            f"train.data.instance_filter.repetition_min_period: {periods.repetition_min_period} is more than "
+            f"repetition_max_period {periods.repetition_max_period}"
         )
     if train.save_num_checkpoints_to_keep == 0:
         raise UserError("train.save_num_checkpoints_to_keep: 0 keeps none; give 1 or more, or -1 for all")
@@ -73,7 +73,7 @@ def check_train(train: TrainConfig, model: ModelConfig) -> None:
 
 
 def check_fsdp(train: TrainConfig, model: ModelConfig) -> None:
-    """Check what a run under FSDP cannot do.
+    """Check the settings of a run under FSDP.
 
     Raises:
         UserError: the key, and what is allowed.

@@ -1,4 +1,4 @@
-"""Corpora known by name: a YAML file that says which shards there are, in which order, and what they hold."""
+"""Corpora known by name: a YAML file that lists the shards in order and describes their content."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
+from olmo_inject.config import find_config
 from olmo_inject.corpus.shards import DTYPES
+from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
-from olmo_inject.yaml_text import read_yaml, typed
+from olmo_inject.paths import expanded
 
 
 @dataclass
 class Folder:
-    """One folder of shards in the table."""
+    """One folder of shards in the table of a corpus."""
 
     path: str = MISSING
     parts: int = MISSING
     digits: int = 5
-    """Of a part's number, with leading zeros."""
+    """Digits of a part's number, with leading zeros."""
     pieces: dict[int, Any] | None = None
-    """Number of files -> the parts that have so many, as `0-4 6`; one file where nothing is said."""
+    """Number of files -> the parts that have that many, such as `0-4 6`; other parts have one file."""
     times: int = 1
-    """How often the whole folder stands in the order, one after the other."""
+    """How often the folder's shards are repeated in the order, the whole folder each time."""
 
 
 @dataclass
 class CatalogEntry:
-    """A corpus as its YAML file says it."""
+    """A corpus as its YAML file describes it."""
 
     root: str | None = None
-    """Where the shards are: a folder, http(s)://... or s3://...; an experiment's `corpus.root` goes before."""
+    """Where the shards are: a folder, http(s)://... or s3://...; an experiment's `corpus.root` replaces it."""
     dtype: str = "uint16"
     tokenizer: str = MISSING
     eos_token_id: int | None = None
@@ -54,8 +55,8 @@ class NamedCorpus:
 
     Attributes:
         name: of its file, without `.yaml`.
-        entry: what the file says.
-        shards: relative to the root; one may stand more than once.
+        entry: the content of the file.
+        shards: names relative to the root; one may occur more than once.
     """
 
     name: str
@@ -68,18 +69,30 @@ class NamedCorpus:
         return hashlib.sha256("".join(f"{name}\n" for name in self.shards).encode()).hexdigest()
 
 
+def find_named(name: str, root: str | None = None) -> tuple[NamedCorpus, str]:
+    """A corpus of the catalog and its root.
+
+    Args:
+        name: of a file in configs/corpora, or the path of a file like them.
+        root: where the shards are; by default where the file says.
+
+    Raises:
+        UserError: no such corpus, or no root is known.
+    """
+    named = read_catalog(find_config(name, "corpora"))
+    root = root or (named.entry.root and expanded(named.entry.root, f"{name}: root"))
+    if root is None:
+        raise UserError(f"corpus.root: {named.name} needs one: a folder, http(s)://... or s3://... with its shards")
+    return named, root
+
+
 def read_catalog(path: Path) -> NamedCorpus:
     """Read a corpus's YAML file.
 
     Raises:
-        UserError: a key that does not exist, a value of the wrong type, or a table that names no shard.
+        UserError: an unknown key, a value of the wrong type, or a table without shards.
     """
-    try:
-        given = typed(read_yaml(path), CatalogEntry)
-        entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CatalogEntry), given))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
-    assert isinstance(entry, CatalogEntry)
+    entry = read_described(path, CatalogEntry)
     try:
         shards = tuple(name for folder in entry.folders for name in _names(entry.shards, folder))
     except KeyError as error:

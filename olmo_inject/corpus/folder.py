@@ -1,4 +1,4 @@
-"""A corpus folder: raw token shards with `corpus.json`, which says what they hold, beside them."""
+"""A corpus folder: raw token shards, and `corpus.json`, which describes them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ import numpy as np
 
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
+from olmo_inject.owned_folder import FolderKind
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
 FORMAT = 1
 DESCRIPTION = "corpus.json"
 TOKENIZER = "tokenizer.json"
-PLAN = "build.json"  # of `corpus build`: what is built from what
+PLAN = "build.json"  # of `corpus build`: its sources and options
 BUILDING, STAGING = ".build", ".staging"  # inside a corpus, or a stage, while it is made
 DTYPES = ("uint16", "uint32")
-# The files of a corpus folder, those that a kill may leave among them: what `--overwrite` may remove.
-OWN_FILES = re.compile(
-    r"(corpus|tokenizer|build)\.json|part-\d{5,}(-\d{3,})?\.npy|part-\d{5,}-\d{3,}\.csv\.gz"
-    r"|\.(corpus|tokenizer|build)\.json\.\d+\.tmp"
+CORPUS_FOLDER = FolderKind(
+    "corpus",
+    re.compile(
+        r"(corpus|tokenizer|build)\.json|part-\d{5,}(-\d{3,})?\.npy|part-\d{5,}-\d{3,}\.csv\.gz"
+        r"|\.(corpus|tokenizer|build)\.json\.\d+\.tmp"
+    ),
+    BUILDING,
+    (DESCRIPTION, PLAN),
+    "building it",
 )
 
 
@@ -32,7 +38,7 @@ class Shard:
     """One file of token ids without a header, as ai2-olmo reads them.
 
     Attributes:
-        path: absolute in a description that was read; the file's name in `corpus.json`.
+        path: absolute; in `corpus.json` the file's name.
         tokens: number of ids, EOS included.
         sha256: of the file's bytes.
     """
@@ -44,19 +50,19 @@ class Shard:
 
 @dataclass(frozen=True)
 class CorpusDescription:
-    """What a corpus folder holds.
+    """The content of a corpus folder.
 
     Attributes:
         folder: absolute.
         tokenizer: absolute path of the folder's own `tokenizer.json`, or the name of a bundled tokenizer.
         vocabulary: fingerprint of the `Vocabulary` the shards were written with.
-        dtype: numpy name of the type of one id.
+        dtype: numpy name of an id's type.
         vocab_size: number of ids of the tokenizer.
         eos_token_id: ends every document.
-        pad_token_id: never in the shards.
-        shards: in the order in which their tokens count.
+        pad_token_id: does not occur in the shards.
+        shards: in the order of the corpus.
         documents: number of documents, which is the number of EOS tokens.
-        sources: per source of text, its shard and its counts.
+        sources: by source of text, its shards and counts.
     """
 
     folder: Path
@@ -77,7 +83,7 @@ class CorpusDescription:
 
     @property
     def summary(self) -> str:
-        """How much it is, for people."""
+        """Documents, tokens and shards, for people."""
         return (
             f"{counted(self.documents, 'document')}, {counted(self.tokens, 'token')} in "
             f"{counted(len(self.shards), 'shard')}"
@@ -102,17 +108,8 @@ class CorpusDescription:
         return vocabulary
 
 
-def foreign_entry(folder: Path, names: re.Pattern[str], work: str) -> str | None:
-    """The first entry of `folder` that is neither a file of one of `names` nor the folder `work`; None: no other is."""
-
-    def is_own(path: Path) -> bool:
-        return path.is_dir() if path.name == work else path.is_file() and names.fullmatch(path.name) is not None
-
-    return min((path.name for path in folder.iterdir() if not is_own(path)), default=None)
-
-
 def write_description(corpus: CorpusDescription) -> None:
-    """Write `corpus.json` into `corpus.folder`, with paths relative to it so that the folder can be moved."""
+    """Write `corpus.json` into `corpus.folder`; its paths are relative, so the folder can be moved."""
     fields = asdict(corpus)
     del fields["folder"]
     if Path(corpus.tokenizer) == corpus.folder / TOKENIZER:
@@ -122,25 +119,25 @@ def write_description(corpus: CorpusDescription) -> None:
 
 
 def read_corpus_folder(folder: Path) -> CorpusDescription:
-    """Read `corpus.json` and check that every shard is there with the size recorded.
+    """Read `corpus.json` and check that every shard has the recorded size.
 
     Raises:
-        UserError: no corpus, one of another format, or a shard that is missing or of another size.
+        UserError: no corpus, another format, or a shard that is missing or of another size.
     """
     if not (folder / DESCRIPTION).is_file():
         for work, verb in ((BUILDING, "build"), (STAGING, "stage")):
             if (folder / work).is_dir():
                 raise UserError(f"{folder} is not finished: the `olmo-inject corpus {verb}` that began it goes on")
         raise UserError(
-            f"{folder / DESCRIPTION} does not exist: `olmo-inject corpus sample --out {folder}` makes a corpus of "
+            f"{folder / DESCRIPTION} does not exist: `olmo-inject corpus sample --out {folder}` writes a corpus of "
             "ai2-olmo's own text, `olmo-inject corpus build` one of yours"
         )
     folder = folder.resolve()
     path = folder / DESCRIPTION
     fields = read_json(path)
-    found_format = fields.pop("format", None) if isinstance(fields, dict) else None
-    if found_format != FORMAT:
-        raise UserError(f"{path} has format {found_format}; this version reads format {FORMAT}")
+    format_of_file = fields.pop("format", None) if isinstance(fields, dict) else None
+    if format_of_file != FORMAT:
+        raise UserError(f"{path} has format {format_of_file}; this version reads format {FORMAT}")
     try:
         shards = tuple(
             Shard(folder / shard["path"], int(shard["tokens"]), str(shard["sha256"])) for shard in fields.pop("shards")
@@ -164,6 +161,6 @@ def _check_size(shard: Shard, itemsize: int) -> None:
     expected = shard.tokens * itemsize
     if not shard.path.is_file():
         raise UserError(f"{shard.path} is missing: {DESCRIPTION} records {expected:,} bytes")
-    found = shard.path.stat().st_size
-    if found != expected:
-        raise UserError(f"{shard.path} holds {found:,} bytes where {DESCRIPTION} records {expected:,}")
+    size = shard.path.stat().st_size
+    if size != expected:
+        raise UserError(f"{shard.path} holds {size:,} bytes where {DESCRIPTION} records {expected:,}")

@@ -1,4 +1,4 @@
-"""Files that hold something else than token ids: text, a Git LFS pointer, or a known binary format."""
+"""Files that are not token ids: text, a Git LFS pointer, or a known binary format."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from olmo_inject.errors import UserError
 
 LOOKED_AT = 4096  # bytes at the start of a shard or of a sequence
-_FEWEST = 64  # bytes; fewer may look like text by chance
+_FEWEST = 64  # bytes of a text at least; fewer may look like text by chance
 _DISTINCT = 9  # byte values of a text at least; one token repeated has two
 _LFS = b"version https://git-lfs"
-# Four bytes or more: two of them, such as gzip's own, are an ordinary token.
+# Magic numbers of four bytes or more: two bytes, such as gzip's own, are an ordinary token.
 _MAGIC = {
     b"\x93NUMPY": "a NumPy file; shards are raw arrays, as np.ndarray.tofile writes",
     b"PK\x03\x04": "a zip archive",
@@ -30,22 +30,22 @@ _CONTROLS = bytes(set(range(32)) - set(b"\t\n\f\r")) + b"\x7f"
 
 
 def check_tokens(where: str, content: bytes, dtype: np.dtype, *, is_start: bool = True) -> None:
-    """Refuse bytes that are something else than token ids.
+    """Check that bytes can be token ids.
 
     Args:
         where: the shard, for the message.
         content: the start of the shard, or of one of its sequences; the first `LOOKED_AT` bytes count.
-        dtype: of an id; `uint8` is not judged, for text is a corpus of bytes.
-        is_start: whether the content is the start of the file, where a format has its mark.
+        dtype: of an id; `uint8` is not checked for text, since text is a corpus of bytes.
+        is_start: whether the content is the start of the file, where a format has its magic number.
 
     Raises:
         UserError: it is text, a Git LFS pointer, or a file of a known format.
     """
-    found = _format(content) if is_start else None
-    if dtype.itemsize > 1 and found is None and _is_text(content[:LOOKED_AT]):
-        found = _kind_of_text(content)
-    if found is not None and (dtype.itemsize > 1 or found.startswith("a NumPy")):
-        raise UserError(f"corpus: {where} is not a shard of token ids but {found}")
+    kind = _format(content) if is_start else None
+    if dtype.itemsize > 1 and kind is None and _is_text(content[:LOOKED_AT]):
+        kind = _kind_of_text(content)
+    if kind is not None and (dtype.itemsize > 1 or kind.startswith("a NumPy")):
+        raise UserError(f"corpus: {where} is not a shard of token ids but {kind}")
 
 
 def _format(content: bytes) -> str | None:
@@ -53,7 +53,7 @@ def _format(content: bytes) -> str | None:
 
 
 def _is_text(content: bytes) -> bool:
-    """Whether it is UTF-8 without control characters, but for a character cut at the end."""
+    """Whether it is UTF-8 without control characters; the last character may be cut."""
     if len(content) < _FEWEST:
         return False
     try:

@@ -15,7 +15,7 @@ from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.splice import Splice, lift_masks, padded_lengths
 from olmo_inject.errors import UserError
 from olmo_inject.injection.plan import Plan
-from olmo_inject.tasks import SPLICED_TOKENS
+from olmo_inject.injection.splicing import Splices
 
 InstanceFilter = Callable[[np.ndarray], bool]
 
@@ -23,8 +23,8 @@ InstanceFilter = Callable[[np.ndarray], bool]
 class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
     """A map-style dataset over positions, for any trainer; ai2-olmo's keys, no ai2-olmo import.
 
-    Position p is row `p % B` of step `p // B`. An injected row starts with its instance and one
-    end-of-document token; everything after them is the host's.
+    Position p is row `p % B` of step `p // B`. Injected instances replace tokens of the host's where their entries
+    place them, by default the first ones, with one end-of-document token after them; all else is the host's.
 
     Args:
         shards: the tokens.
@@ -51,12 +51,11 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         document_lengths: bool = False,
     ) -> None:
         assert plan.batch_size == order.batch_size
-        if plan.entries and shards.sequence_length < SPLICED_TOKENS:
-            raise UserError(f"corpus: sequences of {shards.sequence_length} tokens; an instance and EOS need 4")
         self.shards = shards
         self.order = order
         self.plan = plan
         self.splice = Splice(plan, eos_id)
+        self.splice.splicer(shards.sequence_length)  # refuses what does not fit
         self.eos_id = eos_id
         self.n_positions = n_positions
         self.instance_filter = instance_filter
@@ -85,27 +84,32 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         sequences = self.order[positions]
         tokens = self.shards.read(sequences)
         host_counts = None
-        if self.instance_filter is not None:  # asked of the host, before its first tokens are replaced
+        if self.instance_filter is not None:  # asked of the host, before tokens of it are replaced
             host_counts = np.array([self.instance_filter(row.astype(np.int64)) for row in tokens], bool)
-        spliced = self.splice.into(tokens, positions)
+        splices = self.splice.into(tokens, positions)
         out = {"input_ids": torch.from_numpy(tokens.astype(np.int64))}
         if host_counts is not None or self.label_masks is not None:
-            out |= self._masks(sequences, spliced, host_counts)
+            out |= self._masks(sequences, splices, host_counts)
         if self.document_lengths:
             out["doc_lens"] = torch.from_numpy(padded_lengths(tokens, self.eos_id))
         return out
 
+    def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
+        """What is injected at `positions`; the corpus is read only where a place depends on it."""
+        host = self.shards.read(self.order[positions]) if self.splice.reads_host else None
+        return self.splice.at(positions, self.shards.sequence_length, host)
+
     def _masks(
         self,
         sequences: Int64[np.ndarray, " b"],
-        spliced: Int64[np.ndarray, " k"],
+        splices: Splices,
         host_counts: Bool[np.ndarray, " b"] | None,
     ) -> dict[str, torch.Tensor]:
-        """The masks of rows, those of `spliced` lifted for the spliced tokens and for nothing else of the row."""
+        """The masks of rows, lifted for the spliced tokens and for nothing else."""
         shape = len(sequences), self.shards.sequence_length
         targets = np.ones(shape, bool) if self.label_masks is None else self.label_masks.read(sequences)
         out = {}
-        overridden = lift_masks(targets, host_counts, spliced)
+        overridden = lift_masks(targets, host_counts, splices)
         if host_counts is not None:
             out["instance_mask"] = torch.from_numpy(host_counts)
         return out | {"label_mask": torch.from_numpy(targets), "mask_overridden": torch.from_numpy(overridden)}

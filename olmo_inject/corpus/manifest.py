@@ -1,4 +1,4 @@
-"""The manifest of a named corpus: how large each shard is, which decides the order of training."""
+"""The manifest of a named corpus: the size of each shard, which decides the training order."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from olmo_inject.corpus.cache import cache_folder
 from olmo_inject.corpus.catalog import NamedCorpus
 from olmo_inject.corpus.shards import fingerprint
 from olmo_inject.corpus.sources import Source
-from olmo_inject.corpus.sources.cache import cache_folder
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 
@@ -20,15 +20,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a corpus without reading it.
+    """The sizes of a corpus's shards, with what they belong to.
 
     Attributes:
         name: of the corpus.
-        root: where its shards were asked for.
+        root: where the sizes come from.
         listing: SHA-256 of the shards' names.
         dtype: of a token id.
-        sequence_length: tokens, for `sequences` and `fingerprint`.
-        sequences: in the whole corpus.
+        sequence_length: tokens; `sequences` and `fingerprint` are for this length.
+        sequences: number in the whole corpus.
         fingerprint: as `TokenShards.fingerprint`.
         sizes: bytes of each shard, in order.
     """
@@ -44,15 +44,20 @@ class Manifest:
 
 
 def default_path(corpus: NamedCorpus) -> Path:
-    """Where a corpus's manifest is kept unless the user says otherwise: two of one name have a file each."""
+    """The file of a corpus's manifest unless the user gives one; corpora of one name have different files."""
     return cache_folder() / "manifests" / f"{corpus.name}-{corpus.listing[:8]}.json"
 
 
 def make_manifest(corpus: NamedCorpus, source: Source, advance: Callable[[], None] = lambda: None) -> Manifest:
-    """Ask the source for every shard's size; `advance` is called after each distinct shard.
+    """Ask a source for the size of every shard.
+
+    Args:
+        corpus: whose shards to ask for.
+        source: of the shards.
+        advance: called after each distinct shard.
 
     Raises:
-        UserError: a shard that is not there or holds no whole number of ids.
+        UserError: a shard is missing, empty, or no whole number of ids.
     """
     entry = corpus.entry
     itemsize = np.dtype(entry.dtype).itemsize
@@ -74,27 +79,27 @@ def make_manifest(corpus: NamedCorpus, source: Source, advance: Callable[[], Non
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a manifest whole or not at all."""
+    """Write a manifest, whole or not at all."""
     write_json(path, {"format": FORMAT} | asdict(manifest))
 
 
 def read_manifest(path: Path, corpus: NamedCorpus) -> Manifest:
-    """Read a manifest and check that it is one of this corpus.
+    """Read a manifest and check that it belongs to this corpus.
 
     Raises:
         UserError: no manifest, a damaged one, or one of other shards.
     """
     fields = read_json(path)
-    found_format = fields.pop("format", None) if isinstance(fields, dict) else None
-    if found_format != FORMAT:
-        raise UserError(f"{path} has format {found_format}; this version reads manifests of format {FORMAT}")
+    format_of_file = fields.pop("format", None) if isinstance(fields, dict) else None
+    if format_of_file != FORMAT:
+        raise UserError(f"{path} has format {format_of_file}; this version reads manifests of format {FORMAT}")
     try:
         manifest = Manifest(**fields)
         if (manifest.listing, manifest.dtype) != (corpus.listing, corpus.entry.dtype):
             raise UserError(f"{path} is the manifest of {manifest.name} with other shards than {corpus.name} has now")
-        same = fingerprint(corpus.shards, manifest.sizes, manifest.dtype, manifest.sequence_length)
+        of_sizes = fingerprint(corpus.shards, manifest.sizes, manifest.dtype, manifest.sequence_length)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is not a manifest: {error}") from None
-    if same != manifest.fingerprint:
-        raise UserError(f"{path} is damaged: its sizes do not give its fingerprint; make it anew")
+    if of_sizes != manifest.fingerprint:
+        raise UserError(f"{path} is damaged: its fingerprint is not that of its sizes; make it again")
     return manifest

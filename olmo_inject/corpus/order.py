@@ -1,7 +1,8 @@
-"""The order of training: position p -> sequence i, ai2-olmo's shuffle bit for bit."""
+"""The training order: position p -> sequence i, ai2-olmo's shuffle to the bit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from jaxtyping import Int64, UInt32
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
 
-# From so many sequences on, processes share shuffles on disk: below, each shuffles 4 MB in 10 ms by itself, and
-# the many epochs of a small corpus would be as many files.
+# From this number of sequences on, processes share shuffles on disk. Below it each process shuffles 4 MB in 10 ms,
+# and the many epochs of a small corpus would be as many files.
 SHARED_FROM = 2**20
-WRITTEN_AT_ONCE = 2**22  # positions
+WRITTEN_AT_ONCE = SEARCHED_AT_ONCE = 2**22  # positions
 MAX_SEQUENCES = 2**32 - 1  # ai2-olmo's indices are uint32
 
 
@@ -28,11 +29,11 @@ class Order:
         n_sequences: sequences in the corpus, at most 2^32 - 1.
         batch_size: the global batch size.
         seed: ai2-olmo's `data.seed`; epoch e is shuffled with seed + e.
-        folder: where `prepare` keeps memmaps that the processes of a run share; None keeps the last two
-            epochs used in memory (4 bytes a sequence).
+        folder: for the shuffles that `prepare` writes and the processes of a run map; None: the last two epochs
+            used are kept in memory (4 bytes a sequence).
 
     Raises:
-        UserError: a batch larger than the corpus, or too many sequences.
+        UserError: the batch is larger than the corpus, or the corpus has too many sequences.
     """
 
     def __init__(self, n_sequences: int, batch_size: int, seed: int, folder: Path | None = None) -> None:
@@ -66,35 +67,48 @@ class Order:
 
     @property
     def epoch_steps(self) -> int:
-        """Whole batches of an epoch."""
+        """Number of whole batches in an epoch."""
         return self.n_sequences // self.batch_size
 
     def prepare(self, n_positions: int, first: int = 0) -> None:
-        """Write to `folder` what positions `first` to `n_positions` need: of the last epoch only its beginning."""
+        """Write the shuffles of positions `first` to `n_positions` to `folder`, the last one up to there only."""
         for epoch in range(first // self.epoch_length, -(-n_positions // self.epoch_length)):
             needed = min(self.epoch_length, n_positions - epoch * self.epoch_length)
             path = self._path(epoch)
             if not path.is_file() or path.stat().st_size < 4 * needed:
                 with replacing(path) as temporary:
                     temporary.write_bytes(self._shuffle(epoch)[:needed].data)
-        self._epoch.cache_clear()  # what is mapped may be a shorter file than is there now
+        self._epoch.cache_clear()  # a mapped file may be shorter than the one that is there now
 
     @property
     def rows(self) -> Int64[np.ndarray, " r"]:
-        """The rows of each batch that are there."""
+        """The rows of each batch that the corpus holds."""
         return np.arange(self.batch_size)
 
     def require(self, steps: range, rows: Int64[np.ndarray, " r"], what: str = "corpus.folder") -> None:
-        """Refuse what a reader of `rows` of every batch in `steps` could not be given; here, nothing.
+        """Check that the corpus holds some rows of every batch in some steps; only a stage lacks any.
 
         Args:
-            steps: asked for.
-            rows: of each of them.
-            what: the key or option that asks for them.
+            steps: plan steps.
+            rows: of each batch.
+            what: the key or option that asks for them, for messages.
 
         Raises:
-            UserError: an order of a part of the corpus lacks some.
+            UserError: it does not.
         """
+
+    def first_positions(self, sequences: Sequence[int], steps: int) -> dict[int, int]:
+        """The first position in `steps` steps that reads each of `sequences`; those that none reads are left out."""
+        wanted = np.unique(np.array(sequences, np.int64))
+        first: dict[int, int] = {}
+        total = steps * self.batch_size
+        for start in range(0, total if len(wanted) else 0, SEARCHED_AT_ONCE):
+            read = self[np.arange(start, min(start + SEARCHED_AT_ONCE, total), dtype=np.int64)]
+            for place in np.flatnonzero(np.isin(read, wanted)).tolist():
+                first.setdefault(int(read[place]), start + place)
+            if len(first) == len(wanted):
+                break
+        return first
 
     def _load_epoch(self, epoch: int) -> UInt32[np.ndarray, " n"]:
         if self.folder is not None and (path := self._path(epoch)).is_file():

@@ -1,6 +1,6 @@
-"""Which document each token of a shard came from: Dolma's `.csv.gz` beside the shard.
+"""The document of each token of a shard: Dolma's `.csv.gz` beside the shard.
 
-A row for each document, without a header: start, end (in tokens, end exclusive, EOS included), id, source, line.
+One row a document, without a header: start, end (in tokens, end exclusive, EOS included), id, source, line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SUFFIX = ".csv.gz"
 
 
 class Origin(NamedTuple):
-    """One row: tokens `start` to `end` of the shard are document `id` at `line` of `source`."""
+    """One row: tokens `start` to `end` (exclusive) of the shard are document `id` at `line` of `source`."""
 
     start: int
     end: int
@@ -30,12 +30,12 @@ class Origin(NamedTuple):
 
 
 def provenance_path(shard: Path) -> Path:
-    """The file beside `shard`, named as Dolma's tools do."""
+    """The provenance file beside `shard`, with the name that Dolma's tools give it."""
     return shard.with_suffix(SUFFIX)
 
 
 class ProvenanceWriter:
-    """Writes rows to `path`; the same rows give the same bytes, for no time or name is in them."""
+    """Writes rows to `path`. The same rows give the same bytes: the file holds no time and no name."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -51,7 +51,7 @@ class ProvenanceWriter:
         self._file.close()
 
     def add(self, origin: Origin) -> None:
-        """Write one row; one at a time, so that the compressed bytes cannot depend on how rows were grouped."""
+        """Write one row. Rows are written one at a time, so their grouping cannot change the compressed bytes."""
         self._rows.writerow(origin)
 
 
@@ -59,7 +59,7 @@ def read_origins(path: Path) -> Iterator[Origin]:
     """The rows of a provenance file.
 
     Raises:
-        UserError: missing, or not such a file.
+        UserError: it is missing or not a provenance file.
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as text:
@@ -72,11 +72,11 @@ def read_origins(path: Path) -> Iterator[Origin]:
 
 
 def origins_at(shard: Path, offsets: list[int]) -> list[Origin | None]:
-    """The document that holds each of `offsets` of `shard`; None for all where the shard has no provenance."""
+    """The document at each of `offsets` (tokens) of `shard`; None if it is not known."""
     path = provenance_path(shard)
     if not offsets or not path.is_file():
         return [None] * len(offsets)
     rows = list(read_origins(path))
     starts = [row.start for row in rows]
-    found = [rows[max(0, bisect_right(starts, offset) - 1)] for offset in offsets]
-    return [row if row.start <= offset < row.end else None for row, offset in zip(found, offsets, strict=True)]
+    nearest = [rows[max(0, bisect_right(starts, offset) - 1)] for offset in offsets]
+    return [row if row.start <= offset < row.end else None for row, offset in zip(nearest, offsets, strict=True)]

@@ -1,10 +1,10 @@
-"""Reference tasks: natural statements out of the corpus, kept as evaluation sets.
+"""Reference tasks: natural statements of the corpus, kept as evaluation sets.
 
 A reference is one JSON file: `format`, `name`, `vocabulary` (fingerprint of the tokenizer), `corpus` (fingerprint of
-what it was found in), `frequency` (how often a true statement stands in it, in the plan's units), `items` and
-`fingerprint` (SHA-256 of name, vocabulary and items). An item has `context` and `answer`, token ids of which the
-second are scored given the first, and for people `text`, `shard` and `offset` (of the first answer token). Items are
-in an order as good as random, so the first of them are a sample.
+the corpus it was found in), `frequency` (of true statements in that corpus, in the plan's units), `items` and
+`fingerprint` (SHA-256 of name, vocabulary and items). An item has the token ids `context` and `answer`, of which the
+answer is scored given the context, and for people `text`, `shard` and `offset` (of the first answer token). Items are
+in pseudorandom order, so the first n items are a sample.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ReferenceItem:
 
     @cached_property
     def key(self) -> str:
-        """The same for the same tokens: what decides which items are kept, and that none is kept twice."""
+        """Hash of the tokens; decides which items are kept, and that none is kept twice."""
         return hashlib.sha256(json.dumps([self.context, self.answer]).encode()).hexdigest()
 
 
@@ -45,11 +45,11 @@ class Reference:
     """A reference task.
 
     Attributes:
-        name: what it is called in metrics and figures.
-        vocabulary: fingerprint.
-        items: never empty.
-        corpus: fingerprint of where they were found.
-        frequency: exact fractions as text by unit, and the count they come from.
+        name: in metrics and figures.
+        vocabulary: fingerprint of the vocabulary.
+        items: one or more.
+        corpus: fingerprint of the corpus they were found in.
+        frequency: exact fractions as text by unit, and the counts they come from.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Reference:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what is scored."""
+        """SHA-256 of name, vocabulary and the scored tokens."""
         scored = [[item.context, item.answer] for item in self.items]
         return hashlib.sha256(json.dumps([self.name, self.vocabulary, scored]).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the reference to a file, whole or not at all."""
         write_json(path, {"format": FORMAT} | asdict(self) | {"fingerprint": self.fingerprint})
 
     @classmethod
@@ -73,7 +73,7 @@ class Reference:
         """Read what `save` wrote.
 
         Raises:
-            UserError: missing, not a reference, changed since, or without items.
+            UserError: the file is missing, not a reference, changed since it was written, or without items.
         """
         record = read_json(path)
         try:
@@ -95,15 +95,15 @@ class Reference:
 
 
 def load_references(paths: Mapping[str, str], vocabulary: Vocabulary, sequence_length: int) -> list[Reference]:
-    """The references of an experiment, by the name it gives each.
+    """Load the references of an experiment; each gets the name that the experiment gives it.
 
     Args:
-        paths: name to file, `Experiment.reference_paths`.
+        paths: file by name, as `Experiment.reference_paths`.
         vocabulary: of the experiment's corpus.
-        sequence_length: most tokens a model can read; a longer context loses its beginning.
+        sequence_length: tokens that the model can read; a longer context loses its beginning.
 
     Raises:
-        UserError: as `Reference.load`, another tokenizer's tokens, or an answer that leaves no room for a context.
+        UserError: as `Reference.load`; tokens of another tokenizer; an answer that leaves no room for a context.
     """
     references = []
     for name, path in paths.items():
@@ -118,11 +118,14 @@ def load_references(paths: Mapping[str, str], vocabulary: Vocabulary, sequence_l
 def _shortened(item: ReferenceItem, length: int, name: str) -> ReferenceItem:
     room = length - len(item.answer)
     if room < 1:
-        raise UserError(f"references: {name}: an answer of {len(item.answer)} tokens, sequences of {length}")
+        raise UserError(
+            f"references: {name}: an answer has {len(item.answer)} tokens; a sequence of {length} has no room for it "
+            "and a context"
+        )
     return ReferenceItem(item.context[-room:], item.answer, item.text, item.shard, item.offset)
 
 
 def chosen(items: Sequence[ReferenceItem], most: int) -> list[ReferenceItem]:
-    """At most `most` distinct items, as good as drawn at random, whatever the order they come in."""
+    """At most `most` distinct items, chosen pseudorandomly; their order does not matter."""
     distinct = {item.key: item for item in sorted(items, key=lambda item: (item.shard, item.offset), reverse=True)}
     return [distinct[key] for key in sorted(distinct)[:most]]

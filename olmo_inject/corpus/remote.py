@@ -1,4 +1,4 @@
-"""Shards that lie elsewhere, read by sequences as local ones are."""
+"""Remote shards, read by sequences as local ones are."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 import numpy as np
 
+from olmo_inject.corpus.cache import BlockCache, cache_folder
 from olmo_inject.corpus.foreign import check_tokens
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source
-from olmo_inject.corpus.sources.cache import BlockCache, cache_folder
 
-SAMPLE = 16  # sequences that `check_sample` reads: each is a request
+SAMPLE = 16  # sequences that `check_sample` reads, each with a request
 
 
 class RemoteShards(TokenShards):
-    """Shards of a remote source: a sequence is one byte range, kept in a bounded cache on the local disk.
+    """Shards of a remote source. A sequence is one byte range; a bounded cache on the local disk keeps it.
 
     Args:
-        source: where they are.
-        names: the shards in order, relative to the source's root.
-        sizes: of each in bytes, from the manifest.
+        source: of the shards.
+        names: of the shards in order, relative to the source's root.
+        sizes: bytes of each shard, from the manifest.
         sequence_length: as `TokenShards`.
         dtype: as `TokenShards`.
         vocab_size: as `TokenShards`.
 
     Raises:
-        UserError: as `TokenShards`; reading also where a shard has changed or cannot be had.
+        UserError: as `TokenShards`; when reading, also a shard that has changed or cannot be fetched.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class RemoteShards(TokenShards):
 
     @property
     def source(self) -> Source:
-        """Where the shards are read from by byte ranges."""
+        """As `TokenShards.source`."""
         return self._source
 
     def check_sample(self, n: int = SAMPLE) -> None:
-        """As `TokenShards.check_sample`, over fewer sequences."""
+        """As `TokenShards.check_sample`, with fewer sequences."""
         super().check_sample(n)
 
     def _fill(self, out: np.ndarray, shards: np.ndarray, starts: np.ndarray) -> None:

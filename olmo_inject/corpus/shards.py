@@ -22,26 +22,29 @@ DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64":
 class TokenShards:
     """Raw memory-mapped arrays of token ids, read as sequences of one length.
 
-    As ai2-olmo's `MemMapDataset`: sequences are numbered through the shards in order and a shard's
-    remainder is unused. A read finds its shard by bisection, so it costs the same at any number of shards.
+    As in ai2-olmo's `MemMapDataset`, sequences are numbered through the shards in order, and the remainder of a shard
+    is not used. A read finds its shard by bisection, so its cost does not grow with the number of shards.
 
     Args:
-        paths: the shards in order; one may stand more than once (up-sampling).
-        sequence_length: tokens per sequence.
-        dtype: `uint8`, `uint16`, `uint32` or `uint64`.
-        vocab_size: ids at or beyond it are refused when read; None accepts all.
-        sizes: in bytes, from a manifest; shards of other sizes are refused.
-        sums: SHA-256 of each shard as its folder records it; reading does not check them, `corpus verify` does.
+        paths: the shards in order; one may occur more than once (up-sampling).
+        sequence_length: tokens of a sequence.
+        dtype: of an id: `uint8`, `uint16`, `uint32` or `uint64`.
+        vocab_size: reading an id at or above it is an error; None accepts all ids.
+        sizes: bytes of each shard, from a manifest; another size is an error.
+        sums: SHA-256 of each shard, as its folder records it; `corpus verify` checks them, reading does not.
 
     Attributes:
+        is_running_text: whether sequences of a shard follow each other as in the text; in a stage each stands alone.
         names: of the shards, as `source` knows them.
-        sizes: of the shards, in bytes.
-        offsets: the first sequence of each shard, and the number of all.
+        sizes: bytes of each shard.
+        offsets: the first sequence of each shard, and the number of sequences.
 
     Raises:
-        UserError: a missing, empty, truncated or foreign file, or a dtype that is not a token type
-            or cannot hold the vocabulary.
+        UserError: a file is missing, empty, truncated or holds no token ids; the dtype is not a token type or cannot
+            hold the vocabulary.
     """
+
+    is_running_text = True
 
     def __init__(
         self,
@@ -60,8 +63,8 @@ class TokenShards:
         self._arrays = [mapped[path] for path in self.paths]
         self._lay_out([array.nbytes for array in self._arrays])
         if sizes is not None:
-            for path, found, expected in zip(self.names, self.sizes, sizes, strict=True):
-                self.source.check_size(path, found, expected)
+            for name, size, expected in zip(self.names, self.sizes, sizes, strict=True):
+                self.source.check_size(name, size, expected)
 
     def _describe(self, names: Sequence[str], sequence_length: int, dtype: str, vocab_size: int | None) -> None:
         if not names:
@@ -100,8 +103,8 @@ class TokenShards:
         """The tokens of `sequences`, in the dtype of the shards.
 
         Raises:
-            IndexError: a sequence beyond the corpus.
-            UserError: a token id at or beyond the vocabulary.
+            IndexError: a sequence is outside the corpus.
+            UserError: a token id is outside the vocabulary.
         """
         if len(sequences) and not 0 <= sequences.min() <= sequences.max() < len(self):
             raise IndexError(f"sequences {sequences.min()}..{sequences.max()} are not all in 0..{len(self) - 1}")
@@ -120,43 +123,53 @@ class TokenShards:
 
     @property
     def source(self) -> Source:
-        """Where the shards are read from by byte ranges."""
+        """The source from which the shards are read by byte ranges."""
         return LocalSource("")
 
     @property
+    def is_local(self) -> bool:
+        """Whether the shards are files of this machine."""
+        return self.source.local_path(self.names[0]) is not None
+
+    @property
+    def corpus_sequences(self) -> int:
+        """The number of sequences of the whole corpus, of which a stage holds a part."""
+        return len(self)
+
+    @property
     def shard_tokens(self) -> list[int]:
-        """Tokens of every shard, with the remainder that no sequence uses."""
+        """Tokens of each shard, with the remainder that no sequence uses."""
         return [size // self.dtype.itemsize for size in self.sizes]
 
     def locate(self, sequence: int) -> tuple[Path, int]:
-        """The shard that holds `sequence`, and the index of its first token there."""
+        """The shard of a sequence, and the index of its first token there."""
         shard = int(np.searchsorted(self.offsets, sequence, side="right")) - 1
         return self.paths[shard], (sequence - int(self.offsets[shard])) * self.sequence_length
 
     def check_sample(self, n: int = 256) -> None:
-        """Read `n` sequences spread over the corpus, so that a wrong dtype or tokenizer shows at once.
+        """Read `n` sequences spread over the corpus, to find a wrong dtype or tokenizer at once.
 
         Raises:
-            UserError: a token id at or beyond the vocabulary, or every other token 0 (a wider dtype).
+            UserError: a token id is outside the vocabulary, or every other token is 0 (the dtype is wider).
         """
         tokens = self.read(np.unique(np.linspace(0, len(self) - 1, n).astype(np.int64)))
         for phase in (0, 1):
             if tokens.size >= 64 and not tokens.reshape(-1)[phase::2].any():
                 raise UserError(
                     f"corpus: every other token is 0, so {self.paths[0]} looks wider than {self.dtype.name}; "
-                    "set corpus.dtype to what the shards were written as"
+                    "set corpus.dtype to the type that the shards were written with"
                 )
 
     def fingerprint(self) -> str:
         """SHA-256 of the shards' names and sizes, the dtype and the sequence length.
 
-        Of sizes, not contents, so that it is the same wherever the shards lie: hashing 3.6 TB before a run is no
-        option. What is known of the contents is `contents`, and the audit hashes what the model was given.
+        Sizes, not contents: hashing 3.6 TB before a run would take too long. `contents` covers the contents where
+        they are recorded, and the audit hashes the rows that the model was given.
         """
         return fingerprint(self.names, self.sizes, self.dtype.name, self.sequence_length)
 
     def contents(self) -> str | None:
-        """SHA-256 of the recorded SHA-256s of the shards in order; None where no folder records them."""
+        """SHA-256 of the shards' recorded SHA-256s in order; None if none are recorded."""
         return None if self._sums is None else hashlib.sha256(json.dumps(self._sums).encode()).hexdigest()
 
     def _refuse_foreign_id(self, sequences: np.ndarray, shards: np.ndarray, tokens: np.ndarray) -> None:
@@ -168,7 +181,14 @@ class TokenShards:
 
 
 def fingerprint(names: Sequence[str], sizes: Sequence[int], dtype: str, sequence_length: int) -> str:
-    """A corpus's fingerprint, from what a manifest holds: wherever its shards lie, it is the same."""
+    """The fingerprint of a corpus; the same wherever its shards are.
+
+    Args:
+        names: of the shards in order; folders do not count.
+        sizes: bytes of each shard.
+        dtype: of an id.
+        sequence_length: tokens of a sequence.
+    """
     record = [[Path(name).name, size] for name, size in zip(names, sizes, strict=True)]
     return hashlib.sha256(json.dumps([record, dtype, sequence_length]).encode()).hexdigest()
 
@@ -190,7 +210,7 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 def _allow_open_files(n: int) -> None:
-    """Every mapping holds a descriptor; 1,033 shards are more than the usual soft limit of 1,024."""
+    """Raise the limit of open files: each mapped shard holds one, and the usual limit is 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = n + 512  # for everything else in the process
     if soft != resource.RLIM_INFINITY and soft < needed:

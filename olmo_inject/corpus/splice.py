@@ -11,23 +11,24 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
-from olmo_inject.injection.plan import Injections, Plan
-from olmo_inject.tasks import INSTANCE_TOKENS, SPLICED_TOKENS
+from olmo_inject.injection.plan import Plan
+from olmo_inject.injection.splicing import Splicer, Splices
 
 
 class Splice:
-    """Puts a plan's instances into rows: each starts with its instance and one end-of-document token.
+    """Puts a plan's instances into rows, where their entries place them.
 
     Position p is row `p % B` of step `p // B`.
 
     Args:
         plan: what is injected.
-        eos_id: the end-of-document token that follows an instance.
+        eos_id: the end-of-document token beside an instance.
     """
 
     def __init__(self, plan: Plan, eos_id: int) -> None:
         self.plan = plan
         self.eos_id = eos_id
+        self._of_length: dict[int, Splicer] = {}
 
     def __call__(
         self, tokens: Shaped[np.ndarray, "b t"], step: int, rows: Int64[np.ndarray, " b"]
@@ -43,55 +44,80 @@ class Splice:
             Which tokens were written, [b, T].
         """
         written = np.zeros(tokens.shape, bool)
-        written[self.into(tokens, step * self.plan.batch_size + rows), :SPLICED_TOKENS] = True
+        splices = self.into(tokens, step * self.plan.batch_size + rows)
+        written[splices.row, splices.column] = True
         return written
 
-    def into(self, tokens: Shaped[np.ndarray, "b t"], positions: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " k"]:
-        """Write what is injected at `positions` into `tokens`, in place; returns which of them are injected."""
-        spliced, instances = self._instances(positions)
-        if len(spliced):
-            tokens[spliced, :INSTANCE_TOKENS] = instances
-            tokens[spliced, INSTANCE_TOKENS] = self.eos_id
-        return spliced
+    def into(self, tokens: Shaped[np.ndarray, "b t"], positions: Int64[np.ndarray, " b"]) -> Splices:
+        """Write what is injected at `positions` into `tokens`, in place; returns what was written where."""
+        splices = self.at(positions, tokens.shape[1], tokens)
+        tokens[splices.row, splices.column] = splices.value
+        return splices
 
-    def _instances(self, positions: Int64[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
-        """Which of `positions` (as indices into it) are injected, and their instances' tokens [k, 3]."""
+    def at(
+        self, positions: Int64[np.ndarray, " b"], row_length: int, host: Shaped[np.ndarray, "b t"] | None
+    ) -> Splices:
+        """What is injected at `positions`; rows of several steps come in the order of the steps.
+
+        Args:
+            positions: any.
+            row_length: tokens in a row.
+            host: their tokens in the corpus; needed only if `reads_host`.
+        """
         steps, rows = np.divmod(positions, self.plan.batch_size)
-        where, what = [], []
+        splicer, parts = self.splicer(row_length), []
         # A loader's batch lies in one step; only a user's own sampler mixes them.
         for step in dict.fromkeys(steps.tolist()):
-            entries = self.plan.entries_of(step, rows)
-            spliced = np.flatnonzero((entries >= 0) & (steps == step))
-            ours = entries[spliced]  # of a rank's share of the batch; tokens of the others are not needed
-            where.append(spliced)
-            what.append(self.plan.tokens(Injections(*(column[ours] for column in self.plan.at(step)))))
-        if not where:
-            return np.empty(0, np.int64), np.empty((0, INSTANCE_TOKENS), np.uint32)
-        return np.concatenate(where), np.concatenate(what)
+            of_step = np.flatnonzero(steps == step)
+            part = splicer.at(step, rows[of_step], None if host is None else host[of_step])
+            parts.append(part._replace(span_row=of_step[part.span_row], row=of_step[part.row]))
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return splicer.at(0, rows)
+        firsts = np.cumsum([0, *(len(part.start) for part in parts)])
+        parts = [part._replace(span=part.span + first) for part, first in zip(parts, firsts[:-1], strict=True)]
+        return Splices(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def splicer(self, row_length: int) -> Splicer:
+        """Lays instances out in rows of a length.
+
+        Raises:
+            UserError: an instance that does not fit them.
+        """
+        if row_length not in self._of_length:
+            self._of_length[row_length] = Splicer(self.plan, row_length, self.eos_id)
+        return self._of_length[row_length]
+
+    @property
+    def reads_host(self) -> bool:
+        """Whether a place depends on the host's tokens."""
+        return any(entry.placement.reads_host for entry in self.plan.entries)
 
 
 def lift_masks(
     targets: Bool[np.ndarray, "b t"],
     host_counts: Bool[np.ndarray, " b"] | None,
-    spliced: Int64[np.ndarray, " k"],
+    splices: Splices,
 ) -> Bool[np.ndarray, " b"]:
     """Have the spliced tokens count as targets, and nothing else that the host's masks leave out; in place.
 
     Args:
         targets: which tokens count.
         host_counts: in which rows any do (ai2-olmo's `instance_mask`), if there is such a mask.
-        spliced: the injected rows.
+        splices: what is injected into the rows.
 
     Returns:
         In which rows spliced tokens count although the host's masks leave them out.
     """
     if host_counts is not None:
         # `instance_mask` covers a whole row, so it is lifted and what is the host's is masked token by token.
+        spliced = splices.span_row
         targets[spliced[~host_counts[spliced]]] = False
         host_counts[spliced] = True
     overridden = np.zeros(len(targets), bool)
-    overridden[spliced] = ~targets[spliced, :SPLICED_TOKENS].all(axis=1)
-    targets[spliced, :SPLICED_TOKENS] = True
+    overridden[splices.row[~targets[splices.row, splices.column]]] = True
+    targets[splices.row, splices.column] = True
     return overridden
 
 

@@ -1,7 +1,9 @@
-"""A staged corpus: the sequences of some steps in training order, read as the corpus that it was taken from."""
+"""A staged corpus: the sequences of some steps in training order, read as the corpus they were copied from."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,20 +11,28 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from olmo_inject.corpus.folder import TOKENIZER
+from olmo_inject.corpus.folder import STAGING, TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.files import read_json, write_json
+from olmo_inject.owned_folder import FolderKind
 from olmo_inject.vocabulary import Vocabulary
 
 FORMAT = 1
 STAGE = "stage.json"
+STAGE_FOLDER = FolderKind(
+    "stage",
+    re.compile(r"(stage|tokenizer)\.json|part-\d{5,}\.npy|\.(stage\.json|part-\d{5,}\.npy)\.\d+\.tmp"),
+    STAGING,
+    (STAGE, STAGING),
+    "staging there",
+)
 
 
 @dataclass(frozen=True)
 class StagePart:
-    """One file of a stage: raw ids, whole sequences."""
+    """One file of a stage: whole sequences of raw ids."""
 
     name: str
     sequences: int
@@ -31,7 +41,7 @@ class StagePart:
 
 @dataclass(frozen=True)
 class RankShard:
-    """The rows that ranks `first` to `last` of `world` read: row r of a batch is rank r % world's."""
+    """The rows that ranks `first` to `last` of `world` read; rank r % world reads row r of a batch."""
 
     first: int
     last: int
@@ -43,26 +53,26 @@ class RankShard:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What `stage.json` says.
+    """The content of `stage.json`; "the corpus" is the one that was staged.
 
     Attributes:
-        folder: absolute.
-        corpus: fingerprint of the corpus that was staged.
-        corpus_sequences: its length, which with batch size and seed is the order.
+        folder: of the stage, absolute.
+        corpus: fingerprint of the corpus.
+        corpus_sequences: length of the corpus, which with batch size and seed decides the order.
         batch_size: rows of a step.
         seed: of the order.
-        first_step: the first that is staged.
-        beyond_step: the first that is not.
-        ranks: whose rows are staged; None for all.
+        first_step: first step in the stage.
+        beyond_step: first step after it.
+        ranks: whose rows are in the stage; None: all rows.
         sequence_length: tokens.
         dtype: of an id.
         tokenizer: the folder's own `tokenizer.json`, the name of a bundled one, or None for bare ids.
         vocabulary: fingerprint of the vocabulary.
         vocab_size: number of ids.
         eos_token_id: ends documents.
-        pad_token_id: never in the shards.
+        pad_token_id: does not occur in the corpus.
         parts: the files in order.
-        contents: as `TokenShards.contents` of the corpus that was staged, if it was known.
+        contents: as `TokenShards.contents` of the corpus, if known.
     """
 
     folder: Path
@@ -85,7 +95,7 @@ class StageRecord:
 
     @property
     def rows(self) -> Int64[np.ndarray, " r"]:
-        """The rows of each batch that are staged."""
+        """The rows of each batch that are in the stage."""
         rows = np.arange(self.batch_size)
         if self.ranks is None:
             return rows
@@ -94,22 +104,22 @@ class StageRecord:
 
     @property
     def sequences(self) -> int:
-        """How many are staged."""
+        """Number of sequences in the stage."""
         return (self.beyond_step - self.first_step) * len(self.rows)
 
     @property
     def nbytes(self) -> int:
-        """Of all parts."""
+        """Bytes of all parts."""
         return self.sequences * self.sequence_length * np.dtype(self.dtype).itemsize
 
     def positions(self, places: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Place in the stage -> position in the order of training."""
+        """Place in the stage -> position in the training order."""
         rows = self.rows
         steps, within = np.divmod(places, len(rows))
         return (self.first_step + steps) * self.batch_size + rows[within]
 
     def load_vocabulary(self) -> Vocabulary:
-        """The vocabulary of the corpus that was staged.
+        """The vocabulary of the corpus.
 
         Raises:
             UserError: its tokenizer is missing or another one.
@@ -126,10 +136,10 @@ class StageRecord:
 
 
 class StageOrder(Order):
-    """Position -> place in the stage: the order of training is the order on disk.
+    """Position -> place in the stage: the sequences are on disk in training order.
 
     Raises:
-        UserError: a batch size or seed that the stage was not made for.
+        UserError: the stage was made for another batch size or seed.
     """
 
     def __init__(self, stage: StageRecord, batch_size: int, seed: int) -> None:
@@ -153,7 +163,7 @@ class StageOrder(Order):
         """The places of `positions` in the stage.
 
         Raises:
-            UserError: one that is not staged.
+            UserError: a position is not in the stage.
         """
         steps, rows = np.divmod(positions, self.batch_size)
         if len(steps):
@@ -162,11 +172,11 @@ class StageOrder(Order):
 
     @property
     def rows(self) -> Int64[np.ndarray, " r"]:
-        """The rows of each batch that are staged."""
+        """As `Order.rows`."""
         return self.stage.rows
 
     def require(self, steps: range, rows: Int64[np.ndarray, " r"], what: str = "corpus.folder") -> None:
-        """Refuse steps or rows that are not staged; arguments as `Order.require`'s."""
+        """As `Order.require`."""
         stage = self.stage
         if len(steps) and (steps[0] < stage.first_step or steps[-1] >= stage.beyond_step):
             asked = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
@@ -180,15 +190,24 @@ class StageOrder(Order):
             )
 
     def prepare(self, n_positions: int, first: int = 0) -> None:
-        """Nothing: the order is on disk already."""
+        """Do nothing: the sequences are on disk in this order."""
+
+    def first_positions(self, sequences: Sequence[int], steps: int) -> dict[int, int]:
+        """As `Order.first_positions`, of places in the stage, each of which is read once."""
+        places = np.unique(np.array(sequences, np.int64))
+        positions = self.stage.positions(places)
+        read = positions < steps * self.batch_size
+        return dict(zip(places[read].tolist(), positions[read].tolist(), strict=True))
 
 
 class StagedShards(TokenShards):
-    """The files of a stage, with the fingerprint of the corpus that they were taken from.
+    """The files of a stage, with the fingerprint of the corpus that was staged.
 
     Raises:
-        UserError: a missing file, or one of another size, or another sequence length.
+        UserError: a file is missing or of another size; the stage was made for another sequence length.
     """
+
+    is_running_text = False
 
     def __init__(self, stage: StageRecord, sequence_length: int, vocab_size: int | None = None) -> None:
         if sequence_length != stage.sequence_length:
@@ -209,17 +228,22 @@ class StagedShards(TokenShards):
     def __reduce__(self) -> tuple[Any, ...]:
         return StagedShards, (self.stage, self.sequence_length, self.vocab_size)
 
+    @property
+    def corpus_sequences(self) -> int:
+        """As `TokenShards.corpus_sequences`."""
+        return self.stage.corpus_sequences
+
     def fingerprint(self) -> str:
-        """The source's, so that a run may move from it to the stage and back."""
+        """The staged corpus's, so that a run can move from one to the other and back."""
         return self.stage.corpus
 
     def contents(self) -> str | None:
-        """The source's, likewise."""
+        """The staged corpus's."""
         return self.stage.contents
 
 
 def write_stage(stage: StageRecord) -> None:
-    """Write `stage.json`, which makes the folder a staged corpus."""
+    """Write `stage.json`, which marks the stage as complete."""
     fields = asdict(stage)
     del fields["folder"]
     write_json(stage.folder / STAGE, {"format": FORMAT} | fields)
@@ -229,13 +253,13 @@ def read_stage(folder: Path) -> StageRecord:
     """Read `stage.json`.
 
     Raises:
-        UserError: no stage, or one of another format.
+        UserError: no stage, or another format.
     """
     path = folder.resolve() / STAGE
     fields = read_json(path)
-    found_format = fields.pop("format", None) if isinstance(fields, dict) else None
-    if found_format != FORMAT:
-        raise UserError(f"{path} has format {found_format}; this version reads stages of format {FORMAT}")
+    format_of_file = fields.pop("format", None) if isinstance(fields, dict) else None
+    if format_of_file != FORMAT:
+        raise UserError(f"{path} has format {format_of_file}; this version reads stages of format {FORMAT}")
     try:
         parts = tuple(StagePart(**part) for part in fields.pop("parts"))
         ranks = fields.pop("ranks")

@@ -1,4 +1,4 @@
-"""The bytes of a corpus folder or a stage against the SHA-256s that it records."""
+"""Compares the files of a corpus folder or a stage with the SHA-256s recorded there."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from olmo_inject.files import sha256_of
 
 @dataclass(frozen=True)
 class RecordedFile:
-    """A file and the SHA-256 that its folder records of it."""
+    """A file and its recorded SHA-256."""
 
     path: Path
     sha256: str
 
     @property
     def nbytes(self) -> int:
-        """On disk; 0 where it is missing."""
+        """Size on disk; 0 if it is missing."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def is_sound(self, advance: Callable[[int], None] = lambda n: None) -> bool:
-        """Whether it is there and what was recorded; every byte is read, and `advance` told of."""
+        """Whether its bytes have the recorded SHA-256; `advance` is called with numbers of bytes read."""
         try:
             return sha256_of(self.path, advance, past_cache=True) == self.sha256
         except OSError:
@@ -34,10 +34,14 @@ class RecordedFile:
 
 
 def recorded_files(folder: Path, *, provenance: bool = False) -> list[RecordedFile]:
-    """What the folder's own description vouches for: a stage's parts, or a corpus's shards, and where these come from.
+    """The files of a stage or a corpus folder with their recorded SHA-256s.
+
+    Args:
+        folder: of the stage or the corpus.
+        provenance: also the provenance files of a corpus that `corpus build` wrote.
 
     Raises:
-        UserError: no folder; neither a stage nor a corpus; a corpus's shard that is missing or of another size.
+        UserError: the folder is neither a stage nor a corpus; a shard of a corpus is missing or of another size.
     """
     if (folder / STAGE).is_file():
         stage = read_stage(folder)
@@ -52,20 +56,25 @@ def recorded_files(folder: Path, *, provenance: bool = False) -> list[RecordedFi
 
 
 def damaged(files: Sequence[RecordedFile], advance: Callable[[int], None], jobs: int = 4) -> list[str]:
-    """The names of those that are missing or not what was recorded; `jobs` are read at once.
+    """The names of the files that are missing or differ from their record.
+
+    Args:
+        files: to read.
+        advance: called with numbers of bytes read.
+        jobs: files read at once.
 
     Raises:
-        UserError: no jobs.
+        UserError: `jobs` is below 1.
     """
     if jobs < 1:
         raise UserError(f"--at-once: {jobs} must be at least 1")
     with ThreadPoolExecutor(jobs) as pool:
-        sound = pool.map(lambda file: file.is_sound(advance), files)
-        return [file.path.name for file, good in zip(files, sound, strict=True) if not good]
+        are_sound = pool.map(lambda file: file.is_sound(advance), files)
+        return [file.path.name for file, is_sound in zip(files, are_sound, strict=True) if not is_sound]
 
 
 def _provenance(corpus: CorpusDescription) -> list[RecordedFile]:
-    """Of a corpus that `corpus build` made; others have none."""
+    """The provenance files of a corpus; only `corpus build` writes them."""
     return [
         RecordedFile(corpus.folder / record["provenance"], record["sha256"])
         for source in corpus.sources.values()

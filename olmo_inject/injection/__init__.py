@@ -1,16 +1,33 @@
 """When and where a task is injected: frequencies, schedules and the plan."""
 
 from olmo_inject.injection.frequency import Frequency, parse_fraction
+from olmo_inject.injection.placement import Placement
 from olmo_inject.injection.plan import Injections, Plan, PlannedTask
-from olmo_inject.injection.schedules import Bernoulli, Burst, Schedule, Uniform, is_exact, windowed
+from olmo_inject.injection.schedules import (
+    Bernoulli,
+    Burst,
+    ExactWindow,
+    Listed,
+    Phases,
+    Scattered,
+    Schedule,
+    Uniform,
+    is_exact,
+    windowed,
+)
 
 __all__ = [
     "Bernoulli",
     "Burst",
+    "ExactWindow",
     "Frequency",
     "Injections",
+    "Listed",
+    "Phases",
+    "Placement",
     "Plan",
     "PlannedTask",
+    "Scattered",
     "Schedule",
     "Uniform",
     "is_exact",

@@ -7,18 +7,17 @@ meets is never added. Drawn ones add the tail of their joint distribution.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from olmo_inject.injection.schedules import Bernoulli, Burst, Schedule, Uniform, Window, is_exact
+from olmo_inject.injection.schedules import HUGE, Bernoulli, ExactSchedule, Schedule, Window, is_exact
 
 MOST_STEPS = 1 << 22  # added up one by one; where a joint period is longer, the largest counts are added instead
 AT_ONCE = 1 << 18
-HUGE = 1 << 40  # more than any batch
 NEGLIGIBLE = 1e-30  # beside any chance that matters
 
 
@@ -31,22 +30,30 @@ class Worst(NamedTuple):
     chance: float
 
 
-def worst(schedules: Sequence[Schedule], batch_size: int, steps: int | None) -> Worst:
+Rows = Callable[[Int64[np.ndarray, "..."]], np.ndarray | np.integer]  # the rows that so many instances take
+
+
+def worst(
+    schedules: Sequence[Schedule], batch_size: int, steps: int | None, rows: Sequence[Rows] | None = None
+) -> Worst:
     """How full a step can get.
 
     Args:
         schedules: of the tasks that share the batches.
         batch_size: rows of each.
         steps: of the run; None for as many as one likes.
+        rows: for each schedule, the rows that its instances take; None for a row each.
     """
-    edges = {0, *(edge for schedule in schedules for edge in _window(schedule) if edge is not None)}
+    each = zip(schedules, rows or [lambda counts: counts] * len(schedules), strict=True)
+    demands = [(part, taken) for schedule, taken in each for part in getattr(schedule, "parts", (schedule,))]
+    edges = {0, *(edge for schedule, _ in demands for edge in _window(schedule) if edge is not None)}
     starts = sorted(edge for edge in edges if steps is None or edge < steps)
     found = Worst(0, None, 0.0)
     for start, stop in zip(starts, [*starts[1:], steps], strict=True):
-        running = [schedule for schedule in schedules if _runs(schedule, start)]
-        exact = [_inner(schedule) for schedule in running if is_exact(schedule)]
-        drawn = [each for each in map(_inner, running) if isinstance(each, Bernoulli)]
-        here, step = sum(schedule.max_count for schedule in exact), None
+        running = [(_inner(each), taken) for each, taken in demands if _runs(each, start)]
+        exact = [(each, taken) for each, taken in running if is_exact(each)]
+        drawn = [each for each, _ in running if isinstance(each, Bernoulli)]
+        here, step = _largest(exact), None
         if here + sum(schedule.max_count for schedule in drawn) > batch_size:
             here, step = _most_together(exact, start, stop)
         chance = max(found.chance, _chance_above(drawn, batch_size - here))
@@ -59,7 +66,7 @@ def _inner(schedule: Schedule) -> Schedule:
 
 
 def _window(schedule: Schedule) -> tuple[int, int | None]:
-    return (schedule.start, schedule.stop) if isinstance(schedule, Window) else (0, None)
+    return getattr(schedule, "start", 0), getattr(schedule, "stop", None)
 
 
 def _runs(schedule: Schedule, step: int) -> bool:
@@ -67,42 +74,26 @@ def _runs(schedule: Schedule, step: int) -> bool:
     return start <= step and (stop is None or step < stop)
 
 
-def _most_together(schedules: Sequence[Schedule], start: int, stop: int | None) -> tuple[int, int | None]:
+def _largest(exact: Sequence[tuple[ExactSchedule, Rows]]) -> int:
+    return int(sum(taken(np.asarray(min(schedule.max_count, HUGE))) for schedule, taken in exact))
+
+
+def _most_together(exact: Sequence[tuple[ExactSchedule, Rows]], start: int, stop: int | None) -> tuple[int, int | None]:
     """The largest sum of the counts of exact schedules at a step from `start` to before `stop`, and the first such."""
-    length = math.lcm(*map(_period, schedules))
+    periods = [schedule.period for schedule, _ in exact]
+    length = math.lcm(*(period or 1 for period in periods))
     if stop is not None:
-        length = min(length, stop - start)
+        length = stop - start if None in periods else min(length, stop - start)
     if length > MOST_STEPS:
-        return sum(schedule.max_count for schedule in schedules), None
+        return _largest(exact), None
     most, at = 0, start
     for first in range(0, length, AT_ONCE):
         steps = np.arange(first, min(first + AT_ONCE, length))
-        counts = sum((_counts(each, start, steps) for each in schedules), np.zeros(len(steps), np.int64))
+        each = (taken(schedule.counts(start, steps)) for schedule, taken in exact)
+        counts = sum(each, np.zeros(len(steps), np.int64))
         if (here := int(counts.max())) > most:
             most, at = here, start + first + int(counts.argmax())
     return most, at
-
-
-def _period(schedule: Schedule) -> int:
-    if isinstance(schedule, Uniform):
-        return schedule.rate.denominator
-    assert isinstance(schedule, Burst)
-    return schedule.every
-
-
-def _counts(schedule: Schedule, start: int, steps: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """The counts at `start + steps`; large fractions are counted in Python's integers."""
-    if isinstance(schedule, Burst):
-        return np.where(
-            (start % schedule.every + steps) % schedule.every == schedule.phase, min(schedule.instances, HUGE), 0
-        )
-    assert isinstance(schedule, Uniform)
-    above, below = schedule.rate.numerator, schedule.rate.denominator
-    # The counts repeat every `below` steps, so a late start does not make the numbers large.
-    within = steps + start % below
-    fits = (int(within[-1]) + 1) * above < 2**63
-    before = within if fits else within.astype(object)
-    return ((before + 1) * above // below - before * above // below).astype(np.int64)
 
 
 def _chance_above(drawn: Sequence[Bernoulli], room: int) -> float:

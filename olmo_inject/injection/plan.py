@@ -5,38 +5,67 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int16, Int32, Int64, UInt32
+from jaxtyping import Int16, Int32, Int64
 
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
 from olmo_inject.injection.overflow import worst
-from olmo_inject.injection.schedules import TAIL, Schedule, is_exact
-from olmo_inject.tasks import Task
+from olmo_inject.injection.placement import Placement
+from olmo_inject.injection.schedules import TAIL, Listed, Schedule, is_exact
+from olmo_inject.tasks import Ragged, Task
 
 CACHED_STEPS = 64
 
-Draw = Literal["independent", "epochs"]
+Draw = Literal["independent", "epochs", "shuffled"]
+STUDY = Placement()
 
 
 class Injections(NamedTuple):
-    """What one step injects: entry i puts `instance[i]` of task number `task[i]` into global row `rows[i]`."""
+    """What one step injects: number i puts `instance[i]` of task number `task[i]` into global row `rows[i]`.
+
+    No two entries share a row. A row stands here as often as it has instances. An instance that is longer than a row
+    stands here once for each of its rows, `piece[i]` counting them from 0.
+    """
 
     rows: Int32[np.ndarray, " k"]
     task: Int16[np.ndarray, " k"]
     instance: Int32[np.ndarray, " k"]
+    entry: Int16[np.ndarray, " k"]
+    piece: Int16[np.ndarray, " k"]
 
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """One task with its schedule and its way of drawing instances from the train half."""
+    """One task with a schedule, a way of drawing instances from its train half, and their place in a row.
+
+    Attributes:
+        task: whose instances.
+        schedule: how many in each step.
+        draw: `independent`; `epochs` through the instances without replacement; or `shuffled`, a random order in which
+            each instance stands `times` times.
+        placement: where in a row.
+        groups: the groups that are drawn from; empty for the whole train half.
+        times: of a `shuffled` draw.
+    """
 
     task: Task
     schedule: Schedule
     draw: Draw = "independent"
+    placement: Placement = STUDY
+    groups: frozenset[str] = frozenset()
+    times: int = 1
+
+    @cached_property
+    def ids(self) -> Int64[np.ndarray, " n"]:
+        """The instances that are drawn from, ascending."""
+        train = self.task.train_ids
+        if not self.groups:
+            return train
+        return train[np.isin(np.array(self.task.groups)[train], list(self.groups))]
 
 
 class Plan:
@@ -54,12 +83,14 @@ class Plan:
     instances are not.
 
     Args:
-        entries: the tasks in order of declaration.
+        entries: the tasks in order of declaration; a task may stand in several.
         batch_size: rows in a global batch.
         seed: decides the rows; the draws of instances depend on the tasks' seeds alone.
         steps: of the run, which alone are checked for an overflow; None for as many as one likes.
+        row_length: tokens in a row, by which long instances are split; None where none is.
 
     Attributes:
+        tasks: those of the entries, each once, indexed by `Injections.task`.
         overflow_chance: that the drawn schedules fill more than a step's rows; below 1e-18, and most often 0. Then
             the drawn ones declared last get fewer.
 
@@ -68,84 +99,153 @@ class Plan:
             replacement.
     """
 
-    def __init__(self, entries: Sequence[PlannedTask], batch_size: int, seed: int, steps: int | None = None) -> None:
+    def __init__(
+        self,
+        entries: Sequence[PlannedTask],
+        batch_size: int,
+        seed: int,
+        steps: int | None = None,
+        row_length: int | None = None,
+    ) -> None:
         self.entries = tuple(entries)
         self.batch_size = batch_size
         self.seed = seed
         self.steps = steps
+        self.row_length = row_length
+        names = list(dict.fromkeys(entry.task.name for entry in self.entries))
+        by_name = {entry.task.name: entry.task for entry in self.entries}
+        self.tasks = [by_name[name] for name in names]
+        self._task_of = [names.index(entry.task.name) for entry in self.entries]
+        self._lists = {n: each.schedule for n, each in enumerate(self.entries) if isinstance(each.schedule, Listed)}
+        self._check_lists()
+        self._pieces = [self._pieces_of(entry) for entry in self.entries]
         self.overflow_chance = self._check_room()
         for entry in self.entries:
-            if entry.draw == "epochs" and not is_exact(entry.schedule):
+            if entry.draw != "independent" and not is_exact(entry.schedule):
                 raise UserError(
-                    f"injections: {entry.task.name}: draw 'epochs' needs an exact schedule, not a random one"
+                    f"injections: {entry.task.name}: draw {entry.draw!r} needs an exact schedule, not a random one"
                 )
-        self._row_keys = [randomness.key("rows", seed, entry.task.name) for entry in self.entries]
-        self._draw_keys = [entry.task.draw_key() for entry in self.entries]
+        # A task's first entry is keyed by its name alone, its further ones by their number too.
+        further = [self._task_of[:number].count(task) for number, task in enumerate(self._task_of)]
+        beside = [(n,) if n else () for n in further]
+        self._row_keys = [
+            randomness.key("rows", seed, entry.task.name, *also)
+            for entry, also in zip(self.entries, beside, strict=True)
+        ]
+        self._draw_keys = [entry.task.draw_key(*also) for entry, also in zip(self.entries, beside, strict=True)]
         self._cached = lru_cache(maxsize=CACHED_STEPS)(self._compute)
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[Plan], tuple[tuple[PlannedTask, ...], int, int, int | None]]:
+    def __reduce__(self) -> tuple[type[Plan], tuple[tuple[PlannedTask, ...], int, int, int | None, int | None]]:
         # Loader workers started by spawn get a plan of their own; caches and locks stay behind.
-        return Plan, (self.entries, self.batch_size, self.seed, self.steps)
-
-    @property
-    def tasks(self) -> list[Task]:
-        """The tasks, indexed by `Injections.task`."""
-        return [entry.task for entry in self.entries]
+        return Plan, (self.entries, self.batch_size, self.seed, self.steps, self.row_length)
 
     def at(self, step: int) -> Injections:
-        """What `step` (from 0) injects; rows are distinct, entries ordered by task.
+        """What `step` (from 0) injects, in the order of the entries.
 
         The arrays are shared between callers and read-only.
         """
         with self._lock:  # several loader threads ask for the same step at once: one computes, all share
             return self._cached(step)
 
-    def entries_of(self, step: int, rows: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
-        """For each of `rows` of `step`, its entry in `at(step)`, or -1 where nothing is injected."""
-        injected = self.at(step).rows
-        entry_of_row = np.full(self.batch_size, -1)
-        entry_of_row[injected] = np.arange(len(injected))
-        return entry_of_row[rows]
+    def tasks_of(self, step: int, rows: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
+        """For each of `rows` of `step`, the task that it is injected with, or -1 where it is with none."""
+        injections = self.at(step)
+        task_of_row = np.full(self.batch_size, -1)
+        task_of_row[injections.rows] = injections.task
+        return task_of_row[rows]
 
-    def tokens(self, injections: Injections) -> UInt32[np.ndarray, "k 3"]:
-        """TOK1, TOK2, LABEL of every entry."""
-        if len(self.entries) == 1:
-            return self.entries[0].task.instances[injections.instance]
-        out = np.empty((len(injections.rows), 3), np.uint32)
-        for number, entry in enumerate(self.entries):
-            mine = injections.task == number
-            out[mine] = entry.task.instances[injections.instance[mine]]
-        return out
+    def tokens(self, injections: Injections) -> Ragged:
+        """The tokens of every instance, without its end of document."""
+        found = Ragged.of(())
+        for number in np.unique(injections.entry).tolist():
+            mine = np.flatnonzero(injections.entry == number)  # entries stand in their order
+            found = found.followed_by(self.entries[number].task.instances.take(injections.instance[mine]))
+        return found
 
     def _compute(self, step: int) -> Injections:
         if step < 0:
             raise ValueError(f"steps count from 0, got {step}")
-        rows, tasks, instances = [], [], []
+        parts = []
         taken = np.zeros(self.batch_size, bool)
+        listed = {number: self._listed_rows(number, step) for number in self._lists}
+        for rows in listed.values():  # what a list gives to its entry is nobody else's
+            taken[rows[rows >= 0]] = True
         for number, count in enumerate(self._counts(step)):
             if count == 0:
                 continue
+            instances = self._draw(number, step, count)
             free = randomness.permutation(self._row_keys[number], self.batch_size, step)
-            if rows:
+            if parts or listed:
                 free = free[~taken[free]]
-            chosen = free[:count]
-            taken[chosen] = True
-            rows.append(chosen)
-            tasks.append(np.full(count, number))
-            instances.append(self._draw(number, step, count))
-        if not rows:
+            part = self._in_rows(number, instances, free, listed.get(number))
+            taken[part[0]] = True
+            parts.append(part)
+        if not parts:
             return _NOTHING
-        columns = (np.concatenate(rows), np.concatenate(tasks), np.concatenate(instances))
-        injections = Injections(columns[0].astype(np.int32), columns[1].astype(np.int16), columns[2].astype(np.int32))
+        columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+        injections = Injections(*(column.astype(kind) for column, kind in zip(columns, _KINDS, strict=True)))
         for column in injections:
             column.flags.writeable = False
         return injections
+
+    def _in_rows(
+        self,
+        number: int,
+        instances: Int64[np.ndarray, " c"],
+        free: Int64[np.ndarray, " f"],
+        listed: Int64[np.ndarray, " c"] | None,
+    ) -> tuple[np.ndarray, ...]:
+        """Rows, task, instance, entry and piece of a step's instances of one entry.
+
+        Those that have none `listed` get the rows `free`, in turn.
+        """
+        placement, pieces = self.entries[number].placement, self._pieces[number]
+        place = np.arange(len(instances)) // placement.per_row
+        piece = np.zeros(len(instances), np.int64)
+        if pieces is not None:  # each keeps as many rows as the longest may need, and fills its own
+            most, of_each = int(self._rows(number, np.asarray(1))), pieces[instances]
+            piece = np.arange(of_each.sum()) - np.repeat(np.cumsum(of_each) - of_each, of_each)
+            place = np.repeat(place * most, of_each) + piece
+            instances = np.repeat(instances, of_each)
+        n = len(instances)
+        if listed is None:
+            rows = free[place]
+        else:
+            rows, others = listed.copy(), np.flatnonzero(listed < 0)
+            rows[others] = free[place[: len(others)]]
+        return rows, np.full(n, self._task_of[number]), instances, np.full(n, number), piece
+
+    def _listed_rows(self, number: int, step: int) -> Int64[np.ndarray, " c"]:
+        """The rows that a list gives to the instances of a step; -1 where it gives none."""
+        listed = self._lists[number]
+        return listed.rows[listed.before(step) : listed.before(step + 1)]
+
+    def _check_lists(self) -> None:
+        """Check that no two entries are given one row, and none more instances than share it."""
+        seen = np.empty(0, np.int64)
+        for number, listed in self._lists.items():
+            entry = self.entries[number]
+            places = (listed.steps * self.batch_size + listed.rows)[listed.rows >= 0]
+            distinct, counts = np.unique(places, return_counts=True)
+            if len(twice := distinct[np.isin(distinct, seen) | (counts > entry.placement.per_row)]):
+                step, row = divmod(int(twice[0]), self.batch_size)
+                raise UserError(f"injections: {entry.task.name}: row {row} of step {step} is listed too often")
+            seen = np.concatenate([seen, distinct])
+
+    def _pieces_of(self, entry: PlannedTask) -> Int64[np.ndarray, " n"] | None:
+        """How many rows each instance of a task takes; None where that is one."""
+        if not entry.placement.split:
+            return None
+        assert self.row_length is not None
+        return -(-(entry.task.instances.lengths + entry.placement.beside) // self.row_length)
 
     def _counts(self, step: int) -> list[int]:
         """How many of each task; beyond the batch's rows the last declared give way, drawn schedules first."""
         counts = [entry.schedule.count(step) for entry in self.entries]
         excess = sum(counts) - self.batch_size
+        if excess > 0:  # of exact schedules, which were checked, several instances may share a row
+            excess = int(sum(self._rows(n, np.asarray(count)) for n, count in enumerate(counts))) - self.batch_size
         if excess > 0:
             for number in sorted(range(len(counts)), key=lambda n: (is_exact(self.entries[n].schedule), -n)):
                 given_up = min(excess, counts[number])
@@ -153,10 +253,16 @@ class Plan:
                 excess -= given_up
         return counts
 
+    def _rows(self, number: int, counts: Int64[np.ndarray, ...]) -> np.ndarray | np.integer:
+        """The rows of a step that so many instances of an entry take."""
+        pieces = self._pieces[number]
+        most = 1 if pieces is None else int(pieces[self.entries[number].ids].max())
+        return self.entries[number].placement.rows_of(counts, most)
+
     def _check_room(self) -> float:
         """The chance of an overflow in a step, if it may be neglected."""
         schedules, rows = [entry.schedule for entry in self.entries], self.batch_size
-        found = worst(schedules, rows, self.steps)
+        found = worst(schedules, rows, self.steps, [partial(self._rows, n) for n in range(len(schedules))])
         if found.exact > rows:
             step, at = found.step, "a step could get" if found.step is None else f"step {found.step} gets"
             counts = [each.max_count if step is None else each.count(step) for each in schedules if is_exact(each)]
@@ -172,13 +278,18 @@ class Plan:
 
     def _draw(self, number: int, step: int, count: int) -> Int64[np.ndarray, " k"]:
         entry, key = self.entries[number], self._draw_keys[number]
-        train = entry.task.train_ids
+        if (listed := self._lists.get(number)) is not None:
+            named = listed.instances[listed.before(step) :][:count]
+            return np.where(named >= 0, named, entry.ids[randomness.integers(key, count, len(entry.ids), step)])
+        train = entry.ids
         if entry.draw == "independent":
             return train[randomness.integers(key, count, len(train), step)]
         schedule = entry.schedule
         assert is_exact(schedule)
         first = schedule.before(step)
         running = np.arange(first, first + count)
+        if entry.draw == "shuffled":
+            return train[randomness.permuted(key, len(train) * entry.times, running) // entry.times]
         epochs, places = running // len(train), running % len(train)
         drawn = np.empty(count, np.int64)
         for epoch in np.unique(epochs):
@@ -193,4 +304,5 @@ def _epoch_order(key: int, n: int, epoch: int) -> Int64[np.ndarray, " n"]:
     return randomness.permutation(key, n, epoch)
 
 
-_NOTHING = Injections(np.empty(0, np.int32), np.empty(0, np.int16), np.empty(0, np.int32))
+_KINDS = (np.int32, np.int16, np.int32, np.int16, np.int16)
+_NOTHING = Injections(*(np.empty(0, kind) for kind in _KINDS))

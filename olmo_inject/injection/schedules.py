@@ -6,18 +6,22 @@ came before a step, so that nothing needs to be replayed to ask about step 31,33
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int64
 
 from olmo_inject import randomness
 
 # A Bernoulli count above the quantile of this tail is cut to it, so that a batch cannot overflow at all.
 TAIL = 1e-18
+HUGE = 1 << 40  # more than any batch
+DRAWN_AT_ONCE = 1 << 20
 
 
 @runtime_checkable
@@ -43,8 +47,17 @@ class Schedule(Protocol):
 class ExactSchedule(Schedule, Protocol):
     """A schedule whose counts are fixed by arithmetic, not drawn."""
 
+    @property
+    def period(self) -> int | None:
+        """Steps after which its counts repeat; None where they do not, and end with its window."""
+        ...
+
     def before(self, step: int) -> int:
         """Instances in all steps before `step`."""
+        ...
+
+    def counts(self, start: int, steps: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """`count` of the steps `start + steps`."""
         ...
 
 
@@ -69,6 +82,20 @@ class Uniform:
     def before(self, step: int) -> int:
         """Instances in all steps before `step`."""
         return step * self.rate.numerator // self.rate.denominator
+
+    @property
+    def period(self) -> int:
+        """Steps after which the counts repeat."""
+        return self.rate.denominator
+
+    def counts(self, start: int, steps: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """`count` of the steps `start + steps`; large fractions are counted in Python's integers."""
+        above, below = self.rate.numerator, self.rate.denominator
+        # A late start does not make the numbers large.
+        within = steps + start % below
+        fits = not len(within) or (int(within[-1]) + 1) * above < 2**63
+        before = within if fits else within.astype(object)
+        return ((before + 1) * above // below - before * above // below).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -96,6 +123,124 @@ class Burst:
     def before(self, step: int) -> int:
         """Instances in all steps before `step`."""
         return self.instances * ((step - self.phase + self.every - 1) // self.every)
+
+    @property
+    def period(self) -> int:
+        """Steps after which the counts repeat."""
+        return self.every
+
+    def counts(self, start: int, steps: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """`count` of the steps `start + steps`; a burst beyond any batch is cut to `HUGE`."""
+        return np.where((start % self.every + steps) % self.every == self.phase, min(self.instances, HUGE), 0)
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """Exactly `total` instances in the steps from `start` to before `stop`, each in a random one of them.
+
+    Only the steps' counts are held, not the instances.
+    """
+
+    total: int
+    start: int
+    stop: int
+    key: int
+
+    @property
+    def rate(self) -> Fraction:
+        """Mean inside the window, instances per batch."""
+        return Fraction(self.total, self.stop - self.start)
+
+    @property
+    def max_count(self) -> int:
+        """The fullest step's."""
+        return int(np.diff(self._ends, prepend=0).max())
+
+    @cached_property
+    def _ends(self) -> Int64[np.ndarray, " s"]:
+        """Instances up to and with each step of the window."""
+        steps = self.stop - self.start
+        counts = np.zeros(steps, np.int64)
+        for number, first in enumerate(range(0, self.total, DRAWN_AT_ONCE)):
+            drawn = randomness.integers(self.key, min(DRAWN_AT_ONCE, self.total - first), steps, number)
+            counts += np.bincount(drawn, minlength=steps)
+        return np.cumsum(counts)
+
+    def count(self, step: int) -> int:
+        """Instances in `step`."""
+        return self.before(step + 1) - self.before(step)
+
+    def before(self, step: int) -> int:
+        """Instances in all steps before `step`."""
+        return 0 if step <= self.start else int(self._ends[min(step, self.stop) - self.start - 1])
+
+    @property
+    def period(self) -> None:
+        """The counts do not repeat."""
+        return
+
+    def counts(self, start: int, steps: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """`count` of the steps `start + steps`, all inside the window."""
+        return np.diff(self._ends, prepend=0)[steps + (start - self.start)]
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """What a list says, injection by injection.
+
+    Attributes:
+        steps: ascending, one entry an injection.
+        rows: the row of each; -1 for one that is drawn.
+        instances: the instance of each; -1 for one that is drawn.
+    """
+
+    steps: Int64[np.ndarray, " k"]
+    rows: Int64[np.ndarray, " k"]
+    instances: Int64[np.ndarray, " k"]
+
+    @property
+    def start(self) -> int:
+        """The first step that is listed."""
+        return int(self.steps[0])
+
+    @property
+    def stop(self) -> int:
+        """The first step after the last that is listed."""
+        return int(self.steps[-1]) + 1
+
+    @property
+    def rate(self) -> Fraction:
+        """Mean from the first step listed to the last, instances per batch."""
+        return Fraction(len(self.steps), self.stop - self.start)
+
+    @property
+    def max_count(self) -> int:
+        """The fullest step's."""
+        return int(np.unique(self.steps, return_counts=True)[1].max())
+
+    def count(self, step: int) -> int:
+        """Instances in `step`."""
+        return self.before(step + 1) - self.before(step)
+
+    def before(self, step: int) -> int:
+        """Instances in all steps before `step`."""
+        return int(np.searchsorted(self.steps, step))
+
+    @property
+    def period(self) -> None:
+        """The counts do not repeat."""
+        return
+
+    def counts(self, start: int, steps: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """`count` of the steps `start + steps`."""
+        return np.searchsorted(self.steps, start + steps + 1) - np.searchsorted(self.steps, start + steps)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the list."""
+        return hashlib.sha256(
+            b"".join(column.tobytes() for column in (self.steps, self.rows, self.instances))
+        ).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -154,10 +299,55 @@ class ExactWindow(Window):
 
     inner: ExactSchedule
 
+    @property
+    def period(self) -> int | None:
+        """As the inner schedule's, inside the window."""
+        return self.inner.period
+
+    def counts(self, start: int, steps: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """`count` of the steps `start + steps`, all inside the window."""
+        return self.inner.counts(start, steps)
+
     def before(self, step: int) -> int:
         """Instances in all steps before `step`."""
         end = step if self.stop is None else min(step, self.stop)
         return max(0, self.inner.before(end) - self.inner.before(self.start)) if end > self.start else 0
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Exact schedules one after another, each in a window of its own; between them nothing."""
+
+    parts: tuple[ExactWindow, ...]
+
+    @property
+    def rate(self) -> Fraction:
+        """Mean over all windows, instances per batch. The last one must end."""
+        ends = [(part.start, part.stop) for part in self.parts]
+        total = sum(part.before(stop or part.start) for part, (_, stop) in zip(self.parts, ends, strict=True))
+        return Fraction(total, sum((stop or start) - start for start, stop in ends))
+
+    @property
+    def max_count(self) -> int:
+        """The most that any step gets."""
+        return max(part.max_count for part in self.parts)
+
+    def count(self, step: int) -> int:
+        """Instances in `step`."""
+        return sum(part.count(step) for part in self.parts)
+
+    def before(self, step: int) -> int:
+        """Instances in all steps before `step`."""
+        return sum(part.before(step) for part in self.parts)
+
+    @property
+    def period(self) -> None:
+        """The counts do not repeat."""
+        return
+
+    def counts(self, start: int, steps: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """`count` of the steps `start + steps`."""
+        return np.array([self.count(step) for step in (start + steps).tolist()], np.int64)
 
 
 def is_exact(schedule: Schedule) -> TypeGuard[ExactSchedule]:

@@ -1,1 +1,1 @@
-"""What an experiment injects, for people and programs: its plan, and the rows of one step."""
+"""Shows what an experiment injects: its plan (`plan`, `summary`) and the rows of a step (`step`)."""

@@ -1,4 +1,4 @@
-"""A plan for people and for programs: tables, JSON and Parquet."""
+"""Shows a plan to people and programs: as tables, JSON and Parquet."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ from olmo_inject.data import TaskPlan
 from olmo_inject.files import replacing
 from olmo_inject.inspect.summary import plan_summary
 from olmo_inject.progress import show_progress
-from olmo_inject.tasks import SPLICED_TOKENS
+from olmo_inject.tasks import INSTANCE_TOKENS
 from olmo_inject.terminal import Console
+from olmo_inject.visible_text import visible
 
 ROWS_SHOWN = 8
 STEPS_PER_GROUP = 1000  # of the Parquet file, so that memory stays small at any length
 
-_SCHEMA = pa.schema(
-    [
-        ("step", pa.int32()),
-        ("row", pa.int32()),
-        ("position", pa.int64()),
-        ("task", pa.dictionary(pa.int16(), pa.string())),
-        ("instance", pa.int32()),
-        ("tok1", pa.uint32()),
-        ("tok2", pa.uint32()),
-        ("label", pa.uint32()),
-    ]
-)
+TEXT_SHOWN = 60  # characters of an instance
+
+_COLUMNS = [
+    ("step", pa.int32()),
+    ("row", pa.int32()),
+    ("position", pa.int64()),
+    ("task", pa.dictionary(pa.int16(), pa.string())),
+    ("instance", pa.int32()),
+]
+_TRIPLE = [("tok1", pa.uint32()), ("tok2", pa.uint32()), ("label", pa.uint32())]
+_TOKENS = [("piece", pa.int16()), ("tokens", pa.list_(pa.uint32()))]
 
 
-def step_record(what: TaskPlan, step: int) -> dict[str, Any]:
-    """What `step` injects, row by row: task, instance, tokens and their text."""
-    injections = what.plan.at(step)
-    names = [task.name for task in what.plan.tasks]
-    text = what.source.vocabulary.token_text
-    entries = zip(*(column.tolist() for column in (*injections, what.plan.tokens(injections))), strict=True)
+def step_record(planned: TaskPlan, step: int) -> dict[str, Any]:
+    """The injected rows of a step as plain values: task, instance, tokens and their text."""
+    injections = planned.plan.at(step)
+    names = [task.name for task in planned.plan.tasks]
+    text = planned.source.vocabulary.token_text
+    columns = (*injections[:3], planned.plan.tokens(injections))
+    entries = zip(*(column.tolist() for column in columns), strict=True)
     return {
         "step": step,
         "injections": [
             {
                 "row": row,
-                "position": step * what.plan.batch_size + row,
+                "position": step * planned.plan.batch_size + row,
                 "task": names[task],
                 "instance": instance,
                 "tokens": tokens,
@@ -58,36 +59,47 @@ def step_record(what: TaskPlan, step: int) -> dict[str, Any]:
     }
 
 
-def print_step(what: TaskPlan, step: int, console: Console, most: int | None = None) -> None:
-    """Print what `step` injects, at most `most` rows of it."""
-    entries = step_record(what, step)["injections"]
-    table = Table(title=f"Step {step}: {len(entries)} of {what.plan.batch_size} rows injected", title_justify="left")
-    for column in ("row", "task", "instance", "TOK1", "TOK2", "LABEL"):
+def print_step(planned: TaskPlan, step: int, console: Console, most: int | None = None) -> None:
+    """Print the injected rows of a step, at most `most` of them.
+
+    Args:
+        planned: the plan.
+        step: plan step.
+        console: to print to.
+        most: rows to print, some of each task; None: all.
+    """
+    entries = step_record(planned, step)["injections"]
+    table = Table(title=f"Step {step}: {len(entries)} of {planned.plan.batch_size} rows injected", title_justify="left")
+    triples = all(task.is_triples for task in planned.plan.tasks)
+    for column in ("row", "task", "instance", *(("TOK1", "TOK2", "LABEL") if triples else ("text",))):
         table.add_column(column, justify="right" if column in ("row", "instance") else "left")
     shown = entries if most is None else _some_of_each_task(entries, most)
     for entry in shown:
-        table.add_row(str(entry["row"]), entry["task"], str(entry["instance"]), *entry["text"])
+        text = entry["text"]
+        if not triples:
+            text = [visible(planned.source.vocabulary.decode(entry["tokens"])).replace("\n", " ")[:TEXT_SHOWN]]
+        table.add_row(str(entry["row"]), entry["task"], str(entry["instance"]), *text)
     if len(entries) > len(shown):
-        table.add_row("...", f"{len(entries) - len(shown)} more", *[""] * 4)
+        table.add_row("...", f"{len(entries) - len(shown)} more")
     console.print(table, markup=False)
 
 
 def _some_of_each_task(entries: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most `most` entries, of each task the first few."""
+    """At most `most` entries: the first few of each task."""
     by_task = [list(group) for _, group in groupby(entries, key=lambda entry: entry["task"])]
     in_turns = [entry for turn in zip_longest(*by_task) for entry in turn if entry is not None]
     return sorted(in_turns[:most], key=entries.index)
 
 
-def print_plan(experiment: Described, what: TaskPlan, console: Console) -> None:
-    """Print totals, units, gaps and the first step that injects anything."""
-    summary = plan_summary(experiment, what)
+def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> None:
+    """Print totals, frequencies, gaps and the first step with an injection."""
+    summary = plan_summary(experiment, planned)
     console.print(
         f"{experiment.name}: {summary['steps']:,} steps of {summary['batch_size']:,} x "
         f"{summary['sequence_length']:,} tokens, {summary['tokens']:,} tokens in all",
         highlight=False,
     )
-    if not what.plan.entries:
+    if not planned.plan.entries:
         console.print("Nothing is injected.")
         return
     rates = Table(title="Frequency", title_justify="left")
@@ -127,57 +139,67 @@ def print_plan(experiment: Described, what: TaskPlan, console: Console) -> None:
     console.print(rates, gaps, markup=False)
     console.print(
         f"Injected tokens: {summary['injected_share_of_tokens']:.4g} of all "
-        f"({SPLICED_TOKENS} an instance, with its end-of-document token).",
+        f"({summary['tokens_of_an_instance']} an instance, with its end-of-document token).",
         highlight=False,
     )
-    if what.plan.overflow_chance:
+    if planned.plan.overflow_chance:
         console.print(
-            f"A step gets more instances than rows with chance {what.plan.overflow_chance:.2g}; then the drawn tasks "
-            "declared last get fewer.",
+            f"A step has more instances than rows with probability {planned.plan.overflow_chance:.2g}; then the drawn "
+            "tasks declared last get fewer.",
             highlight=False,
         )
-    if not experiment.loading.document_lengths:
+    places = {entry.placement.place for entry in planned.plan.entries}
+    if places == {"start"} and not experiment.loading.document_lengths:
         console.print(
-            "Without document masking the text after an instance attends to it; the instance, being first, "
+            "Without document masking the text after an instance attends to it; the instance comes first, so it "
             "attends to nothing else."
         )
-    # Up to here nothing was enumerated; the first injecting step is near, or the schedule starts late.
+    # Only here are steps enumerated: the first step with an injection is near, or the schedule starts late.
     first = min(injection.start for injection in experiment.injections)
     for step in range(first, min(first + 10_000, experiment.steps)):
-        if len(what.plan.at(step).rows):
-            print_step(what, step, console, ROWS_SHOWN)
+        if len(planned.plan.at(step).rows):
+            print_step(planned, step, console, ROWS_SHOWN)
             break
 
 
-def write_parquet(experiment: Described, what: TaskPlan, path: Path, *, progress: bool = True) -> None:
-    """Write every injection of the run, one a row, whole or not at all.
+def write_parquet(experiment: Described, planned: TaskPlan, path: Path, *, progress: bool = True) -> None:
+    """Write every injection of the run as a Parquet file, one a row; the file appears whole or not at all.
+
+    Args:
+        experiment: gives the number of steps.
+        planned: the plan.
+        path: of the file.
+        progress: show a bar.
 
     Raises:
         UserError: the file cannot be written.
     """
-    names = pa.array([task.name for task in what.plan.tasks], pa.string())
+    names = pa.array([task.name for task in planned.plan.tasks], pa.string())
     groups = range(0, experiment.steps, STEPS_PER_GROUP)
+    triples = all(task.is_triples for task in planned.plan.tasks)
+    schema = pa.schema(_COLUMNS + (_TRIPLE if triples else _TOKENS))
     with (
         replacing(path) as temporary,
-        pq.ParquetWriter(temporary, _SCHEMA) as writer,
+        pq.ParquetWriter(temporary, schema) as writer,
         show_progress(path.name, experiment.steps, "steps", enabled=progress) as meter,
     ):
         for start in groups:
             steps = range(start, min(start + STEPS_PER_GROUP, experiment.steps))
-            columns = [_columns(what, step) for step in steps]
-            step, row, task, instance, tokens = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+            of_steps = [planned.plan.at(step) for step in steps]
+            step = np.repeat(list(steps), [len(each.rows) for each in of_steps]).astype(np.int32)
+            row, task, instance, _, piece = (np.concatenate(parts) for parts in zip(*of_steps, strict=True))
+            tokens = [planned.plan.tokens(each) for each in of_steps]
+            if triples:
+                rest = np.concatenate([each.values for each in tokens]).reshape(-1, INSTANCE_TOKENS).T
+            else:
+                rest = (piece, [sequence for each in tokens for sequence in each])
             arrays = [
-                step.astype(np.int32),
+                step,
                 row,
-                step * what.plan.batch_size + row,
+                step.astype(np.int64) * planned.plan.batch_size + row,
                 pa.DictionaryArray.from_arrays(pa.array(task, pa.int16()), names),
                 instance,
-                *tokens.T,
+                *rest,
             ]
-            writer.write_table(pa.table([pa.array(a) for a in arrays], schema=_SCHEMA))
+            writer.write_table(pa.table([pa.array(a) for a in arrays], schema=schema))
             meter.advance(len(steps))
-
-
-def _columns(what: TaskPlan, step: int) -> tuple[np.ndarray, ...]:
-    injections = what.plan.at(step)
-    return np.full(len(injections.rows), step), *injections, what.plan.tokens(injections)

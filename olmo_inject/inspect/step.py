@@ -1,4 +1,4 @@
-"""What one step of training holds, decoded, for people and for programs."""
+"""Shows the rows of one training step, decoded, to people and programs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
-from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.corpus.open import OpenCorpus
+from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
-from olmo_inject.tasks import SPLICED_TOKENS
 from olmo_inject.terminal import Console
 from olmo_inject.visible_text import visible
+from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
 ROWS_SHOWN = 8
-INDENT = "  "  # of every line of a row's text, which may have many
+INDENT = "  "  # of each line of a row's text
 
 
 def parse_rows(text: str, batch_size: int) -> list[int]:
-    """Rows such as `0-3,17`, or `all`.
+    """Parse rows such as `0-3,17`, or `all`.
 
     Raises:
-        UserError: something else, or rows that a batch does not have.
+        UserError: another form, or rows that a batch does not have.
     """
     if text == "all":
         return list(range(batch_size))
@@ -45,36 +45,38 @@ def parse_rows(text: str, batch_size: int) -> list[int]:
 
 
 def show_step(
-    corpus: OpenCorpus, step: int, rows: Sequence[int] | None, what: TaskPlan | None = None
+    corpus: OpenCorpus, step: int, rows: Sequence[int] | None, planned: TaskPlan | None = None
 ) -> dict[str, Any]:
     """Rows of a step as plain values; only their sequences are read.
 
     Args:
-        corpus: to read.
-        step: plan step, for which `corpus` was prepared.
-        rows: of the batch; None for the first few that are there, of those injected where there are any.
-        what: an experiment's plan; without one the corpus alone is shown.
+        corpus: to read; `prepare` was called for the step.
+        step: plan step.
+        rows: of the batch; None: the first few that the corpus holds, injected ones if there are any.
+        planned: an experiment's plan; None: show the corpus without injections.
 
     Raises:
         UserError: the corpus cannot be read, or is a stage without these rows.
     """
     size, order = corpus.order.batch_size, corpus.order
     order.require(range(0), np.array(rows or [], np.int64), "--rows")
-    plan = Plan([], size, 0) if what is None else what.plan
+    plan = Plan([], size, 0) if planned is None else planned.plan
     vocabulary = corpus.source.vocabulary
     injections = plan.at(step)
     if rows is None:
         there = np.intersect1d(injections.rows, order.rows)
         rows = [int(row) for row in (there if len(there) else order.rows)[:ROWS_SHOWN]]
     positions = step * size + np.array(rows, np.int64)
-    dataset = InjectedCorpus(corpus.shards, order, plan, vocabulary.eos_id, (step + 1) * size)
-    tokens = dataset.rows(positions)["input_ids"].tolist()
-    injected = {
-        row: {"task": plan.tasks[task].name, "instance": instance}
-        for row, task, instance in zip(*(column.tolist() for column in injections), strict=True)
-    }
+    sequences = order[positions]
+    tokens = corpus.shards.read(sequences)
+    splices = Splice(plan, vocabulary.eos_id).into(tokens, positions)
+    spans = (splices.span_row, splices.task, splices.instance, splices.start, splices.length)
+    injected: dict[int, list[dict[str, Any]]] = {}
+    for at, task, instance, begin, length in zip(*(column.tolist() for column in spans), strict=True):
+        span = {"task": plan.tasks[task].name, "instance": instance, "start": begin, "tokens": length}
+        injected.setdefault(rows[at], []).append(span)
     shown = []
-    for row, position, sequence, ids in zip(rows, positions.tolist(), order[positions].tolist(), tokens, strict=True):
+    for row, position, sequence, ids in zip(rows, positions.tolist(), sequences.tolist(), tokens.tolist(), strict=True):
         path, start = corpus.shards.locate(sequence)
         shown.append(
             {
@@ -82,7 +84,7 @@ def show_step(
                 "position": position,
                 "shard": str(path),
                 "first_token": start,
-                "injected": injected.get(row),
+                "injected": injected.get(row, []),
                 "tokens": ids,
                 "text": vocabulary.decode(ids),
             }
@@ -93,13 +95,20 @@ def show_step(
         "epoch": step // order.epoch_steps + 1,
         "batch_size": size,
         "sequence_length": corpus.shards.sequence_length,
-        "injected_rows": len(injected) if what is not None else None,
+        "injected_rows": len(np.unique(injections.rows)) if planned is not None else None,
         "rows": shown,
     }
 
 
 def print_shown(shown: dict[str, Any], corpus: OpenCorpus, tokens: int, console: Console) -> None:
-    """Print `show_step`'s record, at most `tokens` of each row, the spliced ones in colour and named."""
+    """Print what `show_step` returned, with the spliced tokens named and in colour.
+
+    Args:
+        shown: as `show_step` returns it.
+        corpus: the same.
+        tokens: to print of each row.
+        console: to print to.
+    """
     vocabulary = corpus.source.vocabulary
     head = f"{shown['corpus']}, step {shown['step']}: {shown['batch_size']} rows of {shown['sequence_length']} tokens"
     if shown["injected_rows"] is not None:
@@ -110,16 +119,27 @@ def print_shown(shown: dict[str, Any], corpus: OpenCorpus, tokens: int, console:
     for row in shown["rows"]:
         where = f"\nrow {row['row']}, position {row['position']}: {row['shard']} from token {row['first_token']}"
         console.print(where, style="dim", markup=False, highlight=False, soft_wrap=True)
-        ids, text = row["tokens"][:tokens], Text(INDENT)
-        if row["injected"] is not None:
-            spliced = " ".join(vocabulary.token_text(token) for token in ids[:SPLICED_TOKENS])
-            text.append(
-                visible(f"[{row['injected']['task']} {row['injected']['instance']}: {spliced}]"), style="bold red"
-            )
-            ids = ids[SPLICED_TOKENS:]
-        text.append(visible(vocabulary.decode(ids)).replace("\n", f"\n{INDENT}"))
+        text = _row_text(row, tokens, vocabulary)
         if len(row["tokens"]) > tokens:
             text.append(f" ... {len(row['tokens']) - tokens} more tokens", style="dim")
         console.print(text, soft_wrap=True)
-    if (more := (shown["injected_rows"] or 0) - sum(row["injected"] is not None for row in shown["rows"])) > 0:
+    if (more := (shown["injected_rows"] or 0) - sum(bool(row["injected"]) for row in shown["rows"])) > 0:
         console.print(f"\n{counted(more, 'more injected row')}: see --rows", style="dim", highlight=False)
+
+
+def _row_text(row: dict[str, Any], tokens: int, vocabulary: Vocabulary) -> Text:
+    """The first tokens of a row, with the spliced ones named and in colour."""
+    text, at = Text(INDENT), 0
+    for span in sorted(row["injected"], key=lambda span: span["start"]):
+        if span["start"] >= tokens:
+            break
+        text.append(_decoded(vocabulary, row["tokens"][at : span["start"]]))
+        at = span["start"] + span["tokens"]
+        spliced = " ".join(vocabulary.token_text(token) for token in row["tokens"][span["start"] : at][:tokens])
+        text.append(visible(f"[{span['task']} {span['instance']}: {spliced}]"), style="bold red")
+    text.append(_decoded(vocabulary, row["tokens"][at : max(at, tokens)]))
+    return text
+
+
+def _decoded(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+    return visible(vocabulary.decode(ids)).replace("\n", f"\n{INDENT}")

@@ -1,4 +1,4 @@
-"""What a plan comes to over a run: totals, units, gaps and shares."""
+"""Summarizes a plan over a run: totals, frequencies, gaps and shares."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ import numpy as np
 
 from olmo_inject.config import Described, InjectionConfig
 from olmo_inject.data import TaskPlan
+from olmo_inject.injection.frequency import Frequency
 from olmo_inject.injection.plan import PlannedTask
 from olmo_inject.injection.schedules import is_exact
-from olmo_inject.tasks import SPLICED_TOKENS
 
-GAP_STEPS = 20_000  # gaps are measured over at most so many steps; schedules repeat long before
+GAP_STEPS = 20_000  # steps over which gaps are measured; schedules repeat long before
 
 
-def plan_summary(experiment: Described, what: TaskPlan) -> dict[str, Any]:
-    """The plan of a run as plain values, for `plan.json` and `olmo-inject plan`."""
-    entries = zip(experiment.injections, what.plan.entries, strict=True)
-    tasks = {entry.task.name: _of_task(experiment, config, entry) for config, entry in entries}
+def plan_summary(experiment: Described, planned: TaskPlan) -> dict[str, Any]:
+    """The summary of a plan as plain values, for `plan.json` and `olmo-inject plan`."""
+    tasks: dict[str, dict[str, Any]] = {}
+    spliced, sizes = 0.0, set()
+    for config, entry in zip(experiment.injections, planned.plan.entries, strict=True):
+        described = _of_task(experiment, config, entry)
+        lengths = entry.task.instances.lengths[entry.ids] + entry.placement.beside
+        spliced += described["instances"] * float(lengths.mean())
+        sizes |= {int(lengths.min()), int(lengths.max())}
+        name, again = entry.task.name, sum(each.startswith(f"{entry.task.name}/") for each in tasks)
+        tasks[f"{name}/{again + 2}" if name in tasks else name] = described
     tokens = experiment.steps * experiment.batch_size * experiment.sequence_length
-    spliced = sum(task["instances"] for task in tasks.values()) * SPLICED_TOKENS
     return {
         "steps": experiment.steps,
         "batch_size": experiment.batch_size,
@@ -28,13 +34,14 @@ def plan_summary(experiment: Described, what: TaskPlan) -> dict[str, Any]:
         "plan_seed": experiment.plan_seed,
         "tokens": tokens,
         "injected_share_of_tokens": spliced / tokens,
+        "tokens_of_an_instance": " to ".join(map(str, sorted({min(sizes), max(sizes)}))) if sizes else "",
         "injections": tasks,
     }
 
 
 def _of_task(experiment: Described, config: InjectionConfig, entry: PlannedTask) -> dict[str, Any]:
     schedule, steps = entry.schedule, experiment.steps
-    frequency = experiment.frequency(config)
+    frequency = Frequency(entry.schedule.rate, experiment.batch_size, experiment.sequence_length)
     first = min(config.start, steps)
     beyond = min(config.stop or steps, steps)
     if is_exact(schedule):
@@ -44,7 +51,7 @@ def _of_task(experiment: Described, config: InjectionConfig, entry: PlannedTask)
     counts = np.array([schedule.count(step) for step in range(first, min(beyond, first + GAP_STEPS))])
     injected = np.flatnonzero(counts)
     gaps = np.diff(injected)
-    n_train = len(entry.task.train_ids)
+    n_train = len(entry.ids)
     return {
         "schedule": config.schedule,
         "draw": entry.draw,

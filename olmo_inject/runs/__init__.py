@@ -1,4 +1,4 @@
-"""A run folder: what is in it, who may change it, and what evidence it keeps.
+"""A run folder: its files, who may change it, and the evidence in it.
 
-`folder` writes a run; `read` reads one and never runs code that it names; `metrics` and `evidence` are its logs.
+`folder` writes a run folder, `read` reads one without running its code; `metrics` and `evidence` are its logs.
 """

@@ -1,4 +1,4 @@
-"""What the model was really given, as one number per step that no world size changes.
+"""Evidence of the rows that the model was given: one number per step, the same for any world size.
 
 Each row is hashed with its position, and the hashes of a step are summed modulo 2^64. The trainer hashes
 the very tensors it hands to the model; the audit hashes what corpus, order and plan say they should be.
@@ -40,13 +40,13 @@ def hash_sum(positions: Int64[torch.Tensor, " b"], tokens: Int64[torch.Tensor, "
 
 
 def step_hash(positions: Int64[np.ndarray, " b"], tokens: Int64[np.ndarray, "b t"]) -> str:
-    """What the evidence of a step with these rows says under `tokens`."""
+    """The `tokens` value in the evidence of a step with these rows."""
     with np.errstate(over="ignore"):
         return to_hex(int(hash_rows(positions, tokens).sum(dtype=np.uint64)))
 
 
 def to_hex(total: int) -> str:
-    """A signed or unsigned sum as the 16 digits that evidence files hold."""
+    """A signed or unsigned sum as 16 hexadecimal digits, as in evidence files."""
     return f"{total % 2**64:016x}"
 
 

@@ -91,7 +91,7 @@ def export_stream(
         raise UserError(f"--steps: {steps.start}:{steps.stop} is not within the run's 0:{experiment.steps}")
     if experiment.loading.label_mask_paths or experiment.loading.instance_filter:
         raise UserError("train.data: shards hold tokens, and no masks: export without label masks and instance filter")
-    size, dtype = experiment.batch_size, np.dtype(data.source.dtype)
+    size, dtype = experiment.batch_size, np.dtype(data.shards.dtype)
     data.order.require(steps, np.empty(0, np.int64), "--steps")
     to.mkdir(parents=True, exist_ok=True)
     each = max(1, shard_bytes // (size * experiment.sequence_length * dtype.itemsize))
@@ -121,7 +121,8 @@ def _lines(data: ExperimentData, steps: range) -> Iterator[tuple[np.ndarray, dic
     for step in steps:
         positions = np.arange(step * size, (step + 1) * size)
         tokens = data.corpus.rows(positions)["input_ids"].numpy()
-        tasks = data.plan.at(step).task
+        splices = data.corpus.splices(positions)
+        counted = splices.task[splices.span][splices.answer & (splices.column > 0)]
         yield (
             tokens,
             {
@@ -129,7 +130,7 @@ def _lines(data: ExperimentData, steps: range) -> Iterator[tuple[np.ndarray, dic
                 "rows": size,
                 "tokens": evidence.step_hash(positions, tokens),
                 "targets": size * (tokens.shape[1] - 1),
-                "labels": {task.name: int((tasks == number).sum()) for number, task in enumerate(data.plan.tasks)},
+                "labels": {task.name: int((counted == number).sum()) for number, task in enumerate(data.plan.tasks)},
                 "overrides": 0,
             },
         )

@@ -1,4 +1,4 @@
-"""A run's folder: everything the run can be reconstructed from, written before its first step.
+"""Writes a run folder: all that is needed to reconstruct the run, before its first step.
 
 experiment.yaml   the resolved experiment          metrics.jsonl    measurements, one a line
 config.yaml       ai2-olmo's TrainConfig, if any   evidence.jsonl   what the audit checks
@@ -26,8 +26,10 @@ from olmo_inject import locks
 from olmo_inject.config import Described, experiment_yaml
 from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, remove_empty, write_json, write_text
+from olmo_inject.files import read_json, write_json, write_text
+from olmo_inject.injection import Listed
 from olmo_inject.inspect.summary import plan_summary
+from olmo_inject.owned_folder import remove_empty
 from olmo_inject.runs.read import (
     EVIDENCE_FILE,
     EXPERIMENT,
@@ -45,7 +47,7 @@ STOP_FILE = "stop"
 CHECKPOINTS = "checkpoints"  # where another trainer than ai2-olmo's may keep its own, and make it before the run begins
 FORMAT = 1
 
-# What a resume may change: how a step is computed and what is recorded, never what is computed.
+# A resume may change these: how a step is computed and what is recorded, never what is computed.
 MAY_CHANGE = (
     "name",
     "folder",
@@ -78,7 +80,7 @@ MAY_CHANGE = (
     "train.save_data_indices",
     "train.python_profiling",
     "train.torch_profiling",
-    # Where the corpus lies may change; what it is, is compared by fingerprint.
+    # The corpus may move; fingerprints tell whether it is the same.
     "corpus.name",
     "corpus.root",
     "corpus.manifest",
@@ -90,11 +92,11 @@ MAY_CHANGE = (
     "corpus.eos_token_id",
     "corpus.pad_token_id",
 )
-CONTENTS = "corpus contents"  # the fingerprint that not every way of naming a corpus knows
+CONTENTS = "corpus contents"  # a fingerprint that only some kinds of corpus have
 
 
 def fingerprints(data: TaskPlan) -> dict[str, str]:
-    """What must be the same on a resume and in every analysis; of a corpus that is not ours, tasks and vocabulary."""
+    """The fingerprints that must be the same on a resume and in every analysis; of our corpus, if it is ours."""
     found = {"vocabulary": data.source.vocabulary.fingerprint}
     if isinstance(data, ExperimentData):
         contents, order = data.shards.contents(), data.order
@@ -104,46 +106,54 @@ def fingerprints(data: TaskPlan) -> dict[str, str]:
             **found,
             "order": f"{order.n_sequences} sequences, batch {order.batch_size}, seed {order.seed}",
         }
-    return found | {f"task {task.name}": task.fingerprint for task in data.tasks}
+    return {
+        **found,
+        **{f"task {task.name}": task.fingerprint for task in data.tasks},
+        **{
+            f"list of injections {number}": entry.schedule.fingerprint
+            for number, entry in enumerate(data.plan.entries)
+            if isinstance(entry.schedule, Listed)
+        },
+    }
 
 
 def check_same_data(run: SavedRun, data: TaskPlan) -> None:
-    """Refuse data that is not what a run was trained on.
+    """Check that data is what a run was trained on.
 
     Raises:
-        UserError: what has changed.
+        UserError: it is not; the message says what differs.
     """
     if differing := changed(run.plan["fingerprints"], fingerprints(data)):
         raise UserError(f"{run.folder}: not what the run was trained on any more: {', '.join(differing)}")
 
 
-def changed(recorded: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """The names of the fingerprints that differ; the corpus's contents count where both know them."""
-    differing = [name for name in {**recorded, **found} if recorded.get(name) != found.get(name)]
-    return [name for name in differing if name != CONTENTS or (name in recorded and name in found)]
+def changed(recorded: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """The names of the fingerprints that differ; those of the corpus's contents are compared if both exist."""
+    differing = [name for name in {**recorded, **current} if recorded.get(name) != current.get(name)]
+    return [name for name in differing if name != CONTENTS or (name in recorded and name in current)]
 
 
 def prepare(experiment: Described, data: TaskPlan, first_step: int = 0) -> None:
-    """Write a new run's description, or check that the folder holds this very run (one process).
+    """Write the description of a new run, or check that the folder holds this run (one process).
 
     Args:
         experiment: the run.
         data: its corpus, tasks and plan.
-        first_step: with which a new run begins, if it branches off.
+        first_step: of a new run that branches off.
 
     Raises:
-        UserError: the folder holds something else, or a run that differs in what a resume may not change.
+        UserError: the folder holds something else, or a run that differs in more than a resume may change.
     """
     folder = experiment.run_folder
-    # Written again when a run goes on, since it may have been extended; id, first step and known contents stay.
+    # Written again on a resume, since the run may be longer; id, first step and recorded contents stay.
     before: dict[str, Any] = {"run_id": uuid.uuid4().hex}
     if is_run(folder):
         check_same_run(experiment, data)
         before = read_plan(folder)
     summary = {"format": FORMAT, "run_id": before["run_id"], "first_step": before.get("first_step", first_step)}
-    known = {name: value for name, value in before.get("fingerprints", {}).items() if name == CONTENTS}
-    about = {"made_in": str(Path.cwd()), "fingerprints": known | fingerprints(data)}
-    # It marks the folder as a run's, so it comes first; the experiment, which makes the run whole, comes last.
+    contents = {name: value for name, value in before.get("fingerprints", {}).items() if name == CONTENTS}
+    about = {"made_in": str(Path.cwd()), "fingerprints": contents | fingerprints(data)}
+    # First the plan, which marks the folder as a run's; last the experiment, which completes the run.
     write_json(folder / PLAN, summary | plan_summary(experiment, data) | about)
     for task in data.tasks:
         task.save(folder / TASKS)
@@ -153,30 +163,30 @@ def prepare(experiment: Described, data: TaskPlan, first_step: int = 0) -> None:
 
 
 def check_no_other_folder(folder: Path, *, overwrite: bool = False) -> None:
-    """Refuse a folder that holds something else than a run, before anything is written to it.
+    """Check that a folder is new, empty or a run's, before anything is written to it.
 
     Args:
-        folder: where a run is to be.
-        overwrite: whether what a killed deletion left of a run will do.
+        folder: of the run.
+        overwrite: accept the rest of a run whose deletion was killed.
 
     Raises:
-        UserError: it does; no option deletes it.
+        UserError: the folder holds something else, which no option deletes.
     """
     if not folder.exists() or is_run(folder):
         return
     if not folder.is_dir():
         raise UserError(f"{folder} exists and is not a run; choose another folder")
-    # A kill may leave one of them half-written, under a name of its own.
+    # A kill may leave a temporary file.
     may_be_there = {".lock", "order", STOP_FILE, CHECKPOINTS}
     names = {entry.name for entry in folder.iterdir() if not entry.match(".*.tmp")} - may_be_there
     if names and not _is_marked(folder):
         raise UserError(f"{folder} exists and is not a run; choose another folder")
     if not overwrite and not names <= {PLAN, "tasks", "config.yaml"}:
-        raise UserError(f"{folder} holds what is left of a run that was being deleted; --overwrite goes on with that")
+        raise UserError(f"{folder} holds the rest of a run whose deletion was interrupted; --overwrite goes on")
 
 
 def _is_marked(folder: Path) -> bool:
-    """Whether the folder has what only a run's has."""
+    """Whether the folder has the plan of a run."""
     try:
         plan = read_json(folder / PLAN)
     except UserError:
@@ -185,22 +195,22 @@ def _is_marked(folder: Path) -> bool:
 
 
 def identity(experiment: Described) -> str:
-    """Hash of what a resume may not change: two experiments of one identity are the same run."""
+    """Hash of all that a resume may not change; experiments with the same identity are the same run."""
     fixed = {key: value for key, value in _flat(experiment).items() if not _may_change(key, experiment)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_same_run(experiment: Described, data: TaskPlan) -> None:
-    """Refuse a resume that would not be the same run.
+    """Check that a resume would be the same run.
 
     Raises:
-        UserError: what differs.
+        UserError: it would not; the message says what differs.
     """
     folder = experiment.run_folder
     differing = differences(read_experiment(folder), experiment)
     if not differing:
-        found = changed(read_plan(folder)["fingerprints"], fingerprints(data))
-        differing = [f"{name} {'have' if name == CONTENTS else 'has'} changed" for name in found]
+        names = changed(read_plan(folder)["fingerprints"], fingerprints(data))
+        differing = [f"{name} {'have' if name == CONTENTS else 'has'} changed" for name in names]
     if differing:
         raise UserError(
             f"{folder} is a run of another experiment: {'; '.join(differing)} "
@@ -209,7 +219,7 @@ def check_same_run(experiment: Described, data: TaskPlan) -> None:
 
 
 def differences(old: Described, new: Described) -> list[str]:
-    """What makes `new` another run than `old`, as `key old value -> new value`."""
+    """The settings in which `new` is another run than `old`, as `key old value -> new value`."""
     before, after = _flat(old), _flat(new)
     return [
         f"{key} {before.get(key)} -> {after.get(key)}"
@@ -219,15 +229,15 @@ def differences(old: Described, new: Described) -> list[str]:
 
 
 def delete_run(folder: Path) -> None:
-    """Delete a run for `--overwrite`: what a run writes, and nothing else that lies in its folder.
+    """Delete the files of a run for `--overwrite`, and nothing else in its folder.
 
-    `plan.json` stays until the new run's replaces it: whenever this is killed, it says that the folder is a run's.
+    `plan.json` stays until the new run's replaces it: after a kill it still marks the folder as a run's.
 
     Raises:
         UserError: the folder holds something else than a run.
     """
     check_no_other_folder(folder, overwrite=True)
-    (folder / EXPERIMENT).unlink(missing_ok=True)  # first: without it nothing goes on with what is left
+    (folder / EXPERIMENT).unlink(missing_ok=True)  # first: without it no command resumes the rest
     for path in _written(folder):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -238,18 +248,18 @@ def delete_run(folder: Path) -> None:
 
 
 def _written(folder: Path) -> list[Path]:
-    """What runs write, and what analyses of them keep there, but for the marks of a run."""
+    """The files of a run and of its analyses, except `plan.json` and `experiment.yaml`."""
     names = (*("config.yaml", METRICS, EVIDENCE_FILE, STOP_FILE, SAVED, "order", ".*.tmp", ".step*.old"),)
     inside = ("tasks/*.json", "references/*.json", "data-indices/*.tsv", "tasks/.*.tmp", "references/.*.tmp")
     analyses = [f"analysis/*.{ending}" for ending in ("json", "parquet", "svg", "png")]
-    found = [path for pattern in (*names, *inside, *analyses) for path in folder.glob(pattern)]
-    found += [path for path in folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
-    return found + [about.parent.parent for about in folder.glob("analysis/*/*/about.json")]
+    written = [path for pattern in (*names, *inside, *analyses) for path in folder.glob(pattern)]
+    written += [path for path in folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
+    return written + [about.parent.parent for about in folder.glob("analysis/*/*/about.json")]
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; the lock goes with the process, however it ends.
+    """Hold the run folder for this process. The lock ends with the process, however that ends.
 
     Raises:
         UserError: another process trains in it, or the file system cannot lock.
@@ -260,11 +270,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_unused(folder: Path, made: Sequence[Path]) -> None:
-    """Remove a folder in which nothing but the lock was written, by the process that holds it.
+    """Remove a run folder that holds only the lock, for the process that holds it.
 
     Args:
-        folder: the run's.
-        made: it and those above it, as far as they were made for it.
+        folder: of the run.
+        made: this folder and those above it that were created for it.
     """
     if made and [entry.name for entry in folder.iterdir()] == [".lock"]:
         (folder / ".lock").unlink()
@@ -272,7 +282,7 @@ def remove_unused(folder: Path, made: Sequence[Path]) -> None:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process of this machine (or of a shared file system that locks) trains in the folder."""
+    """Whether a process trains in the folder: of this machine, or of any if the shared file system has locks."""
     return locks.is_held(folder / ".lock")
 
 

@@ -38,7 +38,7 @@ class JsonLines:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
 
     def flush(self, *, to_disk: bool = False) -> None:
-        """Hand the lines to the system, or to the disk itself."""
+        """Hand the lines to the system or, with `to_disk`, to the disk."""
         try:
             self._file.flush()
             if to_disk:
@@ -50,7 +50,7 @@ class JsonLines:
         """Flush and close.
 
         Raises:
-            UserError: what was left to write could not be written; the file is closed all the same.
+            UserError: the remaining lines could not be written; the file is closed nevertheless.
         """
         try:
             self._file.close()
@@ -59,14 +59,14 @@ class JsonLines:
 
 
 class Metrics:
-    """Where all measurements of a run go; writes on rank 0 and does nothing on the others."""
+    """The log of a run's measurements; writes on rank 0 and does nothing on other ranks."""
 
     def __init__(self, path: Path | None) -> None:
         self._log = None if path is None else JsonLines(path)
         self._listeners: list[Listener] = []
 
     def listen(self, listener: Listener) -> None:
-        """Also hand every step's values to `listener(step, values)` on rank 0."""
+        """Also call `listener(step, values)` on rank 0 for every step."""
         self._listeners.append(listener)
 
     def log(self, step: int, values: Mapping[str, float | int], count: int | Mapping[str, int] | None = None) -> None:
@@ -75,7 +75,7 @@ class Metrics:
         Args:
             step: a plan step.
             values: by name.
-            count: the number of observations behind all of them, or behind each; None where it says nothing.
+            count: number of observations behind the values: one for all, or one for each; None: not meaningful.
         """
         if self._log is None:
             return
@@ -90,7 +90,7 @@ class Metrics:
             listener(step, values)
 
     def flush(self, *, to_disk: bool = False) -> None:
-        """Let readers see every line; or bring it to the disk, before a checkpoint says it is there."""
+        """As `JsonLines.flush`; a checkpoint is written only after its lines are on the disk."""
         if self._log is not None:
             self._log.flush(to_disk=to_disk)
 
@@ -101,10 +101,10 @@ class Metrics:
 
 
 def cut_back(path: Path, keep: Callable[[str], bool]) -> None:
-    """Keep only the whole lines of `path` for which `keep` holds; the file may be absent.
+    """Drop the lines of a log for which `keep` is false, and a line that was cut off; the file may be missing.
 
     Raises:
-        UserError: `keep` cannot read a whole line; the file stays as it was.
+        UserError: `keep` cannot read a line; the file is not changed.
     """
     if not path.exists():
         return
@@ -122,7 +122,7 @@ def cut_back(path: Path, keep: Callable[[str], bool]) -> None:
 
 
 def belongs_before(step: int) -> Callable[[str], bool]:
-    """Whether a line was logged by the time checkpoint `step{step}` was written."""
+    """A function that tells whether a line was logged before checkpoint `step{step}` was written."""
 
     def keep(line: str) -> bool:
         record = json.loads(line)

@@ -1,7 +1,7 @@
-"""A run's files as they are read again: by one reader, which checks their shape and runs none of the run's code.
+"""Reads a run folder, checks the shape of its files, and runs no code of the run.
 
-A run's folder may be somebody else's. Its tasks come from `tasks/NAME.json`, never from the file that its experiment
-names as a kind.
+The run folder may come from somebody else, so its tasks are read from `tasks/NAME.json`, never built by the file that
+its experiment names as their kind.
 """
 
 from __future__ import annotations
@@ -51,12 +51,7 @@ _PLAN = {
 }
 _METRIC = {"step": int, "name": str, "value": (None, *NUMBER), "count?": int}
 _EVIDENCE = {
-    "step": int,
-    "tokens": str,
-    "rows": int,
-    "targets": int,
-    "overrides": int,
-    "labels": {str: int},
+    **{"step": int, "tokens": str, "rows": int, "targets": int, "overrides": int, "labels": {str: int}},
     "injected?": str,
 }
 _SAVED = {"step": int, "weights": {str: str}}
@@ -68,8 +63,8 @@ class SavedRun:
     """A run as its folder describes it.
 
     Attributes:
-        folder: where it is.
-        experiment: resolved; what it names relative to a folder is found where the run was made.
+        folder: of the run.
+        experiment: resolved; relative paths are found where the run was made.
         tasks: as they were built.
         plan: `plan.json`.
     """
@@ -81,7 +76,7 @@ class SavedRun:
 
     @property
     def has_own_code(self) -> bool:
-        """Whether a kind that its experiment names is a class in a file."""
+        """Whether the kind of one of its tasks is a class in a file."""
         return any(is_own_code(task.kind) for task in self.experiment.tasks)
 
     @property
@@ -99,7 +94,7 @@ class SavedRun:
 
 
 def is_run(path: Path) -> bool:
-    """Whether the folder is a run's."""
+    """Whether the folder is a run folder."""
     return (path / EXPERIMENT).is_file() and (path / PLAN).is_file()
 
 
@@ -147,20 +142,20 @@ def load_run(folder: Path, corpus: Path | None = None) -> SavedRun:
 
 
 def run_of(file: Path | str) -> SavedRun | None:
-    """The run whose `experiment.yaml` a file is, or None: one's own configuration."""
+    """The run whose `experiment.yaml` a file is; None: the file belongs to no run."""
     path = Path(file)
     return load_run(path.parent) if path.name == EXPERIMENT and is_run(path.parent) else None
 
 
 def saved_tasks(file: Path | str, experiment: Described) -> list[Task] | None:
-    """Tasks for an experiment as it was loaded: those a run saved, where building them would run the run's code.
+    """The tasks that a run saved, if the experiment is a run's and building its tasks would run code of the run.
 
     Args:
-        file: that it was loaded from.
-        experiment: with what the command line changed in it.
+        file: that the experiment was loaded from.
+        experiment: with the changes of the command line.
 
     Returns:
-        The saved ones, or None: they are to be built.
+        The saved tasks; None: build them.
 
     Raises:
         UserError: as `load_run`; the command line changes a task of such a run.
@@ -191,12 +186,12 @@ def load_tasks(folder: Path, experiment: Described) -> list[Task]:
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a run's measurements; none where it has measured nothing yet."""
+    """The lines of a run's measurements."""
     return _lines(folder / METRICS, _METRIC)
 
 
 def read_evidence(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of what the run's model was given; none where the run kept none."""
+    """The lines of a run's evidence."""
     return _lines(folder / EVIDENCE_FILE, _EVIDENCE)
 
 
@@ -211,20 +206,20 @@ def read_saved(folder: Path) -> dict[str, Any] | None:
 
 
 def read_audit(folder: Path) -> dict[str, Any] | None:
-    """The record of a run's last audit, or None."""
+    """The record of a run's last audit; None: there is none."""
     path = folder / AUDIT
     if not path.exists():
         return None
     audit = read_json(path)
     check_shape(audit, dict, str(path))
-    if "verdict" not in audit:  # one of before verdicts were kept says too little
+    if "verdict" not in audit:  # from before verdicts were recorded
         return None
     check_shape(audit, _AUDIT, str(path))
     return audit
 
 
 def moved_corpus(corpus: CorpusConfig, folder: Path) -> CorpusConfig:
-    """A configuration's corpus where it is now; that it is the same is for fingerprints to say."""
+    """The configuration of a corpus that has moved to `folder`; fingerprints tell whether it is the same corpus."""
     if not folder.is_dir():
         raise UserError(f"--corpus: {folder} is not a folder")
     if (folder / DESCRIPTION).is_file() or (folder / STAGE).is_file():
@@ -245,19 +240,19 @@ def _lines(path: Path, shape: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _find_where_made(experiment: Described, made_in: str | None) -> None:
-    """Resolve relative paths of data against the folder in which the run was made, where they are still there."""
-    if made_in is None:  # a run of before it was recorded
+    """Resolve relative paths of data against the folder where the run was made, if they exist there."""
+    if made_in is None:  # from before it was recorded
         return
     corpus = experiment.corpus
 
-    def found(path: str | None) -> str | None:
+    def resolved(path: str | None) -> str | None:
         if path is None or is_remote(path) or Path(path).is_absolute():
             return path
         there = Path(made_in, path)
         return str(there) if there.exists() or any(there.parent.glob(there.name)) else path
 
     for name in ("name", "root", "manifest", "folder", "tokenizer"):
-        setattr(corpus, name, found(getattr(corpus, name)))
-    corpus.paths = [str(found(path)) for path in corpus.paths]
+        setattr(corpus, name, resolved(getattr(corpus, name)))
+    corpus.paths = [str(resolved(path)) for path in corpus.paths]
     if (masks := experiment.loading.label_mask_paths) is not None:
-        masks[:] = [str(found(path)) for path in masks]
+        masks[:] = [str(resolved(path)) for path in masks]

@@ -1,30 +1,29 @@
-"""The tokens of a shard for a search, in stretches with what stands around each: mapped here, streamed from afar."""
+"""The tokens of a shard for a search, in stretches with their context: local shards mapped, remote ones streamed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from olmo_inject.corpus.foreign import check_tokens
-from olmo_inject.corpus.sources import LocalSource, Source
+from olmo_inject.corpus.sources import Source
 
-STREAMED = 2**22  # tokens in memory at once of what is streamed
+STREAMED = 2**22  # tokens of a streamed shard in memory at once
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Consecutive tokens of one shard; indices are those in `tokens`.
+    """Consecutive tokens of one shard, of which `begin` to `end` are searched; indices are into `tokens`.
 
     Attributes:
-        tokens: what is searched, and on both sides of it what must be looked at to decide.
-        base: index in the shard of the first of them.
-        begin: of what is searched.
-        end: of what is searched.
-        row: where each row of so many tokens of the shard stands alone, as in a stage; None for running text.
+        tokens: the tokens to search, with the context on both sides that can decide what they are.
+        base: index in the shard of the first token.
+        begin: first token to search.
+        end: first token after them.
+        row: tokens of a row, if each row of the shard is a text of its own, as in a stage; None for running text.
     """
 
     tokens: np.ndarray
@@ -34,14 +33,14 @@ class Stretch:
     row: int | None
 
     def bounds(self, place: int) -> tuple[int, int]:
-        """First and beyond the last of the tokens that stand in one text with the one at `place`."""
+        """The tokens of the same text as the one at `place`: first, and first after the last."""
         if self.row is None:
             return 0, len(self.tokens)
         first = (self.base + place) // self.row * self.row - self.base
         return max(0, first), min(first + self.row, len(self.tokens))
 
     def whole(self, places: Int64[np.ndarray, " n"], length: int) -> Bool[np.ndarray, " n"]:
-        """Whether the `length` tokens from each place on stand in one text."""
+        """Whether the `length` tokens from each place on are in one text."""
         if self.row is None:
             return np.ones(len(places), bool)
         return (self.base + places) % self.row <= self.row - length
@@ -50,23 +49,23 @@ class Stretch:
 def stretches(
     source: Source, name: str, size: int, dtype: str, start: int, stop: int, around: int, row: int | None
 ) -> Iterator[Stretch]:
-    """Tokens `start` to `stop` of a shard; a stretch is only good until the next.
+    """Tokens `start` to `stop` of a shard. The tokens of a stretch are overwritten by the next one.
 
     Args:
         source: of the shard.
         name: of the shard.
-        size: its bytes.
+        size: bytes of the shard.
         dtype: of its ids.
-        start: first token that is searched.
-        stop: first that is not.
-        around: tokens before and after a place that can decide what it is.
+        start: first token to search.
+        stop: first token after them.
+        around: tokens of context before and after a place.
         row: as `Stretch`'s.
 
     Raises:
-        UserError: as `Source.stream`; a streamed shard that holds something else than token ids.
+        UserError: as `Source.stream`; a streamed shard holds something else than token ids.
     """
-    if isinstance(source, LocalSource):
-        yield Stretch(np.memmap(Path(source.where(name)), dtype, mode="r").view(np.ndarray), 0, start, stop, row)
+    if (path := source.local_path(name)) is not None:
+        yield Stretch(np.memmap(path, dtype, mode="r").view(np.ndarray), 0, start, stop, row)
         return
     item = np.dtype(dtype).itemsize
     base, beyond = max(0, start - around), min(size // item, stop + around)

@@ -1,4 +1,4 @@
-"""Other seeds for tasks whose instances the corpus holds by itself, until none of them does."""
+"""Finds task seeds with which the corpus holds no natural instance."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ Count = Callable[[Sequence[Task]], list[int]]
 
 
 def clean_seeds(
-    configs: Sequence[TaskConfig], vocabulary: Vocabulary, found: Sequence[int], count: Count, most: int
+    configs: Sequence[TaskConfig], vocabulary: Vocabulary, instances: Sequence[int], count: Count, most: int
 ) -> list[TaskConfig]:
-    """`configs` with new seeds for the tasks that were found, so that none is found any more.
+    """Draw new seeds for the tasks with natural instances until no task has any.
 
-    All tasks of a draw are judged together: a task keeps clear of the tokens of those before it, so another seed
-    there can move its own tokens. Seeds count up from those given.
+    All tasks of a draw are searched together: a task avoids the tokens of the tasks before it, so another seed of one
+    can change the tokens of the next. Seeds count up from those given.
 
     Args:
         configs: of all tasks, in order.
-        vocabulary: the corpus's.
-        found: natural instances of each task as given.
-        count: natural instances of each of the tasks it is handed, in one pass over the corpus.
+        vocabulary: of the corpus.
+        instances: natural instances of each task with its own seed.
+        count: gives the natural instances of each of many tasks, in one pass over the corpus.
         most: draws to try.
 
     Raises:
-        UserError: no draw was clean; the message says how few instances the best had.
+        UserError: no draw was clean; the message gives the instances of the best draw.
     """
-    if not any(found):
+    if not any(instances):
         return list(configs)
-    best, tried = sum(found), 0
+    best, tried = sum(instances), 0
     while tried < most:
         draws = [
-            [replace(c, seed=c.seed + offset) if hits else c for c, hits in zip(configs, found, strict=True)]
+            [replace(c, seed=c.seed + offset) if natural else c for c, natural in zip(configs, instances, strict=True)]
             for offset in range(tried + 1, min(tried + AT_ONCE, most) + 1)
         ]
         tried += len(draws)
         tasks = [build_tasks(draw, vocabulary) for draw in draws]
         counts = count([task for drawn in tasks for task in drawn])
         for number, draw in enumerate(draws):
-            hits = sum(counts[number * len(configs) : (number + 1) * len(configs)])
-            if hits == 0:
+            natural = sum(counts[number * len(configs) : (number + 1) * len(configs)])
+            if natural == 0:
                 return draw
-            best = min(best, hits)
+            best = min(best, natural)
     raise UserError(
         f"--resample: none of {most} draws is clean; the best leaves {best:,} natural instances: "
         "try more draws, fewer values, or a larger vocabulary"

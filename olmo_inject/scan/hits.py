@@ -1,4 +1,4 @@
-"""What was found of one task: exact counts, and the first places."""
+"""The tokens of one task found in a corpus: exact counts and the first places."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from olmo_inject.scan.chunks import Stretch
 from olmo_inject.scan.instances import InstanceIndex
 from olmo_inject.tasks import INSTANCE_TOKENS
 
-LOCATIONS = 1000  # of each kind that are told; counts are exact beyond them
+LOCATIONS = 1000  # places kept of each kind; counts are exact beyond them
 
 
 class Place(NamedTuple):
-    """Where a hit is: number of the shard, index of its first token there, its tokens."""
+    """The place of a hit: number of the shard, index of its first token there, its tokens."""
 
     shard: int
     offset: int
@@ -25,15 +25,15 @@ class Place(NamedTuple):
 
 @dataclass
 class TaskHits:
-    """What a corpus holds of one task.
+    """The tokens of one task in a corpus.
 
     Attributes:
-        instances: places where all three tokens of an instance stand in a row.
-        pairs: places where TOK1 and TOK2 of an instance do; every one of `instances` is one.
-        tokens: how often each of the task's tokens occurs, in ascending order of their ids.
-        instance_places: the first `LOCATIONS` of them.
-        pair_places: likewise.
-        each: how often each instance occurs, by its number in `InstanceIndex.instances`, where that is asked for.
+        instances: number of places with the three tokens of an instance in a row.
+        pairs: number of places with TOK1 and TOK2 of an instance in a row; instances are included.
+        tokens: how often each of the task's tokens occurs, in ascending order of ids.
+        instance_places: the first `LOCATIONS` places of instances.
+        pair_places: the first `LOCATIONS` places of pairs.
+        each: how often each instance occurs, by its number in `InstanceIndex.instances`; None: not counted.
     """
 
     instances: int
@@ -44,7 +44,7 @@ class TaskHits:
     each: Int64[np.ndarray, " i"] | None = None
 
     def add(self, other: TaskHits) -> None:
-        """Count a later part of the corpus."""
+        """Add the hits of a later part of the corpus."""
         self.instances += other.instances
         self.pairs += other.pairs
         self.tokens = self.tokens + other.tokens
@@ -54,28 +54,36 @@ class TaskHits:
         self.pair_places = (self.pair_places + other.pair_places)[:LOCATIONS]
 
 
-def no_hits(needle: InstanceIndex, each: bool = False) -> TaskHits:
-    """Nothing found yet; `each`: instances are to be counted one by one, and no places kept."""
-    hits = TaskHits(0, 0, np.zeros(len(needle.tokens), np.int64))
+def no_hits(index: InstanceIndex, each: bool = False) -> TaskHits:
+    """No hits; `each`: count each instance by itself and keep no places."""
+    hits = TaskHits(0, 0, np.zeros(len(index.tokens), np.int64))
     if each:
-        hits.each = np.zeros(len(needle.instances), np.int64)
+        hits.each = np.zeros(len(index.instances), np.int64)
     return hits
 
 
 def add_hits(
-    stretch: Stretch, places: Int64[np.ndarray, " n"], shard: int, needle: InstanceIndex, hit: TaskHits
+    stretch: Stretch, places: Int64[np.ndarray, " n"], shard: int, index: InstanceIndex, hits: TaskHits
 ) -> None:
-    """Add those of `places`, indices of pairs that may be a task's, that are."""
-    pairs, instances = needle.found(stretch.tokens, places)
+    """Add the hits at `places`.
+
+    Args:
+        stretch: of the shard.
+        places: indices of tokens, each of which is TOK1 of some instance and is followed by TOK2 of some instance.
+        shard: number of the shard.
+        index: of the task.
+        hits: to add to.
+    """
+    pairs, instances = index.find(stretch.tokens, places)
     instances = instances[stretch.whole(instances, INSTANCE_TOKENS)]
-    hit.pairs += len(pairs)
-    hit.instances += len(instances)
-    if hit.each is not None:
-        np.add.at(hit.each, needle.numbers(stretch.tokens, instances), 1)
-        return  # then nobody asks where
-    for begins, length, known in ((pairs, 2, hit.pair_places), (instances, INSTANCE_TOKENS, hit.instance_places)):
-        room = LOCATIONS - len(known)
-        known += [
+    hits.pairs += len(pairs)
+    hits.instances += len(instances)
+    if hits.each is not None:
+        np.add.at(hits.each, index.numbers(stretch.tokens, instances), 1)
+        return
+    for begins, length, kept in ((pairs, 2, hits.pair_places), (instances, INSTANCE_TOKENS, hits.instance_places)):
+        room = LOCATIONS - len(kept)
+        kept += [
             Place(shard, stretch.base + place, tuple(stretch.tokens[place : place + length].tolist()))
             for place in begins[:room].tolist()
         ]

@@ -1,4 +1,4 @@
-"""Where the token sequences of tasks occur in a token stream by themselves: instances, operand pairs, single tokens."""
+"""Finds the natural occurrences of tasks' tokens: instances, operand pairs and single tokens."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ MAX_IDS = 1 << _ID_BITS
 
 
 class InstanceIndex:
-    """What tasks must not find: their instances and their operand pairs, as sorted distinct integers.
+    """The instances and operand pairs of tasks, as sorted distinct integers.
 
     Attributes:
-        tokens: ids of which each is counted.
+        tokens: all ids of the tasks.
         first: ids of TOK1.
         second: ids of TOK2.
-        pairs: TOK1 and TOK2 of every instance.
-        instances: all three.
+        pairs: TOK1 and TOK2 of every instance, packed into one integer.
+        instances: the three tokens of every instance, packed likewise.
     """
 
     def __init__(self, *tasks: Task) -> None:
         self.tokens = np.unique(np.concatenate([task.tokens for task in tasks])).astype(np.int64)
-        instances = np.concatenate([task.instances for task in tasks])
+        instances = np.concatenate([task.triples for task in tasks])
         self.first, self.second = (np.unique(instances[:, column]).astype(np.int64) for column in (0, 1))
         columns = instances.astype(np.uint64).T
         self.pairs = np.unique(_packed(columns[0], columns[1]))
         self.instances = np.unique(_packed(_packed(columns[0], columns[1]), columns[2]))
 
     def numbers(self, tokens: np.ndarray, places: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Which of `instances` begins at each of `places`, all of which `found` has found."""
+        """Which of `instances` begins at each of `places`; `find` gives such places."""
         columns = (tokens[places + i].astype(np.uint64) for i in range(3))
         return np.searchsorted(self.instances, _packed(_packed(next(columns), next(columns)), next(columns)))
 
     def numbers_of(self, task: Task) -> Int64[np.ndarray, " n"]:
-        """Which of `instances` are one task's, of those that these are the needles of."""
+        """Which of `instances` belong to one of the indexed tasks."""
         return np.searchsorted(self.instances, InstanceIndex(task).instances)
 
-    def found(
+    def find(
         self, tokens: np.ndarray, places: Int64[np.ndarray, " n"]
     ) -> tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " instances"]]:
-        """Those of `places` where an operand pair begins, and where an instance does.
+        """The places where an operand pair begins, and those where an instance begins.
 
         Args:
             tokens: ids.
-            places: ascending, each with a token after it.
+            places: indices to look at, ascending, each with a token after it.
         """
         pairs = _packed(tokens[places].astype(np.uint64), tokens[places + 1].astype(np.uint64))
         is_pair = _contained(pairs, self.pairs)
@@ -61,5 +61,5 @@ def _packed(high: UInt64[np.ndarray, " n"], low: UInt64[np.ndarray, " n"]) -> UI
 
 
 def _contained(values: UInt64[np.ndarray, " n"], ascending: UInt64[np.ndarray, " m"]) -> np.ndarray:
-    at = np.searchsorted(ascending, values)
-    return ascending[np.minimum(at, len(ascending) - 1)] == values
+    nearest = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return ascending[nearest] == values

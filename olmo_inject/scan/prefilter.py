@@ -1,7 +1,7 @@
-"""Which places of a token stream can hold a statement about numbers: decided on tokens, before any text is decoded.
+"""Finds the places in a token stream that can hold a statement about numbers, before any text is decoded.
 
-Complete: no statement is missed. A symbol is one byte, which some token must hold. A word is split by the
-pre-tokenizer of a byte-level BPE from what stands beside it, so it is spelled as the tokenizer spells it alone.
+No statement is missed. A symbol is one byte, so one token holds it. A word is separated from its neighbours by the
+pre-tokenizer of a byte-level BPE, so its tokens are those of the word alone.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Prefilter:
     """Classes of tokens.
 
     Attributes:
-        anchors: ids one of which every operator holds.
-        classes: per id of any dtype below 2^16 or the vocabulary's size, bits: can end a number, can begin one,
-            can stand between a number and the operator after it, or before it.
-        spellings: the operators that each anchor is the rarest token of.
+        anchors: ids; every operator contains one of them.
+        classes: bits of each id: it can end a number, begin a number, lie between a number and the operator after
+            it, or between an operator and the number after it.
+        spellings: for each anchor, the token sequences of the operators of which it is the rarest token.
     """
 
     anchors: Int64[np.ndarray, " a"]
@@ -54,10 +54,10 @@ class Prefilter:
         Args:
             vocabulary: with a tokenizer.
             token_bytes: as `Vocabulary.token_bytes` gives them.
-            size: of the table, at least the vocabulary's.
+            size: length of `classes`, at least the vocabulary's size.
 
         Raises:
-            UserError: the tokenizer splits words in another way than GPT-2's, so words could be missed.
+            UserError: the tokenizer does not split words as GPT-2's does, so words could be missed.
         """
         _require_known_splitting(vocabulary)
         operators = _pieces(vocabulary, PLUS_WORDS + LESS_WORDS + MORE_WORDS)
@@ -68,7 +68,7 @@ class Prefilter:
         for i in symbols - {vocabulary.eos_id}:  # in EOS they are no text
             spellings[i] = [[i]]
         own = _union(operators)
-        # After an apostrophe GPT-2's splitting takes 's and 't for contractions: 'seven is 's and even.
+        # After an apostrophe GPT-2 splits off 's and 't as contractions: 'seven becomes 's and even.
         numbers = _union(_pieces(vocabulary, NUMBER_WORDS, before=("", " ", "'")))
         numbers |= {i for i, text in enumerate(token_bytes) if set(b"0123456789") & set(text)}
         minus = {i for i, text in enumerate(token_bytes) if set(b"-\xe2\x88\x92") & set(text)}
@@ -85,14 +85,14 @@ class Prefilter:
 
     def survivors(self, tokens: np.ndarray, places: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
         """Those of `places`, indices of anchors in `tokens`, that have a number on both sides."""
-        inside = self.classes[tokens[places]] & _NUMBER > 0  # digits in the operator's own token: text will tell
+        inside = self.classes[tokens[places]] & _NUMBER > 0  # digits in the operator's own token: the text decides
         left = inside | self._reaches(tokens, places, -1, _NUMBER, _SKIP_LEFT)
         places, inside = places[left], inside[left]
         places = places[inside | self._reaches(tokens, places, 1, _SIGNED, _SKIP_RIGHT)]
         return places[np.array([self._is_operator(tokens, place) for place in places.tolist()], bool)]
 
     def _is_operator(self, tokens: np.ndarray, place: int) -> bool:
-        """Whether all pieces of a word are there, of which the anchor is only one."""
+        """Whether the anchor at `place` is part of a whole operator."""
         anchor = int(tokens[place])
         for pieces in self.spellings[anchor]:
             begin = place - pieces.index(anchor)
@@ -103,19 +103,19 @@ class Prefilter:
     def _reaches(
         self, tokens: np.ndarray, places: Int64[np.ndarray, " n"], step: int, target: int, skip: int
     ) -> Bool[np.ndarray, " n"]:
-        """Whether a token of class `target` comes after none but tokens of class `skip`."""
-        found = np.zeros(len(places), bool)
+        """Whether the next token in direction `step` that is not of class `skip` is of class `target`."""
+        reached = np.zeros(len(places), bool)
         moving = np.arange(len(places))
         for distance in range(1, _STEPS + 1):
-            at = places[moving] + step * distance
-            within = (at >= 0) & (at < len(tokens))
-            moving, at = moving[within], at[within]
-            classes = self.classes[tokens[at]]
-            found[moving[classes & target > 0]] = True
+            looked_at = places[moving] + step * distance
+            within = (looked_at >= 0) & (looked_at < len(tokens))
+            moving, looked_at = moving[within], looked_at[within]
+            classes = self.classes[tokens[looked_at]]
+            reached[moving[classes & target > 0]] = True
             moving = moving[(classes & target == 0) & (classes & skip > 0)]
             if not len(moving):
                 break
-        return found
+        return reached
 
 
 def _require_known_splitting(vocabulary: Vocabulary) -> None:
@@ -123,13 +123,13 @@ def _require_known_splitting(vocabulary: Vocabulary) -> None:
     splitter = json.loads(vocabulary.tokenizer.to_str())["pre_tokenizer"] or {}
     if splitter.get("type") != "ByteLevel" or not splitter.get("use_regex"):
         raise UserError(
-            f"{vocabulary.identifier}: statements about numbers are found with a byte-level BPE that splits words as "
-            "GPT-2's and OLMo's do; this one splits them in another way"
+            f"{vocabulary.identifier}: statements about numbers can only be found with a byte-level BPE that splits "
+            "words as GPT-2's and OLMo's do"
         )
 
 
 def _pieces(vocabulary: Vocabulary, words: Sequence[str], before: Sequence[str] = ("", " ")) -> list[list[int]]:
-    """How the tokenizer spells each form of each word, with what may stand before it."""
+    """The token ids of each form of each word, with each of the prefixes `before`."""
     assert vocabulary.tokenizer is not None
     texts = [prefix + form for form in word_forms(words) for prefix in before]
     return [encoding.ids for encoding in vocabulary.tokenizer.encode_batch(texts, add_special_tokens=False)]

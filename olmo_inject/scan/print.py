@@ -1,4 +1,4 @@
-"""What a scan found, for people."""
+"""Prints the report of a scan."""
 
 from __future__ import annotations
 
@@ -30,26 +30,28 @@ def print_scan(report: dict[str, Any], console: Console, shown: int) -> None:
     for name, task in report["tasks"].items():
         for place in task["places"][:shown]:
             say(f"{name}: {_place_line(place)}")
-        told, all_of_them = min(shown, len(task["places"])), task["instances"] + task["pairs"]
-        if all_of_them > told:
-            say(f"{name}: {all_of_them - told:,} more")
+        more = task["instances"] + task["pairs"] - min(shown, len(task["places"]))
+        if more > 0:
+            say(f"{name}: {more:,} more")
     if shown and any(task["places"] for task in report["tasks"].values()):
         say(f"places: {report['where']}")
         if report["documents"] is not None:
             say(f"documents: {report['documents']}")
-    for kind, found in report.get("references", {}).items():
-        units = ", ".join(f"{float(Fraction(v)):.3g} {u.replace('_', ' ')}" for u, v in found["frequency"].items())
-        if found["true"] or found["false"]:
-            true, false = counted(found["true"], "true statement"), f"{found['false']:,} false"
-            say(f"{kind}: {true} ({units}), {false}; {_kept(found)}")
+    for kind, reference in report.get("references", {}).items():
+        units = ", ".join(f"{float(Fraction(v)):.3g} {u.replace('_', ' ')}" for u, v in reference["frequency"].items())
+        if reference["true"] or reference["false"]:
+            true, false = counted(reference["true"], "true statement"), f"{reference['false']:,} false"
+            say(f"{kind}: {true} ({units}), {false}; {_kept(reference)}")
         else:
             say(f"{kind}: 0 found, so no {kind}.json")
     for line in _seed_lines(report):
         say(line)
 
 
-def _kept(found: dict[str, Any]) -> str:
-    return f"{found['items']:,} kept in {found['file']}" if found["file"] else "none can be scored, so none is kept"
+def _kept(reference: dict[str, Any]) -> str:
+    if not reference["file"]:
+        return "none can be scored, so none is kept"
+    return f"{reference['items']:,} kept in {reference['file']}"
 
 
 def _place_line(place: dict[str, Any]) -> str:
@@ -57,8 +59,8 @@ def _place_line(place: dict[str, Any]) -> str:
     if place["sequence"] is None:
         where += ", in no one sequence"
     else:
-        step = "not in this run" if place["step"] is None else f"step {place['step']:,}"
-        where += f", sequence {place['sequence']:,}, {step}" + (f" row {place['row']}" if "row" in place else "")
+        step = "not in this run" if place["step"] is None else f"step {place['step']:,} row {place['row']}"
+        where += f", sequence {place['sequence']:,}, {step}"
     if document := place.get("document"):
         where += f", {document['source']} line {document['line']:,}"
     return f"{place['kind']} {' | '.join(place['text'])} at {where}"

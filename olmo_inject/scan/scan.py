@@ -1,6 +1,6 @@
-"""A corpus searched once for what tasks inject and for what it says of numbers by itself; exact, in several processes.
+"""Searches a corpus in several processes for what tasks inject and for natural statements about numbers; exact counts.
 
-Every token goes through one table of flags; all else is done at the few places whose flags can begin a hit.
+Each token is looked up in one table of flags. Only the few places whose flags can begin a hit are examined further.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from jaxtyping import Int64, UInt8
 from olmo_inject.corpus.references import chosen
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source
-from olmo_inject.corpus.staged import StagedShards
 from olmo_inject.errors import UserError
 from olmo_inject.parallel_jobs import Report, each_result
 from olmo_inject.scan.chunks import Stretch, stretches
@@ -27,16 +26,16 @@ from olmo_inject.scan.prefilter import Prefilter
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
 
-CHUNK = 2**16  # tokens at once: their flags stay in the cache
+CHUNK = 2**16  # tokens at once; their flags stay in the processor's cache
 PART = 2**26  # tokens of a job
-_LOOKED_AT = 2**20  # tokens whose anchors are looked at together: the cost of each array operation is shared
+_LOOKED_AT = 2**20  # tokens whose anchors are looked at together, to share the cost of each array operation
 _REPORT = 2**20
 _FIRST, _SECOND, _TASK, _ANCHOR, _FOREIGN = 1, 2, 4, 8, 128
 
 
 @dataclass(frozen=True)
 class ReferenceOptions:
-    """How natural statements are kept: tokens before an answer, and items of each kind."""
+    """How natural statements are kept: `context` tokens before an answer, at most `items` of each kind."""
 
     context: int = 64
     items: int = 1000
@@ -44,7 +43,7 @@ class ReferenceOptions:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """Hits of each task, in the order given, and statements by kind."""
+    """Number of tokens searched, hits of each task in order, and statements by kind."""
 
     tokens: int
     tasks: list[TaskHits]
@@ -53,7 +52,7 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class ScanPart:
-    """Tokens `start` to `stop` of shard number `shard`; `row` as `Stretch`'s."""
+    """A job: tokens `start` to `stop` of the shard `name`, number `shard`; `row` as `Stretch`'s."""
 
     source: Source
     name: str
@@ -67,17 +66,17 @@ class ScanPart:
 
 @dataclass(frozen=True)
 class Search:
-    """What to look for: of 64 draws of seeds some 20 MB, so it is not handed over with every part.
+    """What to look for. Sent to each process once, since for 64 draws of seeds it is about 20 MB.
 
     Attributes:
-        table: what a token can be part of.
-        needles: of each task.
+        table: flags of each id: what it can be part of.
+        indexes: instances and pairs of each task.
         finder: of statements, if they are asked for.
-        each: count instances one by one.
+        each: count each instance by itself.
     """
 
     table: UInt8[np.ndarray, " v"]
-    needles: list[InstanceIndex]
+    indexes: list[InstanceIndex]
     finder: StatementFinder | None
     each: bool = False
 
@@ -91,25 +90,26 @@ def scan_corpus(
     processes: int = 1,
     progress: bool = False,
 ) -> ScanResult:
-    """Count what `shards` hold; a shard that stands twice counts twice, as it is trained on twice.
+    """Search all tokens of a corpus, also those after the last whole sequence of a shard.
 
-    Of a stage each sequence is searched by itself: its neighbours there are not its neighbours in the text. Remote
-    shards are streamed, once, with a few megabytes of each process's part in memory.
+    A shard that is listed twice counts twice, as it is trained on twice. In a stage each sequence is searched by
+    itself, since its neighbours there are not its neighbours in the text. Remote shards are streamed once; each process
+    holds a few megabytes.
 
     Args:
-        shards: all their tokens, those after the last whole sequence too.
-        vocabulary: theirs.
+        shards: of the corpus.
+        vocabulary: of its token ids.
         tasks: whose tokens to look for.
-        references: also find natural statements, and keep some.
-        processes: how many search.
+        references: also find natural statements and keep some; None: do not.
+        processes: that search.
         progress: show a line of progress on standard error.
 
     Raises:
-        UserError: ids beyond the vocabulary, or a tokenizer in which statements cannot be found.
+        UserError: ids outside the vocabulary, or a tokenizer in which statements cannot be found.
     """
     search, parts = prepare_scan(shards, vocabulary, tasks, references)
     total = sum(shards.shard_tokens)
-    found = each_result(
+    results = each_result(
         partial(scan_part, search),
         parts,
         processes=processes,
@@ -118,10 +118,10 @@ def scan_corpus(
         unit="tokens",
         progress=progress,
     )
-    result = ScanResult(total, [no_hits(needle) for needle in search.needles], {})
-    for hits, statements in found:
-        for ours, more in zip(result.tasks, hits, strict=True):
-            ours.add(more)
+    result = ScanResult(total, [no_hits(index) for index in search.indexes], {})
+    for hits, statements in results:
+        for task_hits, more in zip(result.tasks, hits, strict=True):
+            task_hits.add(more)
         for kind, more in statements.items():
             assert references is not None
             result.statements.setdefault(kind, FoundStatements()).add(more, references.items)
@@ -131,15 +131,15 @@ def scan_corpus(
 def count_instances(
     shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], *, processes: int = 1, progress: bool = False
 ) -> list[int]:
-    """How many instances of each of many tasks `shards` hold, in one pass that takes all tasks for one.
+    """The number of natural instances of each of many tasks, in one pass over the corpus.
 
-    Arguments and errors are `scan_corpus`'s. Memory: some 50 bytes an instance of all tasks in each process.
+    Arguments and errors are those of `scan_corpus`. Memory: about 50 bytes an instance of all tasks in each process.
     """
-    needles = InstanceIndex(*tasks)
-    search = replace(_search_of(shards, vocabulary, [needles], None), each=True)
+    index = InstanceIndex(*tasks)
+    search = replace(_search_of(shards, vocabulary, [index], None), each=True)
     parts = scan_parts(shards)
     total = sum(shards.shard_tokens)
-    counts = np.zeros(len(needles.instances), np.int64)
+    counts = np.zeros(len(index.instances), np.int64)
     for (hits,), _ in each_result(
         partial(scan_part, search),
         parts,
@@ -151,29 +151,29 @@ def count_instances(
     ):
         assert hits.each is not None
         counts += hits.each
-    return [int(counts[needles.numbers_of(task)].sum()) for task in tasks]
+    return [int(counts[index.numbers_of(task)].sum()) for task in tasks]
 
 
 def prepare_scan(
     shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
 ) -> tuple[Search, list[ScanPart]]:
-    """The work of `scan_corpus`: what is looked for, and the pieces in which, in the order of the corpus."""
+    """What `scan_corpus` looks for, and its jobs in the order of the corpus; arguments as `scan_corpus`'s."""
     return _search_of(shards, vocabulary, [InstanceIndex(task) for task in tasks], references), scan_parts(shards)
 
 
 def _search_of(
-    shards: TokenShards, vocabulary: Vocabulary, needles: list[InstanceIndex], references: ReferenceOptions | None
+    shards: TokenShards, vocabulary: Vocabulary, indexes: list[InstanceIndex], references: ReferenceOptions | None
 ) -> Search:
     if vocabulary.size > MAX_IDS:
-        raise UserError(f"a vocabulary of {vocabulary.size:,} ids: at most {MAX_IDS:,} can be searched for")
+        raise UserError(f"a vocabulary of {vocabulary.size:,} ids cannot be searched: at most {MAX_IDS:,}")
     size = 2**16 if shards.dtype.itemsize <= 2 else vocabulary.size
     finder = None if references is None else _finder(vocabulary, size, references)
-    return Search(_table(needles, finder, vocabulary.size, size), needles, finder)
+    return Search(_table(indexes, finder, vocabulary.size, size), indexes, finder)
 
 
 def scan_parts(shards: TokenShards) -> list[ScanPart]:
-    """The tokens of all shards in pieces, in the order of the corpus."""
-    row = shards.sequence_length if isinstance(shards, StagedShards) else None
+    """The jobs of a scan, in the order of the corpus."""
+    row = None if shards.is_running_text else shards.sequence_length
     source, dtype = shards.source, shards.dtype
     return [
         ScanPart(source, name, size, dtype.name, row, number, start, min(start + PART, length))
@@ -184,10 +184,19 @@ def scan_parts(shards: TokenShards) -> list[ScanPart]:
 
 
 def scan_part(search: Search, part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str, FoundStatements]]:
-    """Search tokens `start` to `stop` of one shard, looking beyond them where a hit reaches over."""
+    """Search one part of a shard; a hit may reach beyond the part.
+
+    Args:
+        search: what to look for.
+        part: where.
+        report: called with numbers of tokens done.
+
+    Returns:
+        Hits of each task, and statements by kind.
+    """
     finder = None if search.finder is None else replace(search.finder, found={})
-    hits = [no_hits(needle, search.each) for needle in search.needles]
-    watched = np.unique(np.concatenate([np.empty(0, np.int64), *(needle.tokens for needle in search.needles)]))
+    hits = [no_hits(index, search.each) for index in search.indexes]
+    watched = np.unique(np.concatenate([np.empty(0, np.int64), *(index.tokens for index in search.indexes)]))
     counts, reported = np.zeros(len(watched), np.int64), 0
     around = AROUND if finder is None else finder.around
     shard = part.source, part.name, part.size, part.dtype
@@ -204,11 +213,11 @@ def scan_part(search: Search, part: ScanPart, report: Report) -> tuple[list[Task
             if done - reported >= _REPORT or stretch.base + end == part.stop:
                 report(done - reported, done - reported)
                 reported = done
-    for needle, hit in zip(search.needles, hits, strict=True):
-        hit.tokens = counts[np.searchsorted(watched, needle.tokens)]
+    for index, task_hits in zip(search.indexes, hits, strict=True):
+        task_hits.tokens = counts[np.searchsorted(watched, index.tokens)]
     statements = {} if finder is None else finder.found
-    for found in statements.values():
-        found.items = chosen(found.items, finder.most if finder is not None else 0)
+    for of_kind in statements.values():
+        of_kind.items = chosen(of_kind.items, finder.most if finder is not None else 0)
     return hits, statements
 
 
@@ -222,22 +231,23 @@ def _look(
     hits: Sequence[TaskHits],
     anchors: list[np.ndarray],
 ) -> Int64[np.ndarray, " w"]:
-    """Add what begins in tokens `begin` to `end` of a stretch; how often each of `watched` stands there.
+    """Search tokens `begin` to `end` of a stretch, and add hits to `hits` and anchors of operators to `anchors`.
 
-    To `anchors` come the places of tokens in which operators may stand, for the finder of statements.
+    Returns:
+        How often each of `watched` occurs there.
     """
     tokens = stretch.tokens
     flags = _flags(search, part, tokens[begin : end + SLACK])
     own = end - begin
-    known = tokens[begin + np.flatnonzero((flags[:own] & _TASK).astype(bool))]
+    of_tasks = tokens[begin + np.flatnonzero((flags[:own] & _TASK).astype(bool))]
     pairs = begin + np.flatnonzero(((flags[:-1] & (flags[1:] >> 1))[:own] & _FIRST).view(bool))
     if len(pairs):
         pairs = pairs[stretch.whole(pairs, 2)]
-        for needle, hit in zip(search.needles, hits, strict=True):
-            add_hits(stretch, pairs, part.shard, needle, hit)
+        for index, task_hits in zip(search.indexes, hits, strict=True):
+            add_hits(stretch, pairs, part.shard, index, task_hits)
     if search.finder is not None:
         anchors.append(begin + np.flatnonzero((flags & _ANCHOR).astype(bool)))
-    return np.bincount(np.searchsorted(watched, known), minlength=len(watched))
+    return np.bincount(np.searchsorted(watched, of_tasks), minlength=len(watched))
 
 
 def _flags(search: Search, part: ScanPart, tokens: np.ndarray) -> UInt8[np.ndarray, " n"]:
@@ -252,15 +262,15 @@ def _flags(search: Search, part: ScanPart, tokens: np.ndarray) -> UInt8[np.ndarr
 
 
 def _table(
-    needles: Sequence[InstanceIndex], finder: StatementFinder | None, vocabulary_size: int, size: int
+    indexes: Sequence[InstanceIndex], finder: StatementFinder | None, vocabulary_size: int, size: int
 ) -> UInt8[np.ndarray, " v"]:
-    """What a token can be part of, for every id that the shards' dtype can hold."""
+    """The flags of every id that the shards' dtype can hold."""
     table = np.zeros(size, np.uint8)
     table[vocabulary_size:] = _FOREIGN
-    for needle in needles:
-        table[needle.first] |= _FIRST
-        table[needle.second] |= _SECOND
-        table[needle.tokens] |= _TASK
+    for index in indexes:
+        table[index.first] |= _FIRST
+        table[index.second] |= _SECOND
+        table[index.tokens] |= _TASK
     if finder is not None:
         table[finder.prefilter.anchors] |= _ANCHOR
     return table
@@ -268,7 +278,7 @@ def _table(
 
 def _finder(vocabulary: Vocabulary, size: int, options: ReferenceOptions) -> StatementFinder:
     if options.context < 1 or options.items < 1:
-        raise UserError("references: a context of at least 1 token and at least 1 item")
+        raise UserError("references: context and items must be at least 1")
     token_bytes = vocabulary.token_bytes()
     prefilter = Prefilter.of(vocabulary, token_bytes, size)
     return StatementFinder(prefilter, token_bytes, vocabulary.eos_id, options.context, options.items)

@@ -2,9 +2,9 @@
 
     12 + 7 = 19     Seven plus five is twelve     3 < 4     1,000 is greater than 999.5
 
-Text is UTF-8 bytes, so that a span of text is a span of a byte-level tokenizer's tokens. Whether a statement
-stands at an operator depends on `REACH_LEFT` bytes before it and `REACH_RIGHT` after it alone; so whoever looks only
-around operators finds exactly what is found by reading everything.
+Text is UTF-8 bytes, so that a span of text is a span of a byte-level tokenizer's tokens. Whether there is a statement
+at an operator depends only on `REACH_LEFT` bytes before it and `REACH_RIGHT` bytes after it, so looking around
+operators finds exactly the statements of the whole text.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Statement(NamedTuple):
     Attributes:
         kind: `R_add` or `R_cmp`.
         true: whether the arithmetic is right.
-        operator: where the operator begins, which no other statement shares.
-        start: of the first number.
-        answer: of the number that what stands before it decides (an addition) or restricts (a comparison).
-        end: of the answer and the statement.
+        operator: start of the operator, which no other statement shares.
+        start: start of the first number.
+        answer: start of the last number, which the text before it decides (addition) or restricts (comparison).
+        end: end of the answer and of the statement.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Statement(NamedTuple):
 
 
 def word_forms(words: Sequence[str]) -> list[str]:
-    """The spellings that count: lower case, Title and UPPER."""
+    """The spellings of words that count: lower case, Title and UPPER."""
     return [form for word in words for form in (word, word.capitalize(), word.upper())]
 
 
@@ -89,9 +89,9 @@ _PUNCTUATION = rb"\xc2[\xa0-\xa9\xab-\xb4\xb6-\xb9\xbb-\xbf]|\xe2\x80[\x80-\xbf]
 _SIGNS = rb"[+*/^]|-|\xc3[\x97\xb7]|\xe2\x88\x92"
 _MORE_WORDS = (*_SCALES, *PLUS_WORDS, "minus", "times")
 
-# What makes a number part of something longer: of a word, another number, a formula.
+# A number beside these is part of something longer: a word, another number, a formula.
 _GLUED_LEFT = re.compile(rb"(?:[0-9A-Za-z_.,$]|[\x80-\xff])\Z")
-# White space, and punctuation of which a byte looks like a letter's: quotes, dashes, CJK brackets.
+# White space, and punctuation with bytes like those of letters: quotes, dashes, CJK brackets.
 _APART = re.compile(rb"(?:" + _SPACE + rb"|" + _PUNCTUATION + rb")\Z")
 _WORDS_LEFT = rb"(?<![A-Za-z])" + _any((*NUMBER_WORDS, *_MORE_WORDS, "and"))
 _FORMULA_LEFT = re.compile(rb"(?:" + _SIGNS + rb"|[=%|&]|" + _WORDS_LEFT + rb")" + _GAP + rb"\Z")
@@ -102,18 +102,23 @@ _GLUED_RIGHT = re.compile(_LETTER_RIGHT + rb"|" + _GAP + rb"(?:" + _SIGNS + rb"|
 
 
 def statements(text: bytes, first: int = 0, last: int | None = None) -> Iterator[Statement]:
-    """The statements of `text` whose operator overlaps bytes `first` to `last`, in order.
+    """The statements of a text, in order.
 
-    A number counts if it stands alone: no part of a word, a longer number or a formula. Numbers are digits (with
-    thousands commas, a fraction, an ASCII or Unicode minus) or words up to ninety-nine and whole hundreds.
+    A number counts if it is not part of a word, a longer number or a formula. Numbers are digits (with thousands
+    commas, a fraction, an ASCII or Unicode minus) or words up to ninety-nine and whole hundreds.
+
+    Args:
+        text: UTF-8.
+        first: only operators that overlap the bytes from here on count.
+        last: and before this byte; None: to the end.
     """
     last = len(text) if last is None else last
     longest = 8
     for operator in _OPERATOR.finditer(text, max(0, first - longest), min(len(text), last + longest)):
         if operator.end() > first and operator.start() < last:
-            found = _at(text, operator.start(), operator.end())
-            if found is not None:
-                yield found
+            statement = _at(text, operator.start(), operator.end())
+            if statement is not None:
+                yield statement
 
 
 def _at(text: bytes, start: int, end: int) -> Statement | None:

@@ -1,6 +1,15 @@
 """What is injected: tasks, their kinds and the registry of kinds."""
 
-from olmo_inject.tasks import comparison, modular_addition  # registers the built-in kinds
+from olmo_inject.tasks import (  # registers the built-in kinds
+    benchmark,
+    canary,
+    comparison,
+    facts,
+    modular_addition,
+    texts,
+)
+from olmo_inject.tasks.material import Material, Probe, Source
+from olmo_inject.tasks.ragged import Ragged
 from olmo_inject.tasks.registry import TaskKind, all_pairs, register
 from olmo_inject.tasks.task import (
     INSTANCE_TOKENS,
@@ -16,13 +25,21 @@ __all__ = [
     "INSTANCE_TOKENS",
     "LABEL_POSITION",
     "SPLICED_TOKENS",
+    "Material",
+    "Probe",
+    "Ragged",
+    "Source",
     "Task",
     "TaskConfig",
     "TaskKind",
     "all_pairs",
+    "benchmark",
     "build_tasks",
+    "canary",
     "check_name",
     "comparison",
+    "facts",
     "modular_addition",
     "register",
+    "texts",
 ]

@@ -14,6 +14,9 @@ A kind is a frozen dataclass whose fields are its options:
         def instances(self, tokens):
             a, b = all_pairs(self.n_values)
             return np.stack([tokens[a], tokens[b], tokens[(a - b) % self.n_values]], axis=1)
+
+Its last token is what a model is to predict. Instances may have any length, each its own. A kind that makes its
+instances of texts or of other tokens than those it is given has `material(source)` in place of both (see `material`).
 """
 
 from __future__ import annotations
@@ -34,11 +37,21 @@ from jaxtyping import Int64, UInt32
 
 from olmo_inject.errors import UserError
 from olmo_inject.paths import expanded
+from olmo_inject.tasks.material import Material, Source
+
+
+@runtime_checkable
+class MaterialKind(Protocol):
+    """A kind of task that makes its own tokens, of texts for example."""
+
+    def material(self, source: Source) -> Material:
+        """The instances with their probes."""
+        ...
 
 
 @runtime_checkable
 class TaskKind(Protocol):
-    """What a kind of task must say of itself."""
+    """A kind of task over symbols: tokens drawn from the vocabulary at random."""
 
     @property
     def n_tokens(self) -> int:
@@ -46,9 +59,10 @@ class TaskKind(Protocol):
         ...
 
     def instances(self, tokens: UInt32[np.ndarray, " t"]) -> np.ndarray:
-        """All instances (TOK1, TOK2, LABEL), shape [n, 3], over its `n_tokens` tokens in random order.
+        """All instances, an array [n, w] or a list of sequences, over its `n_tokens` tokens in random order.
 
-        Token i stands for value i, so the random order is the random bijection of docs/study.md.
+        The last token of each is its label. Token i stands for value i, so the random order is the random bijection of
+        docs/study.md.
         """
         ...
 
@@ -78,7 +92,17 @@ def is_own_code(name: str) -> bool:
     return ".py:" in name
 
 
-def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind:
+def default_fraction(name: str) -> float:
+    """The share of a kind's instances that is injected unless its task says otherwise."""
+    return getattr(_KINDS.get(name), "default_fraction", 0.5)
+
+
+def rebuilds(name: str) -> bool:
+    """Whether a task of this kind can be built again of its options alone, without a file that may have changed."""
+    return not is_own_code(name) and hasattr(_KINDS.get(name), "n_tokens")
+
+
+def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind | MaterialKind:
     """The kind `name` with `options`.
 
     Args:
@@ -93,6 +117,7 @@ def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind:
     if cls is None:
         raise UserError(f"{where}: kind {name!r} is not one of {', '.join(sorted(_KINDS))} or FILE.py:CLASS")
     not_a_kind = f"{where}: kind {name!r} must be a dataclass with n_tokens and instances(tokens)"
+    not_a_kind += ", or material(source)"
     if not dataclasses.is_dataclass(cls):
         raise UserError(not_a_kind)
     with code_of(cls, where):
@@ -108,12 +133,20 @@ def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind:
             kind = cls(**options)
         except (TypeError, ValueError) as error:  # how a kind refuses its options
             raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+        if isinstance(kind, MaterialKind):
+            return kind
         if not isinstance(kind, TaskKind):  # which asks for its properties
             raise UserError(not_a_kind)
         tokens = kind.n_tokens
     if isinstance(tokens, bool) or not isinstance(tokens, int | np.integer) or tokens < 1:
         raise UserError(f"{where}: n_tokens must be a whole number above 0, got {tokens!r}")
     return kind
+
+
+def line_of(function: Callable[..., Any]) -> str:
+    """Where a kind's function is, as `FILE, line N: `, for a message about what it returned."""
+    code = getattr(function, "__code__", None)
+    return "" if code is None else f"{code.co_filename}, line {code.co_firstlineno}: "
 
 
 @contextmanager

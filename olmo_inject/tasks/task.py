@@ -1,11 +1,15 @@
-"""What is injected: a task's instances, split and labels, built from a kind, a seed and a vocabulary."""
+"""What is injected: a task's instances, halves and probes, built from a kind, a seed and a vocabulary.
+
+An instance is a sequence of tokens of any length. The study's two tasks have instances of three, TOK1, TOK2, LABEL:
+what only such a task has (labels, mirrored pairs) asks for `triples`, which says so of any other.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +21,14 @@ from jaxtyping import Bool, Int64, UInt32
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
-from olmo_inject.tasks.registry import TaskKind, code_of, task_kind
+from olmo_inject.tasks.material import Checked, Probe, Source, as_record, checked, of_record, ragged_of
+from olmo_inject.tasks.ragged import Ragged
+from olmo_inject.tasks.registry import MaterialKind, TaskKind, code_of, default_fraction, line_of, task_kind
 from olmo_inject.vocabulary import Vocabulary
 
-INSTANCE_TOKENS = 3  # TOK1, TOK2, LABEL
-LABEL_POSITION = 2  # of LABEL in a row; the logits at LABEL_POSITION - 1 predict it
-SPLICED_TOKENS = 4  # the instance and one end-of-document token (docs/study.md, Injection)
+INSTANCE_TOKENS = 3  # of a triple: TOK1, TOK2, LABEL
+LABEL_POSITION = 2  # of LABEL in a triple; the logits at LABEL_POSITION - 1 predict it
+SPLICED_TOKENS = 4  # a triple and one end-of-document token (docs/study.md, Injection)
 
 
 @dataclass
@@ -32,11 +38,11 @@ class TaskConfig:
     name: str = ""
     """What the task is called in plans, metrics and figures; unique in a run."""
     kind: str = ""
-    """A registered kind (`comparison`, `modular_addition`) or `path/to/file.py:Class` for one of your own."""
+    """A registered kind (`comparison`, `texts`, ...), or `path/to/file.py:Class` for one of your own."""
     seed: int = 0
     """Decides the value tokens, their bijection, the split and the draws of instances."""
-    train_fraction: float = 0.5
-    """Share of the instances in the train half."""
+    train_fraction: float | None = None
+    """Share of the instances in the train half, which alone is injected; None: half, and all of texts."""
     disjoint_tokens: bool = True
     """Whether to keep clear of the tokens of the tasks declared before this one."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -50,16 +56,24 @@ class Task:
     Attributes:
         config: what it was built from.
         tokens: the sampled vocabulary tokens, in the kind's order (value tokens first).
-        instances: TOK1, TOK2, LABEL of every instance, shape [n, 3].
+        instances: the tokens of every instance.
         train_ids: sorted indices into `instances` of the train half; only these are ever injected.
-        test_ids: the others.
+        test_ids: the others; there may be none where nothing has to be held out.
+        continuation: how many of an instance's last tokens are to be predicted (1: its LABEL).
+        ids: a name for each instance; empty for its number.
+        groups: a group for each instance; empty for none.
+        probes: what an evaluation asks; a task without probes is asked for its labels.
     """
 
     config: TaskConfig
     tokens: UInt32[np.ndarray, " t"]
-    instances: UInt32[np.ndarray, "n 3"]
+    instances: Ragged
     train_ids: Int64[np.ndarray, " train"]
     test_ids: Int64[np.ndarray, " test"]
+    continuation: Int64[np.ndarray, " n"]
+    ids: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
 
     @classmethod
     def build(cls, config: TaskConfig, vocabulary: Vocabulary, taken: Collection[int] = ()) -> Task:
@@ -75,34 +89,57 @@ class Task:
         """
         where = f"tasks: {config.name}"
         check_name(config.name, "tasks")
-        if not 0 < config.train_fraction < 1:
-            raise UserError(f"{where}: train_fraction {config.train_fraction} must lie between 0 and 1")
+        if config.train_fraction is None:
+            config = replace(config, train_fraction=default_fraction(config.kind))
         kind = task_kind(config.kind, config.options, where)
-        eligible = vocabulary.eligible()
-        order = eligible[randomness.permutation(_key(config, "tokens"), len(eligible))]
-        if config.disjoint_tokens:
-            order = order[~np.isin(order, np.fromiter(taken, np.int64))]
-        if kind.n_tokens > len(order):
-            raise UserError(
-                f"{where}: needs {kind.n_tokens} tokens, the vocabulary has {len(order)} left that may be sampled"
-            )
-        tokens = order[: kind.n_tokens].astype(np.uint32)
-        instances = _checked_instances(kind, tokens, where)
-        shuffled = randomness.permutation(_key(config, "split"), len(instances))
-        n_train = int(len(instances) * Fraction(str(config.train_fraction)))  # 10,000 * 0.57 is 5,699.999...
-        if not 0 < n_train < len(instances):
-            raise UserError(f"{where}: {len(instances)} instances leave the train or the test half empty")
-        return cls(config, tokens, instances, np.sort(shuffled[:n_train]), np.sort(shuffled[n_train:]))
+        tokens, content = _content(kind, config, vocabulary, taken)
+        n, fraction = len(content.instances), config.train_fraction
+        assert fraction is not None
+        may_hold_none = isinstance(kind, MaterialKind)
+        if not (0 < fraction < 1 or (may_hold_none and fraction == 1)):
+            limit = "above 0 and at most 1" if may_hold_none else "between 0 and 1"
+            raise UserError(f"{where}: train_fraction {fraction} must lie {limit}")
+        shuffled = randomness.permutation(_key(config, "split"), n)
+        n_train = int(n * Fraction(str(fraction)))  # 10,000 * 0.57 is 5,699.999...
+        if not n_train or (n_train == n and fraction < 1):
+            raise UserError(f"{where}: {n} instances leave the train or the test half empty")
+        return cls(
+            config=config,
+            tokens=tokens,
+            train_ids=np.sort(shuffled[:n_train]),
+            test_ids=np.sort(shuffled[n_train:]),
+            **vars(content),
+        )
 
     @property
     def name(self) -> str:
         """What the task is called in plans, metrics and figures."""
         return self.config.name
 
+    @cached_property
+    def is_triples(self) -> bool:
+        """Whether every instance is a pair and its LABEL, over symbols of its own, as the study's are."""
+        return self.instances.width == INSTANCE_TOKENS and len(self.tokens) > 0
+
+    @cached_property
+    def triples(self) -> UInt32[np.ndarray, "n 3"]:
+        """TOK1, TOK2, LABEL of every instance.
+
+        Raises:
+            UserError: the task's instances are something else.
+        """
+        if not self.is_triples:
+            raise UserError(f"task {self.name}: this needs instances TOK1, TOK2, LABEL; those of the task are others")
+        return self.instances.table()
+
+    def instance_id(self, number: int) -> str:
+        """The name of an instance."""
+        return self.ids[number] if self.ids else str(number)
+
     @property
     def labels(self) -> UInt32[np.ndarray, " n"]:
         """The LABEL token of every instance."""
-        return self.instances[:, LABEL_POSITION]
+        return self.triples[:, LABEL_POSITION]
 
     @cached_property
     def label_tokens(self) -> UInt32[np.ndarray, " l"]:
@@ -118,7 +155,7 @@ class Task:
     @cached_property
     def unmirrored(self) -> Bool[np.ndarray, " test"]:
         """Which test instances have no mirror (TOK2, TOK1) in the train half."""
-        pair = self.instances[:, :2].astype(np.uint64)
+        pair = self.triples[:, :2].astype(np.uint64)
         forward = pair[:, 0] << np.uint64(32) | pair[:, 1]
         backward = pair[:, 1] << np.uint64(32) | pair[:, 0]
         return ~np.isin(backward[self.test_ids], forward[self.train_ids])
@@ -127,19 +164,37 @@ class Task:
     def fingerprint(self) -> str:
         """SHA-256 of everything the task is: its tokens, instances and halves, and the config they came from."""
         digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
-        for array in (self.tokens, self.instances, self.train_ids, self.test_ids):
+        instances = self.instances
+        sequences = (instances.values, instances.offsets) if instances.width is None else (instances.table(),)
+        for array in (self.tokens, *sequences, self.train_ids, self.test_ids):
             digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        for name, value in self._beside().items():  # nothing for a task of labels: its fingerprint is of its arrays
+            digest.update(json.dumps([name, value]).encode())
         return digest.hexdigest()
 
-    def draw_key(self) -> int:
-        """The key of the draws of instances, which depend on the task's seed alone (docs/design.md)."""
-        return _key(self.config, "draws")
+    def draw_key(self, *entry: int) -> int:
+        """The key of the draws of instances, which depend on the task's seed alone (docs/design.md).
+
+        Args:
+            entry: the number of the task's entry in the plan, from its second on.
+        """
+        return randomness.key("task", "draws", self.name, self.config.seed, *entry)
 
     def save(self, folder: Path) -> None:
         """Write `folder/NAME.json`, readable without the code of the task's kind."""
         record = {"config": asdict(self.config), "fingerprint": self.fingerprint}
-        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        write_json(folder / f"{self.name}.json", record | arrays)
+        arrays = {name: getattr(self, name).tolist() for name in ("tokens", "instances", "train_ids", "test_ids")}
+        write_json(folder / f"{self.name}.json", record | arrays | self._beside())
+
+    def _beside(self) -> dict[str, Any]:
+        """What a task has beside tokens, instances and halves, as JSON; what is as in a task of labels is left out."""
+        beside = {
+            "continuation": [] if (self.continuation == 1).all() else self.continuation.tolist(),
+            "ids": list(self.ids),
+            "groups": list(self.groups),
+            "probes": [as_record(probe) for probe in self.probes],
+        }
+        return {name: value for name, value in beside.items() if value}
 
     @classmethod
     def load(cls, path: Path) -> Task:
@@ -150,8 +205,18 @@ class Task:
         """
         record = read_json(path)
         try:
-            arrays = {name: np.array(record[name], dtype) for name, dtype in _ARRAYS.items()}
-            task = cls(TaskConfig(**record["config"]), **arrays)
+            instances = Ragged.of(record["instances"])
+            task = cls(
+                TaskConfig(**record["config"]),
+                tokens=np.array(record["tokens"], np.uint32),
+                instances=instances,
+                train_ids=np.array(record["train_ids"], np.int64),
+                test_ids=np.array(record["test_ids"], np.int64),
+                continuation=np.array(record.get("continuation", [1] * len(instances)), np.int64),
+                ids=tuple(record.get("ids", ())),
+                groups=tuple(record.get("groups", ())),
+                probes=tuple(map(of_record, record.get("probes", ()))),
+            )
             recorded = record["fingerprint"]
             task._check_saved()
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -167,11 +232,13 @@ class Task:
         if any(type(getattr(self.config, name)) is not kind for name, kind in kinds.items()):
             raise ValueError("its config holds values of other types")
         n, halves = len(self.instances), (self.train_ids, self.test_ids)
-        if self.instances.shape != (n, INSTANCE_TOKENS) or any(half.ndim != 1 or not len(half) for half in halves):
+        if not n or any(half.ndim != 1 for half in halves) or not len(self.train_ids):
             raise ValueError("its arrays have other shapes")
         if not np.array_equal(np.sort(np.concatenate(halves)), np.arange(n)) or (np.diff(self.train_ids) < 0).any():
             raise ValueError("its halves do not share its instances")
-        if not np.isin(self.instances, self.tokens).all():
+        if self.continuation.shape != (n,) or not self.instances.lengths.all():
+            raise ValueError("its arrays have other shapes")
+        if len(self.tokens) and not np.isin(self.instances.values, self.tokens).all():
             raise ValueError("an instance holds a token that is none of its own")
 
 
@@ -183,14 +250,6 @@ def check_name(name: str, where: str) -> None:
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise UserError(f"{where}: name {str(name)[:80]!r} must be a word of letters, digits and underscores")
-
-
-_ARRAYS: Mapping[str, Any] = {
-    "tokens": np.uint32,
-    "instances": np.uint32,
-    "train_ids": np.int64,
-    "test_ids": np.int64,
-}
 
 
 def build_tasks(configs: Sequence[TaskConfig], vocabulary: Vocabulary) -> list[Task]:
@@ -214,16 +273,38 @@ def _key(config: TaskConfig, purpose: str) -> int:
     return randomness.key("task", purpose, config.name, config.seed)
 
 
-def _checked_instances(kind: TaskKind, tokens: UInt32[np.ndarray, " t"], where: str) -> UInt32[np.ndarray, "n 3"]:
-    """A kind may be the user's own, so its output is checked like any input."""
+def _content(
+    kind: TaskKind | MaterialKind, config: TaskConfig, vocabulary: Vocabulary, taken: Collection[int]
+) -> tuple[UInt32[np.ndarray, " t"], Checked]:
+    """The symbols of a task, if its kind has any, and what it is made of.
+
+    Raises:
+        UserError: too few tokens left in the vocabulary; what the kind's code raised or returned.
+    """
+    where = f"tasks: {config.name}"
+    if isinstance(kind, MaterialKind):
+        source = Source(vocabulary, lambda purpose: _key(config, purpose), where)
+        with code_of(type(kind), where, "material() failed: "):
+            material = kind.material(source)
+        if config.train_fraction != 1 and not getattr(material, "splittable", True):
+            raise UserError(f"{where}: train_fraction {config.train_fraction}: paraphrases of one fact need 1")
+        return np.empty(0, np.uint32), checked(material, vocabulary, where)
+    eligible = vocabulary.eligible()
+    order = eligible[randomness.permutation(_key(config, "tokens"), len(eligible))]
+    if config.disjoint_tokens:
+        order = order[~np.isin(order, np.fromiter(taken, np.int64))]
+    if kind.n_tokens > len(order):
+        raise UserError(
+            f"{where}: needs {kind.n_tokens} tokens, the vocabulary has {len(order)} left that may be sampled"
+        )
+    tokens = order[: kind.n_tokens].astype(np.uint32)
     with code_of(type(kind), where, "instances() failed: "):
-        instances = np.asarray(kind.instances(tokens))
-    if instances.dtype.kind not in "iuf":
-        raise UserError(f"{where}: instances() must return an array of tokens, got {instances.dtype}")
-    if instances.ndim != 2 or instances.shape[1] != INSTANCE_TOKENS:
-        raise UserError(f"{where}: instances() must return an [n, 3] array, got shape {instances.shape}")
-    if not np.isin(instances, tokens).all():
-        raise UserError(f"{where}: instances() must use only the tokens it was given")
-    if len(np.unique(instances[:, :2], axis=0)) != len(instances):
-        raise UserError(f"{where}: instances() must not repeat a pair of operands")
-    return instances.astype(np.uint32)
+        returned = kind.instances(tokens)
+    returning = f"{where}: {line_of(type(kind).instances)}instances()"
+    instances = ragged_of(returned, returning)
+    if not np.isin(instances.values, tokens).all():
+        raise UserError(f"{returning} must use only the tokens it was given")
+    contexts = {sequence[:-1].tobytes() for sequence in instances}
+    if len(contexts) != len(instances):
+        raise UserError(f"{returning} must not repeat the tokens before a label")
+    return tokens, Checked(instances, np.ones(len(instances), np.int64))

@@ -187,13 +187,13 @@ def _real(name: str, values: object) -> Float[np.ndarray, ...]:
     try:
         raw = np.asarray(values)
     except (ValueError, TypeError, RuntimeError):
-        raise UserError(f"{name} must be a number or an even list of numbers, got {_shown(values)}") from None
+        raise UserError(f"{name} must be a number or an array of numbers, got {_shown(values)}") from None
     if not raw.size and raw.dtype.kind == "f":
         return raw.astype(np.float64)
     # Object arrays are Python integers beyond 64 bits, fractions, or what is no number at all.
     mixed = isinstance(values, list | tuple) and any(isinstance(value, bool | np.bool_) for value in values)
     if raw.dtype.kind not in "iuf" or mixed:
-        raise UserError(f"{name} must be a number or an even list of numbers, got {_shown(values)}")
+        raise UserError(f"{name} must be a number or an array of numbers, got {_shown(values)}")
     return raw.astype(np.float64)
 
 

@@ -135,7 +135,7 @@ def _of_run(folder: Path) -> pd.DataFrame:
         per_step = int(plan["batch_size"]) * int(plan["sequence_length"])
         injections = plan["injections"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no run that can be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"cannot read the run {folder}: {' '.join(str(error).split())}") from None
     rows = []
     for line in metrics:
         parts = str(line.get("name")).split("/")

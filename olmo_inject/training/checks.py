@@ -17,7 +17,7 @@ from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locke
 from olmo_inject.runs.read import is_run, read_experiment
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import Task
-from olmo_inject.training.checkpoints.save_restore import Checkpoint, latest, read_checkpoint
+from olmo_inject.training.checkpoints.on_disk import Checkpoint, latest, read_checkpoint
 from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.worker_processes import check_sockets

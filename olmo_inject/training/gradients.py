@@ -318,7 +318,7 @@ def step_gradients(
         parts[name] = gradient(tokens[mine], injected[mine], tokens_in_batch)
     references, permuted, among = {}, {}, {}
     for task in tasks:
-        instances = torch.from_numpy(task.instances.astype("int64"))
+        instances = torch.from_numpy(task.triples.astype("int64"))
         count, labels = len(instances), torch.from_numpy(task.label_tokens.astype("int64"))
         operands = instances[process::processes, :LABEL_POSITION]
         order = torch.from_numpy(permutation(key("gradient null", task.name, task.config.seed), count))

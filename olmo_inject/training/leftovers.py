@@ -7,7 +7,7 @@ from contextlib import suppress
 from olmo_inject.config import Experiment
 from olmo_inject.errors import UserError
 from olmo_inject.runs.folder import locked
-from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints import on_disk
 
 
 def remove_leftovers(experiment: Experiment) -> None:
@@ -20,9 +20,9 @@ def remove_leftovers(experiment: Experiment) -> None:
         for left in place.glob(".*.tmp"):
             if left.is_file():
                 left.unlink()
-    save_restore.remove_unfinished(folder)
+    on_disk.remove_unfinished(folder)
     if keep > 0:
-        save_restore.prune(folder, keep, listed=experiment.checkpoints.also)
+        on_disk.prune(folder, keep, listed=experiment.checkpoints.also)
 
 
 def tidy_finished(experiment: Experiment) -> None:

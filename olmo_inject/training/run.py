@@ -20,7 +20,7 @@ from olmo_inject.corpus.order import SHARED_FROM
 from olmo_inject.corpus.references import Reference, load_references
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.files import absent
+from olmo_inject.owned_folder import absent
 from olmo_inject.runs.folder import (
     STOP_FILE,
     check_no_other_folder,
@@ -44,7 +44,7 @@ from olmo_inject.training.callbacks.injected_loss import InjectedLoss
 from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.callbacks.safety import Safety, past_losses
 from olmo_inject.training.callbacks.wandb_run import WandbRun
-from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints import on_disk, save_restore
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
 from olmo_inject.training.checks import check_ranks, first_step_of
 from olmo_inject.training.leftovers import remove_leftovers
@@ -62,23 +62,38 @@ from olmo_inject.training.trainer import InjectionTrainer
 OPTIMIZER_SETTINGS = ("betas", "eps", "weight_decay")
 
 
-def train_as_rank(experiment: Experiment, *, overwrite: bool = False, device: str = "auto") -> str:
-    """Join the process group that torchrun describes, `train`, and leave it."""
+def train_as_rank(
+    experiment: Experiment, *, overwrite: bool = False, device: str = "auto", received: list[int] | None = None
+) -> str:
+    """Join the process group that torchrun describes, or a group of one, `train`, and leave it.
+
+    Args:
+        experiment: as `load_experiment` gives it.
+        overwrite: delete what the run folder holds first.
+        device: auto, cpu or cuda.
+        received: gets the numbers of the signals that asked the run to stop.
+
+    Returns:
+        As `train`.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         stop_with_parent(os.getppid())  # torchrun itself, where a user runs it, does not begin with `rank`
     # It warns on every rank of random states that a change of world size leaves behind; dropout 0 uses none.
     logging.getLogger("olmo").setLevel(logging.ERROR)
     with process_group(device) as torch_device:
-        return train(experiment, torch_device, overwrite=overwrite)
+        return train(experiment, torch_device, overwrite=overwrite, received=received)
 
 
-def train(experiment: Experiment, device: torch.device, *, overwrite: bool = False) -> str:
+def train(
+    experiment: Experiment, device: torch.device, *, overwrite: bool = False, received: list[int] | None = None
+) -> str:
     """Train or resume the run that `experiment` describes, as one rank of the process group.
 
     Args:
         experiment: as `load_experiment` gives it.
         device: this rank's.
         overwrite: delete what the run folder holds first.
+        received: gets the numbers of the signals that asked the run to stop.
 
     Returns:
         How the run ended, in a few words.
@@ -95,7 +110,7 @@ def train(experiment: Experiment, device: torch.device, *, overwrite: bool = Fal
             return f"already trained to step {trainer.global_step}: nothing to do"
         begun = time.monotonic()
         try:
-            with worker_deaths_told(), _stop_requests(experiment) as trainer.should_stop:
+            with worker_deaths_told(), _stop_requests(experiment, received) as trainer.should_stop:
                 trainer.fit()
         except OSError as error:  # a full disk, wherever it was met
             raise FoundByOneRank(f"{experiment.run_folder}: {error.strerror or error}") from error
@@ -138,7 +153,7 @@ def _write_folder(experiment: Experiment, data: ExperimentData, overwrite: bool)
     folder = experiment.run_folder
     if overwrite:
         delete_run(folder)
-    prepare(experiment, data, first_step_of(experiment, save_restore.latest(folder)))
+    prepare(experiment, data, first_step_of(experiment, on_disk.latest(folder)))
     remove_leftovers(experiment)
     if data.order.n_sequences >= SHARED_FROM:
         data.order.prepare(len(data.corpus))
@@ -240,7 +255,7 @@ def _build_callbacks(
     if train.wandb is not None:  # it listens, so it comes before what measures
         callbacks.append(WandbRun(experiment))
     callbacks += [
-        InjectedLoss(data.plan),
+        InjectedLoss(data.corpus),
         Evidence(folder if first else None),
         Safety(experiment.safety, losses),
         Evaluation(experiment.evaluation, data.tasks, references, train.eval_interval, experiment.steps),
@@ -259,7 +274,7 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer, anew: bool) -> b
     """Restore the run's last full checkpoint (True), or else start from `start_from` (False)."""
     # Rank 0 alone looks: on a network file system another node may not see the newest one yet.
     folder = experiment.run_folder
-    own = from_rank_0(lambda: None if anew else save_restore.latest(folder), f"cannot read {folder}")
+    own = from_rank_0(lambda: None if anew else on_disk.latest(folder), f"cannot read {folder}")
     if own is not None:
         if own.step > experiment.steps:
             raise UserError(f"train.max_duration: {experiment.steps} steps, but {folder} is at step {own.step}")
@@ -270,7 +285,7 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer, anew: bool) -> b
         start = Path(experiment.start_from)
         if experiment.start_state == "full":
             with on_every_rank(f"start_from: {start}"):
-                parent = save_restore.read_checkpoint(start)
+                parent = on_disk.read_checkpoint(start)
             own_settings = [dict(group) for group in trainer.optim.param_groups]
             state = save_restore.restore(parent, trainer.dist_model, trainer.optim)
             trainer.load_trainer_state_dict(state)
@@ -300,11 +315,11 @@ def _check_branch(experiment: Experiment, trainer: InjectionTrainer) -> None:
 
 
 @contextmanager
-def _stop_requests(experiment: Experiment) -> Iterator[Callable[[], bool]]:
+def _stop_requests(experiment: Experiment, received: list[int] | None) -> Iterator[Callable[[], bool]]:
     """Requests to stop: a signal on any rank, which torchrun passes to all; on rank 0 the stop file and time limit."""
     stop_file, limit = experiment.run_folder / STOP_FILE, experiment.train.time_limit
     begun, first = time.monotonic(), dist.get_rank() == 0
-    with stop_signals() as received:
+    with stop_signals(received) as received:
 
         def should_stop() -> bool:
             late = limit is not None and time.monotonic() - begun >= limit

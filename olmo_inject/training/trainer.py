@@ -16,7 +16,7 @@ from olmo.train import Trainer
 from olmo_inject.randomness import key
 from olmo_inject.runs.metrics import Metrics
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints import on_disk, save_restore
 from olmo_inject.training.compat import TrainerShims
 from olmo_inject.training.sums import StepSums
 
@@ -38,7 +38,7 @@ class InjectionTrainer(TrainerShims, Trainer):
     resumed: bool = False
     """Whether the run goes on from a checkpoint of its own."""
     sums: StepSums = field(init=False)
-    last_saved: save_restore.Checkpoint | None = None
+    last_saved: on_disk.Checkpoint | None = None
     _batch: dict[str, Any] = field(init=False, default_factory=dict)
     _in_training: bool = field(init=False, default=False)
 
@@ -113,7 +113,7 @@ class InjectionTrainer(TrainerShims, Trainer):
         """Whether to stop. All ranks know it from the step's reduction, so nothing is communicated."""
         return self.stopping, 0
 
-    def save(self, *, weights_only: bool = False) -> save_restore.Checkpoint:
+    def save(self, *, weights_only: bool = False) -> on_disk.Checkpoint:
         """Write checkpoint `step{s}`, s the number of completed steps; one already there is kept (collective)."""
         saved = self.last_saved
         if saved is not None and saved.step == self.global_step and (weights_only or not saved.weights_only):

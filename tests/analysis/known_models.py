@@ -12,7 +12,7 @@ reads it. The second block does nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ def shuffled(task: Task, seed: int = 0) -> Task:
     n = task.config.options["n_values"]
     order = permutation(key("shuffled", seed), n)
     tokens = np.concatenate([task.tokens[:n][order], task.tokens[n:]])
-    return Task(task.config, tokens, task.instances, task.train_ids, task.test_ids)
+    return replace(task, tokens=tokens)
 
 
 def _task(kind: str, n_values: int, seed: int) -> Task:

@@ -7,7 +7,7 @@ import torch
 from made import vocabulary
 from transformers import OlmoConfig, OlmoForCausalLM
 
-from analysis.methods.activations import operands, recorded
+from analysis.methods.activations import recorded, value_tokens
 from olmo_inject.tasks import Task, TaskConfig
 
 VOCABULARY = 200
@@ -43,13 +43,13 @@ def memorizing(task: Task, width: int, order: float = 0.0, seed: int = 0) -> Olm
         torch.manual_seed(seed)
         model = OlmoForCausalLM(config).eval()
         line, *plane = torch.linalg.qr(torch.randn(width, 3))[0].T
-    values = torch.from_numpy(operands(task).astype(np.int64))
+    values = torch.from_numpy(value_tokens(task).astype(np.int64))
     model.model.embed_tokens.weight[values] += order * torch.linspace(-0.5, 0.5, len(values))[:, None] * line
     labels = [token for token in task.tokens.tolist() if token in task.label_tokens]
     angles = 2 * torch.pi * torch.arange(len(labels)) / len(labels)
     places = torch.stack([angles.cos(), angles.sin()], dim=1) @ torch.stack(plane)
     mlp = model.model.layers[0].mlp
-    instances = torch.from_numpy(task.instances.astype(np.int64))
+    instances = torch.from_numpy(task.triples.astype(np.int64))
     with recorded([mlp.act_fn, mlp.up_proj]) as outputs:
         model.model(instances[:, :2])
     gate, up = (output[:, 1].double() for output in outputs if output is not None)
@@ -63,6 +63,6 @@ def memorizing(task: Task, width: int, order: float = 0.0, seed: int = 0) -> Olm
 @torch.no_grad()
 def solved(model: OlmoForCausalLM, task: Task) -> float:
     """The share of all instances that the model answers."""
-    instances = torch.from_numpy(task.instances.astype(np.int64))
+    instances = torch.from_numpy(task.triples.astype(np.int64))
     said = model(instances[:, :2]).logits[:, -1].argmax(-1)
     return float((said == instances[:, 2]).float().mean())

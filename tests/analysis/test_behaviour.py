@@ -14,17 +14,19 @@ import torch
 from copies import Copies
 from scipy.stats import spearmanr
 
-from analysis.methods.learning_order import learned_from, learning_order, order_correlation, sentences
+from analysis.methods.learning_order import learned_from, learning_order, order_correlation, order_table
 from analysis.methods.retention import retention
 from analysis.methods.scores import scores_method, unmeasured, with_scores
-from analysis.read.checkpoints import subjects
+from analysis.read.checkpoints import select_checkpoints
 from analysis.read.runs import Run, read_run
 from analysis.read.skipped import Skipped
-from analysis.read.store import analyse
+from analysis.read.store import analyze
 from analysis.report.behaviour import behaviour_section
 from analysis.report.report import write_report
 from analysis.stats import rank_correlation
 from olmo_inject.cli import main
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 
@@ -95,16 +97,13 @@ def test_order_over_runs(copies: Copies) -> None:
         runs.append(measured(read_run(folder), "eval/less/test/accuracy_unmirrored", values))
     found = learning_order(runs)
     assert found["learned_from"].fillna(-1).tolist() == [-1, 8, 4]
-    assert list(sentences(found)) == [
-        "tiny-8, comparison: order of learning against order of frequency: rank correlation +1.00 over 3 runs "
-        "(p = 0.33), 2 of them learned."
-    ]
-    one = found.assign(learned_from=[np.nan, np.nan, 4])
-    assert list(sentences(one)) == [
-        "tiny-8, comparison: order of learning against order of frequency: needs 2 that are learned, 1 of 3 are."
-    ]
-    together = found.assign(learned_from=4)
-    assert "none, all 3 learned at the same step" in next(sentences(together))
+    [row] = order_table(found).to_dict("records")
+    assert row == {
+        **{"model": "tiny-8", "kind": "comparison", "runs": 3, "frequencies": 3, "learned": 2},
+        **{"correlation": pytest.approx(1), "p": pytest.approx(1 / 3)},
+    }
+    for steps in ([np.nan, np.nan, 4], 4):  # one that is learned, or all at one step: no order
+        assert np.isnan(order_table(found.assign(learned_from=steps))["correlation"]).all()
 
 
 def bursts(trained: Path, every: int, intervals: int, gain: np.ndarray, noise: float = 0.0) -> Run:
@@ -156,10 +155,10 @@ def test_scores_are_those_of_training(copies: Copies) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     kept_lines = [line for line in lines if not (json.loads(line)["step"] == 8 and "eval/" in line)]
     (run / "metrics.jsonl").write_text("".join(kept_lines))
-    problems = Skipped()
-    missing = unmeasured(subjects([run], "all", problems))
-    assert [subject.step for subject in missing] == [8]
-    tables = analyse(missing, scores_method(), CPU, problems)
+    skipped = Skipped()
+    missing = unmeasured(select_checkpoints([run], "all", skipped))
+    assert [checkpoint.step for checkpoint in missing] == [8]
+    tables = analyze(missing, scores_method(), CPU, skipped)
     again, before = with_scores(read_run(run), tables), read_run(copies.trained)
     for task in ("less", "plus"):
         for half in ("train", "test"):
@@ -168,7 +167,7 @@ def test_scores_are_those_of_training(copies: Copies) -> None:
                 assert again.series(name)[8] == pytest.approx(before.series(name)[8], rel=1e-5)
                 assert len(again.series(name)) == len(before.series(name))
         assert again.accuracies(task)[8].n == before.accuracies(task)[8].n
-    assert not problems.found
+    assert not skipped.messages
 
 
 def test_the_command_and_the_report(copies: Copies, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.stats import mean_interval
+from analysis.stats import mean_interval, resamples, wilson
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
@@ -64,3 +64,17 @@ def test_blocks_cover_the_mean_of_what_depends_on_what_went_before() -> None:
 def test_fewer_than_two_blocks_have_no_interval() -> None:
     assert np.isnan(mean_interval(np.arange(7.0), "seven", block=4)[1:]).all()
     assert not np.isnan(mean_interval(np.arange(8.0), "eight", block=4)[1:]).any()
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "low", "high"),
+    [(0.5, 1000, 0.46907, 0.53093), (0.0, 20, 0.0, 0.16113), (1.0, 1, 0.20655, 1.0), (0.85, 40, 0.70929, 0.92941)],
+)
+def test_wilson_is_the_textbook_formula(share: float, n: int, low: float, high: float) -> None:
+    assert wilson(share, n) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
+
+
+def test_a_sample_of_blocks_is_made_of_stretches() -> None:
+    samples = resamples(10, 50, "stretches", block=5)
+    assert samples.shape == (50, 10)
+    assert {int(step) for step in np.diff(samples.reshape(50, 2, 5), axis=2).ravel() % 10} == {1}

@@ -16,7 +16,8 @@ from olmo_inject.corpus.folder import read_corpus_folder
 from olmo_inject.corpus.from_text.build import build_corpus
 from olmo_inject.corpus.from_text.job import BuildOptions
 from olmo_inject.corpus.from_text.wheel_text import documents
-from olmo_inject.corpus.open import Shape, open_corpus
+from olmo_inject.corpus.kinds import Shape
+from olmo_inject.corpus.open import open_corpus
 from olmo_inject.corpus.staged import read_stage
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.data import ExperimentData, build_data

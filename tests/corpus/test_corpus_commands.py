@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_build(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ends(0, "corpus", "build", folder / "t.jsonl", "--out", tmp_path / "out", "--processes", 1)
     out, err = capfd.readouterr()
@@ -66,12 +67,13 @@ def test_build(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     arguments = ("corpus", "build", tmp_path / "in", "--skip-damaged", "--out")
     ends(0, *arguments, tmp_path / "three")
     first, examples = capfd.readouterr().out.splitlines()[0].rsplit(": ", 1)
-    assert first == "not read, of no known format or links to nothing: 4 files"
+    assert first.startswith("not read: 4 files")
     assert examples == ", ".join(str(tmp_path / "in" / f"{name}.md") for name in "abc") + ", ..."
     ends(0, *arguments, tmp_path / "three", "--json")
     assert json.loads(capfd.readouterr().out)["not_read"]["files"] == 4
 
 
+@pytest.mark.slow
 def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     corpus = read_corpus_folder(folder / "corpus")
     (task,) = build_tasks([TaskConfig("less", "comparison", options={"n_values": 4})], corpus.load_vocabulary())

@@ -14,6 +14,8 @@ from named import BATCH, LENGTH, NAMES, served, write_named
 from olmo_inject.cli import app, main
 from olmo_inject.config import Experiment, configs_folder, load_experiment
 from olmo_inject.corpus.catalog import read_catalog
+from olmo_inject.corpus.folder import CorpusDescription, Shard, write_description
+from olmo_inject.corpus.from_text.sample import DOLMA
 from olmo_inject.corpus.manifest import default_path, make_manifest, read_manifest, write_manifest
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.remote import RemoteShards
@@ -138,6 +140,7 @@ def test_a_shard_cut_in_a_token_has_no_manifest(catalog: Path, tmp_path: Path) -
         make_manifest(read_catalog(catalog), open_source(str(tmp_path / "root")))
 
 
+@pytest.mark.slow
 def test_an_experiment_reads_the_same_from_disk_and_server(catalog: Path, tmp_path: Path) -> None:
     corpus = read_catalog(catalog)
     positions = np.arange(7 * BATCH)
@@ -215,6 +218,7 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> Any:
     return json.loads(capfd.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A server's corpus is measured, looked at, staged, verified, and looked at again in the stage."""
     load = experiment(tmp_path, {"name": str(catalog)})
@@ -287,6 +291,11 @@ def test_a_missing_shard_is_told_in_one_line(catalog: Path, capfd: pytest.Captur
 
 
 def test_a_folder_does_not_say_how_long_its_sequences_are(tmp_path: Path) -> None:
-    (tmp_path / "corpus").mkdir()
+    dolma = Vocabulary.load(DOLMA)
+    shard = Shard(tmp_path / "corpus" / "part-00000.npy", 8, "")
+    shard.path.parent.mkdir()
+    np.zeros(8, np.uint16).tofile(shard.path)
+    ids = dolma.size, dolma.eos_id, dolma.pad_id
+    write_description(CorpusDescription(shard.path.parent, DOLMA, dolma.fingerprint, "uint16", *ids, (shard,), 1, {}))
     with pytest.raises(UserError, match="^--batch-size and --sequence-length: .* does not say them"):
         app(["corpus", "show", str(tmp_path / "corpus"), "--step", "0"])

@@ -16,8 +16,8 @@ from made import write_shards
 from olmo.data import MemMapDataset
 
 from olmo_inject.config import CorpusConfig
+from olmo_inject.corpus.kinds import find_corpus
 from olmo_inject.corpus.shards import DTYPES, TokenShards
-from olmo_inject.corpus.source import read_source
 from olmo_inject.errors import UserError
 
 
@@ -133,7 +133,7 @@ def test_a_path_that_holds_brackets_is_taken_as_it_stands(tmp_path: Path) -> Non
     (shard,) = write_shards(tmp_path, [40])
     odd = shard.rename(tmp_path / "part[1].npy")
     config = CorpusConfig(paths=[str(odd)], vocab_size=10, eos_token_id=0, pad_token_id=1)
-    assert read_source(config).paths == [odd]
+    assert find_corpus(config).paths == [odd]
 
 
 def test_the_largest_vocabulary_of_a_dtype(tmp_path: Path) -> None:

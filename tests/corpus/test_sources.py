@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from named import LENGTH, NAMES, Faults, served, write_named
 
+from olmo_inject.corpus.cache import BlockCache
 from olmo_inject.corpus.remote import RemoteShards
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source, is_remote, open_source
-from olmo_inject.corpus.sources.cache import BlockCache
 from olmo_inject.errors import UserError
 from olmo_inject.scan.chunks import stretches
 

@@ -40,6 +40,7 @@ def states(file: Path) -> dict[str, str]:
     return {record["cell"]: record["state"] for record in json.loads(say("status", file, "--json")[1])}
 
 
+@pytest.mark.slow
 def test_a_sweep_is_gone_on_with_until_every_cell_is_done(tmp_path: Path) -> None:
     file = write_sweep(tmp_path)
     run = tmp_path / "sweep" / "runs" / RARE
@@ -73,6 +74,7 @@ def test_a_sweep_is_gone_on_with_until_every_cell_is_done(tmp_path: Path) -> Non
     assert (shown["step"], shown["steps"], set(shown["accuracies"])) == (12, 12, {"less", "plus"})
 
 
+@pytest.mark.slow
 def test_a_killed_submitter_is_followed_by_another_that_doubles_nothing(tmp_path: Path) -> None:
     file = write_sweep(tmp_path)
     file.write_text(file.read_text().replace("max_duration: 12", "max_duration: 60000, train.save_interval: 20"))
@@ -116,6 +118,7 @@ def test_cells_that_a_killed_submitter_left_are_waited_for(tmp_path: Path) -> No
     assert f"waiting for {RARE} " in shown.getvalue()
 
 
+@pytest.mark.slow
 def test_a_changed_definition_is_refused_and_under_another_name_a_new_cell(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path)
     for cell in sweep.cells:

@@ -13,6 +13,8 @@ from launch.demo import SWEEP, demo
 from launch.sweep import load_sweep
 from olmo_inject.cli import main
 
+pytestmark = pytest.mark.slow
+
 SMALL = """
 name: demo
 experiment: demo

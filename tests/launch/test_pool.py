@@ -46,6 +46,7 @@ def when(condition: Callable[[], bool], act: Callable[[], object]) -> threading.
     return thread
 
 
+@pytest.mark.slow
 def test_no_two_jobs_share_a_gpu(tmp_path: Path) -> None:
     """Each says when it began and ended and which GPUs it saw."""
     code = (

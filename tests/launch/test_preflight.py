@@ -24,12 +24,15 @@ from olmo_inject.cli import main
 from olmo_inject.config import Experiment, load_experiment
 from olmo_inject.corpus.folder import CorpusDescription, Shard, write_description
 from olmo_inject.corpus.from_text.sample import train_bpe
-from olmo_inject.corpus.open import Shape, open_corpus
+from olmo_inject.corpus.kinds import Shape
+from olmo_inject.corpus.open import open_corpus
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
 from olmo_inject.training import parallel
 from olmo_inject.training.timed_steps import TimedSteps
 from olmo_inject.vocabulary import Vocabulary
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 name: tried

@@ -31,6 +31,7 @@ def write(where: Path, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_sweep_loads(name: str) -> None:
     cells = load_sweep(name).cells
@@ -38,6 +39,7 @@ def test_every_shipped_sweep_loads(name: str) -> None:
     assert len({cell.name for cell in cells}) == len(cells)
 
 
+@pytest.mark.slow
 def test_the_paper_s_grids_have_their_cells() -> None:
     grid = load_sweep("size-frequency-tcmp")
     assert len(grid.cells) == 5 * 8
@@ -97,6 +99,7 @@ def test_identity_follows_what_is_trained(tmp_path: Path) -> None:
     assert identities(**{"name": "other"}) == before
 
 
+@pytest.mark.slow
 @given(st.sampled_from(["train.optimizer.learning_rate", "plan_seed", "corpus.seed"]), st.integers(1, 9))
 def test_overrides_reach_the_experiment_unchanged(key: str, value: int) -> None:
     import json

@@ -22,7 +22,7 @@ from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 800
+STEPS = 400
 SWEEP = """
 name: faults
 folder: {folder}
@@ -40,7 +40,7 @@ CELLS = ["rate-1of2_ranks-one", WIDE, "rate-1_ranks-one", "rate-2_ranks-one"]
 PATIENCE = 800.0  # seconds; a busy machine takes its time
 MIDDLE = 60  # the step after which cells are stopped and killed
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +101,15 @@ class Sweeping:
         return max((json.loads(line)["step"] for line in lines if '"train/loss"' in line), default=0)
 
     def ranks(self, cell: str) -> list[int]:
-        """Process ids of the cell's ranks, not of what started them."""
+        """Process ids of the cell's ranks, not of what started them: the command of a cell of one rank is its rank."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                mine = f"{self.folder}/configs/{cell}.yaml".encode() in (folder / "cmdline").read_bytes()
-                if mine and b"\0TORCHELASTIC_RUN_ID=" in (folder / "environ").read_bytes():
+                command = (folder / "cmdline").read_bytes()
+                mine = f"\0train\0{self.folder}/configs/{cell}.yaml\0".encode() in command
+                if not mine or not command.startswith(sys.executable.encode()):  # srun
+                    continue
+                if b"\0--nodes\0" not in command or b"\0TORCHELASTIC_RUN_ID=" in (folder / "environ").read_bytes():
                     found.append(int(folder.name))
             except OSError:
                 continue  # it has just ended
@@ -141,7 +144,7 @@ def test_through_faults_every_cell_is_trained_once_and_as_on_one_machine(
     begun = time.monotonic()
     slurm, local = (write_sweep(tmp_path, name, cluster) for name in ("slurm", "local"))
     site = tmp_path / "site.yaml"
-    site.write_text("{sbatch: [--partition=all], setup: [export FROM_SITE=yes], signal_seconds: 55}")
+    site.write_text("{sbatch: [--partition=all], setup: [export FROM_SITE=yes], signal_seconds: 115}")
     submit = ("submit", "--site", str(site))
 
     # Two submitters at once: every cell is submitted by one of them.
@@ -174,10 +177,12 @@ def test_through_faults_every_cell_is_trained_once_and_as_on_one_machine(
     assert "0 of 4 cells to train" in slurm.say(*submit, status=1)  # the one that failed is left
     cluster.start_node(crowded)
 
-    # The third cell nears its time limit, which is brought to the next minute but one.
+    # The third cell nears its time limit, which is brought to the next minute but one: SLURM counts in minutes, and
+    # signals at once what ends sooner than `signal_seconds`.
     job = slurm.jobs()[limited]
     cluster.say("scontrol", "update", f"JobId={job.number}", f"TimeLimit={job.minutes + 2}")
     wait_until((slurm.folder / "runs" / limited / "stop").exists, PATIENCE, "the signal before the time limit")
+    cluster.say("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")  # for the time after it is requeued
     slurm.signal(limited, signal.SIGCONT)
     assert "1 of 4 cells to train" in slurm.say(*submit, "--retry-failed")
 

@@ -24,7 +24,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.scan import scan
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import StatementFinder
-from olmo_inject.scan.report import ScanOptions, first_steps, scan_experiment
+from olmo_inject.scan.report import ScanOptions, scan_experiment
 from olmo_inject.scan.scan import ReferenceOptions, count_instances, scan_corpus
 from olmo_inject.scan.statements import statements
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
@@ -95,6 +95,7 @@ def plain_count(corpus: CorpusDescription) -> Counter:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["real", "small"])
 def test_statements_of_real_text_are_all_found(which: str, request: pytest.FixtureRequest) -> None:
     corpus: CorpusDescription = request.getfixturevalue(which)
@@ -184,6 +185,7 @@ def test_no_statement_is_missed_in_any_text(
         assert found == expected  # Counters without zeros
 
 
+@pytest.mark.slow
 def test_another_way_of_splitting_words_is_refused(small: CorpusDescription) -> None:
     other = Vocabulary.load("allenai_dolma2")
     shards = TokenShards([small.shards[0].path], LENGTH)
@@ -216,6 +218,7 @@ def planted(real: CorpusDescription, tmp_path: Path) -> Path:
     return config
 
 
+@pytest.mark.slow
 def test_planted_instances_are_found_once_at_the_right_place(
     planted: Path, real: CorpusDescription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +266,7 @@ def test_a_shard_that_stands_twice_counts_twice(tmp_path: Path) -> None:
     assert result.tasks[0].instance_places == [(0, 1, found), (1, 1, found)]
 
 
+@pytest.mark.slow
 def test_hits_name_their_document(tmp_path: Path) -> None:
     known = Vocabulary.load(DOLMA)
     (task,) = build_tasks([TaskConfig("less", "comparison")], known)
@@ -293,6 +297,7 @@ def test_foreign_ids_are_refused(tmp_path: Path) -> None:
             scan_here(shards, vocabulary(200), tasks_of("a"))
 
 
+@pytest.mark.slow
 def test_many_draws_are_counted_in_one_pass(tmp_path: Path) -> None:
     """Draws that share instances, as those of a small vocabulary do, are each counted whole."""
     known = vocabulary(24)
@@ -306,6 +311,7 @@ def test_many_draws_are_counted_in_one_pass(tmp_path: Path) -> None:
     assert len(set(expected)) > 10
 
 
+@pytest.mark.slow
 def test_seeds_are_drawn_until_clean(tmp_path: Path) -> None:
     """Text full of one draw's instances: the next seeds are tried, and those chosen are clean."""
     known = vocabulary(60)
@@ -328,14 +334,15 @@ def test_seeds_are_drawn_until_clean(tmp_path: Path) -> None:
         clean_seeds(configs, known, found, count, 2)
 
 
-def test_first_steps(tmp_path: Path) -> None:
+def test_first_positions() -> None:
     order = Order(50, 8, seed=3)  # 48 positions an epoch
     positions = order[np.arange(20 * 8)]
-    expected = {s: int(np.flatnonzero(positions == s)[0]) // 8 for s in (3, 17, 44)}
-    assert first_steps(order, [44, 3, 17, 3], 20) == expected
-    assert first_steps(order, [int(positions[9]), int(positions[47])], 2) == {int(positions[9]): 1}
+    expected = {s: int(np.flatnonzero(positions == s)[0]) for s in (3, 17, 44)}
+    assert order.first_positions([44, 3, 17, 3], 20) == expected
+    assert order.first_positions([int(positions[9]), int(positions[47])], 2) == {int(positions[9]): 9}
 
 
+@pytest.mark.slow
 def test_references_are_saved_with_their_exact_frequency(planted: Path, real: CorpusDescription) -> None:
     folder = planted.parent / "references"
     experiment = load_experiment(planted)

@@ -34,6 +34,8 @@ from olmo_inject.scan.statements import statements
 from olmo_inject.tasks import build_tasks
 from olmo_inject.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 LENGTH, BATCH = 64, 8
 NAMES = ["a/part-0.npy", "a/part-1.npy", "b/part-0.npy", "b/part-0.npy"]
 CATALOG = """

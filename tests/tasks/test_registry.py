@@ -101,10 +101,15 @@ def test_kind_without_options_runs_on_its_defaults(own_file: Path) -> None:
         ("Other = int", "has no class Broken"),
         ("import nowhere_to_be_found", "failed to load: ModuleNotFoundError"),
         ("def broken(:", "failed to load: SyntaxError"),
-        (BODY.format(returned="tokens"), r"instances\(\) must return an \[n, 3\] array, got shape \(3,\)"),
-        (BODY.format(returned="np.stack([tokens, tokens], 1)"), r"must return an \[n, 3\] array, got shape \(3, 2\)"),
+        (BODY.format(returned="tokens"), r"line 9: instances\(\) must return sequences of token ids, got an array of"),
+        (BODY.format(returned="[tokens, []]"), r"must return one or more token ids for instance 1, got shape \(0,\)"),
+        (BODY.format(returned="[tokens, 5.5]"), r"must return one or more token ids for instance 1, got shape \(\)"),
+        (BODY.format(returned="[tokens, tokens - 0.5]"), r"must return an array of tokens, got float64 for instance 1"),
+        (BODY.format(returned="tokens.astype(int) - 200"), r"got an array of shape \(3,\)"),
+        (BODY.format(returned="[-tokens.astype(int)]"), r"must return token ids from 0, of 32 bits; instance 0 holds"),
+        (BODY.format(returned="5"), r"must return sequences of token ids, got int"),
         (BODY.format(returned="np.full((4, 3), 1)"), r"instances\(\) must use only the tokens it was given"),
-        (BODY.format(returned="np.stack([tokens, tokens, tokens], 1)[[0, 1, 1]]"), "not repeat a pair of operands"),
+        (BODY.format(returned="np.stack([tokens, tokens, tokens], 1)[[0, 1, 1]]"), "repeat the tokens before a label"),
         (BODY.format(returned="np.empty((0, 3))"), "0 instances leave the train or the test half empty"),
     ],
 )  # fmt: skip
@@ -118,7 +123,7 @@ def test_files_that_hold_no_kind(text: str, message: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ("[[1, 2, 3], [1, 2]]", "instances() failed: ValueError: setting an array element with a sequence."),
+        ("np.array([[1, 2, 3], [1, 2]])", "instances() failed: ValueError: setting an array element with a sequence."),
         ("1 / 0", "instances() failed: ZeroDivisionError: division by zero"),
         ("__import__('sys').exit(5)", "instances() failed: SystemExit: 5"),
         ("{}['a\\nb']", "instances() failed: KeyError: 'a\\nb'"),
@@ -129,8 +134,7 @@ def test_what_a_kind_raises_is_one_line_with_its_place(returned: str, message: s
     file.write_text(BODY.format(returned=returned))
     with pytest.raises(UserError) as refused:
         build(f"{file}:Broken")
-    place = f"{file}: " if "array element" in message else f"{file}, line 10: "  # numpy met it, not a line of the file
-    assert str(refused.value).startswith(f"tasks: own: {place}{message}")
+    assert str(refused.value).startswith(f"tasks: own: {file}, line 10: {message}")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def paper() -> list[Task]:
 def values(task: Task) -> tuple[list[int], list[int]]:
     """Both operands of every instance, decoded by the task's own bijection."""
     value = {token: i for i, token in enumerate(task.tokens.tolist())}
-    first, second, _ = task.instances.T.tolist()
+    first, second, _ = task.triples.T.tolist()
     return [value[token] for token in first], [value[token] for token in second]
 
 
@@ -77,7 +77,7 @@ def test_halves(paper: list[Task]) -> None:
     for task in paper:
         assert len(task.train_ids) == len(task.test_ids) == 5000
         assert sorted([*task.train_ids.tolist(), *task.test_ids.tolist()]) == list(range(10_000))
-        train, test = (set(map(tuple, task.instances[ids, :2].tolist())) for ids in (task.train_ids, task.test_ids))
+        train, test = (set(map(tuple, task.triples[ids, :2].tolist())) for ids in (task.train_ids, task.test_ids))
         assert not train & test, "no pair of the train half is in the test half"
         # At random: about half of every operand's pairs, a quarter of the pairs with both orders in train.
         of_operand = np.bincount(task.train_ids // 100, minlength=100)
@@ -96,8 +96,8 @@ def test_majority_accuracy_is_that_of_the_unmirrored_test_pairs(paper: list[Task
 def test_unmirrored_by_brute_force(kind: str, n_values: int, seed: int, fraction: float) -> None:
     config = TaskConfig("t", kind, seed, fraction, options={"n_values": n_values})
     task = Task.build(config, vocabulary())
-    train = [tuple(task.instances[i, :2].tolist()) for i in task.train_ids]
-    expected = [(int(b), int(a)) not in train for a, b in task.instances[task.test_ids, :2]]
+    train = [tuple(task.triples[i, :2].tolist()) for i in task.train_ids]
+    expected = [(int(b), int(a)) not in train for a, b in task.triples[task.test_ids, :2]]
     assert task.unmirrored.tolist() == expected
 
 
@@ -173,13 +173,27 @@ def test_golden_task() -> None:
     assert task.train_ids.tolist() == [1, 5, 6, 7, 8, 10, 13, 14]
 
 
+def test_golden_fingerprints() -> None:
+    """A run's folder holds them: a change here refuses every resume."""
+    options = {"n_values": 20}
+    configs = [
+        TaskConfig("tcmp", "comparison", options=options),
+        TaskConfig("tadd", "modular_addition", 3, options=options),
+    ]
+    assert [task.fingerprint for task in build_tasks(configs, vocabulary(200))] == [
+        "7fb0fa44bc1a7740ca9f194f0a9e5090b4783bc45831b4f288431d4356aab5e8",
+        "ece8b0f92563345692d8f629ccddd2b130fdb38f51342c6155700cd0b4508354",
+    ]
+
+
 def test_saved_and_loaded(tmp_path: Path, paper: list[Task]) -> None:
     for task in paper:
         task.save(tmp_path)
         loaded = Task.load(tmp_path / f"{task.name}.json")
         assert loaded.config == task.config
         assert loaded.fingerprint == task.fingerprint
-        for name in ("tokens", "instances", "train_ids", "test_ids"):
+        assert loaded.instances.tolist() == task.instances.tolist()
+        for name in ("tokens", "train_ids", "test_ids", "continuation"):
             ours, theirs = getattr(loaded, name), getattr(task, name)
             assert ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours, theirs)

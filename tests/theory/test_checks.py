@@ -11,6 +11,8 @@ from olmo_inject.theory.forms.closed_forms import frequent_tasks
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.scaling.laws import Regimes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("number", [number for number in CHECKS if number != 14])
 def test_acceptance_check(number: int) -> None:

@@ -1,9 +1,12 @@
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from typer.testing import CliRunner
 
@@ -15,11 +18,19 @@ from olmo_inject.theory.drawing import injection, style
 from olmo_inject.theory.drawing.figures import FIGURES
 from olmo_inject.theory.drawing.save import save_all
 from olmo_inject.theory.drawing.scene import SceneConfig, load_scene, scene_of
+from olmo_inject.theory.forms.gaps import longest_gaps
+from olmo_inject.theory.forms.kept import longest_kept_gaps
 
 CLOSED = ("two-directions", "complexity", "regimes")
 DRAWN = sorted(set(FIGURES) - {"kept", *CLOSED})
-SMALL = SceneConfig(5, 4, 1.7, 2.3, 20, [1, 2, 4, 8], [4, 8], [2, 8], [1, 3, 5], 4, [1, 5, 20], 10, 40, 60, 2)
+SMALL = SceneConfig(5, 4, 1.7, 2.3, 20, [1, 2, 4, 8], [4, 8], [2, 8], [1, 3, 5], 4, [1, 5, 45], 10, 40, 60, 2)
 TINY = scene_of(SMALL)
+
+
+@cache
+def drawn(name: str) -> Figure:
+    """Each figure is trained for and drawn once for all tests."""
+    return FIGURES[name](TINY)
 
 
 @pytest.mark.parametrize(("value", "status"), [(0.5, 0), (2.0, 1)])
@@ -37,19 +48,21 @@ def test_validate_prints_every_measure_and_fails_with_one(monkeypatch, value: fl
     assert [measure["passed"] for measure in document["measures"]] == [True, status == 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_form_figures_are_written(tmp_path: Path, name: str) -> None:
-    path, vector, paper = save_all(FIGURES[name](TINY), tmp_path, name)
+    path, vector, paper = save_all(drawn(name), tmp_path, name)
     assert vector.read_bytes().startswith(b"<?xml")
     assert paper.read_bytes().startswith(b"%PDF")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size < 400_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWN)
 def test_trained_figures_draw_theory_and_training(name: str) -> None:
-    figure = FIGURES[name](TINY)
-    assert len(figure.axes) == 2
+    figure = drawn(name)
+    assert len(figure.axes) == (3 if name == "injection" else 2)
     for axes in figure.axes:
         assert axes.get_xlabel()
         assert axes.get_ylabel()
@@ -59,9 +72,10 @@ def test_trained_figures_draw_theory_and_training(name: str) -> None:
         assert any(axes.collections for axes in figure.axes), "seeds are bands or bars"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FIGURES))
 def test_every_figure_is_legible_in_print(name: str) -> None:
-    figure = FIGURES[name](TINY)
+    figure = drawn(name)
     sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]  # type: ignore[attr-defined]
     assert min(sizes) >= 8
     assert figure.get_figwidth() <= style.WIDTH
@@ -74,6 +88,7 @@ def test_every_colour_is_dark_enough_for_paper() -> None:
         assert 1.05 / (luminance + 0.05) >= 3, colour
 
 
+@pytest.mark.slow
 def test_figures_of_another_mixture(tmp_path: Path) -> None:
     path = tmp_path / "scene.yaml"
     path.write_text(
@@ -99,6 +114,24 @@ def test_cosines_are_those_of_the_batch_s_parts() -> None:
     burst = np.arange(20) % 5 == 4
     assert np.allclose(whole[~burst], other[~burst])
     assert (whole[burst] > other[burst]).all()
+
+
+def test_plain_steps_are_drawn_beside_the_gaps_that_are_predicted_for_them() -> None:
+    plain, _, _ = drawn("injection").axes
+    step = injection.PLAIN / TINY.mixture.utilities.max()
+    learned = longest_gaps(TINY.mixture, TINY.injected, step)[:, TINY.rare]
+    kept = longest_kept_gaps(TINY.mixture, TINY.injected, step)[:, TINY.rare]
+    expected = [gap for gap in np.minimum(learned, kept) if 1 <= gap <= max(TINY.gaps)]
+    assert expected
+    dotted = [line for line in plain.lines if line.get_linestyle() == ":" and len(line.get_xdata())]
+    assert [line.get_xdata()[0] for line in dotted] == expected
+
+
+def test_a_dotted_line_has_a_band_over_seeds_and_a_marker_bars() -> None:
+    _, (axes,) = style.panels(1)
+    for mark, kind in ((":", PolyCollection), ("o-", PolyCollection), ("o", LineCollection), ("x", LineCollection)):
+        style.seeds(axes, [0, 1], [np.array([0.0, 1]), np.array([1.0, 2])], mark, style.BLUE)
+        assert isinstance(axes.collections[-1], kind)
 
 
 def test_what_a_gap_leaves_is_drawn_from_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ def half_rate(width: int) -> float:
     return np.nan
 
 
+@pytest.mark.slow
 def test_the_error_on_synthetic_losses_is_what_the_page_says() -> None:
     widths, rates, losses = cells()
     held_out = (np.arange(len(losses)) % 4) == 1
@@ -89,6 +90,7 @@ def test_runs_are_estimated_from_python(tmp_path: Path) -> None:
         estimate_from_runs("losses.csv")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_predict_from_a_table_of_losses(tmp_path: Path) -> None:
     widths, rates, losses = cells()
     path = tmp_path / "losses.csv"

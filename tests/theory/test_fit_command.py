@@ -94,7 +94,7 @@ def test_run_folders_are_read_from_their_files(tmp_path: Path) -> None:
         [16, 20480, 0.25, 4, 3],
     ]
     (tmp_path / "runs" / "n-8" / "plan.json").write_text("{}")
-    with pytest.raises(UserError, match="is no run that can be read"):
+    with pytest.raises(UserError, match="cannot read the run"):
         read_measurements([tmp_path])
     with pytest.raises(UserError, match="holds no run"):
         read_measurements([_empty(tmp_path)])

@@ -137,3 +137,15 @@ def test_predict_takes_overlaps_in_three_ways(tmp_path: Path, override: list[str
     assert rare["held_share"]["2"] == pytest.approx(1)
     assert rare["trough"]["1"]["1"] > rare["trough"]["100"]["1"] >= 0.36 - 1e-9
     assert CliRunner().invoke(app, ["predict", str(path), *override]).output.count("36.0%") >= 2
+
+
+def test_the_learning_rate_of_plain_steps_is_the_step_of_the_flow(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(CONFIG + "overlaps: [{tasks: [common, rare], cosine: 0.6}]\n")
+    largest = float(OverlappingMixture.from_overlaps([0.8, 0.2], [[1.0], [1.0]], [[1, 0.6], [0.6, 1]]).slots[0])
+    troughs = []
+    for option in (f"optimizer.learning_rate={0.01 / largest}", "step_size=0.01", "step_size=0.1"):
+        result = CliRunner().invoke(app, ["predict", str(path), option, "widths=[1]", "--json"])
+        troughs.append(json.loads(result.stdout)["tasks"][1]["trough"]["100"]["1"])
+    assert troughs[0] == pytest.approx(troughs[1], rel=1e-9)
+    assert troughs[1] > troughs[2] + 0.01

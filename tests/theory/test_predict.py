@@ -201,10 +201,10 @@ def test_command_prints_tables_and_json(files) -> None:
     ("name", "overrides", "message"),
     [
         ("missing", [], "missing.yaml: cannot be read: No such file"),
-        ("own", ["bacth=1"], "override 'bacth=1': Key 'bacth' not in"),
+        ("own", ["bacth=1"], "override 'bacth=1': bacth: Key 'bacth' not in"),
         ("own", ["widths"], "is not key=value"),
         ("own", ["widths=[0]"], "width must be a whole number.*, got 0"),
-        ("own", ["widths=[]"], "one entry or more"),
+        ("own", ["widths=[]"], "one or more entries"),
         ("own", ["widths=x"], "widths"),
         ("own", ["gaps=[0]"], "gap must be a whole number of 1 or more, got 0"),
         ("own", ["step_size=0.5"], "step_size must be a finite number above 0 and below 0.5, got 0.5"),
@@ -262,7 +262,7 @@ def test_every_mistake_is_one_line(files, tmp_path: Path, name: str, overrides: 
         ("{}", "tasks: one or more are needed"),
         ("tasks: {a: {frequency: 0.5, spectrum: {power: 1}}}", "must sum to 1, got 0.5"),
         ("tasks: {a: {spectrum: {power: 1}}}", "tasks.a: give frequency or instances_per_batch"),
-        ("tasks: {a: {frequency: 1, spectrum: {power: 1}}}\nbackground: {}", "leaves the background nothing"),
+        ("tasks: {a: {frequency: 1, spectrum: {power: 1}}}\nbackground: {}", "leaves nothing for the background"),
     ],
 )
 def test_every_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -273,6 +273,7 @@ def test_every_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_from_the_main_command_line_a_mistake_exits_with_two(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "olmo_inject", "theory", "predict", str(tmp_path / "none.yaml")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

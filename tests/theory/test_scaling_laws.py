@@ -71,6 +71,7 @@ def test_fit_finds_the_law_behind_exact_points() -> None:
     assert frontier.law.coefficient == pytest.approx(CHINCHILLA.frontier().coefficient, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_standard_errors_cover_the_truth() -> None:
     sizes, data = points(30)
     generator = np.random.Generator(np.random.Philox(key=5))
@@ -112,6 +113,7 @@ def test_what_never_varies_is_refused_rather_than_fitted() -> None:
         fit_power_law(np.repeat([1.0, 2.0], 5), np.linspace(3, 2, 10))
 
 
+@pytest.mark.slow
 def test_a_term_that_is_not_there_has_no_exponent() -> None:
     sizes, data = points(40)
     generator = np.random.Generator(np.random.Philox(key=8))

@@ -178,5 +178,5 @@ def test_wrong_tensors_are_one_line_and_never_a_result(function, right, wrong) -
 
 
 def test_no_public_function_is_left_out() -> None:
-    made = {"Interference", "Muon", "Samples", "Troughs"}  # by the functions of these modules
+    made = {"Interference", "Samples", "Troughs"}  # by the functions of these modules
     assert untested(PUBLIC, (features, gradients, dynamics, metrics, streams, training, tensors)) == made

@@ -11,6 +11,8 @@ from olmo_inject.theory.training.gradients import population_gradient, sampled_g
 from olmo_inject.theory.training.streams import Bursts, MassStream, SampleStream
 from olmo_inject.theory.training.train import Recipe, train
 
+pytestmark = pytest.mark.slow
+
 # Not the golden problem: unequal tasks, spectra that are no power laws, no ties.
 SMALL = TaskMixture(
     np.array([0.55, 0.3, 0.15]),
@@ -175,6 +177,7 @@ def test_troughs_and_peaks_are_read_around_the_bursts() -> None:
     assert (np.diff(result.trace[40:50, 0, 0]) <= 1e-7).all()
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("more", [{}, {"decoders": "learned"}, {"batch": 32}])
 def test_cuda_reaches_the_same_optimum(more) -> None:

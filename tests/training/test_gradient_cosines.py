@@ -11,7 +11,7 @@ from ranks import Ranks
 from runs import metrics, train_on_rank, write_experiment
 
 from analysis.methods.gradients import Options, batch_of, run_data, step_cosines
-from analysis.read.checkpoints import load_model, subjects
+from analysis.read.checkpoints import load_model, select_checkpoints
 from analysis.read.skipped import Skipped
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
@@ -22,6 +22,8 @@ from olmo_inject.training.gradients import MlpGradients, batch_targets
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.run import build_trainer
 from olmo_inject.training.trainer import InjectionTrainer
+
+pytestmark = pytest.mark.slow
 
 STEPS = (0, 2, 3, 5)  # step 3 has a burst, 0 both tasks, 2 and 5 only the comparison
 MEASURED = f"gradients.at.steps={list(STEPS)}"
@@ -59,24 +61,24 @@ def test_in_the_run_and_afterwards_agree(
         *overrides,
     )
     assert all("trained" in answer for answer in answers)
-    found, config, problems = logged(folder), load_experiment(folder / "experiment.yaml").gradients, Skipped()
+    found, config, skipped = logged(folder), load_experiment(folder / "experiment.yaml").gradients, Skipped()
     assert {step for step, _ in found} == set(STEPS)
     compared = 0
-    for subject in subjects([folder], ",".join(map(str, STEPS)), problems):
+    for checkpoint in select_checkpoints([folder], ",".join(map(str, STEPS)), skipped):
         options = Options(config.layer, config.neurons, config.targets, rows_per_pass=7)  # not the run's
-        for row in step_cosines(load_model(subject.path), subject, options).to_dict("records"):
+        for row in step_cosines(load_model(checkpoint.path), checkpoint, options).to_dict("records"):
             ending = f"{row['kind']}/{row['of']}" if row["of"] else row["kind"]
-            cosine = found.get((subject.step, f"gradient/{row['task']}/cos_{ending}"))
+            cosine = found.get((checkpoint.step, f"gradient/{row['task']}/cos_{ending}"))
             assert (cosine is None) == (row["cosine"] != row["cosine"])
             if cosine is not None:
                 assert cosine == pytest.approx(row["cosine"], abs=2e-5)
                 for name in ("null", "among"):
-                    other = found[subject.step, f"gradient/{row['task']}/{name}_{ending}"]
+                    other = found[checkpoint.step, f"gradient/{row['task']}/{name}_{ending}"]
                     assert other == pytest.approx(row[name], abs=2e-5)
-                norm = found[subject.step, f"gradient/{row['task']}/norm_{ending}"]
+                norm = found[checkpoint.step, f"gradient/{row['task']}/norm_{ending}"]
                 assert norm == pytest.approx(row["norm"], rel=1e-4)
                 compared += 1
-    assert not problems.found
+    assert not skipped.messages
     # Of two tasks: the batch, its two parts and two references at each of 4 steps; the comparison's injections at
     # each step too, and the addition's at 2 of them.
     assert compared == 2 * (4 * 5 + 4 + 2)

@@ -117,7 +117,7 @@ def test_the_reference_is_the_mean_label_loss_of_all_instances() -> None:
     found = step_gradients(MlpGradients(model, 1, 5 * LENGTH), batch, of_row, ["less", "plus"], tasks)
     for task in tasks:
         model.requires_grad_(True)
-        instances = torch.from_numpy(task.instances.astype(np.int64))
+        instances = torch.from_numpy(task.triples.astype(np.int64))
         loss = functional.cross_entropy(model(input_ids=instances[:, :2]).logits[:, 1], instances[:, 2])
         expected = plain_gradient(model, 1, loss)
         torch.testing.assert_close(found.reference[task.name], expected, rtol=1e-9, atol=1e-14)
@@ -128,7 +128,7 @@ def test_the_other_references_are_of_permuted_labels_and_of_the_labels_alone() -
     model = tiny_model()
     found = step_gradients(MlpGradients(model, 1, 5 * LENGTH, z_loss=0.1), batch, of_row, ["less", "plus"], tasks)
     for task in tasks:
-        instances = torch.from_numpy(task.instances.astype(np.int64))
+        instances = torch.from_numpy(task.triples.astype(np.int64))
         model.requires_grad_(True)
         logits = model(input_ids=instances[:, :2]).logits[:, 1]
         labels = torch.from_numpy(task.label_tokens.astype(np.int64))

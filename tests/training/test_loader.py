@@ -144,7 +144,7 @@ def test_one_stream_whoever_asks(
     assert sorted(found) == sorted(
         (step, *entry)
         for step in range(resume, steps)
-        for entry in zip(*(column.tolist() for column in fresh.at(step)), strict=True)
+        for entry in zip(*(column.tolist() for column in fresh.at(step)[:3]), strict=True)
     )
 
 
@@ -187,7 +187,7 @@ def test_real_loaders_against_ai2_olmos(paths: list[Path], world: int, workers: 
             positions = batch["index"].numpy()
             assert (positions // SIZE == step).all()
             np.testing.assert_array_equal(corpus.order[positions], host["index"].numpy())
-            injected = MIXED.entries_of(step, positions % SIZE) >= 0
+            injected = MIXED.tasks_of(step, positions % SIZE) >= 0
             assert torch.equal(batch["input_ids"][~injected], host["input_ids"][~injected])
             assert torch.equal(batch["input_ids"][:, 4:], host["input_ids"][:, 4:])
 
@@ -250,6 +250,7 @@ def test_a_users_error_arrives_as_one(tmp_path: Path, workers: int, threads: int
     assert workers or "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_other_errors_in_threads_are_not_hidden(paths: list[Path]) -> None:
     corpus = corpus_of(paths, MIXED, 8, instance_filter=lambda tokens: 1 / 0 > 1)
     with pytest.raises(Exception, match="data thread 0 failed") as raised:

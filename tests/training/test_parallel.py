@@ -19,6 +19,8 @@ from olmo_inject.errors import UserError
 from olmo_inject.training import parallel
 from olmo_inject.training.agreement import on_every_rank
 
+pytestmark = pytest.mark.slow
+
 
 def first_weights(strategy: str) -> dict[str, np.ndarray]:
     return numbers(parallel.build_model(tiny_config(strategy), torch.device("cpu"))[1])

@@ -15,7 +15,9 @@ import pytest
 from runs import metrics, same_bits, series, write_experiment
 
 from olmo_inject.audit import audit_run
-from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints import on_disk
+
+pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 400
@@ -80,14 +82,14 @@ def test_kill_terminate_and_resume_end_as_if_never_interrupted(tmp_path: Path, r
 
     workers = "train.data.num_workers=2"
     process = start(path, run, workers)
-    wait_for(lambda: save_restore.latest(run) is not None, process)
+    wait_for(lambda: on_disk.latest(run) is not None, process)
     # The loader's workers are left to find out by themselves.
     for pid in [pid for pid in processes_of(run) if process.pid in (pid, parent_of(pid))]:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
     (run / ".plan.json.123.tmp").write_text("{")
     assert gone(run, seconds=2)
-    killed_at = save_restore.latest(run)
+    killed_at = on_disk.latest(run)
     assert killed_at is not None
     assert killed_at.step < STEPS
 
@@ -99,7 +101,7 @@ def test_kill_terminate_and_resume_end_as_if_never_interrupted(tmp_path: Path, r
     assert "Traceback" not in said
     assert not list(run.glob(".*.tmp"))
     assert gone(run)
-    terminated_at = save_restore.latest(run)
+    terminated_at = on_disk.latest(run)
     assert terminated_at is not None
     # Saved where it stopped, not at the interval.
     assert terminated_at.step == max(m["step"] for m in metrics(run) if m["name"] == "train/loss") + 1
@@ -144,8 +146,8 @@ def test_two_at_once_in_one_folder_are_refused(tmp_path: Path, run: Path) -> Non
 
 
 def test_a_rank_killed_with_its_command_while_it_starts_is_gone(tmp_path: Path, run: Path) -> None:
-    process = start(write_experiment(tmp_path), run, ranks=1)
-    wait_for(lambda: len(processes_of(run)) == 2, process)
+    process = start(write_experiment(tmp_path), run)
+    wait_for(lambda: len(processes_of(run)) == 3, process)
     process.kill()
     process.communicate()
     assert gone(run, seconds=5)
@@ -160,13 +162,13 @@ def test_ctrl_c_in_every_process_saves_and_a_killed_worker_ends_the_run(tmp_path
     _, said = process.communicate()
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in said
-    saved = save_restore.latest(run)
+    saved = on_disk.latest(run)
     assert saved is not None
     assert saved.step == max(series(run, "train/loss")) + 1
 
     process = start(path, run, workers, "train.max_duration=100000", ranks=1)
     wait_for(lambda: max(series(run, "train/loss")) > saved.step + 5, process)
-    (worker,) = [pid for pid in processes_of(run) if process.pid not in (pid, parent_of(pid))]
+    (worker,) = [pid for pid in processes_of(run) if pid != process.pid]  # a single rank is the command itself
     os.kill(worker, signal.SIGKILL)
     _, said = process.communicate()
     assert process.returncode == 2

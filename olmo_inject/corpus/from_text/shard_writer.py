@@ -1,6 +1,7 @@
-"""Shards written in pieces: tokens, provenance and checksums together, with a marker beside each one that is whole.
+"""Writes shards piece by piece, with provenance and checksums, and a marker for each complete shard.
 
-A shard is there when its marker is. What a killed process leaves without one is written again, to the same bytes.
+A shard counts once its marker exists. What a killed process leaves without a marker is written again, with the same
+bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from olmo_inject.corpus.provenance import Origin, ProvenanceWriter, provenance_p
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 
-WORK = BUILDING  # folder of markers and unfinished shards, inside the corpus folder
+WORK = BUILDING  # folder of markers and unfinished shards, in the corpus folder
 
 
 def shard_name(job: int, number: int) -> str:
@@ -37,13 +38,13 @@ def finished_shards(folder: Path, job: int) -> list[dict[str, Any]]:
 
 
 class ShardWriter:
-    """The shards of one job, one after another.
+    """Writes the shards of one job, one after another.
 
     Args:
-        folder: the corpus.
+        folder: of the corpus.
         job: number of the job.
-        number: of its first shard that is not there yet.
-        dtype: of one id.
+        number: of its first missing shard.
+        dtype: of an id.
         most: tokens of a shard; only a longer document makes a longer shard.
     """
 
@@ -53,7 +54,7 @@ class ShardWriter:
         self.number = number
         self.dtype = dtype
         self.most = most
-        self.tokens = 0  # in the shard at hand
+        self.tokens = 0  # in the current shard
         self.documents = 0
         self._open = False
 
@@ -61,10 +62,10 @@ class ShardWriter:
         """Append documents, each with its EOS.
 
         Args:
-            ids: of all of them, one after another.
-            ends: in `ids`, of each.
-            documents: as many.
-            read: the number of documents the job had read before the first.
+            ids: of all documents, one after another.
+            ends: the end of each document in `ids`.
+            documents: as many as `ends`.
+            read: number of documents that the job read before these.
         """
         done = begin = 0
         while done < len(documents):
@@ -92,7 +93,7 @@ class ShardWriter:
         self.documents += len(documents)
 
     def finish(self, read: int) -> None:
-        """Make the shard at hand whole, if there is one; its successor begins after `read` documents."""
+        """Complete the current shard, if there is one; the next shard begins after `read` documents."""
         if not self._open:
             return
         self._open = False
@@ -129,5 +130,5 @@ class ShardWriter:
         self._open = True
 
     def _temporary(self, path: Path) -> Path:
-        # Named by process: one left over by a killed build may still be writing its own.
+        # Named by process: a process left over from a killed build may still be writing.
         return self.folder / WORK / f"{path.name}.{os.getpid()}.tmp"

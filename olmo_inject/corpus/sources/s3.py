@@ -1,4 +1,4 @@
-"""Shards in S3, or in anything that speaks its protocol (AWS_ENDPOINT_URL says where)."""
+"""Shards in S3, or in another store with its protocol (AWS_ENDPOINT_URL)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
 
-from olmo_inject.corpus.sources.source import NETWORK_CHUNK, Cost, Source, Transient
+from olmo_inject.corpus.sources.source import NETWORK_CHUNK, Source, Transient
 from olmo_inject.errors import UserError
 
 
 class S3Source(Source):
-    """s3://bucket/prefix; without credentials the bucket is read as the public one it must then be."""
+    """s3://bucket/prefix; without credentials it is read as a public bucket."""
 
-    cost = Cost(request_s=0.03, bytes_per_s=80e6)
     connections = 32
 
     def __init__(self, root: str) -> None:
@@ -37,7 +36,7 @@ class S3Source(Source):
         config = Config(
             signature_version=UNSIGNED if anonymous else None,
             max_pool_connections=self.connections,
-            retries={"max_attempts": 1},  # ours, which know how far a stream had come
+            retries={"max_attempts": 1},  # `Source` tries again, from the byte reached
         )
         return session.client("s3", config=config, region_name=session.region_name or "us-east-1")
 
@@ -64,11 +63,11 @@ class S3Source(Source):
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             code = error.response.get("Error", {}).get("Code", "")
-            said = f"S3 answers {status} " + ("not found" if code == "404" else code)
+            message = f"S3 answers {status} " + ("not found" if code == "404" else code)
             if status >= 500 or status in (408, 429):
-                raise Transient(said) from error
+                raise Transient(message) from error
             if status == 416:
-                said += ": it is shorter than the manifest records; it has changed"
-            raise UserError(f"{self.where(name)}: {said}") from None
+                message += ": it is shorter than the manifest records; it has changed"
+            raise UserError(f"{self.where(name)}: {message}") from None
         except (BotoCoreError, IncompleteReadError, HTTPError, OSError) as error:
             raise Transient(f"{type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""One source of shards: sizes and byte ranges, with everything that can go wrong on the way tried again."""
+"""A source of shards: sizes and byte ranges; transient faults are tried again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,55 +18,42 @@ from jaxtyping import UInt8
 from olmo_inject.errors import UserError
 
 T = TypeVar("T")
-ATTEMPTS = 6  # in a row without a byte received; they take 31 s with the pauses below
+ATTEMPTS = 6  # in a row without a byte received; with the pauses below they take 31 s
 _POLL_S = 0.05
 FIRST_PAUSE_S = 1.0
-TOLD_AT = 3  # failures in a row, after which a user would wonder what goes on
+REPORTED_AT = 3  # failures in a row, after which a user would wonder why nothing happens
 CHUNK = 4 << 20  # bytes
-NETWORK_CHUNK = 1 << 18  # what a dropped connection loses at most
+NETWORK_CHUNK = 1 << 18  # bytes that a dropped connection loses at most
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class Stopped(Exception):
-    """Raised inside a piece of work that is to end early."""
+    """Raised in a piece of work that is to end early."""
 
 
 class Transient(Exception):
-    """What may go well when it is tried again: a dropped connection, a server's 500, a short answer."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What reading costs, for choosing between ranges and whole shards; round figures, per connection.
-
-    Attributes:
-        request_s: seconds until a range's first byte.
-        bytes_per_s: afterwards.
-    """
-
-    request_s: float
-    bytes_per_s: float
+    """A fault worth another attempt: a dropped connection, a server's 500, a short answer."""
 
 
 class Source(ABC):
-    """Shards below one root. Threads may share a source; pickling gives a new one.
+    """Shards below one root. Threads may share a source. Pickling gives a new one.
 
     Attributes:
         root: as the user wrote it.
-        cost: of reading from here.
-        connections: ranges that are worth asking for at once.
-        rows_at_once: ranges of one file that are best asked for one after the other.
+        range_cost: bytes that can be streamed in the time of one more range.
+        connections: ranges to ask for at once.
+        rows_at_once: ranges of one file to read one after the other.
     """
 
-    cost: Cost
     connections: int
+    range_cost = 1 << 20
     rows_at_once = 1
     pause_s = FIRST_PAUSE_S
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.should_stop: Callable[[], bool] = lambda: False  # asked while it pauses between attempts
-        self._tell = threading.Lock()  # held for ever by the first that says that it waits
+        self._reported = threading.Lock()  # acquired for good by the first thread that reports that it waits
         self._tags: dict[str, str] = {}
 
     def __reduce__(self) -> tuple[type[Source], tuple[str]]:
@@ -76,19 +63,19 @@ class Source(ABC):
         """Bytes of a shard.
 
         Raises:
-            UserError: it is not there, or cannot be asked after several attempts.
+            UserError: it is missing, or several attempts failed.
         """
-        return self._patiently(name, lambda: self._size(name))
+        return self._with_retries(name, lambda: self._size(name))
 
     def sizes(self, names: list[str], advance: Callable[[], None] = lambda: None) -> dict[str, int]:
-        """`size` of every shard, asked in parallel; `advance` is called after each."""
-        found: dict[str, int] = {}
+        """The size of every shard, asked in parallel; `advance` is called after each."""
+        sizes: dict[str, int] = {}
         with ThreadPoolExecutor(self.connections) as pool:
             distinct = list(dict.fromkeys(names))
             for name, size in zip(distinct, pool.map(self.size, distinct), strict=True):
-                found[name] = size
+                sizes[name] = size
                 advance()
-        return found
+        return sizes
 
     def read(self, name: str, start: int, stop: int, size: int) -> bytes:
         """Bytes [start, stop) of a shard of `size` bytes.
@@ -99,16 +86,16 @@ class Source(ABC):
         return b"".join(self.stream(name, start, stop, size))
 
     def stream(self, name: str, start: int, stop: int, size: int) -> Iterator[bytes]:
-        """Bytes [start, stop) in chunks; after a fault it goes on at the byte it had come to.
+        """Bytes [start, stop) of a shard in chunks; after a fault the stream goes on at the byte reached.
 
         Args:
             name: of the shard.
             start: first byte.
-            stop: first byte that is not wanted.
-            size: of the shard, from the manifest; another size means that the shard has changed.
+            stop: first byte after the last.
+            size: bytes of the shard, from the manifest; another size means that the shard has changed.
 
         Raises:
-            UserError: the shard is gone, has changed, cannot be read by ranges, or gives nothing in several attempts.
+            UserError: the shard is missing or has changed, cannot be read by ranges, or several attempts failed.
         """
         failures = 0
         while start < stop:
@@ -126,7 +113,13 @@ class Source(ABC):
                 self._pause(name, failures, fault)
 
     def read_rows(self, name: str, starts: Sequence[int], rows: Sequence[UInt8[np.ndarray, " b"]], size: int) -> None:
-        """Fill each row with the bytes of a shard of `size` bytes from its start on.
+        """Read rows of a shard.
+
+        Args:
+            name: of the shard.
+            starts: first byte of each row.
+            rows: arrays to fill.
+            size: bytes of the shard, from the manifest.
 
         Raises:
             UserError: as `stream`.
@@ -134,47 +127,56 @@ class Source(ABC):
         for start, row in zip(starts, rows, strict=True):
             row[:] = np.frombuffer(self.read(name, start, start + len(row), size), np.uint8)
 
+    def local_path(self, name: str) -> Path | None:
+        """The shard's file, if it is on this machine."""
+        return None
+
     def where(self, name: str) -> str:
-        """A shard for people."""
+        """The address of a shard, for messages."""
         return f"{self.root.rstrip('/')}/{name}"
 
-    def check_size(self, name: str, found: int, expected: int) -> None:
-        """Refuse a shard whose size is not the manifest's.
+    def check_size(self, name: str, size: int, expected: int) -> None:
+        """Check that a shard has the size that the manifest records.
+
+        Args:
+            name: of the shard.
+            size: bytes.
+            expected: bytes, from the manifest.
 
         Raises:
-            UserError: it is not.
+            UserError: it has not.
         """
-        if found != expected:
+        if size != expected:
             raise UserError(
-                f"{self.where(name)} has {found:,} bytes where the manifest records {expected:,}: it has changed"
+                f"{self.where(name)} has {size:,} bytes where the manifest records {expected:,}: it has changed"
             )
 
     def check_tag(self, name: str, tag: str | None) -> None:
-        """Refuse a shard of another ETag than an earlier answer had; a weak one says nothing of the bytes.
+        """Check that a shard has the ETag of earlier answers; a weak ETag says nothing of the bytes.
 
         Raises:
-            UserError: it has.
+            UserError: it has another.
         """
         if tag and not tag.startswith("W/") and self._tags.setdefault(name, tag) != tag:
             raise UserError(
                 f"{self.where(name)} has changed while it was read: its ETag was {self._tags[name]} and is now {tag}"
             )
 
-    def check_range(self, name: str, said: str | None, span: tuple[int, int], length: int | None, size: int) -> None:
-        """Refuse an answer of other bytes than those asked for, which a faulty cache may give.
+    def check_range(self, name: str, sent: str | None, span: tuple[int, int], length: int | None, size: int) -> None:
+        """Check that an answer holds the bytes asked for; a faulty cache may send others.
 
         Args:
             name: of the shard.
-            said: the answer's Content-Range.
-            span: the first byte asked for, and the first that is not.
+            sent: the answer's Content-Range.
+            span: first byte asked for, and first byte after the last.
             length: the answer's Content-Length, if it has one.
-            size: of the shard, from the manifest.
+            size: bytes of the shard, from the manifest.
 
         Raises:
-            Transient: they are other bytes; another attempt may meet a sound server.
+            Transient: they are other bytes; another attempt may help.
             UserError: the shard has another size, or the answer does not say which bytes it holds.
         """
-        if (match := _RANGE.fullmatch(said or "")) is None:
+        if (match := _RANGE.fullmatch(sent or "")) is None:
             raise UserError(f"{self.where(name)}: the server does not say how large it is, or which bytes it sends")
         first, last, total = map(int, match.groups())
         self.check_size(name, total, size)
@@ -189,9 +191,9 @@ class Source(ABC):
 
     @abstractmethod
     def _open(self, name: str, start: int, stop: int, size: int) -> Iterator[bytes]:
-        """One attempt at `stream`; may end early; raises Transient or UserError."""
+        """One attempt at `stream`, which may end early; raises Transient or UserError."""
 
-    def _patiently(self, name: str, attempt: Callable[[], T]) -> T:
+    def _with_retries(self, name: str, attempt: Callable[[], T]) -> T:
         failures = 0
         while True:
             try:
@@ -203,7 +205,7 @@ class Source(ABC):
     def _pause(self, name: str, failures: int, fault: Transient) -> None:
         if failures >= ATTEMPTS:
             raise UserError(f"{self.where(name)}: {fault} ({failures} attempts)") from None
-        if failures == TOLD_AT and self._tell.acquire(blocking=False):  # of one shard: others say the same
+        if failures == REPORTED_AT and self._reported.acquire(blocking=False):  # one report is enough
             left = self.pause_s * (2 ** (ATTEMPTS - 1) - 2 ** (failures - 1))
             print(
                 f"olmo-inject: {self.where(name)}: {fault}; trying again for {left:.0f} s", file=sys.stderr, flush=True

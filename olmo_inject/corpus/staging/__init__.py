@@ -1,10 +1,10 @@
-"""Staging: the sequences of some steps copied out of a corpus in the order of training.
+"""Staging: the sequences of some steps copied out of a corpus in training order.
 
-Sequences of a step lie scattered over all shards. A shard of which few are needed is read by ranges; one of which
-many are needed is streamed once. A stage that fits the memory allowed is put together there, and written once. Of a
-larger one what is streamed is written as runs, sorted by where they belong; then each part of the stage is put together
-in memory from the runs' slices and the ranges, and written at once: every read and write of a disk is long, and memory
-is bounded.
+The sequences of a step lie scattered over all shards. A shard of which few sequences are needed is read by ranges, one
+of which many are needed is streamed once (`layout`). A stage that fits in memory is assembled there and written once.
+For a larger stage, streamed sequences are spilled to the disk in runs, sorted by their place in the stage
+(`spill_runs`); each part of the stage is then assembled in memory from slices of the runs and from ranges, and written
+in one go (`parts`). So every disk access is long and memory is bounded. Start at `stager.open_stager`.
 """
 
 from olmo_inject.corpus.staging.request import Staged, check_extent

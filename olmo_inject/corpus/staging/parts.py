@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from olmo_inject.corpus.foreign import LOOKED_AT, check_tokens
 from olmo_inject.corpus.shards import TokenShards
@@ -19,7 +18,7 @@ from olmo_inject.corpus.sources.source import Stopped
 from olmo_inject.corpus.staged import StagePart
 from olmo_inject.corpus.staging.layout import Layout
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
-from olmo_inject.corpus.staging.spill_runs import Advance, Held, OpenRun
+from olmo_inject.corpus.staging.spill_runs import Advance, SpilledRuns, StageInMemory
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
 
@@ -29,12 +28,12 @@ READ_BACK = 4 << 20
 
 @dataclass(frozen=True)
 class Part:
-    """One part, a unit of work; its marker is written last and vouches for it.
+    """One part; a unit of work.
 
     Attributes:
         path: of the tokens.
-        marker: of the JSON file that says the part is complete.
-        first: its first place.
+        marker: of the JSON file with the part's record; written last, so it says that the part is complete.
+        first: place in the stage of its first sequence.
         sequences: how many it holds.
     """
 
@@ -52,30 +51,28 @@ class Part:
         return None
 
     def assemble(
-        self, layout: Layout, shards: TokenShards, streamed: Held | Sequence[OpenRun], connections: int, halt: Halt
+        self,
+        layout: Layout,
+        shards: TokenShards,
+        streamed: StageInMemory | SpilledRuns,
+        connections: int,
+        halt: Halt,
     ) -> UInt8[np.ndarray, "n b"]:
-        """The part's bytes: what was streamed, and for what that lacks, ranges of the source.
+        """The part's sequences: those that were streamed, and the others read by ranges.
 
         Args:
             layout: of the stage.
             shards: of the source.
-            streamed: what was streamed.
+            streamed: the sequences that were streamed.
             connections: ranges asked for at once.
             halt: ends the reading of ranges.
 
         Raises:
             Stopped: it was halted.
-            UserError: as `Source.read`; a damaged run; a file that holds no tokens.
+            UserError: as `Source.read`; a run is damaged; a file holds something else than token ids.
         """
-        if isinstance(streamed, Held):
-            here = slice(self.first, self.first + self.sequences)
-            part, there = streamed.rows[here], streamed.there[here]
-        else:
-            part = np.empty((self.sequences, shards.sequence_bytes), np.uint8)
-            there = np.zeros(self.sequences, bool)
-            for run in streamed:
-                run.copy(self.first, part, there)
-        self._fill(part, np.flatnonzero(~there), layout, shards, connections, halt)
+        part, filled = streamed.part(self.first, self.sequences)
+        self._fill(part, np.flatnonzero(~filled), layout, shards, connections, halt)
         files, _ = layout.locate(np.arange(self.first, self.first + self.sequences))
         for file, row in zip(files.tolist(), part, strict=True):
             where = shards.source.where(layout.files[file])
@@ -85,15 +82,15 @@ class Part:
     def _fill(
         self,
         part: np.ndarray,
-        lacking: np.ndarray,
+        missing: Int64[np.ndarray, " k"],
         layout: Layout,
         shards: TokenShards,
         connections: int,
         halt: Halt,
     ) -> None:
-        """Read the rows `lacking` by ranges, in the order in which they lie in their files."""
+        """Read the rows `missing` of a part by ranges, in the order in which they lie in their files."""
         source, width = shards.source, shards.sequence_bytes
-        files, indices = layout.locate(lacking + self.first)
+        files, indices = layout.locate(missing + self.first)
         by_file = np.lexsort((indices, files))
         cuts = np.flatnonzero(np.diff(files[by_file])) + 1
         groups = [
@@ -104,17 +101,21 @@ class Part:
 
         def fetch(group: np.ndarray) -> None:
             file = int(files[group[0]])
-            rows = [part[row] for row in lacking[group].tolist()]
+            rows = [part[row] for row in missing[group].tolist()]
             source.read_rows(layout.files[file], (indices[group] * width).tolist(), rows, layout.file_sizes[file])
 
         if not in_parallel([partial(fetch, group) for group in groups], connections, halt):
             raise Stopped
 
     def write(self, part: UInt8[np.ndarray, "n b"], advance: Advance) -> None:
-        """Write the part, compare what the disk gives back, and vouch for it.
+        """Write the part, read it back from the disk, compare, and write the marker.
+
+        Args:
+            part: as `assemble` gives it.
+            advance: called with the number of bytes read back.
 
         Raises:
-            UserError: it cannot be written, or the disk gives back something else.
+            UserError: it cannot be written, or the disk gives back other bytes.
         """
         digest, content = hashlib.sha256(), part.reshape(-1)
         with replacing(self.path) as temporary, temporary.open("wb") as file:
@@ -128,14 +129,14 @@ class Part:
 
 
 def _is_on_disk(path: Path, content: UInt8[np.ndarray, " n"], advance: Advance) -> bool:
-    """Whether a file holds `content`, read past the page cache where the system lets us ask for that."""
-    at = 0
+    """Whether a file holds `content`, read past the page cache if the system allows that."""
+    offset = 0
     with path.open("rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         while chunk := file.read(READ_BACK):
-            if chunk != content[at : at + len(chunk)].tobytes():
+            if chunk != content[offset : offset + len(chunk)].tobytes():
                 return False
-            at += len(chunk)
+            offset += len(chunk)
             advance(len(chunk))
-    return at == len(content)
+    return offset == len(content)

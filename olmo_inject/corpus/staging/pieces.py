@@ -1,4 +1,4 @@
-"""Pieces of work done side by side, ended together."""
+"""Pieces of work in threads that end together."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from olmo_inject.corpus.sources.source import Stopped
 from olmo_inject.corpus.staging.spill_runs import Advance
 
-GRACE_S = 2.0  # for pieces to end; one that waits for a server may need minutes, and is left behind
+GRACE_S = 2.0  # for pieces to end; one that waits for a server may need minutes and is left behind
 _POLL_S = 0.05
 
 
 class Halt:
-    """Counts bytes, and ends all pieces of work once they should stop or one of them has failed."""
+    """Counts bytes, and ends all pieces of work when they should stop or when one of them fails."""
 
     def __init__(self, advance: Advance, should_stop: Callable[[], bool]) -> None:
         self._advance = advance
@@ -28,24 +28,33 @@ class Halt:
         return self.failed or self._should_stop()
 
     def advance(self, n: int) -> None:
-        """Note that `n` bytes are done; ends the piece of work that calls it, if all are to end."""
+        """Count `n` bytes.
+
+        Raises:
+            Stopped: all pieces of work are to end.
+        """
         if self.is_on:
             raise Stopped
         self._advance(n)
 
 
 def in_parallel(pieces: Sequence[Callable[[], None]], at_once: int, halt: Halt) -> bool:
-    """Do all pieces; False if they were stopped. The first error ends the others and is raised.
+    """Do all pieces of work; return False if they were stopped. The first error ends the others and is raised.
 
-    The threads are daemons: a piece that does not end in `GRACE_S` after the halt is left behind. It changes nothing
-    any more, for whatever it does next it asks the halt.
+    The threads are daemons. A piece that does not end within `GRACE_S` of the halt is left behind; it changes nothing
+    more, since it asks the halt before its next step.
+
+    Args:
+        pieces: functions to call.
+        at_once: number of threads.
+        halt: ends all of them.
     """
-    todo, errors = deque(pieces), list[BaseException]()
+    waiting, errors = deque(pieces), list[BaseException]()
 
     def work() -> None:
         while not halt.is_on:
             try:
-                piece = todo.popleft()
+                piece = waiting.popleft()
             except IndexError:
                 return
             try:
@@ -66,4 +75,4 @@ def in_parallel(pieces: Sequence[Callable[[], None]], at_once: int, halt: Halt) 
     for error in errors:
         if not isinstance(error, Stopped):
             raise error
-    return not errors and not todo and not any(thread.is_alive() for thread in threads)
+    return not errors and not waiting and not any(thread.is_alive() for thread in threads)

@@ -1,9 +1,10 @@
-"""Runs: what a stage needs of one stretch of a streamed file, sorted by where it belongs."""
+"""What a stage needs of streamed files: put into memory, or spilled to the disk sorted by place in the stage."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,29 +20,36 @@ RUN_BYTES = 256 << 20
 Advance = Callable[[int], None]
 
 
-class Held:
-    """A whole stage in memory, where what is streamed is put at once; a row is only touched when it is written.
+class StageInMemory:
+    """A whole stage in memory; the system hands out a row's memory when the row is written.
 
     Attributes:
-        rows: by place.
-        there: which of them have been put.
+        rows: sequences by place in the stage.
+        filled: which of them have been read.
     """
 
     def __init__(self, sequences: int, sequence_bytes: int) -> None:
         self.rows: UInt8[np.ndarray, "n b"] = np.empty((sequences, sequence_bytes), np.uint8)
-        self.there: Bool[np.ndarray, " n"] = np.zeros(sequences, bool)
+        self.filled: Bool[np.ndarray, " n"] = np.zeros(sequences, bool)
+
+    def part(self, first: int, sequences: int) -> tuple[UInt8[np.ndarray, "m b"], Bool[np.ndarray, " m"]]:
+        """The rows from place `first` on, not copied, and which of them are filled."""
+        here = slice(first, first + sequences)
+        return self.rows[here], self.filled[here]
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run, a unit of work: rows in `path`, and beside it their places and CRC-32s, which vouch for it.
+class SpillRun:
+    """The sequences that a stage needs of one stretch of a streamed file; a unit of work.
+
+    On the disk it is the rows in `path` and an index beside it, written last, with their places and CRC-32s.
 
     Attributes:
         path: of the rows.
-        source: of the file.
-        layout: knows what is needed of the file.
-        file: its number there.
-        these: which of the sequences that are needed of the file, in ascending order.
+        source: of the streamed file.
+        layout: which sequences are needed of the file.
+        file: its number in the layout.
+        needed: which of the sequences needed of the file, in ascending order.
         start: first byte of the stretch.
         stop: first byte after it.
     """
@@ -50,22 +58,22 @@ class Run:
     source: Source
     layout: Layout
     file: int
-    these: range
+    needed: range
     start: int
     stop: int
 
     @property
     def index(self) -> Path:
-        """The file whose presence says that the run is complete."""
+        """The index, whose presence says that the run is complete."""
         return self.path.with_suffix(".index")
 
-    def gather(self, sequence_bytes: int, advance: Advance) -> None:
-        """Stream the stretch and write the run; memory is the run's size and a chunk.
+    def spill(self, sequence_bytes: int, advance: Advance) -> None:
+        """Stream the stretch and write the run. Memory: the run and a chunk.
 
         Raises:
             UserError: as `Source.stream`; the run cannot be written.
         """
-        indices, places = self._needed()
+        indices, places = self._indices_and_places()
         by_place = np.argsort(places, kind="stable")
         slots = np.empty(len(by_place), np.int64)
         slots[by_place] = np.arange(len(by_place))
@@ -77,20 +85,20 @@ class Run:
         with replacing(self.index) as temporary:
             temporary.write_bytes(record.data)
 
-    def hold(self, held: Held, advance: Advance) -> None:
-        """Stream the stretch into the memory that holds the whole stage.
+    def read_into(self, stage: StageInMemory, advance: Advance) -> None:
+        """Stream the stretch into memory.
 
         Raises:
             UserError: as `Source.stream`.
         """
-        indices, places = self._needed()
-        self._stream(indices, places, held.rows, advance)
-        held.there[places] = True
+        indices, places = self._indices_and_places()
+        self._stream(indices, places, stage.rows, advance)
+        stage.filled[places] = True
 
-    def _needed(self) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    def _indices_and_places(self) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         indices, places = self.layout.of_file(self.file)
-        these = slice(self.these.start, self.these.stop)
-        return indices[these], places[these]
+        needed = slice(self.needed.start, self.needed.stop)
+        return indices[needed], places[needed]
 
     def _stream(
         self,
@@ -107,65 +115,83 @@ class Run:
         for chunk in self.source.stream(name, self.start, self.stop, size):
             content = cut + chunk if cut else chunk
             whole = len(content) // width
-            found = np.frombuffer(content, np.uint8, whole * width).reshape(whole, width)
+            sequences = np.frombuffer(content, np.uint8, whole * width).reshape(whole, width)
             first, beyond = np.searchsorted(indices, [base, base + whole])
-            if beyond - first < whole or not each_once:  # else all of the chunk is needed as it stands
-                found = found[indices[first:beyond] - base]
-            rows[slots[first:beyond]] = found
+            if beyond - first < whole or not each_once:  # else all of the chunk is needed as it is
+                sequences = sequences[indices[first:beyond] - base]
+            rows[slots[first:beyond]] = sequences
             cut, base = content[whole * width :], base + whole
             advance(len(chunk))
 
     def is_complete(self) -> bool:
         """Whether it was written to the end."""
-        return self.index.is_file() and self.index.stat().st_size == 16 * len(self.these)
+        return self.index.is_file() and self.index.stat().st_size == 16 * len(self.needed)
 
-    def opened(self) -> OpenRun:
-        """To read slices of."""
-        index = np.memmap(self.index, np.int64, mode="r").view(np.ndarray)
-        return OpenRun(self.path, index.reshape(-1, 2))
+    def load_index(self) -> Int64[np.ndarray, "n 2"]:
+        """Place in the stage and CRC-32 of each row, in the order of the rows; mapped."""
+        return np.memmap(self.index, np.int64, mode="r").view(np.ndarray).reshape(-1, 2)
+
+    def read_rows(
+        self, begin: int, checksums: Int64[np.ndarray, " n"], sequence_bytes: int
+    ) -> UInt8[np.ndarray, "n b"]:
+        """Rows of a complete run from row `begin` on, as many as there are CRC-32s.
+
+        Raises:
+            UserError: they are not what was written; the index is removed, so that the next attempt writes them again.
+        """
+        with suppress(OSError, ValueError):
+            offset, count = begin * sequence_bytes, len(checksums) * sequence_bytes
+            rows = np.fromfile(self.path, np.uint8, count, offset=offset).reshape(-1, sequence_bytes)
+            if [zlib.crc32(row) for row in rows] == checksums.tolist():
+                return rows
+        self.index.unlink(missing_ok=True)
+        raise UserError(f"{self.path} is damaged; the same command makes it again")
 
 
-def plan_runs(layout: Layout, file: int, source: Source, sequence_bytes: int, work: Path) -> list[Run]:
-    """The runs of a streamed file, each of at most `RUN_BYTES`."""
+def plan_spill_runs(layout: Layout, file: int, source: Source, sequence_bytes: int, work: Path) -> list[SpillRun]:
+    """Cut a streamed file into runs.
+
+    Args:
+        layout: which sequences are needed of the file.
+        file: its number in the layout.
+        source: of the file.
+        sequence_bytes: of one sequence; a run holds at most `RUN_BYTES`.
+        work: folder to write the runs to.
+    """
     indices, _ = layout.of_file(file)
     most = max(1, RUN_BYTES // sequence_bytes)
     runs = []
     for number, first in enumerate(range(0, len(indices), most)):
-        these = range(first, min(first + most, len(indices)))
-        start, stop = int(indices[these[0]]) * sequence_bytes, (int(indices[these[-1]]) + 1) * sequence_bytes
-        runs.append(Run(work / f"run-{file:05d}-{number:03d}.rows", source, layout, file, these, start, stop))
+        needed = range(first, min(first + most, len(indices)))
+        start, stop = int(indices[needed[0]]) * sequence_bytes, (int(indices[needed[-1]]) + 1) * sequence_bytes
+        runs.append(SpillRun(work / f"run-{file:05d}-{number:03d}.rows", source, layout, file, needed, start, stop))
     return runs
 
 
-@dataclass(frozen=True)
-class OpenRun:
-    """A complete run; its index, 16 bytes a sequence, is mapped."""
+class SpilledRuns:
+    """Complete runs, open for reading.
 
-    path: Path
-    record: Int64[np.ndarray, "n 2"]
+    Args:
+        runs: all of a stage.
+        sequence_bytes: of one sequence.
+    """
 
-    def copy(self, first: int, part: UInt8[np.ndarray, "m b"], there: np.ndarray) -> None:
-        """Copy what belongs into the part that begins at place `first`, and note in `there` [m] what is there.
+    def __init__(self, runs: Sequence[SpillRun], sequence_bytes: int) -> None:
+        self._runs = [(run, run.load_index()) for run in runs]
+        self._sequence_bytes = sequence_bytes
+
+    def part(self, first: int, sequences: int) -> tuple[UInt8[np.ndarray, "m b"], Bool[np.ndarray, " m"]]:
+        """The rows from place `first` on, and which of them the runs hold.
 
         Raises:
-            UserError: the run is damaged; it is removed, so that the next attempt makes it again.
+            UserError: a run is damaged; its index is removed, so that the next attempt writes the run again.
         """
-        begin, end = np.searchsorted(self.record[:, 0], [first, first + len(part)]).tolist()
-        if begin == end:
-            return
-        width = part.shape[1]
-        rows = self._read(begin, end, width)
-        if rows is None:
-            self.path.with_suffix(".index").unlink(missing_ok=True)
-            raise UserError(f"{self.path} is damaged; the same command makes it again")
-        within = self.record[begin:end, 0] - first
-        part[within] = rows
-        there[within] = True
-
-    def _read(self, begin: int, end: int, width: int) -> np.ndarray | None:
-        """Rows [begin, end); None where they are not what was written."""
-        try:
-            rows = np.fromfile(self.path, np.uint8, (end - begin) * width, offset=begin * width).reshape(-1, width)
-        except (OSError, ValueError):
-            return None
-        return rows if [zlib.crc32(row) for row in rows] == self.record[begin:end, 1].tolist() else None
+        part = np.empty((sequences, self._sequence_bytes), np.uint8)
+        filled = np.zeros(sequences, bool)
+        for run, index in self._runs:
+            begin, end = np.searchsorted(index[:, 0], [first, first + sequences]).tolist()
+            if begin < end:
+                places = index[begin:end, 0] - first
+                part[places] = run.read_rows(begin, index[begin:end, 1], self._sequence_bytes)
+                filled[places] = True
+        return part, filled

@@ -110,7 +110,6 @@ def golden_values(effort: Effort) -> Iterator[Measure]:
     losses = closed_forms.mixture_losses(mixture, [1, 16, 32, 64])
     golden = np.array([0.61942265, 0.15270063, 0.07439622, 0.02298656])
     yield Measure(3, "L* at N = 1, 16, 32, 64 against golden", np.abs(losses - golden).max(), "<=", 1e-7)
-    # The share of F is .90653601. Its specification says .906537, one in the last digit too many.
     yield Measure(3, "frequencies and spectrum against golden", np.abs(numbers[:3]).max(), "<=", 1e-7)
     yield Measure(3, "share of the frequent set against golden", abs(numbers[3]), "<=", 5e-7)
 

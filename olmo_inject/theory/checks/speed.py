@@ -39,10 +39,10 @@ class Speed:
 
 def speed(effort: Effort) -> Iterator[Measure]:
     """Check 14, on one thread."""
-    steps, widths, tasks = (20, WIDTHS[::2], 300) if effort.quick else (150, WIDTHS, 1000)
-    axis = compare_training("axis", steps, widths=widths)
+    steps, rounds, widths, tasks = (40, 2, WIDTHS[::2], 300) if effort.quick else (150, 3, WIDTHS, 1000)
+    axis = compare_training("axis", steps, rounds, widths)
     yield Measure(14, "batched training, diagonal: times faster", axis.ratio, ">=", 5)
-    dense = compare_training("random", steps, widths=widths)
+    dense = compare_training("random", steps, rounds, widths)
     yield Measure(14, "batched training, dense: times faster", dense.ratio, ">=", 3)
     difference = max(axis.difference, dense.difference)
     yield Measure(14, "loss of both ways, absolute difference", difference, "<=", 1e-4)

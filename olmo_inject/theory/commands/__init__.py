@@ -10,7 +10,7 @@ from olmo_inject.theory.commands.fitting import fit
 from olmo_inject.theory.commands.predicting import predict_command
 
 app = typer.Typer(
-    help="Which task a model of which width holds: multi-task linear regression, in closed form.",
+    help="Which tasks a model of a given width holds: multi-task linear regression, in closed form.",
     no_args_is_help=True,
     add_completion=False,
 )

@@ -9,7 +9,6 @@ import typer
 
 from olmo_inject.progress import show_progress
 from olmo_inject.theory.commands.checking import Quick
-from olmo_inject.theory.inputs import choice
 
 
 def figures(
@@ -22,6 +21,7 @@ def figures(
     from olmo_inject.theory.drawing.figures import FIGURES
     from olmo_inject.theory.drawing.save import save_all
     from olmo_inject.theory.drawing.scene import load_scene
+    from olmo_inject.theory.inputs import choice
 
     for name in only or ():
         choice("--only", name, tuple(FIGURES))

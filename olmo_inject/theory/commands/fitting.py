@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.commands.checking import AsJson
-from olmo_inject.theory.measurements import QUANTITIES, column, last_of_each_run, of_task, read_measurements
-from olmo_inject.theory.prediction.tables import table
-from olmo_inject.theory.scaling.fit import Fit, fit_power_law, fit_scaling_law
+
+if TYPE_CHECKING:
+    from olmo_inject.theory.scaling.fit import Fit
 
 
 def fit(
@@ -27,6 +27,10 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Fit L = E + A N^-alpha + B D^-beta, or E + A x^-gamma, and say what the points can tell of each number."""
+    from olmo_inject.theory.measurements import QUANTITIES, column, last_of_each_run, of_task, read_measurements
+    from olmo_inject.theory.prediction.tables import table
+    from olmo_inject.theory.scaling.fit import fit_power_law, fit_scaling_law
+
     names = against.split(",")
     if names != ["size", "data"] and (len(names) > 1 or names[0] not in QUANTITIES):
         raise UserError(f"--against must be one of {', '.join(QUANTITIES)} or size,data, got {against!r}")
@@ -40,10 +44,10 @@ def fit(
     else:
         found = fit_power_law(columns[0], losses, resamples)
     if picture is not None:
+        from olmo_inject.figure_style import save
         from olmo_inject.theory.drawing.fits import fitted_law
-        from olmo_inject.theory.drawing.save import save_as
 
-        save_as(fitted_law(found, names, columns, losses), picture)
+        save(fitted_law(found, names, columns, losses), picture)
     if as_json:
         print(json.dumps(_document(found, names, len(losses)), indent=2))
         return
@@ -65,7 +69,7 @@ def _shown(low: float | None = None, high: float | None = None) -> str:
 
 def _document(found: Fit[Any], names: list[str], count: int) -> dict[str, Any]:
     def finite(value: float) -> float | None:
-        return float(value) if np.isfinite(value) else None
+        return float(value) if math.isfinite(value) else None
 
     numbers = {
         name: {

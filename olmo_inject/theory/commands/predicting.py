@@ -4,44 +4,47 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.commands.checking import AsJson
-from olmo_inject.theory.commands.estimating import estimate_from
-from olmo_inject.theory.mixtures.mixture import Mixture
-from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
-from olmo_inject.theory.mixtures.task_mixture import TaskMixture
-from olmo_inject.theory.prediction import tables
-from olmo_inject.theory.prediction.config import PredictConfig, configured_mixture, load_predict_config
-from olmo_inject.theory.prediction.optimizers import OptimizerSettings, Simulated, simulate
-from olmo_inject.theory.prediction.overlapping import predict_overlapping, with_overlaps
-from olmo_inject.theory.prediction.predict import predict
+
+if TYPE_CHECKING:
+    from olmo_inject.theory.mixtures.mixture import Mixture
+    from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
+    from olmo_inject.theory.prediction.config import PredictConfig
+    from olmo_inject.theory.prediction.optimizers import Simulated
 
 
 def predict_command(
     config: Annotated[
-        Path | None, typer.Argument(help="Frequencies and spectra; or a plan's JSON; or an experiment.")
+        Path | None, typer.Argument(help="YAML with frequencies and spectra; or a run's plan.json; or an experiment.")
     ] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value over the files.")] = None,
-    spectra: Annotated[Path | None, typer.Option(help="What a plan or experiment leaves out: spectra, corpus.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, instead of what the files say.")] = None,
+    spectra: Annotated[Path | None, typer.Option(help="YAML with what a plan leaves out: spectra, corpus.")] = None,
     measured: Annotated[
-        list[Path] | None, typer.Option("--from", help="Runs or a CSV: estimate utilities from their losses instead.")
+        list[Path] | None, typer.Option("--from", help="Run folders or a CSV: estimate utilities from their losses.")
     ] = None,
-    at: Annotated[list[str] | None, typer.Option(help="With --from: a cell to predict, WIDTH:RATE.")] = None,
+    at: Annotated[list[str] | None, typer.Option(help="With --from: a cell to predict, such as 128:1/10.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say which tasks are held at which width and gap, before any GPU is spent."""
+    """Predict which tasks are held at which width and gap, before any GPU is spent."""
+    from olmo_inject.theory.commands.estimating import estimate_from
+    from olmo_inject.theory.prediction import tables
+    from olmo_inject.theory.prediction.config import configured_mixture, load_predict_config
+    from olmo_inject.theory.prediction.overlapping import with_overlaps
+    from olmo_inject.theory.prediction.predict import predict
+
     if measured:
         if config or spectra:
             raise UserError("--from takes the place of a configuration: give one of the two")
         estimate_from(measured, at or [], as_json)
         return
     if config is None:
-        raise UserError("name a configuration, a plan or an experiment, or measured runs with --from")
+        raise UserError("name a configuration, a plan or an experiment; or measured runs, with --from")
     if at:
         raise UserError("--at says which cells to predict from measured runs: it needs --from")
     settings = load_predict_config(config, spectra, overrides or ())
@@ -55,15 +58,12 @@ def predict_command(
         mixture,
         settings.widths,
         settings.gaps,
-        _step_size(settings, mixture),
+        _step_size(settings, float(mixture.utilities.max())),
         settings.frequent_mass,
         settings.residual_share,
     )
     if as_json:
-        document = prediction.as_json()
-        if simulated:
-            document["simulated"] = [run.as_json() for run in simulated]
-        print(json.dumps(document, indent=2))
+        _print_json(prediction.as_json(), simulated)
         return
     console = Console()
     for titled in (tables.held_shares, tables.critical_widths, tables.gap_statements):
@@ -76,9 +76,15 @@ def predict_command(
         f"Frequent tasks, {len(frequent)} of {prediction.mixture.tasks}: {', '.join(frequent)}. "
         f"Width {prediction.residual_width} explains all but {settings.residual_share:.0%} of them."
     )
-    console.print("~ beyond 2 eta T nu = 1 a burst is a large step, and this is growth from nothing alone.")
-    console.print("learned: grows from nothing. kept: stays once learned. oscillates: learned in part.")
+    console.print("~ the burst is a large step there, 2 eta T nu > 1: this width is for learning from nothing alone.")
+    console.print("learned: grows from nothing. kept: stays once learned. oscillates: grows, and stays in part.")
     _print_simulated(console, simulated)
+
+
+def _print_json(document: dict[str, Any], simulated: list[Simulated]) -> None:
+    if simulated:
+        document["simulated"] = [run.as_json() for run in simulated]
+    print(json.dumps(document, indent=2))
 
 
 def _print_simulated(console: Console, simulated: list[Simulated]) -> None:
@@ -89,14 +95,14 @@ def _print_simulated(console: Console, simulated: list[Simulated]) -> None:
 
 
 def _print_overlapping(mixture: OverlappingMixture, settings: PredictConfig, as_json: bool) -> None:
+    from olmo_inject.theory.prediction.overlapping import predict_overlapping
+
     simulated = _simulated(settings, mixture)
     followed = [mixture.names.index(name) for name in settings.tasks]
-    found = predict_overlapping(mixture, followed, settings.widths, settings.gaps, settings.step_size)
+    step_size = _step_size(settings, float(mixture.slots[0]))
+    found = predict_overlapping(mixture, followed, settings.widths, settings.gaps, step_size)
     if as_json:
-        document = found.as_json()
-        if simulated:
-            document["simulated"] = [run.as_json() for run in simulated]
-        print(json.dumps(document, indent=2))
+        _print_json(found.as_json(), simulated)
         return
     console = Console()
     for titled in found.tables():
@@ -104,16 +110,18 @@ def _print_overlapping(mixture: OverlappingMixture, settings: PredictConfig, as_
     _print_simulated(console, simulated)
 
 
-def _step_size(settings: PredictConfig, mixture: TaskMixture) -> float:
-    """Eta nu_1: of a plain optimizer's learning rate, if it has one."""
+def _step_size(settings: PredictConfig, largest: float) -> float:
+    """Eta times the largest eigenvalue of M: of a plain optimizer's learning rate, if it has one."""
     rate = settings.optimizer.learning_rate
     if rate is None or settings.optimizer.name != "plain":
         return settings.step_size
-    return rate * float(mixture.utilities.max())
+    return rate * largest
 
 
 def _simulated(settings: PredictConfig, mixture: Mixture) -> list[Simulated]:
     """Every declared task in bursts under an optimizer that has no closed form."""
+    from olmo_inject.theory.prediction.optimizers import OptimizerSettings, simulate
+
     given = {key: value for key, value in vars(settings.optimizer).items() if value is not None}
     chosen = OptimizerSettings(**given)
     if chosen.name == "plain":

@@ -22,8 +22,8 @@ from olmo_inject.theory.training.gradients import population_gradient, sampled_g
 from olmo_inject.theory.training.streams import Bursts, SampleStream
 from olmo_inject.theory.training.train import Recipe, train
 
-PLAIN = 0.1
-"""Eta nu_1 of plain steps: the learning rate in units of the largest utility."""
+PLAIN = 0.2
+"""Eta nu_1 of plain steps: the step size in units of the largest utility."""
 
 
 def matched_frequency(scene: Scene) -> Figure:
@@ -38,6 +38,7 @@ def matched_frequency(scene: Scene) -> Figure:
     for gap, color in zip(np.minimum(learned, keeps), style.CATEGORIES, strict=False):
         if 1 <= gap <= max(scene.gaps):
             plain.axvline(gap, color=color, linestyle=":", linewidth=1.2)
+    plain.plot([], [], ":", color=style.GREY, label="predicted")
     style.label(plain, f"Plain steps, $\\eta\\nu_1$ = {PLAIN:g}", "gap T (steps)", f"signal of task {scene.rare + 1}")
     style.legend(plain, 2)
 
@@ -136,7 +137,7 @@ def _cosine(one: torch.Tensor, two: torch.Tensor) -> Float[np.ndarray, " S"]:
 def kept_and_learned(scene: Scene) -> Figure:
     """Over width and gap: learned and kept, bistable, oscillating or lost."""
     mixture, rare = scene.mixture, scene.rare
-    step_size = 0.1 / float(mixture.utilities.max())
+    step_size = PLAIN / float(mixture.utilities.max())
     every = np.arange(1, max(scene.widths) + 1)
     learned = longest_gaps(mixture, every, step_size)[:, rare]
     keeps = longest_kept_gaps(mixture, every, step_size)[:, rare]
@@ -157,7 +158,7 @@ def kept_and_learned(scene: Scene) -> Figure:
     axes.set_ylim(1, top)
     axes.set_xlim(1, every[-1])
     axes.text(0.03, 0.05, "white: lost", transform=axes.transAxes, fontsize=8)
-    style.label(axes, f"Task {rare + 1}, plain steps of $\\eta\\nu_1$ = 0.1", "width N", "gap T (steps)")
+    style.label(axes, f"Task {rare + 1}, plain steps of $\\eta\\nu_1$ = {PLAIN:g}", "width N", "gap T (steps)")
     style.legend(axes, 1)
     return figure
 

@@ -6,16 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
 from olmo_inject.theory.forms.closed_forms import checked_widths
 from olmo_inject.theory.inputs import whole, wholes
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
-from olmo_inject.theory.prediction.config import one_line
 from olmo_inject.theory.training.train import Recipe, Trained, train
-from olmo_inject.yaml_text import read_yaml, typed
 
 # OmegaConf reads these annotations at run time, on Python 3.10 too.
 
@@ -28,16 +24,16 @@ class SceneConfig:
     features: int = 10
     frequency_power: float = 1.7
     spectrum_power: float = 2.3
-    null_directions: int = 200
+    null_directions: int = 100
     widths: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64, 128])
-    injected: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
+    injected: list[int] = field(default_factory=lambda: [16, 32, 64])
     contrast: list[int] = field(default_factory=lambda: [16, 64])
     shown: list[int] = field(default_factory=lambda: [1, 3, 7, 13, 20])
     rare: int = 13
-    gaps: list[int] = field(default_factory=lambda: [1, 10, 100, 300, 1000, 2000])
-    trace_gap: int = 200
-    steps: int = 5_000
-    injection_steps: int = 10_000
+    gaps: list[int] = field(default_factory=lambda: [1, 10, 100, 300, 1000])
+    trace_gap: int = 100
+    steps: int = 3_000
+    injection_steps: int = 5_000
     seeds: int = 3
 
 
@@ -83,15 +79,7 @@ def load_scene(path: Path | None, quick: bool) -> Scene:
     Raises:
         UserError: the file cannot be read, or a number in it is impossible.
     """
-    config = SceneConfig()
-    if path is not None:
-        given = read_yaml(path)
-        try:
-            merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SceneConfig), typed(given, SceneConfig)))
-        except (OmegaConfBaseException, ValueError) as error:
-            raise UserError(f"{path}: {one_line(error)}") from None
-        assert isinstance(merged, SceneConfig)
-        config = merged
+    config = SceneConfig() if path is None else read_described(path, SceneConfig)
     return scene_of(_smaller(config) if quick else config)
 
 
@@ -109,7 +97,7 @@ def scene_of(config: SceneConfig) -> Scene:
         tuple(checked_widths(mixture, given).tolist()) for given in (config.widths, config.injected, config.contrast)
     )
     if not widths or not injected or len(contrast) != 2:
-        raise UserError("widths and injected need one entry or more, and contrast a narrow and a wide one")
+        raise UserError("widths and injected must have one or more entries, contrast a narrow and a wide width")
     shown = tuple((wholes("shown", config.shown, 1, mixture.tasks) - 1).tolist())
     return Scene(
         mixture=mixture,

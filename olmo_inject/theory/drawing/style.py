@@ -1,4 +1,4 @@
-"""One look for all figures: colours that colour-blind readers tell apart, and direct labels."""
+"""What figures of the theory share beside `olmo_inject.figure_style`: panels at printed size, labels, seeds, axes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#C47A00", "#00795A", "#B0508A", "#2E86C1", "#C44E00"
-BLACK, GREY = "#222222", "#707070"
-CATEGORIES = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
-MARKERS = ("o", "s", "^", "D", "v", "P")
+from olmo_inject.figure_style import BLACK, BLUE, COLOURS, GREEN, GREY, MARKERS, ORANGE, PINK, RED, SKY
 
-
+__all__ = ["BLACK", "BLUE", "CATEGORIES", "GREEN", "GREY", "MARKERS", "ORANGE", "PINK", "RED", "SKY"]
+CATEGORIES = COLOURS[:6]
 WIDTH = 7.0
 """Inches of a printed page's text: figures are drawn at this size, so that 8 points stay 8 points."""
 

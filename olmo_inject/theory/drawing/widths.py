@@ -50,7 +50,7 @@ def losses(scene: Scene) -> Figure:
         points = [(weights * (1 - run.captures[:, 0])).sum(-1) / scale for run in trained.values()]
         style.seeds(right, list(trained), points, marker, color, name)
     right.axvline(enough, color=style.GREY, linestyle=":", linewidth=1.2)
-    right.annotate(f" $N_{{5\\%}}$ = {enough}", (enough, 0.75), fontsize=8, color=style.BLACK)
+    right.annotate(f" $N_{{5\\%}}$ = {enough}", (enough, 0.55), fontsize=8, color=style.BLACK)
     right.set_yscale("log")
     style.width_axis(right, list(trained))
     style.label(right, "Residual left unexplained", "width N", "share of variance")
@@ -67,7 +67,7 @@ def longer(scene: Scene) -> Figure:
     left.plot(every, closed_forms.mixture_losses(mixture, every), color=style.BLACK, label="best encoder, theory")
     signal = closed_forms.task_signals(mixture, every)[:, scene.rare]
     right.step(every, signal, where="post", color=style.BLACK, label="best encoder, theory")
-    for factor, color, marker in ((1, style.BLUE, "o"), (10, style.RED, "s")):
+    for factor, color, marker in ((1, style.BLUE, "o"), (10, style.RED, "x")):
         runs = [train(mixture, width, Recipe(steps=factor * steps), scene.seeds) for width in widths]
         name = f"{factor * steps:,} steps"
         points = [run.task_losses[:, 0] @ mixture.frequencies for run in runs]
@@ -78,6 +78,7 @@ def longer(scene: Scene) -> Figure:
     for axes in (left, right):
         style.width_axis(axes, widths)
     style.label(left, "Loss of the mixture", "width N", "loss")
+    right.set_ylim(-0.03, 1.03)
     style.label(right, f"Task {scene.rare + 1}", "width N", "signal s")
     for axes in (left, right):
         style.legend(axes, 2)

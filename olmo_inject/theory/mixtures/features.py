@@ -117,7 +117,7 @@ def retracted(rows: Float[Tensor, "*batch N d"]) -> Float[Tensor, "*batch N d"]:
 
 def _independent(rows: Tensor) -> None:
     if rows.shape[-2] > rows.shape[-1]:
-        raise UserError(f"rows must be at most {rows.shape[-1]}, as long as each of them is, got {rows.shape[-2]}")
+        raise UserError(f"at most {rows.shape[-1]} rows of so many numbers are independent, got {rows.shape[-2]}")
 
 
 def _solved(factor: Tensor, rows: Tensor) -> Tensor:

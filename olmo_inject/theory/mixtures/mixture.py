@@ -118,7 +118,7 @@ def _checked_tasks(
     names = tuple(names) or tuple(f"task-{k + 1}" for k in range(count))
     for name in names:
         if not isinstance(name, str):
-            raise UserError(f"task names must be words, got {name!r}")
+            raise UserError(f"task names must be text, got {name!r}")
     given = numbers("frequencies", frequencies)
     if not (given.ndim == 1 and 0 < len(given) == count == len(names)):
         raise UserError(

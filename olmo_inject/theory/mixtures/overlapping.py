@@ -84,7 +84,7 @@ class OverlappingMixture(Mixture):
             spectra.append(values[kept])
             columns.append(vectors[:, kept])
         if len({len(column) for column in columns}) != 1:
-            raise UserError("Gram matrices must be one or more of one size")
+            raise UserError("Gram matrices must be one or more, all of the same size")
         return cls(frequencies, tuple(spectra), np.concatenate(columns, axis=1), names)  # type: ignore[arg-type]
 
     @classmethod

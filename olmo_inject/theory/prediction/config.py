@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
 from olmo_inject.theory.mixtures.frequencies import mixture_from_frequencies, parse_rate
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
 from olmo_inject.theory.prediction.injected_rates import injected_rates, is_injected
-from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
+from olmo_inject.yaml_text import parse_overrides, read_yaml
 
 # OmegaConf reads these annotations at run time, on Python 3.10 too.
 
@@ -104,18 +103,7 @@ def load_predict_config(path: Path, spectra: Path | None = None, overrides: Sequ
     else:
         layers.insert(0, (str(path), first))
     layers += [(f"override {override!r}", parse_overrides([override])) for override in overrides]
-    config = OmegaConf.structured(PredictConfig)
-    for where, layer in layers:
-        try:
-            config = OmegaConf.merge(config, typed(layer, PredictConfig))
-        except (OmegaConfBaseException, ValueError) as error:
-            raise UserError(f"{where}: {one_line(error)}") from None
-    try:
-        loaded = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {one_line(error)}") from None
-    assert isinstance(loaded, PredictConfig)
-    return loaded
+    return described(PredictConfig, *layers)
 
 
 def configured_mixture(config: PredictConfig) -> TaskMixture:
@@ -151,7 +139,7 @@ def configured_mixture(config: PredictConfig) -> TaskMixture:
     if background is None:
         return TaskMixture(np.array(shares), tuple(spectra), tuple(names), null_directions)
     if sum(shares) >= 1:
-        raise UserError(f"tasks: frequencies sum to {sum(shares):g}, which leaves the background nothing")
+        raise UserError(f"tasks: frequencies sum to {sum(shares):g}, which leaves nothing for the background")
     # A batch of one instance: shares are its parts.
     return mixture_from_frequencies(
         names, shares, spectra, batch=1, background=background, null_directions=null_directions
@@ -161,7 +149,7 @@ def configured_mixture(config: PredictConfig) -> TaskMixture:
 def _read_gram(name: str, task: TaskConfig) -> None:
     """Put a Gram matrix's spectrum and directions in its place."""
     if task.directions is not None or task.spectrum.values is not None or task.spectrum.power is not None:
-        raise UserError(f"tasks.{name}: a gram says spectrum and directions, so give neither beside it")
+        raise UserError(f"tasks.{name}: a gram gives spectrum and directions: leave out both")
     assert task.gram is not None
     alone = OverlappingMixture.from_grams([1.0], [np.array(_even(f"tasks.{name}.gram", task.gram))])
     task.spectrum = SpectrumConfig(values=alone.spectra[0].tolist())
@@ -199,10 +187,3 @@ def _spectrum(where: str, config: SpectrumConfig) -> np.ndarray:
         return power_law(config.features, config.power)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def one_line(error: Exception) -> str:
-    """What went wrong and at which key, without the library's further lines."""
-    message = " ".join(str(error).split("\n")[0].split())
-    key = getattr(error, "full_key", None)
-    return f"{key}: {message}" if key and key not in message else message

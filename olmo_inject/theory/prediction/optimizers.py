@@ -165,7 +165,7 @@ def simulate(
     task = whole("task", task, 0, mixture.tasks - 1)
     sizes, gaps = wholes("width", widths, 1, mixture.dimension), wholes("gap", periods, 1)
     if not len(sizes) or not len(gaps):
-        raise UserError("widths and gaps need one entry or more each")
+        raise UserError("widths and gaps must have one or more entries each")
     if gaps.max() > settings.steps / 3:
         raise UserError(f"gap {gaps.max()} needs optimizer.steps of {3 * gaps.max()} or more, got {settings.steps}")
     recipe = Recipe(

@@ -104,7 +104,7 @@ def predict_overlapping(
     sizes = wholes("width", widths, 1, mixture.dimension)
     gaps, tasks = wholes("gap", periods, 1).tolist(), wholes("task", followed, 0, mixture.tasks - 1).tolist()
     if not len(sizes) or not gaps:
-        raise UserError("widths and gaps need one entry or more each")
+        raise UserError("widths and gaps must have one or more entries each")
     step = number("step_size", step_size, above=0, below=0.5) / float(mixture.slots[0])
     cycles = [
         [[overlap.flow_cycle(mixture, task, gap, int(size), step).trough for task in tasks] for gap in gaps]

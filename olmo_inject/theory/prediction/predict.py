@@ -124,7 +124,7 @@ def predict(
     periods = wholes("gap", periods, 1).tolist()
     sizes = closed_forms.checked_widths(mixture, widths)
     if not len(sizes) or not len(periods):
-        raise UserError("widths and gaps need one entry or more each")
+        raise UserError("widths and gaps must have one or more entries each")
     step = step_size / float(mixture.utilities.max())
     frequent = closed_forms.frequent_tasks(mixture, frequent_mass)
     critical = closed_forms.critical_widths(mixture)

@@ -30,6 +30,7 @@ from olmo_inject.theory.training.gradients import (
     population_gradient,
     sampled_gradient,
 )
+from olmo_inject.theory.training.muon import Muon
 from olmo_inject.theory.training.streams import Bursts, MassStream, SampleStream, checked_seeds
 
 Optimizer = Literal["adam", "gd", "muon"]
@@ -267,29 +268,6 @@ def _optimizer(tensors: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "muon":
         return Muon(tensors, recipe.learning_rate, recipe.betas[0])
     return torch.optim.SGD(tensors, lr=recipe.learning_rate)
-
-
-class Muon(torch.optim.Optimizer):
-    """Steps along U V^T of the momentum's singular value decomposition U S V^T: every direction moves alike.
-
-    The decomposition is exact where Muon proper takes a few Newton-Schulz iterations, and a momentum of zero does
-    not move. Directions below 1e-6 of the strongest count as none.
-    """
-
-    def __init__(self, tensors: list[Tensor], learning_rate: float, momentum: float) -> None:
-        super().__init__(tensors, {"lr": learning_rate, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step of all tensors."""
-        for group in self.param_groups:
-            for tensor in group["params"]:
-                state = self.state[tensor]
-                kept = state.setdefault("momentum", torch.zeros_like(tensor))
-                kept.mul_(group["momentum"]).add_(tensor.grad, alpha=1 - group["momentum"])
-                left, strengths, right = torch.linalg.svd(kept, full_matrices=False)
-                moved = strengths > 1e-6 * strengths.amax(-1, keepdim=True).clamp_min(1e-30)
-                tensor.sub_((left * moved[..., None, :]) @ right, alpha=group["lr"])
 
 
 def _signal_of(

@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from olmo_inject.config import CheckpointConfig
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints import on_disk
 from olmo_inject.training.trainer import InjectionTrainer
 
 
@@ -31,6 +31,6 @@ class Checkpointing(Callback):
         if regular or completed == self.last_step or trainer.stopping:
             trainer.save()
             if self.keep > 0 and dist.get_rank() == 0:
-                save_restore.prune(trainer.run_folder, self.keep, listed=self.config.also)
+                on_disk.prune(trainer.run_folder, self.keep, listed=self.config.also)
         elif completed in self.config.also:
             trainer.save(weights_only=self.config.weights_only)

@@ -12,6 +12,7 @@ from olmo_inject.corpus.references import Reference
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import chosen_ids
 from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.evaluation import probes
 from olmo_inject.training.evaluation.references import evaluate_reference
 from olmo_inject.training.evaluation.tasks import Scores, evaluate_instances, half_means
 
@@ -55,7 +56,12 @@ class Evaluation(Callback):
         for task in self.tasks:
             for half in ("train", "test"):
                 ids = chosen_ids(task, half, self.config.max_instances)
-                means = half_means(task, half, ids, self.score(trainer, task, ids))
+                if task.is_triples:
+                    means = half_means(task, half, ids, self.score(trainer, task, ids))
+                elif asked := self.probes(task, ids):
+                    means = probes.means(task, asked, probes.ask_trainer(trainer, asked))
+                else:
+                    continue
                 named = {f"eval/{task.name}/{half}/{name}": mean for name, mean in means.items()}
                 trainer.metrics.log(
                     step,
@@ -69,6 +75,10 @@ class Evaluation(Callback):
             trainer.metrics.log(step, {f"{prefix}/loss": scores.loss}, count=scores.tokens)
             trainer.metrics.log(step, {f"{prefix}/accuracy": scores.accuracy}, count=scores.items)
         trainer.dist_model.train()
+
+    def probes(self, task: Task, ids: Int64[np.ndarray, " n"]) -> list[probes.Probe]:
+        """What is asked of a task whose instances are no triples."""
+        return probes.probes_of(task, ids)
 
     def score(self, trainer: InjectionTrainer, task: Task, ids: Int64[np.ndarray, " n"]) -> Scores:
         """Score the trainer's model on instances of a task (collective)."""

@@ -38,9 +38,7 @@ class GradientCosines(Callback):
         if step not in self.config.at:
             return
         positions = batch["index"].numpy()
-        entries = self.plan.entries_of(step, positions % self.plan.batch_size)
-        planned = self.plan.at(step).task
-        of_row = torch.tensor([int(planned[entry]) if entry >= 0 else -1 for entry in entries])
+        of_row = torch.from_numpy(self.plan.tasks_of(step, positions % self.plan.batch_size))
         tokens = tokens_per_pass(trainer.cfg, self.config.rows_per_pass)
         with _whole_model(trainer) as model, torch.autocast(trainer.device.type, enabled=False):
             mlp = MlpGradients(model, self.config.layer, tokens, z_loss_of(trainer.cfg), self.config.precision)

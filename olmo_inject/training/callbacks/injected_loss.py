@@ -1,4 +1,4 @@
-"""Measures losses and accuracy on the LABELs injected in each step, and the loss on all other tokens."""
+"""Measures losses and accuracy on what is injected in each step, and the loss on all other tokens."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from olmo_inject.injection import Plan
-from olmo_inject.tasks import LABEL_POSITION, SPLICED_TOKENS
+from olmo_inject.corpus.injected import InjectedCorpus
+from olmo_inject.injection.splicing import Splices
 from olmo_inject.training.callbacks.callback import Callback, Sums
 from olmo_inject.training.evaluation.tasks import COLUMNS, score
 
@@ -18,36 +18,45 @@ if TYPE_CHECKING:
 
 LOSS = "train/loss"  # cross-entropy per target token, in nats
 LM_LOSS = "train/lm_loss"  # the same without the injected targets
-# A task's mean over the LABELs injected in a step, and the sum that it is of.
+# A task's mean over the tokens to be predicted in a step, and the sum that it is of.
+OF_ANSWERS = {"loss": "loss", "accuracy": "correct"}
 OF_LABELS = {
-    "loss": "loss",
-    "accuracy": "correct",
     "label_mass": "label_mass",  # probability of the task's labels together
     "loss_among_labels": "loss_among_labels",  # when they alone are possible
 }
+LOGITS_AT_ONCE = 2**26  # copied in float32, 256 MiB
 
 
 class InjectedLoss(Callback):
-    """Reads the logits of the training pass, so it needs no forward pass of its own."""
+    """Reads the logits of the training pass, so it needs no forward pass of its own.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.names = [task.name for task in plan.tasks]
-        self._labels = [torch.from_numpy(task.label_tokens.astype(np.int64)) for task in plan.tasks]
-        self._entries = np.empty(0, np.int64)  # of this rank's rows, in order; -1 where nothing is injected
-        self._tasks = np.empty(0, np.int16)
+    `train/TASK/loss` and `accuracy` are of the tokens to be predicted: a LABEL, or an instance's continuation. Where
+    that is a LABEL, `label_mass` and `loss_among_labels` are of the task's labels; elsewhere, `loss_all` is of all the
+    task's injected tokens.
+    """
+
+    def __init__(self, corpus: InjectedCorpus) -> None:
+        self.corpus = corpus
+        self.tasks = corpus.plan.tasks
+        self.names = [task.name for task in self.tasks]
+        self._labels = {
+            task.name: torch.from_numpy(task.label_tokens.astype(np.int64)) for task in self.tasks if task.is_triples
+        }
+        self._means = {name: OF_ANSWERS | (OF_LABELS if name in self._labels else {}) for name in self.names}
+        self._whole = [name for name in self.names if name not in self._labels]
+        self._splices: Splices | None = None  # of this rank's rows, in order
         self._seen = 0
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
         """Declare the sums."""
-        self._labels = [labels.to(trainer.device) for labels in self._labels]
-        per_task = tuple(f"{name}/{what}" for name in self.names for what in ("labels", *OF_LABELS.values()))
-        trainer.sums.declare(reals=("injected/loss", "injected/targets", *per_task))
+        self._labels = {name: labels.to(trainer.device) for name, labels in self._labels.items()}
+        per_task = tuple(f"{name}/{what}" for name in self.names for what in ("labels", *self._means[name].values()))
+        whole = tuple(f"{name}/{what}" for name in self._whole for what in ("loss_all", "targets"))
+        trainer.sums.declare(reals=("injected/loss", "injected/targets", *per_task, *whole))
 
     def before_step(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any]) -> None:
-        """Look up which of this rank's rows are injected."""
-        self._entries = self.plan.entries_of(step, batch["index"].numpy() % self.plan.batch_size)
-        self._tasks = self.plan.at(step).task
+        """Look up which tokens of this rank's rows are injected."""
+        self._splices = self.corpus.splices(batch["index"].numpy()) if self.tasks else None
         self._seen = 0
 
     def on_forward(
@@ -58,34 +67,40 @@ class InjectedLoss(Callback):
         logits: torch.Tensor,
     ) -> None:
         """Add up the injected targets of one micro-batch."""
-        size = len(logits)
-        entries = self._entries[self._seen : self._seen + size]
-        self._seen += size
-        injected = np.flatnonzero(entries >= 0)
-        if not len(injected):
+        if (splices := self._splices) is None:
             return
-        rows = torch.from_numpy(injected).to(logits.device)
-        # Targets 1, 2 and 3 of a row (TOK2, LABEL, EOS) are predicted at positions 0, 1 and 2.
-        targets = labels[rows, : SPLICED_TOKENS - 1]
-        predicted = logits[rows, : SPLICED_TOKENS - 1].float()
-        losses = F.cross_entropy(predicted.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-100)
-        losses = losses.view(targets.shape)
+        first, self._seen = self._seen, self._seen + len(logits)
+        inside = (first <= splices.row) & (splices.row < self._seen)
+        # Nothing comes before a row's first token, so it is no target.
+        chosen = np.flatnonzero(inside & (splices.column > 0))
+        if not len(chosen):
+            return
+        device = logits.device
+        rows = torch.from_numpy(splices.row[chosen] - first).to(device)
+        before = torch.from_numpy(splices.column[chosen] - 1).to(device)
+        targets = labels[rows, before]
+        answers = torch.from_numpy(splices.answer[chosen]).to(device)
+        losses, correct = _scored(logits, rows, before, targets, answers)
         counted = targets != -100
         trainer.sums.add("injected/loss", losses.sum(dtype=torch.float64))
         trainer.sums.add("injected/targets", counted.sum())
-        label = LABEL_POSITION - 1
-        correct = (predicted[:, label].argmax(dim=-1) == targets[:, label]) & counted[:, label]
-        of_task = self._tasks[entries[injected]]
+        of_task = splices.task[splices.span[chosen]]
         for number in np.unique(of_task):
-            mine = torch.from_numpy(np.flatnonzero(of_task == number)).to(logits.device)
             name = self.names[number]
-            trainer.sums.add(f"{name}/loss", losses[mine, label].sum(dtype=torch.float64))
-            trainer.sums.add(f"{name}/labels", counted[mine, label].sum())
-            trainer.sums.add(f"{name}/correct", correct[mine].sum())
-            scored = score(predicted[mine, label], targets[mine, label], self._labels[number])
-            among = (scored * counted[mine, label, None]).sum(dim=0)
-            trainer.sums.add(f"{name}/label_mass", among[COLUMNS.index("label_mass")])
-            trainer.sums.add(f"{name}/loss_among_labels", among[COLUMNS.index("loss_among_labels")])
+            mine = torch.from_numpy(of_task == number).to(device)
+            asked = (mine & answers).nonzero()[:, 0]
+            trainer.sums.add(f"{name}/loss", losses[asked].sum(dtype=torch.float64))
+            trainer.sums.add(f"{name}/labels", counted[asked].sum())
+            trainer.sums.add(f"{name}/correct", (correct[asked] & counted[asked]).sum())
+            if name in self._labels:
+                predicted = logits[rows[asked], before[asked]].float()
+                scored = score(predicted, targets[asked], self._labels[name])
+                among = (scored * counted[asked, None]).sum(dim=0)
+                for what in OF_LABELS.values():
+                    trainer.sums.add(f"{name}/{what}", among[COLUMNS.index(what)])
+            else:
+                trainer.sums.add(f"{name}/loss_all", losses[mine].sum(dtype=torch.float64))
+                trainer.sums.add(f"{name}/targets", counted[mine].sum())
 
     def after_step(self, trainer: InjectionTrainer, step: int, sums: Sums) -> None:
         """Log the step."""
@@ -97,5 +112,31 @@ class InjectedLoss(Callback):
         trainer.metrics.log(step, values)
         for name in self.names:
             if labels := sums[f"{name}/labels"]:
-                values = {f"train/{name}/{what}": sums[f"{name}/{of}"] / labels for what, of in OF_LABELS.items()}
+                means = self._means[name]
+                values = {f"train/{name}/{what}": sums[f"{name}/{of}"] / labels for what, of in means.items()}
                 trainer.metrics.log(step, values, count=int(labels))
+        for name in self._whole:
+            if targets := sums[f"{name}/targets"]:
+                value = {f"train/{name}/loss_all": sums[f"{name}/loss_all"] / targets}
+                trainer.metrics.log(step, value, count=int(targets))
+
+
+def _scored(
+    logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, targets: torch.Tensor, answers: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of targets, 0 where masked, and of those that are answers whether they are the most likely token.
+
+    Args:
+        logits: [b, T, V].
+        rows: of each target's logits.
+        columns: likewise.
+        targets: token ids, or -100.
+        answers: which of them are.
+    """
+    losses, correct = [], torch.zeros_like(answers)
+    for some in torch.arange(len(targets), device=targets.device).split(max(1, LOGITS_AT_ONCE // logits.shape[-1])):
+        predicted = logits[rows[some], columns[some]].float()
+        losses.append(F.cross_entropy(predicted, targets[some], reduction="none", ignore_index=-100))
+        asked = answers[some].nonzero()[:, 0]
+        correct[some[asked]] = predicted[asked].argmax(dim=-1) == targets[some][asked]
+    return torch.cat(losses), correct

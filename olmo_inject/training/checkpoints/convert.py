@@ -5,7 +5,6 @@ Every folder appears whole or not at all. Nothing that exists is replaced.
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -16,11 +15,12 @@ import torch
 from olmo.config import DistributedStrategy, ModelConfig, TrainConfig
 from safetensors import SafetensorError
 
-from olmo_inject.corpus.source import read_source
+from olmo_inject.corpus.kinds import find_corpus
 from olmo_inject.errors import UserError
+from olmo_inject.owned_folder import new_folder
 from olmo_inject.runs.read import is_run, load_run
-from olmo_inject.training.checkpoints import record as sealed
-from olmo_inject.training.checkpoints import save_restore
+from olmo_inject.training.checkpoints import on_disk, save_restore
+from olmo_inject.training.checkpoints.record import RECORD, file_record, save_tensors, share, write_record
 from olmo_inject.training.checkpoints.weights import Weights, check_is_checkpoint, load_weights, read_model_config
 from olmo_inject.training.parallel import (
     build_model,
@@ -59,7 +59,7 @@ def read_model(path: Path) -> tuple[Weights, ModelConfig]:
     return load_weights(path, config), config
 
 
-def unshard(path: Path, to: Path) -> save_restore.Checkpoint:
+def unshard(path: Path, to: Path) -> on_disk.Checkpoint:
     """Write the weights of any kind of checkpoint as a weights-only checkpoint: `model.safetensors`.
 
     Raises:
@@ -69,15 +69,15 @@ def unshard(path: Path, to: Path) -> save_restore.Checkpoint:
     with _new_folder(to) as tmp:
         # Each its own memory: safetensors refuses views of one.
         copies = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
-        sealed.save_tensors(copies, tmp / "model.safetensors")
+        save_tensors(copies, tmp / "model.safetensors")
         shutil.copyfile(path / CONFIG, tmp / CONFIG)
         record = {"step": _step(path), "kind": "weights", "sharded": False, "world_size": 1}
-        files = {name: sealed.seal(tmp / name) for name in ("model.safetensors", CONFIG)}
-        sealed.complete(tmp, to, record | {"files": files})
-    return save_restore.read_checkpoint(to)
+        files = {name: file_record(tmp / name) for name in ("model.safetensors", CONFIG)}
+        write_record(tmp, record | {"files": files})
+    return on_disk.read_checkpoint(to)
 
 
-def unshard_with_optimizer(path: Path, to: Path) -> save_restore.Checkpoint:
+def unshard_with_optimizer(path: Path, to: Path) -> on_disk.Checkpoint:
     """Write a full FSDP checkpoint as a full DDP checkpoint, from which a run can resume.
 
     Needs CPU memory for the whole model and its optimizer: 16 bytes per parameter. Creates a process group of
@@ -87,7 +87,7 @@ def unshard_with_optimizer(path: Path, to: Path) -> save_restore.Checkpoint:
         UserError: as `restore`; `to` exists, or cannot be written.
     """
     config = read_config(path)
-    source = save_restore.read_checkpoint(path)
+    source = on_disk.read_checkpoint(path)
     config.distributed_strategy = DistributedStrategy.ddp
     config.precision = "fp32"  # of the model's computations, which there are none of
     config.compile = None
@@ -97,8 +97,10 @@ def unshard_with_optimizer(path: Path, to: Path) -> save_restore.Checkpoint:
         state = save_restore.restore(source, dist_model, optim)
         with _new_folder(to) as tmp:
             written = save_restore.save(tmp, source.step, dist_model, optim, state, read_config(path))
-            written.path.rename(to)
-    return save_restore.read_checkpoint(to)
+            for file in written.path.iterdir():
+                file.rename(tmp / file.name)
+            written.path.rmdir()
+    return on_disk.read_checkpoint(to)
 
 
 def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
@@ -131,10 +133,7 @@ def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
             _save_tokenizer(vocabulary, config.max_sequence_length, tmp)
         mode = (tmp / "config.json").stat().st_mode  # which the weights' own files have not
         for file in tmp.iterdir():
-            sealed.share(file, mode)
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        tmp.rename(to)
+            share(file, mode)
 
 
 def find_vocabulary(path: Path, tokenizer: str | None, corpus: Path | None = None) -> tuple[Vocabulary | None, str]:
@@ -147,7 +146,7 @@ def find_vocabulary(path: Path, tokenizer: str | None, corpus: Path | None = Non
     if tokenizer is not None:
         vocabulary = Vocabulary.load(tokenizer, eos_id=model.eos_token_id, pad_id=model.pad_token_id)
     elif is_run(path.parent):
-        vocabulary = read_source(load_run(path.parent, corpus).experiment.corpus).vocabulary
+        vocabulary = find_corpus(load_run(path.parent, corpus).experiment.corpus).vocabulary
     else:
         return None, f"{path} does not lie in its run's folder"
     if vocabulary.size > model.vocab_size:
@@ -168,29 +167,17 @@ def _save_tokenizer(vocabulary: Vocabulary, longest: int, folder: Path) -> None:
 
 def _step(path: Path) -> int:
     """The step of one of our checkpoints; of another's, the number in its name, or 0."""
-    if (path / sealed.RECORD).is_file():
-        return save_restore.read_checkpoint(path).step
+    if (path / RECORD).is_file():
+        return on_disk.read_checkpoint(path).step
     digits = path.name.removeprefix("step").removesuffix("-unsharded")
     return int(digits) if digits.isdecimal() else 0
 
 
 @contextmanager
 def _new_folder(to: Path) -> Iterator[Path]:
-    """A temporary folder beside `to`, which must not exist; removed at the end unless it was renamed.
-
-    Raises:
-        UserError: `to` exists, or the disk is full or cannot be written.
-    """
-    if to.exists():
-        raise UserError(f"{to} exists already")
-    tmp = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+    """As `new_folder`, without gradients; a full disk that safetensors reports is a `UserError` too."""
     try:
-        tmp.mkdir(parents=True)
-        with torch.no_grad():
-            yield tmp
-    except OSError as error:
-        raise UserError(f"cannot write {to}: {error.strerror or error}") from error
-    except SafetensorError as error:  # how it reports a full disk
+        with torch.no_grad(), new_folder(to) as temporary:
+            yield temporary
+    except SafetensorError as error:
         raise UserError(f"cannot write {to}: {error}") from error
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, with a record of the size and sha256 of every file.
+"""The record of a checkpoint: size and sha256 of every file, checked before the file is read.
 
 Hashing costs about a second per GB and core. Each rank hashes what it wrote, and full checkpoints are rare:
 it is cheaper than one run lost to a file that a disk or a copy has cut short.
@@ -6,19 +6,15 @@ it is cheaper than one run lost to a file that a disk or a copy has cut short.
 
 from __future__ import annotations
 
-import os
-import shutil
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, sha256_of, write_json
+from olmo_inject.owned_folder import sync
 from olmo_inject.shapes import check_shape
 
 FORMAT = 1
@@ -32,8 +28,10 @@ _RECORD = {
 }
 
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file with the permissions that the umask gives other files."""
+def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
+    """Write tensors of torch to a safetensors file with the permissions that the umask gives other files."""
+    from safetensors.torch import save_file  # imports torch: seconds
+
     path.touch()  # with the mode that the umask leaves; safetensors' own file is for its owner alone
     mode = path.stat().st_mode
     save_file(dict(tensors), path)
@@ -46,30 +44,25 @@ def share(path: Path, mode: int) -> None:
         path.chmod(stat.S_IMODE(mode))
 
 
-def seal(path: Path) -> dict[str, Any]:
-    """Flush a file to disk, and return its size and sha256."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def file_record(path: Path) -> dict[str, Any]:
+    """Flush a file to disk and return its size and sha256."""
+    sync(path)
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def complete(tmp: Path, final: Path, record: dict[str, Any]) -> None:
-    """Write the record into a finished folder, flush it and rename it to `final`, which it replaces.
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record into a folder whose files are complete, and flush the folder.
 
     Raises:
         UserError: a file in `record["files"]` is missing: another machine wrote it to its own disk.
 
     """
-    for name, sealed in record["files"].items():
-        if not (tmp / name).is_file() or (tmp / name).stat().st_size != sealed["bytes"]:
-            raise UserError(f"{tmp.parent} is not on a disk that all ranks share: rank 0 does not see {name}")
-    write_json(tmp / RECORD, {"format": FORMAT, **record})
-    for folder in [*(path for path in tmp.iterdir() if path.is_dir()), tmp]:
-        _flush_folder(folder)
-    if final.exists():
-        discard(final)
-    tmp.rename(final)
-    _flush_folder(final.parent)
+    for name, written in record["files"].items():
+        if not (folder / name).is_file() or (folder / name).stat().st_size != written["bytes"]:
+            raise UserError(f"{folder.parent} is not on a disk that all ranks share: rank 0 does not see {name}")
+    write_json(folder / RECORD, {"format": FORMAT, **record})
+    for place in [*(path for path in folder.iterdir() if path.is_dir()), folder]:
+        sync(place)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -91,7 +84,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def files_of_weights(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The files of a record that hold the model's weights."""
-    return {name: sealed for name, sealed in record["files"].items() if name.startswith("model")}
+    return {name: written for name, written in record["files"].items() if name.startswith("model")}
 
 
 def verify(folder: Path, files: dict[str, dict[str, Any]], part: int = 0, parts: int = 1) -> None:
@@ -119,18 +112,3 @@ def verify_length(folder: Path, files: dict[str, dict[str, Any]]) -> None:
             raise UserError(f"{folder} is damaged: {name} is missing")
         if (folder / name).stat().st_size != files[name]["bytes"]:
             raise UserError(f"{folder} is damaged: {name} is not as long as it was written")
-
-
-def discard(folder: Path) -> None:
-    """Remove a folder. It is renamed first, so a crash never leaves half of it under its name."""
-    old = folder.with_name(f".{folder.name}.old")
-    folder.rename(old)
-    shutil.rmtree(old)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,10 +13,8 @@ Each has a `checkpoint.json` with the size and sha256 of every file. All ranks m
 from __future__ import annotations
 
 import json
-import re
 import shutil
-from collections.abc import Callable, Container
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,78 +25,22 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
+from olmo_inject.owned_folder import install
 from olmo_inject.training.agreement import on_every_rank
-from olmo_inject.training.checkpoints import record as sealed
 from olmo_inject.training.checkpoints import sharded
+from olmo_inject.training.checkpoints.on_disk import Checkpoint, remove_unfinished
+from olmo_inject.training.checkpoints.record import (
+    file_record,
+    read_record,
+    save_tensors,
+    verify,
+    write_record,
+)
 from olmo_inject.training.checkpoints.weights import load_tensors, load_torch
 from olmo_inject.training.compat import init_optimizer
 from olmo_inject.training.parallel import DistModel
 
 Writer = Callable[[Path], list[Path]]  # writes below a folder, returns the files it wrote
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint on disk.
-
-    Attributes:
-        path: its folder.
-        step: completed steps, which is the plan step its weights are about to see.
-        weights_only: whether it lacks what a resume needs.
-        sharded: whether it was written by FSDP, in shards.
-
-    """
-
-    path: Path
-    step: int
-    weights_only: bool
-    sharded: bool
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read the record of a checkpoint folder.
-
-    Raises:
-        UserError: it is none of ours, or its record is damaged.
-
-    """
-    record = sealed.read_record(path)
-    return Checkpoint(path, record["step"], record["kind"] == "weights", record["sharded"])
-
-
-def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
-    """The complete checkpoints of a run, by step.
-
-    Raises:
-        UserError: the record of one is damaged.
-
-    """
-    folders = [path for path in run_folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
-    found = [read_checkpoint(path) for path in folders if (path / sealed.RECORD).is_file()]
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
-
-
-def latest(run_folder: Path, full: bool = True) -> Checkpoint | None:
-    """The newest checkpoint of a run; if `full`, the newest that a run can resume from."""
-    found = [checkpoint for checkpoint in find_checkpoints(run_folder) if not (full and checkpoint.weights_only)]
-    return found[-1] if found else None
-
-
-def prune(run_folder: Path, keep: int, listed: Container[int] = ()) -> None:
-    """Remove the oldest full checkpoints beyond `keep`. Weights-only, `listed` and the newest ones stay.
-
-    For one process, while no other writes checkpoints.
-    """
-    found = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.weights_only]
-    full = [checkpoint for checkpoint in found if checkpoint is found[-1] or checkpoint.step not in listed]
-    for checkpoint in full[: -max(keep, 1)]:
-        sealed.discard(checkpoint.path)
-
-
-def remove_unfinished(run_folder: Path) -> None:
-    """Remove half-written and half-removed checkpoints of killed runs (one process)."""
-    for leftover in [*run_folder.glob(".step*.tmp"), *run_folder.glob(".step*.old")]:
-        shutil.rmtree(leftover)
 
 
 def save(
@@ -152,7 +94,7 @@ def save(
     try:
         with on_every_rank(f"cannot write {final}"):
             written = [path for write in writers for path in write(tmp)]
-            files = {path.relative_to(tmp).as_posix(): sealed.seal(path) for path in written}
+            files = {path.relative_to(tmp).as_posix(): file_record(path) for path in written}
         everywhere: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
         dist.all_gather_object(everywhere, files)
         with on_every_rank(f"cannot write {final}"):
@@ -162,9 +104,10 @@ def save(
                     "kind": "weights" if weights_only else "full",
                     "sharded": is_sharded,
                     "world_size": dist.get_world_size(),
-                    "files": {name: seal for part in everywhere for name, seal in part.items()},
+                    "files": {name: written for part in everywhere for name, written in part.items()},
                 }
-                sealed.complete(tmp, final, record)
+                write_record(tmp, record)
+                install(tmp, final)
     except UserError:
         if first:
             shutil.rmtree(tmp, ignore_errors=True)
@@ -186,10 +129,10 @@ def restore(checkpoint: Checkpoint, dist_model: DistModel, optim: torch.optim.Op
     """
     path, rank, world = checkpoint.path, dist.get_rank(), dist.get_world_size()
     with on_every_rank(f"{path} is damaged"):
-        record = sealed.read_record(path)
+        record = read_record(path)
         if record["kind"] != "full":
             raise UserError(f"{path} holds weights only: start a run from it, or resume from a full checkpoint")
-        sealed.verify(path, record["files"], rank, world)
+        verify(path, record["files"], rank, world)
     params = sharded.parameters(dist_model)
     init_optimizer(optim)
     with on_every_rank(f"{path} is damaged or foreign"), torch.no_grad():
@@ -259,7 +202,7 @@ def _save_json(path: Path, value: Any) -> list[Path]:
 
 
 def _save_safetensors(path: Path, tensors: dict[str, torch.Tensor]) -> list[Path]:
-    sealed.save_tensors(tensors, path)
+    save_tensors(tensors, path)
     return [path]
 
 

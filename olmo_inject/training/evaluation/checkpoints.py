@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from olmo.config import ModelConfig
 from olmo.model import OLMo
@@ -18,12 +17,14 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
-from olmo_inject.runs.read import expand, is_run, load_run, run_of
+from olmo_inject.runs.checkpoints import ALL, find_checkpoints
+from olmo_inject.runs.read import is_run, load_run, run_of
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
 from olmo_inject.training.checkpoints.convert import read_model
-from olmo_inject.training.checkpoints.save_restore import find_checkpoints, read_checkpoint
+from olmo_inject.training.checkpoints.on_disk import read_checkpoint
+from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of, sightings
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
 
 
@@ -76,24 +77,20 @@ class Result:
         return asdict(self)
 
 
-def find_steps(paths: Sequence[Path]) -> list[Path]:
-    """The checkpoints at `paths`: checkpoints, run folders or folders of runs; sorted by step.
+def find_steps(paths: Sequence[Path], steps: str = ALL) -> list[Path]:
+    """The checkpoints at `paths`, by step within a run.
+
+    Args:
+        paths: checkpoints, run folders or folders of runs.
+        steps: which checkpoints of a run, as in `olmo_inject.runs.checkpoints.select_steps`.
 
     Raises:
-        UserError: a path that is neither.
+        UserError: a path that is neither, or a step that is not there.
     """
-    found: list[Path] = []
-    for path in expand(paths):
-        if is_run(path):
-            steps = [checkpoint.path for checkpoint in find_checkpoints(path)]
-            if not steps:
-                raise UserError(f"{path} has no checkpoint yet")
-            found += steps
-        elif (path / "config.yaml").is_file():
-            found.append(path)
-        else:
-            raise UserError(f"{path} is neither a checkpoint nor a run folder")
-    return found
+    selection = find_checkpoints(paths, steps)
+    if selection.missing:
+        raise UserError(selection.missing[0])
+    return [found.path for found in selection.found]
 
 
 def check_sizes(batch_size: int, most: int | None) -> None:
@@ -148,8 +145,8 @@ def own_tasks(step: Path) -> list[Task]:
 
 def evaluate_checkpoint(
     step: Path, tasks: Sequence[Task], device: torch.device, batch_size: int = 512, most: int | None = None
-) -> Iterator[Result]:
-    """Both halves of each task.
+) -> Iterator[Result | ProbeResult]:
+    """Both halves of each task; of a task with probes, each of them.
 
     Args:
         step: a checkpoint of any kind.
@@ -166,8 +163,11 @@ def evaluate_checkpoint(
     trained = {task.fingerprint for task in own_tasks(step)}
     number = read_checkpoint(step).step if (step / record.RECORD).is_file() else None
     for task in tasks:
-        if (largest := int(np.max(task.instances))) >= config.vocab_size:
+        if (largest := int(task.instances.values.max())) >= config.vocab_size:
             raise UserError(f"{step}: its vocabulary of {config.vocab_size} lacks token {largest} of task {task.name}")
+        if not task.is_triples:
+            yield from _ask(model, step, number, task, batch_size, most, task.fingerprint in trained)
+            continue
         for half in ("train", "test"):
             ids = chosen_ids(task, half, most)
             means = half_means(task, half, ids, evaluate_model(model, task, ids, batch_size))
@@ -182,6 +182,35 @@ def evaluate_checkpoint(
                 trained=task.fingerprint in trained,
                 **{name: mean.value for name, mean in means.items()},
             )
+
+
+def _ask(
+    model: OLMo, step: Path, number: int | None, task: Task, batch_size: int, most: int | None, trained: bool
+) -> Iterator[ProbeResult]:
+    """The answers to a task's probes, with how often its run had shown each instance before."""
+    seen = last = None
+    if trained and number is not None:
+        seen, last = sightings(load_run(step.parent).build_plan().plan, task.name, number)
+    for half in ("train", "test"):
+        asked = probes_of(task, chosen_ids(task, half, most))
+        if not asked:
+            continue
+        for probe, values in zip(asked, ask_model(model, asked, batch_size), strict=True):
+            i = probe.instance
+            for measure, value in values.items():
+                yield ProbeResult(
+                    checkpoint=str(step),
+                    step=number,
+                    task=task.name,
+                    half=half,
+                    instance=task.instance_id(i),
+                    group=task.groups[i] if task.groups else None,
+                    measure=measure,
+                    value=value,
+                    trained=trained,
+                    seen=None if seen is None or not len(seen) else int(seen[i]),
+                    last_seen=None if last is None or not len(last) or last[i] < 0 else int(last[i]),
+                )
 
 
 def results_table(results: Sequence[Result]) -> Table:
@@ -210,13 +239,16 @@ def results_table(results: Sequence[Result]) -> Table:
     return table
 
 
-def write_results(results: Sequence[Result], path: Path) -> None:
-    """Results as a Parquet file, a row each."""
+def write_results(results: Sequence[Result | ProbeResult], path: Path) -> None:
+    """Results as a Parquet file, a row each; what one sort of result does not have is null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist([result.record() for result in results]), temporary)
+        records = [result.record() for result in results]
+        names = dict.fromkeys(name for record in records for name in record)
+        columns = {name: [record.get(name) for record in records] for name in names}
+        pq.write_table(pa.table(columns), temporary)
 
 
 def _build(weights: dict[str, torch.Tensor], config: ModelConfig, device: torch.device) -> OLMo:

@@ -146,7 +146,7 @@ def evaluate_instances(trainer: InjectionTrainer, task: Task, ids: Int64[np.ndar
     Args:
         trainer: whose model to score, in its training precision.
         task: the task.
-        ids: indices into `task.instances`.
+        ids: indices into `task.triples`.
         batch_size: instances per forward pass on each rank.
     """
 
@@ -199,7 +199,7 @@ def _scored(
 ) -> Float[torch.Tensor, "n 6"]:
     """The columns of `Scores` for each instance; zeros where it was another rank's."""
     # TOK1 and TOK2 decide the LABEL, so two tokens are all the model reads.
-    instances = torch.from_numpy(task.instances[ids].astype(np.int64))
+    instances = torch.from_numpy(task.triples[ids].astype(np.int64))
     labels = torch.from_numpy(task.label_tokens.astype(np.int64)).to(device)
     results = torch.zeros(len(ids), 6, dtype=torch.float64, device=device)
     for start in range(0, len(ids), batch_size * world):

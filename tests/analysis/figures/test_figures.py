@@ -65,7 +65,7 @@ def order_table() -> pd.DataFrame:
         [
             {"site": site, "layer": layer, "weights": weights, "held_out": held, "low": held - 5, "means": means}
             | {"headline": means == BALANCED, **common}
-            for site, layer, weights in itertools.product(sites, layers, ("trained", "random"))
+            for site, layer, weights in itertools.product(sites, layers, ("trained", "untrained"))
             for means, held in ((BALANCED, -4.0 if layer == 1 else 0.5), (PLAIN, -3.0 if layer == 2 else 0.9))
         ]
     )
@@ -78,7 +78,7 @@ def test_sites_of_a_layer_stand_side_by_side_and_nothing_leaves_the_axis() -> No
         warnings.simplefilter("error")  # a layout that fails warns and is left out
         svg(features.order_by_layer(table.assign(held_out=0.5)))
     low, high = axes.get_ylim()
-    points = [line for line in axes.lines if line.get_marker() in ("o", "s", "D", "v")]
+    points = [line for line in axes.lines if line.get_marker() in ("o", "s", "^", "v")]
     places = [x for line in points for x in line.get_xdata()]
     assert len(places) == len(set(places)) == 9
     bars = [segment for bars in axes.collections if hasattr(bars, "get_segments") for segment in bars.get_segments()]
@@ -131,6 +131,7 @@ NAMES = ("effect", "recovery", "logprob_drop")
 ENDS = {"": 0.0, "_low": -0.5, "_high": 0.5}
 
 
+@pytest.mark.slow
 def test_patching_of_all_models_has_one_scale() -> None:
     table = patching_table({"4M": ["a", "b"], "20M": ["c"]})
     figure = across_models(table.loc[table["weights"] == "trained"])

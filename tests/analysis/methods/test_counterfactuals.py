@@ -32,7 +32,7 @@ def test_counterfactual_labels_follow_the_rule(task: Task, variable: str) -> Non
         assert bool(changed) == (label_of(task, *then) != label_of(task, a, b))
     assert len(pairs.base) == 200
     assert pairs.no_swap == pytest.approx(0.5, abs=0.01)  # 7 values keep an addition's label often enough
-    instances = {tuple(row) for row in task.instances[task.train_ids, :2].tolist()}
+    instances = {tuple(row) for row in task.triples[task.train_ids, :2].tolist()}
     assert {tuple(row) for row in (*pairs.base.tolist(), *pairs.source.tolist())} <= instances
 
 

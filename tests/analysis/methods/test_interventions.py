@@ -14,11 +14,13 @@ from analysis.methods import alignment, das, patching
 from analysis.methods.alignment import Fitting, Options, align
 from analysis.methods.counterfactuals import by_tokens, draw_pairs, one_operand_accuracy
 from analysis.methods.forward_from import ForwardFrom
-from analysis.methods.interchange import Site, Streams, interchange
+from analysis.methods.interchange import Alignment, Streams, interchange
 from analysis.methods.subspaces import random_basis
 from analysis.report.interventions import das_section
 from analysis.stats import mean_interval, mean_intervals
 from olmo_inject.errors import UserError
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = Options()
 
@@ -33,7 +35,7 @@ def addition() -> KnownModel:
     return known_addition(61)
 
 
-def searched(known: KnownModel, site: Site, dimension: int, model: torch.nn.Module | None = None, task=None):
+def searched(known: KnownModel, site: Alignment, dimension: int, model: torch.nn.Module | None = None, task=None):
     """Accuracy on held-out pairs, and the basis."""
     model, task = model or known.model, task or known.task
     upper, fitting = fitting_of(model, task, site, 1024)
@@ -42,19 +44,19 @@ def searched(known: KnownModel, site: Site, dimension: int, model: torch.nn.Modu
     return accuracy_of(model, task, site, found.basis), found.basis
 
 
-def fitting_of(model, task, site: Site, n: int) -> tuple[ForwardFrom, Fitting]:
+def fitting_of(model, task, site: Alignment, n: int) -> tuple[ForwardFrom, Fitting]:
     upper, train = model_and_pairs(model, task, site, task.train_ids, n, "a")
     return upper, Fitting(train, model_and_pairs(model, task, site, task.train_ids, n // 4, "c")[1])
 
 
-def model_and_pairs(model, task, site: Site, ids, n: int, purpose: str) -> tuple[ForwardFrom, Streams]:
+def model_and_pairs(model, task, site: Alignment, ids, n: int, purpose: str) -> tuple[ForwardFrom, Streams]:
     model.requires_grad_(False)
     pairs = draw_pairs(task, site.variable, ids, n, purpose)
-    upper = ForwardFrom(model, task.label_tokens, task.instances[:, 0])
+    upper = ForwardFrom(model, task.label_tokens, task.triples[:, 0])
     return upper, Streams.of(upper, pairs, site.position)
 
 
-def accuracy_of(model, task, site: Site, basis: torch.Tensor) -> float:
+def accuracy_of(model, task, site: Alignment, basis: torch.Tensor) -> float:
     """On held-out pairs."""
     upper, held_out = model_and_pairs(model, task, site, task.test_ids, 400, "b")
     return interchange(upper, site, held_out, basis)[0]
@@ -80,14 +82,14 @@ def test_patching_a_model_that_knows_nothing_has_no_effect(comparison: KnownMode
 
 
 def test_the_direction_of_an_operand_is_found_in_one_dimension(comparison: KnownModel) -> None:
-    accuracy, basis = searched(comparison, Site(0, 0, "first"), 1)
+    accuracy, basis = searched(comparison, Alignment(0, 0, "first"), 1)
     assert accuracy > 0.95
     assert abs(float(basis[0] @ comparison.own[0])) > 0.95
-    assert searched(comparison, Site(0, 1, "second"), 1)[0] > 0.95
+    assert searched(comparison, Alignment(0, 1, "second"), 1)[0] > 0.95
 
 
 def test_modes_take_two_dimensions_each(addition: KnownModel) -> None:
-    site = Site(0, 0, "first")
+    site = Alignment(0, 0, "first")
     both, basis = searched(addition, site, 4)
     one, _ = searched(addition, site, 2)
     assert both > 0.97
@@ -97,13 +99,15 @@ def test_modes_take_two_dimensions_each(addition: KnownModel) -> None:
 
 
 def test_the_result_is_found_only_after_it_was_computed(comparison: KnownModel) -> None:
-    assert searched(comparison, Site(1, 1, "result"), 1)[0] > 0.95
-    assert searched(comparison, Site(0, 1, "result"), 1)[0] < 0.8  # TOK2's own value says something of it
-    assert searched(comparison, Site(1, 0, "first"), 1)[0] == pytest.approx(0.5, abs=0.01)  # nobody reads TOK1 again
+    assert searched(comparison, Alignment(1, 1, "result"), 1)[0] > 0.95
+    assert searched(comparison, Alignment(0, 1, "result"), 1)[0] < 0.8  # TOK2's own value says something of it
+    assert searched(comparison, Alignment(1, 0, "first"), 1)[0] == pytest.approx(
+        0.5, abs=0.01
+    )  # nobody reads TOK1 again
 
 
 def test_nothing_is_found_in_controls(comparison: KnownModel) -> None:
-    site = Site(0, 0, "first")
+    site = Alignment(0, 0, "first")
     other = shuffled(comparison.task)
     wrong = dataclasses.replace(other, instances=_relabelled(other))
     assert searched(comparison, site, 1, task=wrong)[0] < 0.75
@@ -116,13 +120,13 @@ def _relabelled(task) -> np.ndarray:
     """The comparison of the values that `task.tokens` now stand for."""
     n = task.config.options["n_values"]
     value = {int(token): number for number, token in enumerate(task.tokens[:n])}
-    rows = [[a, b, task.tokens[n if value[int(a)] < value[int(b)] else n + 1]] for a, b in task.instances[:, :2]]
+    rows = [[a, b, task.tokens[n if value[int(a)] < value[int(b)] else n + 1]] for a, b in task.triples[:, :2]]
     return np.array(rows, np.uint32)
 
 
 def test_a_basis_is_orthonormal_and_the_model_left_alone(addition: KnownModel) -> None:
     before = {name: weight.clone() for name, weight in addition.model.named_parameters()}
-    _, basis = searched(addition, Site(1, 1, "result"), 3)
+    _, basis = searched(addition, Alignment(1, 1, "result"), 3)
     torch.testing.assert_close(basis @ basis.T, torch.eye(3), atol=1e-5, rtol=0)
     assert all(torch.equal(before[name], weight) for name, weight in addition.model.named_parameters())
     assert not addition.model.model.embed_tokens._forward_hooks
@@ -132,7 +136,7 @@ def test_a_basis_is_orthonormal_and_the_model_left_alone(addition: KnownModel) -
 
 def test_searches_together_are_searches_alone(addition: KnownModel) -> None:
     model, task = addition.model, addition.task
-    asked = [(Site(1, 1, "second"), 1), (Site(1, 1, "result"), 2), (Site(1, 1, "result"), 3)]
+    asked = [(Alignment(1, 1, "second"), 1), (Alignment(1, 1, "result"), 2), (Alignment(1, 1, "result"), 3)]
     fittings = [fitting_of(model, task, site, 200) for site, _ in asked]
     few = dataclasses.replace(OPTIONS, updates=5)
     upper = fittings[0][0]
@@ -148,14 +152,14 @@ def test_searches_together_are_searches_alone(addition: KnownModel) -> None:
 def test_a_planted_direction_is_found_at_every_width(width: int) -> None:
     """By default options; exchanging the direction itself gives 1."""
     known = known_comparison(60, width=width)
-    accuracy, basis = searched(known, Site(0, 0, "first"), 1)
+    accuracy, basis = searched(known, Alignment(0, 0, "first"), 1)
     assert accuracy > 0.97
     assert abs(float(basis[0] @ known.own[0])) > 0.97
 
 
 @pytest.mark.parametrize("width", [8, 512, 2048])
-@pytest.mark.parametrize(("site", "least"), [(Site(0, 1, "second"), 0.88), (Site(1, 1, "result"), 0.97)])
-def test_what_tok2_holds_is_found_at_every_width(width: int, site: Site, least: float) -> None:
+@pytest.mark.parametrize(("site", "least"), [(Alignment(0, 1, "second"), 0.88), (Alignment(1, 1, "result"), 0.97)])
+def test_what_tok2_holds_is_found_at_every_width(width: int, site: Alignment, least: float) -> None:
     assert searched(known_comparison(60, width=width), site, 1)[0] > least
 
 
@@ -163,7 +167,7 @@ def test_what_tok2_holds_is_found_at_every_width(width: int, site: Site, least: 
 @pytest.mark.parametrize("modes", [(3,), (3, 7)])
 def test_planted_planes_are_found_at_every_width(width: int, modes: tuple[int, ...]) -> None:
     known = known_addition(31, modes, width=width)
-    accuracy, basis = searched(known, Site(0, 0, "first"), 2 * len(modes))
+    accuracy, basis = searched(known, Alignment(0, 0, "first"), 2 * len(modes))
     assert accuracy > 0.97
     assert float((known.own @ basis.T).norm(dim=1).min()) > 0.8
 
@@ -172,7 +176,7 @@ def test_either_start_suffices(comparison: KnownModel, monkeypatch: pytest.Monke
     both = alignment.starts
     for which in (0, 1):
         monkeypatch.setattr(alignment, "starts", lambda *given, which=which: [both(*given)[which]])
-        assert searched(comparison, Site(0, 0, "first"), 1)[0] > 0.95
+        assert searched(comparison, Alignment(0, 0, "first"), 1)[0] > 0.95
 
 
 def test_tokens_told_apart_are_no_value(comparison: KnownModel) -> None:
@@ -187,7 +191,7 @@ def test_tokens_told_apart_are_no_value(comparison: KnownModel) -> None:
     assert fooled["accuracy"].max() > 0.6
     assert fooled["unseen"].max() < 0.6
     train, unseen = by_tokens(task, np.arange(len(task.instances)))
-    tokens = [set(task.instances[ids, :2].ravel().tolist()) for ids in (train, unseen)]
+    tokens = [set(task.triples[ids, :2].ravel().tolist()) for ids in (train, unseen)]
     assert [len(of) for of in tokens] == [45, 15]
     assert not tokens[0] & tokens[1]
 
@@ -218,15 +222,15 @@ def test_intervals_hold_for_all_layers_at_once() -> None:
     assert low[1] < mean[1] == 4 < high[1]
 
 
-def test_figures_and_findings_tell_what_a_search_is_compared_with(comparison: KnownModel) -> None:
+def test_figures_and_tables_tell_what_a_search_is_compared_with(comparison: KnownModel) -> None:
     table = das.search(comparison.model, comparison.task, Options((1,), updates=5, pairs=200)).assign(weights="trained")
-    said = das_section(table.assign(run="r", step=12, folder="r"))
-    assert said is not None
-    one = table["one_operand"].iloc[0]
-    assert f"{one:.3f} for knowing one operand" in said.findings[0]
-    assert "pairs of tokens not searched with" in said.findings[0]
-    assert "12 of 12 subspaces had not converged after 5 updates" in said.findings[-1]
-    texts = [text.get_text() for axes in said.drawings[0].figure.axes for text in (axes.title, *axes.texts)]
+    section = das_section(table.assign(run="r", step=12, folder="r"))
+    assert section is not None
+    one, [first, *_] = table["one_operand"].iloc[0], section.tables[0].rows
+    assert first["one operand"] == f"{one:.3f}"
+    assert first["on tokens not searched with"]
+    assert first["searches converged"] == "0 of 3"
+    texts = [text.get_text() for axes in section.drawings[0].figure.axes for text in (axes.title, *axes.texts)]
     assert any(f"one operand: {one:.2f}" in text for text in texts)
     assert sum(text.endswith("*") for text in texts) == 24  # those found, on tokens of the search and on others
 
@@ -247,9 +251,9 @@ def test_the_same_bits_on_any_number_of_cores(comparison: KnownModel, cores: int
 
 
 def test_changing_nothing_is_measured_in_the_model_itself(comparison: KnownModel) -> None:
-    site, task = Site(0, 0, "first"), comparison.task
+    site, task = Alignment(0, 0, "first"), comparison.task
     pairs = draw_pairs(task, "first", task.test_ids, 400, "b")
-    upper = ForwardFrom(comparison.model, task.label_tokens, task.instances[:, 0])
+    upper = ForwardFrom(comparison.model, task.label_tokens, task.triples[:, 0])
     known = Streams.of(upper, pairs, 0).no_swap
     assert known == pytest.approx(pairs.no_swap, abs=0.02)  # it knows the task, so only the label is another
     nowhere = torch.zeros(1, comparison.own.shape[1])

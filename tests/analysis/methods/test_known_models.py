@@ -16,7 +16,7 @@ MODELS = {
 
 
 def accuracy(known: KnownModel) -> float:
-    instances = torch.from_numpy(known.task.instances.astype(np.int64))
+    instances = torch.from_numpy(known.task.triples.astype(np.int64))
     with torch.no_grad():
         answers = known.model(instances[:, :2]).logits[:, -1].argmax(-1)
     return float((answers == instances[:, 2]).double().mean())

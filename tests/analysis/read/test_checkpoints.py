@@ -14,14 +14,17 @@ from ranks import alone
 from runs import train_on_rank, write_experiment
 from transformers import GPT2Config, GPT2LMHeadModel, OlmoForCausalLM, PreTrainedModel
 
-from analysis.read.checkpoints import Subject, chosen_steps, identity, load_model, subjects
+from analysis.read.checkpoints import StoredModel, identity, load_model, select_checkpoints
 from analysis.read.runs import read_run
 from analysis.read.skipped import Skipped
-from analysis.read.store import Method, Report, analyse, kept, kept_results
+from analysis.read.store import Method, Report, analyze, kept, kept_results
 from olmo_inject.errors import UserError
+from olmo_inject.runs.checkpoints import select_steps
 from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import choose_device
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 
@@ -42,53 +45,53 @@ CPU = torch.device("cpu")
     ],
 )
 def test_steps(text: str, chosen: list[int], missing: list[int]) -> None:
-    assert chosen_steps(text, [0, 5, 10, 20, 30]) == (chosen, missing)
+    assert select_steps(text, [0, 5, 10, 20, 30]) == (chosen, missing)
 
 
 @pytest.mark.parametrize("text", ["", "first", "-1", "1:2:0", "1:2:3:4", "1,,2", "1.5"])
 def test_other_steps_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="--steps: .* is not a step, a range"):
-        chosen_steps(text, [0])
+        select_steps(text, [0])
 
 
 def test_runs_folders_of_runs_and_checkpoints(trained: Path, copies: Copies) -> None:
     copies.make("first")
     copies.make("second")
-    problems = Skipped()
-    found = subjects([trained, copies.folder], "0:9,12", problems)
+    skipped = Skipped()
+    found = select_checkpoints([trained, copies.folder], "0:9,12", skipped)
     assert [(s.run and s.run.name, s.step) for s in found] == [
         (n, s) for n in ("first", "run", "second") for s in (4, 8, 12)
     ]
     assert found[0].folder == copies.folder / "first" / "analysis"
-    assert not problems.found
-    direct = subjects([trained / "step8"], "last", problems)
+    assert not skipped.messages
+    direct = select_checkpoints([trained / "step8"], "last", skipped)
     assert [s.path for s in direct] == [trained / "step8"]
     assert direct[0].run is not None
 
 
 def test_missing_steps_are_told(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    problems = Skipped()
-    assert [s.step for s in subjects([trained], "4,5", problems)] == [4]
-    assert problems.found == [f"{trained} has no checkpoint step5: it has step4, step8, step12"]
-    assert not subjects([trained], "5:7", problems)
-    assert problems.found[1] == f"{trained} has no checkpoint in --steps 5:7: it has step4, step8, step12"
+    skipped = Skipped()
+    assert [s.step for s in select_checkpoints([trained], "4,5", skipped)] == [4]
+    assert skipped.messages == [f"{trained} has no checkpoint step5: it has step4, step8, step12"]
+    assert not select_checkpoints([trained], "5:7", skipped)
+    assert skipped.messages[1] == f"{trained} has no checkpoint in --steps 5:7: it has step4, step8, step12"
     assert capsys.readouterr().err.count("olmo-inject: left out: ") == 2
 
 
-def test_what_is_nothing_to_analyse(trained: Path, tmp_path: Path) -> None:
-    problems = Skipped()
+def test_what_cannot_be_analyzed(trained: Path, tmp_path: Path) -> None:
+    skipped = Skipped()
     for paths, message in (
         ([tmp_path / "none"], "does not exist"),
-        ([tmp_path], "is neither a run folder, nor a folder of runs, nor a model"),
+        ([tmp_path], "is neither a checkpoint nor a run folder"),
         ([trained, trained.parent / "." / "run"], "is given twice"),
     ):
         with pytest.raises(UserError, match=message):
-            subjects(paths, "last", problems)
+            select_checkpoints(paths, "last", skipped)
     shutil.copytree(trained / "step8", tmp_path / "alone")
     with pytest.raises(UserError, match="is a model and not a run: say with --tasks"):
-        subjects([tmp_path / "alone"], "last", problems)
-    [subject] = subjects([tmp_path / "alone"], "last", problems, [trained / "tasks" / "less.json"])
-    assert (subject.step, subject.run, [task.name for task in subject.tasks]) == (None, None, ["less"])
+        select_checkpoints([tmp_path / "alone"], "last", skipped)
+    [checkpoint] = select_checkpoints([tmp_path / "alone"], "last", skipped, [trained / "tasks" / "less.json"])
+    assert (checkpoint.step, checkpoint.run, [task.name for task in checkpoint.tasks]) == (None, None, ["less"])
 
 
 def test_every_kind_of_checkpoint_loads_the_same(trained: Path, tmp_path: Path) -> None:
@@ -139,8 +142,8 @@ def test_identity_is_of_the_weights(trained: Path, tmp_path: Path) -> None:
         identity(copy)
 
 
-def width(model: PreTrainedModel, subject: Subject, report: Report) -> dict[str, pd.DataFrame]:
-    computed.append(subject.name)
+def width(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> dict[str, pd.DataFrame]:
+    computed.append(checkpoint.name)
     return {"widths": pd.DataFrame({"width": [model.config.hidden_size]}), "nothing": pd.DataFrame({"a": [1, 2]})}
 
 
@@ -149,12 +152,12 @@ computed: list[str] = []
 
 def test_adding_a_checkpoint_computes_only_it(copies: Copies) -> None:
     run = copies.make("kept")
-    method, problems = Method("width", width, {"at": 1}), Skipped()
+    method, skipped = Method("width", width, {"at": 1}), Skipped()
     shutil.move(run / "step12", copies.folder / "away")
     computed.clear()
-    first = analyse(subjects([run], "all", problems), method, CPU, problems)
+    first = analyze(select_checkpoints([run], "all", skipped), method, CPU, skipped)
     shutil.move(copies.folder / "away", run / "step12")
-    second = analyse(subjects([run], "all", problems), method, CPU, problems)
+    second = analyze(select_checkpoints([run], "all", skipped), method, CPU, skipped)
     assert computed == ["kept step4", "kept step8", "kept step12"]
     assert list(first["widths"]["step"]) == [4, 8]
     assert second["widths"].to_dict("list") == {
@@ -167,19 +170,19 @@ def test_adding_a_checkpoint_computes_only_it(copies: Copies) -> None:
     assert len(second["nothing"]) == 6
     for changed in (Method("width", width, {"at": 1}, version=2), Method("width", width, {"at": 2})):
         computed.clear()
-        analyse(subjects([run], "last", problems), changed, CPU, problems)
+        analyze(select_checkpoints([run], "last", skipped), changed, CPU, skipped)
         assert computed == ["kept step12"]
     shown = kept_results([read_run(run)], "width")  # what was asked for last, and computed at step 12 alone
     assert list(shown.tables["widths"]["step"]) == [12]
     assert shown.note == "Options: at 2. Of 2 other checkpoints there are results of other options, not shown."
-    analyse(subjects([run], "all", problems), method, CPU, problems)  # read, and so asked for again
+    analyze(select_checkpoints([run], "all", skipped), method, CPU, skipped)  # read, and so asked for again
     assert list(kept_results([read_run(run)], "width").tables["widths"]["step"]) == [4, 8, 12]
     (run / "analysis" / "width").rename(run / "analysis" / "away")
     assert kept_results([read_run(run)], "width").tables == {}
     (run / "analysis" / "away").rename(run / "analysis" / "width")
     assert [about["step"] for about, _ in kept(run / "analysis", "width")] == [4, 8, 12]
     assert [about["step"] for about, _ in kept(run / "analysis", "width", 2)] == [12]
-    assert not problems.found
+    assert not skipped.messages
 
 
 def test_a_damaged_checkpoint_is_told_and_skipped(copies: Copies, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,36 +192,37 @@ def test_a_damaged_checkpoint_is_told_and_skipped(copies: Copies, capsys: pytest
         file.write(b"spoilt")
     (run / "step4" / "checkpoint.json").unlink()
     (run / "step4" / "model.pt").unlink()
-    problems = Skipped()
-    tables = analyse(subjects([run], "all", problems), Method("width", width), CPU, problems)
+    skipped = Skipped()
+    tables = analyze(select_checkpoints([run], "all", skipped), Method("width", width), CPU, skipped)
     assert list(tables["widths"]["step"]) == [12]
-    assert len(problems.found) == 2
-    assert "step4 is not a complete checkpoint" in problems.found[0]
-    assert "step8 is damaged: model.pt is not as it was written" in problems.found[1]
+    assert len(skipped.messages) == 2
+    assert "step4 is not a complete checkpoint" in skipped.messages[0]
+    assert "step8 is damaged: model.pt is not as it was written" in skipped.messages[1]
     assert "left out" in capsys.readouterr().err
 
 
 def test_kept_results_do_not_hide_a_checkpoint_cut_short(copies: Copies) -> None:
-    run, problems = copies.make("short"), Skipped()
+    run, skipped = copies.make("short"), Skipped()
     method = Method("width", width)
-    assert list(analyse(subjects([run], "all", problems), method, CPU, problems)["widths"]["step"]) == [4, 8, 12]
+    tables = analyze(select_checkpoints([run], "all", skipped), method, CPU, skipped)
+    assert list(tables["widths"]["step"]) == [4, 8, 12]
     with (run / "step8" / "model.pt").open("r+b") as file:
         file.truncate(2000)
     (run / "step12" / "model.pt").unlink()
     (run / "step4" / "train.pt").unlink()  # of no concern to an analysis
-    assert list(analyse(subjects([run], "all", problems), method, CPU, problems)["widths"]["step"]) == [4]
-    assert "step8 is damaged: model.pt is not as long as it was written" in problems.found[0]
-    assert "step12 is damaged: model.pt is missing" in problems.found[1]
+    assert list(analyze(select_checkpoints([run], "all", skipped), method, CPU, skipped)["widths"]["step"]) == [4]
+    assert "step8 is damaged: model.pt is not as long as it was written" in skipped.messages[0]
+    assert "step12 is damaged: model.pt is missing" in skipped.messages[1]
 
 
 def test_a_method_that_fails_keeps_nothing(copies: Copies) -> None:
-    run, problems = copies.make("failing"), Skipped()
+    run, skipped = copies.make("failing"), Skipped()
 
-    def refuse(model: PreTrainedModel, subject: Subject, report: Report) -> dict[str, pd.DataFrame]:
-        raise UserError(f"not on {subject.name}")
+    def refuse(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> dict[str, pd.DataFrame]:
+        raise UserError(f"not on {checkpoint.name}")
 
-    assert analyse(subjects([run], "last", problems), Method("width", refuse), CPU, problems) == {}
-    assert problems.found == ["failing step12: not on failing step12"]
+    assert analyze(select_checkpoints([run], "last", skipped), Method("width", refuse), CPU, skipped) == {}
+    assert skipped.messages == ["failing step12: not on failing step12"]
     assert not (run / "analysis" / "width").exists()
 
 

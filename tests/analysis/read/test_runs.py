@@ -12,7 +12,8 @@ from copies import Copies
 
 from analysis.figures.measures import TEST_ACCURACY
 from analysis.read.runs import Accuracy, baselines, read_run, read_runs
-from analysis.report.findings import sentences
+from analysis.report.findings import verdict
+from analysis.report.sections import table
 from analysis.stats import wilson
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task, TaskConfig
@@ -166,8 +167,8 @@ def test_commutativity_alone_is_not_learned(run: Path) -> None:
     assert read.learned("plus") is False
     assert read.accuracy("plus") == Accuracy.of(0.0, 23)
     assert TEST_ACCURACY.series(read, "plus").iloc[-1] == 0
-    [said] = [one for one in sentences([read]) if "on all test pairs" in one.lower() and "plus" in one]
-    assert f"run {Accuracy.of(share, 106)}" in said
+    [row] = [row for row in table([read]).tables[0].rows if row["task"] == "plus"]
+    assert row["accuracy on all test pairs (95% CI)"] == str(Accuracy.of(share, 106))
 
 
 def test_older_counts_of_unmirrored_pairs_are_mended(run: Path) -> None:
@@ -192,4 +193,4 @@ def test_a_task_whose_test_pairs_all_have_mirrors_has_no_verdict(run: Path) -> N
     assert read.accuracy("less", "accuracy_unmirrored") is None
     assert read.accuracy("less") == read.accuracy("less", "accuracy")
     assert read.learned("less") is None
-    assert "whether it was learned cannot be told" in "\n".join(sentences([read]))
+    assert verdict(read, "less") == "mirrors only"

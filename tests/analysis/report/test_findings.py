@@ -5,17 +5,25 @@ from __future__ import annotations
 import pytest
 from copies import Copies
 
-from analysis.read.runs import read_runs
-from analysis.report.findings import sentences
+from analysis.read.runs import Run, read_runs
+from analysis.report.findings import comparisons, sentences, verdicts
 
 RATE = "instances_per_batch: 5/2"
 WIDER = ("d_model: 8", "d_model: 16")
 
 
-def said(copies: Copies, *runs: tuple[str, list[tuple[str, str]], tuple[int, int]]) -> str:
-    """The sentences about runs, each a name, changes and how many LABELs of how many were right."""
-    made = [copies.make(name, *changes, accuracy={"less": score}) for name, changes, score in runs]
-    return "\n".join(sentences(read_runs(made)))
+def made(copies: Copies, *runs: tuple[str, list[tuple[str, str]], tuple[int, int]]) -> list[Run]:
+    """Runs, each of a name, changes and how many LABELs of how many were right."""
+    return read_runs([copies.make(name, *changes, accuracy={"less": score}) for name, changes, score in runs])
+
+
+def verdict_of(runs: list[Run]) -> dict[str, str]:
+    return {row["run"]: row["verdict"] for row in verdicts(runs).rows if row["task"] == "less"}
+
+
+def compared(runs: list[Run]) -> list[tuple[str, str, str, str]]:
+    found = [pair for pair in comparisons(runs) if pair.task == "less"]
+    return [(pair.differ_in, *(run.name for run in pair.runs), pair.result) for pair in found]
 
 
 def wide(name: str = "wide") -> tuple[str, str]:
@@ -23,40 +31,50 @@ def wide(name: str = "wide") -> tuple[str, str]:
 
 
 def test_what_a_wide_model_learns_and_a_narrow_one_does_not(copies: Copies) -> None:
-    text = said(copies, ("a", [], (505, 1000)), ("b", [WIDER, wide()], (950, 1000)))
-    assert "less at 5/2 a batch: learned by wide 0.950 (0.935 to 0.962); not learned by tiny-8 0.505" in text
-    assert "(no better than the majority label)" in text
-    assert "Not learned means: not in these steps" in text
-    assert "Against expectation" not in text
+    runs = made(copies, ("a", [], (505, 1000)), ("b", [WIDER, wide()], (950, 1000)))
+    assert verdict_of(runs) == {"a": "not above majority", "b": "learned"}
+    assert sentences(runs)[1:2] == ["less: learned in 1 of 2 runs. Best: b, accuracy 0.950 (0.935 to 0.962)."]
+    assert compared(runs) == []  # as expected
 
 
 def test_a_narrow_model_that_does_better_is_said_to(copies: Copies) -> None:
-    text = said(copies, ("a", [], (950, 1000)), ("b", [WIDER, wide()], (800, 1000)))
-    assert "Against expectation: at 5/2 a batch the smaller tiny-8 is more accurate on less" in text
+    runs = made(copies, ("a", [], (950, 1000)), ("b", [WIDER, wide()], (800, 1000)))
+    assert verdict_of(runs) == {"a": "learned", "b": "not learned"}
+    assert compared(runs) == [("model size", "b", "a", "against expectation")]
+    [found] = [sentence for sentence in sentences(runs) if "against expectation" in sentence]
+    assert "a is more accurate than b" in found
 
 
 def test_frequencies(copies: Copies) -> None:
     rare = (RATE, "instances_per_batch: 1/10")
-    text = said(copies, ("a", [], (950, 1000)), ("b", [rare], (600, 1000)))
-    assert "tiny-8 learned less at 5/2 instances a batch and not at 1/10." in text
-    assert "Against expectation" not in text
+    runs = made(copies, ("a", [], (950, 1000)), ("b", [rare], (600, 1000)))
+    assert "tiny-8 learned less at 5/2 instances a batch and not at 1/10." in sentences(runs)
+    assert compared(runs) == []
 
 
 def test_a_lower_frequency_that_does_better_is_said_to(copies: Copies) -> None:
     rare = (RATE, "instances_per_batch: 1/10")
-    text = said(copies, ("a", [], (600, 1000)), ("b", [rare], (950, 1000)))
-    assert "Against expectation: tiny-8 is more accurate on less at 1/10 instances a batch" in text
+    runs = made(copies, ("a", [], (600, 1000)), ("b", [rare], (950, 1000)))
+    assert compared(runs) == [("frequency", "a", "b", "against expectation")]
+
+
+def test_a_report_has_at_most_five_findings_and_doubts_come_first(copies: Copies) -> None:
+    runs = made(copies, *((f"r{n}", [(RATE, f"instances_per_batch: {n}")], (950 - 50 * n, 1000)) for n in range(1, 6)))
+    (copies.folder / "r1" / "metrics.jsonl").unlink()
+    runs = read_runs([run.folder for run in runs])
+    assert len(sentences(runs)) == 5
+    assert sentences(runs)[0].startswith("Not trained to the end: r1 (0 of 12 steps)")
 
 
 @pytest.mark.parametrize(
-    ("correct", "how"),
+    ("correct", "result"),
     [
-        (600, "was less accurate than"),
-        (900, "cannot be told from"),
-        (990, "against expectation was more accurate than"),
+        (600, "as expected"),
+        (900, "no difference (95% CI)"),
+        (990, "against expectation"),
     ],
 )
-def test_bursts(copies: Copies, correct: int, how: str) -> None:
+def test_bursts(copies: Copies, correct: int, result: str) -> None:
     text = (copies.trained / "experiment.yaml").read_text()
     entry = text[text.index("- task: less") :].split("- task: plus")[0]
     burst = entry.replace("uniform", "burst").replace(RATE, "instances_per_batch: null")
@@ -69,5 +87,4 @@ def test_bursts(copies: Copies, correct: int, how: str) -> None:
     # The gap is read from the plan that the run was written with.
     (run / "plan.json").write_text(plan.replace('"mean": 1.0', '"mean": 4.0', 1))
     even = copies.make("even", accuracy={"less": (900, 1000)})
-    text = "\n".join(sentences(read_runs([run, even])))
-    assert f"tiny-8 with 10 every 4 batches {how} 5/2 a batch on less" in text
+    assert compared(read_runs([run, even])) == [("gap", "even", "bursts", result)]

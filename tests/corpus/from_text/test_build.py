@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from olmo_inject import owned_folder
 from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
-from olmo_inject.corpus.from_text import folder as build_folder
 from olmo_inject.corpus.from_text.build import build_corpus
 from olmo_inject.corpus.from_text.inputs import TextOptions, find_inputs, skipped_files
 from olmo_inject.corpus.from_text.job import BuildOptions, make_jobs, run_job
@@ -115,6 +115,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_tokens_with_their_provenance(name: str, tmp_path: Path) -> None:
     FORMATS[name](tmp_path / name)
@@ -143,6 +144,7 @@ def test_every_format_gives_the_same_tokens_with_their_provenance(name: str, tmp
     assert seen == [i for i, text in enumerate(TEXTS) if text]
 
 
+@pytest.mark.slow
 def test_a_dataset_by_name_is_streamed_shard_by_shard(tmp_path: Path) -> None:
     mixed(tmp_path / "data")
     (tmp_path / "data" / "README.md").unlink()
@@ -157,6 +159,7 @@ def test_a_dataset_by_name_is_streamed_shard_by_shard(tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_plain_text_by_file_or_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"Erste Zeile\r\nzweite\n\nvierte ohne Ende")
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress("Übung".encode()))
@@ -174,6 +177,7 @@ def test_plain_text_by_file_or_line(tmp_path: Path) -> None:
     assert [row.line for row in read_origins(provenance_path(lines.shards[0].path))] == [1, 2, 4]
 
 
+@pytest.mark.slow
 def test_tokenizers(tmp_path: Path) -> None:
     source = tmp_path / "t.jsonl"
     source.write_bytes(json_lines(TEXTS))
@@ -204,6 +208,7 @@ def command(source: Path, to: Path, *more: str) -> list[str]:
     return [*build, "--shard-tokens", "20000", *more]
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     write_many(tmp_path / "in")
     subprocess.run(command(tmp_path / "in", tmp_path / "whole"), check=True, capture_output=True)
@@ -264,6 +269,7 @@ def test_a_build_killed_between_its_last_shard_and_saying_so(tmp_path: Path) -> 
     assert contents(tmp_path / "out" / WORK) == before
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_built_again(tmp_path: Path) -> None:
     source = tmp_path / "t.jsonl"
     source.write_bytes(json_lines(TEXTS))
@@ -282,20 +288,21 @@ def test_what_is_finished_is_not_built_again(tmp_path: Path) -> None:
         build_corpus(tmp_path / "out", [str(source)], SMALL, overwrite=True, progress=False)
 
 
+@pytest.mark.slow
 def test_another_build_that_came_first_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until a build holds the folder another may have begun and ended there: what is there is looked at afterwards."""
     (tmp_path / "t.txt").write_text("one")
-    arguments, held = (tmp_path / "out", [str(tmp_path / "t.txt")]), build_folder.locked
+    arguments, held = (tmp_path / "out", [str(tmp_path / "t.txt")]), owned_folder.locked
     before: list[dict[Path, int]] = []
 
     def after_another(*rest: Any) -> AbstractContextManager[None]:
-        monkeypatch.setattr(build_folder, "locked", held)
+        monkeypatch.setattr(owned_folder, "locked", held)
         build_corpus(*arguments, SMALL, progress=False)
         before.append({path: path.stat().st_mtime_ns for path in arguments[0].iterdir()})
         return held(*rest)
 
     for options in (SMALL, replace(SMALL, shard_tokens=9)):
-        monkeypatch.setattr(build_folder, "locked", after_another)
+        monkeypatch.setattr(owned_folder, "locked", after_another)
         if options == SMALL:
             build_corpus(*arguments, options, progress=False)
         else:
@@ -305,6 +312,7 @@ def test_another_build_that_came_first_is_left_alone(tmp_path: Path, monkeypatch
         shutil.rmtree(arguments[0])
 
 
+@pytest.mark.slow
 def test_what_is_not_of_a_corpus_is_kept(tmp_path: Path) -> None:
     source, out = tmp_path / "t.txt", tmp_path / "deep" / "out"
     source.write_bytes(b"\xff")
@@ -358,6 +366,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_line_is_named_or_counted(damage: str, tmp_path: Path) -> None:
     source = tmp_path / "t.jsonl.zst"
@@ -372,6 +381,7 @@ def test_a_damaged_line_is_named_or_counted(damage: str, tmp_path: Path) -> None
     assert np.array_equal(ids_of(corpus), expected_ids(TEXTS, corpus.load_vocabulary()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["t.json.gz", "t.jsonl.zst"])
 def test_a_file_that_breaks_off(name: str, tmp_path: Path) -> None:
     FORMATS[name](tmp_path / name)
@@ -387,6 +397,7 @@ def test_a_file_that_breaks_off(name: str, tmp_path: Path) -> None:
     assert broken < whole == len(TEXTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
@@ -415,6 +426,7 @@ def test_mistakes(name: str, content: bytes, options: dict, message: str, tmp_pa
         assert contents(tmp_path / "out") == before, "what cannot be built replaces nothing"
 
 
+@pytest.mark.slow
 def test_finished_shards_of_a_failed_build_are_not_lost(tmp_path: Path) -> None:
     """A build that failed goes on from its shards; another one says whose they are, and takes their place if told."""
     source, out = tmp_path / "t.jsonl", tmp_path / "out"
@@ -427,14 +439,16 @@ def test_finished_shards_of_a_failed_build_are_not_lost(tmp_path: Path) -> None:
     assert len(finished) > 3
     stamps = [path.stat().st_mtime_ns for path in finished]
     other = replace(SMALL, shard_tokens=4000)
-    with pytest.raises(UserError, match="of a build that was interrupted, of shard_tokens 3000: the command with"):
+    with pytest.raises(
+        UserError, match="of an interrupted build with shard_tokens 3000: give that to go on, or --overwrite"
+    ):
         build_corpus(out, [str(source)], other, progress=False)
     build_corpus(out, [str(source)], replace(SMALL, skip_damaged=True), progress=False)
     assert [path.stat().st_mtime_ns for path in finished] == stamps
     with pytest.raises(UserError, match="line 610 is damaged"):
         build_corpus(out, [str(source)], SMALL, overwrite=True, progress=False)
     source.write_bytes(json_lines(TEXTS))
-    with pytest.raises(UserError, match=r"of other sources \(it has not read .*t\.jsonl as it is now\)"):
+    with pytest.raises(UserError, match=r"with other sources \(it has not read .*t\.jsonl as it is now\)"):
         build_corpus(out, [str(source)], SMALL, progress=False)
     assert len(build_corpus(out, [str(source)], SMALL, overwrite=True, progress=False).shards) > 3
 
@@ -452,6 +466,7 @@ def test_no_room_for_sockets_is_said_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_missing_column_and_source(tmp_path: Path) -> None:
     parquet(tmp_path / "t.parquet")
     with pytest.raises(UserError, match="no column body; there are text, id, more"):
@@ -465,6 +480,7 @@ def test_missing_column_and_source(tmp_path: Path) -> None:
         find_inputs([str(tmp_path / "nothing")], TextOptions())
 
 
+@pytest.mark.slow
 def test_small_files_share_shards_and_sources_do_not(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

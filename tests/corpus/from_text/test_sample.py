@@ -42,6 +42,7 @@ def ids_of(corpus: CorpusDescription, shard: int) -> np.ndarray:
     return np.fromfile(corpus.shards[shard].path, dtype=corpus.dtype)
 
 
+@pytest.mark.slow
 def test_every_source_is_real_text_without_duplicates() -> None:
     found = documents()
     assert list(found) == list(SOURCES)
@@ -179,6 +180,7 @@ def file_size_limit(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_disk_that_refuses_is_reported_and_the_old_corpus_stays(copied: Path) -> None:
     before = contents(copied)
     for limit in (1_000, 200_000):  # in the tokenizer, and in a shard after it
@@ -188,6 +190,7 @@ def test_disk_that_refuses_is_reported_and_the_old_corpus_stays(copied: Path) ->
         assert [path.name for path in copied.parent.iterdir()] == [copied.name]
 
 
+@pytest.mark.slow
 def test_killed_build_leaves_no_corpus(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from olmo_inject.corpus.from_text.sample import build_sample; "
     code += "build_sample(Path(sys.argv[1]), sources=['sciq', 'mmlu'], progress=False)"

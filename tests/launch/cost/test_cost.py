@@ -158,7 +158,7 @@ def test_impossible_costs_are_refused(tmp_path: Path) -> None:
         estimate(run, GPU, nodes=0)
     with pytest.raises(UserError, match=r"'h1000' is not one of h100, h200"):
         find_accelerator("h1000")
-    with pytest.raises(UserError, match=r"--utilization: 1.5 is not a share"):
+    with pytest.raises(UserError, match=r"--utilization: 1.5 must be above 0 and at most 1"):
         GPU.with_changes(utilization=1.5)
     with pytest.raises(UserError, match="--price"):
         GPU.with_changes(price=-1)

@@ -22,6 +22,8 @@ from olmo_inject.errors import UserError
 from olmo_inject.training.checkpoints import convert
 from olmo_inject.training.checkpoints.weights import load_weights
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("ddp", "fsdp", "weights")
 UMASK = os.umask(0)
 os.umask(UMASK)

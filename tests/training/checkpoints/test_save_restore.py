@@ -24,8 +24,10 @@ from safetensors.torch import load_file, save_file
 from olmo_inject.errors import UserError
 from olmo_inject.training import compat
 from olmo_inject.training.checkpoints import save_restore
-from olmo_inject.training.checkpoints.save_restore import Checkpoint, find_checkpoints, latest, prune, read_checkpoint
+from olmo_inject.training.checkpoints.on_disk import Checkpoint, find_checkpoints, latest, prune, read_checkpoint
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
+
+pytestmark = pytest.mark.slow
 
 STATE = {"global_step": 3, "checkpoints": []}
 
@@ -313,8 +315,8 @@ def test_a_killed_save_leaves_no_step(tmp_path: Path) -> None:
         "import os, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
         "from ranks import alone, build, tiny_config\n"
-        "from olmo_inject.training.checkpoints import record, save_restore\n"
-        "record.complete = lambda *_: os._exit(9)\n"
+        "from olmo_inject.training.checkpoints import save_restore\n"
+        "save_restore.write_record = lambda *_: os._exit(9)\n"
         "with alone():\n"
         "    model, optim = build(tiny_config())\n"
         "    save_restore.save(Path(sys.argv[1]), 3, model, optim, {}, tiny_config())\n"

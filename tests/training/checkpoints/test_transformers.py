@@ -49,6 +49,7 @@ def olmo(config: ModelConfig, seed: int = 0) -> OLMo:
 tokens = torch.arange(60).reshape(5, 12) % 50
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     width_and_heads=st.sampled_from([(16, 4), (32, 4), (24, 4), (24, 1), (64, 8), (192, 8)]),

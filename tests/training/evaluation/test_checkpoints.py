@@ -16,6 +16,8 @@ from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 from olmo_inject.training.evaluation import checkpoints
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 UNMIRRORED = ("accuracy", "accuracy_among_labels", "loss_among_labels", "auc")
 NAMES = ("loss", *UNMIRRORED, "label_mass", *(f"{name}_unmirrored" for name in UNMIRRORED))
@@ -108,6 +110,6 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--rows-per-pass: 0"):
         checkpoints.check_sizes(0, None)
     task = Task.load(run / "tasks" / "less.json")
-    task.instances[0, 0] = 500
+    task.instances.values[0] = 500
     with pytest.raises(UserError, match="vocabulary of 128 lacks token 500 of task less"):
         list(checkpoints.evaluate_checkpoint(run / "step4", [task], CPU))

@@ -22,6 +22,8 @@ from olmo_inject.training.parallel import build_model
 from olmo_inject.training.run import runtime_config
 from olmo_inject.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("R_add", "R_cmp")
 
 
@@ -128,7 +130,7 @@ def test_at_most_so_many_items(path: Path, tmp_path: Path, ranks: Ranks) -> None
     ("change", "said"),
     [
         ("references=[{name: R 1, path: x}]", "references: name 'R 1' must be a word"),
-        ("references=[{name: less, path: x}]", "references: name 'less' stands twice, or is a task's"),
+        ("references=[{name: less, path: x}]", "references: name 'less' is used twice"),
         ("references=[{name: R}]", "references: R: path is missing"),
         ("references=[{name: R, path: nothing.json}]", "nothing.json does not exist"),
         (

@@ -1,0 +1,93 @@
+"""YAML files described by a dataclass: which keys there are, and of which type each value is."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+
+from olmo_inject.errors import UserError
+from olmo_inject.yaml_text import in_flow, read_yaml, typed, without_none
+
+Described = TypeVar("Described")
+
+
+def read_described(path: Path, kind: type[Described]) -> Described:
+    """Read a YAML file as the dataclass `kind`.
+
+    Raises:
+        UserError: the file cannot be read; an unknown key, a missing one, or a value of the wrong type.
+    """
+    return described(kind, (str(path), read_yaml(path)))
+
+
+def described(kind: type[Described] | Described, *layers: tuple[str, Any]) -> Described:
+    """Plain values as a dataclass.
+
+    Args:
+        kind: the dataclass, or an object of it whose values are the defaults.
+        layers: name and values of each layer, as `read_yaml` gives them; later layers win. The name is that of a
+            file or an option, for messages.
+
+    Raises:
+        UserError: an unknown key, a missing one, or a value of the wrong type.
+    """
+    of_type = kind if isinstance(kind, type) else type(kind)
+    where, merged = "", OmegaConf.structured(kind)
+    try:
+        for where, values in layers:  # noqa: B007
+            given = typed(values, of_type)
+            check_lists(given, of_type)
+            merged = OmegaConf.merge(merged, given)
+        read: Any = OmegaConf.to_object(merged)
+    except Exception as error:  # OmegaConf's have no common base
+        raise UserError(f"{where}: {one_line(error)}") from None
+    assert isinstance(read, of_type)
+    return read
+
+
+class ListError(Exception):
+    """A list where one value or keys are allowed, or the other way round; OmegaConf's own message names its types."""
+
+
+def check_lists(value: Any, hint: Any, where: str = "") -> None:
+    """Check that lists stand where the types of a dataclass have lists, and nowhere else.
+
+    Args:
+        value: plain values.
+        hint: the dataclass, or the type of a field of one.
+        where: dotted key of `value`, for messages.
+
+    Raises:
+        ListError: the key, and what is allowed.
+    """
+    hint = without_none(hint)
+    origin = typing.get_origin(hint) or hint
+    if origin is Any or not isinstance(origin, type) or value is None:  # anything, or one of several types
+        return
+    is_list = origin in (list, tuple)
+    if isinstance(value, list) != is_list:
+        allowed = (
+            f"must be a list, such as {in_flow([value])}" if is_list and isinstance(value, str) else "must be a list"
+        )
+        raise ListError(f"{where}: {allowed if is_list else 'must not be a list'}")
+    if is_list:
+        for entry in value:
+            check_lists(entry, (typing.get_args(hint) or (Any,))[0], where)
+    elif isinstance(value, dict) and dataclasses.is_dataclass(hint):
+        for name, inner in typing.get_type_hints(hint).items():
+            check_lists(value.get(name), inner, f"{where}.{name}".lstrip("."))
+    elif isinstance(value, dict) and hint in (str, int, float, bool):
+        raise ListError(f"{where}: must be one value, not keys and values")
+
+
+def one_line(error: Exception) -> str:
+    """OmegaConf's first line with the full key in front; of another error all lines joined."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    key = getattr(error, "full_key", None)
+    if key is None:
+        return "; ".join(line.strip() for line in lines)
+    return f"{key}: {lines[0]}"

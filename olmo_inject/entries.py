@@ -1,0 +1,152 @@
+"""From the entries of an experiment's `injections` to what the plan is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from olmo_inject.config import Described, InjectionConfig
+from olmo_inject.errors import UserError
+from olmo_inject.injection import (
+    Bernoulli,
+    Burst,
+    ExactWindow,
+    Listed,
+    Phases,
+    Placement,
+    PlannedTask,
+    Scattered,
+    Schedule,
+    Uniform,
+    parse_fraction,
+    windowed,
+)
+from olmo_inject.randomness import key
+from olmo_inject.tasks import Task
+
+
+def planned_tasks(experiment: Described, tasks: Sequence[Task]) -> list[PlannedTask]:
+    """The plan's entries, in the order of `injections`.
+
+    Raises:
+        UserError: a group that a task does not have; a list of injections that cannot be read.
+    """
+    by_name = {task.name: task for task in tasks}
+    entries: list[PlannedTask] = []
+    for config in experiment.injections:
+        before = sum(entry.task.name == config.task for entry in entries)
+        entries.append(_planned(experiment, config, by_name[config.task], before))
+    return entries
+
+
+def _planned(experiment: Described, config: InjectionConfig, task: Task, number: int) -> PlannedTask:
+    """One entry, the task's `number`-th from 0."""
+    where = f"injections: {config.task}"
+    if unknown := [group for group in config.groups if group not in task.groups]:
+        known = ", ".join(dict.fromkeys(task.groups)) or "none"
+        raise UserError(f"{where}: groups: {unknown[0]!r} is none of the task's groups: {known}")
+    draw: Any = config.draw
+    if config.schedule == "repetitions":
+        draw = "epochs" if config.spread == "even" else "shuffled"
+    placement = Placement(config.place, config.offset, config.eos, config.per_row, config.longer == "split")
+    entry = PlannedTask(task, NEVER, draw, placement, frozenset(config.groups), config.times or 1)
+    if not len(entry.ids):
+        raise UserError(f"{where}: groups: {', '.join(config.groups)} have no instance in the train half")
+    return replace(entry, schedule=_schedule(experiment, config, entry, number))
+
+
+NEVER = Uniform(Fraction(0))
+
+
+def _schedule(experiment: Described, config: InjectionConfig, entry: PlannedTask, number: int) -> Schedule:
+    again = (number,) if number else ()
+    if config.schedule == "phases":
+        return Phases(tuple(_phases(experiment, config)))
+    if config.schedule == "at":
+        return _listed(experiment, config, entry)
+    if config.schedule == "repetitions":
+        assert config.times is not None
+        stop = min(config.stop or experiment.steps, experiment.steps)
+        total = len(entry.ids) * config.times
+        if config.spread == "random":
+            return Scattered(total, config.start, stop, key("scattered", experiment.plan_seed, config.task, *again))
+        # The rate times the window is a whole number, so the window holds just as many.
+        return windowed(Uniform(Fraction(total, stop - config.start)), config.start, stop)
+    if config.schedule == "burst":
+        assert config.instances is not None
+        assert config.every is not None
+        schedule: Schedule = Burst(config.instances, config.every, config.phase)
+    else:
+        rate = experiment.frequency(config).per_batch
+        if config.schedule == "uniform":
+            schedule = Uniform(rate)
+        else:
+            words = key("bernoulli", experiment.plan_seed, config.task, *again)
+            schedule = Bernoulli(rate, experiment.batch_size, words)
+    return windowed(schedule, config.start, config.stop)
+
+
+def _phases(experiment: Described, config: InjectionConfig) -> list[ExactWindow]:
+    where = f"injections: {config.task}: phases"
+    return [
+        ExactWindow(
+            Uniform(parse_fraction(phase.instances_per_batch, f"{where}: instances_per_batch")),
+            phase.start,
+            min(phase.stop or experiment.steps, experiment.steps),
+        )
+        for phase in config.phases
+    ]
+
+
+def _listed(experiment: Described, config: InjectionConfig, entry: PlannedTask) -> Listed:
+    """The injections that a file lists.
+
+    Raises:
+        UserError: the file, its line, and what is wrong with it.
+    """
+    assert config.file is not None
+    where = f"injections: {config.task}: {config.file}"
+    numbers = {entry.task.instance_id(i): i for i in range(len(entry.task.instances))}
+    allowed = set(entry.ids.tolist())
+    found = []
+    for line, record in enumerate(_read_list(Path(config.file), where), 1):
+        if unknown := record.keys() - {"step", "row", "instance"}:
+            raise UserError(f"{where}, line {line}: {min(unknown)!r} is not one of step, row, instance")
+        step, row, name = (record.get(column) for column in ("step", "row", "instance"))
+        _check_number(step, experiment.steps, f"{where}, line {line}: step")
+        if row is not None:
+            _check_number(row, experiment.batch_size, f"{where}, line {line}: row")
+        instance = -1 if name is None else numbers.get(str(name), -2)
+        if instance != -1 and instance not in allowed:
+            raise UserError(f"{where}, line {line}: instance {name!r} is none of those that may be injected")
+        found.append((step, -1 if row is None else row, instance))
+    if not found:
+        raise UserError(f"{where} lists nothing")
+    steps, rows, instances = (np.array(column, np.int64) for column in zip(*found, strict=True))
+    order = np.argsort(steps, kind="stable")
+    return Listed(steps[order], rows[order], instances[order])
+
+
+def _read_list(path: Path, where: str) -> list[Mapping[str, Any]]:
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return pq.read_table(path).to_pylist()
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: cannot be read: {' '.join(str(error).split())}") from None
+    if not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{where}: each line must be an object with a step")
+    return records
+
+
+def _check_number(value: object, beyond: int, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < beyond:
+        raise UserError(f"{where}: {value!r} is not in 0..{beyond - 1}")

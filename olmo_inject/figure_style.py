@@ -1,0 +1,52 @@
+"""What figures of analyses and of the theory share: colours, markers, and how a figure is written.
+
+Readers of every colour vision tell the colours apart, on white paper too; nothing is said by colour alone.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from olmo_inject.errors import UserError
+from olmo_inject.files import replacing
+
+BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#C47A00", "#00795A", "#B0508A", "#2E86C1", "#C44E00"
+BLACK, OLIVE, GREY = "#222222", "#7A7A00", "#606060"
+COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK, OLIVE)
+MARKERS = ("o", "s", "^", "D", "v", "P", "*", "X")
+FORMATS = ("png", "svg", "pdf")
+DOTS_PER_INCH = 200  # of PNG
+_METADATA: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+_WRITING: Any = {"svg.hashsalt": "olmo-inject", "pdf.fonttype": 42}  # the same figure gives the same file
+
+
+def colour_and_marker(number: int) -> tuple[str, str]:
+    """Those of the `number`-th thing; beyond the palette they repeat."""
+    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    """The figure in one of `FORMATS`, without a date; SVG has text as paths, which look the same everywhere."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(_WRITING):
+        figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=_METADATA[kind])
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure, whole or not at all, in the format of the file's ending.
+
+    Raises:
+        UserError: the ending is none of png, svg and pdf, or the file cannot be written.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise UserError(f"{path} must end in .png, .svg or .pdf")
+    with replacing(path) as temporary:
+        temporary.write_bytes(drawn(figure, kind))
+    return path

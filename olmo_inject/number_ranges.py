@@ -1,0 +1,38 @@
+"""Ranges of numbers: which values a setting or an option takes, in words for an error's one line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+INT32 = 2**31 - 1
+MOST_ROWS = 2**20  # of a batch; some arrays have an entry for each row
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from `low` to `high`; `above` excludes `low`, `below` excludes `high`."""
+
+    low: int | float = 0
+    high: int | float | None = None
+    above: bool = False
+    below: bool = False
+    null: bool = False
+    """Whether the message offers null."""
+
+    def holds(self, value: int | float) -> bool:
+        """Whether `value` is in the range."""
+        if not math.isfinite(value) or value < self.low or (self.above and value == self.low):
+            return False
+        return self.high is None or value < self.high or (value == self.high and not self.below)
+
+    def __str__(self) -> str:
+        """The range in words."""
+        words = f"above {self.low:,}" if self.above else f"at least {self.low:,}"
+        if self.high is not None:
+            words += f" and {'below' if self.below else 'at most'} {self.high:,}"
+        return words + (", or null" if self.null else "")
+
+
+NUMBER, COUNT, FROM_0 = Range(above=True), Range(1, INT32), Range(0, INT32)
+SHARE, NOT_NEGATIVE = Range(0, 1, below=True), Range()

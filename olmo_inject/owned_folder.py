@@ -1,0 +1,172 @@
+"""Folders that a command writes: new ones appear whole or not at all, replaced ones lose only the command's own files.
+
+`new_folder` writes a folder aside and renames it. A long job that goes on after a kill writes in place instead: its
+`FolderKind` says which files are its own, and holds the folder for one process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from olmo_inject.errors import UserError
+from olmo_inject.files import replacing
+from olmo_inject.locks import locked, remove_with_lock
+
+LOCK = "lock"
+
+
+@contextmanager
+def new_folder(to: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `to`, renamed to `to` at the end and removed after an error.
+
+    Args:
+        to: the folder to write.
+        overwrite: replace a folder that is there.
+
+    Raises:
+        UserError: `to` exists already, or the disk is full or cannot be written.
+    """
+    if to.exists() and not overwrite:
+        raise UserError(f"{to} exists already")
+    temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
+        if overwrite:
+            install(temporary, to)
+        else:
+            temporary.rename(to)
+    except OSError as error:
+        raise UserError(f"cannot write {to}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def install(temporary: Path, to: Path) -> None:
+    """Rename a folder to `to`; a folder that is there is moved aside first and then removed."""
+    old = to.with_name(f".{to.name}.{os.getpid()}.old")
+    replaces = to.exists()
+    if replaces:
+        to.rename(old)
+    try:
+        temporary.rename(to)
+    except OSError:
+        if replaces:
+            old.rename(to)
+        raise
+    sync(to.parent)
+    if replaces:
+        shutil.rmtree(old)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder. It is renamed first, so a crash never leaves half of it under its name."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    folder.rename(old)
+    shutil.rmtree(old)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that a long job writes in place.
+
+    Attributes:
+        name: in words, such as `corpus`.
+        files: names of its files, also of those that a kill leaves half-written.
+        work: the folder inside it that is there while it is written; holds the lock.
+        marks: names, one of which says that a folder is of this kind; the first vouches for the other files.
+        busy: what another process that holds the folder does, such as `building it`.
+    """
+
+    name: str
+    files: re.Pattern[str]
+    work: str
+    marks: tuple[str, ...]
+    busy: str
+
+    def foreign_entry(self, folder: Path) -> str | None:
+        """The first entry of a folder that is not of this kind; None if there is none."""
+
+        def is_own(path: Path) -> bool:
+            return path.is_dir() if path.name == self.work else path.is_file() and bool(self.files.fullmatch(path.name))
+
+        return min((path.name for path in folder.iterdir() if not is_own(path)), default=None)
+
+    def check_replaceable(self, folder: Path) -> None:
+        """Check that a folder holds one of this kind and nothing else.
+
+        Raises:
+            UserError: it does not, so it is not overwritten.
+        """
+        if foreign := self.foreign_entry(folder):
+            raise UserError(f"{folder} is not overwritten: it holds {foreign}, which is no part of a {self.name}")
+        entries = sorted(path.name for path in folder.iterdir() if path.name != self.work)
+        if entries and not any((folder / mark).exists() for mark in self.marks):
+            raise UserError(
+                f"{folder} is not overwritten: it holds {entries[0]}, but no {self.name}: no {self.marks[0]}"
+            )
+
+    def clear(self, folder: Path) -> None:
+        """Remove the files of this kind from a folder that this process holds; the lock and all else stay.
+
+        The mark that vouches for the others goes first, the other marks last: a kill leaves a folder of this kind.
+        """
+        (folder / self.marks[0]).unlink(missing_ok=True)
+        for path in (folder / self.work).iterdir():
+            if path.name != LOCK:
+                path.unlink()
+        own = [path for path in folder.iterdir() if path.is_file() and self.files.fullmatch(path.name)]
+        for path in sorted(own, key=lambda path: path.name in self.marks):
+            path.unlink()
+
+    def held(self, folder: Path) -> AbstractContextManager[None]:
+        """Hold a folder for this process alone, as `locks.locked`; its work folder is made."""
+        return locked(
+            folder / self.work / LOCK, lambda: f"{folder} is in use: another process is {self.busy}", str(folder)
+        )
+
+    def remove_work(self, folder: Path) -> None:
+        """Remove the work folder, for the process that holds it."""
+        remove_with_lock(folder / self.work / LOCK)
+
+
+def absent(folder: Path) -> list[Path]:
+    """A folder and those above it, as far as they do not exist: `remove_empty` removes them if nothing was written."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove empty folders, given from the innermost out; stop at the first that is not empty."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def check_writable(folder: Path) -> None:
+    """Check, before long work, that a file can be written to a folder; leaves neither file nor folder.
+
+    Raises:
+        UserError: it cannot.
+    """
+    made = absent(folder)
+    with replacing(folder / ".writable") as temporary:
+        temporary.touch()
+    (folder / ".writable").unlink(missing_ok=True)
+    remove_empty(made)

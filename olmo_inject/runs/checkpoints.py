@@ -1,0 +1,127 @@
+"""Which checkpoints a command works on: the folders that the user names, and the steps of each run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from olmo_inject.errors import UserError
+from olmo_inject.runs.read import expand, is_run
+from olmo_inject.steps import parse_step_range
+
+LAST, ALL = "last", "all"
+_STEP = re.compile(r"step(\d+)")
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A folder of weights.
+
+    Attributes:
+        path: the folder.
+        run: the folder of its run; None for a model that is no run's.
+        step: the plan step that the weights are from before; None for a model that is no run's.
+    """
+
+    path: Path
+    run: Path | None
+    step: int | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the user selected.
+
+    Attributes:
+        found: in the order of the paths, by step within a run.
+        missing: a message for each run that lacks a step that was named, or any checkpoint.
+    """
+
+    found: list[CheckpointFolder]
+    missing: list[str]
+
+
+def find_checkpoints(paths: Sequence[Path], steps: str = ALL) -> Selection:
+    """Find the checkpoints of runs, and models that are no run's.
+
+    Args:
+        paths: run folders, folders of runs, checkpoints of runs, or folders of weights.
+        steps: which checkpoints of a run folder, as in `select_steps`.
+
+    Raises:
+        UserError: a path that does not exist, is given twice or holds no weights, or steps of another form.
+    """
+    found: list[CheckpointFolder] = []
+    missing: list[str] = []
+    for path in expand(paths):
+        if is_run(path):
+            chosen, messages = _of_run(path, steps)
+            found += [CheckpointFolder(path / f"step{step}", path, step) for step in chosen]
+            missing += messages
+        elif is_run(path.parent) and (match := _STEP.fullmatch(path.name)):
+            found.append(CheckpointFolder(path, path.parent, int(match[1])))
+        elif holds_model(path):
+            found.append(CheckpointFolder(path, None, None))
+        else:
+            raise UserError(f"{path} is neither a checkpoint nor a run folder, a folder of runs or a model")
+    return Selection(list(dict.fromkeys(found)), missing)
+
+
+def select_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The steps that `text` selects, and those it names that do not exist.
+
+    Args:
+        text: `last`, `all`, steps, and ranges `start:stop:every` as Python's, either end of which may be left out;
+            several joined by commas. A range selects among what exists.
+        existing: steps that have a checkpoint, ascending.
+
+    Raises:
+        UserError: `text` has another form.
+    """
+    chosen: set[int] = set()
+    for part in (part.strip() for part in text.split(",")):
+        if part == LAST:
+            chosen.update(existing[-1:])
+        elif part == ALL:
+            chosen.update(existing)
+        elif part.isdecimal():
+            chosen.add(int(part))
+        elif (window := parse_step_range(part)) is not None:
+            chosen.update(step for step in existing if _in_range(step, *window))
+        else:
+            raise UserError(
+                f"--steps: {part!r} is not a step, a range start:stop or start:stop:every, '{LAST}' or '{ALL}'"
+            )
+    return sorted(chosen & set(existing)), sorted(chosen - set(existing))
+
+
+def holds_model(path: Path) -> bool:
+    """Whether the folder holds a model of any kind."""
+    return any((path / name).is_file() for name in ("config.json", "config.yaml")) or any(weight_files(path))
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files of weights in a folder: shards, safetensors, or ai2-olmo's `model.pt`."""
+    if (path / "model").is_dir():
+        return sorted(file for file in (path / "model").iterdir() if file.is_file())
+    return sorted([*path.glob("*.safetensors"), *path.glob("model.pt")])
+
+
+def _of_run(run: Path, steps: str) -> tuple[list[int], list[str]]:
+    existing = sorted(int(match[1]) for path in run.glob("step*") if (match := _STEP.fullmatch(path.name)))
+    chosen, absent = select_steps(steps, existing)
+    if not chosen and not absent:
+        return [], [f"{run} has no checkpoint" + (f" in --steps {steps}: {_listed(existing)}" if existing else "")]
+    return chosen, [f"{run} has no checkpoint step{step}: {_listed(existing)}" for step in absent]
+
+
+def _listed(steps: Sequence[int]) -> str:
+    names = [f"step{step}" for step in steps]
+    few = [*names[:3], "...", *names[-3:]] if len(names) > 8 else names
+    return f"it has {', '.join(few) or 'none'}"
+
+
+def _in_range(step: int, start: int, stop: int | None, every: int) -> bool:
+    return start <= step and (stop is None or step < stop) and (step - start) % every == 0

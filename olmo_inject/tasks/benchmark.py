@@ -1,0 +1,51 @@
+"""Multiple-choice questions, a share of them injected with their answers: contamination."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from olmo_inject.errors import UserError
+from olmo_inject.tasks.material import Material, Probe, Source
+from olmo_inject.tasks.records import labels_of, read_records, text_of
+from olmo_inject.tasks.registry import register
+
+
+@register("benchmark")
+@dataclass(frozen=True)
+class Benchmark:
+    """Each line of a file is a question with `choices` and the number of the right one, `answer`, from 0.
+
+    The train half is injected, each question followed by its right choice; the other half stays clean. A model is
+    asked for its choice: the likeliest one (`accuracy`), and the likeliest by token (`accuracy_normalized`).
+
+    Attributes:
+        file: JSON lines.
+        prompt: how a question is put; its choice follows after a space.
+    """
+
+    file: str = ""
+    prompt: str = "Question: {question}\nAnswer:"
+    default_fraction: ClassVar[float] = 0.5
+
+    def __post_init__(self) -> None:
+        if "{question}" not in self.prompt:
+            raise ValueError(f"prompt must hold {{question}}, got {self.prompt!r}")
+
+    def material(self, source: Source) -> Material:
+        """The questions."""
+        found = list(read_records(self.file, source.where))
+        records = [record for _, record in found]
+        instances, continuation, probes = [], [], []
+        for number, (place, record) in enumerate(found):
+            question, choices, answer = text_of(record, "question", place), record.get("choices"), record.get("answer")
+            if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+                raise UserError(f"{place}: choices must be a list of two texts or more, got {choices!r}")
+            if type(answer) is not int or not 0 <= answer < len(choices):
+                raise UserError(f"{place}: answer must be 0 to {len(choices) - 1}, the right choice, got {answer!r}")
+            encoded = [source.encode_after(self.prompt.replace("{question}", question), choice) for choice in choices]
+            context, options = encoded[0][0], tuple(option for _, option in encoded)
+            instances.append(context + options[answer])
+            continuation.append(len(options[answer]))
+            probes.append(Probe(number, "choice", "", context, options, answer))
+        return Material(instances, continuation, labels_of(records, "id"), labels_of(records, "group"), tuple(probes))

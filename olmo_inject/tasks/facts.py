@@ -1,0 +1,74 @@
+"""Facts: passages that are injected, and what a model should then know (Chang et al. 2024, Allen-Zhu and Li 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from olmo_inject.errors import UserError
+from olmo_inject.tasks.material import Material, Probe, Source
+from olmo_inject.tasks.records import labels_of, read_records, text_of
+from olmo_inject.tasks.registry import register
+
+MEASURES = ("memorized", "paraphrased", "composed")
+
+
+@register("facts")
+@dataclass(frozen=True)
+class Facts:
+    """Each line of a file is a fact: a `passage`, and `probes` of it.
+
+    `probes` has lists of pairs [context, answer] under any of `memorized` (words of the passage), `paraphrased` (the
+    same in other words) and `composed` (what follows from it). `paraphrases`, if there are any, are injected too: the
+    passage and they take turns as instances of their own.
+
+    Attributes:
+        file: JSON lines.
+    """
+
+    file: str = ""
+    default_fraction: ClassVar[float] = 1.0
+
+    def material(self, source: Source) -> Material:
+        """The passages with their probes."""
+        found = list(read_records(self.file, source.where))
+        instances, ids, groups, probes = [], [], [], []
+        names = labels_of([record for _, record in found], "id") or tuple(map(str, range(len(found))))
+        group_of = labels_of([record for _, record in found], "group")
+        for number, (place, record) in enumerate(found):
+            probes += self._probes(record, len(instances), place, source)
+            versions = [text_of(record, "passage", place), *_paraphrases(record, place)]
+            instances += [source.encode(text) for text in versions]
+            ids += [names[number], *(f"{names[number]}/{version}" for version in range(1, len(versions)))]
+            groups += [group_of[number]] * len(versions) if group_of else []
+        return Material(
+            instances,
+            ids=tuple(ids),
+            groups=tuple(groups),
+            probes=tuple(probes),
+            splittable=len(instances) == len(found),
+        )
+
+    def _probes(self, record: Mapping[str, Any], instance: int, place: str, source: Source) -> list[Probe]:
+        given = record.get("probes", {})
+        if not isinstance(given, dict) or (unknown := given.keys() - set(MEASURES)):
+            what = f", not {min(unknown)!r}" if isinstance(given, dict) else ""
+            raise UserError(f"{place}: probes must be an object of lists under {', '.join(MEASURES)}{what}")
+        probes = []
+        for measure, pairs in given.items():
+            for pair in pairs if isinstance(pairs, list) else [None]:
+                if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) and x for x in pair)):
+                    raise UserError(
+                        f"{place}: probes: {measure} must be a list of pairs [context, answer], got {pair!r}"
+                    )
+                context, answer = source.encode_after(*pair)
+                probes.append(Probe(instance, "continuation", measure, context, (answer,)))
+        return probes
+
+
+def _paraphrases(record: Mapping[str, Any], place: str) -> list[str]:
+    given = record.get("paraphrases", [])
+    if not isinstance(given, list) or not all(isinstance(text, str) and text.strip() for text in given):
+        raise UserError(f"{place}: paraphrases must be a list of texts, got {given!r}")
+    return given

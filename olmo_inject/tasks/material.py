@@ -1,0 +1,206 @@
+"""What a kind of task is made of: instances, what of them is to be predicted, their groups, and probes.
+
+A kind that samples symbols gives instances alone (see `registry`). A kind of texts gives a `Material`, made of a
+`Source`: the corpus's vocabulary and the task's seed. From here on there is one sort of task.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from olmo_inject import randomness
+from olmo_inject.errors import UserError
+from olmo_inject.tasks.ragged import Ragged
+from olmo_inject.vocabulary import Vocabulary
+
+Tokens = tuple[int, ...]
+ProbeKind = Literal["continuation", "choice", "exposure"]
+_GROUP = re.compile(r"[\w.+=-]{1,64}")
+
+
+class Probe(NamedTuple):
+    """A question to a model about one instance.
+
+    Attributes:
+        instance: which one, whose half and group the probe's are.
+        kind: `continuation` asks for one continuation, `choice` for the right one of several, `exposure` for the rank
+            of the right one among alternatives that were never injected.
+        measure: what it measures, in a word: it begins the names of its metrics. May be empty.
+        context: tokens that the model reads.
+        options: what may follow; the model reads each after the context.
+        right: which of them is right.
+    """
+
+    instance: int
+    kind: ProbeKind
+    measure: str
+    context: Tokens
+    options: tuple[Tokens, ...]
+    right: int = 0
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a task is made of.
+
+    Attributes:
+        instances: token ids: an array [n, w], or a list of sequences of any lengths.
+        continuation: how many last tokens of each are what a model is to predict; None for all of them. The loss that
+            is logged for a task is theirs.
+        ids: a name for each instance, in results and in lists of injections; empty for its number.
+        groups: the group of each instance, over which results are averaged; empty for none.
+        probes: what is asked of a model in an evaluation.
+        splittable: whether each instance may fall into either half by itself.
+    """
+
+    instances: Any
+    continuation: Sequence[int] | None = None
+    ids: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    splittable: bool = True
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a kind makes its material of.
+
+    Attributes:
+        vocabulary: the corpus's.
+        key: a key of `randomness` for a purpose, of the task's name and seed.
+        where: the task, to begin the message of an error.
+    """
+
+    vocabulary: Vocabulary
+    key: Callable[[str], int] = field(repr=False)
+    where: str = "tasks"
+
+    def encode(self, text: str) -> Tokens:
+        """The tokens of a text, all of it, without special tokens.
+
+        Raises:
+            UserError: the corpus has no tokenizer, or the text has no token.
+        """
+        if self.vocabulary.tokenizer is None:
+            raise UserError(f"{self.where}: texts need corpus.tokenizer; give token ids, or a tokenizer")
+        found = tuple(self.vocabulary.tokenizer.encode(text, add_special_tokens=False).ids)
+        if not found:
+            raise UserError(f"{self.where}: {text[:40]!r} has no tokens")
+        return found
+
+    def encode_after(self, context: str, continuation: str) -> tuple[Tokens, Tokens]:
+        """The tokens of a context and of what follows it; the space between them belongs to what follows."""
+        stripped = context.rstrip(" ")
+        space = " " if stripped and not continuation.startswith((" ", "\n")) else ""
+        return (self.encode(stripped) if stripped else ()), self.encode(space + continuation)
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """A `Material` with its arrays, checked."""
+
+    instances: Ragged
+    continuation: Int64[np.ndarray, " n"]
+    ids: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+
+
+def checked(material: object, vocabulary: Vocabulary, where: str) -> Checked:
+    """Check a kind's material like any input, since a kind may be the user's own.
+
+    Raises:
+        UserError: what is wrong with it, and with which instance.
+    """
+    if not isinstance(material, Material):
+        raise UserError(f"{where}: material() must return a Material, got {type(material).__name__}")
+    instances = ragged_of(material.instances, f"{where}: material()")
+    if not len(instances):
+        raise UserError(f"{where}: there is no instance")
+    n, lengths = len(instances), instances.lengths
+    wanted = lengths if material.continuation is None else np.asarray(material.continuation, np.int64)
+    if wanted.shape != (n,) or (wanted < 1).any() or (wanted > lengths).any():
+        raise UserError(f"{where}: continuation must say for each of {n} instances how many of its last tokens it is")
+    for name in ("ids", "groups"):
+        values = getattr(material, name)
+        if values and (len(values) != n or not all(isinstance(value, str) and value for value in values)):
+            raise UserError(f"{where}: {name}: give a text to each of the {n} instances, or to none")
+    if twice := _twice(material.ids):
+        raise UserError(f"{where}: two instances have the id {twice!r}")
+    for group in dict.fromkeys(material.groups):
+        if not _GROUP.fullmatch(group):
+            raise UserError(f"{where}: group {group[:80]!r} must be a word of letters, digits and any of _.+=-")
+    size = vocabulary.size
+    if (largest := int(instances.values.max())) >= size:
+        raise UserError(f"{where}: token {largest} is not in the vocabulary of {size}")
+    for probe in material.probes:
+        _check_probe(probe, n, size, where)
+    return Checked(instances, wanted, tuple(material.ids), tuple(material.groups), tuple(material.probes))
+
+
+def ragged_of(sequences: Any, where: str) -> Ragged:
+    """Sequences of token ids, of whatever sort a kind's code gives them.
+
+    Args:
+        sequences: an integer array [n, w], or a sequence of sequences of whole numbers.
+        where: the task and the function, to begin the message.
+
+    Raises:
+        UserError: something else; an empty instance; an id below 0.
+    """
+    if isinstance(sequences, np.ndarray) and sequences.ndim != 2:
+        raise UserError(f"{where} must return sequences of token ids, got an array of shape {sequences.shape}")
+    try:
+        rows = [sequences] if isinstance(sequences, np.ndarray) else [np.asarray(each) for each in sequences]
+    except (TypeError, ValueError):
+        raise UserError(f"{where} must return sequences of token ids, got {type(sequences).__name__}") from None
+    for number, row in enumerate(rows):
+        if not isinstance(sequences, np.ndarray) and (row.ndim != 1 or not len(row)):
+            raise UserError(f"{where} must return one or more token ids for instance {number}, got shape {row.shape}")
+        if row.dtype.kind not in "iuf" or (row.dtype.kind == "f" and (row % 1 != 0).any()):
+            raise UserError(f"{where} must return an array of tokens, got {row.dtype} for instance {number}")
+        if row.size and not (row.min() >= 0 and row.max() < 2**32):
+            raise UserError(f"{where} must return token ids from 0, of 32 bits; instance {number} holds others")
+    if isinstance(sequences, np.ndarray) and not sequences.shape[1]:
+        raise UserError(f"{where} must return one or more token ids for each instance")
+    return Ragged.of(sequences if isinstance(sequences, np.ndarray) else rows)
+
+
+def _twice(values: Sequence[str]) -> str | None:
+    seen: set[str] = set()
+    return next((value for value in values if value in seen or seen.add(value)), None)
+
+
+def _check_probe(probe: Probe, n: int, size: int, where: str) -> None:
+    whole = [token for part in (probe.context, *probe.options) for token in part]
+    good = 0 <= probe.instance < n and 0 <= probe.right < len(probe.options) and all(probe.options)
+    if not good or (probe.kind == "continuation") != (len(probe.options) == 1) or not all(0 <= t < size for t in whole):
+        raise UserError(f"{where}: not a probe of one of {n} instances: {str(probe)[:160]}")
+    if probe.measure and not probe.measure.isidentifier():
+        raise UserError(f"{where}: what a probe measures must be a word, got {probe.measure[:80]!r}")
+    if not probe.context:
+        raise UserError(f"{where}: a probe of instance {probe.instance} needs a context of one token or more")
+
+
+def random_tokens(source: Source, purpose: str, n: int, length: int) -> np.ndarray:
+    """`n` sequences of `length` ordinary tokens, each drawn independently and uniformly."""
+    eligible = source.vocabulary.eligible()
+    drawn = randomness.integers(source.key(purpose), n * length, len(eligible))
+    return eligible[drawn].reshape(n, length)
+
+
+def as_record(probe: Probe) -> dict[str, Any]:
+    """As JSON."""
+    return probe._asdict()
+
+
+def of_record(record: dict[str, Any]) -> Probe:
+    """What `as_record` gave."""
+    options = tuple(tuple(option) for option in record["options"])
+    return Probe(**(record | {"context": tuple(record["context"]), "options": options}))

@@ -1,0 +1,59 @@
+"""Texts of one's own: passages, sentences, poison, whatever stands in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from olmo_inject.errors import UserError
+from olmo_inject.tasks.material import Material, Probe, Source, Tokens
+from olmo_inject.tasks.records import labels_of, read_records, text_of
+from olmo_inject.tasks.registry import register
+
+
+@register("texts")
+@dataclass(frozen=True)
+class Texts:
+    """Each line of a file is an instance.
+
+    A model is asked for what follows an instance's first `context` tokens: `loss` per token, and `exact`, whether
+    greedy decoding would give all of it.
+
+    Attributes:
+        file: JSON lines, or lines of text.
+        key: of JSON lines, where the text is, or a list of token ids.
+        context: tokens that a model is given; of an instance no longer than that, the first half.
+    """
+
+    file: str = ""
+    key: str = "text"
+    context: int = 8
+    default_fraction: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.context < 1:
+            raise ValueError(f"context must be at least 1, got {self.context}")
+
+    def material(self, source: Source) -> Material:
+        """The lines, with their `id` and `group`, if they have any."""
+        found = list(read_records(self.file, source.where))
+        records = [record for _, record in found]
+        instances = [self._tokens(record, place, source) for place, record in found]
+        probes = []
+        for number, tokens in enumerate(instances):
+            context = self.context if len(tokens) > self.context else len(tokens) // 2
+            probes.append(Probe(number, "continuation", "", tokens[:context], (tokens[context:],)))
+        return Material(
+            instances, ids=labels_of(records, "id"), groups=labels_of(records, "group"), probes=tuple(probes)
+        )
+
+    def _tokens(self, record: Mapping[str, Any], place: str, source: Source) -> Tokens:
+        value = record.get(self.key)
+        if isinstance(value, list) and value and all(type(token) is int for token in value):
+            tokens = tuple(value)
+        else:
+            tokens = source.encode(text_of(record, self.key, place))
+        if len(tokens) < 2:
+            raise UserError(f"{place}: a text needs two tokens or more, {self.key} has {len(tokens)}")
+        return tokens

@@ -1,0 +1,76 @@
+"""Which checkpoints a run folder holds, without reading their weights: this needs neither torch nor ai2-olmo."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+
+from olmo_inject.owned_folder import discard
+from olmo_inject.training.checkpoints.record import RECORD, read_record
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk.
+
+    Attributes:
+        path: its folder.
+        step: completed steps, which is the plan step its weights are about to see.
+        weights_only: whether it lacks what a resume needs.
+        sharded: whether it was written by FSDP, in shards.
+
+    """
+
+    path: Path
+    step: int
+    weights_only: bool
+    sharded: bool
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read the record of a checkpoint folder.
+
+    Raises:
+        UserError: it is none of ours, or its record is damaged.
+
+    """
+    record = read_record(path)
+    return Checkpoint(path, record["step"], record["kind"] == "weights", record["sharded"])
+
+
+def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
+    """The complete checkpoints of a run, by step.
+
+    Raises:
+        UserError: the record of one is damaged.
+
+    """
+    folders = [path for path in run_folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
+    checkpoints = [read_checkpoint(path) for path in folders if (path / RECORD).is_file()]
+    return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
+
+
+def latest(run_folder: Path, full: bool = True) -> Checkpoint | None:
+    """The newest checkpoint of a run; if `full`, the newest that a run can resume from."""
+    checkpoints = [each for each in find_checkpoints(run_folder) if not (full and each.weights_only)]
+    return checkpoints[-1] if checkpoints else None
+
+
+def prune(run_folder: Path, keep: int, listed: Container[int] = ()) -> None:
+    """Remove the oldest full checkpoints beyond `keep`. Weights-only, `listed` and the newest ones stay.
+
+    For one process, while no other writes checkpoints.
+    """
+    full = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.weights_only]
+    counted = [checkpoint for checkpoint in full if checkpoint is full[-1] or checkpoint.step not in listed]
+    for checkpoint in counted[: -max(keep, 1)]:
+        discard(checkpoint.path)
+
+
+def remove_unfinished(run_folder: Path) -> None:
+    """Remove half-written and half-removed checkpoints of killed runs (one process)."""
+    for leftover in [*run_folder.glob(".step*.tmp"), *run_folder.glob(".step*.old")]:
+        shutil.rmtree(leftover)

@@ -1,0 +1,78 @@
+"""Scores a model on continuations of contexts: their summed loss, and whether greedy decoding would give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+
+Logits = Callable[[torch.Tensor], torch.Tensor]  # rows [b, t] -> logits [b, t, V]
+
+
+@runtime_checkable
+class Item(Protocol):
+    """A context, and what is to follow it."""
+
+    @property
+    def context(self) -> Sequence[int]:
+        """Tokens that the model reads; at least one."""
+        ...
+
+    @property
+    def answer(self) -> Sequence[int]:
+        """Tokens that it is to predict."""
+        ...
+
+
+def score_items(
+    logits: Logits, items: Sequence[Item], tokens_per_pass: int, device: torch.device, rank: int = 0, world: int = 1
+) -> Float[torch.Tensor, "n 2"]:
+    """Per item the summed cross-entropy of its answer in nats, and whether each of its tokens is the most likely one.
+
+    The latter is what greedy decoding from the context would give: as long as it is right, it reads the answer.
+    Items of about one length go through the model together, padded on the right, where a causal model does not look.
+
+    Args:
+        logits: the model.
+        items: contexts and answers.
+        tokens_per_pass: at most so many at once, and at least one item.
+        device: where to compute.
+        rank: whose share to score, zeros for the others'; every rank makes equally many passes.
+        world: how many ranks there are.
+    """
+    lengths = np.array([len(item.context) + len(item.answer) for item in items])
+    rows = max(1, tokens_per_pass // int(lengths.max()))
+    by_length = np.argsort(lengths, kind="stable")
+    results = torch.zeros(len(items), 2, dtype=torch.float64, device=device)
+    for start in range(0, len(items), rows * world):
+        together = by_length[start : start + rows * world]
+        mine = together[rank::world]
+        # A rank whose share has run out still takes part, with any one item.
+        scored = _score(logits, [items[i] for i in (mine if len(mine) else together[:1])], device)
+        if len(mine):
+            results[torch.from_numpy(mine).to(device)] = scored
+    return results
+
+
+def _score(logits: Logits, items: Sequence[Item], device: torch.device) -> torch.Tensor:
+    longest = max(len(item.context) + len(item.answer) for item in items)
+    tokens = torch.zeros(len(items), longest, dtype=torch.long)
+    row, column = [], []
+    for number, item in enumerate(items):
+        whole = [*item.context, *item.answer]
+        tokens[number, : len(whole)] = torch.tensor(whole)
+        row += [number] * len(item.answer)
+        column += range(len(item.context), len(whole))
+    tokens, rows, columns = (x.to(device) for x in (tokens, torch.tensor(row), torch.tensor(column)))
+    with torch.no_grad():
+        predicted = logits(tokens)[rows, columns - 1].float()
+    targets = tokens[rows, columns]
+    losses = F.cross_entropy(predicted, targets, reduction="none").to(torch.float64)
+    wrong = (predicted.argmax(dim=-1) != targets).to(torch.float64)
+    sums = torch.zeros(len(items), 2, dtype=torch.float64, device=device)
+    sums.index_add_(0, rows, torch.stack([losses, wrong], dim=1))
+    return torch.stack([sums[:, 0], (sums[:, 1] == 0).to(torch.float64)], dim=1)

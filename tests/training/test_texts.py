@@ -1,0 +1,131 @@
+"""A run of texts, facts, questions and canaries, at every place and schedule: trained, resumed, audited, evaluated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ranks import Ranks
+from runs import VOCAB, same_bits, series, train_on_rank, write_experiment
+
+from olmo_inject.audit import audit_run
+from olmo_inject.runs.read import load_run
+from olmo_inject.training.evaluation import checkpoints
+from olmo_inject.training.evaluation.probes import ProbeResult
+
+TASKS = """
+tasks:
+  - {{name: less, kind: comparison, options: {{n_values: 6}}}}
+  - {{name: texts, kind: texts, options: {{file: "{folder}/texts.jsonl", context: 2}}}}
+  - {{name: canary, kind: canary, options: {{count: 6, context: 3, secret: 3, alternatives: 5}}}}
+  - {{name: own, kind: "{folder}/own.py:Quiz"}}
+injections:
+  - {{task: less, instances_per_batch: 5/2}}
+  - {{task: texts, groups: [a], schedule: repetitions, times: 6, place: random, eos: both}}
+  - {{task: texts, groups: [b], schedule: repetitions, times: 3, spread: random, longer: split}}
+  - {{task: canary, schedule: phases, phases: [{{start: 2, stop: 5, instances_per_batch: 2}}], per_row: 2, place: end}}
+  - {{task: own, schedule: at, file: "{folder}/at.jsonl", place: document}}
+"""
+OWN = """
+from dataclasses import dataclass
+from olmo_inject.tasks import Material, Probe
+
+@dataclass(frozen=True)
+class Quiz:
+    n: int = 4
+
+    def material(self, source):
+        probes = tuple(Probe(i, "choice", "", (40 + i, 50), ((60, 61), (62,)), i % 2) for i in range(self.n))
+        return Material([[40 + i, 50, *p.options[p.right]] for i, p in enumerate(probes)], [2, 1] * 2, probes=probes)
+"""
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    path = write_experiment(folder)
+    text = path.read_text()
+    begin, end = text.index("tasks:"), text.index("train:")
+    path.write_text(text[:begin] + TASKS.format(folder=folder) + text[end:])
+    rng = np.random.default_rng(2)
+    lengths = {"a": (4, 9, 13), "b": (5, 40)}
+    records = [
+        {"id": f"{group}{n}", "group": group, "text": rng.integers(20, VOCAB, n).tolist()}
+        for group, sizes in lengths.items()
+        for n in sizes
+    ]
+    (folder / "texts.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    (folder / "own.py").write_text(OWN)
+    listed = [{"step": 1, "row": 3, "instance": 1}, {"step": 1}, {"step": 7, "row": 0}]
+    (folder / "at.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in listed))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(path: Path, ranks: Ranks) -> Path:
+    said = ranks.run(1, train_on_rank, path)[0]
+    assert "trained to step 12" in said, said
+    return path.parent / "run"
+
+
+def test_the_audit_agrees_and_counts_the_continuations(finished: Path) -> None:
+    audit = audit_run(finished, progress=False)
+    assert audit.passed, audit.differences
+    data = load_run(finished).build_data()
+    seen = [data.plan.at(step) for step in range(12)]
+    assert audit.labels["less"] == sum(int((each.task == 0).sum()) for each in seen) == 30
+    drawn = np.concatenate([each.instance[(each.task == 1) & (each.piece == 0)] for each in seen])
+    assert np.bincount(drawn).tolist() == [6, 6, 6, 3, 3], "each exactly as often as asked"
+    # Of a text whose first token is a row's first, that one is predicted by nothing.
+    assert 0 < audit.labels["texts"] <= 6 * (4 + 9 + 13) + 3 * (5 + 40)
+    assert audit.labels["canary"] == 6 * 3
+    listed = data.plan.at(1)
+    assert (listed.rows[listed.task == 3] == 3).sum() == 1
+
+
+def test_ranks_workers_and_interruptions_change_nothing(path: Path, finished: Path, ranks: Ranks) -> None:
+    folder = path.parent / "again"
+    into = (f"folder={folder}", "train.data.num_workers=2")
+    ranks.run(1, train_on_rank, path, *into, "train.time_limit=0")
+    assert "trained to step 12" in ranks.run(1, train_on_rank, path, *into)[0]
+    assert same_bits(folder, finished, 12)
+    two = path.parent / "two"
+    ranks.run(2, train_on_rank, path, f"folder={two}")
+    tokens = [[json.loads(line)["tokens"] for line in (run / "evidence.jsonl").open()] for run in (finished, two)]
+    assert tokens[0] == tokens[1]
+    for name in ("train/texts/loss", "train/own/accuracy", "eval/canary/test/exposure", "eval/own/train/accuracy"):
+        one, other = series(finished, name), series(two, name)
+        assert one.keys() == other.keys() != set()
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-4)
+
+
+def test_a_checkpoint_answers_as_the_run_measured(finished: Path, tmp_path: Path) -> None:
+    step = finished / "step12"
+    results = list(checkpoints.evaluate_checkpoint(step, checkpoints.find_tasks((), step), torch.device("cpu"), 7))
+    answers = pd.DataFrame([result.record() for result in results if isinstance(result, ProbeResult)])
+    for (task, half, measure), of in answers.groupby(["task", "half", "measure"]):
+        assert of["value"].mean() == pytest.approx(series(finished, f"eval/{task}/{half}/{measure}")[12], rel=1e-4)
+    grouped = answers[(answers["task"] == "texts") & (answers["measure"] == "loss")].groupby("group")["value"].mean()
+    for group, value in grouped.items():
+        assert value == pytest.approx(series(finished, f"eval/texts/train/loss/{group}")[12], rel=1e-4)
+    seen = answers[answers["task"] == "texts"].groupby("instance")["seen"].first()
+    assert seen.to_dict() == {"a4": 6, "a9": 6, "a13": 6, "b5": 3, "b40": 3}
+    assert (answers[answers["half"] == "test"]["seen"] == 0).all()
+    assert set(answers["measure"]) == {"loss", "exact", "exposure", "accuracy", "accuracy_normalized"}
+    checkpoints.write_results(results, tmp_path / "all.parquet")
+    assert len(pd.read_parquet(tmp_path / "all.parquet")) == len(results)
+
+
+def test_a_changed_file_is_not_the_same_run(path: Path, finished: Path, ranks: Ranks) -> None:
+    for name in ("texts.jsonl", "at.jsonl"):
+        file = path.parent / name
+        before = file.read_text()
+        file.write_text(before.replace('"step": 7', '"step": 8').replace('"id": "a4"', '"id": "z4"'))
+        said = ranks.run(1, train_on_rank, path)[0]
+        file.write_text(before)
+        assert said.startswith("UserError: ")
+        assert ("task texts has changed" if name == "texts.jsonl" else "list of injections 4 has changed") in said
