@@ -7,6 +7,7 @@
 #   make lint    ruff and pyright
 #   make docs    the documentation site, in site/; fails on a broken link
 #   make bench   costs against plain ai2-olmo; ARGS goes to `python -m benchmarks`
+#   make test-olmo-core   the tests of OLMo-core 3, in its own environment, .venv-core (`make core-env` makes it)
 #   make clean   remove .venv and caches; nothing of runs/
 #
 # PYTHON=/path/to/python chooses the interpreter that .venv is made of.
@@ -28,7 +29,7 @@ MISSING = no Python 3.10, 3.11 or 3.12 with venv and pip here (tried: $(CANDIDAT
 test quick coverage: export OMP_NUM_THREADS := 1
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test quick coverage lint docs bench clean
+.PHONY: demo test quick coverage lint docs bench core-env test-olmo-core clean
 demo: $(READY)
 	.venv/bin/olmo-inject demo $(ARGS)
 
@@ -53,8 +54,26 @@ docs: $(READY)
 bench: $(READY)
 	.venv/bin/python -m benchmarks $(ARGS)
 
+# ai2-olmo 0.6.0 pins ai2-olmo-core 0.1.0, so OLMo-core 3 has an environment of its own, and this project in it
+# without ai2-olmo.
+CORE_PACKAGES := ai2-olmo-core==3.0.0 transformers jaxtyping omegaconf typer tokenizers scipy pandas pyarrow \
+  pytest pytest-timeout hypothesis beartype
+core-env: .venv-core/.installed
+
+.venv-core/.installed: constraints-olmo-core.txt
+	$(eval FOUND := $(shell $(FIND_PYTHON)))
+	$(if $(FOUND),,$(error $(MISSING)))
+	"$(FOUND)" -m venv .venv-core
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-olmo-core.txt $(CORE_PACKAGES)
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+test-olmo-core: export OMP_NUM_THREADS := 1
+test-olmo-core: .venv-core/.installed
+	.venv-core/bin/python -m pytest tests/adapters/test_olmo_core.py $(ARGS)
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-core .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One pip command for everything: a second one may raise what the first had settled (see constraints.txt).

@@ -24,9 +24,9 @@ from olmo_inject.data import build_data
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.progress import show_progress
 from olmo_inject.tasks import Task
+from olmo_inject.training.agreement import on_every_rank
 from olmo_inject.training.checkpoints.on_disk import latest
 from olmo_inject.training.checks import check_before_launch
-from olmo_inject.training.parallel import on_every_rank
 from olmo_inject.training.timed_steps import TimedSteps, time_steps
 
 REDUCED = 4 * 2**20  # float32 numbers: 16 MiB, about the size of a bucket of DDP

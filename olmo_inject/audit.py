@@ -16,19 +16,21 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from olmo_inject.data import ExperimentData
+from olmo_inject.config import Experiment, StreamExperiment
+from olmo_inject.corpus.splice import Splice
+from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
 from olmo_inject.injection.placement import EOS
 from olmo_inject.injection.splicing import Splices
 from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
+from olmo_inject.runs.export import Export, read_export
 from olmo_inject.runs.folder import CONTENTS, fingerprints
-from olmo_inject.runs.read import AUDIT, SavedRun, load_run, read_evidence
+from olmo_inject.runs.read import AUDIT, EXPORT, SavedRun, load_run, read_evidence, read_saved
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import rebuilds
 from olmo_inject.terminal import Console
-from olmo_inject.training.checkpoints.on_disk import latest
 
 DIFFERENCES_KEPT = 20
 
@@ -44,6 +46,7 @@ class Audit:
         labels: LABELs of each task that reached the loss, as counted in training.
         overrides: number of rows whose mask was lifted for the spliced tokens.
         checks: number of comparisons by kind.
+        host: whether whole rows were compared; where somebody else loads them, what is spliced into them is.
         differences: the first differences, in words.
         n_differences: number of all differences.
     """
@@ -54,6 +57,7 @@ class Audit:
     labels: Counter[str] = field(default_factory=Counter)
     overrides: int = 0
     checks: Counter[str] = field(default_factory=Counter)
+    host: bool = True
     differences: list[str] = field(default_factory=list)
     n_differences: int = 0
 
@@ -69,11 +73,10 @@ class Audit:
             return "no evidence yet"
         if not self.passed:
             return f"{self.n_differences:,} differences"
-        return (
-            "identical"
-            if self.steps >= self.planned
-            else f"identical so far ({self.steps:,} of {self.planned:,} steps)"
-        )
+        identical = "identical" if self.host else "identical in what is injected"
+        if self.steps >= self.planned:
+            return identical
+        return f"{identical} so far ({self.steps:,} of {self.planned:,} steps)"
 
     def record(self) -> dict[str, Any]:
         """The result as plain values."""
@@ -110,8 +113,9 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
         UserError: the folder is not a run, a file of it is damaged, or its corpus cannot be read.
     """
     run = load_run(folder, corpus)
-    experiment, described, data = run.experiment, run.plan, run.build_data()
-    audit = Audit(str(folder))
+    experiment, described = run.experiment, run.plan
+    data = run.build_data() if run.has_host else run.build_plan()
+    audit = Audit(str(folder), host=run.has_host)
     recorded = described["fingerprints"]
     for name, fingerprint in fingerprints(data).items():
         if name in recorded or name != CONTENTS:
@@ -123,24 +127,47 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     audit.planned = experiment.steps - begun
     first = lines[0]["step"] if lines else begun
     audit.compare("steps without a gap", "first line", first, begun)
-    last = latest(folder)
-    vouched = first + len(lines) if last is None else last.step
+    vouched = _vouched(run, first)
     audit.compare("steps without a gap", "up to the last checkpoint", first + len(lines) >= vouched, True)
     with show_progress(f"auditing {folder.name}", len(lines), "steps", enabled=progress) as meter:
         for number, line in enumerate(lines):
             audit.compare("steps without a gap", f"line {number + 1}", line["step"], first + number)
             if 0 <= line["step"] < experiment.steps:
-                _compare_step(audit, data, line)
+                _compare_step(audit, experiment.sequence_length, data, line)
             else:
                 audit.compare("steps without a gap", f"line {number + 1}", line["step"], f"below {experiment.steps}")
             meter.advance()
-    if experiment.train.save_data_indices:
+    if (folder / EXPORT).is_file():
+        _compare_export(audit, read_export(folder), lines)
+    if isinstance(experiment, Experiment) and experiment.train.save_data_indices:
         # A kill loses the lines since the last flush; those before the last checkpoint must all be there.
-        _compare_indices(audit, folder, data, first, len(lines), 0 if last is None else last.step - first)
+        _compare_indices(audit, folder, data, first, len(lines), vouched - first)
     return audit
 
 
-def _compare_tasks(audit: Audit, run: SavedRun, data: ExperimentData) -> None:
+def _vouched(run: SavedRun, first: int) -> int:
+    """The last checkpoint's step, up to which evidence cannot be missing; `first` where there is none."""
+    if isinstance(run.experiment, StreamExperiment):
+        saved = read_saved(run.folder)
+        return first if saved is None else saved["step"]
+    from olmo_inject.training.checkpoints.on_disk import latest
+
+    last = latest(run.folder)
+    return first if last is None else last.step
+
+
+def _compare_export(audit: Audit, export: Export, lines: list[dict[str, Any]]) -> None:
+    """Compare what the files of an exported stream hold with the evidence, which was compared with the plan."""
+    audit.planned = len(export.steps)
+    audit.compare("steps without a gap", "exported", len(lines), len(export.steps))
+    for line in lines:
+        step, size = line["step"], export.batch_size
+        if step in export.steps:
+            positions, tokens = np.arange(step * size, (step + 1) * size), export.step(step).astype(np.int64)
+            audit.compare("tokens in the files", f"step {step}", evidence.step_hash(positions, tokens), line["tokens"])
+
+
+def _compare_tasks(audit: Audit, run: SavedRun, data: TaskPlan) -> None:
     """Compare the saved tasks with the experiment's. Tasks of built-in kinds are rebuilt; no code of the run is run."""
     taken: set[int] = set()
     for config, saved in zip(run.experiment.tasks, run.tasks, strict=True):
@@ -161,18 +188,25 @@ def save_audit(audit: Audit) -> None:
     write_json(Path(audit.run) / AUDIT, audit.record())
 
 
-def _compare_step(audit: Audit, data: ExperimentData, line: dict[str, Any]) -> None:
+def _compare_step(audit: Audit, length: int, data: TaskPlan, line: dict[str, Any]) -> None:
     step, size = line["step"], data.plan.batch_size
     where = f"step {step}"
     positions = np.arange(step * size, (step + 1) * size)
-    batch = data.corpus.rows(positions)
-    tokens = batch["input_ids"].numpy()
-    audit.compare("tokens given to the model", where, line["tokens"], evidence.step_hash(positions, tokens))
     audit.compare("rows", where, line["rows"], size)
-    audit.compare("targets", where, line["targets"], _targets(batch))
-    overrides = int(batch["mask_overridden"].sum()) if "mask_overridden" in batch else 0
-    audit.compare("masks lifted", where, line["overrides"], overrides)
-    splices = data.corpus.splices(positions)
+    if isinstance(data, ExperimentData):
+        batch = data.corpus.rows(positions)
+        tokens = batch["input_ids"].numpy()
+        audit.compare("tokens given to the model", where, line["tokens"], evidence.step_hash(positions, tokens))
+        audit.compare("targets", where, line["targets"], _targets(batch))
+        overrides = int(batch["mask_overridden"].sum()) if "mask_overridden" in batch else 0
+        audit.compare("masks lifted", where, line["overrides"], overrides)
+        splices = data.corpus.splices(positions)
+    else:
+        tokens = np.zeros((size, length), np.int64)
+        splices = Splice(data.plan, data.source.vocabulary.eos_id).into(tokens, positions)
+        rows = np.unique(splices.row)
+        expected = evidence.step_hash(positions[rows], tokens[rows])
+        audit.compare("tokens injected into what the model was given", where, line.get("injected"), expected)
     _compare_rows(audit, data, where, splices, tokens)
     of_token = splices.task[splices.span]
     for number, task in enumerate(data.plan.tasks):
@@ -192,7 +226,7 @@ def _targets(batch: dict[str, Any]) -> int:
     return int(counts[:, 1:].sum())
 
 
-def _compare_rows(audit: Audit, data: ExperimentData, where: str, splices: Splices, tokens: np.ndarray) -> None:
+def _compare_rows(audit: Audit, data: TaskPlan, where: str, splices: Splices, tokens: np.ndarray) -> None:
     """Compare the spliced rows: the instance, its EOS, and that it is in the train half."""
     spans = (splices.span_row, splices.start, splices.length, splices.skipped, splices.entry, splices.instance)
     for row, start, length, skipped, number, instance in zip(*(column.tolist() for column in spans), strict=True):
@@ -207,7 +241,7 @@ def _compare_rows(audit: Audit, data: ExperimentData, where: str, splices: Splic
         audit.compare("instances of the train half", placed, bool(in_train), True)
 
 
-def _compare_indices(audit: Audit, folder: Path, data: ExperimentData, first: int, steps: int, vouched: int) -> None:
+def _compare_indices(audit: Audit, folder: Path, data: TaskPlan, first: int, steps: int, vouched: int) -> None:
     """Check that ai2-olmo's own records of the ranks together hold each position of each step exactly once.
 
     Args:

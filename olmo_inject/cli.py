@@ -12,6 +12,7 @@ import typer
 from olmo_inject.commands import (
     checkpoints,
     corpus,
+    corpus_export,
     corpus_staging,
     corpus_text,
     costs,
@@ -42,7 +43,7 @@ for command in (
 corpora = typer.Typer(no_args_is_help=True, help="Build, copy, search and show corpora.")
 for command in (
     *(corpus.sample, corpus.manifest, corpus.order, corpus.show),
-    *(corpus_staging.stage, corpus_staging.verify, corpus_text.build, corpus_text.scan),
+    *(corpus_staging.stage, corpus_staging.verify, corpus_export.export, corpus_text.build, corpus_text.scan),
 ):
     corpora.command()(command)
 app.add_typer(sweeps.app, name="sweep")

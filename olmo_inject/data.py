@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from olmo_inject.config import Experiment
+from olmo_inject.config import Described
 from olmo_inject.corpus.kinds import Corpus, find_corpus
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
@@ -17,12 +17,9 @@ from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
 from olmo_inject.injection.splicing import check_fits
 from olmo_inject.tasks import Task, build_tasks
-from olmo_inject.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from olmo_inject.corpus.injected import InjectedCorpus
-
-EMBEDDING_MULTIPLE = 128  # OLMo's embeddings are rounded up to a multiple of this
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class ExperimentData(TaskPlan):
     corpus: InjectedCorpus
 
 
-def build_plan(experiment: Experiment, tasks: list[Task] | None = None, source: Corpus | None = None) -> TaskPlan:
+def build_plan(experiment: Described, tasks: list[Task] | None = None, source: Corpus | None = None) -> TaskPlan:
     """Build the tasks and the plan of an experiment.
 
     Args:
@@ -56,7 +53,7 @@ def build_plan(experiment: Experiment, tasks: list[Task] | None = None, source: 
             vocabulary, or the plan overflows a batch.
     """
     source = find_corpus(experiment.corpus) if source is None else source
-    _check_ids(experiment, source.vocabulary)
+    experiment.check_vocabulary(source.vocabulary)
     tasks = build_tasks(experiment.tasks, source.vocabulary) if tasks is None else tasks
     entries = planned_tasks(experiment, tasks)
     plan = Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps, experiment.sequence_length)
@@ -65,7 +62,7 @@ def build_plan(experiment: Experiment, tasks: list[Task] | None = None, source: 
 
 
 def build_data(
-    experiment: Experiment, order_folder: Path | None = None, tasks: list[Task] | None = None
+    experiment: Described, order_folder: Path | None = None, tasks: list[Task] | None = None
 ) -> ExperimentData:
     """Build everything up to the dataset of rows. Opens the shards and reads a sample of them.
 
@@ -81,8 +78,8 @@ def build_data(
     from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks  # imports torch: seconds
 
     planned = build_plan(experiment, tasks)
-    source, data = planned.source, experiment.train.data
-    masks = data.label_mask_paths
+    source, loading = planned.source, experiment.loading
+    masks = loading.label_mask_paths
     if masks is not None and not source.paths:
         raise UserError("train.data.label_mask_paths: a staged or remote corpus has no label masks beside its shards")
     shards = source.open_shards(experiment.sequence_length)
@@ -95,9 +92,9 @@ def build_data(
         planned.plan,
         source.vocabulary.eos_id,
         experiment.steps * experiment.batch_size,
-        instance_filter=None if data.instance_filter is None else RepetitionFilter(**vars(data.instance_filter)),
+        instance_filter=None if loading.instance_filter is None else RepetitionFilter(**vars(loading.instance_filter)),
         label_masks=None if masks is None else LabelMasks([Path(path) for path in masks], shards),
-        document_lengths=data.generate_doc_lengths,
+        document_lengths=loading.document_lengths,
     )
     return ExperimentData(**vars(planned), shards=shards, order=order, corpus=corpus)
 
@@ -118,25 +115,3 @@ class RepetitionFilter:
             tokens, max_period=self.repetition_max_period, min_period=self.repetition_min_period
         )
         return all(repetition.times < self.repetition_max_count for repetition in repetitions)
-
-
-def _check_ids(experiment: Experiment, vocabulary: Vocabulary) -> None:
-    """Check that the model's ids are the tokenizer's; the message lists every key to change."""
-    model, wrong = experiment.model, {}
-    if vocabulary.size > model.vocab_size:
-        wrong["vocab_size"] = vocabulary.size
-    if model.embedding_size is not None and vocabulary.size > model.embedding_size:
-        wrong["embedding_size"] = -(-vocabulary.size // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
-    wrong |= {
-        name: ours
-        for name, ours in (("eos_token_id", vocabulary.eos_id), ("pad_token_id", vocabulary.pad_id))
-        if getattr(model, name) != ours
-    }
-    if wrong:
-        raise UserError(
-            f"model: its ids are not those of tokenizer {vocabulary.identifier}: set "
-            + " ".join(f"model.{name}={ours}" for name, ours in wrong.items())
-            + " (now "
-            + ", ".join(str(getattr(model, name)) for name in wrong)
-            + ")"
-        )

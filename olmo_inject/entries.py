@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from olmo_inject.config import Experiment, InjectionConfig
+from olmo_inject.config import Described, InjectionConfig
 from olmo_inject.errors import UserError
 from olmo_inject.injection import (
     Bernoulli,
@@ -31,7 +31,7 @@ from olmo_inject.randomness import key
 from olmo_inject.tasks import Task
 
 
-def planned_tasks(experiment: Experiment, tasks: Sequence[Task]) -> list[PlannedTask]:
+def planned_tasks(experiment: Described, tasks: Sequence[Task]) -> list[PlannedTask]:
     """The plan's entries, in the order of `injections`.
 
     Raises:
@@ -45,7 +45,7 @@ def planned_tasks(experiment: Experiment, tasks: Sequence[Task]) -> list[Planned
     return entries
 
 
-def _planned(experiment: Experiment, config: InjectionConfig, task: Task, number: int) -> PlannedTask:
+def _planned(experiment: Described, config: InjectionConfig, task: Task, number: int) -> PlannedTask:
     """One entry, the task's `number`-th from 0."""
     where = f"injections: {config.task}"
     if unknown := [group for group in config.groups if group not in task.groups]:
@@ -64,7 +64,7 @@ def _planned(experiment: Experiment, config: InjectionConfig, task: Task, number
 NEVER = Uniform(Fraction(0))
 
 
-def _schedule(experiment: Experiment, config: InjectionConfig, entry: PlannedTask, number: int) -> Schedule:
+def _schedule(experiment: Described, config: InjectionConfig, entry: PlannedTask, number: int) -> Schedule:
     again = (number,) if number else ()
     if config.schedule == "phases":
         return Phases(tuple(_phases(experiment, config)))
@@ -92,7 +92,7 @@ def _schedule(experiment: Experiment, config: InjectionConfig, entry: PlannedTas
     return windowed(schedule, config.start, config.stop)
 
 
-def _phases(experiment: Experiment, config: InjectionConfig) -> list[ExactWindow]:
+def _phases(experiment: Described, config: InjectionConfig) -> list[ExactWindow]:
     where = f"injections: {config.task}: phases"
     return [
         ExactWindow(
@@ -104,7 +104,7 @@ def _phases(experiment: Experiment, config: InjectionConfig) -> list[ExactWindow
     ]
 
 
-def _listed(experiment: Experiment, config: InjectionConfig, entry: PlannedTask) -> Listed:
+def _listed(experiment: Described, config: InjectionConfig, entry: PlannedTask) -> Listed:
     """The injections that a file lists.
 
     Raises:

@@ -147,6 +147,8 @@ def run_data(folder: Path, corpus: Path | None = None) -> tuple[Experiment, Expe
         UserError: no run, a corpus that cannot be read or has changed, or document masking.
     """
     run = load_run(folder, corpus)
+    if not isinstance(run.experiment, Experiment):
+        raise UserError(f"{folder} was not trained by ai2-olmo: its gradients by step cannot be computed again")
     if run.experiment.train.data.generate_doc_lengths:
         raise UserError(f"{folder} was trained with document masking, which gradients are not computed under")
     data = run.build_data()

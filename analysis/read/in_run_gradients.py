@@ -28,7 +28,7 @@ def in_run_cosines(runs: Sequence[Run]) -> pd.DataFrame:
 def _of_run(run: Run) -> pd.DataFrame:
     names = run.metrics["name"].astype(str).str.extract(re.compile(f"^{_NAME}$"))
     measured = names["task"].notna()
-    config = run.experiment.gradients
+    config = getattr(run.experiment, "gradients", None)  # which ai2-olmo's trainer alone has
     if not measured.any() or config is None:
         return pd.DataFrame()
     long = pd.concat([run.metrics.loc[measured, ["step", "value"]], names.loc[measured].fillna({"of": ""})], axis=1)

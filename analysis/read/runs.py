@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.read.labels import labels
 from analysis.stats import wilson
-from olmo_inject.config import Experiment, InjectionConfig, named_model
+from olmo_inject.config import Described, Experiment, InjectionConfig, StreamExperiment, named_model
 from olmo_inject.entries import planned_tasks
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency, PlannedTask
@@ -74,7 +74,7 @@ class Run:
 
     name: str
     folder: Path
-    experiment: Experiment
+    experiment: Described
     tasks: list[Task]
     plan: dict[str, Any]
     metrics: pd.DataFrame
@@ -89,6 +89,9 @@ class Run:
     @cached_property
     def size(self) -> str:
         """The model's name, unless the experiment changed its size; or its width and depth."""
+        if isinstance(self.experiment, StreamExperiment):
+            return str(self.experiment.model.get("size", "unknown"))
+        assert isinstance(self.experiment, Experiment)
         model, name = self.experiment.model, self.experiment.model_name
         shape = f"{model.d_model} wide, {model.n_layers} deep"
         if name is None:
@@ -103,6 +106,9 @@ class Run:
     @cached_property
     def parameters(self) -> int:
         """As ai2-olmo counts: all but the input embedding."""
+        if isinstance(self.experiment, StreamExperiment):
+            return int(self.experiment.model.get("parameters", 0))
+        assert isinstance(self.experiment, Experiment)
         from olmo.model import OLMo  # some seconds of imports
 
         from olmo_inject.training.olmo_config import model_config

@@ -37,14 +37,14 @@ def plan(
 
     Example: `olmo-inject plan demo --step 313`
     """
-    from olmo_inject.config import load_experiment
+    from olmo_inject.config import load_described
     from olmo_inject.corpus.references import load_references
     from olmo_inject.data import build_plan
     from olmo_inject.inspect import plan
     from olmo_inject.inspect.summary import plan_summary
     from olmo_inject.runs.read import saved_tasks
 
-    experiment = load_experiment(config, overrides or ())
+    experiment = load_described(config, overrides or ())
     what = build_plan(experiment, saved_tasks(config, experiment))
     load_references(experiment.reference_paths, what.source.vocabulary, experiment.sequence_length)
     if step is not None and not 0 <= step < experiment.steps:

@@ -15,6 +15,7 @@ from olmo_inject.config.loading import (
     configs_folder,
     experiment_yaml,
     find_config,
+    load_described,
     load_experiment,
     named_model,
     shipped_configs,
@@ -22,6 +23,7 @@ from olmo_inject.config.loading import (
 from olmo_inject.config.schema import (
     CheckpointConfig,
     CorpusConfig,
+    Described,
     EvaluationConfig,
     Experiment,
     GradientConfig,
@@ -30,10 +32,12 @@ from olmo_inject.config.schema import (
     ReferenceConfig,
     SafetyConfig,
 )
+from olmo_inject.config.stream import StreamExperiment
 
 __all__ = [
     "CheckpointConfig",
     "CorpusConfig",
+    "Described",
     "EvaluationConfig",
     "Experiment",
     "GradientConfig",
@@ -41,9 +45,11 @@ __all__ = [
     "PhaseConfig",
     "ReferenceConfig",
     "SafetyConfig",
+    "StreamExperiment",
     "configs_folder",
     "experiment_yaml",
     "find_config",
+    "load_described",
     "load_experiment",
     "named_model",
     "shipped_configs",

@@ -12,6 +12,7 @@ from olmo_inject.config.schema import (
     SCHEDULES,
     SPREADS,
     CorpusConfig,
+    Described,
     Experiment,
     InjectionConfig,
 )
@@ -40,6 +41,19 @@ def check(experiment: Experiment) -> None:
     if experiment.model.precision not in (None, experiment.train.precision):
         raise UserError(f"model.precision: {experiment.model.precision} is set by train.precision")
     _check_choices(experiment)
+    check_stream(experiment, "model.max_sequence_length")
+
+
+def check_stream(experiment: Described, length: str) -> None:
+    """Validate what experiments of all trainers have in common: tasks, injections and references.
+
+    Args:
+        experiment: to validate; the default share of the train half is filled in.
+        length: the key of its sequence length.
+
+    Raises:
+        UserError: the key, the value and what is allowed.
+    """
     names = [task.name for task in experiment.tasks]
     for name in names:
         check_name(name, "tasks")
@@ -50,8 +64,7 @@ def check(experiment: Experiment) -> None:
     _check_references(experiment, names)
     if experiment.injections and experiment.sequence_length < SPLICED_TOKENS + 1:
         raise UserError(
-            f"model.max_sequence_length: {experiment.sequence_length} leaves no host text after the "
-            f"{SPLICED_TOKENS} spliced tokens"
+            f"{length}: {experiment.sequence_length} leaves no host text after the {SPLICED_TOKENS} spliced tokens"
         )
     for task in experiment.tasks:
         if task.train_fraction is None:
@@ -157,10 +170,24 @@ def _check_choices(experiment: Experiment) -> None:
     experiment.checkpoints.also.check("checkpoints.also")
     experiment.evaluation.also.check("evaluation.also")
     _check_gradients(experiment)
+    if experiment.start_from is not None and "://" in experiment.start_from:
+        raise UserError(f"start_from: {experiment.start_from} is an address; it must be a folder of this machine")
+    check_corpus(experiment)
+
+
+def check_corpus(experiment: Described, *, may_be_none: bool = False) -> None:
+    """Validate how the run folder and the corpus are named.
+
+    Args:
+        experiment: to validate.
+        may_be_none: whether somebody else may load the rows.
+
+    Raises:
+        UserError: the key, the value and what is allowed.
+    """
+    if "://" in experiment.folder:
+        raise UserError(f"folder: {experiment.folder} is an address; it must be a folder of this machine")
     corpus = experiment.corpus
-    for where, path in (("folder", experiment.folder), ("start_from", experiment.start_from)):
-        if path is not None and "://" in path:
-            raise UserError(f"{where}: {path} is an address; it must be a folder of this machine")
     for path in [corpus.folder or "", *corpus.paths]:
         if "://" in path:
             where = "folder" if path == corpus.folder else "paths"
@@ -168,10 +195,10 @@ def _check_choices(experiment: Experiment) -> None:
                 f"corpus.{where}: {path} is an address; write shards that lie elsewhere as corpus.name with corpus.root"
             )
     given = [key for key in ("name", "folder", "paths") if getattr(corpus, key)]
-    if len(given) != 1:
+    if len(given) != 1 and not (may_be_none and not given):
         raise UserError(f"corpus: give one of name, folder and paths, not {' and '.join(given) or 'none'}")
     for name in ("dtype", "tokenizer", "vocab_size"):
-        if given != ["paths"] and getattr(corpus, name) != getattr(CorpusConfig(), name):
+        if given not in ([], ["paths"]) and getattr(corpus, name) != getattr(CorpusConfig(), name):
             raise UserError(f"corpus.{name}: not with corpus.{given[0]}, which says it itself")
     for name in ("root", "manifest"):
         if given != ["name"] and getattr(corpus, name) is not None:
@@ -192,7 +219,7 @@ def _check_gradients(experiment: Experiment) -> None:
         raise UserError("gradients.at: not with train.data.generate_doc_lengths (document masking)")
 
 
-def _check_injection(experiment: Experiment, injection: InjectionConfig, names: Sequence[str]) -> None:
+def _check_injection(experiment: Described, injection: InjectionConfig, names: Sequence[str]) -> None:
     where = f"injections: {injection.task}"
     if injection.task not in names:
         raise UserError(f"injections: task {injection.task!r} is not one of {', '.join(names) or 'none declared'}")
@@ -231,7 +258,7 @@ def _check_injection(experiment: Experiment, injection: InjectionConfig, names: 
         raise UserError(f"{where}: start {injection.start} is beyond the run's {experiment.steps} steps")
 
 
-def _check_schedule_keys(experiment: Experiment, injection: InjectionConfig, where: str) -> None:
+def _check_schedule_keys(experiment: Described, injection: InjectionConfig, where: str) -> None:
     """Check the keys of schedules `repetitions`, `at` and `phases`, and that no other schedule has them."""
     given = {"times": injection.times, "file": injection.file, "phases": injection.phases or None}
     needed = {"repetitions": "times", "at": "file", "phases": "phases"}
@@ -279,7 +306,7 @@ def _check_place(injection: InjectionConfig, where: str) -> None:
         raise UserError(f"{where}: longer: split: not with schedule at")
 
 
-def _check_references(experiment: Experiment, tasks: Sequence[str]) -> None:
+def _check_references(experiment: Described, tasks: Sequence[str]) -> None:
     taken = set(tasks)
     for reference in experiment.references:
         check_name(reference.name, "references")

@@ -13,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.config.checks import check
 from olmo_inject.config.olmo_settings import ModelConfig
-from olmo_inject.config.schema import Experiment, expand_paths
+from olmo_inject.config.schema import Described, Experiment
+from olmo_inject.config.stream import OLMO, StreamExperiment, check_stream_experiment
 from olmo_inject.described_yaml import ListError, check_lists, one_line
 from olmo_inject.errors import UserError
 from olmo_inject.paths import configs_folder, expanded
@@ -34,18 +35,38 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = (), changed_by:
     Raises:
         UserError: the experiment is not valid; the message gives the key, the value and what is allowed.
     """
+    experiment = load_described(path, overrides, changed_by)
+    if isinstance(experiment, StreamExperiment):
+        raise UserError(f"{path}: trainer {experiment.trainer} trains by a script of your own; see docs/trainers.md")
+    assert isinstance(experiment, Experiment)
+    return experiment
+
+
+def load_described(path: Path | str, overrides: Sequence[str] = (), changed_by: str = "command line") -> Described:
+    """As `load_experiment`, of any trainer: `trainer: NAME` says that it is another than ai2-olmo's.
+
+    Raises:
+        UserError: as `load_experiment`.
+    """
     layers = _over(_read_extended(find_config(path, "experiments")), parse_overrides(list(map(_nest_model, overrides))))
-    given = typed(_with_named_model(layers), Experiment)
-    schema, defaults = _schema()
+    kind: type[Described] = StreamExperiment if layers.get("trainer", OLMO) != OLMO else Experiment
+    if kind is Experiment:
+        layers.pop("trainer", None)
+        layers = _with_named_model(layers)
+    given = typed(layers, kind)
+    schema, defaults = _schema(kind)
     _over(defaults, given)  # checks that no list stands for keys and values, which OmegaConf does not
     try:
-        check_lists(given, Experiment)
+        check_lists(given, kind)
         experiment = OmegaConf.to_object(OmegaConf.merge(schema, given))
     except (OmegaConfBaseException, ListError) as error:
         raise UserError(f"{changed_by if _good_without(path, overrides) else path}: {one_line(error)}") from None
-    assert isinstance(experiment, Experiment)
-    expand_paths(experiment)
-    check(experiment)
+    assert isinstance(experiment, Experiment | StreamExperiment)
+    experiment.expand_paths()
+    if isinstance(experiment, Experiment):
+        check(experiment)
+    else:
+        check_stream_experiment(experiment)
     return experiment
 
 
@@ -54,20 +75,20 @@ def _good_without(path: Path | str, overrides: Sequence[str]) -> bool:
     if not overrides:
         return False
     try:
-        load_experiment(path)
+        load_described(path)
     except UserError:
         return False
     return True
 
 
 @cache
-def _schema() -> tuple[DictConfig, Any]:
+def _schema(kind: type[Described]) -> tuple[DictConfig, Any]:
     """The schema and its defaults; building them takes OmegaConf longer than checking a file."""
-    schema = OmegaConf.structured(Experiment)
+    schema = OmegaConf.structured(kind)
     return schema, OmegaConf.to_container(schema)
 
 
-def experiment_yaml(experiment: Experiment) -> str:
+def experiment_yaml(experiment: Described) -> str:
     """The resolved experiment as YAML; `load_experiment` reads it back to the same."""
     return OmegaConf.to_yaml(OmegaConf.structured(experiment))
 

@@ -6,7 +6,7 @@ OmegaConf checks the types first. ai2-olmo itself checks a few values, with asse
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from olmo_inject.errors import UserError
@@ -94,18 +94,25 @@ CHOICES = {
 }
 
 
-def check_ranges(config: Any) -> None:
+def check_ranges(
+    config: Any, ranges: Mapping[str, Range] = RANGES, choices: Mapping[str, Sequence[str]] = CHOICES
+) -> None:
     """Check every setting of the two tables; null is always allowed if the key may be null.
+
+    Args:
+        config: what to check.
+        ranges: of numbers by dotted key.
+        choices: words by dotted key.
 
     Raises:
         UserError: the key, the value and what is allowed.
     """
-    for key, allowed in RANGES.items():
+    for key, allowed in ranges.items():
         for value in _values(config, key):
             if not allowed.holds(value):
                 finite = "" if math.isfinite(value) else "finite, "
                 raise UserError(f"{key}: {value} must be {finite}{allowed}")
-    for key, words in CHOICES.items():
+    for key, words in choices.items():
         for value in _values(config, key):
             if value not in words:
                 raise UserError(f"{key}: {str(value)!r} is not {', '.join(words[:-1])} or {words[-1]}")

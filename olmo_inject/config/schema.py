@@ -6,12 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from olmo_inject.config.olmo_settings import ModelConfig, TrainConfig
+from olmo_inject.config.olmo_settings import ModelConfig, SchedulerType, TrainConfig
+from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency, parse_fraction
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.paths import expanded
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import TaskConfig
+from olmo_inject.vocabulary import Vocabulary
+
+EMBEDDING_MULTIPLE = 128  # OLMo's embeddings are rounded up to a multiple of this
+UNENDING = (SchedulerType.constant, SchedulerType.constant_with_warmup, SchedulerType.inverse_sqrt_with_warmup)
 
 SCHEDULES = ("uniform", "burst", "bernoulli", "repetitions", "at", "phases")
 SPREADS = ("even", "random")
@@ -155,9 +160,86 @@ class SafetyConfig:
     """Steps of the running mean and deviation; the run is not stopped before that many steps."""
 
 
+@dataclass(frozen=True)
+class Loading:
+    """What is asked of the loader of our corpus beside the tokens, in ai2-olmo's terms."""
+
+    label_mask_paths: list[str] | None = None
+    instance_filter: Any = None
+    document_lengths: bool = False
+
+
+class Described:
+    """What experiments of all trainers have: the stream, the run folder, and how tasks are evaluated."""
+
+    name: str
+    folder: str
+    corpus: CorpusConfig
+    tasks: list[TaskConfig]
+    injections: list[InjectionConfig]
+    plan_seed: int
+    evaluation: EvaluationConfig
+    references: list[ReferenceConfig]
+    batch_size: Any
+    sequence_length: Any
+    steps: Any
+
+    @property
+    def loading(self) -> Loading:
+        """What is asked of the loader beside the tokens."""
+        return Loading()
+
+    @property
+    def may_extend(self) -> bool:
+        """Whether a resume may give the run more steps."""
+        return False
+
+    def check_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Check that the model has the corpus's ids.
+
+        Raises:
+            UserError: it has not; the message says what to change.
+        """
+
+    @property
+    def run_folder(self) -> Path:
+        """The run folder."""
+        return Path(self.folder)
+
+    @property
+    def reference_paths(self) -> dict[str, str]:
+        """The files of `references` by name."""
+        return {reference.name: reference.path for reference in self.references}
+
+    def frequency(self, injection: InjectionConfig) -> Frequency:
+        """The frequency that an entry of `injections` gives in one of the units."""
+        where = f"injections: {injection.task}"
+        unit = next(unit for unit in UNITS if getattr(injection, unit) is not None)
+        value = parse_fraction(getattr(injection, unit), f"{where}: {unit}")
+        return Frequency.in_unit(unit, value, self.batch_size, self.sequence_length)
+
+    def expand_paths(self) -> None:
+        """Replace `~` and `$NAME` in every path that it holds (a task's file is expanded when it is loaded).
+
+        Raises:
+            UserError: a variable is not set.
+        """
+        self.folder = expanded(self.folder, "folder")
+        corpus = self.corpus
+        for name in ("name", "root", "manifest", "folder", "tokenizer"):
+            if (path := getattr(corpus, name)) is not None:
+                setattr(corpus, name, expanded(path, f"corpus.{name}"))
+        corpus.paths = [expanded(path, "corpus.paths") for path in corpus.paths]
+        for injection in self.injections:
+            if injection.file is not None:
+                injection.file = expanded(injection.file, f"injections: {injection.task}: file")
+        for reference in self.references:
+            reference.path = expanded(reference.path, f"references: {reference.name}: path")
+
+
 @dataclass
-class Experiment:
-    """Everything that decides a run. Load with `load_experiment`."""
+class Experiment(Described):
+    """Everything that decides a run of ai2-olmo's trainer. Load with `load_experiment`."""
 
     name: str = "experiment"
     folder: str = "runs/${name}"
@@ -182,16 +264,6 @@ class Experiment:
     safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     @property
-    def run_folder(self) -> Path:
-        """The run folder."""
-        return Path(self.folder)
-
-    @property
-    def reference_paths(self) -> dict[str, str]:
-        """The files of `references` by name."""
-        return {reference.name: reference.path for reference in self.references}
-
-    @property
     def batch_size(self) -> int:
         """Rows in a global batch."""
         return self.train.global_train_batch_size
@@ -207,33 +279,41 @@ class Experiment:
         assert isinstance(self.train.max_duration, int)
         return self.train.max_duration
 
-    def frequency(self, injection: InjectionConfig) -> Frequency:
-        """The frequency that an entry of `injections` gives in one of the units."""
-        where = f"injections: {injection.task}"
-        unit = next(unit for unit in UNITS if getattr(injection, unit) is not None)
-        value = parse_fraction(getattr(injection, unit), f"{where}: {unit}")
-        return Frequency.in_unit(unit, value, self.batch_size, self.sequence_length)
+    @property
+    def loading(self) -> Loading:
+        """What is asked of the loader beside the tokens."""
+        data = self.train.data
+        return Loading(data.label_mask_paths, data.instance_filter, data.generate_doc_lengths)
 
+    @property
+    def may_extend(self) -> bool:
+        """Whether a resume may give the run more steps: the schedule does not end with it."""
+        return self.train.scheduler.name in UNENDING or self.train.scheduler.t_max is not None
 
-def expand_paths(experiment: Experiment) -> None:
-    """Replace `~` and `$NAME` in every path that an experiment holds (a task's file is expanded when it is loaded).
+    def expand_paths(self) -> None:
+        """As `Described`'s, with those that ai2-olmo's trainer takes."""
+        super().expand_paths()
+        self.start_from = self.start_from and expanded(self.start_from, "start_from")
+        if (masks := self.train.data.label_mask_paths) is not None:
+            self.train.data.label_mask_paths = [expanded(path, "train.data.label_mask_paths") for path in masks]
 
-    Raises:
-        UserError: a variable is not set.
-    """
-    corpus, masks = experiment.corpus, experiment.train.data.label_mask_paths
-    for part, where, names in (
-        (experiment, "", ("folder", "start_from")),
-        (corpus, "corpus.", ("name", "root", "manifest", "folder", "tokenizer")),
-    ):
-        for name in names:
-            if (path := getattr(part, name)) is not None:
-                setattr(part, name, expanded(path, f"{where}{name}"))
-    corpus.paths = [expanded(path, "corpus.paths") for path in corpus.paths]
-    for injection in experiment.injections:
-        if injection.file is not None:
-            injection.file = expanded(injection.file, f"injections: {injection.task}: file")
-    for reference in experiment.references:
-        reference.path = expanded(reference.path, f"references: {reference.name}: path")
-    if masks is not None:
-        experiment.train.data.label_mask_paths = [expanded(path, "train.data.label_mask_paths") for path in masks]
+    def check_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Check that the model's ids are the tokenizer's; the message lists every key to change."""
+        model, wrong = self.model, {}
+        if vocabulary.size > model.vocab_size:
+            wrong["vocab_size"] = vocabulary.size
+        if model.embedding_size is not None and vocabulary.size > model.embedding_size:
+            wrong["embedding_size"] = -(-vocabulary.size // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
+        wrong |= {
+            name: ours
+            for name, ours in (("eos_token_id", vocabulary.eos_id), ("pad_token_id", vocabulary.pad_id))
+            if getattr(model, name) != ours
+        }
+        if wrong:
+            raise UserError(
+                f"model: its ids are not those of tokenizer {vocabulary.identifier}: set "
+                + " ".join(f"model.{name}={ours}" for name, ours in wrong.items())
+                + " (now "
+                + ", ".join(str(getattr(model, name)) for name in wrong)
+                + ")"
+            )

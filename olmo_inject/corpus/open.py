@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from olmo_inject.config import CorpusConfig, Experiment, load_experiment, shipped_configs
+from olmo_inject.config import CorpusConfig, Described, load_described, shipped_configs
 from olmo_inject.corpus.cache import cache_folder
 from olmo_inject.corpus.kinds import Corpus, Shape, find_corpus
 from olmo_inject.corpus.order import SHARED_FROM, Order
@@ -78,7 +78,7 @@ def open_corpus(name: str, root: str | None, manifest: str | None, shape: Shape)
     return OpenCorpus(name, corpus, shards, corpus.open_order(shards, shape.batch_size, shape.seed, folder))
 
 
-def shape_of(experiment: Experiment) -> Shape:
+def shape_of(experiment: Described) -> Shape:
     """The shape that an experiment gives."""
     return Shape(experiment.batch_size, experiment.sequence_length, experiment.corpus.seed)
 
@@ -95,7 +95,7 @@ def corpus_config(name: str, root: str | None, manifest: str | None) -> tuple[Co
             raise UserError(f"--root and --manifest: for a named corpus, and {name} is a folder")
         return CorpusConfig(folder=name), Shape()
     if path.is_file() and "folders" not in read_yaml(path):  # which a file of the catalog has
-        experiment = load_experiment(path)
+        experiment = load_described(path)
         config = experiment.corpus
         config.root, config.manifest = root or config.root, manifest or config.manifest
         return config, shape_of(experiment)

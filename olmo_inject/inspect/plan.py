@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from olmo_inject.config import Experiment
+from olmo_inject.config import Described
 from olmo_inject.data import TaskPlan
 from olmo_inject.files import replacing
 from olmo_inject.inspect.summary import plan_summary
@@ -91,7 +91,7 @@ def _some_of_each_task(entries: list[dict[str, Any]], most: int) -> list[dict[st
     return sorted(in_turns[:most], key=entries.index)
 
 
-def print_plan(experiment: Experiment, planned: TaskPlan, console: Console) -> None:
+def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> None:
     """Print totals, frequencies, gaps and the first step with an injection."""
     summary = plan_summary(experiment, planned)
     console.print(
@@ -149,7 +149,7 @@ def print_plan(experiment: Experiment, planned: TaskPlan, console: Console) -> N
             highlight=False,
         )
     places = {entry.placement.place for entry in planned.plan.entries}
-    if places == {"start"} and not experiment.train.data.generate_doc_lengths:
+    if places == {"start"} and not experiment.loading.document_lengths:
         console.print(
             "Without document masking the text after an instance attends to it; the instance comes first, so it "
             "attends to nothing else."
@@ -162,7 +162,7 @@ def print_plan(experiment: Experiment, planned: TaskPlan, console: Console) -> N
             break
 
 
-def write_parquet(experiment: Experiment, planned: TaskPlan, path: Path, *, progress: bool = True) -> None:
+def write_parquet(experiment: Described, planned: TaskPlan, path: Path, *, progress: bool = True) -> None:
     """Write every injection of the run as a Parquet file, one a row; the file appears whole or not at all.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from olmo_inject.config import Experiment, InjectionConfig
+from olmo_inject.config import Described, InjectionConfig
 from olmo_inject.data import TaskPlan
 from olmo_inject.injection.frequency import Frequency
 from olmo_inject.injection.plan import PlannedTask
@@ -15,7 +15,7 @@ from olmo_inject.injection.schedules import is_exact
 GAP_STEPS = 20_000  # steps over which gaps are measured; schedules repeat long before
 
 
-def plan_summary(experiment: Experiment, planned: TaskPlan) -> dict[str, Any]:
+def plan_summary(experiment: Described, planned: TaskPlan) -> dict[str, Any]:
     """The summary of a plan as plain values, for `plan.json` and `olmo-inject plan`."""
     tasks: dict[str, dict[str, Any]] = {}
     spliced, sizes = 0.0, set()
@@ -39,7 +39,7 @@ def plan_summary(experiment: Experiment, planned: TaskPlan) -> dict[str, Any]:
     }
 
 
-def _of_task(experiment: Experiment, config: InjectionConfig, entry: PlannedTask) -> dict[str, Any]:
+def _of_task(experiment: Described, config: InjectionConfig, entry: PlannedTask) -> dict[str, Any]:
     schedule, steps = entry.schedule, experiment.steps
     frequency = Frequency(entry.schedule.rate, experiment.batch_size, experiment.sequence_length)
     first = min(config.start, steps)

@@ -1,10 +1,10 @@
 """Writes a run folder: all that is needed to reconstruct the run, before its first step.
 
 experiment.yaml   the resolved experiment          metrics.jsonl    measurements, one a line
-config.yaml       ai2-olmo's TrainConfig           evidence.jsonl   what the audit checks
+config.yaml       ai2-olmo's TrainConfig, if any   evidence.jsonl   what the audit checks
 plan.json         totals, units, fingerprints      data-indices/    positions seen, per rank
 tasks/NAME.json   tasks as they were built         step*/           checkpoints
-references/       reference tasks as evaluated
+references/       reference tasks as evaluated       checkpoints/     another trainer's, beside saved.json
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from olmo_inject import locks
-from olmo_inject.config import Experiment, experiment_yaml
-from olmo_inject.config.olmo_settings import SchedulerType
-from olmo_inject.data import ExperimentData
+from olmo_inject.config import Described, experiment_yaml
+from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
 from olmo_inject.injection import Listed
@@ -36,6 +35,7 @@ from olmo_inject.runs.read import (
     EXPERIMENT,
     METRICS,
     PLAN,
+    SAVED,
     TASKS,
     SavedRun,
     is_run,
@@ -44,6 +44,7 @@ from olmo_inject.runs.read import (
 )
 
 STOP_FILE = "stop"
+CHECKPOINTS = "checkpoints"  # where another trainer than ai2-olmo's may keep its own, and make it before the run begins
 FORMAT = 1
 
 # A resume may change these: how a step is computed and what is recorded, never what is computed.
@@ -70,6 +71,7 @@ MAY_CHANGE = (
     "train.save_interval",
     "train.save_num_checkpoints_to_keep",
     "train.eval_interval",
+    "eval_interval",
     "train.console_log_interval",
     "train.gen1_gc_interval",
     "train.speed_monitor",
@@ -91,22 +93,21 @@ MAY_CHANGE = (
     "corpus.pad_token_id",
 )
 CONTENTS = "corpus contents"  # a fingerprint that only some kinds of corpus have
-_UNENDING = (
-    SchedulerType.constant,
-    SchedulerType.constant_with_warmup,
-    SchedulerType.inverse_sqrt_with_warmup,
-)
 
 
-def fingerprints(data: ExperimentData) -> dict[str, str]:
-    """The fingerprints that must be the same on a resume and in every analysis."""
-    order = f"{data.order.n_sequences} sequences, batch {data.order.batch_size}, seed {data.order.seed}"
-    contents = data.shards.contents()
+def fingerprints(data: TaskPlan) -> dict[str, str]:
+    """The fingerprints that must be the same on a resume and in every analysis; of our corpus, if it is ours."""
+    found = {"vocabulary": data.source.vocabulary.fingerprint}
+    if isinstance(data, ExperimentData):
+        contents, order = data.shards.contents(), data.order
+        found = {
+            "corpus": data.shards.fingerprint(),
+            **({} if contents is None else {CONTENTS: contents}),
+            **found,
+            "order": f"{order.n_sequences} sequences, batch {order.batch_size}, seed {order.seed}",
+        }
     return {
-        "corpus": data.shards.fingerprint(),
-        **({} if contents is None else {CONTENTS: contents}),
-        "vocabulary": data.source.vocabulary.fingerprint,
-        "order": order,
+        **found,
         **{f"task {task.name}": task.fingerprint for task in data.tasks},
         **{
             f"list of injections {number}": entry.schedule.fingerprint
@@ -116,7 +117,7 @@ def fingerprints(data: ExperimentData) -> dict[str, str]:
     }
 
 
-def check_same_data(run: SavedRun, data: ExperimentData) -> None:
+def check_same_data(run: SavedRun, data: TaskPlan) -> None:
     """Check that data is what a run was trained on.
 
     Raises:
@@ -132,7 +133,7 @@ def changed(recorded: Mapping[str, str], current: Mapping[str, str]) -> list[str
     return [name for name in differing if name != CONTENTS or (name in recorded and name in current)]
 
 
-def prepare(experiment: Experiment, data: ExperimentData, first_step: int = 0) -> None:
+def prepare(experiment: Described, data: TaskPlan, first_step: int = 0) -> None:
     """Write the description of a new run, or check that the folder holds this run (one process).
 
     Args:
@@ -156,7 +157,8 @@ def prepare(experiment: Experiment, data: ExperimentData, first_step: int = 0) -
     write_json(folder / PLAN, summary | plan_summary(experiment, data) | about)
     for task in data.tasks:
         task.save(folder / TASKS)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(experiment.train)))
+    if (train := getattr(experiment, "train", None)) is not None:
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(train)))
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
 
 
@@ -175,7 +177,8 @@ def check_no_other_folder(folder: Path, *, overwrite: bool = False) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} exists and is not a run; choose another folder")
     # A kill may leave a temporary file.
-    names = {entry.name for entry in folder.iterdir() if not entry.match(".*.tmp")} - {".lock", "order", STOP_FILE}
+    may_be_there = {".lock", "order", STOP_FILE, CHECKPOINTS}
+    names = {entry.name for entry in folder.iterdir() if not entry.match(".*.tmp")} - may_be_there
     if names and not _is_marked(folder):
         raise UserError(f"{folder} exists and is not a run; choose another folder")
     if not overwrite and not names <= {PLAN, "tasks", "config.yaml"}:
@@ -191,13 +194,13 @@ def _is_marked(folder: Path) -> bool:
     return isinstance(plan, dict) and {"run_id", "fingerprints"} <= plan.keys()
 
 
-def identity(experiment: Experiment) -> str:
+def identity(experiment: Described) -> str:
     """Hash of all that a resume may not change; experiments with the same identity are the same run."""
     fixed = {key: value for key, value in _flat(experiment).items() if not _may_change(key, experiment)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_same_run(experiment: Experiment, data: ExperimentData) -> None:
+def check_same_run(experiment: Described, data: TaskPlan) -> None:
     """Check that a resume would be the same run.
 
     Raises:
@@ -215,7 +218,7 @@ def check_same_run(experiment: Experiment, data: ExperimentData) -> None:
         )
 
 
-def differences(old: Experiment, new: Experiment) -> list[str]:
+def differences(old: Described, new: Described) -> list[str]:
     """The settings in which `new` is another run than `old`, as `key old value -> new value`."""
     before, after = _flat(old), _flat(new)
     return [
@@ -246,7 +249,7 @@ def delete_run(folder: Path) -> None:
 
 def _written(folder: Path) -> list[Path]:
     """The files of a run and of its analyses, except `plan.json` and `experiment.yaml`."""
-    names = (*("config.yaml", METRICS, EVIDENCE_FILE, STOP_FILE, "order", ".*.tmp", ".step*.old"),)
+    names = (*("config.yaml", METRICS, EVIDENCE_FILE, STOP_FILE, SAVED, "order", ".*.tmp", ".step*.old"),)
     inside = ("tasks/*.json", "references/*.json", "data-indices/*.tsv", "tasks/.*.tmp", "references/.*.tmp")
     analyses = [f"analysis/*.{ending}" for ending in ("json", "parquet", "svg", "png")]
     written = [path for pattern in (*names, *inside, *analyses) for path in folder.glob(pattern)]
@@ -283,14 +286,13 @@ def in_use(folder: Path) -> bool:
     return locks.is_held(folder / ".lock")
 
 
-def _may_change(key: str, experiment: Experiment) -> bool:
+def _may_change(key: str, experiment: Described) -> bool:
     if key == "train.max_duration":
-        scheduler = experiment.train.scheduler
-        return scheduler.name in _UNENDING or scheduler.t_max is not None
+        return experiment.may_extend
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE)
 
 
-def _flat(experiment: Experiment) -> dict[str, str]:
+def _flat(experiment: Described) -> dict[str, str]:
     """Dotted keys to values, entries of lists by their number."""
     out: dict[str, str] = {}
 
@@ -301,5 +303,5 @@ def _flat(experiment: Experiment) -> dict[str, str]:
         else:
             out[prefix] = json.dumps(value, default=str)
 
-    walk(asdict(experiment), "")
+    walk(asdict(experiment), "")  # pyright: ignore[reportArgumentType]
     return out

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from olmo_inject.config import CorpusConfig, Experiment, load_experiment
+from olmo_inject.config import CorpusConfig, Described, StreamExperiment, load_described
 from olmo_inject.corpus.folder import DESCRIPTION
 from olmo_inject.corpus.sources import is_remote
 from olmo_inject.corpus.staged import STAGE
@@ -27,6 +27,8 @@ PLAN = "plan.json"
 METRICS = "metrics.jsonl"
 EVIDENCE_FILE = "evidence.jsonl"
 TASKS = "tasks"
+EXPORT = "export.json"  # of a stream that is written to files
+SAVED = "saved.json"  # of other trainers than ai2-olmo's: the step of the last checkpoint
 AUDIT = Path("analysis", "audit.json")  # the record of the last audit
 
 _PLAN = {
@@ -48,7 +50,11 @@ _PLAN = {
     },
 }
 _METRIC = {"step": int, "name": str, "value": (None, *NUMBER), "count?": int}
-_EVIDENCE = {"step": int, "tokens": str, "rows": int, "targets": int, "overrides": int, "labels": {str: int}}
+_EVIDENCE = {
+    **{"step": int, "tokens": str, "rows": int, "targets": int, "overrides": int, "labels": {str: int}},
+    "injected?": str,
+}
+_SAVED = {"step": int, "weights": {str: str}}
 _AUDIT = {"verdict": str, "passed": bool, "steps": int}
 
 
@@ -64,7 +70,7 @@ class SavedRun:
     """
 
     folder: Path
-    experiment: Experiment
+    experiment: Described
     tasks: list[Task]
     plan: dict[str, Any]
 
@@ -72,6 +78,11 @@ class SavedRun:
     def has_own_code(self) -> bool:
         """Whether the kind of one of its tasks is a class in a file."""
         return any(is_own_code(task.kind) for task in self.experiment.tasks)
+
+    @property
+    def has_host(self) -> bool:
+        """Whether its rows are of our corpus; those that somebody else loads cannot be computed again."""
+        return not isinstance(self.experiment, StreamExperiment) or self.experiment.has_host
 
     def build_plan(self) -> TaskPlan:
         """As `data.build_plan`, of the saved tasks."""
@@ -136,7 +147,7 @@ def run_of(file: Path | str) -> SavedRun | None:
     return load_run(path.parent) if path.name == EXPERIMENT and is_run(path.parent) else None
 
 
-def saved_tasks(file: Path | str, experiment: Experiment) -> list[Task] | None:
+def saved_tasks(file: Path | str, experiment: Described) -> list[Task] | None:
     """The tasks that a run saved, if the experiment is a run's and building its tasks would run code of the run.
 
     Args:
@@ -157,9 +168,9 @@ def saved_tasks(file: Path | str, experiment: Experiment) -> list[Task] | None:
     return run.tasks
 
 
-def read_experiment(folder: Path) -> Experiment:
+def read_experiment(folder: Path) -> Described:
     """A run's `experiment.yaml`."""
-    return load_experiment(folder / EXPERIMENT)
+    return load_described(folder / EXPERIMENT)
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
@@ -169,7 +180,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     return plan
 
 
-def load_tasks(folder: Path, experiment: Experiment) -> list[Task]:
+def load_tasks(folder: Path, experiment: Described) -> list[Task]:
     """The tasks of a run as they were built."""
     return [Task.load(folder / TASKS / f"{task.name}.json") for task in experiment.tasks]
 
@@ -182,6 +193,16 @@ def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
 def read_evidence(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of a run's evidence."""
     return _lines(folder / EVIDENCE_FILE, _EVIDENCE)
+
+
+def read_saved(folder: Path) -> dict[str, Any] | None:
+    """The last checkpoint's step, and sums over the weights of all, of another trainer than ai2-olmo's; or None."""
+    path = folder / SAVED
+    if not path.exists():
+        return None
+    saved = read_json(path)
+    check_shape(saved, _SAVED, str(path))
+    return saved
 
 
 def read_audit(folder: Path) -> dict[str, Any] | None:
@@ -218,11 +239,11 @@ def _lines(path: Path, shape: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield line
 
 
-def _find_where_made(experiment: Experiment, made_in: str | None) -> None:
+def _find_where_made(experiment: Described, made_in: str | None) -> None:
     """Resolve relative paths of data against the folder where the run was made, if they exist there."""
     if made_in is None:  # from before it was recorded
         return
-    corpus, data = experiment.corpus, experiment.train.data
+    corpus = experiment.corpus
 
     def resolved(path: str | None) -> str | None:
         if path is None or is_remote(path) or Path(path).is_absolute():
@@ -233,5 +254,5 @@ def _find_where_made(experiment: Experiment, made_in: str | None) -> None:
     for name in ("name", "root", "manifest", "folder", "tokenizer"):
         setattr(corpus, name, resolved(getattr(corpus, name)))
     corpus.paths = [str(resolved(path)) for path in corpus.paths]
-    if data.label_mask_paths is not None:
-        data.label_mask_paths = [str(resolved(path)) for path in data.label_mask_paths]
+    if (masks := experiment.loading.label_mask_paths) is not None:
+        masks[:] = [str(resolved(path)) for path in masks]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NoReturn, TypeVar, cast
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,6 @@ from olmo_inject.config.train_checks import check_fsdp
 from olmo_inject.errors import FoundByOneRank, UserError, report
 from olmo_inject.rank_environment import is_rank
 
-T = TypeVar("T")
 DistModel = DistributedDataParallel | FullyShardedDataParallel
 
 # All ranks wait while rank 0 writes, hashes or deletes a checkpoint, or shuffles a corpus; torch allows ten minutes.
@@ -129,49 +128,6 @@ def destroy() -> None:
     if dist.is_initialized():
         _last_group = dist.group.WORLD
         dist.destroy_process_group()
-
-
-@contextmanager
-def on_every_rank(what: str) -> Iterator[None]:
-    """Run local work on all ranks; an error on any rank raises the same `UserError` on every rank.
-
-    The body must not communicate: a rank that fails leaves it early and the others would wait for it.
-
-    Args:
-        what: the start of the message for errors that are not a `UserError` already.
-
-    """
-    problem: str | None = None
-    cause: Exception | None = None
-    try:
-        yield
-    except UserError as error:
-        problem, cause = str(error), error
-    except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        problem, cause = f"{what}: {' '.join(reason.split()) or type(error).__name__}", error
-    problems: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    for found in problems:
-        if found is not None:
-            raise UserError(found) from cause
-
-
-def from_rank_0(make: Callable[[], T], what: str) -> T:
-    """Call `make` on rank 0 and return its result on every rank (collective).
-
-    Use it for files that other ranks may see late or differently.
-
-    Args:
-        make: called on rank 0 alone; must not communicate, and its result must pickle.
-        what: as `on_every_rank`.
-    """
-    made: list[T | None] = [None]
-    with on_every_rank(what):
-        if dist.get_rank() == 0:
-            made[0] = make()
-    dist.broadcast_object_list(made, src=0)
-    return cast("T", made[0])
 
 
 def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel]:

@@ -34,6 +34,7 @@ from olmo_inject.runs.metrics import Metrics, belongs_before, cut_back
 from olmo_inject.runs.read import METRICS, is_run
 from olmo_inject.steps import StepSelection
 from olmo_inject.stop_signals import stop_signals, stop_with_parent
+from olmo_inject.training.agreement import from_rank_0, on_every_rank
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.checkpointing import Checkpointing
 from olmo_inject.training.callbacks.evaluation import Evaluation
@@ -53,8 +54,6 @@ from olmo_inject.training.parallel import (
     build_model,
     build_optimizer,
     build_scheduler,
-    from_rank_0,
-    on_every_rank,
     process_group,
     settle_ddp_buckets,
 )

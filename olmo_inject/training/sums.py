@@ -34,7 +34,8 @@ class StepSums:
         for kind in (self._reals, self._integers):
             if kind:
                 stacked = torch.stack(list(kind.values()))
-                dist.all_reduce(stacked)
+                if dist.is_available() and dist.is_initialized():
+                    dist.all_reduce(stacked)
                 out.update(zip(kind, stacked.tolist(), strict=True))
                 for value in kind.values():
                     value.zero_()

@@ -26,12 +26,13 @@ from olmo_inject.files import write_json
 from olmo_inject.runs.read import TASKS, load_tasks
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import Task
+from olmo_inject.training.agreement import from_rank_0, on_every_rank
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.evaluation import Evaluation
 from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.checkpoints.on_disk import latest
 from olmo_inject.training.checks import check_ranks, first_step_of
-from olmo_inject.training.parallel import from_rank_0, on_every_rank, process_group
+from olmo_inject.training.parallel import process_group
 from olmo_inject.training.run import build_trainer
 from olmo_inject.training.trainer import InjectionTrainer
 

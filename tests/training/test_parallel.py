@@ -17,6 +17,7 @@ from torch.distributed.fsdp import ShardingStrategy
 
 from olmo_inject.errors import UserError
 from olmo_inject.training import parallel
+from olmo_inject.training.agreement import on_every_rank
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,7 @@ def resumed_in_memory(settle: bool) -> list[str]:
 
 def fails_on_rank_one() -> str:
     def work() -> None:
-        with parallel.on_every_rank("cannot read"):
+        with on_every_rank("cannot read"):
             if dist.get_rank() == 1:
                 raise OSError(28, "No space left on device")
 
@@ -93,6 +94,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from olmo_inject.training import parallel
+from olmo_inject.training.agreement import on_every_rank
 
 def once():
     parallel.init_process_group("cpu")
@@ -119,6 +121,7 @@ import time
 import torch.distributed as dist
 from olmo_inject.errors import FoundByOneRank
 from olmo_inject.training import parallel
+from olmo_inject.training.agreement import on_every_rank
 
 parallel.destroy = lambda: time.sleep(1000)
 with parallel.process_group("cpu"):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int64
+
 from olmo_inject.config import EvaluationConfig
 from olmo_inject.corpus.references import Reference
 from olmo_inject.tasks import Task
@@ -9,8 +14,10 @@ from olmo_inject.tasks.halves import chosen_ids
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.evaluation import probes
 from olmo_inject.training.evaluation.references import evaluate_reference
-from olmo_inject.training.evaluation.tasks import evaluate_instances, half_means
-from olmo_inject.training.trainer import InjectionTrainer
+from olmo_inject.training.evaluation.tasks import Scores, evaluate_instances, half_means
+
+if TYPE_CHECKING:
+    from olmo_inject.training.trainer import InjectionTrainer
 
 
 class Evaluation(Callback):
@@ -50,8 +57,8 @@ class Evaluation(Callback):
             for half in ("train", "test"):
                 ids = chosen_ids(task, half, self.config.max_instances)
                 if task.is_triples:
-                    means = half_means(task, half, ids, evaluate_instances(trainer, task, ids, self.config.batch_size))
-                elif asked := probes.probes_of(task, ids):
+                    means = half_means(task, half, ids, self.score(trainer, task, ids))
+                elif asked := self.probes(task, ids):
                     means = probes.means(task, asked, probes.ask_trainer(trainer, asked))
                 else:
                     continue
@@ -68,3 +75,11 @@ class Evaluation(Callback):
             trainer.metrics.log(step, {f"{prefix}/loss": scores.loss}, count=scores.tokens)
             trainer.metrics.log(step, {f"{prefix}/accuracy": scores.accuracy}, count=scores.items)
         trainer.dist_model.train()
+
+    def probes(self, task: Task, ids: Int64[np.ndarray, " n"]) -> list[probes.Probe]:
+        """What is asked of a task whose instances are no triples."""
+        return probes.probes_of(task, ids)
+
+    def score(self, trainer: InjectionTrainer, task: Task, ids: Int64[np.ndarray, " n"]) -> Scores:
+        """Score the trainer's model on instances of a task (collective)."""
+        return evaluate_instances(trainer, task, ids, self.config.batch_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,7 +11,9 @@ from olmo_inject.runs import evidence
 from olmo_inject.runs.metrics import JsonLines
 from olmo_inject.runs.read import EVIDENCE_FILE
 from olmo_inject.training.callbacks.callback import Callback, Sums
-from olmo_inject.training.trainer import InjectionTrainer
+
+if TYPE_CHECKING:
+    from olmo_inject.training.trainer import InjectionTrainer
 
 
 class Evidence(Callback):
@@ -40,20 +42,24 @@ class Evidence(Callback):
     def after_step(self, trainer: InjectionTrainer, step: int, sums: Sums) -> None:
         """Write the step's line."""
         if self._log is not None:
-            self._log.append(
-                {
-                    "step": step,
-                    "rows": sums["rows"],
-                    "tokens": evidence.to_hex(int(sums["tokens"])),
-                    "targets": int(sums["targets"]),
-                    "labels": {
-                        name.removesuffix("/labels"): int(value)
-                        for name, value in sums.items()
-                        if name.endswith("/labels")
-                    },
-                    "overrides": sums["overrides"],
-                }
-            )
+            self._log.append(self.record(step, sums))
+
+    def record(self, step: int, sums: Sums) -> dict[str, Any]:
+        """What a step's line says."""
+        labels = {name.removesuffix("/labels"): int(value) for name, value in sums.items() if name.endswith("/labels")}
+        return {
+            "step": step,
+            "rows": sums["rows"],
+            "tokens": evidence.to_hex(int(sums["tokens"])),
+            "targets": int(sums["targets"]),
+            "labels": labels,
+            "overrides": sums["overrides"],
+        }
+
+    def flush(self) -> None:
+        """Hand the lines to the system, so that they outlive this process."""
+        if self._log is not None:
+            self._log.flush()
 
     def before_checkpoint(self, trainer: InjectionTrainer) -> None:
         """Flush the lines to disk."""

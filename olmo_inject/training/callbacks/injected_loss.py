@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.injection.splicing import Splices
 from olmo_inject.training.callbacks.callback import Callback, Sums
 from olmo_inject.training.evaluation.tasks import COLUMNS, score
-from olmo_inject.training.trainer import InjectionTrainer
+
+if TYPE_CHECKING:
+    from olmo_inject.training.trainer import InjectionTrainer
 
 LOSS = "train/loss"  # cross-entropy per target token, in nats
 LM_LOSS = "train/lm_loss"  # the same without the injected targets

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from olmo_inject.config import Experiment
 from olmo_inject.files import read_json
 from olmo_inject.runs.read import PLAN
+from olmo_inject.training.agreement import on_every_rank
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.parallel import on_every_rank
 from olmo_inject.training.trainer import InjectionTrainer
 
 STEP = "plan_step"

@@ -26,6 +26,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
 from olmo_inject.owned_folder import install
+from olmo_inject.training.agreement import on_every_rank
 from olmo_inject.training.checkpoints import sharded
 from olmo_inject.training.checkpoints.on_disk import Checkpoint, remove_unfinished
 from olmo_inject.training.checkpoints.record import (
@@ -37,7 +38,7 @@ from olmo_inject.training.checkpoints.record import (
 )
 from olmo_inject.training.checkpoints.weights import load_tensors, load_torch
 from olmo_inject.training.compat import init_optimizer
-from olmo_inject.training.parallel import DistModel, on_every_rank
+from olmo_inject.training.parallel import DistModel
 
 Writer = Callable[[Path], list[Path]]  # writes below a folder, returns the files it wrote
 

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from olmo.model import OLMo
 from scipy.stats import rankdata
 
 from olmo_inject.tasks import LABEL_POSITION, Task
@@ -19,6 +18,8 @@ from olmo_inject.tasks.halves import unmirrored_among
 from olmo_inject.training.compat import quiet_autocast
 
 if TYPE_CHECKING:
+    from olmo.model import OLMo
+
     from olmo_inject.training.trainer import InjectionTrainer
 
 OF_UNMIRRORED = ("accuracy", "accuracy_among_labels", "loss_among_labels", "auc")  # measured on these pairs too
@@ -154,8 +155,24 @@ def evaluate_instances(trainer: InjectionTrainer, task: Task, ids: Int64[np.ndar
             return trainer.dist_model(input_ids=rows, last_logits_only=True).logits[:, -1].float()
 
     trainer.dist_model.eval()
-    rank, world = dist.get_rank(), dist.get_world_size()
-    results = _scored(next_logits, task, ids, batch_size, trainer.device, rank, world)
+    return evaluate_shared(next_logits, task, ids, batch_size, trainer.device)
+
+
+def evaluate_shared(
+    next_logits: NextLogits, task: Task, ids: Int64[np.ndarray, " n"], batch_size: int, device: torch.device
+) -> Scores:
+    """Score any model, its instances shared among the processes if there are several (collective).
+
+    Args:
+        next_logits: of the model, in evaluation mode.
+        task: the task.
+        ids: indices into `task.instances`.
+        batch_size: instances per forward pass on each rank.
+        device: of the model.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return Scores.of(_scored(next_logits, task, ids, batch_size, device).cpu().numpy())
+    results = _scored(next_logits, task, ids, batch_size, device, dist.get_rank(), dist.get_world_size())
     dist.all_reduce(results)
     return Scores.of(results.cpu().numpy())
 

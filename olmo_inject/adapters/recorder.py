@@ -1,0 +1,271 @@
+"""Measures a run in any training loop, keeps its folder and its evidence, and refuses to go on with another run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch.distributed.tensor import DTensor
+
+from olmo_inject.adapters.run import IGNORED, InjectedRun
+from olmo_inject.errors import FoundByOneRank, UserError
+from olmo_inject.files import write_json
+from olmo_inject.owned_folder import absent
+from olmo_inject.runs import evidence
+from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locked, prepare, remove_unused
+from olmo_inject.runs.metrics import Metrics, belongs_before, cut_back
+from olmo_inject.runs.read import EVIDENCE_FILE, METRICS, SAVED, is_run, read_evidence, read_saved
+from olmo_inject.tasks import Task
+from olmo_inject.training.agreement import is_first, on_every_rank
+from olmo_inject.training.callbacks.callback import Callback, Sums
+from olmo_inject.training.callbacks.evaluation import Evaluation
+from olmo_inject.training.callbacks.evidence import Evidence
+from olmo_inject.training.callbacks.injected_loss import InjectedLoss
+from olmo_inject.training.evaluation.probes import Probe
+from olmo_inject.training.evaluation.tasks import NextLogits, Scores, evaluate_shared
+from olmo_inject.training.sums import StepSums
+
+
+class Recorder:
+    """What a trainer's adapter calls: `begin` once, `forward` for each micro-batch, `end_step` after each update.
+
+    Every process calls all of it in the same order: `begin`, `end_step` and `close` communicate where there are
+    several. Give it to a `with` block, or call `close`.
+
+    Args:
+        run: what is trained.
+        go_on: what a user does to go on from a checkpoint, for the message of one who forgot.
+    """
+
+    def __init__(self, run: InjectedRun, go_on: str = "load its checkpoint") -> None:
+        self.run = run
+        self.go_on = go_on
+        self.metrics = Metrics(None)
+        self.resumed = False
+        self.global_step = 0
+        """Completed steps."""
+        self._callbacks: list[Callback] = []
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()  # a trainer that ends with an error tells no callback
+
+    def begin(
+        self,
+        model: torch.nn.Module,
+        next_logits: NextLogits,
+        *,
+        step: int = 0,
+        described: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Check the run folder, write or cut it back to `step`, and evaluate if the run is new (collective).
+
+        Args:
+            model: what is trained.
+            next_logits: rows [b, t] to the model's logits after the last token [b, V], float32.
+            step: completed steps of the checkpoint that was restored, 0 for a new run.
+            described: what the model is; `size` and `parameters` are shown in reports.
+            settings: of the trainer, which decide what is computed.
+
+        Raises:
+            UserError: the folder holds another run, or this run was trained further and no checkpoint was restored.
+        """
+        self.dist_model, self.next_logits = model, next_logits
+        self.device = next(model.parameters()).device
+        self.global_step, self.resumed = step, step > 0
+        self.sums = StepSums(self.device)
+        self.sums.declare(reals=("loss", "targets"))
+        experiment, folder = self.run.experiment, self.run.experiment.run_folder
+        experiment.model, experiment.settings = dict(described or {}), dict(settings or {})
+        with on_every_rank(f"cannot prepare {folder}"):
+            experiment.check_vocabulary(self.run.data.source.vocabulary)
+            if is_first():
+                self._open_folder(folder)
+            if not self.has_saved_weights(model, step):
+                raise UserError(f"{folder}: the model does not have the weights that checkpoint {step} was saved with")
+        first = folder if is_first() else None
+        self.metrics = Metrics(None if first is None else folder / METRICS)
+        evaluation = _SharedEvaluation(
+            experiment.evaluation, self.run.data.tasks, [], experiment.eval_interval, experiment.steps
+        )
+        self._kept = kept = Evidence(first) if experiment.has_host else _SpliceEvidence(first, self.run)
+        self._callbacks = [InjectedLoss(cast("Any", self.run)), kept, evaluation]
+        for callback in self._callbacks:
+            callback.before_first_step(cast("Any", self))
+
+    def _open_folder(self, folder: Path) -> None:
+        """Lock the run folder and write it, or cut its logs back to the step at which it goes on (one process)."""
+        check_no_other_folder(folder)
+        made = absent(folder)
+        self._closing.enter_context(locked(folder))
+        self._closing.callback(remove_unused, folder, made)
+        step = self.global_step
+        if is_run(folder):
+            check_same_run(self.run.experiment, self.run.data)
+            saved = read_saved(folder)
+            if saved is not None and saved["step"] and not step:
+                trained = saved["step"]
+                raise UserError(
+                    f"{folder} has been trained to step {trained}: {self.go_on} to go on, or choose another folder"
+                )
+            lines = list(read_evidence(folder))
+            if step and (not lines or lines[-1]["step"] + 1 < step):
+                last = lines[-1]["step"] + 1 if lines else 0
+                raise UserError(f"{folder} has evidence up to step {last}, and the checkpoint is of step {step}")
+        prepare(self.run.experiment, self.run.data, step)
+        self.run.prepare_order()
+        keep = belongs_before(step) if step else lambda line: False
+        for name in (METRICS, EVIDENCE_FILE):
+            cut_back(folder / name, keep)
+
+    def forward(
+        self,
+        index: Int64[torch.Tensor, " b"],
+        input_ids: Int64[torch.Tensor, "b t"],
+        labels: Int64[torch.Tensor, "b t"],
+        logits: torch.Tensor,
+        loss_sum: torch.Tensor | float,
+    ) -> None:
+        """Measure a training micro-batch of the step.
+
+        Args:
+            index: the position of each row.
+            input_ids: as the model received them.
+            labels: not shifted; -100 where a token is no target.
+            logits: [b, T, V].
+            loss_sum: cross-entropy summed over the targets, nats.
+
+        Raises:
+            UserError: a row that is not the step's: the loader's order is not the plan's.
+        """
+        positions = index.cpu()
+        strays = positions[positions // self.run.plan.batch_size != self.global_step]
+        if len(strays):
+            of = int(strays[0]) // self.run.plan.batch_size
+            raise FoundByOneRank(
+                f"step {self.global_step}: the loader gave a row of step {of}: read positions in order, without "
+                "shuffling, and from where the checkpoint left off"
+            )
+        with torch.no_grad():
+            targets = labels[:, 1:]
+            batch = {"index": index, "input_ids": input_ids}
+            self.sums.add("loss", torch.as_tensor(loss_sum, device=self.device).detach().double())
+            self.sums.add("targets", (targets != IGNORED).sum())
+            for callback in self._callbacks:
+                callback.before_step(cast("Any", self), self.global_step, {"index": positions})
+                callback.on_forward(cast("Any", self), batch, targets, logits.detach())
+
+    def end_step(self, values: Mapping[str, float] | None = None) -> None:
+        """Write what the step measured, after its update; evaluate if it is due (collective).
+
+        Args:
+            values: to log with the step, such as `optim/learning_rate`.
+
+        Raises:
+            UserError: the processes together were not given the step's rows.
+        """
+        step, sums = self.global_step, self.sums.reduce()
+        if sums["rows"] != self.run.plan.batch_size:
+            raise UserError(
+                f"step {step}: the model was given {sums['rows']} rows, the plan's batch has {self.run.plan.batch_size}"
+            )
+        self.metrics.log(step, values or {})
+        self.global_step = step + 1
+        for callback in self._callbacks:
+            callback.after_step(cast("Any", self), step, sums)
+        self.metrics.flush()
+        self._kept.flush()
+
+    def before_checkpoint(self) -> None:
+        """Bring all lines to the disk, before a checkpoint says that they are there."""
+        for callback in self._callbacks:
+            callback.before_checkpoint(cast("Any", self))
+        self.metrics.flush(to_disk=True)
+
+    def after_checkpoint(self, step: int | None = None) -> None:
+        """Note that a checkpoint is written, and of what weights.
+
+        Args:
+            step: its completed steps, if other steps were completed while it was written.
+        """
+        if not is_first():
+            return
+        folder, step = self.run.experiment.run_folder, self.global_step if step is None else step
+        known = read_saved(folder)
+        weights = {} if known is None else known["weights"]
+        weights = {other: total for other, total in weights.items() if int(other) < step}
+        if step == self.global_step and (found := weights_sum(self.dist_model)) is not None:
+            weights |= {str(step): found}
+        write_json(folder / SAVED, {"step": step, "weights": weights})
+
+    def has_saved_weights(self, model: torch.nn.Module, step: int) -> bool:
+        """Whether a model's weights are those of this run's checkpoint at `step`, as far as that is known."""
+        known = read_saved(self.run.experiment.run_folder)
+        return known is None or known["weights"].get(str(step)) in (None, weights_sum(model))
+
+    def close(self) -> None:
+        """Close the logs and leave the folder to others."""
+        for callback in self._callbacks:
+            callback.on_close(cast("Any", self))
+        self._callbacks = []
+        self.metrics.close()
+        self._closing.close()
+
+
+def weights_sum(model: torch.nn.Module) -> str | None:
+    """A sum over the bits of all weights; None for a model whose parts lie with other processes."""
+    total = 0
+    for number, parameter in enumerate(model.parameters(), 1):
+        if isinstance(parameter, DTensor):
+            return None
+        bits = parameter.detach().contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32}[parameter.itemsize])
+        total += number * int(bits.sum(dtype=torch.int64))
+    return evidence.to_hex(total)
+
+
+class _SharedEvaluation(Evaluation):
+    """Evaluates any model, its instances shared among the processes."""
+
+    def probes(self, task: Task, ids: Int64[np.ndarray, " n"]) -> list[Probe]:
+        return []  # they ask for the logits of whole rows, and for those after the last token alone is asked here
+
+    def score(self, trainer: Any, task: Task, ids: Int64[np.ndarray, " n"]) -> Scores:
+        trainer.dist_model.eval()
+        return evaluate_shared(trainer.next_logits, task, ids, self.config.batch_size, trainer.device)
+
+
+class _SpliceEvidence(Evidence):
+    """Evidence of rows that somebody else loads: also the hash of what was injected into them, all else as zeros."""
+
+    def __init__(self, run_folder: Path | None, run: InjectedRun) -> None:
+        super().__init__(run_folder)
+        self.run = run
+
+    def before_first_step(self, trainer: Any) -> None:
+        super().before_first_step(trainer)
+        trainer.sums.declare(integers=("injected",))
+
+    def on_forward(self, trainer: Any, micro_batch: dict[str, Any], labels: torch.Tensor, logits: torch.Tensor) -> None:
+        super().on_forward(trainer, micro_batch, labels, logits)
+        index, tokens = micro_batch["index"], micro_batch["input_ids"]
+        rows = index.cpu().numpy() % self.run.plan.batch_size
+        written = self.run.splice(np.zeros(tuple(tokens.shape), np.int64), trainer.global_step, rows)
+        mask = torch.from_numpy(written).to(tokens.device)
+        injected = mask.any(dim=1)
+        total = evidence.hash_sum(index.to(tokens.device)[injected], (tokens * mask)[injected])
+        trainer.sums.add("injected", total)
+
+    def record(self, step: int, sums: Sums) -> dict[str, Any]:
+        return super().record(step, sums) | {"injected": evidence.to_hex(int(sums["injected"]))}

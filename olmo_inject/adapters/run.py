@@ -1,0 +1,182 @@
+"""An experiment opened for a trainer: its plan, and its rows as a map-style dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch.utils.data import Dataset, Sampler
+
+from olmo_inject.config import StreamExperiment, load_described
+from olmo_inject.corpus.order import SHARED_FROM
+from olmo_inject.corpus.splice import Splice
+from olmo_inject.data import ExperimentData, TaskPlan, build_data, build_plan
+from olmo_inject.errors import UserError
+from olmo_inject.injection import Plan
+from olmo_inject.injection.splicing import Splices
+from olmo_inject.runs.read import run_of
+
+IGNORED = -100  # of labels: no target
+INDEX = "index"  # key of a batch: the position of each row, which is row p % B of step p // B
+ROW_KEYS = ("input_ids", "labels", INDEX)
+
+
+class InjectedRun:
+    """An experiment whose trainer is somebody else's, with its data.
+
+    Args:
+        experiment: as `load_described` gives it.
+
+    Raises:
+        UserError: as `data.build_data`.
+    """
+
+    def __init__(self, experiment: StreamExperiment) -> None:
+        self.experiment = experiment
+        self.data: TaskPlan = self._open(experiment)
+        self.splice = Splice(self.data.plan, self.data.source.vocabulary.eos_id)
+        if self.splice.reads_host and not experiment.has_host:
+            raise UserError("injections: place document depends on the rows, which are somebody else's here")
+
+    @classmethod
+    def open(cls, config: Path | str, overrides: Sequence[str] = ()) -> InjectedRun:
+        """Open what a YAML file describes; arguments and errors as `load_experiment`'s.
+
+        Raises:
+            UserError: it is a run of ai2-olmo's trainer.
+        """
+        experiment = load_described(config, overrides)
+        if not isinstance(experiment, StreamExperiment):
+            raise UserError(f"{config}: says no trainer, so ai2-olmo's trains it; write `trainer: NAME`")
+        run = run_of(config)
+        if run is not None and run.has_own_code:
+            raise UserError(f"{config} is a run's, whose tasks' code is not run: open the file that it was made from")
+        return cls(experiment)
+
+    @staticmethod
+    def _open(experiment: StreamExperiment) -> TaskPlan:
+        if not experiment.has_host:
+            return build_plan(experiment)
+        return build_data(experiment, Path(experiment.folder) / "order")
+
+    def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
+        """What is injected at `positions`."""
+        if isinstance(self.data, ExperimentData):
+            return self.data.corpus.splices(positions)
+        return self.splice.at(positions, self.experiment.sequence_length, None)
+
+    @property
+    def plan(self) -> Plan:
+        """What is injected where."""
+        return self.data.plan
+
+    @cached_property
+    def dataset(self) -> InjectedRows:
+        """The rows of all steps, in order.
+
+        Raises:
+            UserError: the corpus is somebody else's.
+        """
+        return InjectedRows(self)
+
+    def check_rows(self, rows: int, how: str) -> None:
+        """Refuse a trainer whose batch is not the plan's.
+
+        Args:
+            rows: of its global batch.
+            how: what they come from, in words.
+
+        Raises:
+            UserError: the plan's batch has another number.
+        """
+        if rows != self.plan.batch_size:
+            ours = self.plan.batch_size
+            raise UserError(f"batch_size: {ours}, but the trainer's global batch has {rows} rows: {how}")
+
+    def prepare_order(self) -> None:
+        """Shuffle a long corpus once for all processes; for one process, before others read."""
+        if isinstance(self.data, ExperimentData) and len(self.data.shards) >= SHARED_FROM:
+            self.data.order.prepare(len(self.data.corpus))
+
+
+class InjectedRows(Dataset[dict[str, torch.Tensor]]):
+    """Position p as `input_ids` [T], `labels` [T] with -100 where masked, not shifted, and `index` (p itself).
+
+    To be read in order: step s is positions s*B to s*B + B - 1, B the global batch size, whichever process reads them.
+    """
+
+    def __init__(self, run: InjectedRun) -> None:
+        if not isinstance(run.data, ExperimentData):
+            raise UserError("corpus: none of name, folder and paths: there is nothing to read; splice your own rows")
+        self.corpus = run.data.corpus
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        """The row at `position`.
+
+        Raises:
+            IndexError: a position outside the run.
+        """
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        """The rows at `positions`, read together."""
+        batch = self.batch(positions)
+        return [{name: column[i] for name, column in batch.items()} for i in range(len(positions))]
+
+    def batch(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The rows at `positions`, stacked.
+
+        Raises:
+            IndexError: a position outside the run.
+        """
+        index = np.asarray(positions, np.int64)
+        outside = index[(index < 0) | (index >= len(self))]
+        if len(outside):
+            raise IndexError(f"position {outside[0]} is not in 0..{len(self) - 1}")
+        rows = self.corpus.rows(index)
+        labels = rows["input_ids"].clone()
+        if (mask := rows.get("label_mask")) is not None:
+            labels[~mask] = IGNORED
+        return {"input_ids": rows["input_ids"], "labels": labels, INDEX: torch.from_numpy(index)}
+
+
+class RankBatches(Sampler[list[int]]):
+    """The positions that one process reads, a list for each step: rows `rank`, `rank + world`, ... of its batch.
+
+    For `DataLoader(run.dataset, batch_sampler=RankBatches(run), collate_fn=collate)`.
+
+    Args:
+        run: whose steps.
+        rank: of this process.
+        world: number of processes, which divides the batch.
+        first_step: of the checkpoint to go on from.
+
+    Raises:
+        UserError: the processes cannot share a batch.
+    """
+
+    def __init__(self, run: InjectedRun, rank: int = 0, world: int = 1, first_step: int = 0) -> None:
+        self.batch_size, self.steps = run.plan.batch_size, run.experiment.steps
+        if self.batch_size % world:
+            raise UserError(f"batch_size: {world} processes cannot share a batch of {self.batch_size} rows")
+        self.rank, self.world, self.first_step = rank, world, first_step
+
+    def __len__(self) -> int:
+        return self.steps - self.first_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first_step, self.steps):
+            first = step * self.batch_size
+            yield list(range(first + self.rank, first + self.batch_size, self.world))
+
+
+def collate(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Stack rows to a batch."""
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

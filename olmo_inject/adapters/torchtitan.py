@@ -1,0 +1,61 @@
+"""A data source for torchtitan, written against its source (2025: `components/dataloader.py`) and not run with it.
+
+    def build_dataloader(dp_world_size, dp_rank, tokenizer, job_config, infinite=True):
+        run = InjectedRun.open("my.yaml")
+        return TitanDataLoader(run, dp_rank, dp_world_size, job_config.training.local_batch_size)
+
+Give it to the `TrainSpec` as `build_dataloader_fn`. It injects; measuring and evidence are for a loop that calls a
+`Recorder`, which torchtitan's does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from olmo_inject.adapters.run import IGNORED, InjectedRun, RankBatches
+from olmo_inject.errors import UserError
+
+
+class TitanDataLoader:
+    """Yields `({"input": tokens [b, T]}, labels [b, T])`, the labels shifted; Stateful, as torchtitan asks for.
+
+    Args:
+        run: whose corpus and plan; `sequence_length` is torchtitan's `seq_len`.
+        dp_rank: data-parallel rank.
+        dp_world_size: data-parallel ranks.
+        local_batch_size: rows of a batch of one rank; gradient accumulation takes several for a step.
+
+    Raises:
+        UserError: the ranks' batches do not fill a step evenly.
+    """
+
+    def __init__(self, run: InjectedRun, dp_rank: int, dp_world_size: int, local_batch_size: int) -> None:
+        RankBatches(run, dp_rank, dp_world_size)  # refuses ranks that cannot share a batch
+        share = run.plan.batch_size // dp_world_size
+        if share % local_batch_size:
+            raise UserError(f"local_batch_size: {local_batch_size} does not divide a rank's {share} rows of a step")
+        self.run, self.local_batch_size = run, local_batch_size
+        self.dp_rank, self.dp_world_size = dp_rank, dp_world_size
+        self.rows_read = 0
+
+    def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+        share = self.run.plan.batch_size // self.dp_world_size
+        first, done = divmod(self.rows_read, share)
+        for positions in RankBatches(self.run, self.dp_rank, self.dp_world_size, first):
+            for start in range(done, share, self.local_batch_size):
+                batch = self.run.dataset.batch(positions[start : start + self.local_batch_size])
+                self.rows_read += self.local_batch_size
+                yield {"input": batch["input_ids"]}, F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+            done = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many rows this rank has read: the same on every rank."""
+        return {"rows_read": self.rows_read}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there; a state without rows is that of a new run."""
+        self.rows_read = int(state_dict.get("rows_read", 0))

@@ -1,0 +1,148 @@
+"""The injected stream of some steps as files, for trainers that read their data from files.
+
+The folder is a run's, whose model is a file: `audit` compares what is written with what the plan says, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from olmo_inject.config import Described
+from olmo_inject.data import ExperimentData
+from olmo_inject.errors import UserError
+from olmo_inject.files import read_json, replacing, sha256_of, write_json
+from olmo_inject.progress import show_progress
+from olmo_inject.runs import evidence
+from olmo_inject.runs.folder import prepare
+from olmo_inject.runs.metrics import JsonLines
+from olmo_inject.runs.read import EVIDENCE_FILE, EXPORT
+from olmo_inject.shapes import check_shape
+
+SHARD_BYTES = 2**30  # about; a step is never cut
+_EXPORT = {
+    "first_step": int,
+    "beyond_step": int,
+    "dtype": str,
+    "batch_size": int,
+    "sequence_length": int,
+    "files": [{"name": str, "first_step": int, "steps": int, "sha256": str}],
+}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `export.json` says.
+
+    Attributes:
+        folder: where it is.
+        steps: which are written.
+        dtype: of an id.
+        batch_size: rows of a step.
+        sequence_length: tokens of a row.
+        files: name, first step, number of steps and SHA-256 of each, in order.
+    """
+
+    folder: Path
+    steps: range
+    dtype: str
+    batch_size: int
+    sequence_length: int
+    files: list[dict[str, Any]]
+
+    def step(self, step: int) -> Shaped[np.ndarray, "b t"]:
+        """The tokens of a step as they are written.
+
+        Raises:
+            UserError: its file is missing or shorter than it was.
+        """
+        file = next(entry for entry in self.files if 0 <= step - entry["first_step"] < entry["steps"])
+        path = self.folder / file["name"]
+        shape = file["steps"], self.batch_size, self.sequence_length
+        if not path.is_file() or path.stat().st_size != np.prod(shape) * np.dtype(self.dtype).itemsize:
+            raise UserError(f"{path} is missing, or not as long as it was written")
+        return np.memmap(path, self.dtype, "r", shape=shape)[step - file["first_step"]]
+
+
+def export_stream(
+    experiment: Described, data: ExperimentData, steps: range, to: Path, *, shard_bytes: int = SHARD_BYTES
+) -> Export:
+    """Write the rows of `steps` in order, raw arrays of ids without a header.
+
+    Args:
+        experiment: what is injected.
+        data: its corpus and plan.
+        steps: which.
+        to: a folder to make.
+        shard_bytes: of a file, about.
+
+    Raises:
+        UserError: the folder is there, the steps are not the run's, or masks belong to the rows, which no shard holds.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"{to} is not empty; choose another folder")
+    if not 0 <= steps.start < steps.stop <= experiment.steps:
+        raise UserError(f"--steps: {steps.start}:{steps.stop} is not within the run's 0:{experiment.steps}")
+    if experiment.loading.label_mask_paths or experiment.loading.instance_filter:
+        raise UserError("train.data: shards hold tokens, and no masks: export without label masks and instance filter")
+    size, dtype = experiment.batch_size, np.dtype(data.shards.dtype)
+    data.order.require(steps, np.empty(0, np.int64), "--steps")
+    to.mkdir(parents=True, exist_ok=True)
+    each = max(1, shard_bytes // (size * experiment.sequence_length * dtype.itemsize))
+    files, log = [], JsonLines(to / EVIDENCE_FILE)
+    with show_progress(f"exporting {to.name}", len(steps), "steps") as meter:
+        for number, first in enumerate(range(steps.start, steps.stop, each)):
+            part, path = range(first, min(first + each, steps.stop)), to / f"part-{number:05d}.npy"
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                for tokens, line in _lines(data, part):
+                    tokens.astype(dtype).tofile(file)
+                    log.append(line)
+                    meter.advance()
+            files.append({"name": path.name, "first_step": first, "steps": len(part), "sha256": sha256_of(path)})
+    log.flush(to_disk=True)
+    log.close()
+    about = {"first_step": steps.start, "beyond_step": steps.stop, "dtype": dtype.name, "batch_size": size}
+    write_json(to / EXPORT, about | {"sequence_length": experiment.sequence_length, "files": files})
+    experiment = deepcopy(experiment)
+    experiment.folder = str(to)
+    prepare(experiment, data, steps.start)
+    return read_export(to)
+
+
+def _lines(data: ExperimentData, steps: range) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """The tokens of each step, and its line of evidence."""
+    size = data.plan.batch_size
+    for step in steps:
+        positions = np.arange(step * size, (step + 1) * size)
+        tokens = data.corpus.rows(positions)["input_ids"].numpy()
+        splices = data.corpus.splices(positions)
+        counted = splices.task[splices.span][splices.answer & (splices.column > 0)]
+        yield (
+            tokens,
+            {
+                "step": step,
+                "rows": size,
+                "tokens": evidence.step_hash(positions, tokens),
+                "targets": size * (tokens.shape[1] - 1),
+                "labels": {task.name: int((counted == number).sum()) for number, task in enumerate(data.plan.tasks)},
+                "overrides": 0,
+            },
+        )
+
+
+def read_export(folder: Path) -> Export:
+    """What a folder's `export.json` says.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    about = read_json(folder / EXPORT)
+    check_shape(about, _EXPORT, str(folder / EXPORT))
+    steps = range(about.pop("first_step"), about.pop("beyond_step"))
+    return Export(folder, steps, **about)

@@ -1,0 +1,127 @@
+"""A loop of one's own, as docs/trainers.md has it, and rows that somebody else loads."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from streams import BATCH, LENGTH, STEPS, VOCAB, write_stream
+
+from analysis.read.runs import read_run
+from olmo_inject.adapters.recorder import Recorder
+from olmo_inject.adapters.run import InjectedRun, RankBatches
+from olmo_inject.adapters.torchtitan import TitanDataLoader
+from olmo_inject.audit import audit_run
+from olmo_inject.errors import UserError
+
+train = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "pytorch_loop.py"))["train"]
+
+
+def test_the_documented_loop_is_given_the_plans_stream_and_resumes_exactly(tmp_path: Path) -> None:
+    whole, cut = write_stream(tmp_path / "whole", "torch"), write_stream(tmp_path / "cut", "torch")
+    train(str(whole), save_every=4)
+    audit = audit_run(tmp_path / "whole" / "run", progress=False)
+    assert audit.verdict == "identical", audit.differences
+    assert audit.labels == {"less": 20, "plus": 6}
+    train(str(cut), save_every=4, stop=6)
+    assert audit_run(tmp_path / "cut" / "run", progress=False).verdict == "identical so far (6 of 8 steps)"
+    train(str(cut), save_every=4)
+    for name in ("evidence.jsonl", "metrics.jsonl", "saved.json"):
+        assert (tmp_path / "cut" / "run" / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes()
+    assert read_run(tmp_path / "cut" / "run").finished
+
+
+def test_rows_that_somebody_else_loads(tmp_path: Path) -> None:
+    """What is injected into them is recomputed and compared; a row that lost its instance is found."""
+    run = InjectedRun.open(write_stream(tmp_path, "own", own_host=True))
+    with pytest.raises(UserError, match="corpus: none of name, folder and paths: there is nothing to read"):
+        _ = run.dataset
+    for folder, broken in (("run", False), ("broken", True)):
+        run = InjectedRun.open(tmp_path / "stream.yaml", [f"folder={tmp_path}/{folder}"])
+        _train_own_rows(run, broken)
+        audit = audit_run(tmp_path / folder, progress=False)
+        assert audit.passed is not broken
+        if broken:
+            assert "step 0: tokens injected into what the model was given" in audit.differences[0]
+        else:
+            assert audit.verdict == "identical in what is injected"
+
+
+def _train_own_rows(run: InjectedRun, broken: bool) -> None:
+    torch.manual_seed(1)
+    model: Any = torch.nn.Sequential(torch.nn.Embedding(VOCAB, 8), torch.nn.Linear(8, VOCAB))
+    rng = np.random.default_rng(1)
+    with Recorder(run) as recorder:
+        recorder.begin(model, lambda rows: model(rows)[:, -1])
+        for step in range(STEPS):
+            tokens, rows = rng.integers(2, VOCAB, (BATCH, LENGTH)), np.arange(BATCH)
+            run.splice(tokens, step, rows)
+            if broken and step == 0:
+                tokens[run.plan.at(0).rows[0], 2] = 1
+            batch = torch.from_numpy(tokens)
+            logits = model(batch)
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten(), reduction="sum")
+            recorder.forward(torch.from_numpy(step * BATCH + rows), batch, batch, logits, loss)
+            recorder.end_step()
+
+
+def test_the_order_the_rows_and_the_folder_are_checked(tmp_path: Path) -> None:
+    run = InjectedRun.open(write_stream(tmp_path, "torch"))
+    model: Any = torch.nn.Sequential(torch.nn.Embedding(VOCAB, 8), torch.nn.Linear(8, VOCAB))
+    with Recorder(run) as recorder:
+        recorder.begin(model, lambda rows: model(rows)[:, -1])
+        batch = run.dataset.batch([*range(5), 7])
+        given = batch["index"], batch["input_ids"], batch["labels"], model(batch["input_ids"]), 0.0
+        with pytest.raises(UserError, match="step 0: the loader gave a row of step 1: read positions in order"):
+            recorder.forward(*given)
+        recorder.forward(*(value[:5] if isinstance(value, torch.Tensor) else value for value in given))
+        with pytest.raises(UserError, match="step 0: the model was given 5 rows, the plan's batch has 6"):
+            recorder.end_step()
+        with pytest.raises(UserError, match="is in use: another process is training this run"), Recorder(run) as other:
+            other.begin(model, lambda rows: model(rows)[:, -1])
+    with pytest.raises(UserError, match="has evidence up to step 0, and the checkpoint is of step 3"):
+        Recorder(run).begin(model, lambda rows: model(rows)[:, -1], step=3)
+    with pytest.raises(UserError, match="batch_size: 4 processes cannot share a batch of 6 rows"):
+        RankBatches(run, 0, 4)
+
+
+def test_processes_share_a_step(tmp_path: Path) -> None:
+    run = InjectedRun.open(write_stream(tmp_path, "torch"))
+    shares = [list(RankBatches(run, rank, 3, first_step=2)) for rank in range(3)]
+    assert [sorted(p for part in parts for p in part) for parts in zip(*shares, strict=True)] == [
+        list(range(step * BATCH, (step + 1) * BATCH)) for step in range(2, STEPS)
+    ]
+
+
+def test_the_data_source_for_torchtitan(tmp_path: Path) -> None:
+    """Its batches, in the order in which gradient accumulation takes them, and from a saved state."""
+    run = InjectedRun.open(write_stream(tmp_path, "torchtitan"))
+    loaders = [TitanDataLoader(run, rank, 2, 1) for rank in range(2)]
+    batches = [list(loader) for loader in loaders]
+    for step in range(STEPS):
+        expected = run.dataset.batch(range(step * BATCH, (step + 1) * BATCH))
+        for rank, mine in enumerate(batches):
+            taken = mine[3 * step : 3 * step + 3]
+            tokens, labels = torch.cat([x["input"] for x, _ in taken]), torch.cat([y for _, y in taken])
+            assert torch.equal(tokens, expected["input_ids"][rank::2])
+            assert torch.equal(labels[:, :-1], expected["labels"][rank::2, 1:])
+            assert (labels[:, -1] == -100).all()
+    resumed, reading = TitanDataLoader(run, 1, 2, 1), TitanDataLoader(run, 1, 2, 1)
+    for _, _batch in zip(range(7), reading, strict=False):
+        resumed.load_state_dict(reading.state_dict())
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(resumed, batches[1][7:], strict=True))
+    with pytest.raises(UserError, match="local_batch_size: 2 does not divide a rank's 3 rows of a step"):
+        TitanDataLoader(run, 0, 2, 2)
+
+
+def test_a_model_with_fewer_ids_is_refused(tmp_path: Path) -> None:
+    run = InjectedRun.open(write_stream(tmp_path, "torch"))
+    model: Any = torch.nn.Linear(2, 2)
+    with pytest.raises(UserError, match="the model has 64 ids"):
+        Recorder(run).begin(model, lambda rows: model(rows), described={"vocab_size": 64})
+    assert not (tmp_path / "run").exists()

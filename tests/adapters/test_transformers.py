@@ -1,0 +1,176 @@
+"""transformers' own Trainer on the planned stream: what it was given, its resume, and what it is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from streams import write_stream
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
+from transformers_run import MODELS, train
+
+from analysis.read.runs import read_run
+from olmo_inject.adapters.recorder import Recorder, weights_sum
+from olmo_inject.adapters.run import InjectedRun
+from olmo_inject.adapters.transformers import Injection
+from olmo_inject.audit import audit_run
+from olmo_inject.errors import UserError
+from olmo_inject.files import read_lines
+
+SCRIPT = Path(__file__).with_name("transformers_run.py")
+
+
+class StopAt(TrainerCallback):
+    """Ends the run after a step, as an interruption would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == self.step
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """The Trainer's own warnings are not ours to mend."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of a GPT-NeoX."""
+    import warnings
+
+    folder = tmp_path_factory.mktemp("whole")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train(write_stream(folder, "transformers"), folder / "out", "gpt_neox", [])
+    return folder
+
+
+def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "out" / f"checkpoint-{step}" / "model.safetensors")
+
+
+def test_the_stream_is_the_plans_and_what_is_measured_is_read(whole: Path) -> None:
+    audit = audit_run(whole / "run", progress=False)
+    assert audit.verdict == "identical", audit.differences
+    assert audit.labels == {"less": 20, "plus": 6}
+    run = read_run(whole / "run")
+    assert run.finished
+    assert (run.size, run.parameters) == ("gpt_neox, 16 wide, 2 deep", 6528)
+    assert list(run.accuracies("less")) == [0, 4, 8]
+    assert run.lm_loss == pytest.approx(4.6, abs=0.4)
+
+
+def test_the_loss_is_the_trainers_own(tmp_path: Path) -> None:
+    """Summed over processes and micro-batches and divided by the targets, as the Trainer logs it."""
+    losses: list[float] = []
+
+    class Listen(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            losses.extend([logs["loss"]] if "loss" in logs else [])
+
+    train(write_stream(tmp_path, "transformers"), tmp_path / "out", "llama", [], (Listen(),), logging_steps=1)
+    measured = read_run(tmp_path / "run").series("train/loss")
+    assert measured.tolist() == pytest.approx(losses, rel=1e-5)
+    assert audit_run(tmp_path / "run", progress=False).passed
+
+
+def test_a_resume_is_exact(whole: Path, tmp_path: Path) -> None:
+    """Interrupted two steps after a checkpoint: the logs are cut back, the weights come out the same."""
+    config, out = write_stream(tmp_path, "transformers"), tmp_path / "out"
+    train(config, out, "gpt_neox", [], (StopAt(6),))
+    assert len(list(read_lines(tmp_path / "run" / "evidence.jsonl"))) == 6
+    with pytest.raises(UserError, match=r"has been trained to step 4: train\(resume_from_checkpoint=True\) to go on"):
+        train(config, out, "gpt_neox", [])
+    train(config, out, "gpt_neox", [], resume_from_checkpoint=str(out / "checkpoint-4"))
+    for name in ("evidence.jsonl", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / "run" / name).read_bytes()
+    theirs = weights(whole, 8)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in weights(tmp_path, 8).items())
+
+
+def test_weights_that_are_not_the_checkpoints_are_told(whole: Path) -> None:
+    """The Trainer's resume leaves the head of a GPT-NeoX random; which weights were saved is known."""
+    recorder = Recorder(InjectedRun.open(whole / "stream.yaml"))
+    assert not recorder.has_saved_weights(AutoModelForCausalLM.from_config(MODELS["gpt_neox"]), 8)
+    saved = AutoModelForCausalLM.from_pretrained(whole / "out" / "checkpoint-8")
+    assert recorder.has_saved_weights(saved, 8)
+    assert weights_sum(saved) != weights_sum(AutoModelForCausalLM.from_pretrained(whole / "out" / "checkpoint-4"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overrides": ["injections.0.instances_per_batch=2"]}, "injections.0.instances_per_batch"),
+        ({"kind": "llama"}, "model.config.model_type"),
+        ({"learning_rate": 1e-3}, r"settings.learning_rate 0\.01 -> 0\.001"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(whole: Path, changes: dict[str, Any], message: str) -> None:
+    before = (whole / "run" / "evidence.jsonl").read_bytes()
+    arguments: dict[str, Any] = {"kind": "gpt_neox", "overrides": [], **changes}
+    with pytest.raises(UserError, match=f"is a run of another experiment: .*{message}"):
+        train(whole / "stream.yaml", whole / "elsewhere", **arguments)
+    assert (whole / "run" / "evidence.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"gradient_accumulation_steps": 2},
+            r"batch_size: 6, but the trainer's global batch has 4 rows: 2 on each of 1 processes, 2 times",
+        ),
+        ({"max_steps": 9}, "steps: 8, but the Trainer is to make 9: max_steps"),
+    ],
+)
+def test_another_batch_or_length_is_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(write_stream(tmp_path, "transformers"), tmp_path / "out", "gpt_neox", [], **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_shuffling_trainer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order of the Trainer's own subclass is found from the rows' numbers, before an update."""
+    sampler = torch.utils.data.RandomSampler
+    monkeypatch.setattr(Trainer, "_get_train_sampler", lambda self, dataset=None: sampler(self.train_dataset))
+    with pytest.raises(UserError, match=r"step 0: the loader gave a row of step \d+: read positions in order"):
+        train(write_stream(tmp_path, "transformers"), tmp_path / "out", "gpt_neox", [])
+
+
+def test_a_callback_that_comes_late_is_refused(tmp_path: Path) -> None:
+    run = InjectedRun.open(write_stream(tmp_path, "transformers"))
+    late = Injection(run)
+
+    class Late(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            args.train_sampling_strategy = "random"
+            late.on_train_begin(args, state, control, **kwargs)
+
+    with pytest.raises(UserError, match=r"give the callback to Trainer\(callbacks=\[\.\.\.\]\) when it is made"):
+        train(tmp_path / "stream.yaml", tmp_path / "out", "gpt_neox", [f"folder={tmp_path}/late"], (Late(),))
+
+
+def test_two_processes_are_given_the_same_stream(whole: Path, tmp_path: Path) -> None:
+    config = write_stream(tmp_path, "transformers")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    arguments = ["--nproc-per-node=2", str(SCRIPT), str(config), str(tmp_path / "out"), "gpt_neox"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert audit_run(tmp_path / "run", progress=False).verdict == "identical"
+    assert (tmp_path / "run" / "evidence.jsonl").read_bytes() == (whole / "run" / "evidence.jsonl").read_bytes()
+    ours, theirs = (read_run(folder / "run") for folder in (tmp_path, whole))
+    assert ours.series("train/loss").tolist() == pytest.approx(theirs.series("train/loss").tolist(), rel=1e-4)

@@ -1,0 +1,58 @@
+"""A small run of transformers' Trainer, as a script for torchrun and as a function."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Trainer, TrainingArguments
+
+from olmo_inject.adapters.run import InjectedRun, collate
+from olmo_inject.adapters.transformers import Injection
+from olmo_inject.errors import UserError, report
+
+SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 16}
+MODELS = {
+    "gpt_neox": GPTNeoXConfig(vocab_size=128, intermediate_size=32, **SHAPE),
+    "llama": LlamaConfig(vocab_size=128, intermediate_size=32, num_key_value_heads=1, **SHAPE),
+}
+
+
+def train(
+    config: Path, output: Path, kind: str, overrides: list[str], callbacks: tuple[Any, ...] = (), **arguments: Any
+) -> Trainer:
+    """Train what `config` describes, or go on; returns the Trainer."""
+    torch.manual_seed(1)
+    run = InjectedRun.open(config, overrides)
+    resume = arguments.pop("resume_from_checkpoint", None)
+    given = {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 3,
+        "max_steps": 8,
+        "save_steps": 4,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        **arguments,
+    }
+    trainer = Trainer(
+        AutoModelForCausalLM.from_config(MODELS[kind]),
+        TrainingArguments(str(output), **given),
+        train_dataset=run.dataset,
+        data_collator=collate,
+        callbacks=[Injection(run), *callbacks],
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+if __name__ == "__main__":
+    try:  # of two processes: six rows a step
+        train(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], [], per_device_train_batch_size=1)
+    except UserError as error:
+        report(error)
+        raise SystemExit(2) from None
