@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -110,7 +111,7 @@ def rank_correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> 
         return correlation, float(spearmanr(x, y).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
     ranks, others = (rankdata(of) - (len(x) + 1) / 2 for of in (x, y))
 
-    def association(order: np.ndarray, axis: int) -> np.ndarray:
+    def association(order: np.ndarray, axis: int) -> Any:  # a number, or one for each order
         return np.abs((order * ranks).sum(axis=axis))
 
     orders = permutation_test(

@@ -22,7 +22,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from olmo_inject.config.train_checks import check_fsdp
 from olmo_inject.errors import FoundByOneRank, UserError, report
 from olmo_inject.rank_environment import is_rank
 
@@ -161,7 +160,6 @@ def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel
 
 
 def _shard(model: OLMo, cfg: TrainConfig, device: torch.device) -> FullyShardedDataParallel:
-    check_fsdp(cfg, cfg.model)  # pyright: ignore[reportArgumentType]: ai2-olmo's have the same fields
     fsdp = cfg.fsdp
     assert fsdp is not None
     world = dist.get_world_size()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made import tasks_of
@@ -9,6 +11,7 @@ from made import tasks_of
 from analysis.methods.counterfactuals import VARIABLES, draw_pairs
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task, TaskConfig
+from olmo_inject.tasks.ragged import Ragged
 
 LESS, PLUS = tasks_of("less", "plus", n_values=7)
 
@@ -41,7 +44,8 @@ def test_a_table_with_holes_gives_only_labels_that_it_has() -> None:
     config = TaskConfig("gaps", "any")
     instances = np.array([[a, b, 20 + (b - a) % 2] for a in range(10, 19) for b in range(a + 1, 20)], np.uint32)
     ids = np.arange(len(instances))
-    task = Task(config, np.arange(10, 22, dtype=np.uint32), instances, ids, ids)
+    continuation = np.ones(len(ids), np.int64)
+    task = Task(config, np.arange(10, 22, dtype=np.uint32), Ragged.of(instances), ids, ids, continuation)
     pairs = draw_pairs(task, "first", ids, 50, "test")
     assert (pairs.source[:, 0] < pairs.base[:, 1]).all()
     expected = (pairs.base[:, 1] - pairs.source[:, 0]) % 2
@@ -55,8 +59,8 @@ def test_the_same_pairs_each_time_and_others_for_another_purpose() -> None:
 
 
 def test_a_task_of_one_label_is_refused() -> None:
-    instances = LESS.instances.copy()
-    instances[:, 2] = instances[0, 2]
-    constant = Task(LESS.config, LESS.tokens, instances, LESS.train_ids, LESS.test_ids)
+    triples = LESS.triples.copy()
+    triples[:, 2] = triples[0, 2]
+    constant = replace(LESS, instances=Ragged.of(triples))
     with pytest.raises(UserError, match="no two instances differ in first"):
         draw_pairs(constant, "first", constant.train_ids, 10, "test")

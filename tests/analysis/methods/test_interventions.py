@@ -19,6 +19,7 @@ from analysis.methods.subspaces import random_basis
 from analysis.report.interventions import das_section
 from analysis.stats import mean_interval, mean_intervals
 from olmo_inject.errors import UserError
+from olmo_inject.tasks.ragged import Ragged
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +110,7 @@ def test_the_result_is_found_only_after_it_was_computed(comparison: KnownModel) 
 def test_nothing_is_found_in_controls(comparison: KnownModel) -> None:
     site = Alignment(0, 0, "first")
     other = shuffled(comparison.task)
-    wrong = dataclasses.replace(other, instances=_relabelled(other))
+    wrong = dataclasses.replace(other, instances=Ragged.of(_relabelled(other)))
     assert searched(comparison, site, 1, task=wrong)[0] < 0.75
     assert searched(comparison, site, 1, model=random_model(comparison))[0] < 0.75
     random = random_basis(comparison.own.shape[1], 1, "test")

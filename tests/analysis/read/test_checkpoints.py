@@ -174,7 +174,7 @@ def test_adding_a_checkpoint_computes_only_it(copies: Copies) -> None:
         assert computed == ["kept step12"]
     shown = kept_results([read_run(run)], "width")  # what was asked for last, and computed at step 12 alone
     assert list(shown.tables["widths"]["step"]) == [12]
-    assert shown.note == "Options: at 2. Of 2 other checkpoints there are results of other options, not shown."
+    assert (shown.options, shown.left_out) == ({"at": 2}, 2)
     analyze(select_checkpoints([run], "all", skipped), method, CPU, skipped)  # read, and so asked for again
     assert list(kept_results([read_run(run)], "width").tables["widths"]["step"]) == [4, 8, 12]
     (run / "analysis" / "width").rename(run / "analysis" / "away")

@@ -41,13 +41,13 @@ def run(trained: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_wilson_interval(correct: int, n: int, low: float, high: float) -> None:
-    assert wilson(correct, n) == pytest.approx((low, high), abs=6e-5)
+    assert wilson(correct / n, n) == pytest.approx((low, high), abs=6e-5)
 
 
 def test_wilson_interval_contains_what_its_score_test_does_not_reject() -> None:
     for correct, n in ((3, 7), (940, 1000), (1, 2048)):
         share, z = correct / n, 1.959964
-        for end in wilson(correct, n):
+        for end in wilson(correct / n, n):
             assert abs(share - end) / (end * (1 - end) / n) ** 0.5 == pytest.approx(z, rel=1e-5)
 
 
