@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float64, Int64
 from scipy.optimize import OptimizeWarning, curve_fit
 
@@ -78,7 +80,16 @@ def retention(run: Run, task: str, measure: str = "eval/{task}/test/loss") -> Re
     if entry is None or losses.empty:
         return None
     schedule = run.experiment.schedule(entry)
-    bursts = [step for step in range(run.experiment.steps) if schedule.count(step)]
+    return between([step for step in range(run.experiment.steps) if schedule.count(step)], losses)
+
+
+def between(bursts: Sequence[int], losses: pd.Series) -> Retention | None:
+    """What is kept between bursts; None without ones that were densely evaluated.
+
+    Args:
+        bursts: the steps whose batches hold the task, ascending.
+        losses: by step, each of the weights before it.
+    """
     intervals = {}
     for burst, following in itertools.pairwise(bursts):
         inside = losses.loc[(losses.index > burst) & (losses.index <= following)]
