@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float64, Int64
 from scipy.optimize import OptimizeWarning, curve_fit
 
@@ -77,7 +79,16 @@ def retention(run: Run, task: str, measure: str = "eval/{task}/test/loss") -> Re
     losses = run.series(measure.format(task=task)).dropna()
     if entry is None or losses.empty:
         return None
-    bursts = run.injecting_steps(task)
+    return between(run.injecting_steps(task), losses)
+
+
+def between(bursts: Sequence[int], losses: pd.Series) -> Retention | None:
+    """What is kept between bursts; None without ones that were densely evaluated.
+
+    Args:
+        bursts: the steps whose batches hold the task, ascending.
+        losses: by step, each of the weights before it.
+    """
     intervals = {}
     for burst, following in itertools.pairwise(bursts):
         inside = losses.loc[(losses.index > burst) & (losses.index <= following)]

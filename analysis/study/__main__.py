@@ -1,0 +1,80 @@
+"""The study from the command line: run its sweeps, collect what has finished, and draw and judge what is collected.
+
+python -m analysis.study run --jobs 2      # hours; goes on after an interruption
+python -m analysis.study collect           # what has finished since, into analysis/study/results
+python -m analysis.study                   # figures, tables and verdicts, from the repository alone
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analysis.study.collect import RESULTS, collect
+from analysis.study.measures import LEARNED_AUC, collected
+from analysis.study.report import write_study
+from olmo_inject.errors import UserError
+from olmo_inject.paths import PATH
+
+LADDER = "study-ladder"
+FEW, MANY = 4, 16  # cells of the ladder's first seed, of 20
+AGAIN = {"few": "study-ladder-often", "many": "study-ladder-rare"}  # where the ladder says nothing (PLAN.md)
+SWEEPS = (LADDER, "study-controls", "study-further", "study-tcmp", "study-gaps", "study-tadd", "study-stop")
+ResultsOption = Annotated[Path, PATH, typer.Option(help="Folder of collected results.")]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def study(context: typer.Context, results: ResultsOption = RESULTS) -> None:
+    """Draw and judge what is collected."""
+    if context.invoked_subcommand is None:
+        for line in write_study(results, results.parent):
+            print(line)
+
+
+@app.command("collect")
+def collect_all(results: ResultsOption = RESULTS) -> None:
+    """Add the cells that have finished to the results; to be called where the sweeps ran."""
+    for name in (*SWEEPS, *AGAIN.values()):
+        if added := collect(name, results):
+            print(f"{name}: {added} cells", flush=True)
+
+
+@app.command()
+def run(jobs: Annotated[int, typer.Option(help="Cells at once.")] = 2, results: ResultsOption = RESULTS) -> None:
+    """Train every sweep in the order of PLAN.md, and collect each; cells that failed are left and told of."""
+    failed = []
+    for name in SWEEPS:
+        failed += [] if _train(name, jobs) else [name]
+        collect_all(results)
+        if name == LADDER and (again := _again(results)) is not None:
+            failed += [] if _train(again, jobs) else [again]
+    if failed:
+        raise UserError(f"cells failed in {', '.join(failed)}: `olmo-inject sweep NAME --status` says why")
+
+
+def _train(name: str, jobs: int) -> bool:
+    command = ["-m", "olmo_inject", "sweep", name, "--submit", "local", "--jobs", str(jobs)]
+    return subprocess.run([sys.executable, *command], check=False).returncode == 0
+
+
+def _again(results: Path) -> str | None:
+    """The ladder to run again: too few or too many cells of its first seed have learned the task."""
+    table = collected(results).get(LADDER)
+    if table is None:
+        return None
+    learned = int((table.loc[table["seed"] == "s1", "auc_unmirrored"] >= LEARNED_AUC).sum())
+    return AGAIN["few"] if learned < FEW else AGAIN["many"] if learned > MANY else None
+
+
+if __name__ == "__main__":
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        print(f"olmo-inject: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,222 @@
+"""The claims, each as a number with an interval over seeds, and the verdict that PLAN.md prescribes for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from analysis.study.measures import LEARNED_AUC, student_reach
+from olmo_inject.randomness import integers, key
+
+NOT_RUN = "not yet run"
+REPRODUCED, PARTLY, NOT, OPEN = "reproduced", "partly", "not reproduced", "open"
+RESAMPLES = 1000
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim and what the cells say of it.
+
+    Attributes:
+        claim: in words.
+        verdict: by the criterion of PLAN.md.
+        number: what was measured, with its interval.
+        cells: how many, of how many seeds.
+        sweep: where it was measured.
+    """
+
+    claim: str
+    verdict: str
+    number: str
+    cells: str
+    sweep: str
+
+
+def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
+    """Every claim, in the order of PLAN.md; those whose sweep has no cells yet say so.
+
+    Args:
+        tables: `sweep_table` of each sweep with results.
+    """
+    return [_judge(tables, *claim) for claim in CLAIMS]
+
+
+def _judge(tables: Mapping[str, pd.DataFrame], words: str, sweep: str, judge: Callable) -> Finding:
+    table = tables.get(sweep)
+    if table is None or table.empty:
+        return Finding(words, NOT_RUN, "", "", sweep)
+    verdict, number = judge(table)
+    seeds = table["seed"].nunique()
+    return Finding(words, verdict, number, f"{table['cell'].nunique()} cells, {seeds} seed{'s' * (seeds > 1)}", sweep)
+
+
+def trend(table: pd.DataFrame, x: str, y: str, within: list[str]) -> np.ndarray:
+    """Rank correlation of two columns inside each group, averaged over groups: one number for each seed."""
+    found = []
+    for _, of_seed in table.dropna(subset=[x, y]).groupby("seed"):
+        groups = [group for _, group in of_seed.groupby(within)] if within else [of_seed]
+        each = [spearman(group[x], group[y]) for group in groups if group[x].nunique() > 1 and len(group) > 2]
+        if each:
+            found.append(np.nanmean(each))
+    return np.array(found)
+
+
+def spearman(x: pd.Series, y: pd.Series) -> float:
+    """Rank correlation; NaN where one of them does not vary."""
+    a, b = rankdata(x), rankdata(y)
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else float("nan")
+
+
+def partial_spearman(x: pd.Series, y: pd.Series, given: pd.Series) -> float:
+    """Rank correlation of `x` and `y` with the ranks of `given` taken out of both."""
+    ranks = [rankdata(values) for values in (x, y, given)]
+    if not ranks[2].std():
+        return spearman(x, y)
+    left = [values - np.polyval(np.polyfit(ranks[2], values, 1), ranks[2]) for values in ranks[:2]]
+    # A little room for rounding: what the residual explains wholly leaves nothing to correlate.
+    return float(np.corrcoef(*left)[0, 1]) if min(values.std() for values in left) > ROUNDING else 0.0
+
+
+def over_cells(table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float]) -> tuple[float, float, float]:
+    """A statistic of all cells with the 95% interval of resampled seeds and, inside them, cells."""
+    seeds = [group for _, group in table.groupby("seed")]
+    drawn = integers(key("study", "seeds"), RESAMPLES * len(seeds), len(seeds)).reshape(RESAMPLES, -1)
+    values = []
+    for number, chosen in enumerate(drawn):
+        groups = []
+        for place, seed in enumerate(chosen):
+            group = seeds[seed]
+            rows = integers(key("study", "cells", place), len(group), len(group), number)
+            groups.append(group.iloc[rows])
+        values.append(statistic(pd.concat(groups)))
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return statistic(table), float(low), float(high)
+
+
+def _verdict(low: float, high: float, sign: int) -> str:
+    """Reproduced where the interval lies on the claimed side of zero, not where it lies on the other, else open."""
+    if np.isnan(low):
+        return OPEN
+    if (low > 0 and sign > 0) or (high < 0 and sign < 0):
+        return REPRODUCED
+    return NOT if (high < 0 and sign > 0) or (low > 0 and sign < 0) else OPEN
+
+
+def _trend_of(x: str, y: str, sign: int, within: list[str]) -> Callable[[pd.DataFrame], tuple[str, str]]:
+    def judge(table: pd.DataFrame) -> tuple[str, str]:
+        per_seed = trend(table, x, y, within)
+        if not len(per_seed):
+            return OPEN, "too few cells"
+        mean, reach = float(per_seed.mean()), student_reach(per_seed)
+        number = f"rank correlation of {y} with {x} {mean:+.2f}"
+        number += "" if np.isnan(reach) else f" ({mean - reach:+.2f} to {mean + reach:+.2f})"
+        return _verdict(mean - reach, mean + reach, sign), number
+
+    return judge
+
+
+def _saturation(y: str, words: str) -> Callable[[pd.DataFrame], tuple[str, str]]:
+    """Whether `y` falls with the residual of the common data, over widths and corpora together."""
+
+    def judge(table: pd.DataFrame) -> tuple[str, str]:
+        table = table.dropna(subset=["residual", y])
+        if len(table) < FEWEST_CELLS:
+            return OPEN, "too few cells"
+        whole = over_cells(table, lambda cells: spearman(cells["residual"], cells[y]))
+        return _verdict(whole[1], whole[2], -1), f"rank correlation of {words} with the residual {_interval(whole)}"
+
+    return judge
+
+
+def _one_curve(y: str, words: str) -> Callable[[pd.DataFrame], tuple[str, str]]:
+    """Whether width says anything of `y` that the residual of the common data does not."""
+
+    def judge(table: pd.DataFrame) -> tuple[str, str]:
+        table = table.dropna(subset=["residual", y])
+        if len(table) < FEWEST_CELLS:
+            return OPEN, "too few cells"
+        part = over_cells(table, lambda cells: partial_spearman(cells["width"], cells[y], cells["residual"]))
+        whole = over_cells(table, lambda cells: spearman(cells["residual"], cells[y]))
+        number = f"partial rank correlation of {words} with width, residual given, {_interval(part)}"
+        small = max(abs(part[1]), abs(part[2])) < SMALL_CORRELATION
+        if small and whole[2] < 0:
+            return REPRODUCED, number
+        return (NOT if part[1] > 0 or part[2] < 0 else OPEN), number
+
+    return judge
+
+
+def _gap(table: pd.DataFrame) -> tuple[str, str]:
+    """Whether a task is the worse the longer the gap at one long-run frequency."""
+    return _trend_of("gap", "within", 1, ["width"])(table.assign(gap=table["burst"].str[1:].astype(int)))
+
+
+def _alone(table: pd.DataFrame) -> tuple[str, str]:
+    """Whether the narrow models that fail beside text learn the task where nothing competes."""
+    alone = table[table["text"] == "alone"]
+    if alone.empty:
+        return OPEN, "too few cells"
+    learned = alone["auc_unmirrored"] >= LEARNED_AUC
+    number = f"{learned.sum()} of {len(learned)} cells learn it with nothing to compete (AUC at least {LEARNED_AUC})"
+    share = learned.mean()
+    return (REPRODUCED if share == 1 else NOT if share == 0 else PARTLY), number
+
+
+def _interval(found: tuple[float, float, float]) -> str:
+    return "{:+.2f} ({:+.2f} to {:+.2f})".format(*found)
+
+
+FEWEST_CELLS = 8
+SMALL_CORRELATION = 0.3
+CLAIMS: list[tuple[str, str, Callable[[pd.DataFrame], tuple[str, str]]]] = [
+    (
+        "Wider models learn what narrow ones do not (Fig. 5)",
+        "study-tcmp",
+        _trend_of("width", "auc_unmirrored", 1, ["rate"]),
+    ),
+    (
+        "The more frequent, the better learned (Fig. 5, 6a)",
+        "study-tcmp",
+        _trend_of("often", "auc_unmirrored", 1, ["width"]),
+    ),
+    ("The same of addition, by width (Fig. 5)", "study-tadd", _trend_of("width", "accuracy_unmirrored", 1, ["rate"])),
+    (
+        "The same of addition, by frequency (Fig. 5)",
+        "study-tadd",
+        _trend_of("often", "accuracy_unmirrored", 1, ["width"]),
+    ),
+    ("At equal frequency longer gaps are worse (Fig. 6b)", "study-gaps", _gap),
+    ("Wider models keep more of a burst (Fig. 8)", "study-ladder", _trend_of("width", "kept", 1, ["text"])),
+    (
+        "Under equal bursts wider models accumulate more",
+        "study-ladder",
+        _trend_of("width", "auc_unmirrored", 1, ["text"]),
+    ),
+    (
+        "Other tokens' gradients interfere less in wider models (Fig. 9)",
+        "study-ladder",
+        _trend_of("width", "rest_cos_rms", -1, ["text"]),
+    ),
+    (
+        "The same with the loss among the labels as reference",
+        "study-ladder",
+        _trend_of("width", "rest_among_rms", -1, ["text"]),
+    ),
+    (
+        "The task is learned the better the smaller the text's residual",
+        "study-ladder",
+        _saturation("auc_unmirrored", "AUC"),
+    ),
+    (
+        "A burst is kept the better the smaller the text's residual",
+        "study-ladder",
+        _saturation("kept", "the share kept"),
+    ),
+    ("Width acts through the text's residual alone (one curve)", "study-ladder", _one_curve("auc_unmirrored", "AUC")),
+    ("Narrow models can express the task: they learn it alone", "study-alone", _alone),
+]

@@ -1,0 +1,219 @@
+"""The figures of the study, from its tables: 5, 6, 8 and 9 of the paper in miniature, and the saturation ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.style import GREY, colour_and_marker, style
+from analysis.study.collect import read_cells, read_metrics
+from analysis.study.measures import LEARNED_AUC, over_seeds, retained, series_of
+
+TEXTS = {"t128": "128 sequences", "t1024": "1,024", "t8192": "8,192", "whole": "the whole corpus"}
+LADDER_PANELS = (
+    ("residual", "residual of the text (nats)"),
+    ("auc_unmirrored", "AUC, unmirrored test pairs"),
+    ("within", "loss among the labels (nats)"),
+    ("label_mass", "label mass"),
+    ("kept", "share of a burst's gain kept"),
+    ("half_life", "half-life of a burst's gain (steps)"),
+    ("rest_cos_rms", "RMS of cos($g_{nt}$, $g_r$)"),
+    ("rest_null_rms", "the same, labels permuted (null)"),
+    ("rest_among_rms", "the same, loss among the labels"),
+)
+
+
+def all_of(tables: Mapping[str, pd.DataFrame], results: Path) -> Iterator[tuple[str, Figure]]:
+    """Every figure whose cells are there, with its name."""
+    for name in ("study-ladder", "study-ladder-often", "study-ladder-rare"):
+        if name in tables:
+            yield f"{name}-widths", over_widths(tables[name])
+            yield f"{name}-residual", over_residual(tables[name])
+            yield f"{name}-bursts", after_bursts(results / name)
+            yield f"{name}-cosines", cosines(results / name)
+            yield f"{name}-staircase", over_steps(results / name, "text", "whole", "model")
+    for name, measure in (("study-tcmp", "auc_unmirrored"), ("study-tadd", "accuracy_unmirrored")):
+        if name in tables:
+            yield f"{name}-grid", grid(tables[name], measure)
+    if "study-tcmp" in tables:
+        yield "study-tcmp-steps", over_steps(results / "study-tcmp", "model", "tiny-64", "rate")
+    if "study-gaps" in tables:
+        yield "study-gaps", gaps(tables["study-gaps"])
+    if "study-stop" in tables:
+        yield "study-stop", stopped(results / "study-stop")
+
+
+def over_widths(table: pd.DataFrame) -> Figure:
+    """Each measure of the ladder against width, a line a text, with intervals over seeds."""
+    columns = [column for column, _ in LADDER_PANELS]
+    summary = over_seeds(table, ["text", "width"], columns)
+    with style():
+        figure = Figure(figsize=(10, 7.5))
+        for axis, (column, label) in zip(figure.subplots(3, 3).flat, LADDER_PANELS, strict=True):
+            for number, (text, name) in enumerate(TEXTS.items()):
+                line = summary[summary["text"] == text]
+                _points(axis, line["width"], line, column, number, name)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(sorted(table["width"].unique()), sorted(table["width"].unique()))
+            axis.set_xlabel("width")
+            axis.set_ylabel(label)
+        _legend(figure)
+    return figure
+
+
+def over_residual(table: pd.DataFrame) -> Figure:
+    """AUC, the share kept and interference of every cell against the residual of its text: one curve, or several?"""
+    panels = (LADDER_PANELS[1], LADDER_PANELS[4], LADDER_PANELS[6])
+    with style():
+        figure = Figure(figsize=(10, 3.4))
+        for axis, (column, label) in zip(figure.subplots(1, 3), panels, strict=True):
+            for number, (width, cells) in enumerate(table.groupby("width")):
+                colour, _ = colour_and_marker(number)
+                for place, text in enumerate(TEXTS):
+                    of_text = cells[cells["text"] == text]
+                    marker = colour_and_marker(place)[1]
+                    axis.plot(of_text["residual"], of_text[column], marker, color=colour, ms=4, alpha=0.8)
+                axis.plot([], [], "o", color=colour, ms=4, label=f"width {width}")
+            axis.set_xlabel("residual of the text (nats)")
+            axis.set_ylabel(label)
+        _legend(figure)
+    return figure
+
+
+def after_bursts(folder: Path) -> Figure:
+    """How far the held-out loss among the labels falls after a burst and comes back (Fig. 8), a panel a text."""
+    lines: dict[tuple[str, str], list[pd.Series]] = {}
+    metrics = {str(name): of for name, of in read_metrics(folder).groupby("cell", observed=True)}
+    for cell in read_cells(folder):
+        found = retained(series_of(metrics[cell["cell"]]), cell, "tcmp")
+        if found is not None:
+            key = cell["labels"]["text"], cell["labels"]["model"]
+            lines.setdefault(key, []).append(pd.Series(found.mean, found.after))
+    return _panels_of_lines(lines, "steps after the burst", "gain in loss among\nthe labels (nats)", 0.0)
+
+
+def cosines(folder: Path) -> Figure:
+    """cos(g_nt, g_r) at every measured step, a panel a text (Fig. 9)."""
+    lines: dict[tuple[str, str], list[pd.Series]] = {}
+    metrics = {str(name): of for name, of in read_metrics(folder).groupby("cell", observed=True)}
+    for cell in read_cells(folder):
+        found = series_of(metrics[cell["cell"]]).get("gradient/tcmp/cos_rest")
+        if found is not None and cell["labels"]["seed"] == "s1":
+            last = found[found.index >= cell["steps"] - 120]
+            lines[cell["labels"]["text"], cell["labels"]["model"]] = [last]
+    return _panels_of_lines(lines, "step", "cos($g_{nt}$, $g_r$), seed 1", 0.0)
+
+
+def over_steps(folder: Path, axis: str, chosen: str, by: str) -> Figure:
+    """The three measures over steps, mean over seeds, of cells whose `axis` is `chosen`; a line for each `by`."""
+    measures = (
+        ("auc_unmirrored", "AUC, unmirrored test pairs"),
+        ("loss_among_labels_unmirrored", "loss among the labels (nats)"),
+        ("label_mass", "label mass"),
+    )
+    cells = [cell for cell in read_cells(folder) if cell["labels"][axis] == chosen]
+    metrics = {str(name): of for name, of in read_metrics(folder).groupby("cell", observed=True)}
+    with style():
+        figure = Figure(figsize=(10, 3.2))
+        for panel, (measure, label) in zip(figure.subplots(1, 3), measures, strict=True):
+            for number, line in enumerate(dict.fromkeys(cell["labels"][by] for cell in cells)):
+                mine = [cell for cell in cells if cell["labels"][by] == line]
+                all_series = [series_of(metrics[cell["cell"]])[f"eval/tcmp/test/{measure}"] for cell in mine]
+                mean = pd.concat(all_series, axis=1).mean(axis=1)
+                mean = mean[mean.index % 40 == 0]  # just before bursts
+                colour, marker = colour_and_marker(number)
+                panel.plot(mean.index, mean, marker, ls="-", ms=2.5, lw=1, color=colour, label=line)
+            panel.set_xlabel("step")
+            panel.set_ylabel(label)
+        _legend(figure)
+    return figure
+
+
+def grid(table: pd.DataFrame, measure: str) -> Figure:
+    """A measure over width and frequency (Fig. 5), mean over seeds and in brackets the lowest and highest."""
+    widths, rates = sorted(table["width"].unique()), sorted(table["often"].unique())
+    with style():
+        figure = Figure(figsize=(1.8 + 0.95 * len(rates), 1.4 + 0.55 * len(widths)))
+        axis = figure.subplots()
+        values = np.full((len(widths), len(rates)), np.nan)
+        for (width, rate), cells in table.groupby(["width", "often"]):
+            row, column = widths.index(width), rates.index(rate)
+            values[row, column] = cells[measure].mean()
+            text = f"{values[row, column]:.2f}\n({cells[measure].min():.2f}-{cells[measure].max():.2f})"
+            axis.text(column, row, text, ha="center", va="center", fontsize=7)
+        image = axis.imshow(
+            values, cmap="cividis", vmin=0.5 if "auc" in measure else 0, vmax=1, aspect="auto", alpha=0.6
+        )
+        axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+        axis.set_yticks(range(len(widths)), widths)
+        axis.set_xlabel("instances a batch")
+        axis.set_ylabel("width")
+        figure.colorbar(image, label=measure.replace("_", ", "))
+    return figure
+
+
+def gaps(table: pd.DataFrame) -> Figure:
+    """Loss among the labels and AUC against the gap at one long-run frequency (Fig. 6b)."""
+    table = table.assign(gap=table["burst"].str[1:].astype(int))
+    summary = over_seeds(table, ["width", "gap"], ["within", "auc_unmirrored", "label_mass"])
+    panels = (("within", "loss among the labels (nats)"), ("auc_unmirrored", "AUC"), ("label_mass", "label mass"))
+    with style():
+        figure = Figure(figsize=(10, 3.2))
+        for axis, (column, label) in zip(figure.subplots(1, 3), panels, strict=True):
+            for number, (width, line) in enumerate(summary.groupby("width")):
+                _points(axis, line["gap"], line, column, number, f"width {width}")
+            axis.set_xscale("log")
+            axis.set_xlabel("N: instances at once, and batches between")
+            axis.set_ylabel(label)
+        _legend(figure)
+    return figure
+
+
+def stopped(folder: Path) -> Figure:
+    """AUC after the last injection, a panel a text and learning rate, mean over seeds."""
+    lines: dict[tuple[str, str], list[pd.Series]] = {}
+    metrics = {str(name): of for name, of in read_metrics(folder).groupby("cell", observed=True)}
+    for cell in read_cells(folder):
+        labels, found = cell["labels"], series_of(metrics[cell["cell"]])["eval/tcmp/test/auc_unmirrored"]
+        lines.setdefault((f"{labels['text']}, {labels['lr']} rate", labels["model"]), []).append(
+            found[found.index >= 1400]
+        )
+    return _panels_of_lines(lines, "step (injections end at 1,500)", "AUC", LEARNED_AUC)
+
+
+def _panels_of_lines(lines: Mapping[tuple[str, str], Sequence[pd.Series]], x: str, y: str, level: float) -> Figure:
+    """A panel for each first part of the keys, a line for each second part: means over the series of a key."""
+    places = list(dict.fromkeys(place for place, _ in lines))
+    kinds = sorted({kind for _, kind in lines}, key=lambda kind: int(kind.rsplit("-", 1)[1]))
+    with style():
+        figure = Figure(figsize=(1.2 + 2.6 * max(len(places), 1), 3.2))
+        for axis, place in zip(
+            np.atleast_1d(figure.subplots(1, max(len(places), 1), sharey=True)), places, strict=False
+        ):
+            for number, kind in enumerate(kinds):
+                if series := lines.get((place, kind)):
+                    mean = pd.concat(list(series), axis=1).mean(axis=1)
+                    axis.plot(mean.index, mean, lw=1.1, color=colour_and_marker(number)[0], label=kind)
+            axis.axhline(level, color=GREY, lw=0.6)
+            axis.set_title(TEXTS.get(place, place))
+            axis.set_xlabel(x)
+        figure.axes[0].set_ylabel(y)
+        _legend(figure)
+    return figure
+
+
+def _points(axis: Axes, x: pd.Series, line: pd.DataFrame, column: str, number: int, label: str) -> None:
+    """Means with their intervals over seeds."""
+    colour, marker = colour_and_marker(number)
+    reach = [(line[column] - line[f"{column}_low"]).fillna(0), (line[f"{column}_high"] - line[column]).fillna(0)]
+    axis.errorbar(x, line[column], yerr=reach, fmt=marker, ls="-", ms=4, lw=1, capsize=2, color=colour, label=label)
+
+
+def _legend(figure: Figure) -> None:
+    handles, labels = max((axis.get_legend_handles_labels() for axis in figure.axes), key=lambda both: len(both[0]))
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)

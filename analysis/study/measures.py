@@ -1,0 +1,150 @@
+"""What each cell comes to: one row a cell, from the collected measurements alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+from analysis.methods.retention import Retention, between
+from analysis.study.collect import parts, read_cells, read_metrics
+
+LAST_STEPS = 200  # over which the residual loss of the text is a mean
+LEARNED_AUC = 0.9  # on unmirrored pairs, mean over the last dense evaluations (PLAN.md)
+LEARNED_ACCURACY = 0.5  # of modular addition, likewise
+EVALUATED = {
+    "label_mass": "label_mass",
+    "within": "loss_among_labels",
+    "auc": "auc",
+    "auc_unmirrored": "auc_unmirrored",
+    "accuracy_among": "accuracy_among_labels_unmirrored",
+    "accuracy_unmirrored": "accuracy_unmirrored",
+}
+REFERENCES = ("cos", "null", "among")  # g_r, that of permuted labels, that of the loss among the labels
+
+
+def collected(results: Path) -> dict[str, pd.DataFrame]:
+    """`sweep_table` of every sweep with results, by name."""
+    return {folder.name: sweep_table(folder) for folder in parts(results)}
+
+
+def sweep_table(folder: Path) -> pd.DataFrame:
+    """One row for each collected cell of a sweep and each of its tasks.
+
+    Columns: sweep, cell, task, kind, the axes' labels, passed (the audit), often (instances a batch), width, residual
+    (of the text, nats a token, mean of the last steps); of the last window of evaluations the keys of `EVALUATED`; of
+    the loss among the labels between bursts gain (nats), kept (share of it left at the next burst) and half_life
+    (steps); cosines over all measured steps with each of `REFERENCES`: rest (g_nt; with its root mean square), injected
+    (g_t), and batch (g) at steps that hold the task and between.
+    """
+    cells = read_cells(folder)
+    metrics = read_metrics(folder)
+    by_cell = {str(name): group for name, group in metrics.groupby("cell", observed=True)}
+    rows = []
+    for cell in cells:
+        series = series_of(by_cell[cell["cell"]])
+        for task in cell["tasks"]:
+            about = {"sweep": cell["sweep"], "cell": cell["cell"], "task": task["name"], "kind": task["kind"]}
+            about |= cell["labels"] | {"passed": cell["audit"]["passed"], "often": _often(cell, task["name"])}
+            rows.append(about | _row(series, cell, task["name"]))
+    return pd.DataFrame(rows)
+
+
+def series_of(metrics: pd.DataFrame) -> dict[str, pd.Series]:
+    """The measurements of one cell by name, each indexed by step, ascending."""
+    return {
+        str(name): pd.Series(group["value"].to_numpy(float), group["step"].to_numpy(int)).sort_index()
+        for name, group in metrics.groupby("name", observed=True)
+    }
+
+
+def bursts_of(cell: dict[str, Any], task: str) -> list[int]:
+    """The steps whose batches hold the task, if it comes in bursts; otherwise nothing."""
+    entry = cell["injections"].get(task)
+    if entry is None or entry["schedule"] != "burst":
+        return []
+    stop = min(cell["steps"], cell["steps"] if entry["stop"] is None else entry["stop"])
+    return [step for step in range(entry["start"], stop) if step % entry["every"] == entry["phase"]]
+
+
+def retained(series: dict[str, pd.Series], cell: dict[str, Any], task: str) -> Retention | None:
+    """What a cell keeps between bursts, of the loss among the labels on the test half."""
+    losses = series.get(f"eval/{task}/test/loss_among_labels")
+    return None if losses is None else between(bursts_of(cell, task), losses)
+
+
+def _row(series: dict[str, pd.Series], cell: dict[str, Any], task: str) -> dict[str, Any]:
+    test = f"eval/{task}/test/"
+    row: dict[str, Any] = {"steps": cell["steps"], "width": cell["width"]}
+    text = series.get("train/lm_loss")
+    row["residual"] = np.nan if text is None else text[text.index >= cell["steps"] - LAST_STEPS].mean()
+    for name, of in EVALUATED.items():
+        row[name] = _last_window(series.get(test + of), cell)
+    row["train_within"] = _last_window(series.get(f"eval/{task}/train/loss_among_labels"), cell)
+    kept = retained(series, cell, task)
+    row |= {"gain": np.nan, "kept": np.nan, "half_life": np.nan}
+    if kept is not None:
+        at_peak = kept.mean[list(kept.after).index(kept.peak)]
+        row |= {"gain": at_peak, "kept": kept.kept, "half_life": np.nan if kept.half_life is None else kept.half_life}
+    return row | _cosines(series, cell, task)
+
+
+def _last_window(values: pd.Series | None, cell: dict[str, Any]) -> float:
+    """The mean over the evaluations of the last dense window, whole gaps between bursts."""
+    if values is None or values.empty:
+        return np.nan
+    return float(values[values.index > cell["steps"] - cell["window"]].mean())
+
+
+def _cosines(series: dict[str, pd.Series], cell: dict[str, Any], task: str) -> dict[str, float]:
+    """Means over all measured steps, and for g_nt the root mean square, which the null has too."""
+    row = {}
+    for reference in REFERENCES:
+        rest = series.get(f"gradient/{task}/{reference}_rest", pd.Series(dtype=float))
+        row[f"rest_{reference}"] = float(rest.mean()) if len(rest) else np.nan
+        row[f"rest_{reference}_rms"] = float(np.sqrt((rest**2).mean())) if len(rest) else np.nan
+        injected = series.get(f"gradient/{task}/{reference}_injected", pd.Series(dtype=float))
+        row[f"injected_{reference}"] = float(injected.mean()) if len(injected) else np.nan
+        batch = series.get(f"gradient/{task}/{reference}_batch", pd.Series(dtype=float))
+        holds = batch.index.isin(injected.index)
+        row[f"batch_{reference}"] = float(batch[holds].mean()) if holds.any() else np.nan
+        row[f"batch_{reference}_between"] = float(batch[~holds].mean()) if (~holds).any() else np.nan
+    return row
+
+
+def _often(cell: dict[str, Any], task: str) -> float:
+    """Instances a batch in the long run."""
+    entry = cell["injections"].get(task)
+    if entry is None:
+        return 0.0
+    if entry["schedule"] == "burst":
+        return entry["instances"] / entry["every"]
+    return float(Fraction(str(entry["instances_per_batch"])))
+
+
+def over_seeds(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Mean over seeds with Student's 95% interval, and how many seeds; one row for each combination of `by`.
+
+    Columns: `by`, seeds, and for each column NAME, NAME_low and NAME_high (NaN with one seed).
+    """
+    rows = []
+    for place, group in table.groupby(list(by), sort=True):
+        row: dict[str, Any] = dict(zip(by, place, strict=True)) | {"seeds": group["seed"].nunique()}
+        for column in columns:
+            values = group[column].dropna().to_numpy(float)
+            reach = student_reach(values)
+            mean = values.mean() if len(values) else np.nan
+            row |= {column: mean, f"{column}_low": mean - reach, f"{column}_high": mean + reach}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def student_reach(values: np.ndarray) -> float:
+    """Half of the 95% interval of a mean of independent values, by Student's t; NaN of fewer than two."""
+    n = len(values)
+    return float(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan

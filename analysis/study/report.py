@@ -1,0 +1,94 @@
+"""Write what the collected cells say: figures, one table for each sweep, and the verdicts as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures.style import style
+from analysis.study import figures
+from analysis.study.claims import Finding, findings
+from analysis.study.measures import LEARNED_AUC, collected
+from olmo_inject.files import replacing, write_text
+
+BEGIN, END = "<!-- verdicts: written by python -m analysis.study -->", "<!-- end of verdicts -->"
+
+
+def write_study(results: Path, to: Path) -> list[str]:
+    """Figures into `to`/figures, tables into `to`/tables, verdicts into `to`/README.md between its two marks.
+
+    Returns:
+        A line for each claim, for people.
+    """
+    tables = collected(results)
+    (to / "figures").mkdir(exist_ok=True)
+    (to / "tables").mkdir(exist_ok=True)
+    for name, table in tables.items():
+        with replacing(to / "tables" / f"{name}.parquet") as temporary:
+            table.to_parquet(temporary, index=False)
+    for name, figure in figures.all_of(tables, results):
+        with style(), replacing(to / "figures" / f"{name}.svg") as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+    found = findings(tables)
+    _write_between_marks(to / "README.md", "\n\n".join([_markdown(found), *_failures(tables)]))
+    return [f"{finding.verdict}: {finding.claim}. {finding.number}" for finding in found]
+
+
+def _markdown(found: list[Finding]) -> str:
+    lines = ["| claim | verdict | number (95%) | from |", "|---|---|---|---|"]
+    for one in found:
+        origin = f"`{one.sweep}`" + (f", {one.cells}" if one.cells else "")
+        lines.append(f"| {one.claim} | **{one.verdict}** | {one.number} | {origin} |")
+    return "\n".join(lines)
+
+
+def _failures(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """The narrow cells of the ladder that failed, and what the controls say of each."""
+    ladder, controls = tables.get("study-ladder"), tables.get("study-controls")
+    if ladder is None:
+        return []
+    lines = [
+        "| width | text | seeds that learned | AUC | alone | 12,000 steps | best other rate | case |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (width, text), cells in ladder.groupby(["width", "text"]):
+        learned = int((cells["auc_unmirrored"] >= LEARNED_AUC).sum())
+        if learned == len(cells):
+            continue
+        mine = None if controls is None or text != "whole" else controls[controls["width"] == width]
+        alone = None if controls is None else _auc(controls[controls["width"] == width], ["alone"])
+        long = None if mine is None else _auc(mine, ["long"])
+        rate = None if mine is None else _auc(mine, ["lr1e-2", "lr1e-3", "lr3e-4", "scaled"])
+        values = " | ".join("" if value is None else f"{value:.2f}" for value in (alone, long, rate))
+        auc = cells["auc_unmirrored"].mean()
+        case = _case(alone, long, rate)
+        lines.append(f"| {width} | {text} | {learned} of {len(cells)} | {auc:.2f} | {values} | {case} |")
+    return ["\n".join(lines)] if len(lines) > 2 else []
+
+
+def _auc(controls: pd.DataFrame, names: list[str]) -> float | None:
+    """The mean AUC over seeds of the best of some controls."""
+    means = controls[controls["control"].isin(names)].groupby("control")["auc_unmirrored"].mean()
+    return float(means.max()) if len(means) else None
+
+
+def _case(alone: float | None, long: float | None, rate: float | None) -> str:
+    """By PLAN.md; nothing where a control that decides is missing."""
+    if alone is None:
+        return ""
+    if alone < LEARNED_AUC:
+        return "expressivity"
+    if long is not None and long >= LEARNED_AUC:
+        return "under-training"
+    if rate is not None and rate >= LEARNED_AUC:
+        return "learning rate"
+    return "competition" if long is not None and rate is not None else ""
+
+
+def _write_between_marks(path: Path, text: str) -> None:
+    page = path.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    write_text(path, f"{before}{BEGIN}\n{text}\n{END}{after}")

@@ -1,0 +1,159 @@
+"""From a sweep's run folders to parts, tables, figures and verdicts; from parts alone, after the runs are gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ranks import alone
+from runs import series, train_on_rank, write_experiment
+
+from analysis.study import claims
+from analysis.study.claims import NOT, NOT_RUN, OPEN, REPRODUCED
+from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
+from analysis.study.measures import collected, over_seeds, student_reach
+from analysis.study.report import BEGIN, END, write_study
+from analysis.study.shuffled import ShuffledComparison
+from launch.cells import files
+from launch.sweep import Sweep, load_sweep
+from olmo_inject.tasks.comparison import Comparison
+
+SWEEP = """
+name: study-ladder
+folder: {folder}/sweep
+experiment: {experiment}
+set:
+  tasks.0.name: tcmp
+  injections: [{{task: tcmp, schedule: burst, instances: 4, every: 6}}]
+  evaluation.also.windows: [{{start: 0, stop: 12}}]
+  gradients.at.windows: [{{start: 6, stop: 12}}]
+axes:
+  - {{name: seed, cases: {{s1: {{train.seed: 1}}, s2: {{train.seed: 2}}}}}}
+  - {{name: text, cases: {{t128: {{corpus.sequences: 40}}, whole: {{}}}}}}
+  - {{name: model, key: model.name, values: [tiny-8]}}
+resources: {{gpus_per_node: 0, time: "01:00:00"}}
+"""
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Four cells, three of them trained."""
+    folder = tmp_path_factory.mktemp("study")
+    path = folder / "sweep.yaml"
+    experiment = write_experiment(folder / "data")
+    path.write_text(SWEEP.format(folder=folder, experiment=experiment))
+    sweep = load_sweep(path)
+    for cell in sweep.cells[:3]:
+        with alone():
+            assert "trained to step 12" in train_on_rank(experiment, *cell.overrides)
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def results(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("collected") / "results"
+    assert collect(str(sweep.folder.parent / "sweep.yaml"), results) == 3
+    return results
+
+
+def test_finished_cells_are_collected_once(sweep: Sweep, results: Path) -> None:
+    folder = results / "study-ladder"
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert collect(str(sweep.folder.parent / "sweep.yaml"), results) == 0
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    cells = read_cells(folder)
+    assert [cell["cell"] for cell in cells] == [cell.name for cell in sweep.cells[:3]]
+    assert all(cell["audit"]["passed"] and cell["audit"]["comparisons"] > 0 for cell in cells)
+    assert cells[0]["labels"] == {"seed": "s1", "text": "t128", "model": "tiny-8"}
+
+
+def test_what_is_collected_is_what_was_measured(sweep: Sweep, results: Path) -> None:
+    metrics = read_metrics(results / "study-ladder")
+    for cell in sweep.cells[:3]:
+        run = files(sweep, cell).run
+        mine = metrics[metrics["cell"] == cell.name]
+        for name in ("eval/tcmp/test/auc_unmirrored", "gradient/tcmp/null_rest"):
+            found = mine[mine["name"] == name].set_index("step")["value"]
+            assert found.to_dict() == pytest.approx(series(run, name), rel=1e-6)
+        [loss] = mine.loc[mine["name"] == "train/lm_loss", "value"]  # 12 steps are one block
+        assert BLOCK > 12
+        assert loss == pytest.approx(np.mean(list(series(run, "train/lm_loss").values())), rel=1e-6)
+
+
+def test_a_cell_is_one_row_of_its_task(results: Path) -> None:
+    table = collected(results)["study-ladder"]
+    less = table[table["task"] == "tcmp"]
+    assert len(less) == 3
+    assert set(less["width"]) == {8}
+    assert less["often"].tolist() == [4 / 6] * 3
+    metrics = read_metrics(results / "study-ladder")
+    first = metrics[(metrics["cell"] == less["cell"].iloc[0]) & (metrics["name"] == "gradient/tcmp/cos_rest")]
+    assert less["rest_cos"].iloc[0] == pytest.approx(first["value"].mean(), rel=1e-5)
+    assert less["rest_cos_rms"].iloc[0] == pytest.approx(np.sqrt((first["value"] ** 2).mean()), rel=1e-5)
+    assert table.loc[table["task"] == "plus", "kept"].isna().all()  # it is not injected
+
+
+def test_the_repository_alone_gives_figures_tables_and_verdicts(sweep: Sweep, results: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "results"
+    shutil.copytree(results, alone)
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    lines = write_study(alone, tmp_path)
+    assert len(lines) == len(claims.CLAIMS)
+    page = (tmp_path / "README.md").read_text()
+    assert page.startswith("before\n")
+    assert page.endswith("after\n")
+    assert "old" not in page
+    assert f"**{NOT_RUN}**" in page
+    assert len(pd.read_parquet(tmp_path / "tables" / "study-ladder.parquet")) == 6
+    assert (tmp_path / "figures" / "study-ladder-widths.svg").stat().st_size > 1000
+
+
+def test_verdicts_follow_the_interval() -> None:
+    rng = np.random.default_rng(1)
+
+    def table(sign: float, noise: float) -> pd.DataFrame:
+        cells = [
+            {"seed": f"s{seed}", "text": text, "width": width, "cell": f"{seed}-{text}-{width}"}
+            | {"auc_unmirrored": sign * np.log2(width) + noise * rng.normal()}
+            for seed in range(3)
+            for text in ("a", "b")
+            for width in (8, 16, 32, 64, 128)
+        ]
+        return pd.DataFrame(cells)
+
+    judge = claims._trend_of("width", "auc_unmirrored", 1, ["text"])
+    assert judge(table(1, 0.1))[0] == REPRODUCED
+    assert judge(table(-1, 0.1))[0] == NOT
+    assert judge(table(0, 1))[0] == OPEN
+    assert judge(table(1, 0.1)[lambda cells: cells["seed"] == "s1"])[0] == OPEN  # one seed has no interval
+
+
+def test_one_curve_is_told_from_two() -> None:
+    rng = np.random.default_rng(2)
+    widths = np.tile([8, 16, 32, 64, 128], 12)
+    residual = rng.uniform(0, 3, len(widths))
+    seeds = np.repeat(["s1", "s2", "s3"], 20)
+    table = pd.DataFrame({"width": widths, "residual": residual, "seed": seeds, "y": -residual})
+    assert claims._one_curve("y", "it")(table)[0] == REPRODUCED
+    assert claims._one_curve("y", "it")(table.assign(y=np.log2(widths) - residual))[0] == NOT
+
+
+def test_students_interval() -> None:
+    assert student_reach(np.array([1.0, 2.0, 3.0])) == pytest.approx(2.4841, abs=1e-3)  # 4.303 / sqrt(3)
+    assert np.isnan(student_reach(np.array([1.0])))
+    table = pd.DataFrame({"seed": ["a", "b", "c"], "width": [8, 8, 8], "y": [1.0, 2.0, 3.0]})
+    [row] = over_seeds(table, ["width"], ["y"]).to_dict("records")
+    assert (row["seeds"], row["y"], row["y_low"]) == (3, 2.0, pytest.approx(2 - 2.4841, abs=1e-3))
+
+
+def test_shuffled_labels_keep_pairs_and_shares_and_lose_the_order() -> None:
+    tokens = np.arange(18, dtype=np.uint32)
+    ordered, shuffled = Comparison(16).instances(tokens), ShuffledComparison(16).instances(tokens)
+    assert (ordered[:, :2] == shuffled[:, :2]).all()
+    assert sorted(ordered[:, 2]) == sorted(shuffled[:, 2])
+    assert 0.4 < (ordered[:, 2] == shuffled[:, 2]).mean() < 0.6
+    assert json.dumps(shuffled.tolist()) == json.dumps(ShuffledComparison(16).instances(tokens).tolist())
