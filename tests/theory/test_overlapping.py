@@ -87,7 +87,7 @@ def test_the_superposition_example() -> None:
         (lambda: OverlappingMixture([1.0], ([1.0],), np.full((3, 1), np.nan)), "directions must be a finite number"),
         (lambda: OverlappingMixture.from_grams([1.0], [-np.eye(2)]), "positive semidefinite"),
         (lambda: OverlappingMixture.from_grams([1.0], [np.array([[1.0, 1], [0, 1]])]), "symmetric"),
-        (lambda: OverlappingMixture.from_grams([0.5, 0.5], [np.eye(2), np.eye(3)]), "one size"),
+        (lambda: OverlappingMixture.from_grams([0.5, 0.5], [np.eye(2), np.eye(3)]), "the same size"),
         (lambda: OverlappingMixture.from_overlaps([1.0], [[1.0, 1.0]], [[1, 2], [2, 1]]), "semidefinite"),
         (lambda: OverlappingMixture.from_overlaps([1.0], [[1.0]], [[0.5]]), "ones on the diagonal"),
         (lambda: OverlappingMixture.superposed(TaskMixture.power_law(2, 5), 4), "dimension must be a whole number"),

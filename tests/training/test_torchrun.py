@@ -32,8 +32,8 @@ SETTINGS = (
 def start(path: Path, run: Path, *more: str, ranks: int = 2, under: Sequence[str] = ()) -> subprocess.Popen[str]:
     overrides = [f"folder={run}", *SETTINGS, *more]
     command = [*under, sys.executable, "-m", "olmo_inject", "train", str(path), *overrides, "--processes", str(ranks)]
-    (run.parent / "tmp").mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(run.parent / "tmp")}
+    (run.parent / "t").mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(run.parent / "t")}
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -116,7 +116,7 @@ def test_kill_terminate_and_resume_end_as_if_never_interrupted(tmp_path: Path, r
             f"accuracy at step {STEPS}: less {series(folder, 'eval/less/test/accuracy_unmirrored')[STEPS]:.3f}",
         )
         assert any(all(part in line for part in shown) for line in said.splitlines()), said
-    assert not list((run.parent / "tmp").glob("*elastic*"))
+    assert not list((run.parent / "t").glob("*elastic*"))
     assert same_bits(whole, run, STEPS)
     assert audit_run(run, progress=False).passed
 

@@ -21,7 +21,7 @@ from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.checkpoints import on_disk
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
 from olmo_inject.training.leftovers import tidy_finished
-from olmo_inject.training.olmo_config import model_config
+from olmo_inject.training.olmo_config import model_config, train_config
 from olmo_inject.training.parallel import build_model, build_scheduler
 from olmo_inject.training.run import build_trainer, runtime_config
 from olmo_inject.training.trainer import InjectionTrainer
@@ -501,7 +501,7 @@ def _train_with_an_old_view(path: Path, *overrides: str) -> str:
 
 def test_norm_and_rate_of_every_update_are_measured(finished: Path, path: Path) -> None:
     """The rate is the schedule's: linear for two steps, then a cosine down to a tenth."""
-    config = load_experiment(path).train
+    config = train_config(load_experiment(path).train)
     rates = series(finished, "optim/learning_rate")
     scheduler = build_scheduler(config)
     peak = config.optimizer.learning_rate

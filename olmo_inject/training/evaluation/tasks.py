@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from scipy.stats import rankdata
 
 from olmo_inject.tasks import LABEL_POSITION, Task
 from olmo_inject.tasks.halves import unmirrored_among
@@ -106,7 +105,9 @@ def auc(difference: Float[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> 
     ones, zeros = int(second.sum()), int((~second).sum())
     if not ones or not zeros:
         return None
-    return float((rankdata(difference)[second].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+    _, place, counts = np.unique(difference, return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum() - (counts - 1) / 2)[place]  # from 1; ties share their mean
+    return float((ranks[second].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def test_every_figure_has_its_data_and_its_command(copies: Copies, tmp_path: Pat
 
 
 def test_cosines_measured_while_training_have_a_section(copies: Copies, tmp_path: Path) -> None:
-    run = copies.make("run", ("gradients: null", "gradients: {at: {windows: [{start: 0, stop: 9}]}, neurons: 4}"))
+    run = copies.make("run", ("  neurons: 16\n", "  neurons: 4\n"))
     with (run / "metrics.jsonl").open("a") as file:
         for step in range(9):
             for kind, value in (("batch", 0.1), ("injected", 0.2), ("rest", -0.3)):

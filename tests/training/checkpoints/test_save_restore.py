@@ -561,5 +561,5 @@ def test_weights_that_cannot_be_had_are_refused(tmp_path: Path, runs) -> None:
     with pytest.raises(UserError, match="type 'llama': only 'olmo'"):
         load_weights(tmp_path)
     torch.save([1, 2], tmp_path / "model.pt")
-    with pytest.raises(UserError, match="something else than a model's weights"):
+    with pytest.raises(UserError, match="something other than a model's weights"):
         load_weights(tmp_path)
