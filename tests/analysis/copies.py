@@ -15,7 +15,7 @@ class Copies:
         self.folder = folder
 
     def make(self, name: str, *changes: tuple[str, str], accuracy: dict[str, tuple[int, int]] | None = None) -> Path:
-        """A copy called `name`; `changes` replace text of its experiment (and rates of its plan), `accuracy` is added."""
+        """A copy called `name`; `changes` replace text of its experiment and rates of its plan, `accuracy` is added."""
         run = Path(shutil.copytree(self.trained, self.folder / name))
         text = (run / "experiment.yaml").read_text()
         for old, new in (("name: run\n", f"name: {name}\n"), *changes):

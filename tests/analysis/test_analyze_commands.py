@@ -33,7 +33,8 @@ OWN = {
     "das": {"weights", "subspace", "layer", "position", "variable", "dimension", "accuracy", "low", "high", "pairs"}
     | {"no_swap", "one_operand", "full_swap", "judged", "updates", "converged"}
     | {"unseen", "unseen_low", "unseen_high", "unseen_pairs"},
-    "gradients": {"kind", "of", "cosine", "norm", "instances", "proven", "mlp", "neurons", "targets", "precision"},
+    "gradients": {"kind", "of", "cosine", "norm", "null", "among", "instances", "proven", "mlp", "neurons"}
+    | {"targets", "precision"},
 }
 FIGURES = {
     "patching": {f"layers-{task}-{{run}}-step12" for task in ("less", "plus")}
@@ -132,7 +133,8 @@ def test_tables_figures_cache_and_report(method: str, copies: Copies, call: Call
     page = (run / "page.html").read_text()
     for text in (TITLES[method], *RESULTS[method], *cells):
         assert text.replace("'", "&#39;").replace("<", "&lt;") in page
-    [section] = [part for part in page.split("<section")[1:] if TITLES[method].replace("'", "&#39;") in part]
+    heading = f"<h2>{TITLES[method]}</h2>".replace("'", "&#39;")
+    [section] = [part for part in page.split("<section")[1:] if heading in part]
     assert section.count("<img") == len(names)
 
 
