@@ -101,7 +101,7 @@ class Recorder:
             experiment.evaluation, self.run.data.tasks, [], experiment.eval_interval, experiment.steps
         )
         self._kept = kept = Evidence(first) if experiment.has_host else _SpliceEvidence(first, self.run)
-        self._callbacks = [InjectedLoss(cast("Any", self.run)), kept, evaluation]
+        self._callbacks = [InjectedLoss(self.run), kept, evaluation]
         for callback in self._callbacks:
             callback.before_first_step(cast("Any", self))
 

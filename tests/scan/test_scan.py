@@ -189,7 +189,7 @@ def test_no_statement_is_missed_in_any_text(
 def test_another_way_of_splitting_words_is_refused(small: CorpusDescription) -> None:
     other = Vocabulary.load("allenai_dolma2")
     shards = TokenShards([small.shards[0].path], LENGTH)
-    with pytest.raises(UserError, match="splits them in another way"):
+    with pytest.raises(UserError, match="byte-level BPE that splits words"):
         scan_corpus(shards, other, [], ReferenceOptions())
 
 
@@ -369,7 +369,7 @@ def test_references_that_cannot_be_used(tmp_path: Path, dolma: Vocabulary) -> No
     Reference("R", dolma.fingerprint, (ReferenceItem((1, 2), (3, 4)),)).save(path)
     with pytest.raises(UserError, match="another tokenizer"):
         load_references({"R": str(path)}, vocabulary(), 8)
-    with pytest.raises(UserError, match="an answer of 2 tokens, sequences of 2"):
+    with pytest.raises(UserError, match="an answer has 2 tokens; a sequence of 2"):
         load_references({"R": str(path)}, dolma, 2)
     text = path.read_text()
     for old, new, message in (

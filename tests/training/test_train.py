@@ -495,7 +495,7 @@ def _train_with_an_old_view(path: Path, *overrides: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
         if dist.get_rank() == 1:
             newest = on_disk.latest
-            patch.setattr(save_restore, "latest", lambda folder, full=True: newest(folder / "nowhere", full))
+            patch.setattr(on_disk, "latest", lambda folder, full=True: newest(folder / "nowhere", full))
         return train_on_rank(path, *overrides).split(" in ")[0]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int64
 
-from olmo_inject.corpus.injected import InjectedCorpus
+from olmo_inject.injection import Plan
 from olmo_inject.injection.splicing import Splices
 from olmo_inject.training.callbacks.callback import Callback, Sums
 from olmo_inject.training.evaluation.tasks import COLUMNS, score
@@ -27,6 +28,20 @@ OF_LABELS = {
 LOGITS_AT_ONCE = 2**26  # copied in float32, 256 MiB
 
 
+@runtime_checkable
+class Injected(Protocol):
+    """Rows with instances in them, whoever reads the rows: an `InjectedCorpus`, or an adapter's run."""
+
+    @property
+    def plan(self) -> Plan:
+        """What is injected in each step."""
+        ...
+
+    def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
+        """What is injected at `positions`."""
+        ...
+
+
 class InjectedLoss(Callback):
     """Reads the logits of the training pass, so it needs no forward pass of its own.
 
@@ -35,7 +50,7 @@ class InjectedLoss(Callback):
     task's injected tokens.
     """
 
-    def __init__(self, corpus: InjectedCorpus) -> None:
+    def __init__(self, corpus: Injected) -> None:
         self.corpus = corpus
         self.tasks = corpus.plan.tasks
         self.names = [task.name for task in self.tasks]
