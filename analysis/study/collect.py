@@ -25,6 +25,7 @@ from analysis.read.runs import read_run
 from launch.cells import DONE, files, statuses
 from launch.sweep import Cell, Sweep, load_sweep
 from olmo_inject.audit import audit_run
+from olmo_inject.config import Experiment
 from olmo_inject.files import replacing
 
 RESULTS = Path(__file__).with_name("results")
@@ -71,7 +72,7 @@ def _write_part(folder: Path, number: int, sweep: Sweep, cells: list[Cell]) -> N
     records = [_record(sweep, cell) for cell in cells]
     table = pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False)
     with replacing(folder / f"{number:03}.parquet") as temporary:
-        pq.write_table(table, temporary, compression="zstd", compression_level=19, use_byte_stream_split=["value"])
+        pq.write_table(table, temporary, compression="zstd", compression_level=19, use_byte_stream_split=["value"])  # pyright: ignore[reportArgumentType]: or columns
     # The lines come last: without them a part does not count.
     with replacing(folder / f"{number:03}.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -79,7 +80,7 @@ def _write_part(folder: Path, number: int, sweep: Sweep, cells: list[Cell]) -> N
 
 def _measurements(sweep: Sweep, cell: Cell) -> pd.DataFrame:
     metrics = read_run(files(sweep, cell).run).metrics
-    metrics = metrics[~metrics["name"].str.startswith(LEFT_OUT)].dropna(subset=["value"])
+    metrics = metrics.loc[~metrics["name"].str.startswith(LEFT_OUT)].dropna(subset=["value"])
     training = metrics["name"].str.startswith("train/")
     blocks = metrics[training].assign(step=metrics["step"] // BLOCK * BLOCK)
     thinned = blocks.groupby(["name", "step"], as_index=False)["value"].mean()
@@ -96,6 +97,7 @@ def _measurements(sweep: Sweep, cell: Cell) -> pd.DataFrame:
 
 def _record(sweep: Sweep, cell: Cell) -> dict[str, Any]:
     run = read_run(files(sweep, cell).run)
+    assert isinstance(run.experiment, Experiment)
     audit = audit_run(run.folder, progress=False)
     return {
         "sweep": sweep.name,

@@ -1,5 +1,8 @@
 """The figures of the study, from its tables: 5, 6, 8 and 9 of the paper in miniature, and the saturation ladder."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false
+# pyright: reportIndexIssue=false
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,9 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import GREY, colour_and_marker, style
+from analysis.figures.style import style
 from analysis.study.collect import read_cells, read_metrics
 from analysis.study.measures import LEARNED_AUC, over_seeds, retained, series_of
+from olmo_inject.figure_style import GREY, colour_and_marker
 
 TEXTS = {"t128": "128 sequences", "t1024": "1,024", "t8192": "8,192", "whole": "the whole corpus"}
 LADDER_PANELS = (

@@ -1,5 +1,8 @@
 """What each cell comes to: one row a cell, from the collected measurements alone."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false
+# pyright: reportIndexIssue=false
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,5 +1,8 @@
 """Write what the collected cells say: figures, one table for each sweep, and the verdicts as Markdown."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false
+# pyright: reportIndexIssue=false
 from __future__ import annotations
 
 from collections.abc import Mapping

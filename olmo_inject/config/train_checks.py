@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from olmo_inject.config.olmo_settings import (
     ActivationType,
     DistributedStrategy,
@@ -72,8 +74,12 @@ def check_train(train: TrainConfig, model: ModelConfig) -> None:
             raise UserError(f"train.compile.backend: {train.compile.backend!r} is not one of {', '.join(backends)}")
 
 
-def check_fsdp(train: TrainConfig, model: ModelConfig) -> None:
+def check_fsdp(train: Any, model: Any) -> None:
     """Check the settings of a run under FSDP.
+
+    Args:
+        train: our settings or ai2-olmo's own.
+        model: of the same.
 
     Raises:
         UserError: the key, and what is allowed.

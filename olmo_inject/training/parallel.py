@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from torch.nn.parallel import DistributedDataParallel
 
+from olmo_inject.config.train_checks import check_fsdp
 from olmo_inject.errors import FoundByOneRank, UserError, report
 from olmo_inject.rank_environment import is_rank
 
@@ -160,6 +161,7 @@ def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel
 
 
 def _shard(model: OLMo, cfg: TrainConfig, device: torch.device) -> FullyShardedDataParallel:
+    check_fsdp(cfg, cfg.model)
     fsdp = cfg.fsdp
     assert fsdp is not None
     world = dist.get_world_size()

@@ -95,7 +95,8 @@ def test_ranks_workers_and_interruptions_change_nothing(path: Path, finished: Pa
     assert same_bits(folder, finished, 12)
     two = path.parent / "two"
     ranks.run(2, train_on_rank, path, f"folder={two}")
-    tokens = [[json.loads(line)["tokens"] for line in (run / "evidence.jsonl").open()] for run in (finished, two)]
+    evidence = [(run / "evidence.jsonl").read_text().splitlines() for run in (finished, two)]
+    tokens = [[json.loads(line)["tokens"] for line in lines] for lines in evidence]
     assert tokens[0] == tokens[1]
     for name in ("train/texts/loss", "train/own/accuracy", "eval/canary/test/exposure", "eval/own/train/accuracy"):
         one, other = series(finished, name), series(two, name)

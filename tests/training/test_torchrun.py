@@ -112,7 +112,7 @@ def test_kill_terminate_and_resume_end_as_if_never_interrupted(tmp_path: Path, r
         assert process.returncode == 0, said
         # What is shown last is the end's evaluation, not an earlier one's.
         shown = (
-            f"step {STEPS}/{STEPS}",
+            f"{STEPS}/{STEPS} steps",
             f"accuracy at step {STEPS}: less {series(folder, 'eval/less/test/accuracy_unmirrored')[STEPS]:.3f}",
         )
         assert any(all(part in line for part in shown) for line in said.splitlines()), said

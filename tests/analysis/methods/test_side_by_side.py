@@ -19,7 +19,9 @@ Check = Callable[[], None]
 def two_cores() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # torchrun, in the same process, leaves its own
     yield
+    signal.signal(signal.SIGINT, handler)
     torch.set_num_threads(before)
 
 
