@@ -1,6 +1,6 @@
 """The study from the command line: run its sweeps, collect what has finished, and draw and judge what is collected.
 
-python -m analysis.study run --jobs 2      # hours; goes on after an interruption
+python -m analysis.study run --at-once 2      # hours; goes on after an interruption
 python -m analysis.study collect           # what has finished since, into analysis/study/results
 python -m analysis.study                   # figures, tables and verdicts, from the repository alone
 """
@@ -46,20 +46,20 @@ def collect_all(results: ResultsOption = RESULTS) -> None:
 
 
 @app.command()
-def run(jobs: Annotated[int, typer.Option(help="Cells at once.")] = 2, results: ResultsOption = RESULTS) -> None:
+def run(at_once: Annotated[int, typer.Option(help="Cells at once.")] = 2, results: ResultsOption = RESULTS) -> None:
     """Train every sweep in the order of PLAN.md, and collect each; cells that failed are left and told of."""
     failed = []
     for name in SWEEPS:
-        failed += [] if _train(name, jobs) else [name]
+        failed += [] if _train(name, at_once) else [name]
         collect_all(results)
         if name == LADDER and (again := _again(results)) is not None:
-            failed += [] if _train(again, jobs) else [again]
+            failed += [] if _train(again, at_once) else [again]
     if failed:
-        raise UserError(f"cells failed in {', '.join(failed)}: `olmo-inject sweep NAME --status` says why")
+        raise UserError(f"cells failed in {', '.join(failed)}: `olmo-inject sweep status NAME` says why")
 
 
-def _train(name: str, jobs: int) -> bool:
-    command = ["-m", "olmo_inject", "sweep", name, "--submit", "local", "--jobs", str(jobs)]
+def _train(name: str, at_once: int) -> bool:
+    command = ["-m", "olmo_inject", "sweep", "run", name, "--at-once", str(at_once)]
     return subprocess.run([sys.executable, *command], check=False).returncode == 0
 
 

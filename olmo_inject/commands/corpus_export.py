@@ -15,7 +15,7 @@ def export(
     overrides: OverridesArgument = None,
     *,
     steps: Annotated[str, typer.Option(help="Steps start:stop, e.g. 0:1000; stop is not included.")],
-    to: Annotated[Path, typer.Option(help="Folder to write; it must be empty or not be there.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must be empty or not be there.")],
     as_json: JsonOption = False,
 ) -> None:
     """Write the injected stream of some steps to files, for a trainer that reads files; `audit` checks them.
@@ -23,7 +23,7 @@ def export(
     Rows follow each other in the order of training, raw arrays of uint16 or uint32 without a header: read them in
     order, with sequences of the experiment's length. Megatron's .bin/.idx are not written.
 
-    Example: `olmo-inject corpus export my.yaml --steps 0:1000 --to /scratch/stream`
+    Example: `olmo-inject corpus export my.yaml --steps 0:1000 --out /scratch/stream`
     """
     from olmo_inject.config import load_described
     from olmo_inject.data import build_data
@@ -34,9 +34,9 @@ def export(
     chosen = consecutive_steps(steps)
     experiment = load_described(config, overrides or ())
     data = build_data(experiment, tasks=saved_tasks(config, experiment))
-    written = export_stream(experiment, data, chosen, to)
+    written = export_stream(experiment, data, chosen, out)
     if as_json:
-        print_json({"folder": str(to), "steps": len(written.steps), "dtype": written.dtype, "files": written.files})
+        print_json({"folder": str(out), "steps": len(written.steps), "dtype": written.dtype, "files": written.files})
     else:
         rows = len(written.steps) * written.batch_size
-        print(f"{to}: {rows:,} rows of {written.sequence_length} {written.dtype} ids in {len(written.files)} files")
+        print(f"{out}: {rows:,} rows of {written.sequence_length} {written.dtype} ids in {len(written.files)} files")

@@ -36,7 +36,7 @@ def test_the_files_hold_the_stream_in_order_and_audit_checks_them(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / "stream"
-    assert command("corpus", "export", config, "--steps", "2:7", "--to", to, "--json") == 0
+    assert command("corpus", "export", config, "--steps", "2:7", "--out", to, "--json") == 0
     files = json.loads(capsys.readouterr().out)["files"]
     written = np.concatenate([np.fromfile(to / file["name"], np.uint16) for file in files])
     expected = data_of(config).corpus.rows(np.arange(2 * BATCH, 7 * BATCH))["input_ids"].numpy()
@@ -68,6 +68,6 @@ def test_what_cannot_be_exported(config: Path, tmp_path: Path, capsys: pytest.Ca
         ("0:9", "new", "--steps: 0:9 is not within the run's 0:8"),
         ("0:8", "full", "is not empty; choose another folder"),
     ):
-        assert command("corpus", "export", config, "--steps", steps, "--to", tmp_path / to) == 2
+        assert command("corpus", "export", config, "--steps", steps, "--out", tmp_path / to) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
