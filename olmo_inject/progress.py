@@ -139,7 +139,7 @@ def show_progress(
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def _rate(rate: float) -> str:
