@@ -119,7 +119,7 @@ def test_the_order_needs_the_manifest_alone(catalog: Path, tmp_path: Path) -> No
         ({"format": 2}, "has format 2"),
         ({"listing": "0"}, "is the manifest of small with other shards than small has now"),
         ({"dtype": "uint32"}, "with other shards"),
-        ({"sizes": [2, 2, 2, 2, 2]}, "is damaged: its sizes do not give its fingerprint"),
+        ({"sizes": [2, 2, 2, 2, 2]}, "is damaged: its fingerprint is not that of its sizes"),
         ({"sizes": [2]}, "is not a manifest"),
         ({"more": 1}, "is not a manifest"),
     ],
