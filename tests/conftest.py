@@ -1,5 +1,6 @@
 """What every test runs under: checked array shapes, and two settings of hypothesis."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
@@ -37,3 +38,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test, beside which the others run; at the end every process would wait for it."""
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
