@@ -108,6 +108,15 @@ def test_figures_of_another_mixture(tmp_path: Path) -> None:
     assert (paper.mixture.tasks, paper.contrast) == (32, (32, 256))
 
 
+def test_nothing_is_drawn_for_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    command = ["figures", "--out", str(tmp_path / "file"), "--only", "two-directions"]
+    monkeypatch.setitem(FIGURES, "two-directions", lambda scene: pytest.fail("it was drawn"))
+    error = CliRunner().invoke(app, command).exception
+    assert isinstance(error, UserError)
+    assert "cannot write" in str(error)
+
+
 def test_cosines_are_those_of_the_batch_s_parts() -> None:
     whole, other = injection.batch_cosines(TINY.mixture, 3, 8, 5, 20, (0, 1))
     assert whole.shape == other.shape == (20, 2)
