@@ -21,8 +21,7 @@ from olmo_inject.theory.drawing.scene import SceneConfig, load_scene, scene_of
 from olmo_inject.theory.forms.gaps import longest_gaps
 from olmo_inject.theory.forms.kept import longest_kept_gaps
 
-CLOSED = ("two-directions", "complexity", "regimes")
-DRAWN = sorted(set(FIGURES) - {"kept", *CLOSED})
+DRAWN = sorted(set(FIGURES) - {"kept", "two-directions", "complexity", "regimes"})
 SMALL = SceneConfig(5, 4, 1.7, 2.3, 20, [1, 2, 4, 8], [4, 8], [2, 8], [1, 3, 5], 4, [1, 5, 45], 10, 40, 60, 2)
 TINY = scene_of(SMALL)
 
@@ -49,9 +48,8 @@ def test_validate_prints_every_measure_and_fails_with_one(monkeypatch, value: fl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CLOSED)
-def test_closed_form_figures_are_written(tmp_path: Path, name: str) -> None:
-    path, vector, paper = save_all(drawn(name), tmp_path, name)
+def test_a_figure_is_written_in_every_format(tmp_path: Path) -> None:
+    path, vector, paper = save_all(drawn("two-directions"), tmp_path, "two-directions")
     assert vector.read_bytes().startswith(b"<?xml")
     assert paper.read_bytes().startswith(b"%PDF")
     assert path.read_bytes().startswith(b"\x89PNG")
