@@ -170,7 +170,7 @@ def _is_even(run: Run, task: str) -> bool:
 
 
 def _even_pair(a: Run, b: Run, task: str) -> Comparison | None:
-    """Two evenly injected runs that differ in size or frequency alone, the one expected to be better first; else None."""
+    """Two evenly injected runs that differ in size or frequency alone, the one expected to be better first."""
     rates = a.frequency(task).per_batch, b.frequency(task).per_batch
     if rates[0] == rates[1] and a.parameters != b.parameters:
         return _comparison(task, "model size", *sorted((a, b), key=lambda run: -run.parameters))

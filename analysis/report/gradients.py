@@ -49,7 +49,7 @@ def _drawings(table: pd.DataFrame, prefix: str) -> Iterator[Drawing]:
         if of_task.groupby("run")["step"].nunique().max() > 1:
             caption = (
                 f"{task}: cosine of the batch's gradient, and of its two parts, with the task's own, on the task's "
-                "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch's exact value; no "
+                "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly; no "
                 "line is drawn across steps that were not measured."
             )
             yield Drawing(f"{prefix}steps-{task}", over_steps(of_task), caption, of_task)
