@@ -1,4 +1,4 @@
-"""Ranges of numbers: which values a setting or an option takes, in words for an error's one line."""
+"""Ranges of numbers that a setting or an option may take, with their wording for error messages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 INT32 = 2**31 - 1
-MOST_ROWS = 2**20  # of a batch; some arrays have an entry for each row
+MOST_ROWS = 2**20  # maximum rows of a batch, since some arrays have an entry for each row
 
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `low` to `high`; `above` excludes `low`, `below` excludes `high`."""
+    """Finite numbers from `low` to `high`. `above` excludes `low`, `below` excludes `high`."""
 
     low: int | float = 0
     high: int | float | None = None

@@ -34,7 +34,7 @@ def build(
     eos_id: Annotated[
         int | None,
         typer.Option(
-            help="EOS token, where the tokenizer has none of a usual name.",
+            help="EOS token, if the tokenizer has none of a usual name.",
             show_default=False,
             rich_help_panel=TOKENIZER,
         ),

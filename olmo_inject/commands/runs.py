@@ -1,4 +1,4 @@
-"""`olmo-inject plan|train|audit`: one run."""
+"""`olmo-inject plan|train|audit`: one run from its plan to its audit."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def train(
 ) -> None:
     """Train a run. The same command resumes it from the last checkpoint.
 
-    The command starts its ranks with torchrun's agent, or is the only one. On several nodes run it once on each:
+    The command starts its ranks with torchrun's agent, or is the only rank. On several nodes run it once on each:
     `srun --ntasks-per-node=1 olmo-inject train CONFIG --processes 8 --nodes 4 --rendezvous node1:29500`.
     Under torchrun it is one of the ranks: `torchrun --nproc-per-node 8 -m olmo_inject train CONFIG`.
 
@@ -141,7 +141,7 @@ def audit(
     for result in audits:
         try:
             save_audit(result)
-        except UserError as error:  # the folder is read-only; the verdict is printed all the same
+        except UserError as error:  # the folder is read-only; the verdict is printed anyway
             print(f"olmo-inject: the verdict was not saved: {error}", file=sys.stderr)
     if not all(result.passed for result in audits):
         raise typer.Exit(1)

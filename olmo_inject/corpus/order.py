@@ -20,17 +20,17 @@ MAX_SEQUENCES = 2**32 - 1  # ai2-olmo's indices are uint32
 
 
 class Order:
-    """Positions 0, 1, 2, ... through all epochs to sequences.
+    """Maps positions 0, 1, 2, ... through all epochs to sequences.
 
-    An epoch is its own shuffle and holds `n_sequences // batch_size` whole batches, as ai2-olmo's loader
-    with `drop_last`; position `p` is row `p % batch_size` of step `p // batch_size`.
+    Each epoch has a shuffle of its own and holds `n_sequences // batch_size` whole batches, as ai2-olmo's loader with
+    `drop_last`. Position `p` is row `p % batch_size` of step `p // batch_size`.
 
     Args:
-        n_sequences: sequences in the corpus, at most 2^32 - 1.
+        n_sequences: number of sequences in the corpus, at most 2^32 - 1.
         batch_size: the global batch size.
         seed: ai2-olmo's `data.seed`; epoch e is shuffled with seed + e.
-        folder: for the shuffles that `prepare` writes and the processes of a run map; None: the last two epochs
-            used are kept in memory (4 bytes a sequence).
+        folder: where `prepare` stores shuffles that the processes of a run then map. None: the last two epochs used are
+            kept in memory (4 bytes per sequence).
 
     Raises:
         UserError: the batch is larger than the corpus, or the corpus has too many sequences.

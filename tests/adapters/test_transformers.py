@@ -162,7 +162,7 @@ def test_a_callback_that_comes_late_is_refused(tmp_path: Path) -> None:
             args.train_sampling_strategy = "random"
             late.on_train_begin(args, state, control, **kwargs)
 
-    with pytest.raises(UserError, match=r"give the callback to Trainer\(callbacks=\[\.\.\.\]\) when it is made"):
+    with pytest.raises(UserError, match=r"pass the callback to Trainer\(callbacks=\[\.\.\.\]\): it sets the order"):
         train(tmp_path / "stream.yaml", tmp_path / "out", "gpt_neox", [f"folder={tmp_path}/late"], (Late(),))
 
 

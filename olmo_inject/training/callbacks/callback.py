@@ -14,7 +14,7 @@ Sums = Mapping[str, float | int]
 
 
 class Callback:
-    """Base class of callbacks: each hook does nothing. `step` is the plan step, from 0.
+    """Base class of callbacks. Each hook does nothing by default; `step` is the plan step, from 0.
 
     All ranks call all hooks in the same order, so a hook may communicate.
     """
@@ -42,7 +42,7 @@ class Callback:
         """
 
     def before_update(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any], sums: Sums) -> None:
-        """Gradients are complete and the step's sums are reduced over ranks; the weights have not changed yet."""
+        """Gradients are complete and the step's sums are reduced over ranks. The weights have not changed yet."""
 
     def after_step(self, trainer: InjectionTrainer, step: int, sums: Sums) -> None:
         """The update is done: the weights are those before step + 1."""

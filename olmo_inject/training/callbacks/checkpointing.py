@@ -1,4 +1,4 @@
-"""Decides when a checkpoint is written."""
+"""Decide when a checkpoint is written."""
 
 from __future__ import annotations
 
