@@ -44,7 +44,7 @@ class Manifest:
 
 
 def default_path(corpus: NamedCorpus) -> Path:
-    """The file of a corpus's manifest unless the user gives one; corpora of one name have different files."""
+    """The default file of a corpus's manifest. Corpora with the same name and different shards have different files."""
     return cache_folder() / "manifests" / f"{corpus.name}-{corpus.listing[:8]}.json"
 
 

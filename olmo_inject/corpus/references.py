@@ -1,4 +1,4 @@
-"""Reference tasks: natural statements of the corpus, kept as evaluation sets.
+"""Reference tasks: natural statements found in the corpus, stored as evaluation sets.
 
 A reference is one JSON file: `format`, `name`, `vocabulary` (fingerprint of the tokenizer), `corpus` (fingerprint of
 the corpus it was found in), `frequency` (of true statements in that corpus, in the plan's units), `items` and
@@ -36,7 +36,7 @@ class ReferenceItem:
 
     @cached_property
     def key(self) -> str:
-        """Hash of the tokens; decides which items are kept, and that none is kept twice."""
+        """Hash of the tokens. It decides which items are kept, and prevents duplicates."""
         return hashlib.sha256(json.dumps([self.context, self.answer]).encode()).hexdigest()
 
 
@@ -126,6 +126,6 @@ def _shortened(item: ReferenceItem, length: int, name: str) -> ReferenceItem:
 
 
 def chosen(items: Sequence[ReferenceItem], most: int) -> list[ReferenceItem]:
-    """At most `most` distinct items, chosen pseudorandomly; their order does not matter."""
+    """At most `most` distinct items, chosen pseudorandomly; the order of `items` does not matter."""
     distinct = {item.key: item for item in sorted(items, key=lambda item: (item.shard, item.offset), reverse=True)}
     return [distinct[key] for key in sorted(distinct)[:most]]

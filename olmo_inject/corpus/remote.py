@@ -1,4 +1,4 @@
-"""Remote shards, read by sequences as local ones are."""
+"""Remote shards, read by sequences like local ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from olmo_inject.corpus.foreign import check_tokens
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source
 
-SAMPLE = 16  # sequences that `check_sample` reads, each with a request
+SAMPLE = 16  # sequences that `check_sample` reads, one request each
 
 
 class RemoteShards(TokenShards):

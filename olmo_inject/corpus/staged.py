@@ -1,4 +1,4 @@
-"""A staged corpus: the sequences of some steps in training order, read as the corpus they were copied from."""
+"""A staged corpus: the sequences of some steps in training order, which reads like the corpus it was copied from."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class StageRecord:
         batch_size: rows of a step.
         seed: of the order.
         first_step: first step in the stage.
-        beyond_step: first step after it.
+        beyond_step: first step after the stage.
         ranks: whose rows are in the stage; None: all rows.
         sequence_length: tokens.
         dtype: of an id.
@@ -113,7 +113,7 @@ class StageRecord:
         return self.sequences * self.sequence_length * np.dtype(self.dtype).itemsize
 
     def positions(self, places: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Place in the stage -> position in the training order."""
+        """The position in the training order of each place in the stage."""
         rows = self.rows
         steps, within = np.divmod(places, len(rows))
         return (self.first_step + steps) * self.batch_size + rows[within]
@@ -136,7 +136,7 @@ class StageRecord:
 
 
 class StageOrder(Order):
-    """Position -> place in the stage: the sequences are on disk in training order.
+    """Maps positions to places in the stage, where sequences are in training order.
 
     Raises:
         UserError: the stage was made for another batch size or seed.
@@ -193,7 +193,7 @@ class StageOrder(Order):
         """Do nothing: the sequences are on disk in this order."""
 
     def first_positions(self, sequences: Sequence[int], steps: int) -> dict[int, int]:
-        """As `Order.first_positions`, of places in the stage, each of which is read once."""
+        """As `Order.first_positions`, for places in the stage, each of which is read once."""
         places = np.unique(np.array(sequences, np.int64))
         positions = self.stage.positions(places)
         read = positions < steps * self.batch_size
@@ -234,11 +234,11 @@ class StagedShards(TokenShards):
         return self.stage.corpus_sequences
 
     def fingerprint(self) -> str:
-        """The staged corpus's, so that a run can move from one to the other and back."""
+        """The original corpus's fingerprint, so that a run can move to the stage and back."""
         return self.stage.corpus
 
     def contents(self) -> str | None:
-        """The staged corpus's."""
+        """The original corpus's."""
         return self.stage.contents
 
 

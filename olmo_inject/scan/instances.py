@@ -1,4 +1,4 @@
-"""Finds the natural occurrences of tasks' tokens: instances, operand pairs and single tokens."""
+"""Find the natural occurrences of tasks' tokens: instances, operand pairs and single tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Int64, UInt64
 
 from olmo_inject.tasks import Task
 
-_ID_BITS = 21  # three ids in 63 bits
+_ID_BITS = 21  # bits of an id, so that three ids fit into 63 bits
 MAX_IDS = 1 << _ID_BITS
 
 

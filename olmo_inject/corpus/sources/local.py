@@ -14,9 +14,9 @@ from olmo_inject.errors import UserError
 
 
 class LocalSource(Source):
-    """Files below a folder. A fault is final: asking a disk again does not help."""
+    """Files below a folder. Every error is final, since reading a disk again does not help."""
 
-    range_cost = 1 << 18  # of a parallel file system; on a solid-state disk ranges cost less
+    range_cost = 1 << 18  # for a parallel file system; on a solid-state disk ranges cost less
     connections = 16
     rows_at_once = 256
 
