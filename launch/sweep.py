@@ -58,7 +58,14 @@ class Resources:
 
 @dataclass
 class Axis:
-    """One dimension of the grid: `key` with `values`, or `cases` that set several keys each."""
+    """One dimension of the grid: `key` with `values`, or `cases` that set several keys each.
+
+    Attributes:
+        name: of the axis, which begins a label in the cells' names.
+        key: dotted key of the experiment.
+        values: the values of `key`.
+        cases: keys and values by label.
+    """
 
     name: str = ""
     key: str | None = None

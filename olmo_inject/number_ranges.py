@@ -11,14 +11,21 @@ MOST_ROWS = 2**20  # maximum rows of a batch, since some arrays have an entry fo
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `low` to `high`. `above` excludes `low`, `below` excludes `high`."""
+    """Finite numbers from `low` to `high`.
+
+    Attributes:
+        low: smallest number.
+        high: largest number; None: no limit.
+        above: whether `low` itself is excluded.
+        below: whether `high` itself is excluded.
+        null: whether the message also offers null.
+    """
 
     low: int | float = 0
     high: int | float | None = None
     above: bool = False
     below: bool = False
     null: bool = False
-    """Whether the message offers null."""
 
     def holds(self, value: int | float) -> bool:
         """Whether `value` is in the range."""

@@ -56,7 +56,14 @@ LM_LOSS = Measure("train/lm_loss", "loss of all other tokens (nats)", smoothed=T
 
 
 def draw_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measure) -> None:
-    """Draw a dashed line at each score that can be reached without learning the task."""
+    """Draw a dashed line at each score that can be reached without learning the task.
+
+    Args:
+        axes: the panel.
+        runs: runs that have the task.
+        task: name of the task.
+        measure: what the panel shows.
+    """
     for _, value, colour, dashes in _lines(runs, task, measure):
         axes.axhline(value, color=colour, lw=0.9, ls=dashes, zorder=1)
 
@@ -72,7 +79,14 @@ def _lines(runs: Sequence[Run], task: str, measure: Measure) -> list[tuple[str, 
 
 
 def label_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measure) -> None:
-    """Label the baselines at the right of the panel, after its limits are set. Lines close together share a label."""
+    """Label the baselines at the right of the panel, after its limits are set. Lines close together share a label.
+
+    Args:
+        axes: the panel.
+        runs: runs that have the task.
+        task: name of the task.
+        measure: what the panel shows.
+    """
     lines = sorted(_lines(runs, task, measure), key=lambda line: -line[1])
     groups: list[list[tuple[str, float, str, Any]]] = []
     for line in lines:

@@ -65,7 +65,14 @@ def panels(n: int, width: float, height: float, *, share: bool = True) -> tuple[
 
 
 def axis_labels(figure: Figure, grid: Sequence[Axes], x: str, y: str) -> None:
-    """Label the axes that all panels share: on the figure, or on its only panel."""
+    """Label the axes that all panels share: on the figure, or on its only panel.
+
+    Args:
+        figure: the figure.
+        grid: its panels.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+    """
     if len(grid) == 1:
         grid[0].set_xlabel(x, fontsize=9)
         grid[0].set_ylabel(y, fontsize=9)

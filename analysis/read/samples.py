@@ -42,7 +42,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some rows of one step of one run, or the reason why they cannot be shown."""
+    """Some rows of one step of one run, or why they cannot be shown.
+
+    Attributes:
+        run: name of the run.
+        step: plan step.
+        rows: the rows, by number.
+        problem: why there are no rows; empty if there are.
+    """
 
     run: str
     step: int

@@ -203,7 +203,17 @@ class StagedCorpus(Corpus):
         return StagedShards(self.record, sequence_length, self.vocabulary.size)
 
     def open_order(self, shards: TokenShards, batch_size: int, seed: int, folder: Path | None = None) -> Order:
-        """As `Corpus.open_order`. The order is already on disk, so `folder` is not used."""
+        """The order of the stage, which is already on disk.
+
+        Args:
+            shards: from `open_shards`.
+            batch_size: must be that of the stage.
+            seed: must be that of the stage.
+            folder: not used.
+
+        Raises:
+            UserError: the stage was made for another batch size or seed, or `corpus.sequences` is set.
+        """
         if self.sequences is not None:
             raise UserError("corpus.sequences: not with a staged corpus, whose order is fixed")
         return StageOrder(self.record, batch_size, seed)

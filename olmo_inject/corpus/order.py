@@ -127,7 +127,16 @@ class Order:
 
 
 def write_order(order: Order, positions: range, path: Path) -> None:
-    """Write the sequences at consecutive positions as raw uint32, whole or not at all."""
+    """Write the sequences at consecutive positions as raw uint32, whole or not at all.
+
+    Args:
+        order: maps positions to sequences.
+        positions: consecutive positions.
+        path: the file to write.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     with replacing(path) as temporary, temporary.open("wb") as file:
         for start in positions[::WRITTEN_AT_ONCE]:
             # Not `tofile`, which does not report why it fails.

@@ -26,7 +26,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ReferenceItem:
-    """One natural statement; the model is scored on `answer` given `context`."""
+    """One natural statement. The model is scored on `answer` given `context`.
+
+    Attributes:
+        context: token ids that the model reads.
+        answer: token ids that it is scored on.
+        text: the statement as text.
+        shard: name of the shard that it was found in.
+        offset: index in the shard of the first answer token.
+    """
 
     context: tuple[int, ...]
     answer: tuple[int, ...]

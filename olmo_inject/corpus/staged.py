@@ -138,6 +138,11 @@ class StageRecord:
 class StageOrder(Order):
     """Maps positions to places in the stage, where sequences are in training order.
 
+    Args:
+        stage: the stage.
+        batch_size: must be that of the stage.
+        seed: must be that of the stage.
+
     Raises:
         UserError: the stage was made for another batch size or seed.
     """
@@ -176,7 +181,16 @@ class StageOrder(Order):
         return self.stage.rows
 
     def require(self, steps: range, rows: Int64[np.ndarray, " r"], what: str = "corpus.folder") -> None:
-        """As `Order.require`."""
+        """Check that the stage holds the given rows of every batch in the given steps.
+
+        Args:
+            steps: plan steps.
+            rows: numbers of rows in a batch.
+            what: the key or option that asks for them, for messages.
+
+        Raises:
+            UserError: it does not.
+        """
         stage = self.stage
         if len(steps) and (steps[0] < stage.first_step or steps[-1] >= stage.beyond_step):
             asked = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
@@ -203,8 +217,13 @@ class StageOrder(Order):
 class StagedShards(TokenShards):
     """The files of a stage, with the fingerprint of the corpus that was staged.
 
+    Args:
+        stage: the stage.
+        sequence_length: must be that of the stage.
+        vocab_size: as in `TokenShards`.
+
     Raises:
-        UserError: a file is missing or of another size; the stage was made for another sequence length.
+        UserError: a file is missing or of another size, or the stage was made for another sequence length.
     """
 
     is_running_text = False

@@ -92,7 +92,13 @@ def _some_of_each_task(entries: list[dict[str, Any]], most: int) -> list[dict[st
 
 
 def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> None:
-    """Print totals, frequencies, gaps and the first step with an injection."""
+    """Print totals, frequencies, gaps and the first step with an injection.
+
+    Args:
+        experiment: the experiment.
+        planned: its plan.
+        console: where to print.
+    """
     summary = plan_summary(experiment, planned)
     console.print(
         f"{experiment.name}: {summary['steps']:,} steps of {summary['batch_size']:,} x "

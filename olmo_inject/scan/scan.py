@@ -52,7 +52,18 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class ScanPart:
-    """A job: tokens `start` to `stop` of the shard `name`, number `shard`; `row` as `Stretch`'s."""
+    """A job: a part of a shard to search.
+
+    Attributes:
+        source: source of the shard.
+        name: name of the shard in the source.
+        size: bytes of the shard.
+        dtype: dtype of its ids.
+        row: tokens per row, as in `Stretch`.
+        shard: number of the shard in the corpus.
+        start: first token to search.
+        stop: end of the tokens to search, exclusive.
+    """
 
     source: Source
     name: str

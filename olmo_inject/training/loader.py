@@ -106,7 +106,14 @@ class PositionStream(IterableDataset):
 
 
 def build_loader(corpus: InjectedCorpus, cfg: TrainConfig, rank: int, world_size: int) -> DataLoader[dict[str, Any]]:
-    """The training loader of one rank. On a resume ai2-olmo's trainer sets `dataset.start_index`."""
+    """The training loader of one rank. On a resume ai2-olmo's trainer sets `dataset.start_index`.
+
+    Args:
+        corpus: the rows.
+        cfg: supplies the global batch size and the settings of workers.
+        rank: of this process.
+        world_size: number of ranks.
+    """
     workers = cfg.data.num_workers
     return DataLoader(
         PositionStream(corpus, cfg.global_train_batch_size, rank=rank, world_size=world_size),

@@ -98,7 +98,16 @@ class InjectionTrainer(TrainerShims, Trainer):
     def model_forward(
         self, batch: dict[str, Any], loss_reduction: str = "mean", compute_z_loss: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """ai2-olmo's forward pass; in training, callbacks see its logits."""
+        """ai2-olmo's forward pass. In training, callbacks see its logits.
+
+        Args:
+            batch: a micro-batch on the device.
+            loss_reduction: as in ai2-olmo: `mean`, `sum` or `none`.
+            compute_z_loss: whether to return the z-loss too.
+
+        Returns:
+            The loss, the z-loss or None, and the logits.
+        """
         ce_loss, z_loss, logits = super().model_forward(batch, loss_reduction, compute_z_loss)
         if self._in_training:
             with torch.no_grad():

@@ -50,7 +50,17 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """Inputs that one process turns into shards; numbers are in the order of the corpus."""
+    """Inputs that one process turns into shards.
+
+    Attributes:
+        number: number of the job, in the order of the corpus.
+        inputs: in the order of the corpus.
+        folder: the corpus folder.
+        options: of the build.
+        tokenizer: path or name of the tokenizer.
+        eos_id: ends every document.
+        pad_id: does not occur in the shards.
+    """
 
     number: int
     inputs: tuple[Input, ...]
@@ -65,10 +75,10 @@ def make_jobs(inputs: Sequence[Input], folder: Path, options: BuildOptions, voca
     """Divide inputs into jobs, in order. Small inputs of one source share a job. The same inputs give the same jobs.
 
     Args:
-        inputs: of all sources.
-        folder: of the corpus.
-        options: of the build.
-        vocabulary: of its token ids.
+        inputs: the inputs of all sources.
+        folder: the corpus folder.
+        options: options of the build.
+        vocabulary: supplies tokenizer, EOS and PAD.
     """
     ids = vocabulary.eos_id, vocabulary.pad_id
     return [

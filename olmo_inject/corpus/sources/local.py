@@ -41,7 +41,17 @@ class LocalSource(Source):
             raise UserError(f"corpus: cannot read shard {path}: {error.strerror}") from None
 
     def read_rows(self, name: str, starts: Sequence[int], rows: Sequence[UInt8[np.ndarray, " b"]], size: int) -> None:
-        """As `Source.read_rows`; the file is opened once and read into the rows without a copy."""
+        """Read rows of a shard. The file is opened once and read into the rows without a copy.
+
+        Args:
+            name: as in `Source.read_rows`.
+            starts: as in `Source.read_rows`.
+            rows: as in `Source.read_rows`.
+            size: as in `Source.read_rows`.
+
+        Raises:
+            UserError: the file is missing, cannot be read, or has been shortened.
+        """
         path = self.local_path(name)
         try:
             with path.open("rb", buffering=0) as file:

@@ -78,10 +78,16 @@ class Source(ABC):
         return sizes
 
     def read(self, name: str, start: int, stop: int, size: int) -> bytes:
-        """Bytes [start, stop) of a shard of `size` bytes.
+        """Read bytes [start, stop) of a shard.
+
+        Args:
+            name: name of the shard.
+            start: first byte.
+            stop: end of the range, exclusive.
+            size: bytes of the shard, from the manifest.
 
         Raises:
-            UserError: as `stream`.
+            UserError: as in `stream`.
         """
         return b"".join(self.stream(name, start, stop, size))
 

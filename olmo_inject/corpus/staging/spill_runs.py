@@ -134,10 +134,16 @@ class SpillRun:
     def read_rows(
         self, begin: int, checksums: Int64[np.ndarray, " n"], sequence_bytes: int
     ) -> UInt8[np.ndarray, "n b"]:
-        """Rows of a complete run from row `begin` on, as many as there are CRC-32s.
+        """Read rows of a complete run and check them.
+
+        Args:
+            begin: number of the first row.
+            checksums: CRC-32 of each row to read.
+            sequence_bytes: bytes of one row.
 
         Raises:
-            UserError: they are not what was written; the index is removed, so that the next attempt writes them again.
+            UserError: the rows are not what was written. The index is removed, so that the next attempt writes the run
+                again.
         """
         with suppress(OSError, ValueError):
             offset, count = begin * sequence_bytes, len(checksums) * sequence_bytes

@@ -14,9 +14,10 @@ Sums = Mapping[str, float | int]
 
 
 class Callback:
-    """Base class of callbacks. Each hook does nothing by default; `step` is the plan step, from 0.
+    """Base class of callbacks. Each hook does nothing by default.
 
-    All ranks call all hooks in the same order, so a hook may communicate.
+    All ranks call all hooks in the same order, so a hook may communicate. In every hook, `trainer` is the trainer,
+    `step` the plan step (from 0), `batch` this rank's batch, and `sums` the step's sums over all ranks by name.
     """
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:

@@ -24,6 +24,13 @@ class Evaluation(Callback):
     """Evaluates both halves of every task at the start, every `interval` steps, at extra steps and at the end.
 
     A result at step s belongs to the weights before plan step s, which are those of checkpoint `step{s}`.
+
+    Args:
+        config: extra steps, batch size and maximum number of instances.
+        tasks: tasks to evaluate.
+        references: reference tasks to evaluate.
+        interval: steps between evaluations.
+        last_step: number of steps of the run.
     """
 
     def __init__(
@@ -81,5 +88,11 @@ class Evaluation(Callback):
         return probes.probes_of(task, ids)
 
     def score(self, trainer: InjectionTrainer, task: Task, ids: Int64[np.ndarray, " n"]) -> Scores:
-        """Score the trainer's model on instances of a task (collective)."""
+        """Score the trainer's model on instances of a task (collective).
+
+        Args:
+            trainer: its model is scored.
+            task: supplies instances and labels.
+            ids: indices into `task.triples`.
+        """
         return evaluate_instances(trainer, task, ids, self.config.batch_size)

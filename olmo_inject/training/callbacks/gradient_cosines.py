@@ -26,6 +26,11 @@ class GradientCosines(Callback):
     `gradient/TASK/cos_batch`, `cos_injected` and `cos_rest` are the cosines of g, g_t and g_nt; `cos_injected/OTHER`
     and `cos_reference/OTHER` are those of one other task. With `null_` or `among_` in place of `cos_`, they are cosines
     with the task's two other references (`olmo_inject.training.gradients`).
+
+    Args:
+        config: steps, MLP, neurons and precision.
+        plan: says which rows are injected.
+        tasks: tasks whose references are computed.
     """
 
     def __init__(self, config: GradientConfig, plan: Plan, tasks: list[Task]) -> None:

@@ -20,7 +20,14 @@ STEPS_BETWEEN_SPEEDS = 50
 
 
 class Progress(Callback):
-    """Shows progress and logs the speed. It comes after the evaluation, whose result it shows."""
+    """Shows progress and logs the speed. It comes after the evaluation, whose result it shows.
+
+    Args:
+        name: name of the run.
+        steps: number of steps of the run.
+        tasks: tasks whose accuracies are shown.
+        metrics: the run's log.
+    """
 
     def __init__(self, name: str, steps: int, tasks: list[Task], metrics: Metrics) -> None:
         self.name = name
