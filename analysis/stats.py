@@ -7,12 +7,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from scipy.stats import binomtest, permutation_test, rankdata, spearmanr
 
-from olmo_inject.randomness import integers, key
+from olmo_inject.bootstrap import CONFIDENCE, percentile_interval, resamples
 
-CONFIDENCE = 0.95
 RESAMPLES = 2000
 ALL_ORDERS = 7  # up to this many values, the p-value tries all orders; for more, Student's t is close enough
 NOT_FINITE = (math.nan, math.nan)
@@ -36,27 +35,6 @@ def wilson(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float,
         The lower and the upper end.
     """
     return _wilson(round(share * n), n, confidence)
-
-
-def resamples(n: int, times: int, *purpose: str | int, block: int = 1) -> Int64[np.ndarray, "times n"]:
-    """Draw bootstrap samples of n observations, as indices. The same purpose gives the same draws.
-
-    Args:
-        n: number of observations.
-        times: number of bootstrap samples.
-        purpose: key of the draws.
-        block: number of consecutive observations that are drawn together, for a series whose neighbours are correlated
-            (circular block bootstrap, Politis and Romano 1992). The first observation follows the last.
-    """
-    blocks = -(-n // block)
-    begins = integers(key(*purpose), times * blocks, n).reshape(times, blocks, 1)
-    return ((begins + np.arange(block)) % n).reshape(times, -1)[:, :n]
-
-
-def percentile_interval(samples: Float[np.ndarray, " times"], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The percentile interval of a statistic (Efron 1979), from its values on bootstrap samples."""
-    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def mean_interval(

@@ -176,7 +176,7 @@ def _all_reduce(device: torch.device) -> str:
 
 def _experiment(experiment: Experiment, world: int, device: torch.device, tasks: list[Task] | None) -> str:
     with on_every_rank("experiment"):
-        done = check_before_launch(experiment, world, device.type, overwrite=False, tasks=tasks)
+        done = check_before_launch(experiment, world, device.type, overwrite=False, tasks=tasks).done
     if done is not None:
         return done
     begun = latest(experiment.run_folder)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64, Integer
 
-from analysis.stats import percentile_interval, resamples, spearman
+from analysis.stats import spearman
+from olmo_inject.bootstrap import percentile_interval, resamples
 from olmo_inject.randomness import key, permutation
 
 FOLDS = 10

@@ -5,7 +5,7 @@ Each token is looked up in one table of flags. Only the few places whose flags c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -122,18 +122,8 @@ def scan_corpus(
         UserError: ids outside the vocabulary, or a tokenizer in which statements cannot be found.
     """
     search, parts = prepare_scan(shards, vocabulary, tasks, references)
-    total = sum(shards.shard_tokens)
-    results = each_result(
-        partial(scan_part, search),
-        parts,
-        processes=processes,
-        what="scanning",
-        total=total,
-        unit="tokens",
-        progress=progress,
-    )
-    result = ScanResult(total, [no_hits(index) for index in search.indexes], {})
-    for hits, statements in results:
+    result = ScanResult(sum(shards.shard_tokens), [no_hits(index) for index in search.indexes], {})
+    for hits, statements in _results(search, parts, shards, processes, progress):
         for task_hits, more in zip(result.tasks, hits, strict=True):
             task_hits.add(more)
         for kind, more in statements.items():
@@ -161,21 +151,26 @@ def count_instances(
     """
     index = InstanceIndex(*tasks)
     search = replace(_search_of(shards, vocabulary, [index], None), each=True)
-    parts = scan_parts(shards)
-    total = sum(shards.shard_tokens)
     counts = np.zeros(len(index.instances), np.int64)
-    for (hits,), _ in each_result(
+    for (hits,), _ in _results(search, scan_parts(shards), shards, processes, progress):
+        assert hits.each is not None
+        counts += hits.each
+    return [int(counts[index.numbers_of(task)].sum()) for task in tasks]
+
+
+def _results(
+    search: Search, parts: Sequence[ScanPart], shards: TokenShards, processes: int, progress: bool
+) -> Iterator[tuple[list[TaskHits], dict[str, FoundStatements]]]:
+    """The result of `scan_part` for each part, computed in several processes."""
+    return each_result(
         partial(scan_part, search),
         parts,
         processes=processes,
         what="scanning",
-        total=total,
+        total=sum(shards.shard_tokens),
         unit="tokens",
         progress=progress,
-    ):
-        assert hits.each is not None
-        counts += hits.each
-    return [int(counts[index.numbers_of(task)].sum()) for task in tasks]
+    )
 
 
 def prepare_scan(

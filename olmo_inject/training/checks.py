@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from olmo_inject.config import Experiment, experiment_yaml
 from olmo_inject.config.olmo_settings import DistributedStrategy
 from olmo_inject.corpus.references import load_references
-from olmo_inject.data import build_data
+from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
 from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locked, prepare
 from olmo_inject.runs.read import is_run, read_experiment
@@ -23,9 +24,21 @@ from olmo_inject.training.olmo_config import model_config
 from olmo_inject.worker_processes import check_sockets
 
 
+class Checked(NamedTuple):
+    """A run that passed all checks before its launch.
+
+    Attributes:
+        data: its corpus and plan.
+        done: why nothing needs to be started, or None.
+    """
+
+    data: ExperimentData
+    done: str | None
+
+
 def check_before_launch(
     experiment: Experiment, processes: int, device: str, overwrite: bool, tasks: list[Task] | None = None
-) -> str | None:
+) -> Checked:
     """Check a run as its ranks will, so that a mistake gives one line instead of one per rank.
 
     Args:
@@ -34,9 +47,6 @@ def check_before_launch(
         device: auto, cpu or cuda.
         overwrite: whether the run in the folder will be deleted first.
         tasks: tasks that are already built; None builds them.
-
-    Returns:
-        Why nothing needs to be started, or None.
 
     Raises:
         UserError: as in `build_data`, `load_references`, `load_weights` and `check_same_run`; or the ranks cannot share
@@ -62,14 +72,18 @@ def check_before_launch(
         if last is not None and last.step > experiment.steps:
             raise UserError(f"train.max_duration: {experiment.steps} steps, but {folder} is at step {last.step}")
         if last is not None and last.step == experiment.steps:
-            return f"already trained to step {last.step}: nothing to do"
+            return Checked(data, f"already trained to step {last.step}: nothing to do")
     # A staged corpus may hold only the rows of this node's ranks; each rank checks its own.
     data.order.require(range(first_step, experiment.steps), np.empty(0, np.int64))
-    return None
+    return Checked(data, None)
 
 
-def record_changes(experiment: Experiment) -> None:
+def record_changes(experiment: Experiment, data: ExperimentData) -> None:
     """Record the settings that may change in a finished run, such as where its corpus is.
+
+    Args:
+        experiment: the run.
+        data: its corpus and plan.
 
     Raises:
         UserError: the folder is in use, or cannot be written.
@@ -77,7 +91,7 @@ def record_changes(experiment: Experiment) -> None:
     folder = experiment.run_folder
     if experiment_yaml(read_experiment(folder)) != experiment_yaml(experiment):
         with locked(folder):
-            prepare(experiment, build_data(experiment))
+            prepare(experiment, data)
 
 
 def first_step_of(experiment: Experiment, last: Checkpoint | None) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import OptimizeResult, least_squares
 
+from olmo_inject import bootstrap
 from olmo_inject.errors import UserError
 from olmo_inject.theory.inputs import numbers, whole
 from olmo_inject.theory.scaling.laws import PowerLaw, ScalingLaw
@@ -113,7 +114,7 @@ def _fitted(kind: Callable[..., Law], quantities: list[Points], losses: Points, 
     laws = _bootstrap(curve, numbers_of, losses, best, resamples, seed)
     intervals = {}
     if len(laws):
-        low, high = np.percentile(laws, [2.5, 97.5], axis=0)
+        low, high = bootstrap.percentile_ends(laws)
         for i, name in enumerate(names):
             known = np.isfinite(errors[name])
             intervals[name] = (float(low[i]), float(high[i])) if known else (0.0, float("inf"))
@@ -198,17 +199,16 @@ def _bootstrap(
     numbers_of: Callable[[Vector], Vector],
     losses: Points,
     best: Vector,
-    resamples: int,
+    times: int,
     seed: int,
 ) -> Float[np.ndarray, "r p"]:
     """The law's numbers of fits to resampled relative residuals, at the same points."""
-    generator = np.random.Generator(np.random.Philox(key=seed))
     fitted = curve(best)
     # Least squares takes up p degrees of freedom: its residuals are too small by this.
     residuals = np.log(losses / fitted) * np.sqrt(len(losses) / (len(losses) - len(best)))
     drawn = []
-    for _ in range(resamples):
-        again = fitted * np.exp(generator.choice(residuals, len(residuals)))
+    for chosen in bootstrap.resamples(len(losses), times, "scaling law", seed):
+        again = fitted * np.exp(residuals[chosen])
         start = np.clip(best, np.log(1e-6 * losses.min()), None)
         start[0] = min(start[0], np.log(again.max()) - 1e-6)
         drawn.append(numbers_of(_best(curve, again, [start])[0]))

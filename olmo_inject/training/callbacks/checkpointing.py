@@ -16,7 +16,7 @@ class Checkpointing(Callback):
     Args:
         config: extra steps to save at.
         interval: steps between checkpoints; None: only the extra steps and the end.
-        keep: number of full checkpoints to keep; negative keeps all.
+        keep: number of full checkpoints to keep; -1 keeps all.
         last_step: number of steps of the run.
     """
 

@@ -66,7 +66,7 @@ def prune(run_folder: Path, keep: int, listed: Container[int] = ()) -> None:
 
     Args:
         run_folder: the run folder.
-        keep: number of full checkpoints to keep; negative keeps all.
+        keep: number of full checkpoints to keep, at least 1.
         listed: steps whose checkpoints are never removed.
     """
     full = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.weights_only]
