@@ -22,7 +22,7 @@ def resamples(n: int, times: int, *purpose: str | int, block: int = 1) -> Int64[
     """
     blocks = -(-n // block)
     begins = integers(key(*purpose), times * blocks, n).reshape(times, blocks, 1)
-    return ((begins + np.arange(block)) % n).reshape(times, -1)[:, :n]
+    return ((begins + np.arange(block)) % n).reshape(times, blocks * block)[:, :n]
 
 
 def percentile_ends(

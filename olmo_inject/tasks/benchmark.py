@@ -42,9 +42,7 @@ class Benchmark:
             if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
                 raise UserError(f"{place}: choices must be a list of two texts or more, got {choices!r}")
             if type(answer) is not int or not 0 <= answer < len(choices):
-                raise UserError(
-                    f"{place}: answer must be the number of the correct choice, 0 to {len(choices) - 1}, got {answer!r}"
-                )
+                raise UserError(f"{place}: answer must be 0 to {len(choices) - 1}, the correct choice, got {answer!r}")
             encoded = [source.encode_after(self.prompt.replace("{question}", question), choice) for choice in choices]
             context, options = encoded[0][0], tuple(option for _, option in encoded)
             instances.append(context + options[answer])
