@@ -31,7 +31,7 @@ def fitted_law(
     figure, panels = style.panels(len(names))
     for axis, (axes, name) in enumerate(zip(panels, names, strict=True)):
         grid = np.geomspace(columns[axis].min(), columns[axis].max(), 120)
-        # The other quantity is taken at its largest, where the law's floor is nearest.
+        # The other quantity has its largest value, where the loss is closest to the law's floor.
         others = [np.full_like(grid, values.max()) for values in columns]
         others[axis] = grid
         if found.band:

@@ -1,4 +1,4 @@
-"""Gradient flow and plain gradient steps, where they have closed forms of their own."""
+"""Gradient flow and plain gradient steps, as far as they have closed forms."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def flowed(encoder: Encoder, moments: Iterable[tuple[Moment, float]], longest_st
 
 
 def flow_span(encoder: Encoder, integral: Moment) -> Encoder:
-    """Where the flow ends for commuting M(t): the span of exp(2 int M dt) U, whatever the data's order.
+    """The end of the flow for commuting M(t): the span of exp(2 int M dt) U, for any order of the data.
 
     Args:
         encoder: orthonormal rows, at the start.
@@ -113,7 +113,7 @@ def rotated(encoder: Encoder, slot: int, direction: Float[Tensor, " d"], angle: 
 def _checked(moments: Iterable[Moment], dimension: int) -> Iterator[Moment]:
     last = None
     for moment in listed("moments", moments):
-        if last is None or moment is not last:  # a gap repeats one matrix for many steps
+        if last is None or moment is not last:  # in a gap the same matrix repeats for many steps
             last = gram_matrix("moment", moment, dimension)
         yield moment
 
