@@ -1,7 +1,7 @@
 """Step time of `InjectionTrainer` with all its callbacks against the bare ai2-olmo `Trainer`, same model and data.
 
-Both train in one process, a block of steps in turn, each with its own loader; the ratio is of whole steps,
-loading included, and also of the step alone.
+Both train in one process, in turns of a block of steps, each with its own loader. There is a ratio for whole steps
+with loading, and one for the step alone.
 """
 
 from __future__ import annotations
