@@ -50,7 +50,7 @@ def _planned(experiment: Described, config: InjectionConfig, task: Task, number:
     where = f"injections: {config.task}"
     if unknown := [group for group in config.groups if group not in task.groups]:
         known = ", ".join(dict.fromkeys(task.groups)) or "none"
-        raise UserError(f"{where}: groups: {unknown[0]!r} is none of the task's groups: {known}")
+        raise UserError(f"{where}: groups: {unknown[0]!r} is not one of the task's groups: {known}")
     draw: Any = config.draw
     if config.schedule == "repetitions":
         draw = "epochs" if config.spread == "even" else "shuffled"
@@ -124,7 +124,7 @@ def _listed(experiment: Described, config: InjectionConfig, entry: PlannedTask) 
             _check_number(row, experiment.batch_size, f"{where}, line {line}: row")
         instance = -1 if name is None else numbers.get(str(name), -2)
         if instance != -1 and instance not in allowed:
-            raise UserError(f"{where}, line {line}: instance {name!r} is none of those that may be injected")
+            raise UserError(f"{where}, line {line}: instance {name!r} is not one of those that may be injected")
         found.append((step, -1 if row is None else row, instance))
     if not found:
         raise UserError(f"{where} lists nothing")

@@ -43,7 +43,7 @@ def save(figure: Figure, path: Path) -> Path:
     """Write a figure, whole or not at all, in the format of the file's ending.
 
     Raises:
-        UserError: the ending is none of png, svg and pdf, or the file cannot be written.
+        UserError: the ending is not png, svg or pdf, or the file cannot be written.
     """
     kind = path.suffix.removeprefix(".").lower()
     if kind not in FORMATS:

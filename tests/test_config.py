@@ -87,7 +87,7 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         ("train: {optimizer: {name: sgd}}", "train.optimizer.name: Invalid value 'sgd', expected one of"),
         ("train: {global_train_batch_size: 16.5}", "train.global_train_batch_size: Value '16.5' of type 'str' could"),
         ("tasks: tcmp", "tasks: "),
-        ("tasks: {name: tcmp}", "tasks: name is none of its entries: it is a list, its entries are 0 to 1"),
+        ("tasks: {name: tcmp}", "tasks: name is not one of its entries: it is a list, its entries are 0 to 1"),
         ("tasks: [tcmp]", "tasks"),
         ("corpus: [a]", "corpus: must hold keys and values, not a list"),
         ("train: 5", "str is not a subclass of TrainConfig. value: 5"),
@@ -491,7 +491,7 @@ def test_overrides(base: Path) -> None:
         ("colour=red", "colour: Key 'colour' not in 'Experiment'"),
         ("train.colour=red", "train.colour: Key 'colour' not in 'TrainConfig'"),
         ("injections=[{", "overrides: "),
-        ("injections.1.task=tadd", "injections: 1 is none of its entries: it is a list, its entries are 0 to 0"),
+        ("injections.1.task=tadd", "injections: 1 is not one of its entries: it is a list, its entries are 0 to 0"),
         ("train.0=3", "train.0: Key '0' not in 'TrainConfig'"),
     ],
 )

@@ -40,7 +40,7 @@ def build(
         ),
     ] = None,
     pad_id: Annotated[
-        int | None, typer.Option(help="PAD token, likewise.", show_default=False, rich_help_panel=TOKENIZER)
+        int | None, typer.Option(help="PAD token, as --eos-id.", show_default=False, rich_help_panel=TOKENIZER)
     ] = None,
     text_field: Annotated[str, typer.Option(help="Key or column of the text.", rich_help_panel=TEXT)] = "text",
     id_field: Annotated[

@@ -155,7 +155,7 @@ def _over(base: Any, changes: Any, where: str = "") -> Any:
         numbers = {str(number) for number in range(len(base))}
         if unknown := sorted(changes.keys() - numbers):
             entries = f"its entries are 0 to {len(base) - 1}" if base else "it has no entries"
-            raise UserError(f"{where}: {unknown[0]} is none of its entries: it is a list, {entries}")
+            raise UserError(f"{where}: {unknown[0]} is not one of its entries: it is a list, {entries}")
         return [_over(entry, changes.get(str(i), entry), f"{where}.{i}") for i, entry in enumerate(base)]
     if not isinstance(base, dict):
         return changes

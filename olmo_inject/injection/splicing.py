@@ -213,7 +213,7 @@ def check_fits(plan: Plan, row_length: int) -> None:
             what = "an instance" if placement.per_row == 1 else f"{placement.per_row} instances"
             what += " and EOS" if placement.beside else ""
             what += f" after {placement.offset} tokens" if placement.offset else ""
-            advice = "" if placement.per_row > 1 or placement.offset else "; longer: split goes on in further rows"
+            advice = "" if placement.per_row > 1 or placement.offset else "; longer: split continues it in further rows"
             raise UserError(
                 f"injections: {entry.task.name}: sequences of {row_length} tokens; {what} need {needed}{advice}"
             )

@@ -19,7 +19,7 @@ class InstanceIndex:
         first: ids of TOK1.
         second: ids of TOK2.
         pairs: TOK1 and TOK2 of every instance, packed into one integer.
-        instances: the three tokens of every instance, packed likewise.
+        instances: the three tokens of every instance, packed in the same way.
     """
 
     def __init__(self, *tasks: Task) -> None:

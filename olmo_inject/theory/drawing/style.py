@@ -52,7 +52,7 @@ def label(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def legend(axes: Axes, columns: int) -> None:
-    """A legend below the panel, where it hides nothing."""
+    """Draw a legend below the panel, so that it hides nothing."""
     axes.legend(
         fontsize=8,
         loc="upper center",

@@ -125,7 +125,7 @@ def residuals(mixture: TaskMixture, widths: Widths, tasks: Tasks) -> Float[np.nd
         tasks: those that count, from 0; the frequent ones in the paper.
 
     Raises:
-        UserError: a width is not from 1 to d, or a task is none of the mixture's.
+        UserError: a width is not from 1 to d, or a task is not in the mixture.
     """
     return _beyond(_falling_utilities(mixture, tasks), checked_widths(mixture, widths))
 
@@ -139,7 +139,7 @@ def residual_width(mixture: TaskMixture, share: float, tasks: Tasks) -> int:
         tasks: those that count, from 0; the frequent ones in the paper.
 
     Raises:
-        UserError: `share` is not from 0 to below 1, or a task is none of the mixture's.
+        UserError: `share` is not from 0 to below 1, or a task is not in the mixture.
     """
     share = number("the residual share", share, at_least=0, below=1)
     falling = _falling_utilities(mixture, tasks)
@@ -161,7 +161,7 @@ def critical_widths(
             in some minimiser rather than in every one, and differs only at exact ties.
 
     Raises:
-        UserError: a task is none of the mixture's.
+        UserError: a task is not in the mixture.
     """
     kind("mixture", mixture, TaskMixture)
     return widths_to_meet(mixture, mixture.utilities, against, some_minimiser)
@@ -183,7 +183,7 @@ def widths_to_meet(
         some_minimiser: count only what demands strictly more.
 
     Raises:
-        UserError: a task is none of the mixture's, or a demand is missing.
+        UserError: a task is not in the mixture, or a demand is missing.
     """
     kind("mixture", mixture, TaskMixture)
     if demanded.shape != mixture.utilities.shape or np.isnan(demanded).any():

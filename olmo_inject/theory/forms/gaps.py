@@ -158,7 +158,7 @@ def rival_utilities(
         against: the tasks whose competition counts; all others where None.
 
     Raises:
-        UserError: a task is none of the mixture's.
+        UserError: a task is not in the mixture.
     """
     kind("mixture", mixture, TaskMixture)
     places = places.copy()

@@ -118,7 +118,7 @@ def floor(mixture: OverlappingMixture, task: int, width: int) -> float:
         width: N.
 
     Raises:
-        UserError: the task is none of the mixture's, or the width is not from 1 to d.
+        UserError: the task is not in the mixture, or the width is not from 1 to d.
     """
     rare = _Rare(mixture, task)
     return rare.signal(rare.top(rare.common, whole("width", width, 1, mixture.dimension)))

@@ -27,7 +27,7 @@ class FeatureBank:
         device: torch's name of it.
 
     Raises:
-        UserError: an argument is none of these, or the machine has no such device.
+        UserError: an argument is invalid, or the machine has no such device.
     """
 
     def __init__(self, mixture: Mixture, dtype: torch.dtype, device: torch.device | str) -> None:
@@ -117,7 +117,7 @@ def retracted(rows: Float[Tensor, "*batch N d"]) -> Float[Tensor, "*batch N d"]:
 
 def _independent(rows: Tensor) -> None:
     if rows.shape[-2] > rows.shape[-1]:
-        raise UserError(f"at most {rows.shape[-1]} rows of so many numbers are independent, got {rows.shape[-2]}")
+        raise UserError(f"at most {rows.shape[-1]} rows of this length can be independent, got {rows.shape[-2]}")
 
 
 def _solved(factor: Tensor, rows: Tensor) -> Tensor:

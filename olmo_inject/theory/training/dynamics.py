@@ -28,7 +28,7 @@ def descended(encoder: Encoder, moments: Iterable[Moment], step_size: float) -> 
         step_size: eta.
 
     Raises:
-        UserError: an argument is none of these.
+        UserError: an argument is invalid.
     """
     orthonormal("encoder", encoder)
     step_size = number("step size", step_size, above=0)
@@ -46,7 +46,7 @@ def flowed(encoder: Encoder, moments: Iterable[tuple[Moment, float]], longest_st
         longest_step: bound on 2 |M| times the integration step.
 
     Raises:
-        UserError: an argument is none of these.
+        UserError: an argument is invalid.
     """
     orthonormal("encoder", encoder)
     longest_step = number("longest_step", longest_step, above=0)
@@ -79,7 +79,7 @@ def flow_span(encoder: Encoder, integral: Moment) -> Encoder:
         integral: of M(t) over time.
 
     Raises:
-        UserError: an argument is none of these.
+        UserError: an argument is invalid.
     """
     gram_matrix("integral", integral)
     orthonormal("encoder", encoder, integral.shape[-1])

@@ -76,7 +76,7 @@ class MassStream:
     """The expected data of every step.
 
     Raises:
-        UserError: the bursting task is none of the bank's.
+        UserError: the bursting task is not in the bank.
     """
 
     def __init__(self, bank: FeatureBank, bursts: Bursts | None) -> None:
@@ -126,7 +126,7 @@ class SampleStream:
         seeds: one lane each.
 
     Raises:
-        UserError: a number is impossible, or the bursting task is none of the bank's.
+        UserError: a number is impossible, or the bursting task is not in the bank.
     """
 
     def __init__(self, bank: FeatureBank, bursts: Bursts | None, batch: int, seeds: Sequence[int]) -> None:
