@@ -185,11 +185,11 @@ class Run:
         elif entry.schedule == "repetitions":
             label = f"each {entry.times} times"
         elif entry.schedule in ("at", "phases"):
-            label = f"{self.frequency(task).per_batch} a batch, " + (
+            label = f"{self.frequency(task).per_batch} per batch, " + (
                 "listed" if entry.schedule == "at" else "in phases"
             )
         else:
-            label = f"{self.frequency(task).per_batch} a batch"
+            label = f"{self.frequency(task).per_batch} per batch"
             label += ", drawn by row" if entry.schedule == "bernoulli" else ""
         if entry.start or entry.stop is not None:
             label += f", steps {entry.start} to {'end' if entry.stop is None else entry.stop}"

@@ -1,6 +1,6 @@
 """Write a run folder: everything that is needed to reconstruct the run, before its first step.
 
-experiment.yaml   the resolved experiment          metrics.jsonl    measurements, one a line
+experiment.yaml   the resolved experiment          metrics.jsonl    measurements, one per line
 config.yaml       ai2-olmo's TrainConfig, if any   evidence.jsonl   what the audit checks
 plan.json         totals, units, fingerprints      data-indices/    positions seen, per rank
 tasks/NAME.json   tasks as they were built         step*/           checkpoints
