@@ -63,7 +63,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: as `read_text`, or it is not JSON.
+        UserError: as in `read_text`, or it is not JSON.
     """
     text = read_text(path)
     try:
@@ -76,7 +76,7 @@ def read_lines(path: Path) -> Iterator[Any]:
     """The records of a JSON-lines file, without a last line that a kill cut off.
 
     Raises:
-        UserError: as `read_text`, or a line before the last is damaged.
+        UserError: as in `read_text`, or a line before the last is damaged.
     """
     number = 0
     with reading(path), path.open(encoding="utf-8") as file:

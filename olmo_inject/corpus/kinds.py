@@ -77,10 +77,10 @@ class Corpus(ABC):
             shards: from `open_shards`.
             batch_size: sequences of a step.
             seed: of the shuffle.
-            folder: as `Order`'s.
+            folder: as in `Order`.
 
         Raises:
-            UserError: as `Order`; a stage was made for another batch size or seed; too few sequences.
+            UserError: as in `Order`; a stage was made for another batch size or seed; too few sequences.
         """
         n = len(shards) if self.sequences is None else self.sequences
         if n > len(shards):

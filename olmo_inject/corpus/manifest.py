@@ -29,7 +29,7 @@ class Manifest:
         dtype: of a token id.
         sequence_length: tokens; `sequences` and `fingerprint` are for this length.
         sequences: number in the whole corpus.
-        fingerprint: as `TokenShards.fingerprint`.
+        fingerprint: equal to `TokenShards.fingerprint`.
         sizes: bytes of each shard, in order.
     """
 

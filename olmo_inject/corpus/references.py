@@ -111,7 +111,7 @@ def load_references(paths: Mapping[str, str], vocabulary: Vocabulary, sequence_l
         sequence_length: tokens that the model can read; a longer context loses its beginning.
 
     Raises:
-        UserError: as `Reference.load`; tokens of another tokenizer; an answer that leaves no room for a context.
+        UserError: as in `Reference.load`; tokens of another tokenizer; an answer that leaves no room for a context.
     """
     references = []
     for name, path in paths.items():

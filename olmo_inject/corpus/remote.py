@@ -23,12 +23,12 @@ class RemoteShards(TokenShards):
         source: of the shards.
         names: of the shards in order, relative to the source's root.
         sizes: bytes of each shard, from the manifest.
-        sequence_length: as `TokenShards`.
-        dtype: as `TokenShards`.
-        vocab_size: as `TokenShards`.
+        sequence_length: as in `TokenShards`.
+        dtype: as in `TokenShards`.
+        vocab_size: as in `TokenShards`.
 
     Raises:
-        UserError: as `TokenShards`; when reading, also a shard that has changed or cannot be fetched.
+        UserError: as in `TokenShards`; when reading, also a shard that has changed or cannot be fetched.
     """
 
     def __init__(

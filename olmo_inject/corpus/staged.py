@@ -72,7 +72,7 @@ class StageRecord:
         eos_token_id: ends documents.
         pad_token_id: does not occur in the corpus.
         parts: the files in order.
-        contents: as `TokenShards.contents` of the corpus, if known.
+        contents: `TokenShards.contents` of the corpus, if known.
     """
 
     folder: Path

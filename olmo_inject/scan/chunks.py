@@ -62,7 +62,7 @@ def stretches(
         row: tokens per row, as in `Stretch`.
 
     Raises:
-        UserError: as `Source.stream`; a streamed shard holds something else than token ids.
+        UserError: as in `Source.stream`; a streamed shard holds something other than token ids.
     """
     if (path := source.local_path(name)) is not None:
         yield Stretch(np.memmap(path, dtype, mode="r").view(np.ndarray), 0, start, stop, row)

@@ -68,13 +68,13 @@ def scan_experiment(
     """Scan a corpus for the tasks of an experiment; returns the report that is written as JSON.
 
     Args:
-        corpus: as `open_corpus`'s name, or `-` for the experiment's own corpus.
+        corpus: as in `open_corpus` name, or `-` for the experiment's own corpus.
         experiment: gives tasks, order, batch size and sequence length.
         options: what else to do.
-        tasks: as `build_plan`'s.
+        tasks: tasks that are already built; None builds them.
 
     Raises:
-        UserError: as `build_plan` and `scan_corpus`; no clean seeds.
+        UserError: as in `build_plan` and `scan_corpus`; no clean seeds.
     """
     experiment = _with_corpus(experiment, corpus, options)
     planned = build_plan(experiment, tasks)

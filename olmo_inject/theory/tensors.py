@@ -34,7 +34,7 @@ def sized(name: str, value: object, *last: int | None) -> Tensor:
 
 
 def real(name: str, value: object, *last: int | None) -> Tensor:
-    """As `sized`, of finite numbers.
+    """Check a tensor as `sized` does, and that its numbers are finite.
 
     Raises:
         UserError: it is no such tensor, or holds an infinity or NaN.

@@ -128,7 +128,7 @@ class Source(ABC):
             size: bytes of the shard, from the manifest.
 
         Raises:
-            UserError: as `stream`.
+            UserError: as in `stream`.
         """
         for start, row in zip(starts, rows, strict=True):
             row[:] = np.frombuffer(self.read(name, start, start + len(row), size), np.uint8)

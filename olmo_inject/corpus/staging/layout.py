@@ -94,7 +94,7 @@ def choose_reads(
     Args:
         layout: which sequences are needed from which file.
         sequence_bytes: of one sequence.
-        range_cost: as `Source`'s.
+        range_cost: as in `Source`.
         read: `auto`, or `ranges` or `stream` for all files.
         streamed: the files that an interrupted staging streams; replaces the choice.
     """

@@ -69,7 +69,7 @@ class Part:
 
         Raises:
             Stopped: it was halted.
-            UserError: as `Source.read`; a run is damaged; a file holds something else than token ids.
+            UserError: as in `Source.read`; a run is damaged; a file holds something other than token ids.
         """
         part, filled = streamed.part(self.first, self.sequences)
         self._fill(part, np.flatnonzero(~filled), layout, shards, connections, halt)

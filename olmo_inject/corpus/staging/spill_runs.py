@@ -71,7 +71,7 @@ class SpillRun:
         """Stream the stretch and write the run. Memory: the run and a chunk.
 
         Raises:
-            UserError: as `Source.stream`; the run cannot be written.
+            UserError: as in `Source.stream`; the run cannot be written.
         """
         indices, places = self._indices_and_places()
         by_place = np.argsort(places, kind="stable")
@@ -89,7 +89,7 @@ class SpillRun:
         """Stream the stretch into memory.
 
         Raises:
-            UserError: as `Source.stream`.
+            UserError: as in `Source.stream`.
         """
         indices, places = self._indices_and_places()
         self._stream(indices, places, stage.rows, advance)

@@ -53,7 +53,7 @@ def read_model(path: Path) -> tuple[Weights, ModelConfig]:
     """Read the weights of any kind of checkpoint, and its model's configuration.
 
     Raises:
-        UserError: as `read_model_config` and `load_weights`.
+        UserError: as in `read_model_config` and `load_weights`.
     """
     config = read_model_config(path)
     return load_weights(path, config), config
@@ -63,7 +63,7 @@ def unshard(path: Path, to: Path) -> on_disk.Checkpoint:
     """Write the weights of any kind of checkpoint as a weights-only checkpoint: `model.safetensors`.
 
     Raises:
-        UserError: as `read_model`; `to` exists, or cannot be written.
+        UserError: as in `read_model`; `to` exists, or cannot be written.
     """
     weights, _ = read_model(path)
     with _new_folder(to) as tmp:
@@ -84,7 +84,7 @@ def unshard_with_optimizer(path: Path, to: Path) -> on_disk.Checkpoint:
     one, so call it outside of any other.
 
     Raises:
-        UserError: as `restore`; `to` exists, or cannot be written.
+        UserError: as in `restore`; `to` exists, or cannot be written.
     """
     config = read_config(path)
     source = on_disk.read_checkpoint(path)
