@@ -13,7 +13,7 @@ PANEL = "The corpus, if it does not say so itself"
 CorpusArgument = Annotated[
     str,
     PATH,
-    typer.Argument(help="A corpus folder, a staged corpus, a name or file of configs/corpora, or an experiment file."),
+    typer.Argument(help="A corpus folder, a staged corpus, a name or file of configs/corpora, or an experiment."),
 ]
 RootOption = Annotated[
     str | None,

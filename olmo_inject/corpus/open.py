@@ -99,12 +99,22 @@ def corpus_config(name: str, root: str | None, manifest: str | None) -> tuple[Co
         if root is not None or manifest is not None:
             raise UserError(f"--root and --manifest: for a named corpus, and {name} is a folder")
         return CorpusConfig(folder=name), Shape()
-    if path.is_file() and "folders" not in read_yaml(path):  # a file of the catalog has this key
-        experiment = load_described(path)
+    if _is_experiment(name):
+        experiment = load_described(name)
         config = experiment.corpus
         config.root, config.manifest = root or config.root, manifest or config.manifest
         return config, shape_of(experiment)
     shipped = shipped_configs("corpora")
     if not path.exists() and path.stem not in shipped:
-        raise UserError(f"{name} does not exist, as a folder or a file, nor as a shipped corpus: {', '.join(shipped)}")
+        raise UserError(
+            f"{name} does not exist, as a folder or a file, nor as a shipped experiment or corpus: {', '.join(shipped)}"
+        )
     return CorpusConfig(name=name, root=root, manifest=manifest), Shape()
+
+
+def _is_experiment(name: str) -> bool:
+    """Whether `name` is an experiment: a file that is not of the catalog, or the name of a shipped one."""
+    path = Path(name)
+    if path.is_file():
+        return "folders" not in read_yaml(path)  # a file of the catalog has this key
+    return name in shipped_configs("experiments")

@@ -144,8 +144,8 @@ def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> No
         )
     console.print(rates, gaps, markup=False)
     console.print(
-        f"Injected tokens: {summary['injected_share_of_tokens']:.4g} of all "
-        f"({summary['tokens_of_an_instance']} an instance, with its end-of-document token).",
+        f"Injected tokens: {summary['injected_share_of_tokens']:.4g} of all tokens "
+        f"({summary['tokens_of_an_instance']} per instance, with its end-of-document token).",
         highlight=False,
     )
     if planned.plan.overflow_chance:

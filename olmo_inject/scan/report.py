@@ -68,7 +68,7 @@ def scan_experiment(
     """Scan a corpus for the tasks of an experiment; returns the report that is written as JSON.
 
     Args:
-        corpus: as in `open_corpus` name, or `-` for the experiment's own corpus.
+        corpus: a name as in `open_corpus`, or `-` for the experiment's own corpus.
         experiment: gives tasks, order, batch size and sequence length.
         options: what else to do.
         tasks: tasks that are already built; None builds them.
