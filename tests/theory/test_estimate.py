@@ -137,7 +137,7 @@ def test_too_little_is_refused(arguments, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name a configuration"),
+        ([], "give a configuration"),
         (["x.yaml", "--from", "y.csv"], "replaces a configuration"),
         (["x.yaml", "--at", "8:1"], "it needs --from"),
     ],
