@@ -24,7 +24,7 @@ SMALL = 6.5  # points, of what is written into a panel
 PER_ROW = 4  # panels side by side
 LETTERS_THAT_FIT = 16  # of a legend beside panels
 INCHES_PER_LETTER = 0.075
-_OWN_FORMULA = re.compile(r"\$(R\^2|g(_[a-z])?|\\mathdefault\{[^$]*\})\$")
+_OWN_FORMULA = re.compile(r"\$(R\^2|g(_[a-z]|_\{nt\})?|\\mathdefault\{[^$]*\})\$")
 
 _RC: Any = {
     "figure.constrained_layout.use": True,

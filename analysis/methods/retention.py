@@ -1,6 +1,6 @@
 """What is kept between injections (docs/study.md, Fig. 8): the loss falls at a burst, and what was gained decays.
 
-Of each interval between bursts that was evaluated densely, the gain at u steps after the burst is the test loss
+Of each interval between bursts that was evaluated densely, the gain at u steps after the burst is the held-out loss
 just before it, minus that after u further steps. From the largest gain on, A exp(-(u - u0) / tau) + C is fitted to
 the mean over intervals: C, at least 0, is what a burst adds for good. Decays need not be exponential, so the fit's R2
 is told, and beside it the half-life as measured. Uncertainty: the intervals are drawn again, 200 times.
@@ -8,6 +8,7 @@ is told, and beside it the half-life as measured. Uncertainty: the intervals are
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -73,13 +74,22 @@ class Retention:
         return None if self.decay is None else _decay(after - self.peak, *self.decay)
 
 
-def retention(run: Run, task: str, measure: str = "eval/{task}/test/loss") -> Retention | None:
+@functools.cache
+def retention(run: Run, task: str) -> Retention | None:
     """What a run keeps of a task between bursts; None without bursts that were densely evaluated."""
-    entry = run.injection(task)
-    losses = run.series(measure.format(task=task)).dropna()
-    if entry is None or losses.empty:
+    losses = held_out_losses(run, task)
+    if run.injection(task) is None or losses.empty:
         return None
     return between(run.injecting_steps(task), losses)
+
+
+def held_out_losses(run: Run, task: str) -> pd.Series:
+    """The loss on the test half by step: among the task's labels where that was measured.
+
+    The loss over the whole vocabulary also falls when a burst teaches which tokens are labels, and no more.
+    """
+    among = run.series(f"eval/{task}/test/loss_among_labels").dropna()
+    return among if len(among) else run.series(f"eval/{task}/test/loss").dropna()
 
 
 def between(bursts: Sequence[int], losses: pd.Series) -> Retention | None:
