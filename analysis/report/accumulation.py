@@ -16,9 +16,9 @@ _ABOUT = (
     "has much, the gradients of other tokens overwrite the task before its next burst."
 )
 _NOTE = (
-    f"Text loss: of all tokens that were not injected, in the last steps. Before a burst: mean of the last "
-    f"{LAST_BURSTS}. Kept: the share of a burst's gain in held-out loss that is left at the next burst; the loss is that among the "
-    "task's labels where it was measured."
+    "Text loss: of all tokens that were not injected, in the last steps. Before a burst: mean of the last "
+    f"{LAST_BURSTS}. Kept: the share of a burst's gain in held-out loss that is left at the next burst; the loss is "
+    "that among the task's labels where it was measured."
 )
 _COLUMNS = {
     "text loss": "text_loss",
