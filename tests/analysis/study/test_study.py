@@ -133,6 +133,12 @@ def test_verdicts_follow_the_interval() -> None:
     assert judge(table(1, 0.1)[lambda cells: cells["seed"] == "s1"])[0] == OPEN  # one seed has no interval
 
 
+@pytest.fixture
+def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "RESAMPLES", 100)
+
+
+@pytest.mark.usefixtures("fewer_resamples")
 def test_one_curve_is_told_from_two() -> None:
     rng = np.random.default_rng(2)
     widths = np.tile([8, 16, 32, 64, 128], 12)
@@ -175,6 +181,7 @@ def test_utility_is_what_the_task_gives_a_slot_against_what_the_text_gives() -> 
     assert slopes(two, "text")[11] == flat[0]
 
 
+@pytest.mark.usefixtures("fewer_resamples")
 def test_the_theory_must_rank_better_than_frequency_or_width_alone() -> None:
     rng = np.random.default_rng(3)
     rows = [
