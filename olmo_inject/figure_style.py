@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import replacing
+from olmo_inject.files import write_bytes
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#C47A00", "#00795A", "#B0508A", "#2E86C1", "#C44E00"
 BLACK, OLIVE, GREY = "#222222", "#7A7A00", "#606060"
@@ -47,6 +47,5 @@ def save(figure: Figure, path: Path) -> Path:
     kind = path.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
         raise UserError(f"{path} must end in .png, .svg or .pdf")
-    with replacing(path) as temporary:
-        temporary.write_bytes(drawn(figure, kind))
+    write_bytes(path, drawn(figure, kind))
     return path
