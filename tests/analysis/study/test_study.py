@@ -39,6 +39,11 @@ resources: {{gpus_per_node: 0, time: "01:00:00"}}
 """
 
 
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "RESAMPLES", 200)
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """Four cells, three of them trained."""
@@ -60,6 +65,7 @@ def results(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+@pytest.mark.slow
 def test_finished_cells_are_collected_once(sweep: Sweep, results: Path) -> None:
     folder = results / "study-ladder"
     before = {path: path.read_bytes() for path in folder.iterdir()}
@@ -71,6 +77,7 @@ def test_finished_cells_are_collected_once(sweep: Sweep, results: Path) -> None:
     assert cells[0]["labels"] == {"seed": "s1", "text": "t128", "model": "tiny-8"}
 
 
+@pytest.mark.slow
 def test_what_is_collected_is_what_was_measured(sweep: Sweep, results: Path) -> None:
     metrics = read_metrics(results / "study-ladder")
     for cell in sweep.cells[:3]:
@@ -84,6 +91,7 @@ def test_what_is_collected_is_what_was_measured(sweep: Sweep, results: Path) -> 
         assert loss == pytest.approx(np.mean(list(series(run, "train/lm_loss").values())), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cell_is_one_row_of_its_task(results: Path) -> None:
     table = collected(results)["study-ladder"]
     less = table[table["task"] == "tcmp"]
@@ -97,6 +105,7 @@ def test_a_cell_is_one_row_of_its_task(results: Path) -> None:
     assert table.loc[table["task"] == "plus", "kept"].isna().all()  # it is not injected
 
 
+@pytest.mark.slow
 def test_the_repository_alone_gives_figures_tables_and_verdicts(sweep: Sweep, results: Path, tmp_path: Path) -> None:
     alone = tmp_path / "results"
     shutil.copytree(results, alone)
@@ -132,6 +141,7 @@ def test_verdicts_follow_the_interval() -> None:
     assert judge(table(1, 0.1)[lambda cells: cells["seed"] == "s1"])[0] == OPEN  # one seed has no interval
 
 
+@pytest.mark.slow
 def test_one_curve_is_told_from_two() -> None:
     rng = np.random.default_rng(2)
     widths = np.tile([8, 16, 32, 64, 128], 12)
