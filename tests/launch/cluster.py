@@ -96,8 +96,6 @@ class Cluster:
         daemon = self._daemons.pop(node)
         daemon.kill()
         daemon.wait()
-        # What the controller finds out itself when the node has not answered for a while.
-        self.say("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed")
 
     def say(self, *command: str) -> str:
         """What a command of SLURM prints; nothing if it fails, as while a daemon starts."""

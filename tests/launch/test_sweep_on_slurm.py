@@ -169,7 +169,7 @@ def test_through_faults_every_cell_is_trained_once_and_as_on_one_machine(
         jobs = slurm.jobs()
         return jobs[orphaned].state == jobs[WIDE].state == "PENDING"
 
-    wait_until(requeued, PATIENCE, "jobs to be requeued")
+    wait_until(requeued, PATIENCE, "jobs to be requeued", every=1)
     found = {record["cell"]: record for record in json.loads(slurm.say("status", "--json"))}
     states = {cell: record["state"] for cell, record in found.items()}
     assert any("was killed by SIGKILL" in line for line in found[killed]["why"]), found[killed]
