@@ -39,14 +39,23 @@ def drawn(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def check_format(path: Path) -> str:
+    """The format that a file's ending asks for.
+
+    Raises:
+        UserError: the ending is none of png, svg and pdf.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise UserError(f"{path} must end in .png, .svg or .pdf")
+    return kind
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure, whole or not at all, in the format of the file's ending.
 
     Raises:
         UserError: the ending is not png, svg or pdf, or the file cannot be written.
     """
-    kind = path.suffix.removeprefix(".").lower()
-    if kind not in FORMATS:
-        raise UserError(f"{path} must end in .png, .svg or .pdf")
-    write_bytes(path, drawn(figure, kind))
+    write_bytes(path, drawn(figure, check_format(path)))
     return path

@@ -161,7 +161,8 @@ def kind(name: str, value: object, expected: type[T]) -> T:
         UserError: it is of another class.
     """
     if not isinstance(value, expected):
-        raise UserError(f"{name} must be a {expected.__name__}, got {type(value).__name__}")
+        article = "an" if expected.__name__[0] in "AEIOU" else "a"
+        raise UserError(f"{name} must be {article} {expected.__name__}, got {type(value).__name__}")
     return value
 
 

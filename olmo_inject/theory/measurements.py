@@ -13,7 +13,6 @@ import pandas as pd
 from jaxtyping import Float
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import numbers
 from olmo_inject.yaml_text import plain_value, read_yaml
 
 EXPERIMENT, PLAN, METRICS = "experiment.yaml", "plan.json", "metrics.jsonl"
@@ -73,7 +72,14 @@ def column(table: pd.DataFrame, name: str, least: float | None = None) -> Float[
     """
     if name not in table:
         raise UserError(f"the measurements have no column {name!r}: they have {', '.join(table.columns)}")
-    return numbers(f"column {name!r}", table[name].to_numpy(), at_least=least, above=0 if least is None else None)
+    given = table[name].astype(str) if table[name].dtype == bool else table[name]
+    values = np.asarray(pd.to_numeric(given, errors="coerce"), dtype=np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0 if least is None else values >= least)))
+    if len(wrong):
+        limit = "above 0" if least is None else f"of {least:g} or more"
+        got = f"{table[name].iloc[wrong[0]]} in data row {table.index[wrong[0]] + 1}"
+        raise UserError(f"column {name!r} must hold numbers {limit}, got {got}")
+    return values
 
 
 def selected(table: pd.DataFrame, where: Any) -> pd.DataFrame:

@@ -67,7 +67,7 @@ def estimate_from_runs(paths: Sequence[Path]) -> list[MeasuredTask]:
         except UserError as error:
             raise UserError(f"task {task}: {error}") from None
     if not found:
-        raise UserError("no injected task has a measured loss")
+        raise UserError("no injected task has a measured loss, apart from bursts: those are another question")
     return found
 
 

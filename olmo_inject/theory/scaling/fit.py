@@ -78,7 +78,9 @@ def fit_scaling_law(sizes: Points, data: Points, losses: Points, resamples: int 
     return _fitted(ScalingLaw, [sizes, data], losses, resamples, seed)
 
 
-def fit_power_law(quantity: Points, losses: Points, resamples: int = 0, seed: int = 0) -> Fit[PowerLaw]:
+def fit_power_law(
+    quantity: Points, losses: Points, resamples: int = 0, seed: int = 0, name: str = "quantity"
+) -> Fit[PowerLaw]:
     """L = E + A x^-gamma: against size, data or frequency, or a frontier of compute-optimal sizes.
 
     Args:
@@ -86,11 +88,12 @@ def fit_power_law(quantity: Points, losses: Points, resamples: int = 0, seed: in
         losses: L.
         resamples: number of bootstrap fits.
         seed: of the bootstrap.
+        name: of x, for messages.
 
     Raises:
         UserError: fewer than four points, a number that is not positive, or fewer than three different x.
     """
-    quantity, losses = _checked(3, quantity=quantity, losses=losses)
+    quantity, losses = _checked(3, **{name: quantity, "losses": losses})
     return _fitted(PowerLaw, [quantity], losses, resamples, seed)
 
 

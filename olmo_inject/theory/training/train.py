@@ -22,7 +22,7 @@ from olmo_inject.theory.inputs import choice, kind, number, whole
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder, retracted
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
-from olmo_inject.theory.tensors import check_device, check_dtype
+from olmo_inject.theory.tensors import check_device, check_dtype, orthonormal
 from olmo_inject.theory.training import metrics
 from olmo_inject.theory.training.gradients import (
     learned_population_gradient,
@@ -193,6 +193,7 @@ def train(
     recipe: Recipe,
     seeds: Sequence[int] = (0, 1, 2),
     bursts: Bursts | None = None,
+    start: Float[Tensor, "S N d"] | None = None,
 ) -> Trained:
     """Train one encoder per seed and gap.
 
@@ -205,9 +206,10 @@ def train(
         seeds: of initialization and samples, one for each lane.
         bursts: a task to inject at matched frequency, and the gaps, one lane each; all tasks at their
             own rate in every step where None.
+        start: orthonormal rows for every seed, such as what was learned before; random where None.
 
     Raises:
-        UserError: the width is impossible, or a gap is longer than the run.
+        UserError: the width or the start is impossible, or a gap is longer than the run.
     """
     kind("mixture", mixture, Mixture)
     kind("recipe", recipe, Recipe)
@@ -217,8 +219,10 @@ def train(
         kind("bursts", bursts, Bursts).check(mixture, recipe.steps)
     bank = FeatureBank(mixture, recipe.dtype, recipe.device)
     lanes = len(bursts.gaps) if bursts else 1
-    starts = torch.stack([random_encoder(width, mixture.dimension, seed) for seed in seeds])
-    encoder = starts[:, None].expand(-1, lanes, -1, -1).to(recipe.device, recipe.dtype).contiguous()
+    if start is None:
+        start = torch.stack([random_encoder(width, mixture.dimension, seed) for seed in seeds])
+    starts = _checked_start(start, len(seeds), width, mixture.dimension)
+    encoder = starts[:, None].expand(-1, lanes, -1, -1).to(recipe.device, recipe.dtype, copy=True).contiguous()
     decoders = encoder.new_zeros(len(seeds), lanes, mixture.features, width)
     gradients = _gradients(bank, recipe, seeds, bursts, encoder, decoders)
 
@@ -240,6 +244,13 @@ def train(
         trace.append(watched(encoder))
     traced = torch.stack(trace).cpu().double().numpy() if trace else np.empty((0, len(seeds), lanes))
     return Trained(mixture, width, encoder, traced, bursts)
+
+
+def _checked_start(start: Tensor, seeds: int, width: int, dimension: int) -> Tensor:
+    rows = orthonormal("start", start, dimension)
+    if rows.shape != (seeds, width, dimension):
+        raise UserError(f"start must have the shape {(seeds, width, dimension)}, got {tuple(rows.shape)}")
+    return rows
 
 
 def _gradients(
