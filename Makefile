@@ -27,6 +27,8 @@ MISSING = no Python 3.10, 3.11 or 3.12 with venv and pip here (tried: $(CANDIDAT
 
 # One thread per process, since the tests already fill the cores with processes.
 test quick coverage: export OMP_NUM_THREADS := 1
+# And compiled modules are kept, whatever the shell says, since tests start many a process.
+test quick coverage: export PYTHONDONTWRITEBYTECODE :=
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .PHONY: demo test quick coverage lint docs bench core-env test-olmo-core clean

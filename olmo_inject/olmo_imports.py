@@ -17,8 +17,11 @@ from typing import Any
 DEFERRED: Mapping[str, tuple[str, ...]] = {
     "olmo.util": ("boto3", "cached_path.schemes", "datasets"),
     "olmo_core.distributed.checkpoint": ("cached_path",),
-    "olmo.train": ("olmo.eval",),  # and with it torchmetrics, scikit-learn, scipy, matplotlib and transformers
+    # With olmo.eval torchmetrics, scikit-learn, scipy, matplotlib and transformers.
+    "olmo.train": ("olmo.eval", "wandb"),
 }
+# Attributes that are asked for in every step, and their value while nobody has imported the package.
+BEFORE_IMPORT: Mapping[tuple[str, str], Any] = {("wandb", "run"): None}
 
 
 class Placeholder:
@@ -41,6 +44,8 @@ class Deferred(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if self.ready and self.__name__ not in sys.modules and (self.__name__, name) in BEFORE_IMPORT:
+            return BEFORE_IMPORT[self.__name__, name]
         if self.ready:
             return getattr(importlib.import_module(self.__name__), name)
         return type(name, (Placeholder,), {"__module__": self.__name__})

@@ -1,4 +1,4 @@
-"""Run jobs over a corpus in several processes, and show their progress."""
+"""Run jobs over a corpus, in several processes or in this one, and show their progress."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.sharedctypes import SynchronizedArray
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 _POLL_S = 0.2
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
 _WATCHED = 1024  # jobs watched at once; jobs start in order, so a failed one is near the first unfinished one
 _DONE, _TOKENS, _STOP = range(3)
 
@@ -41,13 +43,13 @@ def each_result(
     progress: bool,
     threads: int = 1,
 ) -> Iterator[R]:
-    """Call `function(job, report)` for every job in several processes, and yield the results in the order of `jobs`.
+    """Call `function(job, report)` for every job, and yield the results in the order of `jobs`.
 
     Args:
         function: picklable, with the data that all jobs share bound to it, since each process receives it once. It
             calls `report` about once a second; that call also ends it if another job failed.
         jobs: picklable.
-        processes: number of processes.
+        processes: number of processes; with 1, the jobs run in this process.
         what: first words of the progress line.
         total: amount of work in all jobs.
         unit: of `total`, as in `show_progress`.
@@ -60,6 +62,10 @@ def each_result(
     """
     if processes < 1:
         raise UserError(f"--processes: {processes} must be at least 1")
+    if processes == 1:
+        with show_progress(what, total, unit, enabled=progress) as meter:
+            yield from _one_after_another(function, jobs, meter)
+        return
     check_sockets()
     context = multiprocessing.get_context("forkserver")  # the server has no threads, so its children start clean
     context.set_forkserver_preload([__name__])
@@ -77,6 +83,39 @@ def each_result(
         pool.shutdown(cancel_futures=True)
 
 
+def _one_after_another(function: Callable[[J, Report], R], jobs: Sequence[J], meter: Meter) -> Iterator[R]:
+    """The results of jobs in this process, which saves the start of another."""
+    counts = [0, 0]
+
+    def report(done: int, tokens: int) -> None:
+        counts[_DONE] += done
+        counts[_TOKENS] += tokens
+        _show(meter, counts)
+
+    for job in jobs:
+        with _one_tokenizer_thread():
+            result = function(job, report)
+        yield result
+
+
+@contextmanager
+def _one_tokenizer_thread() -> Iterator[None]:
+    """Keep the tokenizers library to one thread, as it reads each time that it is called."""
+    before = os.environ.get(_PARALLELISM)
+    os.environ[_PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PARALLELISM]
+        else:
+            os.environ[_PARALLELISM] = before
+
+
+def _show(meter: Meter, counts: Sequence[int] | SynchronizedArray[int]) -> None:
+    meter.update(counts[_DONE], f"{counts[_TOKENS]:,} tokens" if meter.unit != "tokens" else "")
+
+
 def _watch(futures: deque[Future[R]], counts: SynchronizedArray[int], meter: Meter) -> Iterator[R]:
     """Show progress and yield results in order until all are done; raise the first error of a job."""
     while futures:
@@ -85,7 +124,7 @@ def _watch(futures: deque[Future[R]], counts: SynchronizedArray[int], meter: Met
             future.result()
         while futures and futures[0].done():
             yield futures.popleft().result()
-        meter.update(counts[_DONE], f"{counts[_TOKENS]:,} tokens" if meter.unit != "tokens" else "")
+        _show(meter, counts)
 
 
 _counts: SynchronizedArray[int] | None = None
@@ -98,7 +137,7 @@ def _begin(counts: SynchronizedArray[int], threads: int, function: Callable[[Any
     _counts, _function = counts, function
     end_with_parent()
     os.environ["RAYON_NUM_THREADS"] = str(threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    os.environ[_PARALLELISM] = "true" if threads > 1 else "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process handles Ctrl-C
 
 

@@ -7,6 +7,7 @@ import importlib.resources
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -70,6 +71,11 @@ class Vocabulary:
             UserError: no such tokenizer, not a tokenizer file, or ids that contradict it.
         """
         path = find_tokenizer(identifier)
+        file = path.stat()
+        return _load(cls, identifier, path, (file.st_ino, file.st_size, file.st_mtime_ns), eos_id, pad_id, size)
+
+    @classmethod
+    def _read(cls, identifier: str, path: Path, eos_id: int | None, pad_id: int | None, size: int | None) -> Vocabulary:
         try:
             text = path.read_text(encoding="utf-8")
             tokenizer = Tokenizer.from_str(text)
@@ -180,6 +186,20 @@ class Vocabulary:
         if "\N{REPLACEMENT CHARACTER}" in text and all(character in _BYTE_OF for character in token):
             return "".join(f"\\x{_BYTE_OF[character]:02x}" for character in token).replace("\\x20", "␣")
         return "".join(_visible(character) for character in text or token)
+
+
+@lru_cache(maxsize=4)
+def _load(
+    cls: type[Vocabulary],
+    identifier: str,
+    path: Path,
+    file: tuple[int, ...],  # tells whether the file has changed
+    eos_id: int | None,
+    pad_id: int | None,
+    size: int | None,
+) -> Vocabulary:
+    """Read a tokenizer once in a process: that takes half a second, and a vocabulary does not change."""
+    return cls._read(identifier, path, eos_id, pad_id, size)
 
 
 def bundled_tokenizers() -> dict[str, Path]:

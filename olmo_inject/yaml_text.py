@@ -12,7 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Union
 
@@ -166,6 +166,18 @@ def _reason(error: Exception) -> str:
 
 
 def _load(text: str) -> Any:
+    return _copied(_parsed(text))
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(entry) for entry in value] if isinstance(value, list) else value
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str) -> Any:
+    """What `text` holds, not to be changed: all cells of a sweep read the same files."""
     value = yaml.load(text, Loader=_Loader)  # a SafeLoader, which creates no objects
     left, waiting = MOST_VALUES, [value]
     while waiting:

@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_line(config: Path, tmp_path: Path, capfd: pytest.Cap
 @pytest.mark.slow
 def test_weights_and_biases_without_a_key_is_one_line(config: Path, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "olmo_inject", "train", str(config), "train.wandb.project=p", "--processes", "2"]
+    command = [sys.executable, "-m", "olmo_inject", "train", str(config), "train.wandb.project=p", "--processes", "1"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr

@@ -222,6 +222,7 @@ def other_value(name: str, default: Any) -> str:
     return "elsewhere" if name in text else "true" if name == "new_style_checkpoints" else "7"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "instead"), OWNED.items())
 def test_owned_keys_point_to_where_it_is_said(base: Path, name: str, instead: str) -> None:
     value = other_value(name, getattr(Experiment().train, name))
@@ -548,6 +549,7 @@ def shipped(kind: str) -> list[Path]:
     return sorted((configs_folder() / kind).rglob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shipped("models"), ids=lambda path: path.stem)
 def test_every_shipped_model_loads(tmp_path: Path, path: Path) -> None:
     file = tmp_path / "x.yaml"
@@ -559,6 +561,7 @@ def test_every_shipped_model_loads(tmp_path: Path, path: Path) -> None:
         assert load_experiment(file).model == experiment.model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shipped("experiments"), ids=lambda path: path.stem)
 def test_every_shipped_experiment_loads(path: Path) -> None:
     experiment = load_experiment(path)

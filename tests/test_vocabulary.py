@@ -56,6 +56,15 @@ def test_eligible_leaves_out_padding_rows_and_holes(sparse: Path) -> None:
     assert vocabulary.token_text(3) == "<id 3>"
 
 
+def test_a_file_is_read_again_only_after_it_changed(sparse: Path) -> None:
+    first = Vocabulary.load(str(sparse), pad_id=2)
+    assert Vocabulary.load(str(sparse), pad_id=2) is first
+    assert Vocabulary.load(str(sparse), pad_id=2, size=64) is not first
+    sparse.write_text(sparse.read_text().replace('"b"', '"bee"'))
+    assert Vocabulary.load(str(sparse), pad_id=2).token_text(1) == "bee"
+    assert first.token_text(1) == "b"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", bundled_tokenizers())
 def test_every_bundled_tokenizer_loads(name: str) -> None:

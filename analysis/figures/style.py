@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,11 +104,6 @@ def svg(figure: Figure) -> bytes:
     with style():
         _take_names_as_written(figure)
         return drawn(figure, "svg")
-
-
-def data_uri(figure: Figure) -> str:
-    """The figure as a `data:` URI for an HTML image."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode()
 
 
 def _take_names_as_written(figure: Figure) -> None:

@@ -42,9 +42,14 @@ class Drawing:
             raise UserError(f"{self.name!r} cannot be the name of a figure file")
 
     @cached_property
+    def svg(self) -> bytes:
+        """The image. It is cached, since drawing takes a quarter of a second."""
+        return style.svg(self.figure)
+
+    @property
     def address(self) -> str:
         """The image as a `data:` URI."""
-        return style.data_uri(self.figure)
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
 
     @cached_property
     def csv(self) -> str:

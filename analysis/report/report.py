@@ -13,6 +13,7 @@ from analysis.read.runs import Run, read_runs, task_names
 from analysis.report.page import Drawing, write_page
 from analysis.report.sections import SECTIONS
 from olmo_inject.errors import UserError
+from olmo_inject.files import write_bytes
 from olmo_inject.runs.read import expand
 
 
@@ -48,9 +49,9 @@ def write_report(
     if figures_to is not None:
         drawings = [drawing for section in sections for drawing in section.drawings]
         for drawing in [*drawings, *_overviews(runs)]:
-            for ending in ("svg", "png"):
-                written.append(figures_to / f"{drawing.name}.{ending}")
-                style.save(drawing.figure, written[-1])
+            written += [figures_to / f"{drawing.name}.{ending}" for ending in ("svg", "png")]
+            write_bytes(written[-2], drawing.svg)
+            style.save(drawing.figure, written[-1])
     return written
 
 

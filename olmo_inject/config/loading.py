@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from olmo_inject.config.checks import check
 from olmo_inject.config.olmo_settings import ModelConfig
 from olmo_inject.config.schema import Described, Experiment
 from olmo_inject.config.stream import OLMO, StreamExperiment, check_stream_experiment
-from olmo_inject.described_yaml import ListError, check_lists, one_line
+from olmo_inject.described_yaml import ListError, check_lists, defaults, one_line, to_yaml
 from olmo_inject.errors import UserError
 from olmo_inject.paths import configs_folder, expanded
 from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
@@ -59,11 +59,14 @@ def load_described(path: Path | str, overrides: Sequence[str] = (), changed_by: 
         layers.pop("trainer", None)
         layers = _with_named_model(layers)
     given = typed(layers, kind)
-    schema, defaults = _schema(kind)
-    _over(defaults, given)  # checks that no list is given instead of keys and values, which OmegaConf does not
+    _over(
+        _default_values(kind), given
+    )  # checks that no list is given instead of keys and values, which OmegaConf does not
     try:
         check_lists(given, kind)
-        experiment = OmegaConf.to_object(OmegaConf.merge(schema, given))
+        merged = defaults(kind)
+        merged.merge_with(given)
+        experiment = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, ListError) as error:
         raise UserError(f"{changed_by if _good_without(path, overrides) else path}: {one_line(error)}") from None
     assert isinstance(experiment, Experiment | StreamExperiment)
@@ -87,15 +90,13 @@ def _good_without(path: Path | str, overrides: Sequence[str]) -> bool:
 
 
 @cache
-def _schema(kind: type[Described]) -> tuple[DictConfig, Any]:
-    """The schema and its defaults. They are cached, since OmegaConf builds them more slowly than it checks a file."""
-    schema = OmegaConf.structured(kind)
-    return schema, OmegaConf.to_container(schema)
+def _default_values(kind: type[Described]) -> Any:
+    return OmegaConf.to_container(defaults(kind))
 
 
 def experiment_yaml(experiment: Described) -> str:
-    """The resolved experiment as YAML, from which `load_experiment` reads an equal one."""
-    return OmegaConf.to_yaml(OmegaConf.structured(experiment))
+    """The resolved experiment as YAML; from which `load_experiment` reads an equal one."""
+    return to_yaml(experiment)
 
 
 def named_model(name: str) -> dict[str, Any]:

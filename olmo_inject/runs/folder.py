@@ -20,11 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from olmo_inject import locks
 from olmo_inject.config import Described, experiment_yaml
 from olmo_inject.data import ExperimentData, TaskPlan
+from olmo_inject.described_yaml import to_yaml
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
 from olmo_inject.injection import Listed
@@ -158,7 +157,7 @@ def prepare(experiment: Described, data: TaskPlan, first_step: int = 0) -> None:
     for task in data.tasks:
         task.save(folder / TASKS)
     if (train := getattr(experiment, "train", None)) is not None:
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(train)))
+        write_text(folder / "config.yaml", to_yaml(train))
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
 
 

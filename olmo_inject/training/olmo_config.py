@@ -8,6 +8,7 @@ from olmo.config import ModelConfig, TrainConfig
 from omegaconf import OmegaConf
 
 from olmo_inject.config import olmo_settings
+from olmo_inject.described_yaml import defaults, plain
 
 Settings = TypeVar("Settings")
 
@@ -23,7 +24,8 @@ def train_config(train: olmo_settings.TrainConfig) -> TrainConfig:
 
 
 def _as(kind: type[Settings], settings: Any) -> Settings:
-    plain = OmegaConf.to_container(OmegaConf.structured(settings), enum_to_str=True)
-    converted = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), plain))
+    merged = defaults(kind)
+    merged.merge_with(plain(settings))
+    converted = OmegaConf.to_object(merged)
     assert isinstance(converted, kind)
     return converted

@@ -19,6 +19,8 @@ from olmo_inject.adapters.torchtitan import TitanDataLoader
 from olmo_inject.audit import audit_run
 from olmo_inject.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 train = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "pytorch_loop.py"))["train"]
 
 

@@ -22,6 +22,8 @@ from olmo_inject.audit import audit_run
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_lines
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("transformers_run.py")
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from analysis.stats import mean_interval, resamples, wilson
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
 def test_the_true_mean_is_covered_as_often_as_promised(confidence: float) -> None:
     rng, times = np.random.default_rng(0), 400
@@ -48,6 +49,7 @@ def test_one_observation_has_no_interval() -> None:
     assert np.isnan([low, high]).all()
 
 
+@pytest.mark.slow
 def test_blocks_cover_the_mean_of_what_depends_on_what_went_before() -> None:
     """A moving average of four, whose mean varies almost four times as much as that of independent values."""
     rng, times = np.random.default_rng(2), 300

@@ -176,6 +176,7 @@ def test_two_corpora_of_one_name_have_a_manifest_each(catalog: Path, tmp_path: P
         read_manifest(manifest, other)
 
 
+@pytest.mark.slow
 def test_a_local_shard_is_checked_against_the_manifest(catalog: Path, tmp_path: Path) -> None:
     corpus = read_catalog(catalog)
     write_manifest(make_manifest(corpus, open_source(str(tmp_path / "root"))), tmp_path / "m.json")

@@ -101,6 +101,7 @@ def test_every_token_of_every_instance_stands_once_and_nothing_else_moves(
             assert getattr(part, name)[part.row == at].tolist() == getattr(found, name)[found.row == row].tolist()
 
 
+@pytest.mark.slow
 def test_places_are_drawn_evenly_and_anew_in_each_step() -> None:
     plan = Plan([PlannedTask(task_of([5]), Uniform(Fraction(ROWS)), "epochs", Placement("random"))], ROWS, 0)
     splicer = Splicer(plan, LENGTH, EOS)

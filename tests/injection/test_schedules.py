@@ -136,6 +136,7 @@ def test_bernoulli_is_cut_at_the_tail(batch_size: int, p: Fraction) -> None:
     assert Bernoulli(p * batch_size, batch_size, 0).max_count == exact_tail_quantile(batch_size, p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "rate"), [(32, Fraction(4)), (1024, Fraction(1, 10)), (8, Fraction(15, 2))])
 def test_bernoulli_counts_are_binomial(batch_size: int, rate: Fraction) -> None:
     """Chi-square against the binomial distribution over bins expected at least five times."""

@@ -104,6 +104,7 @@ def test_a_killed_submitter_is_followed_by_another_that_doubles_nothing(tmp_path
     assert "no cell is running" in say("cancel", file)[1]
 
 
+@pytest.mark.slow
 def test_cells_that_a_killed_submitter_left_are_waited_for(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path)
     left = cells.files(sweep, sweep.cells[0]).run

@@ -92,6 +92,7 @@ def test_a_killed_one_is_reported_with_its_signal(tmp_path: Path) -> None:
     assert "killed: FAILED with status -9" in shown
 
 
+@pytest.mark.slow
 def test_never_more_than_asked_at_once_and_begun_in_order(tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()

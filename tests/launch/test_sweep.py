@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch.sweep import load_sweep
@@ -102,6 +102,7 @@ def test_identity_follows_what_is_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=6)
 @given(st.sampled_from(["train.optimizer.learning_rate", "plan_seed", "corpus.seed"]), st.integers(1, 9))
 def test_overrides_reach_the_experiment_unchanged(key: str, value: int) -> None:
     import json

@@ -22,12 +22,12 @@ from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 400
+STEPS = 160
 SWEEP = """
 name: faults
 folder: {folder}
 experiment: {experiment}
-set: {{train.max_duration: {steps}, train.save_interval: 40, train.eval_interval: 200, safety.spike_factor: null}}
+set: {{train.max_duration: {steps}, train.save_interval: 20, train.eval_interval: 80, safety.spike_factor: null}}
 axes:
   - {{name: rate, key: injections.0.instances_per_batch, values: [1/2, 1, 2]}}
   - {{name: ranks, cases: {{one: {{}}, two: {{}}}}}}
@@ -38,7 +38,7 @@ resources: {{gpus_per_node: 0, time: "01:00:00"}}
 WIDE = "rate-1of2_ranks-two"  # over both nodes
 CELLS = ["rate-1of2_ranks-one", WIDE, "rate-1_ranks-one", "rate-2_ranks-one"]
 PATIENCE = 800.0  # seconds; a busy machine takes its time
-MIDDLE = 60  # the step after which cells are stopped and killed
+MIDDLE = 30  # the step after which cells are stopped and killed
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
 

@@ -27,6 +27,7 @@ def run(*arguments: object):
     return CliRunner().invoke(app, ["fit", *map(str, arguments)], catch_exceptions=True)
 
 
+@pytest.mark.slow
 def test_a_csv_gives_the_law_its_intervals_and_a_picture(csv: Path) -> None:
     picture = csv.with_suffix(".svg")
     result = run(csv, "--resamples", 20, "--picture", picture, "--json")

@@ -55,6 +55,11 @@ def write_experiment(folder: Path) -> Path:
     return path
 
 
+def into(folder: Path, *more: str) -> tuple[str, ...]:
+    """Overrides for a run in `folder`."""
+    return (f"folder={folder}", *more)
+
+
 def train_on_rank(path: Path, *overrides: str, overwrite: bool = False) -> str:
     """One rank's training, for `Ranks.run`; a user's mistake is returned as its message."""
     torch.set_num_threads(1)

@@ -43,8 +43,8 @@ def logged(run: Path) -> dict[tuple[int, str], float]:
 
 @pytest.mark.parametrize(
     ("world", "overrides"),
-    [(1, []), (2, []), (2, ["train.distributed_strategy=fsdp"]), (2, ["gradients.targets=label", "gradients.layer=1"])],
-    ids=["ddp 1", "ddp 2", "fsdp 2", "label alone"],
+    [(1, ["gradients.targets=label", "gradients.layer=1"]), (2, []), (2, ["train.distributed_strategy=fsdp"])],
+    ids=["label alone", "ddp", "fsdp"],
 )
 def test_in_the_run_and_afterwards_agree(
     world: int, overrides: list[str], path: Path, tmp_path: Path, ranks: Ranks
@@ -86,7 +86,7 @@ def test_in_the_run_and_afterwards_agree(
 
 def test_measuring_leaves_training_to_the_bit_as_it_is(path: Path, tmp_path: Path, ranks: Ranks) -> None:
     for name, more in (("with", [MEASURED]), ("without", [])):
-        ranks.run(2, train_on_rank, path, f"folder={tmp_path / name}", *more)
+        ranks.run(1, train_on_rank, path, f"folder={tmp_path / name}", *more)
     weights = [torch.load(tmp_path / name / "step12" / "model.pt") for name in ("with", "without")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert logged(tmp_path / "with")

@@ -164,6 +164,7 @@ def config(workers: int) -> TrainConfig:
     return TrainConfig(global_train_batch_size=SIZE, data=DataConfig(num_workers=workers, drop_last=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "workers", "resume"), [(1, 0, 0), (1, 1, 2), (2, 2, 0), (3, 0, 3), (2, 2, 7)])
 def test_real_loaders_against_ai2_olmos(paths: list[Path], world: int, workers: int, resume: int) -> None:
     """Its DataLoader, collator, processes and threads; 62 sequences make epochs of five batches of 12."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from ranks import Ranks, alone
-from runs import BATCH, same_bits, train_on_rank, write_experiment
+from runs import BATCH, same_bits, train_on_rank
 
 from olmo_inject.audit import audit_run
 from olmo_inject.config import load_experiment
@@ -21,18 +21,6 @@ from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.timed_steps import time_steps
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_experiment(tmp_path_factory.mktemp("staged"))
-
-
-@pytest.fixture(scope="module")
-def finished(path: Path, ranks: Ranks) -> Path:
-    """The run from the source."""
-    assert "trained to step 12" in ranks.run(1, train_on_rank, path)[0]
-    return path.parent / "run"
 
 
 def staged(path: Path, to: Path, steps: range, ranks: RankShard | None = None) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -104,26 +104,21 @@ def run_job(job: Job, report: Report) -> dict[str, int]:
     if path.is_file():
         report(sum(i.size for i in job.inputs), 0)
         return read_json(path)
-    vocabulary = _load_vocabulary(job.tokenizer, job.eos_id, job.pad_id)
+    vocabulary = Vocabulary.load(job.tokenizer, eos_id=job.eos_id, pad_id=job.pad_id)
     finished = finished_shards(job.folder, job.number)
     read = finished[-1]["read"] if finished else 0
     dtype = token_dtype(vocabulary)
     writer = ShardWriter(job.folder, job.number, len(finished), dtype, job.options.shard_tokens)
     counts = dict.fromkeys(LEFT_OUT, 0)
     numbered = enumerate(_job_documents(job, counts, report))
-    for batch in _batches(islice(numbered, read, None)):
-        tokens = _write_batch(batch, vocabulary, writer)
-        report(0, tokens)
-        read = batch[-1][0] + 1
-    writer.finish(read)
+    with closing(writer):
+        for batch in _batches(islice(numbered, read, None)):
+            tokens = _write_batch(batch, vocabulary, writer)
+            report(0, tokens)
+            read = batch[-1][0] + 1
+        writer.finish(read)
     write_json(path, counts)
     return counts
-
-
-@lru_cache(maxsize=1)
-def _load_vocabulary(tokenizer: str, eos_id: int, pad_id: int) -> Vocabulary:
-    """Load the vocabulary once per process instead of once per job, since loading takes a quarter of a second."""
-    return Vocabulary.load(tokenizer, eos_id=eos_id, pad_id=pad_id)
 
 
 def _job_documents(job: Job, counts: dict[str, int], report: Report) -> Iterator[Document]:
@@ -162,7 +157,10 @@ def _write_batch(batch: list[tuple[int, Document]], vocabulary: Vocabulary, writ
     assert tokenizer is not None
     # The text "<|endoftext|>" in a document stays text; EOS only marks the end of the document.
     tokenizer.encode_special_tokens = True
-    encodings = tokenizer.encode_batch_fast([document.text for _, document in batch], add_special_tokens=False)
+    try:
+        encodings = tokenizer.encode_batch_fast([document.text for _, document in batch], add_special_tokens=False)
+    finally:
+        tokenizer.encode_special_tokens = False  # others share the tokenizer
     ids: list[int] = []
     ends: list[int] = []
     for encoding in encodings:

@@ -10,6 +10,7 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,6 @@ class ShardWriter:
         """Complete the current shard, if there is one; the next shard begins after `read` documents."""
         if not self._open:
             return
-        self._open = False
         try:
             self._origins.__exit__(None, None, None)
             self._file.flush()
@@ -105,6 +105,7 @@ class ShardWriter:
             origins = provenance_path(self._path)
             for path in (self._path, origins):
                 self._temporary(path).replace(path)
+            self._open = False
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
         marker = {
@@ -118,6 +119,17 @@ class ShardWriter:
         write_json(self.folder / WORK / f"{self._path.name}.json", marker)
         self.number += 1
         self.tokens = self.documents = 0
+
+    def close(self) -> None:
+        """Give up a shard that is not finished; a later build writes it anew."""
+        if self._open:
+            self._open = False
+            with suppress(OSError):  # the disk may be full
+                self._origins.__exit__(None, None, None)
+            with suppress(OSError):
+                self._file.close()
+            for path in (self._path, provenance_path(self._path)):
+                self._temporary(path).unlink(missing_ok=True)
 
     def _begin(self) -> None:
         self._path = self.folder / shard_name(self.job, self.number)

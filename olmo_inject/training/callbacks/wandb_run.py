@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch.distributed as dist
-import wandb
 from omegaconf import OmegaConf
 
 from olmo_inject.config import Experiment
@@ -46,6 +45,8 @@ class WandbRun(Callback):
             self._run.finish()
 
     def _open(self, trainer: InjectionTrainer) -> None:
+        import wandb  # takes a second, which runs that do not log there are spared
+
         config = self.experiment.train.wandb
         assert config is not None
         self._run = wandb.init(

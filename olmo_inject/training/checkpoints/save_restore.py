@@ -23,6 +23,7 @@ import torch.distributed as dist
 from olmo.config import TrainConfig
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from olmo_inject.described_yaml import to_yaml
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
 from olmo_inject.owned_folder import install
@@ -210,5 +211,5 @@ def _save_safetensors(path: Path, tensors: dict[str, torch.Tensor]) -> list[Path
 
 
 def _save_config(path: Path, config: TrainConfig) -> list[Path]:
-    config.save(path)
+    path.write_text(to_yaml(config), encoding="utf-8")
     return [path]

@@ -48,6 +48,7 @@ def tiny(kind: str) -> Any:
         return OlmoForCausalLM(OlmoConfig(**heads)).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layer", range(BLOCKS + 1))
 @pytest.mark.parametrize("position", [0, 1])

@@ -149,7 +149,7 @@ def test_searches_together_are_searches_alone(addition: KnownModel) -> None:
         assert len(found.basis) == one[1]
 
 
-@pytest.mark.parametrize("width", [64, 512, 2048, 4096])
+@pytest.mark.parametrize("width", [64, 2048])
 def test_a_planted_direction_is_found_at_every_width(width: int) -> None:
     """By default options; exchanging the direction itself gives 1."""
     known = known_comparison(60, width=width)
@@ -158,15 +158,14 @@ def test_a_planted_direction_is_found_at_every_width(width: int) -> None:
     assert abs(float(basis[0] @ known.own[0])) > 0.97
 
 
-@pytest.mark.parametrize("width", [8, 512, 2048])
+@pytest.mark.parametrize("width", [8, 512])
 @pytest.mark.parametrize(("site", "least"), [(Alignment(0, 1, "second"), 0.88), (Alignment(1, 1, "result"), 0.97)])
 def test_what_tok2_holds_is_found_at_every_width(width: int, site: Alignment, least: float) -> None:
     assert searched(known_comparison(60, width=width), site, 1)[0] > least
 
 
-@pytest.mark.parametrize("width", [64, 512, 2048, 4096])
-@pytest.mark.parametrize("modes", [(3,), (3, 7)])
-def test_planted_planes_are_found_at_every_width(width: int, modes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("modes", "width"), [((3,), 64), ((3, 7), 64), ((3, 7), 2048)])
+def test_planted_planes_are_found_at_every_width(modes: tuple[int, ...], width: int) -> None:
     known = known_addition(31, modes, width=width)
     accuracy, basis = searched(known, Alignment(0, 0, "first"), 2 * len(modes))
     assert accuracy > 0.97
@@ -236,13 +235,12 @@ def test_figures_and_tables_tell_what_a_search_is_compared_with(comparison: Know
     assert sum(text.endswith("*") for text in texts) == 24  # those found, on tokens of the search and on others
 
 
-@pytest.mark.parametrize("cores", [2, 3])
-def test_the_same_bits_on_any_number_of_cores(comparison: KnownModel, cores: int) -> None:
+def test_the_same_bits_on_any_number_of_cores(comparison: KnownModel) -> None:
     options, before = Options((1, 2), updates=3, pairs=64), torch.get_num_threads()
     model = random_model(comparison)  # where the least difference grows fastest
     found = []
     try:
-        for number in (1, cores):
+        for number in (1, 3):
             torch.set_num_threads(number)
             found.append(das.search(model, comparison.task, options))
     finally:

@@ -8,6 +8,8 @@ from copies import Copies
 from analysis.read.runs import Run, read_runs
 from analysis.report.findings import comparisons, sentences, verdicts
 
+pytestmark = pytest.mark.slow
+
 RATE = "instances_per_batch: 5/2"
 WIDER = ("d_model: 8", "d_model: 16")
 

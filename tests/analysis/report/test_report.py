@@ -62,6 +62,12 @@ class Page(HTMLParser):
             self.text += " " + data
 
 
+@pytest.fixture(scope="module")
+def page(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of one run; not to be changed."""
+    return write_report([trained], tmp_path_factory.mktemp("report") / "page.html")[0]
+
+
 def test_a_page_of_everything_is_whole_and_loads_nothing(trained: Path, copies: Copies, tmp_path: Path) -> None:
     write_json(trained / AUDIT, audit_run(trained, progress=False).record())
     often = copies.make("often", ("instances_per_batch: 5/2", "instances_per_batch: 4"), accuracy={"less": (99, 100)})
@@ -97,13 +103,13 @@ def test_a_page_of_everything_is_whole_and_loads_nothing(trained: Path, copies: 
     assert "heatmap-plus.png" not in figures  # it comes in bursts alone
 
 
-def test_every_figure_has_its_data_and_its_command(copies: Copies, tmp_path: Path) -> None:
-    source = write_report([copies.make("run")], tmp_path / "page.html")[0].read_text()
+def test_every_figure_has_its_data_and_its_command(trained: Path, page: Path) -> None:
+    source = page.read_text()
     assert source.count("<figcaption>") == source.count('download="') == source.count('"data:text/csv;base64,')
     [curve] = re.findall(r'href="data:text/csv;base64,([^"]*)" download="test-loss-less.csv"', source)
     table = pd.read_csv(io.BytesIO(base64.b64decode(curve)))
     assert set(table["name"]) == {"eval/less/test/loss"}
-    measured = read_run(copies.folder / "run").series("eval/less/test/loss")
+    measured = read_run(trained).series("eval/less/test/loss")
     assert table["value"].to_list() == pytest.approx(measured.to_list(), rel=1e-5)
     assert table["step"].to_list() == measured.index.to_list()
     assert "<code>olmo-inject report RUNS" in source
@@ -138,11 +144,6 @@ def test_a_figure_wider_than_the_page_scrolls(tmp_path: Path) -> None:
     assert "figure img { height: auto; display: block;" in source
 
 
-def test_same_runs_same_page(trained: Path, tmp_path: Path) -> None:
-    pages = [write_report([trained], tmp_path / f"{name}.html")[0].read_bytes() for name in "ab"]
-    assert pages[0] == pages[1]
-
-
 def test_a_run_that_outlived_its_corpus(copies: Copies, tmp_path: Path) -> None:
     text = (copies.trained / "experiment.yaml").read_text()
     pattern = re.search(r"- (.*/part-\*\.npy)", text)
@@ -153,29 +154,28 @@ def test_a_run_that_outlived_its_corpus(copies: Copies, tmp_path: Path) -> None:
     assert "Learning curves" in page.text
 
 
-def test_a_failed_audit_is_the_page_s_verdict(copies: Copies, tmp_path: Path) -> None:
-    run = copies.make("spoilt")
+def test_a_failed_audit_is_the_page_s_verdict_and_a_name_cannot_write_html(copies: Copies, tmp_path: Path) -> None:
+    run = copies.make("spoilt", ("model_name: tiny-8", "model_name: <script>alert(1)</script>"))
     evidence = (run / "evidence.jsonl").read_text()
     (run / "evidence.jsonl").write_text(evidence.replace('"rows": 12', '"rows": 11', 2))
     write_json(run / AUDIT, audit_run(run, progress=False).record())
-    page = Page(write_report([run], tmp_path / "page.html")[0])
+    source = write_report([run], tmp_path / "page.html")[0].read_text()
+    page = Page(tmp_path / "page.html")
     assert "The audit found differences in spoilt" in page.text
     assert "2 differences" in page.text
-
-
-def test_a_tasks_name_cannot_write_html(copies: Copies, tmp_path: Path) -> None:
-    run = copies.make("run-b", ("model_name: tiny-8", "model_name: <script>alert(1)</script>"))
-    source = write_report([run], tmp_path / "page.html")[0].read_text()
     assert "<script>alert" not in source
     assert "&lt;script&gt;" in source
 
 
-def test_the_command(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_same_page_and_its_figures(
+    trained: Path, page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["report", str(trained), "--out", str(tmp_path / "page.html"), "--figures", str(tmp_path / "f")])
     assert ended.value.code == 0
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert printed[0] == tmp_path / "page.html"
+    assert printed[0].read_bytes() == page.read_bytes()
     assert all(path.stat().st_size for path in printed)
 
 
@@ -193,6 +193,6 @@ def test_wrong_usage_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written(trained: Path) -> None:
+def test_a_place_that_cannot_be_written() -> None:
     with pytest.raises(UserError, match="cannot write /proc/"):
-        write_report([trained], Path("/proc/page.html"))
+        write_page(Path("/proc/page.html"), "Page", [])

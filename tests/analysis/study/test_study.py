@@ -61,6 +61,7 @@ def results(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+@pytest.mark.slow
 def test_finished_cells_are_collected_once(sweep: Sweep, results: Path) -> None:
     folder = results / "study-ladder"
     before = {path: path.read_bytes() for path in folder.iterdir()}
@@ -72,6 +73,7 @@ def test_finished_cells_are_collected_once(sweep: Sweep, results: Path) -> None:
     assert cells[0]["labels"] == {"seed": "s1", "text": "t128", "model": "tiny-8"}
 
 
+@pytest.mark.slow
 def test_what_is_collected_is_what_was_measured(sweep: Sweep, results: Path) -> None:
     metrics = read_metrics(results / "study-ladder")
     for cell in sweep.cells[:3]:
@@ -85,6 +87,7 @@ def test_what_is_collected_is_what_was_measured(sweep: Sweep, results: Path) -> 
         assert loss == pytest.approx(np.mean(list(series(run, "train/lm_loss").values())), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cell_is_one_row_of_its_task(results: Path) -> None:
     table = collected(results)["study-ladder"]
     less = table[table["task"] == "tcmp"]
@@ -98,6 +101,7 @@ def test_a_cell_is_one_row_of_its_task(results: Path) -> None:
     assert table.loc[table["task"] == "plus", "kept"].isna().all()  # it is not injected
 
 
+@pytest.mark.slow
 def test_the_repository_alone_gives_figures_tables_and_verdicts(sweep: Sweep, results: Path, tmp_path: Path) -> None:
     alone = tmp_path / "results"
     shutil.copytree(results, alone)

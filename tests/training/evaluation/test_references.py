@@ -83,7 +83,7 @@ def test_scores_are_what_one_item_at_a_time_gives(finished: Path, path: Path) ->
     assert counts["eval/R_add/reference/accuracy"] == 23
 
 
-@pytest.mark.parametrize(("world", "strategy"), [(2, "ddp"), (3, "ddp"), (2, "fsdp"), (3, "fsdp")])
+@pytest.mark.parametrize(("world", "strategy"), [(2, "ddp"), (3, "fsdp")])
 def test_any_number_of_ranks_gives_the_same(
     finished: Path, path: Path, tmp_path: Path, ranks: Ranks, world: int, strategy: str
 ) -> None:
