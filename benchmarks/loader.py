@@ -1,4 +1,4 @@
-"""The full loader against ai2-olmo's own, at 4,096-token sequences, and against a dataset that costs nothing.
+"""The full loader against ai2-olmo's own, with sequences of 4,096 tokens, and against a dataset that costs nothing.
 
 Every loader reads one run from its beginning on, and each of its measurements goes on where the last one ended, as a
 training step does: rows that were never read before, from files in the page cache. What it has read ahead while others
@@ -54,7 +54,7 @@ class FreeItems(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class FreeRows(InjectedCorpus):
-    """Batches that cost nothing to make, for our loader: what is left is handing them over."""
+    """Batches that cost nothing to make, for our loader, so that only the transfer is measured."""
 
     def __init__(self) -> None:
         pass

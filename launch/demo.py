@@ -23,11 +23,11 @@ TITLE = "Injection demo: one task, four widths, two frequencies and a burst"
 
 
 def demo(folder: Path, *, at_once: int | None = None, overrides: Sequence[str] = ()) -> bool:
-    """Make the demo in `folder`, or finish one that was interrupted; what is done is not done again.
+    """Make the demo in `folder`, or finish one that was interrupted. Finished parts are not repeated.
 
     Args:
-        folder: the sweep's, and of `corpus/`, `figures/` and `report.html`.
-        at_once: runs that train at once; None: one per core.
+        folder: folder of the sweep, which also gets `corpus/`, `figures/` and `report.html`.
+        at_once: runs that train at the same time; None: one per core.
         overrides: changes to every run, as key=value.
 
     Returns:

@@ -1,6 +1,6 @@
 """Curves of learning and of retention (docs/study.md, Figs. 6a and 8).
 
-Each takes runs and a task and returns a figure, or None where the runs hold nothing to draw.
+Each function takes runs and a task and returns a figure, or None if the runs hold nothing to draw.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REFERENCE_DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
 
 
 def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
-    """Test loss over steps: a panel for each size, a line for each schedule, reference tasks dashed."""
+    """Test loss over steps: a panel for each model size, a line for each schedule, dashed lines for reference tasks."""
     name = TEST_LOSS.metric.format(task=task)
     runs = [run for run in runs if len(run.series(name).dropna())]
     if not runs:
@@ -59,13 +59,13 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
 
 
 def reference_names(runs: Sequence[Run]) -> list[str]:
-    """The reference tasks, natural statements of the corpus, that any of the runs evaluated."""
+    """Names of the reference tasks (natural statements of the corpus) that any of the runs evaluated."""
     names = {name for run in runs for name in run.metrics["name"]}
     return sorted(found[1] for found in map(REFERENCE.fullmatch, names) if found)
 
 
 def _references(runs: Sequence[Run], reference: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The mean over runs of a reference task's loss, at the steps they share; nothing where none has it."""
+    """The mean loss of a reference task over runs, at the steps they share. Yields nothing if no run has it."""
     series = [run.series(f"eval/{reference}/reference/loss").dropna() for run in runs]
     series = [losses for losses in series if len(losses)]
     if series:
@@ -74,7 +74,7 @@ def _references(runs: Sequence[Run], reference: str) -> Iterator[tuple[np.ndarra
 
 
 def retention_curves(runs: Sequence[Run], task: str) -> Figure | None:
-    """Left the loss around bursts, right what a burst gains and how it decays, by model size and schedule."""
+    """The loss around bursts (left), and the gain of a burst and its decay (right), by model size and schedule."""
     found = [(run, kept) for run in runs if (kept := retention(run, task)) is not None]
     if not found:
         return None

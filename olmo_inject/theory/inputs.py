@@ -1,7 +1,7 @@
-"""One validation for the whole submodule: numbers, whole numbers, lists of either, choices, classes.
+"""Validation of arguments for the whole submodule: numbers, whole numbers, lists of either, choices, classes.
 
-Every public function passes its arguments through here, so a NaN, a boolean mask or a complex number gets one
-line that names the argument and what is allowed, and never a result.
+Every public function checks its arguments here. So a NaN, a boolean mask or a complex number gives one line that names
+the argument and what is allowed, and never a result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measured losses as a table, from run folders or a CSV: what fits and estimates start from."""
+"""Measured losses as a table, from run folders or a CSV, for fits and estimates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CORPUS = "corpus"
 
 
 def read_measurements(paths: Sequence[Path]) -> pd.DataFrame:
-    """A row per measured loss: run, task, size, width, data, frequency and loss, as far as they are known.
+    """One row per measured loss: run, task, size, width, data, frequency and loss, as far as they are known.
 
     Args:
         paths: one CSV with these columns, of which `loss` is needed; or run folders, or folders of them.
@@ -47,7 +47,7 @@ def read_measurements(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def of_task(table: pd.DataFrame, task: str | None) -> pd.DataFrame:
-    """The rows of one task; of the only one where None.
+    """The rows of one task; None: of the only task.
 
     Raises:
         UserError: there is no such task, or there are several and none was named.
@@ -61,7 +61,7 @@ def of_task(table: pd.DataFrame, task: str | None) -> pd.DataFrame:
 
 
 def column(table: pd.DataFrame, name: str, least: float | None = None) -> Float[np.ndarray, " n"]:
-    """One column as numbers above zero, or of `least` or more.
+    """One column as numbers above zero, or of at least `least`.
 
     Args:
         table: of `read_measurements`.
@@ -82,7 +82,7 @@ def selected(table: pd.DataFrame, where: Any) -> pd.DataFrame:
 
 
 def last_of_each_run(table: pd.DataFrame) -> pd.DataFrame:
-    """Of every run and task the row of most data; all rows where runs or data are not told apart."""
+    """For every run and task the row with the most data; all rows if runs or data are not given."""
     if not {"run", "data"} <= set(table.columns):
         return table
     rising = table.sort_values("data", kind="stable")
@@ -129,7 +129,7 @@ def _of_run(folder: Path) -> pd.DataFrame:
     try:
         plan = json.loads((folder / PLAN).read_text())
         lines = (folder / METRICS).read_text().splitlines() if (folder / METRICS).exists() else []
-        # A run that was interrupted, or is still going, may have half a line at its end.
+        # A run that was interrupted, or is still running, may end with half a line.
         metrics = [json.loads(line) for line in lines if line.endswith("}")]
         width, size = _model_size(read_yaml(folder / EXPERIMENT)["model"])
         per_step = int(plan["batch_size"]) * int(plan["sequence_length"])
@@ -150,7 +150,7 @@ def _of_run(folder: Path) -> pd.DataFrame:
                 "task": task,
                 "size": size,
                 "width": width,
-                # An evaluation of step s comes after s steps, a training loss of step s is the next one's.
+                # An evaluation at step s comes after s steps; a training loss at step s belongs to the next step.
                 "data": per_step * (int(line["step"]) + corpus),
                 "frequency": float(Fraction(str(entry.get("instances_per_batch", 0)))),
                 "gap": (entry.get("steps_between_observations") or {}).get("mean"),

@@ -239,7 +239,7 @@ def test_a_local_shard_is_checked_against_the_manifest(catalog: Path, tmp_path: 
             {"paths": ["https://x.org/part-0.npy"]},
             "corpus.paths: https://x.org/part-0.npy is an address; .* corpus.name: of configs/corpora, such as",
         ),
-        ({"name": "dolma-v1_7", "dtype": "uint32"}, "corpus.dtype: not with corpus.name, which says it itself"),
+        ({"name": "dolma-v1_7", "dtype": "uint32"}, "corpus.dtype: not with corpus.name, which decides it"),
     ],
 )
 def test_refused(tmp_path: Path, corpus: dict[str, Any], message: str) -> None:

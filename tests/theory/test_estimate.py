@@ -132,7 +132,7 @@ def test_too_little_is_refused(arguments, message: str) -> None:
     ("arguments", "message"),
     [
         ([], "name a configuration"),
-        (["x.yaml", "--from", "y.csv"], "takes the place of a configuration"),
+        (["x.yaml", "--from", "y.csv"], "replaces a configuration"),
         (["x.yaml", "--at", "8:1"], "it needs --from"),
     ],
 )

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 def fit(
     measured: Annotated[list[Path], typer.Argument(metavar="RUNS|CSV", help="Run folders, or a CSV with losses.")],
-    against: Annotated[str, typer.Option(help="size, data, frequency or width; or size,data for both.")] = "size,data",
-    task: Annotated[str | None, typer.Option(help="Whose loss; corpus is the rest of the batch.")] = None,
+    against: Annotated[str, typer.Option(help="size, data, frequency, width, or size,data for both.")] = "size,data",
+    task: Annotated[str | None, typer.Option(help="Task whose loss is fitted; corpus: the rest of the batch.")] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap fits for the 95% intervals.")] = 200,
     picture: Annotated[Path | None, typer.Option(help="Draw points, fit and band: .png, .svg or .pdf.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit L = E + A N^-alpha + B D^-beta, or E + A x^-gamma, and say what the points can tell of each number."""
+    """Fit L = E + A N^-alpha + B D^-beta, or E + A x^-gamma, with the uncertainty of each number."""
     from olmo_inject.theory.measurements import QUANTITIES, column, last_of_each_run, of_task, read_measurements
     from olmo_inject.theory.prediction.tables import table
     from olmo_inject.theory.scaling.fit import fit_power_law, fit_scaling_law

@@ -48,7 +48,7 @@ def estimate_from_runs(paths: Sequence[Path]) -> list[MeasuredTask]:
 
     Args:
         paths: run folders, or folders of them; or one CSV with the columns width, frequency and loss, and task
-            where there are several.
+            if there are several.
 
     Raises:
         UserError: a file cannot be read, no task was injected, or a task has too few runs to estimate from.
