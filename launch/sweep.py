@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.config import Experiment, find_config, load_experiment
-from olmo_inject.described_yaml import described, read_described
+from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
 from olmo_inject.paths import expanded
 from olmo_inject.runs.folder import identity
@@ -175,7 +175,9 @@ def load_sweep(path: Path | str, *, folder: Path | None = None, overrides: Seque
         UserError: the key, the value and what is allowed; or the cell whose experiment is invalid.
     """
     file_path = find_config(path, "sweeps")
-    file = _as_written(read_described(file_path, SweepFile), read_yaml(file_path))
+    written = read_yaml(file_path)
+    replaced = {} if folder is None else {"folder": str(folder)}  # which other values may refer to
+    file = _as_written(described(SweepFile, (str(file_path), written), ("folder", replaced)), written)
     if not file.name or not file.experiment or not file.axes:
         raise UserError(f"{file_path}: name, experiment and axes are needed")
     if not re.fullmatch(r"\w[\w.-]*", file.name):

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.measures import TEST_LOSS, draw_baselines, label_baselines
+from analysis.figures.measures import LOSS_AMONG_LABELS, TEST_LOSS, draw_baselines, label_baselines
 from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
-from analysis.methods.retention import Retention, retention
-from analysis.read.runs import Run
+from analysis.methods.retention import Retention, held_out_losses, retention
+from analysis.read.runs import Run, conditions
 from olmo_inject.figure_style import GREY, colour_and_marker
 
 REFERENCE = re.compile(r"eval/(\w+)/reference/loss")
@@ -80,20 +80,22 @@ def retention_curves(runs: Sequence[Run], task: str) -> Figure | None:
         return None
     sizes = sizes_of([run for run, _ in found])
     found = sorted(found, key=lambda pair: (sizes.index(pair[0].size), pair[0].rate(task)))
-    names = [f"{run.size}, {run.schedule_label(task)}" for run, _ in found]
+    label = conditions([run for run, _ in found], task)
+    names = [f"{run.size}, {label[run]}" for run, _ in found]
     with style():
         figure = Figure(figsize=(9.6, 3.1))
         left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
         for number, (run, kept) in enumerate(found):
             colour, _ = colour_and_marker(number)
-            losses = run.series(TEST_LOSS.metric.format(task=task)).dropna()
+            losses = held_out_losses(run, task)
             shown = losses.loc[kept.bursts[0] : kept.bursts[-1] + kept.after[-1]]
             left.plot(shown.index, shown, color=colour, lw=1.2)
             _draw_gain(right, kept, colour)
         for burst in sorted({int(burst) for _, kept in found for burst in kept.bursts}):
             left.axvline(burst, color=GREY, lw=0.5, ls=":", zorder=1)
         left.set_xlabel("step (dotted: a burst)")
-        left.set_ylabel(TEST_LOSS.label)
+        among = any(len(run.series(LOSS_AMONG_LABELS.metric.format(task=task))) for run, _ in found)
+        left.set_ylabel((LOSS_AMONG_LABELS if among else TEST_LOSS).label)
         right.axhline(0, color=GREY, lw=0.6, zorder=1)
         right.set_xlabel("steps since the burst")
         right.set_ylabel("loss gained (nats)")

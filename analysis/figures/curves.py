@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from analysis.figures.heatmaps import accuracy_cells, draw_accuracies
 from analysis.figures.measures import TEST_ACCURACY, Measure, draw_baselines, label_baselines
 from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
-from analysis.read.runs import Run
+from analysis.read.runs import Run, conditions
 from olmo_inject.errors import UserError
 from olmo_inject.figure_style import colour_and_marker
 from olmo_inject.injection import Injections, Plan
@@ -26,7 +26,7 @@ PLAN_STEPS = 48
 
 
 def curves(runs: Sequence[Run], task: str, measure: Measure) -> Figure | None:
-    """One measure over steps: a panel for each schedule, a line for each run, coloured by model size.
+    """One measure over steps: a panel for each condition, a line for each run, coloured by model size.
 
     Args:
         runs: whose metrics are drawn.
@@ -34,24 +34,15 @@ def curves(runs: Sequence[Run], task: str, measure: Measure) -> Figure | None:
         measure: what to draw.
     """
     runs = [run for run in runs if len(measure.series(run, task))]
-
-    def label(run: Run) -> str:
-        return run.schedule_label(task) if "{task}" in measure.metric else run.plan_label()
-
-    schedules = list(dict.fromkeys(label(run) for run in sorted(runs, key=lambda run: run.rate(task))))
-    if not schedules:
+    if not runs:
         return None
+    condition = conditions(runs, task if "{task}" in measure.metric else None)
+    ordered = list(dict.fromkeys(condition[run] for run in sorted(runs, key=lambda run: run.rate(task))))
     with style():
-        figure, grid = panels(len(schedules), 2.5, 2.3)
-        for axes, schedule in zip(grid, schedules, strict=True):
-            _draw_curves(
-                axes,
-                [run for run in runs if label(run) == schedule],
-                sizes_of(runs),
-                task,
-                measure,
-            )
-            axes.set_title(schedule)
+        figure, grid = panels(len(ordered), 2.5, 2.3)
+        for axes, title in zip(grid, ordered, strict=True):
+            _draw_curves(axes, [run for run in runs if condition[run] == title], sizes_of(runs), task, measure)
+            axes.set_title(title.replace(" beside ", "\nbeside "))
         label_baselines(grid[-1], runs, task, measure)
         axis_labels(figure, grid, "step", measure.label)
         legend(figure, "model", sizes_of(runs))

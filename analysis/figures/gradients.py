@@ -54,6 +54,16 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=pd.Index([*keys, "injected", "steps", "mean", "low", "high"]))
 
 
+def last_stretch(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each run the rows of the last steps that were measured one after the other."""
+    last = []
+    for _, of_run in table.groupby("run", sort=False):
+        steps = np.unique(of_run["step"].to_numpy(int))
+        *_, (stretch, _) = unbroken(steps, steps.astype(float))
+        last.append(of_run[of_run["step"] >= stretch[0]])
+    return pd.concat(last)
+
+
 def over_steps(table: pd.DataFrame) -> Figure:
     """One task's cosines over steps, a panel for each run."""
     runs = list(dict.fromkeys(table["run"]))

@@ -51,7 +51,7 @@ TEST_LOSS = Measure("eval/{task}/test/loss", "test loss of LABEL (nats)", "loss"
 TRAIN_LOSS = Measure("train/{task}/loss", "loss of injected LABELs (nats)", "loss", smoothed=True)
 LOSS_AMONG_LABELS = Measure("eval/{task}/test/loss_among_labels", "loss among the labels (nats)")
 LABEL_MASS = Measure("eval/{task}/test/label_mass", "probability of the labels")
-AUC = Measure("eval/{task}/test/auc", "AUC of the\nlogit difference")
+AUC = Measure("eval/{task}/test/auc_unmirrored", "AUC on unmirrored\ntest pairs")
 LM_LOSS = Measure("train/lm_loss", "loss of all other tokens (nats)", smoothed=True)
 
 

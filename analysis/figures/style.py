@@ -24,7 +24,7 @@ SMALL = 6.5  # size of text inside panels, in points
 PER_ROW = 4  # panels per row
 LETTERS_THAT_FIT = 16  # letters of a legend's longest name that fit without widening the figure
 INCHES_PER_LETTER = 0.075
-_OWN_FORMULA = re.compile(r"\$(R\^2|g(_[a-z])?|\\mathdefault\{[^$]*\})\$")
+_OWN_FORMULA = re.compile(r"\$(R\^2|g(_[a-z]|_\{nt\})?|\\mathdefault\{[^$]*\})\$")
 
 _RC: Any = {
     "figure.constrained_layout.use": True,

@@ -1,14 +1,15 @@
 """What is kept between injections (docs/study.md, Fig. 8): the loss falls at a burst, and the gain decays after it.
 
-The gain at u steps after a burst is the test loss just before the burst minus the test loss u steps later. Only
-intervals between bursts that were evaluated densely count. From the largest gain on, A exp(-(u - u0) / tau) + C is
-fitted to the mean over intervals; C, at least 0, is what a burst adds permanently. Decays need not be exponential, so
-the fit's R2 and the measured half-life stand beside it. Confidence intervals come from 200 bootstrap samples of the
-intervals.
+The gain at u steps after a burst is the held-out loss just before the burst minus that u steps later; it is the loss
+among the task's labels where a run measured it. Only intervals between bursts that were evaluated densely count. From
+the largest gain on, A exp(-(u - u0) / tau) + C is fitted to the mean over intervals; C, at least 0, is what a burst
+adds permanently. Decays need not be exponential, so the fit's R2 and the measured half-life stand beside it.
+Confidence intervals come from 200 bootstrap samples of the intervals.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -75,19 +76,22 @@ class Retention:
         return None if self.decay is None else _decay(after - self.peak, *self.decay)
 
 
-def retention(run: Run, task: str, measure: str = "eval/{task}/test/loss") -> Retention | None:
-    """What a run keeps of a task between bursts. None if no interval between bursts was densely evaluated.
-
-    Args:
-        run: whose plan and metrics are read.
-        task: name of the task.
-        measure: name of the loss in the run's metrics, with `{task}` for the task's name.
-    """
-    entry = run.injection(task)
-    losses = run.series(measure.format(task=task)).dropna()
-    if entry is None or losses.empty:
+@functools.cache
+def retention(run: Run, task: str) -> Retention | None:
+    """What a run keeps of a task between bursts; None without bursts that were densely evaluated."""
+    losses = held_out_losses(run, task)
+    if run.injection(task) is None or losses.empty:
         return None
     return between(run.injecting_steps(task), losses)
+
+
+def held_out_losses(run: Run, task: str) -> pd.Series:
+    """The loss on the test half by step: among the task's labels where that was measured.
+
+    The loss over the whole vocabulary also falls when a burst teaches which tokens are labels, and no more.
+    """
+    among = run.series(f"eval/{task}/test/loss_among_labels").dropna()
+    return among if len(among) else run.series(f"eval/{task}/test/loss").dropna()
 
 
 def between(bursts: Sequence[int], losses: pd.Series) -> Retention | None:

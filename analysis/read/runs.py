@@ -57,7 +57,7 @@ class Accuracy:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One run folder, finished or not.
 
@@ -172,8 +172,19 @@ class Run:
 
     def evenly_injected(self, task: str) -> bool:
         """Whether `task` is injected, and not in bursts."""
+        return self.injection(task) is not None and not self.in_bursts(task)
+
+    def in_bursts(self, task: str) -> bool:
+        """Whether `task` is injected in bursts."""
         entry = self.injection(task)
-        return entry is not None and entry.schedule != "burst"
+        return entry is not None and entry.schedule == "burst"
+
+    @property
+    def text_label(self) -> str:
+        """What the run trains on beside its tasks, in a few words."""
+        corpus = self.experiment.corpus
+        name = corpus.name or (Path(corpus.folder).name if corpus.folder else "its own text")
+        return name if corpus.sequences is None else f"{corpus.sequences:,} sequences of {name}"
 
     def schedule_label(self, task: str) -> str:
         """How the run injects `task`, in a few words, such as `10 every 10 batches`."""
@@ -366,3 +377,13 @@ def measurements(runs: Sequence[Run], *names: str) -> pd.DataFrame:
 def task_names(runs: Sequence[Run]) -> list[str]:
     """Names of all tasks of the runs, in the order of first appearance."""
     return list(dict.fromkeys(task.name for run in runs for task in run.tasks))
+
+
+def conditions(runs: Sequence[Run], task: str | None = None) -> dict[Run, str]:
+    """What runs differ in beside the model: how each injects `task`, or all tasks, and its text where texts differ."""
+    several = len({run.text_label for run in runs}) > 1
+    return {
+        run: (run.plan_label() if task is None else run.schedule_label(task))
+        + (f" beside {run.text_label}" if several else "")
+        for run in runs
+    }

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from analysis.figures.accumulation import accumulation_table, measure_of
+from analysis.figures.measures import AUC
 from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, task_names
 from analysis.report.page import Table
 from olmo_inject.words import counted
@@ -40,8 +42,8 @@ class Comparison:
 
 
 def sentences(runs: Sequence[Run]) -> list[str]:
-    """At most five findings: first doubts about the runs, then what was learned, then clear comparisons."""
-    return [*_doubts(runs), *_learned(runs), *_stands_out(runs)][:MOST]
+    """At most five findings: doubts about the runs, what bursts left, what was learned, then clear comparisons."""
+    return [*_doubts(runs), *_accumulated(runs), *_learned(runs), *_stands_out(runs)][:MOST]
 
 
 def verdicts(runs: Sequence[Run]) -> Table:
@@ -130,6 +132,21 @@ def _doubts(runs: Sequence[Run]) -> Iterator[str]:
         yield f"Not trained to the end: {', '.join(cut)}."
 
 
+def _accumulated(runs: Sequence[Run]) -> Iterator[str]:
+    """What bursts have left in each model, where several run beside the same or another text."""
+    for task in task_names(runs):
+        table = accumulation_table(runs, task)
+        if len(table) < 2:
+            continue
+        measure = "AUC" if measure_of(runs, task) is AUC else "accuracy"
+        beside = [
+            ", ".join(f"{row['accumulated']:.2f} {row['model']}" for row in group.to_dict("records"))
+            + f" beside {text}"
+            for text, group in table.groupby("text", sort=False)
+        ]
+        yield f"{task}: {measure} on unmirrored pairs just before a burst: {'; '.join(beside)}."
+
+
 def _learned(runs: Sequence[Run]) -> Iterator[str]:
     """How many runs learned each task, and which run is best."""
     for task in task_names(runs):
@@ -171,6 +188,8 @@ def _is_even(run: Run, task: str) -> bool:
 
 def _even_pair(a: Run, b: Run, task: str) -> Comparison | None:
     """Two evenly injected runs that differ in size or frequency alone, the one expected to be better first."""
+    if a.text_label != b.text_label:
+        return None
     rates = a.frequency(task).per_batch, b.frequency(task).per_batch
     if rates[0] == rates[1] and a.parameters != b.parameters:
         return _comparison(task, "model size", *sorted((a, b), key=lambda run: -run.parameters))
@@ -183,7 +202,7 @@ def _gap_pairs(runs: Sequence[Run], task: str) -> Iterator[Comparison]:
     """Runs of equal size and long-run frequency that differ in the gap, the shorter gap first."""
     spread = sorted((run for run in runs if run.gap(task) is not None), key=lambda run: run.gap(task) or 0)
     for a, b in itertools.combinations(spread, 2):
-        same = a.size == b.size and a.frequency(task) == b.frequency(task)
+        same = (a.size, a.text_label, a.frequency(task)) == (b.size, b.text_label, b.frequency(task))
         if same and a.gap(task) != b.gap(task):
             yield _comparison(task, "gap", a, b)
 

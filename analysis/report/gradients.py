@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 
-from analysis.figures.gradients import BLOCK, cosine_label, matrix, means, over_steps, summarize
+from analysis.figures.gradients import BLOCK, cosine_label, last_stretch, matrix, means, over_steps, summarize
 from analysis.read.labels import file_part
 from analysis.read.store import rows
 from analysis.report.page import Drawing, Section, Table, tables, with_interval
@@ -39,10 +39,10 @@ def in_run_section(table: pd.DataFrame) -> Section | None:
     if table.empty:
         return None
     shown = tables(_mean_table(summarize(table)))
-    return Section(IN_RUN_TITLE, _ABOUT, tables=shown, drawings=list(_drawings(table, "in-run-")))
+    return Section(IN_RUN_TITLE, _ABOUT, tables=shown, drawings=list(_drawings(table, "in-run-", last_stretch)))
 
 
-def _drawings(table: pd.DataFrame, prefix: str) -> Iterator[Drawing]:
+def _drawings(table: pd.DataFrame, prefix: str, shown: Callable = lambda of_task: of_task) -> Iterator[Drawing]:
     summary = summarize(table)
     for task in dict.fromkeys(table["task"]):
         of_task = rows(table, task=task, of="")
@@ -50,9 +50,10 @@ def _drawings(table: pd.DataFrame, prefix: str) -> Iterator[Drawing]:
             caption = (
                 f"{task}: cosine of the batch's gradient, and of its two parts, with the task's own, on the task's "
                 "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly; no "
-                "line is drawn across steps that were not measured."
+                "line is drawn across steps that were not measured. Runs that measured while training show the last "
+                "steps that they measured in a row."
             )
-            yield Drawing(f"{prefix}steps-{task}", over_steps(of_task), caption, of_task)
+            yield Drawing(f"{prefix}steps-{task}", over_steps(shown(of_task)), caption, of_task)
         caption = (
             f"{task}: means over steps (their number stands under a run's name), with 95% block bootstrap intervals "
             f"over steps if there are at least {2 * BLOCK}."

@@ -23,6 +23,7 @@ from analysis.read.runs import LEARNED_ABOVE, LM_LOSS_STEPS, Run, measurements, 
 from analysis.read.samples import samples
 from analysis.read.store import kept_results, rows
 from analysis.report import stored
+from analysis.report.accumulation import accumulation_section
 from analysis.report.behaviour import behaviour_section, score_table
 from analysis.report.findings import comparison_table, sentences, steps_label, verdicts
 from analysis.report.gradients import in_run_section
@@ -153,6 +154,7 @@ def in_run_interference(runs: Sequence[Run]) -> Section | None:
 
 SECTIONS: tuple[Callable[[Sequence[Run]], Section | None], ...] = (
     findings,
+    accumulation_section,
     results,
     learning,
     bursts,
