@@ -59,7 +59,7 @@ bench: $(READY)
 # ai2-olmo 0.6.0 pins ai2-olmo-core 0.1.0, so OLMo-core 3 has an environment of its own, and this project in it
 # without ai2-olmo. It is also where the core is tested with numpy 2.
 CORE_TESTS := tests/adapters/test_olmo_core.py tests/adapters/test_pytorch.py tests/injection tests/tasks/test_registry.py \
-  tests/runs/test_evidence.py tests/runs/test_metrics.py tests/corpus/test_contents.py tests/corpus/test_sources.py \
+  tests/runs/test_evidence.py tests/runs/test_metrics.py tests/corpus/test_sources.py \
   tests/theory/test_closed_forms.py tests/theory/test_training.py tests/theory/test_mixture.py tests/test_extras.py
 core-env: .venv-core/.installed
 
