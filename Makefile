@@ -7,7 +7,9 @@
 #   make lint    ruff and pyright
 #   make docs    the documentation site, in site/; fails on a broken link
 #   make bench   costs against plain ai2-olmo; ARGS goes to `python -m benchmarks`
-#   make test-olmo-core   the tests of OLMo-core 3, in its own environment, .venv-core (`make core-env` makes it)
+#   make test-core   the tests of what needs no ai2-olmo, and of OLMo-core 3, in an environment without ai2-olmo and with
+#                numpy 2: .venv-core (`make core-env` makes it)
+#   make test-olmo-core   of these, the tests of OLMo-core 3 alone
 #   make clean   remove .venv and caches, but nothing in runs/
 #
 # PYTHON=/path/to/python chooses the interpreter of .venv.
@@ -31,7 +33,7 @@ test quick coverage: export OMP_NUM_THREADS := 1
 test quick coverage: export PYTHONDONTWRITEBYTECODE :=
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test quick coverage lint docs bench core-env test-olmo-core clean
+.PHONY: demo test quick coverage lint docs bench core-env test-core test-olmo-core clean
 demo: $(READY)
 	.venv/bin/olmo-inject demo $(ARGS)
 
@@ -56,21 +58,25 @@ docs: $(READY)
 bench: $(READY)
 	.venv/bin/python -m benchmarks $(ARGS)
 
-# ai2-olmo 0.6.0 pins ai2-olmo-core 0.1.0, so OLMo-core 3 has an environment of its own, in which this project is
-# installed without ai2-olmo.
-CORE_PACKAGES := ai2-olmo-core==3.0.0 transformers jaxtyping omegaconf typer tokenizers scipy pandas pyarrow \
-  pytest pytest-timeout hypothesis beartype
+# ai2-olmo 0.6.0 pins ai2-olmo-core 0.1.0, so OLMo-core 3 has an environment of its own, and this project in it
+# without ai2-olmo. It is also where the core is tested with numpy 2.
+CORE_TESTS := tests/adapters/test_olmo_core.py tests/adapters/test_pytorch.py tests/injection tests/tasks/test_registry.py \
+  tests/runs/test_evidence.py tests/runs/test_metrics.py tests/corpus/test_sources.py \
+  tests/theory/test_closed_forms.py tests/theory/test_training.py tests/theory/test_mixture.py tests/test_extras.py
 core-env: .venv-core/.installed
 
-.venv-core/.installed: constraints-olmo-core.txt
+.venv-core/.installed: pyproject.toml constraints-olmo-core.txt
 	$(eval FOUND := $(shell $(FIND_PYTHON)))
 	$(if $(FOUND),,$(error $(MISSING)))
 	"$(FOUND)" -m venv .venv-core
-	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-olmo-core.txt $(CORE_PACKAGES)
-	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-olmo-core.txt \
+	  -e '.[olmo-core]' pytest pytest-timeout hypothesis beartype
 	@touch $@
 
-test-olmo-core: export OMP_NUM_THREADS := 1
+test-core test-olmo-core: export OMP_NUM_THREADS := 1
+test-core: .venv-core/.installed
+	.venv-core/bin/python -m pytest $(CORE_TESTS) $(ARGS)
+
 test-olmo-core: .venv-core/.installed
 	.venv-core/bin/python -m pytest tests/adapters/test_olmo_core.py $(ARGS)
 

@@ -10,10 +10,10 @@ from rich.table import Table
 
 
 def in_turns(rivals: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Each rival's own measurements, one a round."""
+    """Each rival's own measurements, one a round; every other round goes backwards, so that none is always first."""
     measured: dict[str, list[float]] = {name: [] for name in rivals}
-    for _ in range(rounds):
-        for name, measure in rivals.items():
+    for number in range(rounds):
+        for name, measure in list(rivals.items())[:: 1 if number % 2 == 0 else -1]:
             measured[name].append(measure())
     return measured
 

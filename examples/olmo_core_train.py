@@ -1,6 +1,7 @@
 """Train a small OLMo-2 with OLMo-core 3 on an injected stream, on a CPU or GPUs, with one process or several.
 
     make core-env        # ai2-olmo 0.6.0 pins another OLMo-core, so this one has an environment of its own
+    .venv/bin/olmo-inject corpus sample --out runs/corpus  # from ai2-olmo's package; or `corpus build`
     .venv-core/bin/torchrun --nproc-per-node=2 examples/olmo_core_train.py examples/olmo_core.yaml
     .venv-core/bin/python -m olmo_inject audit runs/olmo-core
 

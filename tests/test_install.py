@@ -18,12 +18,14 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from olmo_inject.config import configs_folder
+from olmo_inject.extras import BRINGS
 
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("olmo_inject", "launch", "analysis")
-PYTHONS = ("3.10", "3.11", "3.12")
+PYTHONS = ("3.10", "3.11", "3.12")  # of ai2-olmo, and so of constraints.txt
+WITH_OLMO = ("olmo", "analysis", "transformers", "build", "s3")  # extras that can be installed together
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +47,21 @@ def metadata(wheel: Path) -> Message:
     return Parser().parsestr(file.read_text())
 
 
-def requirements(metadata: Message) -> list[Requirement]:
-    return [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+def requirements(metadata: Message, *extras: str) -> list[Requirement]:
+    """What the project asks for without extras and with these."""
+    asked = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+    return [
+        each
+        for each in asked
+        if each.name != "olmo-inject"  # an extra that holds others
+        and (not each.marker or any(each.marker.evaluate({"extra": extra}) for extra in extras))
+    ]
 
 
-def pins(python: str) -> dict[str, str]:
+def pins(python: str, file: str = "constraints.txt") -> dict[str, str]:
     """Pinned version of each package on that Python, by canonical name."""
     found: dict[str, str] = {}
-    for line in (REPOSITORY / "constraints.txt").read_text().splitlines():
+    for line in (REPOSITORY / file).read_text().splitlines():
         if line and not line.startswith("#"):
             pin = Requirement(line)
             if pin.marker is None or pin.marker.evaluate({"python_version": python}):
@@ -91,21 +100,42 @@ def test_checkout_finds_its_configs() -> None:
 
 def test_python_versions(metadata: Message) -> None:
     allowed = SpecifierSet(metadata["Requires-Python"])
-    assert [minor for minor in range(8, 16) if f"3.{minor}.1" in allowed] == [10, 11, 12]
+    assert [minor for minor in range(8, 16) if f"3.{minor}.1" in allowed] == [10, 11, 12, 13, 14, 15]
 
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_requirement_is_pinned_within_its_bounds(python: str, metadata: Message) -> None:
-    pinned = pins(python)
-    for requirement in requirements(metadata):
+    check_pinned(requirements(metadata, *WITH_OLMO, "dev", "docs"), pins(python))
+
+
+def test_every_requirement_of_olmo_core_is_pinned_within_its_bounds(metadata: Message) -> None:
+    check_pinned(requirements(metadata, "olmo-core"), pins("3.11", "constraints-olmo-core.txt"))
+
+
+def check_pinned(asked: list[Requirement], pinned: dict[str, str]) -> None:
+    for requirement in asked:
         version = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}, pinned {version}"
+
+
+def test_the_line_for_a_missing_package_names_its_extra(metadata: Message) -> None:
+    core = {each.name for each in requirements(metadata)}
+    for extra, packages in BRINGS.items():
+        assert {*packages.values()} <= {each.name for each in requirements(metadata, extra)} - core
+
+
+def test_numpy_2_and_numpy_1(metadata: Message) -> None:
+    """The core takes both, ai2-olmo's extra the first alone."""
+    for extras, allowed in (((), True), (("olmo",), False)):
+        bounds = [each.specifier for each in requirements(metadata, *extras) if each.name == "numpy"]
+        assert all(bound.contains("1.26.4") for bound in bounds)
+        assert all(bound.contains("2.4.0") for bound in bounds) is allowed
 
 
 def test_everything_that_comes_along_is_pinned(metadata: Message) -> None:
     """Follows what is installed; what only other platforms or extras need is not here to be followed."""
     pinned = pins(f"{sys.version_info.major}.{sys.version_info.minor}")
-    waiting, seen = requirements(metadata), set()
+    waiting, seen = requirements(metadata, *WITH_OLMO, "dev", "docs"), set()
     while waiting:
         requirement = waiting.pop()
         for extra in ("", *requirement.extras):
@@ -138,7 +168,7 @@ def imported_by(package: str) -> dict[str, Path]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_import_is_declared(package: str, metadata: Message) -> None:
-    declared = [each.name for each in requirements(metadata) if not each.marker]
+    declared = [each.name for each in requirements(metadata, *WITH_OLMO)]
     provided = {path.parts[0].removesuffix(".py") for name in declared for path in files(name) or ()}
     for name, file in imported_by(package).items():
         if name not in sys.stdlib_module_names and name not in PACKAGES:

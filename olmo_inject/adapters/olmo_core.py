@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,27 +25,10 @@ from olmo_inject.adapters.recorder import Recorder
 from olmo_inject.adapters.run import IGNORED, INDEX, InjectedRun, RankBatches, collate
 from olmo_inject.corpus.splice import lift_masks, padded_lengths
 from olmo_inject.errors import UserError
+from olmo_inject.extras import require_olmo_core
 from olmo_inject.injection.splicing import Splices
 
-
-def _check_version() -> None:
-    """Check that OLMo-core 3 is installed.
-
-    Raises:
-        UserError: there is none, or another version (ai2-olmo pins one).
-    """
-    try:
-        found = version("ai2-olmo-core")
-    except PackageNotFoundError:
-        found = "none"
-    if not found.startswith("3."):
-        raise UserError(
-            f"OLMo-core 3 is needed, and {found} is installed: ai2-olmo 0.6.0 pins another, so give OLMo-core an "
-            "environment of its own (make core-env)"
-        )
-
-
-_check_version()
+require_olmo_core("3.", "ai2-olmo 0.6.0 pins another, so give OLMo-core an environment of its own (make core-env)")
 
 from olmo_core.data import DataCollator, NumpyFSLDataLoader, TextDataLoaderBase  # noqa: E402
 from olmo_core.data.composable import ComposableDataLoader  # noqa: E402

@@ -19,6 +19,9 @@ def demo(
 
     Takes some minutes on two cores. After an interruption the same command continues.
     """
+    from olmo_inject.extras import require
+
+    require("olmo")
     from launch.demo import demo as make_demo
 
     with stoppable():

@@ -97,7 +97,9 @@ def run(file: FileArgument, at_once: AtOnceOption = None, retry_failed: RetryOpt
     """
     from launch.submit import run_sweep
     from launch.sweep import load_sweep
+    from olmo_inject.extras import require
 
+    require("olmo")
     sweep = load_sweep(file)
     with stoppable():
         succeeded = run_sweep(sweep, at_once=at_once, retry_failed=retry_failed, console=Console(stderr=True))
@@ -115,7 +117,9 @@ def submit(file: FileArgument, site: SiteOption = None, retry_failed: RetryOptio
     from launch.slurm import load_site
     from launch.submit import submit_sweep
     from launch.sweep import load_sweep
+    from olmo_inject.extras import require
 
+    require("olmo")
     sweep = load_sweep(file)
     submitted = submit_sweep(sweep, load_site(site), retry_failed=retry_failed, console=Console(stderr=True))
     for line in submitted.arrays:

@@ -192,7 +192,8 @@ def check_corpus(experiment: Described, *, may_be_none: bool = False) -> None:
         if "://" in path:
             where = "folder" if path == corpus.folder else "paths"
             raise UserError(
-                f"corpus.{where}: {path} is an address; write shards that lie elsewhere as corpus.name with corpus.root"
+                f"corpus.{where}: {path} is an address; shards that lie elsewhere are read by corpus.root with a "
+                "corpus.name: of configs/corpora, such as olmo-mix-1124, or a file like those"
             )
     given = [key for key in ("name", "folder", "paths") if getattr(corpus, key)]
     if len(given) != 1 and not (may_be_none and not given):

@@ -27,6 +27,8 @@ class Folder:
     """Digits of a part's number, with leading zeros."""
     pieces: dict[int, Any] | None = None
     """Number of files -> the parts that have that many, such as `0-4 6`; other parts have one file."""
+    twice: str | None = None
+    """Parts whose files each stand twice, one after the other, such as `104` or `0-4 6`."""
     times: int = 1
     """How often the folder's shards are repeated in the order, the whole folder each time."""
 
@@ -109,15 +111,23 @@ def read_catalog(path: Path) -> NamedCorpus:
 def _names(pattern: str, folder: Folder) -> list[str]:
     pieces = dict.fromkeys(range(folder.parts), 1)
     for number, parts in (folder.pieces or {}).items():
-        for span in str(parts).split():
-            first, _, last = span.partition("-")
-            for part in range(int(first), int(last or first) + 1):
-                if part not in pieces:
-                    raise ValueError(f"{folder.path} has no part {part} among {folder.parts}")
-                pieces[part] = number
+        pieces |= dict.fromkeys(_parts(folder, str(parts)), number)
+    twice = _parts(folder, folder.twice or "")
     once = [
         pattern.format(path=folder.path, part=f"{part:0{folder.digits}d}", piece=piece)
         for part, number in pieces.items()
         for piece in range(number)
+        for _ in range(2 if part in twice else 1)
     ]
     return once * folder.times
+
+
+def _parts(folder: Folder, spans: str) -> list[int]:
+    """The numbers in text such as `0-4 6`."""
+    numbers = []
+    for span in spans.split():
+        first, _, last = span.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    if beyond := [number for number in numbers if number >= folder.parts]:
+        raise ValueError(f"{folder.path} has no part {beyond[0]} among {folder.parts}")
+    return numbers

@@ -93,8 +93,8 @@ class Uniform:
         above, below = self.rate.numerator, self.rate.denominator
         # The start is reduced to its remainder, so that numbers stay small.
         within = steps + start % below
-        fits = not len(within) or (int(within[-1]) + 1) * above < 2**63
-        before = within if fits else within.astype(object)
+        largest = (int(within[-1]) + 1) * above if len(within) else 0
+        before = within if max(largest, below) < 2**63 else within.astype(object)
         return ((before + 1) * above // below - before * above // below).astype(np.int64)
 
 

@@ -94,7 +94,7 @@ def test_its_weights_are_read_by_transformers(whole: Path) -> None:
     assert model.config.model_type == "olmo2"
     run = InjectedRun.open(whole / "stream.yaml")
     task = run.data.tasks[0]
-    rows = torch.from_numpy(task.instances[task.test_ids].astype(np.int64))
+    rows = torch.from_numpy(task.instances.table()[task.test_ids].astype(np.int64))
     with torch.no_grad():
         logits = model(input_ids=rows[:, :2]).logits[:, -1]
     loss = torch.nn.functional.cross_entropy(logits.float(), rows[:, 2]).item()
@@ -108,7 +108,13 @@ def test_its_weights_are_read_by_transformers(whole: Path) -> None:
 
 @needs_3
 def test_another_loaders_rows_are_injected_at_any_world_size_after_a_resume_and_over_epochs(tmp_path: Path) -> None:
-    from olmo_core.data import DataCollator, NumpyFSLDataLoader, NumpyFSLDatasetConfig, TokenizerConfig
+    from olmo_core.data import (
+        DataCollator,
+        NumpyDatasetDType,
+        NumpyFSLDataLoader,
+        NumpyFSLDatasetConfig,
+        TokenizerConfig,
+    )
 
     from olmo_inject.adapters.olmo_core import InjectingDataLoader
 
@@ -119,7 +125,11 @@ def test_another_loaders_rows_are_injected_at_any_world_size_after_a_resume_and_
 
     def loader(rank: int, world: int) -> NumpyFSLDataLoader:
         dataset = NumpyFSLDatasetConfig(
-            paths=[str(tmp_path / "theirs.npy")], sequence_length=LENGTH, tokenizer=tokenizer, work_dir=str(tmp_path)
+            paths=[str(tmp_path / "theirs.npy")],
+            sequence_length=LENGTH,
+            tokenizer=tokenizer,
+            dtype=NumpyDatasetDType.uint16,
+            work_dir=str(tmp_path),
         ).build()
         return NumpyFSLDataLoader(
             dataset,

@@ -48,15 +48,22 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run of a GPT-NeoX."""
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An uninterrupted run of each kind of model."""
     import warnings
 
-    folder = tmp_path_factory.mktemp("whole")
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in MODELS}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        train(write_stream(folder, "transformers"), folder / "out", "gpt_neox", [])
-    return folder
+        for kind, folder in folders.items():
+            train(write_stream(folder, "transformers"), folder / "out", kind, [])
+    return folders
+
+
+@pytest.fixture
+def whole(wholes: dict[str, Path]) -> Path:
+    """The run of a GPT-NeoX."""
+    return wholes["gpt_neox"]
 
 
 def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
@@ -90,16 +97,17 @@ def test_the_loss_is_the_trainers_own(tmp_path: Path) -> None:
     assert audit_run(tmp_path / "run", progress=False).passed
 
 
-def test_a_resume_is_exact(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_resume_is_exact(wholes: dict[str, Path], kind: str, tmp_path: Path) -> None:
     """Interrupted two steps after a checkpoint: the logs are cut back, the weights come out the same."""
-    config, out = write_stream(tmp_path, "transformers"), tmp_path / "out"
-    train(config, out, "gpt_neox", [], (StopAt(6),))
+    whole, config, out = wholes[kind], write_stream(tmp_path, "transformers"), tmp_path / "out"
+    train(config, out, kind, [], (StopAt(6),))
     assert len(list(read_lines(tmp_path / "run" / "evidence.jsonl"))) == 6
     with pytest.raises(
         UserError, match=r"has been trained to step 4: train\(resume_from_checkpoint=True\) to continue"
     ):
-        train(config, out, "gpt_neox", [])
-    train(config, out, "gpt_neox", [], resume_from_checkpoint=str(out / "checkpoint-4"))
+        train(config, out, kind, [])
+    train(config, out, kind, [], resume_from_checkpoint=str(out / "checkpoint-4"))
     for name in ("evidence.jsonl", "metrics.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (whole / "run" / name).read_bytes()
     theirs = weights(whole, 8)
@@ -168,10 +176,11 @@ def test_a_callback_that_comes_late_is_refused(tmp_path: Path) -> None:
         train(tmp_path / "stream.yaml", tmp_path / "out", "gpt_neox", [f"folder={tmp_path}/late"], (Late(),))
 
 
-def test_two_processes_are_given_the_same_stream(whole: Path, tmp_path: Path) -> None:
-    config = write_stream(tmp_path, "transformers")
+@pytest.mark.parametrize("kind", MODELS)
+def test_two_processes_are_given_the_same_stream(wholes: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    whole, config = wholes[kind], write_stream(tmp_path, "transformers")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    arguments = ["--nproc-per-node=2", str(SCRIPT), str(config), str(tmp_path / "out"), "gpt_neox"]
+    arguments = ["--nproc-per-node=2", str(SCRIPT), str(config), str(tmp_path / "out"), kind]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert audit_run(tmp_path / "run", progress=False).verdict == "identical"

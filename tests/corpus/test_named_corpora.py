@@ -25,8 +25,32 @@ from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
 from olmo_inject.vocabulary import Vocabulary
 
-# Of the 1,033 names of OLMo-7B-0424's published configuration, one a line.
-OFFICIAL = "7221f55c40aed8883c42238ebfed42f1d9ce9f6d018739b32c4ca154ce65552c"
+# Of the names in the published configurations of OLMo-7B-0424 (and 0724), OLMo-1B, OLMo-7B and OLMo-2's first stage,
+# one a line: their SHA-256, how many they are and how many different; then dtype, sequence length and batch size; then
+# EOS, PAD and the size of the vocabulary. Every run's seed is 6198.
+NEOX = (50279, 1, 50280)
+OFFICIAL = {
+    "dolma-v1_7": (
+        ("7221f55c40aed8883c42238ebfed42f1d9ce9f6d018739b32c4ca154ce65552c", 1033, 1031),
+        ("uint16", 4096, 1024),
+        NEOX,
+    ),
+    "dolma-v1_5": (
+        ("c149a6ddd9dca6f7b1e24280fe90e03e8cb5bd83aafb04a6cc2487aa2780917e", 249, 249),
+        ("uint16", 2048, 2048),
+        NEOX,
+    ),
+    "dolma-v1_5-sample": (
+        ("fceb7f62533e2bcf600a151a41e015a252ca5be24c59e637b922ce835dcaa2f7", 443, 443),
+        ("uint16", 2048, 2048),
+        NEOX,
+    ),
+    "olmo-mix-1124": (
+        ("87cf2c11fadb4e03f1428a6805be7c64b71678e9eae8c1bfef5a815e0de67032", 1122, 1117),
+        ("uint32", 4096, 1024),
+        (100257, 100277, 100278),
+    ),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -54,23 +78,34 @@ def experiment(tmp_path: Path, corpus: dict[str, Any], *overrides: str) -> Exper
     return load_experiment(path, overrides)
 
 
-def test_the_official_order_is_the_published_listing() -> None:
-    corpus = read_catalog(configs_folder() / "corpora" / "dolma-v1_7.yaml")
-    assert corpus.listing == OFFICIAL
-    assert (len(corpus.shards), len(set(corpus.shards))) == (1033, 1031)
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_the_official_order_is_the_published_listing(name: str) -> None:
+    listing, shape, ids = OFFICIAL[name]
+    corpus = read_catalog(configs_folder() / "corpora" / f"{name}.yaml")
+    assert (corpus.listing, len(corpus.shards), len(set(corpus.shards))) == listing
     entry = corpus.entry
-    assert (entry.dtype, entry.seed, entry.sequence_length, entry.batch_size) == ("uint16", 6198, 4096, 1024)
+    assert entry.seed == 6198
+    assert (entry.dtype, entry.sequence_length, entry.batch_size) == shape
     vocabulary = Vocabulary.load(entry.tokenizer)
-    assert (vocabulary.eos_id, vocabulary.pad_id, vocabulary.size) == (entry.eos_token_id, entry.pad_token_id, 50280)
+    assert (vocabulary.eos_id, vocabulary.pad_id, vocabulary.size) == ids
+    assert (entry.eos_token_id, entry.pad_token_id) == ids[:2]
 
 
-@pytest.mark.parametrize("path", sorted((configs_folder() / "corpora").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_corpus_is_read(path: Path) -> None:
-    assert read_catalog(path).shards
+def test_every_shipped_corpus_has_its_listing() -> None:
+    assert {path.stem for path in (configs_folder() / "corpora").glob("*.yaml")} == OFFICIAL.keys()
 
 
 def test_a_small_table(catalog: Path) -> None:
     assert list(read_catalog(catalog).shards) == NAMES
+
+
+def test_a_part_whose_files_stand_twice(catalog: Path) -> None:
+    catalog.write_text(catalog.read_text().replace("pieces: {2: 1}", 'pieces: {2: 1}, twice: "1"'))
+    assert list(read_catalog(catalog).shards) == [
+        NAMES[0],
+        *(name for name in NAMES[1:3] for _ in range(2)),
+        *NAMES[3:],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +114,7 @@ def test_a_small_table(catalog: Path) -> None:
         ("times: 2", "tines: 2", "tines"),
         ("parts: 2", "parts: two", "parts"),
         ("{2: 1}", "{2: 1-2}", "books has no part 2 among 2"),
+        ("times: 2", "twice: 0-1", "wiki/all has no part 1 among 1"),
         ("{path}/", "{place}/", r"shards: \{place\} is none of \{path\}, \{part\} and \{piece\}"),
         ("dtype: uint16", "dtype: [", "is not YAML"),
         ("dtype: uint16", "dtype: int8", "dtype: 'int8' is not one of uint8, uint16, uint32, uint64"),
@@ -194,12 +230,16 @@ def test_a_local_shard_is_checked_against_the_manifest(catalog: Path, tmp_path: 
     ("corpus", "message"),
     [
         ({"name": "dolma-v1_7"}, "corpus.root: dolma-v1_7 needs one: a folder, http"),
-        ({"name": "pile"}, "pile is neither a file nor one of the shipped corpora: dolma-v1_7"),
+        ({"name": "pile"}, "pile is neither a file nor one of the shipped corpora: dolma-v1_5, "),
         ({"name": "dolma-v1_7", "root": "r", "eos_token_id": 0}, "corpus.eos_token_id: 0, but dolma-v1_7"),
         ({"name": "dolma-v1_7", "root": "r", "manifest": "none.json"}, "none.json does not exist"),
         ({"name": "dolma-v1_7", "root": "no/such"}, "corpus.root: no/such is not a folder of this machine"),
         ({"name": "dolma-v1_7", "folder": "x"}, "corpus: give one of name, folder and paths, not name and folder"),
         ({"paths": ["x"], "root": "r"}, "corpus.root: only with corpus.name"),
+        (
+            {"paths": ["https://x.org/part-0.npy"]},
+            "corpus.paths: https://x.org/part-0.npy is an address; .* corpus.name: of configs/corpora, such as",
+        ),
         ({"name": "dolma-v1_7", "dtype": "uint32"}, "corpus.dtype: not with corpus.name, which decides it"),
     ],
 )

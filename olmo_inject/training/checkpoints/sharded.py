@@ -14,13 +14,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from olmo_core.distributed.checkpoint import Checkpointer, _get_model_state_dict_for_checkpoint
-from olmo_core.distributed.tensors import ShardedFlatTensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from olmo_inject.errors import UserError
+from olmo_inject.extras import require_olmo_core
 from olmo_inject.training.checkpoints import record
 from olmo_inject.training.parallel import DistModel
+
+require_olmo_core("0.1.", "ai2-olmo 0.6.0 needs it, so give OLMo-core 3 an environment of its own (make core-env)")
+
+from olmo_core.distributed.checkpoint import Checkpointer, _get_model_state_dict_for_checkpoint  # noqa: E402
+from olmo_core.distributed.tensors import ShardedFlatTensor  # noqa: E402
 
 Shapes = dict[str, tuple[int, ...]]
 Views = dict[str, torch.Tensor]  # plain name -> a tensor, or this rank's part as a ShardedFlatTensor

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int64
-from olmo.model import OLMo
 from rich.box import SIMPLE
 from rich.table import Table
 
@@ -22,6 +21,8 @@ from olmo_inject.training.evaluation.continuations import score_items
 from olmo_inject.training.evaluation.tasks import Mean
 
 if TYPE_CHECKING:
+    from olmo.model import OLMo
+
     from olmo_inject.training.trainer import InjectionTrainer
 
 MOST_GROUPS = 64  # maximum groups in metrics; with more, only the halves' means are logged
