@@ -67,7 +67,8 @@ class Splice:
         """
         steps, rows = np.divmod(positions, self.plan.batch_size)
         splicer, parts = self.splicer(row_length), []
-        # A loader's batch lies in one step; only a user's own sampler mixes them.
+        if len(steps) and (steps == steps[0]).all():  # a loader's batch; only a user's own sampler mixes steps
+            return splicer.at(int(steps[0]), rows, host)
         for step in dict.fromkeys(steps.tolist()):
             of_step = np.flatnonzero(steps == step)
             part = splicer.at(step, rows[of_step], None if host is None else host[of_step])
