@@ -27,6 +27,7 @@ PLAN = "plan.json"
 METRICS = "metrics.jsonl"
 EVIDENCE_FILE = "evidence.jsonl"
 TASKS = "tasks"
+LISTS = "lists"  # of injections, as entries of schedule `at` gave them, by number of the entry
 EXPORT = "export.json"  # of a stream that is written to files
 SAVED = "saved.json"  # of other trainers than ai2-olmo's: the step of the last checkpoint
 AUDIT = Path("analysis", "audit.json")  # the record of the last audit
@@ -135,6 +136,9 @@ def load_run(folder: Path, corpus: Path | None = None) -> SavedRun:
     plan = read_plan(folder)
     experiment = read_experiment(folder)
     experiment.folder = str(folder)  # a run may have been moved
+    for number, entry in enumerate(experiment.injections):  # the user's file may have moved or changed
+        if entry.file is not None and (kept := list_path(folder, number)).is_file():
+            entry.file = str(kept)
     _find_where_made(experiment, plan.get("made_in"))
     if corpus is not None:
         experiment.corpus = moved_corpus(experiment.corpus, corpus)
@@ -166,6 +170,11 @@ def saved_tasks(file: Path | str, experiment: Described) -> list[Task] | None:
     if run.experiment.tasks != experiment.tasks:
         raise UserError(f"{file} is a run's, whose tasks' code is not run: copy it to change its tasks")
     return run.tasks
+
+
+def list_path(folder: Path, number: int) -> Path:
+    """Where a run keeps the list of injections of one of its entries."""
+    return folder / LISTS / f"{number}.parquet"
 
 
 def read_experiment(folder: Path) -> Described:
