@@ -187,7 +187,7 @@ def check_vocabulary(model: PreTrainedModel, task: Task) -> None:
         UserError: naming the largest.
     """
     vocabulary = model.config.vocab_size
-    if (largest := int(task.triples.max())) >= vocabulary:
+    if (largest := int(task.instances.values.max())) >= vocabulary:
         raise UserError(f"{task.name} has token {largest}, the model's vocabulary ends at {vocabulary - 1}")
 
 
