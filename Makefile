@@ -2,22 +2,22 @@
 #
 #   make demo    train small models with an injected task on this machine, and write a report
 #   make test    the test suite; ARGS="-k plan" goes to pytest, JOBS=4 uses four processes
-#   make quick   the tests that take a moment each: what to run while you write
-#   make coverage  the test suite, and which lines it does not reach (of this process: not of ranks and commands)
+#   make quick   the fast tests, to run while you write
+#   make coverage  the test suite, and the lines that it does not reach (in this process, not in ranks and commands)
 #   make lint    ruff and pyright
 #   make docs    the documentation site, in site/; fails on a broken link
 #   make bench   costs against plain ai2-olmo; ARGS goes to `python -m benchmarks`
 #   make test-olmo-core   the tests of OLMo-core 3, in its own environment, .venv-core (`make core-env` makes it)
-#   make clean   remove .venv and caches; nothing of runs/
+#   make clean   remove .venv and caches, but nothing in runs/
 #
-# PYTHON=/path/to/python chooses the interpreter that .venv is made of.
+# PYTHON=/path/to/python chooses the interpreter of .venv.
 
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.10 python3 python)
 JOBS ?= 2
 ARGS ?=
 READY := .venv/.installed
 
-# A name on PATH proves little: a version manager's shim may have nothing behind it, and some distributions
+# A Python on PATH may not work: a version manager's shim may have nothing behind it, and some distributions
 # ship Python without what a virtual environment needs. So each candidate is run.
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 FIND_PYTHON := for python in $(CANDIDATES); do \
@@ -25,7 +25,7 @@ FIND_PYTHON := for python in $(CANDIDATES); do \
 MISSING = no Python 3.10, 3.11 or 3.12 with venv and pip here (tried: $(CANDIDATES)); install one, \
   or say where it is with PYTHON=/path/to/python
 
-# One thread a process, since the tests already fill the cores with processes.
+# One thread per process, since the tests already fill the cores with processes.
 test quick coverage: export OMP_NUM_THREADS := 1
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
@@ -54,8 +54,8 @@ docs: $(READY)
 bench: $(READY)
 	.venv/bin/python -m benchmarks $(ARGS)
 
-# ai2-olmo 0.6.0 pins ai2-olmo-core 0.1.0, so OLMo-core 3 has an environment of its own, and this project in it
-# without ai2-olmo.
+# ai2-olmo 0.6.0 pins ai2-olmo-core 0.1.0, so OLMo-core 3 has an environment of its own, in which this project is
+# installed without ai2-olmo.
 CORE_PACKAGES := ai2-olmo-core==3.0.0 transformers jaxtyping omegaconf typer tokenizers scipy pandas pyarrow \
   pytest pytest-timeout hypothesis beartype
 core-env: .venv-core/.installed
@@ -76,7 +76,7 @@ clean:
 	rm -rf .venv .venv-core .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One pip command for everything: a second one may raise what the first had settled (see constraints.txt).
+# One pip command for everything, since a second one may change the versions of the first (see constraints.txt).
 $(READY): pyproject.toml constraints.txt
 	$(eval FOUND := $(shell $(FIND_PYTHON)))
 	$(if $(FOUND),,$(error $(MISSING)))

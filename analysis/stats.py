@@ -1,4 +1,4 @@
-"""Statistics that all analyses share: intervals of proportions and by resampling, and rank correlation."""
+"""Statistics that all analyses share: confidence intervals of proportions and means, and rank correlation."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from scipy.stats import binomtest, permutation_test, rankdata, spearmanr
 
-from olmo_inject.randomness import integers, key
+from olmo_inject.bootstrap import CONFIDENCE, percentile_interval, resamples
 
-CONFIDENCE = 0.95
 RESAMPLES = 2000
-ALL_ORDERS = 7  # values of which all orders are tried; of more, Student's t is near enough
+ALL_ORDERS = 7  # up to this many values, the p-value tries all orders; for more, Student's t is close enough
 NOT_FINITE = (math.nan, math.nan)
 
 
@@ -25,47 +24,29 @@ def _wilson(correct: int, n: int, confidence: float) -> tuple[float, float]:
 
 
 def wilson(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927), which stays inside 0 to 1 also near its ends.
+    """Wilson's score interval of a proportion (Wilson 1927). Its ends stay between 0 and 1.
 
     Args:
-        share: of the `n` that were correct.
-        n: at least 1.
-        confidence: of the two-sided interval.
+        share: fraction of correct answers, 0 to 1.
+        n: number of answers, at least 1.
+        confidence: coverage of the two-sided interval, such as 0.95.
+
+    Returns:
+        The lower and the upper end.
     """
     return _wilson(round(share * n), n, confidence)
-
-
-def resamples(n: int, times: int, *purpose: str | int, block: int = 1) -> Int64[np.ndarray, "times n"]:
-    """Bootstrap samples of n observations, as indices; the same ones for the same purpose.
-
-    Args:
-        n: observations.
-        times: samples.
-        purpose: keys the draws.
-        block: observations that follow each other, the first after the last, that are drawn together (Politis and
-            Romano 1992): observations that far apart are taken for independent.
-    """
-    blocks = -(-n // block)
-    begins = integers(key(*purpose), times * blocks, n).reshape(times, blocks, 1)
-    return ((begins + np.arange(block)) % n).reshape(times, -1)[:, :n]
-
-
-def percentile_interval(samples: Float[np.ndarray, " times"], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The percentile interval of a statistic (Efron 1979), from its values over bootstrap samples."""
-    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def mean_interval(
     values: Float[np.ndarray, " n"], purpose: str, confidence: float = CONFIDENCE, block: int = 1
 ) -> tuple[float, float, float]:
-    """The mean of observations, and the ends of its bootstrap interval; NaN for fewer than two blocks.
+    """The mean of observations and the two ends of its bootstrap interval. The ends are NaN for fewer than two blocks.
 
     Args:
-        values: at least one; in the order of time where a block is longer than one.
-        purpose: keys the draws.
-        confidence: of the two-sided interval.
-        block: as in `resamples`.
+        values: at least one observation; in order of time if `block` is more than 1.
+        purpose: key of the bootstrap draws.
+        confidence: coverage of the two-sided interval.
+        block: number of consecutive observations that are drawn together, as in `resamples`.
     """
     n, mean = len(values), float(values.mean())
     if n < 2 * block:
@@ -77,15 +58,19 @@ def mean_interval(
 def mean_intervals(
     values: Float[np.ndarray, "m n"], purpose: str, confidence: float = CONFIDENCE
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """Means of several rows of observations, with simultaneous intervals: one of them may be chosen by its mean.
+    """Means of several rows of observations, with simultaneous confidence intervals.
 
-    Observations are drawn together over the rows. Each interval reaches so many standard errors as the furthest of
-    all means does (Romano and Wolf 2005). A single observation has none: its ends are NaN.
+    All intervals hold together, so they still hold for a row that was chosen by its mean. Observations are resampled
+    jointly over the rows, and every interval is the same number of standard errors wide (Romano and Wolf 2005). With a
+    single observation the ends are NaN.
 
     Args:
-        values: of each row the same observations, as pairs of instances.
-        purpose: keys the draws.
-        confidence: of all intervals together.
+        values: one row per mean; column j is the same observation (such as a pair of instances) in every row.
+        purpose: key of the bootstrap draws.
+        confidence: joint coverage of all intervals.
+
+    Returns:
+        Means, lower ends and upper ends, one of each per row.
     """
     n, mean = values.shape[1], values.mean(axis=1)
     if n < 2:
@@ -99,13 +84,13 @@ def mean_intervals(
 
 
 def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """Spearman's rank correlation; 0 where one of them is constant."""
+    """Spearman's rank correlation; 0 if either side is constant."""
     ranks = rankdata(x), rankdata(y)
     return float(np.corrcoef(*ranks)[0, 1]) if all(np.ptp(of) > 0 for of in ranks) else 0.0
 
 
 def rank_correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """Spearman's rank correlation and its two-sided p-value, by all orders of up to seven values."""
+    """Spearman's rank correlation and its two-sided p-value: exact for up to seven values, by Student's t for more."""
     correlation = spearman(x, y)
     if len(x) > ALL_ORDERS:
         return correlation, float(spearmanr(x, y).pvalue)  # pyright: ignore[reportAttributeAccessIssue]

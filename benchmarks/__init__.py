@@ -1,1 +1,1 @@
-"""Ratios against the real alternatives, each measured within one run: `make bench`."""
+"""Costs as ratios to the real alternatives, each measured within one run: `make bench`."""

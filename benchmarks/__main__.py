@@ -1,4 +1,4 @@
-"""Run all benchmarks, or those named: `python -m benchmarks [NAME]...`; a module of this package each."""
+"""Run all benchmarks, or the named ones: `python -m benchmarks [NAME]...`. Each is a module of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activations of all layers in one pass against a pass for each, and the whole of `analyze` on a 20M checkpoint."""
+"""Activations of all layers in one pass against one pass per layer, and all of `analyze` on a 20M checkpoint."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from olmo_inject.training.olmo_config import model_config
 from olmo_inject.vocabulary import Vocabulary
 
 ROUNDS = 3
-# Of one task: eight to eighteen minutes on two cores, so a share of it is timed: one of two dimensions, no untrained
+# One task takes eight to eighteen minutes on two cores, so only a part is timed: one of two dimensions, no untrained
 # model, and the updates of the trial of two starts, which are about half of those that a search takes.
 SHORT_DAS = das.Options(dimensions=(1,), updates=20, controls=False)
 SHARE_OF_DAS = "about 1/8"
-PAIRS = 256  # of patching, as the command's default
+PAIRS = 256  # pairs of patching, the command's default
 
 
 def model_of(name: str, folder: Path) -> tuple[OlmoForCausalLM, int]:

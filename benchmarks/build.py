@@ -1,4 +1,4 @@
-"""Building a corpus against the `tokenizers` library alone on the same documents, both on one core."""
+"""Build a corpus, against the `tokenizers` library alone on the same documents, both on one core."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A batch's gradient split into a task's part and the rest, against doing it plainly: `python -m benchmarks.gradients`.
+"""A batch's gradient split into a task's part and the rest, against the plain way: `python -m benchmarks.gradients`.
 
-Ours is `step_gradients`' way: one pass for g and three tokens of the injected rows for g_t, ending at the MLP. Plainly,
-g_t and g_nt each take a forward and backward pass of the whole batch: through the whole model, as `loss.backward()`
-does, or ending at the MLP too. All in one process in turns, at equal rows per pass; the memory of each is measured in
-a process of its own, as what its peak adds to what it held before.
+Ours is that of `step_gradients`: one pass for g, and three tokens of the injected rows for g_t, ending at the MLP.
+In the plain way g_t and g_nt each take a forward and backward pass of the whole batch: through the whole model, as
+`loss.backward()` does, or also ending at the MLP. All run in one process in turns, with equal rows per pass. The memory
+of each is measured in a process of its own, as the difference of its peak from what it held before.
 """
 
 from __future__ import annotations

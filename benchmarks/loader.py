@@ -1,4 +1,4 @@
-"""The full loader against ai2-olmo's own, at 4,096-token sequences, and against a dataset that costs nothing."""
+"""The full loader against ai2-olmo's own, with sequences of 4,096 tokens, and against a dataset that costs nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from olmo_inject.injection import Plan
 from olmo_inject.training.loader import build_loader
 
 LENGTH = 4096
-SEQUENCES = 1033 * 32  # 271 MB: in the page cache, so that the loaders are measured and not the disk
+SEQUENCES = 1033 * 32  # 271 MB, which stays in the page cache, so that the disk is not measured
 BATCH = 1024
 RANKS = 8  # of one node: a rank's batch is 128 rows
 CASES = ((RANKS, 0), (RANKS, 2), (1, 0))  # ranks and workers
@@ -50,7 +50,7 @@ class FreeItems(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class FreeRows(InjectedCorpus):
-    """Batches that cost nothing to make, for our loader: what is left is handing them over."""
+    """Batches that cost nothing to make, for our loader, so that only the transfer is measured."""
 
     def __init__(self) -> None:
         pass

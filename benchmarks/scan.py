@@ -1,4 +1,4 @@
-"""Searching a corpus against `np.bincount` over the same tokens, one core each."""
+"""Search a corpus, against `np.bincount` over the same tokens, on one core each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Staging from local shards against a plain copy of as many bytes, both to disk and verified nowhere else."""
+"""Stage from local shards, against a plain copy of as many bytes, both flushed to disk."""
 
 from __future__ import annotations
 

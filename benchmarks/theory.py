@@ -1,7 +1,7 @@
 """Batched training against the plain loop, and a million features: `python -m benchmarks.theory`.
 
-Both ways train the same encoders (seven widths, three seeds, d = 200) for the same steps from the same start,
-in one process on one thread, in turns; the fastest CPU time of each counts, as other work slows both.
+Both ways train the same encoders (seven widths, three seeds, d = 200) for the same steps from the same start, in turns,
+in one process on one thread. The smallest CPU time of each counts, since other work slows both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Timing rivals in turns, so that what else the machine does falls on all of them."""
+"""Time rivals in turns, so that other work on the machine affects all of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Step time of `InjectionTrainer` with all its callbacks against the bare ai2-olmo `Trainer`, same model and data.
 
-Both train in one process, a block of steps in turn, each with its own loader; the ratio is of whole steps,
-loading included, and also of the step alone.
+Both train in one process, in turns of a block of steps, each with its own loader. There is a ratio for whole steps
+with loading, and one for the step alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from olmo_inject.training.run import build_trainer, runtime_config
 
 BLOCK = 8  # steps
 ROUNDS = 8
-SHAPES = ("tiny-16 32 64", "tiny-64 32 64", "tiny-128 128 16")  # model, tokens a row, rows a batch
+SHAPES = ("tiny-16 32 64", "tiny-64 32 64", "tiny-128 128 16")  # model, tokens per row, rows per batch
 
 
 class BareTrainer(TrainerShims, Trainer):
@@ -66,7 +66,7 @@ def main() -> None:
         destroy()
     print_table(
         "InjectionTrainer against ai2-olmo's Trainer (to reach: under 2% more)",
-        ["model, tokens a row, rows", "ai2-olmo, a step", "ours, a step", "with loading", "the step alone"],
+        ["model, tokens per row, rows", "ai2-olmo, per step", "ours, per step", "with loading", "the step alone"],
         rows,
     )
 

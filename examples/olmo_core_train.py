@@ -4,7 +4,7 @@
     .venv-core/bin/torchrun --nproc-per-node=2 examples/olmo_core_train.py examples/olmo_core.yaml
     .venv-core/bin/python -m olmo_inject audit runs/olmo-core
 
-The same command goes on after an interruption. Without corpus shards in the YAML file, and with your own OLMo-core
+The same command continues after an interruption. Without corpus shards in the YAML file, and with your own OLMo-core
 loader, `InjectingDataLoader(loader, run)` takes the place of `PlannedDataLoader`.
 """
 
@@ -36,7 +36,7 @@ WARMUP = 2
 
 
 def train(config: str, *overrides: str, **changes: Any) -> None:
-    """Train what the file describes, or go on; `changes` are of the Trainer."""
+    """Train what the file describes, or continue; `changes` are settings of the Trainer."""
     run = InjectedRun.open(config, overrides)
     experiment, folder = run.experiment, run.experiment.run_folder
     ids = run.data.source.vocabulary.size

@@ -1,4 +1,4 @@
-"""A training loop of one's own on an injected stream, which goes on from its checkpoint: the loop of docs/trainers.md.
+"""A training loop of your own on an injected stream, which resumes from its checkpoint: the loop of docs/trainers.md.
 
 python examples/pytorch_loop.py my.yaml
 """
@@ -21,7 +21,7 @@ SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 
 
 def train(config: str, save_every: int = 100, stop: int | None = None) -> None:
-    """Train what the file describes, or go on; up to step `stop` if it is given."""
+    """Train what the file describes, or continue; up to step `stop` if it is given."""
     run = InjectedRun.open(config)
     checkpoint = run.experiment.run_folder / "checkpoints" / "last.pt"
     torch.manual_seed(1)

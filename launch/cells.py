@@ -37,9 +37,9 @@ from olmo_inject.training.checkpoints.on_disk import latest
 
 DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, PENDING = "done", "running", "queued", "failed", "interrupted", "pending"
 CHANGED = "changed"
-LOCK, SUBMITTER = ".lock", ".submitter"  # the file that is locked, and the process that locked it
+LOCK, SUBMITTER = ".lock", ".submitter"  # the locked file, and the file that names the process that locked it
 WHY_LINES = 5
-TAIL_BYTES = 2**16  # of metrics.jsonl, which hold the last evaluations and losses
+TAIL_BYTES = 2**16  # the end of metrics.jsonl that is read for the last evaluations and losses
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
     last, damage = None, None
     try:
         last = latest(cell_files.run)
-    except UserError as error:  # a damaged checkpoint fails this cell only; it may also just be being removed
+    except UserError as error:  # a damaged checkpoint, or one that is being removed, fails this cell only
         damage = str(error)
     step = int(max(measured.get("step", 0), last.step if last else 0))
     exit_status = _exit_status(cell_files.exit_status)
@@ -168,7 +168,7 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
 def _why(log: Path, exit_status: int | None) -> list[str]:
     """The last lines of a failed cell's log, and the signal that killed it, which it could not log itself."""
     status = exit_status or 0
-    killed_by = -status if status < 0 else status - 128  # as Python and as a shell say it
+    killed_by = -status if status < 0 else status - 128  # Python's convention, or the shell's
     if killed_by not in set(signal.Signals):
         return last_lines(log, WHY_LINES)
     return [*last_lines(log, WHY_LINES), f"it was killed by {signal.Signals(killed_by).name}"]
@@ -203,10 +203,10 @@ def _last_values(path: Path) -> dict[str, float]:
 
 
 def check_unchanged(sweep: Sweep) -> None:
-    """Check that every cell is still what was submitted.
+    """Check that every cell is still as it was submitted.
 
     Raises:
-        UserError: which cells have changed, and what to do.
+        UserError: some cells have changed; the message names them and says what to do.
     """
     changed = {cell.name: changes for cell in sweep.cells if (changes := _changes(files(sweep, cell), cell))}
     if changed:
@@ -219,7 +219,7 @@ def check_unchanged(sweep: Sweep) -> None:
 
 
 def _changes(submitted: CellFiles, cell: Cell) -> list[str]:
-    """What makes the cell another run than the one that was submitted; [] if none was."""
+    """What distinguishes the cell's run from the one that was submitted; [] if nothing does."""
     if not submitted.attempt.exists() or read_json(submitted.attempt)["identity"] == cell.identity:
         return []
     return differences(load_experiment(submitted.config), cell.experiment) or ["how long it may be extended"]
@@ -248,17 +248,17 @@ def submitter(sweep: Sweep) -> tuple[str, int]:
     try:
         host, process = (sweep.folder / SUBMITTER).read_text(encoding="utf-8").split()
         return host, int(process)
-    except (OSError, ValueError):  # it has not written them yet
+    except (OSError, ValueError):  # the submitter has not written them yet
         return "unknown", 0
 
 
 def begin(sweep: Sweep, cell: Cell, attempt: Mapping[str, Any]) -> None:
-    """Write the files of a new attempt at `cell`, and remove the last one's exit status.
+    """Write the files of a new attempt at `cell`, and remove the last attempt's exit status.
 
     Args:
         sweep: the sweep.
         cell: one of its cells.
-        attempt: the backend, and what finds the attempt again.
+        attempt: the backend, and the ids by which the attempt is found again.
     """
     cell_files = files(sweep, cell)
     write_text(cell_files.config, experiment_yaml(cell.experiment))

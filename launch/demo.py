@@ -1,4 +1,4 @@
-"""The demo: an embedded corpus, the sweep `configs/sweeps/demo.yaml`, an audit of each run, and a report."""
+"""The demo: two small corpora, the sweep `configs/sweeps/demo.yaml`, an audit of each run, and a report."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from analysis.report.report import write_report
 from launch.submit import run_sweep
 from launch.sweep import load_sweep
 from olmo_inject.audit import audit_run, save_audit
+from olmo_inject.corpus.folder import TOKENIZER
+from olmo_inject.corpus.from_text.build import build_corpus
+from olmo_inject.corpus.from_text.job import BuildOptions
 from olmo_inject.corpus.from_text.sample import build_sample
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json
+from olmo_inject.files import read_json, write_text
 from olmo_inject.runs.read import AUDIT
 from olmo_inject.terminal import Console
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
 
 SWEEP = "demo"
-TITLE = "Injection demo: one task, four widths, two frequencies and a burst"
+TITLE = "Injection demo: one task in bursts, four widths, and text to compete with or not"
+VOCABULARY = 512
+ALTERNATING = "the of " * 1024  # text that any model soon predicts
 
 
 def demo(folder: Path, *, at_once: int | None = None, overrides: Sequence[str] = ()) -> bool:
-    """Make the demo in `folder`, or finish one that was interrupted; what is done is not done again.
+    """Make the demo in `folder`, or finish one that was interrupted. Finished parts are not repeated.
 
     Args:
-        folder: the sweep's, and of `corpus/`, `figures/` and `report.html`.
-        at_once: runs that train at once; None: one per core.
+        folder: folder of the sweep, which also gets `english/`, `alternating/`, `figures/` and `report.html`.
+        at_once: runs that train at the same time; None: one per core.
         overrides: changes to every run, as key=value.
 
     Returns:
@@ -40,10 +45,8 @@ def demo(folder: Path, *, at_once: int | None = None, overrides: Sequence[str] =
     console = Console(stderr=True)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out: {folder} is not a folder")
-    corpus_folder = folder / "corpus"
-    sweep = load_sweep(SWEEP, folder=folder, overrides=[f"corpus.folder={corpus_folder}", *overrides])
-    corpus = build_sample(corpus_folder, reuse=True)
-    _print(console, f"corpus: {corpus.tokens:,} tokens of English in {corpus_folder}")
+    sweep = load_sweep(SWEEP, folder=folder, overrides=overrides)
+    _make_corpora(folder, console)
     succeeded = run_sweep(sweep, at_once=at_once, retry_failed=True, console=console)
     runs = [cell.experiment.run_folder for cell in sweep.cells]
     begun = [run for run in runs if (run / EVIDENCE_FILE).is_file()]
@@ -55,6 +58,18 @@ def demo(folder: Path, *, at_once: int | None = None, overrides: Sequence[str] =
         print(f"- {sentence}")
     print(f"report: {report}")
     return succeeded and all(passed)
+
+
+def _make_corpora(folder: Path, console: Console) -> None:
+    """English, and two tokens in turn under the same vocabulary."""
+    english = build_sample(folder / "english", vocab_size=VOCABULARY, reuse=True)
+    text = folder / "alternating.txt"
+    if not text.exists():
+        write_text(text, ALTERNATING)
+    options = BuildOptions(tokenizer=str(folder / "english" / TOKENIZER))
+    alternating = build_corpus(folder / "alternating", [str(text)], options, progress=False)
+    for corpus, what in ((english, "of English"), (alternating, "that alternate")):
+        _print(console, f"corpus: {corpus.tokens:,} tokens {what} in {corpus.folder}")
 
 
 def _audited(run: Path, console: Console) -> bool:

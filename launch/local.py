@@ -1,4 +1,4 @@
-"""Trains the cells of a sweep on this machine, as many at once as its cores or GPUs hold."""
+"""Train the cells of a sweep on this machine, as many at once as its cores or GPUs hold."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def run_cells(sweep: Sweep, remaining: Sequence[Cell], *, at_once: int | None, c
     Args:
         sweep: the sweep.
         remaining: its cells to train.
-        at_once: cells that train at once; None: one per core, or as many as the GPUs hold.
+        at_once: cells that train at the same time; None: one per core, or as many as the GPUs hold.
         console: shows progress.
 
     Returns:
-        Whether every one of them succeeded.
+        Whether every cell succeeded.
 
     Raises:
         UserError: a cell needs several nodes or more GPUs than there are, or a corpus cannot be read.
-        Stopped: after Ctrl-C or SIGTERM, as `run_commands`; a later call continues.
+        Stopped: after Ctrl-C or SIGTERM, as in `run_commands`; a later call continues.
     """
     for cell in remaining:
         if cell.resources.nodes > 1:

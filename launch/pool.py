@@ -1,4 +1,4 @@
-"""Runs commands on this machine, a few at once, with one display, a log for each, and a clean stop.
+"""Run commands on this machine, a few at once, with one display, a log for each, and a clean stop.
 
     commands = [Command("wide", ["olmo-inject", "train", "demo"], Path("wide.log")), ...]
     outcomes = run_commands(commands, at_once=2)
@@ -33,7 +33,7 @@ from olmo_inject.visible_text import visible
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 45.0  # for a stopped command to write its checkpoint; `train` gives its ranks 30 s of them
 TAIL_BYTES = 4096
-_PROMPT = "$ "  # begins the line of a log that says which command follows
+_PROMPT = "$ "  # begins the log line that names the command whose output follows
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Outcome:
 
     @property
     def stopped(self) -> bool:
-        """Whether it was asked to stop, or never started. This is no failure: it can be continued."""
+        """Whether it was asked to stop, or never started. It has not failed and can be continued."""
         return self.status in (None, -signal.SIGTERM, 128 + signal.SIGTERM)
 
     @property

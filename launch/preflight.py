@@ -1,4 +1,4 @@
-"""Tests on a run's own ranks whether it can start. The run folder is never written to."""
+"""Test on a run's own ranks whether it can start. The run folder is never written to."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.timed_steps import TimedSteps, time_steps
 
 REDUCED = 4 * 2**20  # float32 numbers: 16 MiB, about the size of a bucket of DDP
-# For a network file system to show the stop file to another node, which may take a minute, and for processes to end.
+# Time for the stop file to reach other nodes through a network file system (up to a minute), and for processes to end.
 SPARE_SECONDS = 90
 
 
@@ -82,10 +82,10 @@ def run_checks(
         experiment: the run.
         device: this rank's.
         quick: time one step, write no checkpoint and do not hash the corpus.
-        tasks: as `build_data`'s.
+        tasks: tasks that are already built; None builds them.
 
     Raises:
-        FoundByOneRank: only one rank failed, so that the others wait for it.
+        FoundByOneRank: a check failed on this rank alone, while the others wait for it.
     """
     world = dist.get_world_size()
     checks = [_try("devices", lambda: _devices(device)), _try("all-reduce", lambda: _all_reduce(device))]
@@ -134,10 +134,10 @@ def checks_table(result: Preflight) -> Table:
 
 
 def _try(name: str, work: Callable[[], str]) -> Check:
-    """Run a check. A `UserError` that all ranks raise is its failure.
+    """Run a check. If all ranks raise a `UserError`, the check has failed.
 
     Raises:
-        FoundByOneRank: only this rank failed, e.g. for want of memory; the others wait, so nothing can follow.
+        FoundByOneRank: only this rank failed, for example for lack of memory. The others wait, so no check can follow.
     """
     try:
         return Check(name, True, work())
@@ -176,7 +176,7 @@ def _all_reduce(device: torch.device) -> str:
 
 def _experiment(experiment: Experiment, world: int, device: torch.device, tasks: list[Task] | None) -> str:
     with on_every_rank("experiment"):
-        done = check_before_launch(experiment, world, device.type, overwrite=False, tasks=tasks)
+        done = check_before_launch(experiment, world, device.type, overwrite=False, tasks=tasks).done
     if done is not None:
         return done
     begun = latest(experiment.run_folder)

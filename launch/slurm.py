@@ -1,6 +1,6 @@
-"""Runs the cells of a sweep as SLURM job arrays: one array for all cells of the same resources.
+"""Run the cells of a sweep as SLURM job arrays: one array for all cells with the same resources.
 
-The submitting host needs no GPU. The batch script is `templates/cells.sbatch`; the settings of a cluster are one YAML
+The submitting host needs no GPU. The batch script is `templates/cells.sbatch`. The settings of a cluster are one YAML
 file (`Site`).
 """
 
@@ -24,9 +24,9 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
 from olmo_inject.paths import expanded
 
-WAIT_SECONDS = 600  # for a process that a lost node left running to release the run folder
+WAIT_SECONDS = 600  # maximum wait for a process that a lost node left running to release the run folder
 EARLY_SECONDS = 60  # SLURM may send its signal this much earlier than requested
-ARRAYS = "arrays"  # in the sweep's folder: NUMBER.sbatch, and NUMBER.cells with the names of its cells
+ARRAYS = "arrays"  # folder inside the sweep's: NUMBER.sbatch, and NUMBER.cells with the names of its cells
 TEMPLATE = Path(__file__).parent / "templates" / "cells.sbatch"
 
 
@@ -51,7 +51,7 @@ def load_site(path: Path | None) -> Site:
     """Read a cluster's settings; None gives the defaults.
 
     Raises:
-        UserError: the key, the value and what is allowed.
+        UserError: a setting is unknown or invalid.
     """
     if path is None:
         return Site()
@@ -152,7 +152,7 @@ def submit(sweep: Sweep, remaining: Sequence[Cell], site: Site) -> list[str]:
             job = _run(["sbatch", "--parsable", str(script.resolve())]).strip().split(";")[0]
         except UserError:
             for path in (script, listing, *(cells.files(sweep, cell).attempt for cell in array)):
-                path.unlink()  # nothing was submitted; runs that began earlier are in their folders
+                path.unlink()  # nothing was submitted; earlier attempts are recorded in the run folders
             raise
         lines.append(f"job array {job}: {len(array)} cells, script {script}")
     return lines
@@ -174,9 +174,9 @@ class SlurmCell:
 
 
 def slurm_cells(sweep: Sweep) -> list[SlurmCell]:
-    """The cells that SLURM runs or has in its queue; none where there is no SLURM.
+    """The cells that SLURM runs or has in its queue; none if SLURM is not installed.
 
-    SLURM itself is asked, by the path of the scripts: a submitter may be killed before it records what it submitted,
+    SLURM itself is asked, by the path of the scripts. A submitter may be killed before it records what it submitted,
     and the next one must not submit that again.
     """
     folder = (sweep.folder / ARRAYS).resolve()

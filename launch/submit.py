@@ -1,4 +1,4 @@
-"""Starting what remains of a sweep, here or on SLURM: no cell twice, and none that is not what it was."""
+"""Start the remaining cells of a sweep, here or on SLURM. No cell starts twice, or after its definition has changed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from olmo_inject.terminal import Console
 
 @dataclass(frozen=True)
 class Submitted:
-    """What was given to SLURM.
+    """What was submitted to SLURM.
 
     Attributes:
         arrays: a line about each job array.
-        left_out: cells that failed before.
+        left_out: names of cells that failed before.
     """
 
     arrays: list[str]
@@ -30,8 +30,8 @@ def run_sweep(sweep: Sweep, *, at_once: int | None = None, retry_failed: bool = 
 
     Args:
         sweep: the sweep.
-        at_once: cells that train at once; None: as many as the cores or GPUs hold.
-        retry_failed: whether to train cells again that failed before.
+        at_once: cells that train at the same time; None: as many as the cores or GPUs hold.
+        retry_failed: whether to train failed cells again.
         console: shows progress.
 
     Returns:
@@ -52,7 +52,7 @@ def submit_sweep(sweep: Sweep, site: Site, *, retry_failed: bool = False, consol
     Args:
         sweep: the sweep.
         site: the cluster's settings.
-        retry_failed: whether to submit cells again that failed before.
+        retry_failed: whether to submit failed cells again.
         console: shows what remains.
 
     Raises:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.config import Experiment, find_config, load_experiment
-from olmo_inject.described_yaml import described, read_described
+from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
 from olmo_inject.paths import expanded
 from olmo_inject.runs.folder import identity
@@ -58,7 +58,14 @@ class Resources:
 
 @dataclass
 class Axis:
-    """One dimension of the grid: `key` with `values`, or `cases` that set several keys each."""
+    """One dimension of the grid: `key` with `values`, or `cases` that set several keys each.
+
+    Attributes:
+        name: of the axis, which begins a label in the cells' names.
+        key: dotted key of the experiment.
+        values: the values of `key`.
+        cases: keys and values by label.
+    """
 
     name: str = ""
     key: str | None = None
@@ -124,7 +131,7 @@ class Cell:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of everything that decides what is trained; changes that a resume allows do not change it."""
+        """Hash of everything that decides what is trained. Settings that a resume may change do not affect it."""
         return identity(self.experiment)
 
 
@@ -168,7 +175,9 @@ def load_sweep(path: Path | str, *, folder: Path | None = None, overrides: Seque
         UserError: the key, the value and what is allowed; or the cell whose experiment is invalid.
     """
     file_path = find_config(path, "sweeps")
-    file = _as_written(read_described(file_path, SweepFile), read_yaml(file_path))
+    written = read_yaml(file_path)
+    replaced = {} if folder is None else {"folder": str(folder)}  # which other values may refer to
+    file = _as_written(described(SweepFile, (str(file_path), written), ("folder", replaced)), written)
     if not file.name or not file.experiment or not file.axes:
         raise UserError(f"{file_path}: name, experiment and axes are needed")
     if not re.fullmatch(r"\w[\w.-]*", file.name):
@@ -188,7 +197,7 @@ def load_sweep(path: Path | str, *, folder: Path | None = None, overrides: Seque
 
 
 def _as_written(read: Any, raw: Any) -> Any:
-    """What OmegaConf read, but with scalars of values and labels as the file spells them: `0010` stays `0010`."""
+    """What OmegaConf read, with scalar values and labels spelled as in the file: `0010` stays `0010`."""
     if isinstance(read, SweepFile | Axis | Rule):
         for name in raw.keys() & {"set", "axes", "exclude", "rules", "values", "cases", "when"}:
             setattr(read, name, _as_written(getattr(read, name), raw[name]))

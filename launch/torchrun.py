@@ -1,4 +1,4 @@
-"""Starts the ranks of a run with torchrun's own agent, one on each node. A run of one rank needs no agent."""
+"""Start the ranks of a run with torchrun's own agent, one on each node. A run of one rank needs no agent."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ from olmo_inject.errors import UserError
 from olmo_inject.rank_environment import VARIABLES, leftovers
 
 USER_ERROR = 2  # exit status of a user's mistake
-_LOOPBACK = "127.0.0.1"  # on one node; a host's name need not resolve
-# The C library gives large blocks back to the system at once and asks for them again, which costs a small model
-# on a CPU a fifth of its time; so it keeps them, up to a gigabyte.
-_ALLOCATOR = {  # the variable of a new process: its value, and the number of mallopt's parameter
-    "MALLOC_MMAP_THRESHOLD_": (2**25, -3),  # the most that all versions of glibc accept
+_LOOPBACK = "127.0.0.1"  # for one node, since the host's name may not resolve
+# The C library returns large blocks to the system at once and requests them again. That costs a small model on a CPU
+# a fifth of its time, so the allocator is told to keep up to a gigabyte.
+_ALLOCATOR = {  # environment variable for a new process: its value, and the parameter's number in mallopt
+    "MALLOC_MMAP_THRESHOLD_": (2**25, -3),  # the largest value that every glibc accepts
     "MALLOC_TRIM_THRESHOLD_": (2**30, -1),
 }
 
 
 def default_processes() -> int:
-    """One per GPU of this machine, or one."""
+    """One process per GPU of this machine; one if there is no GPU."""
     import torch
 
     return max(1, torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
 def check_launch(nodes: int, rendezvous: str | None) -> None:
-    """Refuse to start ranks as a part of what another launcher has started, and what cannot join several nodes.
+    """Check how ranks are to be started: not inside another launcher, and with a rendezvous if there are several nodes.
+
+    Args:
+        nodes: number of nodes.
+        rendezvous: HOST:PORT where several nodes meet, or None.
 
     Raises:
-        UserError: an environment of a rank that lacks something; no nodes, several without a place to meet, or one
-            that is no HOST:PORT.
+        UserError: the environment holds a part of another launcher's variables, there are no nodes, or several nodes
+            lack a valid rendezvous.
     """
     if left := leftovers():
         raise UserError(
@@ -54,9 +58,10 @@ def check_launch(nodes: int, rendezvous: str | None) -> None:
 
 
 def be_the_only_rank() -> None:
-    """Give this process the threads and the allocator that `run_ranks` gives to ranks.
+    """Give this process the threads and the allocator settings that `run_ranks` gives to ranks.
 
-    A run of one rank is trained by the command itself, which saves the start of a second Python and of the agent.
+    A run of one rank is trained by the command itself. That saves the start of a second Python process and of the
+    agent.
     """
     import torch
 
@@ -71,20 +76,24 @@ def be_the_only_rank() -> None:
 def run_ranks(
     module: str, arguments: Sequence[str], processes: int, *, nodes: int = 1, rendezvous: str | None = None
 ) -> int:
-    """Run `python -m module arguments` as `processes` ranks here and wait for them.
+    """Run `python -m module arguments` as `processes` ranks on this node and wait for them.
 
-    SIGTERM and Ctrl-C are passed on to the ranks, which are waited for and killed after 30 s.
+    SIGTERM and Ctrl-C are passed on to the ranks; ranks that still run after 30 s are killed.
 
     Args:
-        module: what each rank runs.
+        module: the module that each rank runs.
         arguments: its command line.
         processes: ranks on this node.
-        nodes: how many nodes do the same, and wait for each other.
-        rendezvous: HOST:PORT where they meet, the same on all; HOST is one of them. Not needed for one node.
+        nodes: number of nodes that make the same call and wait for each other.
+        rendezvous: HOST:PORT where the nodes meet, the same on all of them; HOST is one of them. Not needed for one
+            node.
 
     Returns:
-        The exit status: 0, 2 for a user's mistake, which the rank has reported, 128 + the signal's number
-        where one ended the run, or 1.
+        The exit status: 0; 2 for a user's mistake, which the rank has reported; 128 + the signal's number if a signal
+            ended the run; else 1.
+
+    Raises:
+        UserError: `processes` is below 1.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -94,15 +103,15 @@ def run_ranks(
     if processes < 1:
         raise UserError(f"--processes: {processes} must be at least 1")
     check_launch(nodes, rendezvous)
-    # What a rank could not mend it has said itself; the agent's log would bury it.
+    # A rank reports its own error; the agent's log would bury it.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Unset, every rank would start a thread per core.
+    # If OMP_NUM_THREADS is unset, every rank would start a thread per core.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     for name, (value, _) in _ALLOCATOR.items():
         os.environ.setdefault(name, str(value))
     try:
-        # Where torch would keep logs of its own, which are empty and which it leaves behind.
+        # Torch would leave empty logs in this folder, so it is a temporary one.
         with tempfile.TemporaryDirectory(prefix="olmo-inject-") as logs:
             config = LaunchConfig(
                 min_nodes=nodes,
@@ -112,7 +121,7 @@ def run_ranks(
                 rdzv_endpoint=rendezvous or f"{_LOOPBACK}:0",  # a free port
                 local_addr=_LOOPBACK if nodes == 1 else None,
                 run_id=f"olmo-inject-{rendezvous or os.getpid()}",
-                max_restarts=0,  # a rerun resumes; restarting here would hide what went wrong
+                max_restarts=0,  # the same command resumes; an automatic restart would hide the cause
                 monitor_interval=0.2,
                 logs_specs=DefaultLogsSpecs(log_dir=logs),
             )
@@ -121,7 +130,7 @@ def run_ranks(
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         status = failure.exitcode
-        if status < 0:  # it could not say so itself
+        if status < 0:  # a killed rank could not report it
             print(f"olmo-inject: rank {rank} was killed by {failure.signal_name()}", file=sys.stderr, flush=True)
         return status if status == USER_ERROR else 1
     except SignalException as error:

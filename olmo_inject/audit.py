@@ -1,8 +1,9 @@
-"""Audit: compares the rows that a run's model was given with those that corpus, order and plan define.
+"""Compare the rows that a run's model was given with those that corpus, order and plan define.
 
-The trainer wrote the evidence from the tensors it passed to the model. The audit recomputes everything from the run
-folder's experiment, without the loader and without the run's stored order. It uses the same `Plan` and
-`InjectedCorpus` as the run: it finds errors between the plan and the model, while errors in the plan are for the tests.
+The trainer wrote the evidence from the tensors that it passed to the model. The audit recomputes everything from the
+experiment in the run folder, without the loader and without the run's stored order. It uses the same `Plan` and
+`InjectedCorpus` as the run, so it finds errors between the plan and the model. Errors in the plan are left to the
+tests.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Audit:
         labels: LABELs of each task that reached the loss, as counted in training.
         overrides: number of rows whose mask was lifted for the spliced tokens.
         checks: number of comparisons by kind.
-        host: whether whole rows were compared; where somebody else loads them, what is spliced into them is.
+        host: whether whole rows were compared. If another loader reads the rows, only spliced tokens are compared.
         differences: the first differences, in words.
         n_differences: number of all differences.
     """
@@ -105,9 +106,9 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     """Recompute every step of a run and compare it with the run's evidence.
 
     Args:
-        folder: the run's.
-        progress: show progress.
-        corpus: the corpus's folder, if it has moved.
+        folder: the run folder.
+        progress: whether to show progress.
+        corpus: where the run's corpus is now, if it has moved.
 
     Raises:
         UserError: the folder is not a run, a file of it is damaged, or its corpus cannot be read.
@@ -123,7 +124,7 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     _compare_tasks(audit, run, data)
     lines = list(read_evidence(folder))
     audit.steps = len(lines)
-    begun = described.get("first_step", 0)  # a branch's is not 0
+    begun = described.get("first_step", 0)  # not 0 in a branch of another run
     audit.planned = experiment.steps - begun
     first = lines[0]["step"] if lines else begun
     audit.compare("steps without a gap", "first line", first, begun)
@@ -146,7 +147,7 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
 
 
 def _vouched(run: SavedRun, first: int) -> int:
-    """The last checkpoint's step, up to which evidence cannot be missing; `first` where there is none."""
+    """The step of the last checkpoint, up to which no evidence may be missing; `first` if there is none."""
     if isinstance(run.experiment, StreamExperiment):
         saved = read_saved(run.folder)
         return first if saved is None else saved["step"]
@@ -157,7 +158,7 @@ def _vouched(run: SavedRun, first: int) -> int:
 
 
 def _compare_export(audit: Audit, export: Export, lines: list[dict[str, Any]]) -> None:
-    """Compare what the files of an exported stream hold with the evidence, which was compared with the plan."""
+    """Compare the files of an exported stream with the evidence, which has been compared with the plan."""
     audit.planned = len(export.steps)
     audit.compare("steps without a gap", "exported", len(lines), len(export.steps))
     for line in lines:
@@ -168,7 +169,7 @@ def _compare_export(audit: Audit, export: Export, lines: list[dict[str, Any]]) -
 
 
 def _compare_tasks(audit: Audit, run: SavedRun, data: TaskPlan) -> None:
-    """Compare the saved tasks with the experiment's. Tasks of built-in kinds are rebuilt; no code of the run is run."""
+    """Compare the saved tasks with the experiment's. Built-in kinds are rebuilt; a run's own code is not executed."""
     taken: set[int] = set()
     for config, saved in zip(run.experiment.tasks, run.tasks, strict=True):
         if not rebuilds(config.kind):
@@ -242,15 +243,15 @@ def _compare_rows(audit: Audit, data: TaskPlan, where: str, splices: Splices, to
 
 
 def _compare_indices(audit: Audit, folder: Path, data: TaskPlan, first: int, steps: int, vouched: int) -> None:
-    """Check that ai2-olmo's own records of the ranks together hold each position of each step exactly once.
+    """Check that the ranks' index files of ai2-olmo together hold each position of each step exactly once.
 
     Args:
         audit: counts the comparisons.
-        folder: of the run.
-        data: of the run.
+        folder: the run folder.
+        data: the run's plan.
         first: first step with evidence.
-        steps: number of steps with evidence; records of later steps are not checked.
-        vouched: number of steps, from the first on, of which no position may be missing.
+        steps: number of steps with evidence; index lines of later steps are not checked.
+        vouched: number of steps, counted from `first`, in which no position may be missing.
     """
     files = sorted((folder / "data-indices").glob("*.tsv"))
     size = data.plan.batch_size

@@ -1,4 +1,4 @@
-"""The command line, put together from the modules of `commands`. A user's error becomes one line."""
+"""The command line, assembled from the modules of `commands`. A user's error becomes one line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ for group in (app, sweeps.app, corpora, interventions.app, theory.app):
         assert registered.callback is not None
         registered.callback = with_checked_numbers(with_expanded_paths(registered.callback))
 
-# The class of all usage errors, whose name depends on typer's version; this subclass of it is public.
+# The base class of usage errors has different names in typer's versions; this subclass of it is public.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
 
@@ -95,8 +95,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except UserError as error:
         report(error)
     except OSError as error:
-        if error.filename is None:  # not about a file: of a connection, of the output, or a bug
+        if error.filename is None:  # not about a file but a connection, the output, or a bug
             raise
-        # A folder without permission, a name that is too long, a full disk, wherever it happened.
+        # For example a folder without permission, a name that is too long, or a full disk.
         report(UserError(f"{error.filename}: {error.strerror}"))
     return 2

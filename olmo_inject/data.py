@@ -1,4 +1,4 @@
-"""Builds the vocabulary, tasks, plan and corpus of an experiment."""
+"""Build the vocabulary, tasks, plan and corpus of an experiment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """What is injected into which corpus and when; no shard is open yet."""
+    """What is injected, when, and into which corpus. No shard is open yet."""
 
     source: Corpus
     tasks: list[Task]
@@ -35,7 +35,7 @@ class TaskPlan:
 
 @dataclass(frozen=True)
 class ExperimentData(TaskPlan):
-    """The whole data path of a run; `corpus` gives the rows that the model reads."""
+    """The whole data path of a run; `corpus` returns the rows that the model reads."""
 
     shards: TokenShards
     order: Order
@@ -47,8 +47,8 @@ def build_plan(experiment: Described, tasks: list[Task] | None = None, source: C
 
     Args:
         experiment: what to build.
-        tasks: those that its run saved; None: build them, which runs the code of a kind in a file.
-        source: the corpus, if it was found already.
+        tasks: tasks that its run saved. None builds them, which executes the code of a kind in a file.
+        source: the corpus, if it has been found already.
 
     Raises:
         UserError: the corpus folder or tokenizer is missing, its ids contradict the model's, a task does not fit the
@@ -93,12 +93,12 @@ def build_data(
 
     Args:
         experiment: what to build.
-        order_folder: as `Order`'s.
-        tasks: as `build_plan`'s.
+        order_folder: folder for stored shuffles, as in `Order`; None: shuffles stay in memory.
+        tasks: tasks that its run saved; None builds them, as in `build_plan`.
 
     Raises:
-        UserError: as `build_plan`; shards are missing, truncated, or of another dtype or vocabulary; a staged corpus
-            ends before the run does.
+        UserError: as in `build_plan`; or shards are missing, truncated, or of another dtype or vocabulary; or a staged
+            corpus ends before the run does.
     """
     from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks  # imports torch: seconds
 
@@ -126,7 +126,7 @@ def build_data(
 
 @dataclass(frozen=True)
 class RepetitionFilter:
-    """ai2-olmo's n-gram repetition filter: decides whether the loss of a sequence counts."""
+    """ai2-olmo's n-gram repetition filter, which decides whether the loss of a sequence counts."""
 
     repetition_max_period: int
     repetition_min_period: int

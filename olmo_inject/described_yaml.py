@@ -1,4 +1,4 @@
-"""YAML files described by a dataclass: which keys there are, and of which type each value is."""
+"""YAML files described by a dataclass: its fields are the allowed keys, with the type of each value."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def read_described(path: Path, kind: type[Described]) -> Described:
 
 
 def described(kind: type[Described] | Described, *layers: tuple[str, Any]) -> Described:
-    """Plain values as a dataclass.
+    """Convert plain values to a dataclass.
 
     Args:
         kind: the dataclass, or an object of it whose values are the defaults.
-        layers: name and values of each layer, as `read_yaml` gives them; later layers win. The name is that of a
-            file or an option, for messages.
+        layers: name and values of each layer, as `read_yaml` returns them; later layers win. The name is that of a file
+            or an option, for messages.
 
     Raises:
         UserError: an unknown key, a missing one, or a value of the wrong type.
@@ -43,14 +43,14 @@ def described(kind: type[Described] | Described, *layers: tuple[str, Any]) -> De
             check_lists(given, of_type)
             merged = OmegaConf.merge(merged, given)
         read: Any = OmegaConf.to_object(merged)
-    except Exception as error:  # OmegaConf's have no common base
+    except Exception as error:  # OmegaConf's errors have no common base class
         raise UserError(f"{where}: {one_line(error)}") from None
     assert isinstance(read, of_type)
     return read
 
 
 class ListError(Exception):
-    """A list where one value or keys are allowed, or the other way round; OmegaConf's own message names its types."""
+    """A list where one value or keys are allowed, or the reverse. OmegaConf's own message would name its types."""
 
 
 def check_lists(value: Any, hint: Any, where: str = "") -> None:
@@ -66,7 +66,7 @@ def check_lists(value: Any, hint: Any, where: str = "") -> None:
     """
     hint = without_none(hint)
     origin = typing.get_origin(hint) or hint
-    if origin is Any or not isinstance(origin, type) or value is None:  # anything, or one of several types
+    if origin is Any or not isinstance(origin, type) or value is None:  # any type, or a union
         return
     is_list = origin in (list, tuple)
     if isinstance(value, list) != is_list:
@@ -85,7 +85,7 @@ def check_lists(value: Any, hint: Any, where: str = "") -> None:
 
 
 def one_line(error: Exception) -> str:
-    """OmegaConf's first line with the full key in front; of another error all lines joined."""
+    """An error as one line: OmegaConf's first line with the full key in front, or all lines of another error."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     key = getattr(error, "full_key", None)
     if key is None:

@@ -1,4 +1,4 @@
-"""From the entries of an experiment's `injections` to what the plan is made of."""
+"""Turn the entries of an experiment's `injections` into the entries of a plan."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def planned_tasks(experiment: Described, tasks: Sequence[Task]) -> list[PlannedT
 
 
 def _planned(experiment: Described, config: InjectionConfig, task: Task, number: int) -> PlannedTask:
-    """One entry, the task's `number`-th from 0."""
+    """The plan's entry for `config`, which is the task's entry number `number`, counted from 0."""
     where = f"injections: {config.task}"
     if unknown := [group for group in config.groups if group not in task.groups]:
         known = ", ".join(dict.fromkeys(task.groups)) or "none"
-        raise UserError(f"{where}: groups: {unknown[0]!r} is none of the task's groups: {known}")
+        raise UserError(f"{where}: groups: {unknown[0]!r} is not one of the task's groups: {known}")
     draw: Any = config.draw
     if config.schedule == "repetitions":
         draw = "epochs" if config.spread == "even" else "shuffled"
@@ -77,7 +77,7 @@ def _schedule(experiment: Described, config: InjectionConfig, entry: PlannedTask
         total = len(entry.ids) * config.times
         if config.spread == "random":
             return Scattered(total, config.start, stop, key("scattered", experiment.plan_seed, config.task, *again))
-        # The rate times the window is a whole number, so the window holds just as many.
+        # The rate times the window is a whole number, so the window holds exactly that many instances.
         return windowed(Uniform(Fraction(total, stop - config.start)), config.start, stop)
     if config.schedule == "burst":
         assert config.instances is not None
@@ -125,7 +125,7 @@ def _listed(experiment: Described, config: InjectionConfig, entry: PlannedTask) 
             _check_number(row, experiment.batch_size, f"{where}, line {line}: row")
         instance = -1 if name is None else numbers.get(str(name), -2)
         if instance != -1 and instance not in allowed:
-            raise UserError(f"{where}, line {line}: instance {name!r} is none of those that may be injected")
+            raise UserError(f"{where}, line {line}: instance {name!r} is not one of those that may be injected")
         found.append((step, -1 if row is None else row, instance))
     if not found:
         raise UserError(f"{where} lists nothing")

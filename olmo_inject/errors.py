@@ -16,11 +16,11 @@ class UserError(Exception):
 
 
 class FoundByOneRank(UserError):
-    """A user's mistake that only one rank knows of; that rank reports it, not rank 0."""
+    """A user's mistake that only one rank knows of. That rank reports it, instead of rank 0."""
 
 
 def report(error: UserError) -> None:
-    """Print the message on standard error; of ranks that all know of the mistake, only rank 0 prints it."""
+    """Print the message on standard error. If all ranks know of the mistake, only rank 0 prints it."""
     if isinstance(error, FoundByOneRank) or is_first_rank():
         # A loader worker's error arrives with its traceback in front; the last line is the message.
         line = str(error).strip().splitlines()[-1]

@@ -1,6 +1,7 @@
 """What figures of analyses and of the theory share: colours, markers, and how a figure is written.
 
-Readers of every colour vision tell the colours apart, on white paper too; nothing is said by colour alone.
+The palette is safe for every colour vision and on white paper. Every distinction by colour is also made by a marker or
+a label.
 """
 
 from __future__ import annotations
@@ -20,33 +21,43 @@ BLACK, OLIVE, GREY = "#222222", "#7A7A00", "#606060"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK, OLIVE)
 MARKERS = ("o", "s", "^", "D", "v", "P", "*", "X")
 FORMATS = ("png", "svg", "pdf")
-DOTS_PER_INCH = 200  # of PNG
+DOTS_PER_INCH = 200  # resolution of PNG files
 _METADATA: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-_WRITING: Any = {"svg.hashsalt": "olmo-inject", "pdf.fonttype": 42}  # the same figure gives the same file
+_WRITING: Any = {"svg.hashsalt": "olmo-inject", "pdf.fonttype": 42}  # equal figures give equal files
 
 
 def colour_and_marker(number: int) -> tuple[str, str]:
-    """Those of the `number`-th thing; beyond the palette they repeat."""
+    """Colour and marker of series `number`; they repeat beyond the palette."""
     return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
 
 
 def drawn(figure: Figure, kind: str) -> bytes:
-    """The figure in one of `FORMATS`, without a date; SVG has text as paths, which look the same everywhere."""
+    """The bytes of the figure in one of `FORMATS`, without a date. SVG text becomes paths."""
     buffer = io.BytesIO()
     with mpl.rc_context(_WRITING):
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=_METADATA[kind])
     return buffer.getvalue()
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure, whole or not at all, in the format of the file's ending.
+def check_format(path: Path) -> str:
+    """The format that a file's ending asks for.
 
     Raises:
-        UserError: the ending is none of png, svg and pdf, or the file cannot be written.
+        UserError: the ending is none of png, svg and pdf.
     """
     kind = path.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
         raise UserError(f"{path} must end in .png, .svg or .pdf")
+    return kind
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure, whole or not at all, in the format of the file's ending.
+
+    Raises:
+        UserError: the ending is not png, svg or pdf, or the file cannot be written.
+    """
+    kind = check_format(path)
     with replacing(path) as temporary:
         temporary.write_bytes(drawn(figure, kind))
     return path

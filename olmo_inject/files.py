@@ -1,4 +1,4 @@
-"""Reads and writes files. A file is written aside and renamed, so a reader never sees half of one."""
+"""Read and write files. A file is written under a temporary name and renamed, so a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from olmo_inject.errors import UserError
 
-READ_BYTES = 4 << 20  # at once
+READ_BYTES = 4 << 20  # bytes per read
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: as `read_text`, or it is not JSON.
+        UserError: as in `read_text`, or it is not JSON.
     """
     text = read_text(path)
     try:
@@ -76,7 +76,7 @@ def read_lines(path: Path) -> Iterator[Any]:
     """The records of a JSON-lines file, without a last line that a kill cut off.
 
     Raises:
-        UserError: as `read_text`, or a line before the last is damaged.
+        UserError: as in `read_text`, or a line before the last is damaged.
     """
     number = 0
     with reading(path), path.open(encoding="utf-8") as file:
@@ -102,18 +102,18 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except OSError as error:  # a folder in its place, links in a loop, no permission
+    except OSError as error:  # such as a folder in its place, a loop of links, or no permission
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text: {error}") from None
 
 
 def sha256_of(path: Path, advance: Callable[[int], None] = lambda n: None, *, past_cache: bool = False) -> str:
-    """SHA-256 of a file; takes about a second per GB.
+    """SHA-256 of a file, at about one GB per second.
 
     Args:
         path: of the file.
-        advance: called with numbers of bytes read.
+        advance: called with the number of bytes just read.
         past_cache: read from the disk and not from the page cache, if the system allows that.
     """
     digest = hashlib.sha256()

@@ -1,8 +1,8 @@
 """Lock files: one process at a time in a folder. All locks of the project are here.
 
-They are flock's, and so go with the process that holds them, however it ends. `filelock` will not do: its flock is
-exclusive only, while a reader must look at a lock without write permission (`is_held`, and flock(1) in a batch script);
-and where a file system cannot lock it falls back to a file that a killed process leaves behind.
+They are flock's, so a lock ends with its process, however the process ends. The package `filelock` does not suffice:
+its flock is exclusive only, but a reader must test a lock without write permission (`is_held`, and flock(1) in a batch
+script). On a file system without locks it falls back to a file that a killed process leaves behind.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from typing import IO
 
 from olmo_inject.errors import UserError
 
-ATTEMPTS = 5  # a tenth of a second apart: a process that only looks holds a lock for a moment
+ATTEMPTS = 5  # a tenth of a second apart, since a process that tests a lock holds it for a moment
 
 
 @contextmanager
 def locked(path: Path, in_use: Callable[[], str], what: str) -> Iterator[None]:
-    """Hold the lock file `path`, made if need be, for this process alone.
+    """Hold the lock file `path` for this process alone; create it if necessary.
 
     Args:
         path: of an empty file.
-        in_use: the message where another process holds it after all attempts.
-        what: the name of the thing that is locked, for messages.
+        in_use: returns the message for the case that another process holds the lock.
+        what: name of the locked thing, for messages.
 
     Raises:
-        UserError: another process holds it, or it cannot be made or locked.
+        UserError: another process holds it after all attempts, or it cannot be created or locked.
     """
     with _acquired(path, in_use, what):
         yield
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process of this machine (or of a shared file system that locks) holds the lock file."""
+    """Whether a process holds the lock file: on this machine, or on any machine if the shared file system has locks."""
     try:
         with path.open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -49,12 +49,12 @@ def is_held(path: Path) -> bool:
 
 
 def remove_with_lock(lock: Path) -> None:
-    """Remove the folder of a lock file that this process holds, the file last: from then on it may be another's."""
+    """Remove the folder of a lock file that this process holds, the lock file last: after it the folder is free."""
     for path in lock.parent.iterdir():
         if path != lock:
             path.unlink(missing_ok=True)
     lock.unlink(missing_ok=True)
-    with suppress(OSError):  # another process has made its own lock there
+    with suppress(OSError):  # another process has made a lock there meanwhile
         lock.parent.rmdir()
 
 
@@ -82,7 +82,7 @@ def _acquired(path: Path, in_use: Callable[[], str], what: str) -> IO[str]:
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is still the one at `path`: its last holder may have removed it meanwhile."""
+    """Whether the open file is still the one at `path`; its last holder may have removed it meanwhile."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

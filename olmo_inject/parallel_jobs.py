@@ -1,4 +1,4 @@
-"""Runs jobs over a corpus in several processes, and shows their progress."""
+"""Run jobs over a corpus in several processes, and show their progress."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from olmo_inject.errors import UserError
 from olmo_inject.progress import Meter, show_progress
 from olmo_inject.worker_processes import check_sockets, end_with_parent
 
-Report = Callable[[int, int], None]  # units of work done and tokens handled since the last report
+Report = Callable[[int, int], None]  # called with units of work and tokens done since the last call
 J = TypeVar("J")
 R = TypeVar("R")
 
 _POLL_S = 0.2
-_WATCHED = 1024  # jobs; they start in order, so one that fails is near the first unfinished one
+_WATCHED = 1024  # jobs watched at once; jobs start in order, so a failed one is near the first unfinished one
 _DONE, _TOKENS, _STOP = range(3)
 
 
 class Cancelled(Exception):
-    """Another job failed or the user stopped; this job ends as if killed."""
+    """Raised in a job after another job failed or the user stopped."""
 
 
 def each_result(
@@ -41,18 +41,18 @@ def each_result(
     progress: bool,
     threads: int = 1,
 ) -> Iterator[R]:
-    """Call `function(job, report)` for every job in several processes; yield the results in the order of `jobs`.
+    """Call `function(job, report)` for every job in several processes, and yield the results in the order of `jobs`.
 
     Args:
-        function: picklable, with the data that all jobs need bound to it, since a process gets it once. It calls
-            `report` about once a second, which also ends it if another job failed.
+        function: picklable, with the data that all jobs share bound to it, since each process receives it once. It
+            calls `report` about once a second; that call also ends it if another job failed.
         jobs: picklable.
-        processes: jobs at once.
-        what: begins the line of progress.
-        total: work in all jobs.
-        unit: of `total`, as `show_progress`'s.
-        progress: show progress on standard error.
-        threads: of the `tokenizers` library in each process.
+        processes: number of processes.
+        what: first words of the progress line.
+        total: amount of work in all jobs.
+        unit: of `total`, as in `show_progress`.
+        progress: whether to show progress on standard error.
+        threads: threads of the `tokenizers` library in each process.
 
     Raises:
         UserError: the first error of a job, or a process was killed.

@@ -1,4 +1,4 @@
-"""Expands `~` and `$NAME` in paths as a shell does, wherever the user gives a path."""
+"""Expand `~` and `$NAME` in paths as a shell does, wherever the user gives a path."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 
 from olmo_inject.errors import UserError
 
-PATH = "a path, or a name"  # in the annotation of a command's text parameter that may hold a path
+PATH = "a path, or a name"  # annotates text parameters of commands that may hold a path
 LONGEST_NAME = 255  # bytes, on every file system of Linux and macOS
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
-_ADDRESS = re.compile(r"(https?|s3|gs|file):/")  # a Path keeps one slash of two
+_ADDRESS = re.compile(r"(https?|s3|gs|file):/")  # Path turns two slashes into one
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def expanded(path: str, where: str) -> str:
-    """`path` with `~` at its start and `$NAME` or `${NAME}` replaced; an address is not changed.
+    """Replace `~` at the start of `path`, and `$NAME` or `${NAME}` in it. Addresses are not changed.
 
     Args:
         path: a local path, a name, or an address such as s3://bucket/prefix.
@@ -67,7 +67,7 @@ def with_expanded_paths(command: F) -> F:
 
 
 def configs_folder() -> Path:
-    """The folder of the shipped configurations: in the installed package, or beside it in a clone."""
+    """The folder of the shipped configurations: inside the installed package, or beside it in a clone."""
     package = Path(__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"

@@ -1,4 +1,4 @@
-"""Progress of long work on standard error, with rate and time left: a bar on a terminal, a line now and then in a log.
+"""Show the progress of long work on standard error: a bar on a terminal, a line every ten seconds in a log.
 
 with show_progress("staging", total_bytes, "bytes") as meter:
 meter.advance(len(chunk))
@@ -17,20 +17,20 @@ from rich.progress import BarColumn, Progress, TextColumn
 from olmo_inject.terminal import Console
 from olmo_inject.visible_text import visible
 
-SECONDS_BEFORE_BAR = 2.0  # work that is done sooner shows nothing
-SECONDS_BETWEEN_LINES = 10.0  # in a log
+SECONDS_BEFORE_BAR = 2.0  # shorter work shows nothing
+SECONDS_BETWEEN_LINES = 10.0  # between lines in a log
 _SECONDS_BETWEEN_BARS = 0.1
 Note = str | Callable[[], str]
 
 
 class Meter:
-    """Counts what is done, from any thread, and says so in one line.
+    """Counts finished work, from any thread, and describes it in one line.
 
     Args:
-        what: the work, e.g. "staging".
-        total: of `unit`.
-        unit: "bytes", or the plural of what is counted, e.g. "steps".
-        done: of `unit`, before the meter started.
+        what: the work, such as "staging".
+        total: amount of work.
+        unit: "bytes", or the plural of what is counted, such as "steps".
+        done: work that was finished before the meter started.
     """
 
     def __init__(self, what: str, total: float, unit: str, done: float = 0) -> None:
@@ -47,7 +47,12 @@ class Meter:
         self._show()
 
     def update(self, done: float, note: Note = "") -> None:
-        """Set what is done, and a note that ends the line; a function is called only when the line is shown."""
+        """Set the amount of finished work, and a note that ends the line.
+
+        Args:
+            done: finished work in all.
+            note: text, or a function that returns it, which is called only when the line is shown.
+        """
         self.done, self.note = done, note
         self._show()
 
@@ -64,11 +69,11 @@ class Meter:
         return f"{counted}, {left} left" + (f", {note}" if note else "")
 
     def _show(self) -> None:
-        """Show the line if it is time to."""
+        """Show the line if it is due."""
 
 
 class _Bar(Meter):
-    """On a terminal."""
+    """A bar on a terminal."""
 
     def __init__(self, console: Console, what: str, total: float, unit: str, done: float) -> None:
         super().__init__(what, total, unit, done)
@@ -94,7 +99,7 @@ class _Bar(Meter):
 
 
 class _Lines(Meter):
-    """In a log: a line every ten seconds, and the last one where `to_the_end`."""
+    """Lines in a log: one every ten seconds, and with `to_the_end` one at the end."""
 
     def __init__(self, console: Console, what: str, total: float, unit: str, done: float, *, to_the_end: bool) -> None:
         super().__init__(what, total, unit, done)
@@ -115,15 +120,15 @@ class _Lines(Meter):
 def show_progress(
     what: str, total: float, unit: str, *, done: float = 0, enabled: bool = True, to_the_end: bool = False
 ) -> Iterator[Meter]:
-    """Show progress on standard error while the block runs; yields the meter to advance.
+    """Show progress on standard error while the block runs. Yields the meter to advance.
 
     Args:
-        what: the work, e.g. "staging"; begins the line.
-        total: of `unit`.
-        unit: "bytes", or the plural of what is counted, e.g. "steps".
-        done: of `unit`, before this block, which counts for the bar and not for the rate.
+        what: the work, such as "staging"; begins the line.
+        total: amount of work.
+        unit: "bytes", or the plural of what is counted, such as "steps".
+        done: work that was finished before this block. It counts for the bar, but not for the rate.
         enabled: False shows nothing.
-        to_the_end: whether a log also gets a line when all is done, however soon.
+        to_the_end: whether a log also gets a line at the end, however soon.
     """
     console = Console(stderr=True)
     if not enabled:

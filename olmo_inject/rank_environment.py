@@ -1,10 +1,10 @@
-"""Reads from the environment whether this process is a rank of a run."""
+"""Read from the environment whether this process is a rank of a run."""
 
 from __future__ import annotations
 
 import os
 
-# torchrun sets these for each rank, and torch needs them to join the ranks.
+# torchrun sets these for each rank, and torch needs them to connect the ranks.
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _OF_RANKS_ALONE = VARIABLES[:3]  # a cluster may set the address for its own use
 
@@ -15,7 +15,7 @@ def is_rank() -> bool:
 
 
 def is_first_rank() -> bool:
-    """Whether this process reports for all ranks; a process that is no rank does."""
+    """Whether this process reports for all ranks. A process that is not a rank does."""
     return not is_rank() or os.environ["RANK"] == "0"
 
 

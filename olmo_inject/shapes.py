@@ -1,4 +1,4 @@
-"""Checks the shape of values read from a JSON file: keys and types."""
+"""Check keys and types of values read from a JSON file."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ NUMBER = (float, int)
 
 
 def check_shape(value: Any, shape: Any, where: str) -> None:
-    """Check that a value has a shape.
+    """Check that a value has the given shape.
 
     Args:
-        value: of a JSON file.
+        value: read from a JSON file.
         shape: a type; None; a tuple of alternative shapes; a list with the shape of every entry; or a dict, either
             `{str: shape}` for any keys, or the shapes of required keys and, with `?` at the end, of optional keys.
         where: the file and the key, for messages.
 
     Raises:
-        UserError: the first key that is missing or wrong.
+        UserError: a key is missing or wrong; the message names the first one.
     """
     if isinstance(shape, tuple):
         if not any(_fits(value, alternative, where) for alternative in shape):

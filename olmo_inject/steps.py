@@ -1,4 +1,4 @@
-"""Sets of steps: listed, log-spaced and in windows; and the grammar of `--steps`."""
+"""Sets of steps (listed, log-spaced, in windows), and the grammar of `--steps`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals to stop, from a user or a scheduler."""
+"""Signals that ask a process to stop, from a user or a scheduler."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_signals(received: list[int] | None = None) -> Iterator[list[int]]:
-    """Yield the list given, or a new one: empty until Ctrl-C or SIGTERM arrives; the signals interrupt nothing.
+    """Yield a list, `received` or a new one, that gets every Ctrl-C and SIGTERM. The signals interrupt nothing.
 
-    A list and not a `threading.Event`: a second signal in the handler of the first would wait for the event's lock
-    for ever.
+    It is a list because a `threading.Event` could deadlock: a second signal that arrives in the handler of the first
+    would wait for the event's lock.
     """
     heard = [] if received is None else received
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -28,9 +28,9 @@ def stop_signals(received: list[int] | None = None) -> Iterator[list[int]]:
 
 
 def stop_with_parent(parent: int) -> None:
-    """Send this process SIGTERM when its parent process `parent` dies, or now if it is dead.
+    """Send this process SIGTERM when its parent process `parent` dies, or now if it is already dead.
 
-    The signal after a later death is a feature of Linux.
+    Only Linux reports a later death of the parent.
     """
     if sys.platform == "linux":
         set_parent_death_signal = 1

@@ -1,4 +1,4 @@
-"""Prints safely: escapes text from elsewhere, and copes with output that is closed, full or lacks a character."""
+"""Print safely: escape foreign text, and survive output that is closed, full or lacks a character."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from olmo_inject.visible_text import visible
 
 
 class Console(rich.console.Console):
-    """Rich's console for text from elsewhere: no markup, emoji codes or terminal escapes, also in tables."""
+    """Rich's console for foreign text: no markup, emoji codes or terminal escapes, in tables too."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As rich's, with control characters escaped."""
+        """Rich's method, with control characters escaped."""
         return super().render_str(visible(text), **options)
 
 
 def prepare_output() -> None:
-    """Escape characters that standard output or error cannot encode; replace a closed one by the null device."""
+    """Escape characters that standard output or error cannot encode. Replace a closed stream by the null device."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

@@ -33,14 +33,14 @@ class Vocabulary:
     """The ids of a tokenizer, or a range of ids without a tokenizer. Picklable, for loader workers.
 
     Attributes:
-        size: number of ids; an embedding may have more rows (padding).
+        size: number of ids. An embedding may have more rows (padding).
         eos_id: ends every document.
         pad_id: fills short sequences.
         reserved: EOS, PAD and every special or added token; a task never uses them.
         tokenizer: None for a range of ids.
         identifier: path or name that it was loaded from.
-        fingerprint: SHA-256 of the tokenizer file's canonical JSON with size, EOS and PAD. The file and not the
-            loaded object, whose JSON changes between versions of `tokenizers`.
+        fingerprint: SHA-256 of the tokenizer file's canonical JSON with size, EOS and PAD. The loaded object is not
+            hashed, since its JSON differs between versions of `tokenizers`.
     """
 
     size: int
@@ -137,14 +137,14 @@ class Vocabulary:
     def eligible(self) -> Int64[np.ndarray, " n"]:
         """The ids that a task may sample as value tokens, ascending.
 
-        Every id below `size` that has a token and is not reserved. Tokens that are part of a UTF-8 character are
-        included: the study samples from the vocabulary at random, and to a model they are ids like any other.
+        These are all ids below `size` that have a token and are not reserved. They include tokens that are part of a
+        UTF-8 character: the study samples from the vocabulary at random, and to a model such ids are like any other.
         """
         ids = range(self.size) if self.tokenizer is None else self.tokenizer.get_vocab().values()
         return np.array(sorted(set(ids) - self.reserved), dtype=np.int64)
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        """The text of `ids` with special tokens; without a tokenizer, the ids themselves."""
+        """The text of `ids`, with special tokens. Without a tokenizer, the ids themselves."""
         if self.tokenizer is None:
             return " ".join(self.token_text(i) for i in ids)
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
@@ -169,9 +169,9 @@ class Vocabulary:
         return out
 
     def token_text(self, token_id: SupportsIndex) -> str:
-        """A token for people, never empty: spaces and control characters are visible.
+        """A token as visible text, never empty: spaces and control characters are shown as symbols.
 
-        Part of a UTF-8 character is shown as its bytes, an id without a token as `<id 7>`.
+        A part of a UTF-8 character is shown as its bytes, and an id without a token as `<id 7>`.
         """
         token = None if self.tokenizer is None else self.tokenizer.id_to_token(int(token_id))
         if not token:

@@ -1,4 +1,4 @@
-"""Numbers with nouns."""
+"""Numbers with nouns, for messages."""
 
 from __future__ import annotations
 

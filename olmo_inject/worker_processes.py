@@ -1,4 +1,4 @@
-"""Shared by worker processes of corpus jobs and of data loaders."""
+"""What worker processes of corpus jobs and of data loaders share."""
 
 from __future__ import annotations
 

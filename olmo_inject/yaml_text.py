@@ -1,7 +1,7 @@
-"""Reads YAML whose scalars are converted by the type of their key: `0010`, `yes`, `1e3` or `12:30` may be names.
+"""Read YAML whose scalars are converted by the type of their key, since `0010`, `yes`, `1e3` or `12:30` may be names.
 
-YAML 1.1 turns these into 8, True, 1000.0 and 750 before the key is known. Here every scalar without quotes stays text
-(`Plain`) until `typed` knows the key's type: if the key takes text it stays text, else OmegaConf converts it. If the
+YAML 1.1 turns these into 8, True, 1000.0 and 750 before the key is known. Here every unquoted scalar stays text
+(`Plain`) until `typed` knows the key's type. If the key takes text, it stays text; else OmegaConf converts it. If the
 key takes any type, YAML 1.2's rules apply: `0010` is 10, `yes` and `12:30` are text.
 """
 
@@ -27,18 +27,18 @@ _BOOL = {word: value for value in (True, False) for word in (str(value), str(val
 _INT = re.compile(r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)|[-+]?inf|nan")
-MOST_DIGITS = 400  # of a number; Python refuses to read some thousand digits
-MOST_VALUES = 1_000_000  # of a file; aliases of aliases soon exceed it
+MOST_DIGITS = 400  # maximum digits of a number; Python refuses to read some thousand
+MOST_VALUES = 1_000_000  # maximum values in a file, against aliases of aliases
 
 
 class Plain(str):
-    """Text without quotes in the file: a number, a boolean or text, depending on its key."""
+    """Unquoted text in the file: a number, a boolean or text, depending on its key."""
 
     __slots__ = ()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of keys and values; scalars stay as they are written.
+    """Read a YAML file of keys and values. Scalars stay as they are written.
 
     Raises:
         UserError: it cannot be read, is not YAML, or does not hold keys and values.
@@ -166,13 +166,13 @@ def _reason(error: Exception) -> str:
 
 
 def _load(text: str) -> Any:
-    value = yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes no objects
+    value = yaml.load(text, Loader=_Loader)  # a SafeLoader, which creates no objects
     left, waiting = MOST_VALUES, [value]
     while waiting:
         inner = waiting.pop()
         left -= 1
         if left < 0:
-            raise yaml.YAMLError(f"it comes to more than {MOST_VALUES:,} values")
+            raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values")
         waiting += inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
     return value
 
@@ -189,7 +189,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in seen:
-                    raise ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+                    raise ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
                 seen.add(key.value)
         mapping = super().construct_mapping(node, deep)
         return {str(key) if isinstance(key, Plain) else key: value for key, value in mapping.items()}

@@ -178,7 +178,7 @@ def test_every_number_refuses_text_and_every_choice_others(base: Experiment) -> 
     ("changes", "message"),
     [
         ("model.n_kv_heads=3", "model.n_kv_heads: 3 does not divide n_heads 2"),
-        ("model.n_kv_heads=1 model.multi_query_attention=true", "not with n_kv_heads, which says it"),
+        ("model.n_kv_heads=1 model.multi_query_attention=true", "not with n_kv_heads, which decides it"),
         ("model.block_group_size=3", "model.block_group_size: 3 does not divide n_layers 2"),
         ("model.mlp_hidden_size=33", "model.mlp_hidden_size: swiglu needs an even number, not 33"),
         ("model.alibi=true model.rope=true", "model.alibi: not with model.rope"),
@@ -194,7 +194,7 @@ def test_every_number_refuses_text_and_every_choice_others(base: Experiment) -> 
         ("train.distributed_strategy=null", "train.distributed_strategy: must be ddp or fsdp"),
         ("train.distributed_strategy=fsdp train.fsdp=null", "and train.fsdp is not set"),
         ("train.distributed_strategy=fsdp train.fsdp.wrapping_strategy=by_block_group", "needs model.block_group_size"),
-        ("train.distributed_strategy=fsdp train.max_grad_norm_ratio=2", "works under ddp only"),
+        ("train.distributed_strategy=fsdp train.max_grad_norm_ratio=2", "works only under ddp"),
         ("train.compile={backend: quick}", "train.compile.backend: 'quick' is not one of "),
         ("train.max_duration=1e10", "train.max_duration: '1e10' is not a positive number of steps"),
         ("train.max_duration=9e99T", "train.max_duration: '9e99T' is not a positive number of steps"),

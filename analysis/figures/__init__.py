@@ -1,1 +1,4 @@
-"""Figures from tables, in one style; start with `style`."""
+"""Draw figures from runs and tables, in one style. Start with `style`.
+
+Each module has the figures of one analysis. Colours come from `olmo_inject.figure_style`.
+"""

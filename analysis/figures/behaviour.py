@@ -1,6 +1,6 @@
 """Curves of learning and of retention (docs/study.md, Figs. 6a and 8).
 
-Each takes runs and a task and returns a figure, or None where the runs hold nothing to draw.
+Each function takes runs and a task and returns a figure, or None if the runs hold nothing to draw.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.measures import TEST_LOSS, draw_baselines, label_baselines
+from analysis.figures.measures import LOSS_AMONG_LABELS, TEST_LOSS, draw_baselines, label_baselines
 from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
-from analysis.methods.retention import Retention, retention
-from analysis.read.runs import Run
+from analysis.methods.retention import Retention, held_out_losses, retention
+from analysis.read.runs import Run, conditions
 from olmo_inject.figure_style import GREY, colour_and_marker
 
 REFERENCE = re.compile(r"eval/(\w+)/reference/loss")
@@ -25,7 +25,7 @@ REFERENCE_DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
 
 
 def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
-    """Test loss over steps: a panel for each size, a line for each schedule, reference tasks dashed."""
+    """Test loss over steps: a panel for each model size, a line for each schedule, dashed lines for reference tasks."""
     name = TEST_LOSS.metric.format(task=task)
     runs = [run for run in runs if len(run.series(name).dropna())]
     if not runs:
@@ -59,13 +59,13 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
 
 
 def reference_names(runs: Sequence[Run]) -> list[str]:
-    """The reference tasks, natural statements of the corpus, that any of the runs evaluated."""
+    """Names of the reference tasks (natural statements of the corpus) that any of the runs evaluated."""
     names = {name for run in runs for name in run.metrics["name"]}
     return sorted(found[1] for found in map(REFERENCE.fullmatch, names) if found)
 
 
 def _references(runs: Sequence[Run], reference: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The mean over runs of a reference task's loss, at the steps they share; nothing where none has it."""
+    """The mean loss of a reference task over runs, at the steps they share. Yields nothing if no run has it."""
     series = [run.series(f"eval/{reference}/reference/loss").dropna() for run in runs]
     series = [losses for losses in series if len(losses)]
     if series:
@@ -74,26 +74,28 @@ def _references(runs: Sequence[Run], reference: str) -> Iterator[tuple[np.ndarra
 
 
 def retention_curves(runs: Sequence[Run], task: str) -> Figure | None:
-    """Left the loss around bursts, right what a burst gains and how it decays, by model size and schedule."""
+    """The loss around bursts (left), and the gain of a burst and its decay (right), by model size and schedule."""
     found = [(run, kept) for run in runs if (kept := retention(run, task)) is not None]
     if not found:
         return None
     sizes = sizes_of([run for run, _ in found])
     found = sorted(found, key=lambda pair: (sizes.index(pair[0].size), pair[0].rate(task)))
-    names = [f"{run.size}, {run.schedule_label(task)}" for run, _ in found]
+    label = conditions([run for run, _ in found], task)
+    names = [f"{run.size}, {label[run]}" for run, _ in found]
     with style():
         figure = Figure(figsize=(9.6, 3.1))
         left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
         for number, (run, kept) in enumerate(found):
             colour, _ = colour_and_marker(number)
-            losses = run.series(TEST_LOSS.metric.format(task=task)).dropna()
+            losses = held_out_losses(run, task)
             shown = losses.loc[kept.bursts[0] : kept.bursts[-1] + kept.after[-1]]
             left.plot(shown.index, shown, color=colour, lw=1.2)
             _draw_gain(right, kept, colour)
         for burst in sorted({int(burst) for _, kept in found for burst in kept.bursts}):
             left.axvline(burst, color=GREY, lw=0.5, ls=":", zorder=1)
         left.set_xlabel("step (dotted: a burst)")
-        left.set_ylabel(TEST_LOSS.label)
+        among = any(len(run.series(LOSS_AMONG_LABELS.metric.format(task=task))) for run, _ in found)
+        left.set_ylabel((LOSS_AMONG_LABELS if among else TEST_LOSS).label)
         right.axhline(0, color=GREY, lw=0.6, zorder=1)
         right.set_xlabel("steps since the burst")
         right.set_ylabel("loss gained (nats)")

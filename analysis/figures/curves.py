@@ -1,6 +1,6 @@
 """Figures of runs and of what was injected into them.
 
-Each function takes runs and returns a matplotlib figure, or None where the runs hold nothing to draw.
+Each function takes runs and returns a matplotlib figure, or None if the runs hold nothing to draw.
 """
 
 from __future__ import annotations
@@ -16,36 +16,33 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from analysis.figures.heatmaps import accuracy_cells, draw_accuracies
 from analysis.figures.measures import TEST_ACCURACY, Measure, draw_baselines, label_baselines
 from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
-from analysis.read.runs import Run
+from analysis.read.runs import Run, conditions
 from olmo_inject.errors import UserError
 from olmo_inject.figure_style import colour_and_marker
 from olmo_inject.injection import Injections, Plan
 
-SMOOTHED_STEPS = 25  # of losses drawn against steps
+SMOOTHED_STEPS = 25  # length of the running mean of losses drawn against steps
 PLAN_STEPS = 48
 
 
 def curves(runs: Sequence[Run], task: str, measure: Measure) -> Figure | None:
-    """One measure against steps: a panel for each schedule, a line for each run, coloured by model size."""
+    """One measure over steps: a panel for each condition, a line for each run, coloured by model size.
+
+    Args:
+        runs: whose metrics are drawn.
+        task: name of the task.
+        measure: what to draw.
+    """
     runs = [run for run in runs if len(measure.series(run, task))]
-
-    def label(run: Run) -> str:
-        return run.schedule_label(task) if "{task}" in measure.metric else run.plan_label()
-
-    schedules = list(dict.fromkeys(label(run) for run in sorted(runs, key=lambda run: run.rate(task))))
-    if not schedules:
+    if not runs:
         return None
+    condition = conditions(runs, task if "{task}" in measure.metric else None)
+    ordered = list(dict.fromkeys(condition[run] for run in sorted(runs, key=lambda run: run.rate(task))))
     with style():
-        figure, grid = panels(len(schedules), 2.5, 2.3)
-        for axes, schedule in zip(grid, schedules, strict=True):
-            _draw_curves(
-                axes,
-                [run for run in runs if label(run) == schedule],
-                sizes_of(runs),
-                task,
-                measure,
-            )
-            axes.set_title(schedule)
+        figure, grid = panels(len(ordered), 2.5, 2.3)
+        for axes, title in zip(grid, ordered, strict=True):
+            _draw_curves(axes, [run for run in runs if condition[run] == title], sizes_of(runs), task, measure)
+            axes.set_title(title.replace(" beside ", "\nbeside "))
         label_baselines(grid[-1], runs, task, measure)
         axis_labels(figure, grid, "step", measure.label)
         legend(figure, "model", sizes_of(runs))
@@ -53,7 +50,7 @@ def curves(runs: Sequence[Run], task: str, measure: Measure) -> Figure | None:
 
 
 def different_plans(runs: Sequence[Run]) -> dict[str, tuple[Run, Plan]]:
-    """One run and its plan for each different plan, by `Run.plan_label`; without those whose corpus is gone."""
+    """One run and its plan for each different plan, by `Run.plan_label`. Runs whose corpus is gone are left out."""
     injecting = sorted((run for run in runs if run.experiment.injections), key=Run.rates)
     return {run.plan_label(): (run, plan) for run in injecting if (plan := _plan(run)) is not None}
 
@@ -87,7 +84,7 @@ def plan_raster(plans: Mapping[str, tuple[Run, Plan]]) -> Figure | None:
 
 
 def overview(runs: Sequence[Run], task: str) -> Figure | None:
-    """The heatmap beside test accuracy over steps at the highest frequency: a set of runs in one picture."""
+    """The accuracy heatmap beside test accuracy over steps at the highest frequency: a set of runs in one picture."""
     cells = accuracy_cells(runs, task)
     if cells is None:
         return None
@@ -112,7 +109,7 @@ def _draw_curves(axes: Axes, runs: Sequence[Run], sizes: list[str], task: str, m
         colour, marker = colour_and_marker(sizes.index(run.size))
         values = measure.series(run, task)
         steps = values.index.to_numpy()
-        if measure.smoothed:  # over 25 measurements, drawn at their last; fewer at the start
+        if measure.smoothed:  # mean of the last 25 measurements; of fewer at the start
             values = values.rolling(SMOOTHED_STEPS, min_periods=1).mean()
         axes.plot(steps, values, color=colour, lw=1.2, ms=3, marker=None if measure.smoothed else marker)
         if measure is TEST_ACCURACY:
@@ -130,7 +127,7 @@ def _draw_curves(axes: Axes, runs: Sequence[Run], sizes: list[str], task: str, m
 
 
 def _plan(run: Run) -> Plan | None:
-    """The plan, or None where a run folder outlived the corpus that its vocabulary comes from."""
+    """The run's plan. None if the corpus, which its vocabulary comes from, is gone."""
     try:
         return run.saved.build_plan().plan
     except UserError:

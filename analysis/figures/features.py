@@ -1,7 +1,7 @@
 """Figures of task features (docs/study.md, Fig. 7): by layer, as pictures, and against frequency, size and step.
 
-Each takes tables of the method `features`, joined over checkpoints, and returns a figure. Runs stand in the order of
-the tables.
+Each function takes tables of the method `features`, joined over checkpoints, and returns a figure. Runs keep the order
+of the tables.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from analysis.methods.features import FOURIER, ORDER, PLAIN
 from analysis.read.store import last_step, rows
 from olmo_inject.figure_style import GREY, colour_and_marker
 
-MOST_PANELS = 12  # of pictures of single runs
-SMALLEST_SHARE = 0.003  # of variance that the colours of modes tell apart
+MOST_PANELS = 12  # at most this many panels in figures with a panel per run
+SMALLEST_SHARE = 0.003  # smallest share of variance that the colour scale resolves
 LAYER_TICKS = 9
-SITES_APART = 0.16  # layers
-SIZES_APART = 1.06  # a factor, on an axis of frequencies
-LOWEST_R2 = -0.6  # of the axis; anything below zero says the same: no better than the mean
-DISTINCT = "distinct"  # Fourier modes, each once however many layers have it
+SITES_APART = 0.16  # horizontal distance between sites of one layer, in layers
+SIZES_APART = 1.06  # horizontal distance between model sizes, a factor of the frequency
+LOWEST_R2 = -0.6  # lower end of the axis; every R2 below 0 means no better than the mean
+DISTINCT = "distinct"  # Fourier modes, each counted once however many layers have it
 AMOUNT = {
     ORDER: "held-out $R^2$ of value(TOK2)\nafter the first block",
     FOURIER: "Fourier modes at TOK2,\nsummed over layers",
@@ -39,7 +39,7 @@ AMOUNT = {
 
 
 def order_by_layer(order: pd.DataFrame) -> Figure:
-    """Held-out R2 by layer, a panel for each run, a line for each site, with that of plain means and random weights."""
+    """Held-out R2 by layer: a panel for each run, a line for each site; also of plain means and untrained weights."""
     plain, order = rows(order, means=PLAIN, weights="trained"), rows(order, headline=True)
     sites = list(dict.fromkeys(order["site"]))
 
@@ -50,7 +50,7 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
             trained = rows(mine, weights="trained")
             y = trained["held_out"].to_numpy(float)
             low, high = y - _errors(trained, y)[0], y + _errors(trained, y)[1]
-            # Sites side by side, so that none hides another's bar; what is below the axis stands at its lower end.
+            # Sites stand side by side, so that no bar hides another. Values below the axis are drawn at its lower end.
             apart = SITES_APART * (number - (len(sites) - 1) / 2)
             x, shown = trained["layer"].to_numpy(float) + apart, np.maximum(y, LOWEST_R2)
             reach = [shown - np.maximum(low, LOWEST_R2), np.maximum(high, LOWEST_R2) - shown]
@@ -58,12 +58,12 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
             inside = y >= LOWEST_R2
             axes.plot(x[inside], y[inside], color=colour, marker=marker, ms=3.5, ls="")
             below = {"marker": "v", "ms": 4, "mfc": "white", "ls": "", "clip_on": False}
-            if not inside.all():  # an unclipped line of nothing would spoil the layout
+            if not inside.all():  # an empty unclipped line would spoil the layout
                 axes.plot(x[~inside], shown[~inside], color=colour, **below)
             of_plain = rows(plain, run=run, site=site)
             plain_r2 = np.maximum(of_plain["held_out"].to_numpy(float), LOWEST_R2)
             axes.plot(of_plain["layer"] + apart, plain_r2, color=colour, ls=":", lw=1)
-        # One band for all sites: which of them chance favours is of no interest.
+        # One band of chance for all sites.
         random = rows(order, run=run, weights="untrained").pivot(index="layer", columns="site", values="held_out")
         low, high = np.maximum(random.min(axis=1), LOWEST_R2), np.maximum(random.max(axis=1), LOWEST_R2)
         axes.fill_between(random.index.to_numpy(int), low, high, color=GREY, alpha=0.25, lw=0, zorder=0)
@@ -81,7 +81,7 @@ def order_by_layer(order: pd.DataFrame) -> Figure:
 
 
 def order_lines(line: pd.DataFrame, order: pd.DataFrame) -> Figure:
-    """Each value's held-out place on the order direction at the first block's output, a panel for each run."""
+    """Each value's held-out prediction along the order direction after the first block, a panel for each run."""
     line = rows(line, site=HEADLINE_SITE, layer=HEADLINE_LAYER)
     fits = rows(order, headline=True, site=HEADLINE_SITE, layer=HEADLINE_LAYER, weights="trained")
 
@@ -107,7 +107,7 @@ def order_lines(line: pd.DataFrame, order: pd.DataFrame) -> Figure:
 
 
 def modes_by_layer(modes: pd.DataFrame) -> Figure:
-    """Power of every mode at every layer at TOK2, a panel for each run; dots on those present."""
+    """Power of every mode at every layer at TOK2, a panel for each run. Dots mark the modes that are present."""
     modes = rows(modes, site=HEADLINE_SITE, weights="trained")
     norm = LogNorm(SMALLEST_SHARE, 1)
 
@@ -131,7 +131,10 @@ def modes_by_layer(modes: pd.DataFrame) -> Figure:
 
 
 def circles(circle: pd.DataFrame, modes: pd.DataFrame) -> Figure:
-    """Values in the plane of the strongest mode, each placed by the others, at the layer where it is strongest."""
+    """Values in the plane of the strongest mode, at the layer where it is strongest.
+
+    Each value's place is computed in a plane that was estimated without it.
+    """
     circle = rows(circle, site=HEADLINE_SITE)
     modes = rows(modes, site=HEADLINE_SITE, weights="trained")
 
@@ -165,7 +168,7 @@ def circles(circle: pd.DataFrame, modes: pd.DataFrame) -> Figure:
 
 
 def amount_by_frequency(found: pd.DataFrame, feature: str) -> Figure | None:
-    """The amount at each run's last checkpoint against frequency, a line for each model size; bursts left out."""
+    """The amount at each run's last checkpoint against frequency, a line for each model size. Bursts are left out."""
     last = rows(last_step(found), evenly=True)
     if len(last) < 2:
         return None
@@ -174,7 +177,7 @@ def amount_by_frequency(found: pd.DataFrame, feature: str) -> Figure | None:
         figure = Figure(figsize=(5.4, 3.0))
         axes = figure.subplots()
         for number, size in enumerate(sizes):
-            # Sizes side by side at each frequency, where bars of several would lie over each other.
+            # Sizes stand side by side at each frequency, so that no bar hides another.
             beside = SIZES_APART ** (number - (len(sizes) - 1) / 2)
             mine = rows(last, model=size).sort_values("per_batch")
             _draw_amounts(axes, mine.assign(place=beside * mine["per_batch"]), "place", number)
@@ -213,12 +216,12 @@ _SHUFFLED = Line2D([], [], color=GREY, ls="--", lw=0.8, marker="_", ms=9, label=
 
 
 def _draw_amounts(axes: Axes, mine: pd.DataFrame, x: str, number: int) -> None:
-    """Amounts with their intervals, and dashed what shuffled values give by chance."""
+    """Draw amounts with their intervals, and dashed the amount of shuffled values."""
     colour, marker = colour_and_marker(number)
     y = mine["amount"].to_numpy(float)
     errors = None if mine["low"].isna().any() else _errors(mine, y)
     axes.errorbar(mine[x], y, errors, color=colour, marker=marker, ms=4, lw=1.2, capsize=3)
-    axes.plot(mine[x], mine["shuffled"], color=colour, ls="--", lw=0.8, marker="_", ms=9)  # also of a single point
+    axes.plot(mine[x], mine["shuffled"], color=colour, ls="--", lw=0.8, marker="_", ms=9)
     axes.axhline(0, color=GREY, lw=0.6, zorder=1)
 
 
@@ -231,7 +234,7 @@ def _start_counts_at_zero(grid: Sequence[Axes], found: pd.DataFrame, feature: st
 
 
 def _errors(mine: pd.DataFrame, y: np.ndarray) -> np.ndarray:
-    """Lengths of the bars below and above `y`, which a percentile bootstrap need not enclose."""
+    """Lengths of the bars below and above `y`; a percentile interval need not contain `y`, so they are cut at 0."""
     return np.maximum([y - mine["low"].to_numpy(float), mine["high"].to_numpy(float) - y], 0)
 
 
@@ -243,7 +246,7 @@ def _pictures(
     title_pad: float = 4.0,
     share: bool = True,
 ) -> Figure:
-    """A panel for each run, at most twelve: the first six and the last six."""
+    """A panel for each run; with more than twelve runs, the first six and the last six."""
     if len(runs) > MOST_PANELS:
         runs = [*runs[: MOST_PANELS // 2], *runs[-MOST_PANELS // 2 :]]
     with style():

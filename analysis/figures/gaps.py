@@ -1,4 +1,4 @@
-"""Figures of the gap between observations at one long-run frequency (docs/study.md, Fig. 6b): accuracy and loss."""
+"""Accuracy and loss against the gap between observations, at equal long-run frequency (docs/study.md, Fig. 6b)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from analysis.figures.style import legend, style
 from analysis.read.runs import Run
 from olmo_inject.figure_style import colour_and_marker
 
-LAST_SHARE = 4  # of a run's steps, one in so many are its last, over which a loss is averaged
-Bar = tuple[float, float, float]  # a value and the ends of its bar
+LAST_SHARE = 4  # losses are averaged over the last quarter of a run: 1 / LAST_SHARE of its steps
+Bar = tuple[float, float, float]  # a value, and the lower and upper end of its error bar
 
 
 def gaps(runs: Sequence[Run], task: str) -> Figure | None:
-    """Last test accuracy with its 95% interval against the gap, where runs share size and long-run frequency."""
+    """Last test accuracy with its 95% interval against the gap, for runs of equal size and long-run frequency."""
 
     def accuracy(run: Run) -> Bar | None:
         found = run.accuracy(task)
@@ -29,10 +29,10 @@ def gaps(runs: Sequence[Run], task: str) -> Figure | None:
 
 
 def gap_losses(runs: Sequence[Run], task: str) -> Figure | None:
-    """Test loss against the gap, where runs share size and long-run frequency.
+    """Test loss against the gap, for runs of equal size and long-run frequency.
 
-    The mean over the evaluations of the last quarter of a run, so that it does not matter where between two
-    bursts the run ended; bars reach from the 10th to the 90th percentile of them.
+    The loss is the mean over the evaluations of the last quarter of a run, so it does not matter how long after a burst
+    the run ended. Bars reach from the 10th to the 90th percentile of these evaluations.
     """
 
     def loss(run: Run) -> Bar | None:
@@ -73,7 +73,7 @@ def _figure(runs: Sequence[Run], task: str, measure: Measure, value: Callable[[R
 def _groups(
     runs: Sequence[Run], task: str, value: Callable[[Run], Bar | None]
 ) -> dict[tuple[str, Fraction], list[tuple[float, float, float, float]]]:
-    """By size and long-run frequency the gaps, ascending, with values and bars; only where gaps differ."""
+    """Gaps, values and bars of each size and long-run frequency, by ascending gap. Only groups with several gaps."""
     groups: dict[tuple[str, Fraction], list[tuple[float, float, float, float]]] = {}
     for run in runs:
         gap, found = run.gap(task), value(run)

@@ -17,9 +17,9 @@ from olmo_inject.figure_style import BLACK, BLUE, GREY, MARKERS, ORANGE
 from olmo_inject.words import counted
 
 PER_ROW = 3
-FEWEST_ROWS = 3  # of the panels of means: fewer runs leave room above and below
-BLOCK = 4  # steps drawn together: cosines of steps that follow each other resemble each other
-# kind of gradient: its symbol, what it is of, and its colour and marker
+FEWEST_ROWS = 3  # height of the panels of means, in rows; fewer runs leave room above and below
+BLOCK = 4  # steps per bootstrap block, since cosines of consecutive steps are correlated
+# kind of gradient: its symbol, what it contains, its colour and its marker
 LINES = {
     "batch": ("$g$", "the whole batch", BLACK, MARKERS[0]),
     "injected": ("$g_t$", "all injected tokens", ORANGE, MARKERS[2]),
@@ -29,7 +29,7 @@ WHEN = {True: "steps whose batch holds the task", False: "steps whose batch does
 
 
 def cosine_label(table: pd.DataFrame) -> str:
-    """What is on the axis, and where it was measured."""
+    """The label of the cosine axis, with the MLP and the number of neurons."""
     measured = set(zip(table["mlp"], table["neurons"], strict=True))
     if len(measured) > 1:  # runs may have measured different ones while they trained
         return "cosine with the task's $g_r$ on neurons of one MLP"
@@ -38,9 +38,9 @@ def cosine_label(table: pd.DataFrame) -> str:
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean cosines over steps with and without an injection of the task, of g, g_t and g_nt.
+    """Mean cosines of g, g_t and g_nt, over steps with an injection of the task and over steps without.
 
-    Columns: run, model, task, kind, injected, steps, mean, low, high.
+    Columns: run, model, task, kind, injected, steps, mean, low, high (a 95% block bootstrap interval).
     """
     found = []
     whole = table[(table["of"] == "") & table["cosine"].notna()]
@@ -54,8 +54,18 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=pd.Index([*keys, "injected", "steps", "mean", "low", "high"]))
 
 
+def last_stretch(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each run the rows of the last steps that were measured one after the other."""
+    last = []
+    for _, of_run in table.groupby("run", sort=False):
+        steps = np.unique(of_run["step"].to_numpy(int))
+        *_, (stretch, _) = unbroken(steps, steps.astype(float))
+        last.append(of_run[of_run["step"] >= stretch[0]])
+    return pd.concat(last)
+
+
 def over_steps(table: pd.DataFrame) -> Figure:
-    """One task's cosines against steps, a panel a run."""
+    """One task's cosines over steps, a panel for each run."""
     runs = list(dict.fromkeys(table["run"]))
     columns = min(PER_ROW, len(runs))
     lines = -(-len(runs) // columns)
@@ -88,14 +98,22 @@ def over_steps(table: pd.DataFrame) -> Figure:
 def unbroken(
     steps: Int64[np.ndarray, " n"], values: Float64[np.ndarray, " n"]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Steps and values in stretches that a line may join: ones that were measured as densely as the run ever was."""
+    """Split a series where measurements are missing, so that no line is drawn across the hole.
+
+    A hole is a distance between steps that is larger than the run's smallest one.
+    """
     apart = np.diff(steps)
     breaks = np.flatnonzero(apart > apart.min()) + 1 if len(apart) else []
     yield from zip(np.split(steps, breaks), np.split(values, breaks), strict=True)
 
 
 def means(summary: pd.DataFrame, measured: str) -> Figure:
-    """One task's means, a line a run; a panel for steps with and without it. `measured`: what is on the axis."""
+    """One task's mean cosines: a line for each run, a panel for steps with the task and one for steps without.
+
+    Args:
+        summary: rows of `summarize` for one task.
+        measured: label of the cosine axis.
+    """
     panels = [injected for injected in WHEN if (summary["injected"] == injected).any()]
     runs = {injected: list(dict.fromkeys(rows(summary, injected=injected)["run"])) for injected in panels}
     with style():
@@ -118,7 +136,7 @@ def _draw_means(axis: Axes, summary: pd.DataFrame, runs: list[str]) -> None:
         for row in rows(summary, kind=kind).to_dict("records"):
             place = runs.index(row["run"]) + (offset - 1) * 0.22
             mean, several = row["mean"], not np.isnan(row["low"])
-            # A percentile interval need not enclose the mean.
+            # A percentile interval need not contain the mean.
             reach = [[max(mean - row["low"], 0)], [max(row["high"] - mean, 0)]] if several else None
             axis.errorbar(mean, place, xerr=reach, fmt=marker, ms=4, lw=1.2, capsize=2.5, color=colour)
         if (summary["kind"] == kind).any():
@@ -127,7 +145,7 @@ def _draw_means(axis: Axes, summary: pd.DataFrame, runs: list[str]) -> None:
     steps = dict(zip(whole["run"], whole["steps"], strict=True))
     axis.set_yticks(range(len(runs)), [f"{run}\n{counted(int(steps[run]), 'step')}" for run in runs])
     axis.axvline(0, color=GREY, lw=0.6, zorder=1)
-    # A single run keeps the height of a row and stands in the middle.
+    # With fewer runs, rows keep their height and stand in the middle.
     around = max(0, FEWEST_ROWS - len(runs)) / 2
     axis.set_ylim(len(runs) - 0.5 + around, -0.5 - around)
     axis.tick_params(axis="y", length=0)
@@ -135,7 +153,7 @@ def _draw_means(axis: Axes, summary: pd.DataFrame, runs: list[str]) -> None:
 
 
 def matrix(table: pd.DataFrame, title: str) -> Figure:
-    """One run's tasks against each other and against the rest of the batch."""
+    """One run's mean cosines of each task with each other task and with the rest of the batch."""
     tasks = list(dict.fromkeys(table["task"]))
     columns = [*(("reference", task) for task in tasks), ("rest", "")]
     with style():
@@ -160,7 +178,7 @@ def matrix(table: pd.DataFrame, title: str) -> Figure:
 
 
 def _cell(values: np.ndarray, purpose: str) -> tuple[float, str]:
-    """The mean and what is written of it; where no step has the cosine, NaN and a dash."""
+    """The mean and its label; NaN and a dash if no step has the cosine."""
     if not len(values):
         return np.nan, "-"
     mean, low, high = mean_interval(values, purpose, block=BLOCK)

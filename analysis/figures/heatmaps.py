@@ -1,6 +1,6 @@
-"""Heatmaps of runs over model size and frequency (docs/study.md, Fig. 5): test accuracy, and train loss.
+"""Heatmaps over model size and frequency (docs/study.md, Fig. 5): test accuracy and train loss.
 
-Bursts have the frequency of an even plan but are not in these figures; where some are left out, the axis says so.
+Bursts are left out. If a set of runs has some, the axis label says so.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from analysis.figures.style import FRAME, SMALL, sizes_of, style
 from analysis.read.runs import Run
 from olmo_inject.figure_style import GREY
 
-NO_FLOOR_ABOVE = 0.9  # a majority label as common as this would leave the colours no range
+NO_FLOOR_ABOVE = 0.9  # above this majority accuracy, colours start at 0: the rest of the range would be too small
 TRAIN_HALF_LOSS = "eval/{task}/train/loss"
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Evenly injected runs by size and frequency.
+    """Evenly injected runs, arranged by model size and frequency.
 
     Attributes:
-        task: its name.
-        sizes: of models, largest first.
-        rates: instances a batch, ascending.
-        runs: by places in `sizes` and `rates`.
-        values: of those runs, what is drawn.
+        task: name of the task.
+        sizes: model sizes, largest first.
+        rates: instances per batch, ascending.
+        runs: runs at each (index of `sizes`, index of `rates`).
+        values: the drawn value of each of those runs.
         bursts: whether runs that inject the task in bursts were left out.
     """
 
@@ -44,7 +44,13 @@ class Cells:
 
     @classmethod
     def of(cls, runs: Sequence[Run], task: str, value: Callable[[Run], float | None]) -> Cells | None:
-        """Those of `runs` that have a value; None where none has."""
+        """Arrange the runs that have a value; None if none has.
+
+        Args:
+            runs: candidates.
+            task: name of the task.
+            value: the value to draw for a run, or None.
+        """
         measured = [(run, found) for run in runs if (found := value(run)) is not None]
         even = [(run, found) for run, found in measured if run.evenly_injected(task)]
         if not even:
@@ -61,12 +67,12 @@ class Cells:
         return cls(task, sizes, rates, cells, values, bursts)
 
     def figure(self) -> Figure:
-        """An empty figure with room for them."""
+        """An empty figure of a size that fits the cells."""
         return Figure(figsize=(2.8 + 1.2 * len(self.rates), 1.3 + 0.62 * len(self.sizes)))
 
 
 def accuracy_cells(runs: Sequence[Run], task: str) -> Cells | None:
-    """Runs whose test accuracy was measured."""
+    """The cells of runs whose test accuracy was measured."""
 
     def value(run: Run) -> float | None:
         accuracy = run.accuracy(task)
@@ -76,7 +82,7 @@ def accuracy_cells(runs: Sequence[Run], task: str) -> Cells | None:
 
 
 def heatmap(runs: Sequence[Run], task: str) -> Figure | None:
-    """Last test accuracy over model size and frequency, bursts left out; learned cells are framed."""
+    """Last test accuracy over model size and frequency, without bursts. Cells that learned the task are framed."""
     cells = accuracy_cells(runs, task)
     if cells is None:
         return None
@@ -87,7 +93,7 @@ def heatmap(runs: Sequence[Run], task: str) -> Figure | None:
 
 
 def loss_heatmap(runs: Sequence[Run], task: str) -> Figure | None:
-    """Last loss on the train half over model size and frequency, bursts left out."""
+    """Last loss on the train half over model size and frequency, without bursts."""
 
     def value(run: Run) -> float | None:
         losses = run.series(TRAIN_HALF_LOSS.format(task=task)).dropna()
@@ -110,7 +116,7 @@ def loss_heatmap(runs: Sequence[Run], task: str) -> Figure | None:
 
 
 def draw_accuracies(axes: Axes, cells: Cells) -> None:
-    """The heatmap of test accuracy, its colours from what the majority label alone gets."""
+    """Draw the heatmap of test accuracy. Its colours start at the accuracy of the majority label."""
     built = next(iter(cells.runs.values()))[0].task(cells.task)
     assert built is not None
     floor = built.majority_accuracy if built.majority_accuracy < NO_FLOOR_ABOVE else 0.0
@@ -129,7 +135,7 @@ def _draw_grid(
     what: str,
     label: str,
 ) -> None:
-    """Cells in the colour of their mean, with axes and a colour bar; where there is no run, a word."""
+    """Draw cells in the colour of their mean, axes and a colour bar; label cells that have no run."""
     grid = np.full((len(cells.sizes), len(cells.rates)), np.nan)
     for place, of_runs in cells.values.items():
         grid[place] = np.mean(of_runs)
@@ -149,7 +155,7 @@ def _draw_grid(
 
 
 def _write_accuracy(axes: Axes, row: int, column: int, inside: Sequence[Run], task: str, *, dark: bool) -> None:
-    """The accuracy with its interval, and a frame and a word where every run of the cell learned the task."""
+    """Write the accuracy with its interval. Frame and label the cell if every run in it learned the task."""
     accuracies = [a for run in inside if (a := run.accuracy(task)) is not None]
     values = [a.value for a in accuracies]
     learned = [run.learned(task) for run in inside]

@@ -24,7 +24,13 @@ CONTROLS = {
 
 
 def over_steps(panels: Mapping[str, pd.DataFrame], column: str, title: str) -> Figure:
-    """A column, `accuracy` or of logits, over layers and checkpoints; each panel a title and its rows."""
+    """Accuracies or effects over layers (vertical) and checkpoints (horizontal).
+
+    Args:
+        panels: rows of the table to draw, by the title of their panel.
+        column: `accuracy`, or a measure of patching in logits.
+        title: of the figure.
+    """
     first = next(iter(panels.values()))
     steps, depth = sorted(first["step"].unique()), int(first["layer"].max()) + 1
     grids = [of.pivot(index="layer", columns="step", values=column).to_numpy(float) for of in panels.values()]
@@ -53,14 +59,20 @@ def over_steps(panels: Mapping[str, pd.DataFrame], column: str, title: str) -> F
 
 
 def reach(table: pd.DataFrame) -> tuple[float, float]:
-    """The ends of an axis of logits that holds all of a task's figures, so that they can be compared."""
+    """The range of an axis of logits that fits all of a task's figures, so that they can be compared."""
     ends = [column for name, _ in MEASURES for column in (name, f"{name}_low", f"{name}_high")]
     low, high = min(0.0, float(table[ends].min(axis=None))), float(table[[*ends, "whole"]].max(axis=None))
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
 def layers(table: pd.DataFrame, title: str, scale: tuple[float, float]) -> Figure:
-    """Effect and recovery of every layer's MLP, for one task and checkpoint; `scale`: the ends of the axis."""
+    """Effect and recovery of every layer's MLP, for one task and checkpoint.
+
+    Args:
+        table: rows of the method `patching` for one task and checkpoint.
+        title: of the figure.
+        scale: lower and upper end of the logit axis.
+    """
     with style():
         n = int(table["layer"].max()) + 1
         figure = Figure(figsize=(2.4 + 2 * max(1.2, 0.28 * n), 3.2))
@@ -98,7 +110,7 @@ def sites(table: pd.DataFrame, title: str) -> Figure:
     dimensions, depth = sorted(table["dimension"].unique()), int(table["layer"].max()) + 1
     low = (
         np.floor(10 * table[["accuracy", "unseen"]].min(axis=None)) / 10
-    )  # one range of colours for all, none of it unused
+    )  # one range of colours for all panels, as narrow as the values allow
     with style():
         width, height = max(1.05, 0.45 * len(dimensions)), max(1.1, 0.2 * depth)
         figure = Figure(figsize=(2.4 + len(asked) * width, 1.7 + len(controls) * (height + 0.2)))
@@ -143,11 +155,11 @@ def _draw_cells(axis: Axes, cells: np.ndarray, converged: np.ndarray, low: float
 
 
 def questions(table: pd.DataFrame) -> list[tuple[int, str]]:
-    """Positions and variables, in the order of the table."""
+    """The (position, variable) pairs in the table, in its order."""
     return list(dict.fromkeys(zip(table["position"], table["variable"], strict=True)))
 
 
 def question_label(position: int, variable: str) -> str:
-    """Which value, at which token."""
+    """A variable and a position as a label, such as `value(TOK1) at TOK2`."""
     sought = {"first": "value(TOK1)", "second": "value(TOK2)"}.get(variable, "the result")
     return f"{sought} at {'TOK1' if position == TOK1 else 'TOK2'}"

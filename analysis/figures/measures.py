@@ -1,4 +1,4 @@
-"""What of a run is drawn against steps, and the lines that it is compared with."""
+"""The metrics that can be drawn over steps, and the baselines that they are compared with."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from analysis.read.runs import LEARNED_ABOVE, Run, baselines
 from olmo_inject.figure_style import GREY, RED
 from olmo_inject.tasks.halves import UNMIRRORED
 
-ROOM_OF_LABEL = 0.07  # of a panel's height
+ROOM_OF_LABEL = 0.07  # height of a label, as a share of the panel's height
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric that can be drawn against steps.
+    """A metric that can be drawn over steps.
 
     Attributes:
-        metric: its name in `metrics.jsonl`, `{task}` standing for the task.
-        label: of the axis, with the unit.
-        baseline: which field of a `Baseline` it compares with, if any.
-        smoothed: whether it is noise from step to step and drawn as a running mean.
+        metric: its name in `metrics.jsonl`, with `{task}` for the name of the task.
+        label: axis label with the unit.
+        baseline: the field of `Baseline` that it is compared with, if any.
+        smoothed: whether to draw a running mean, since single steps are noisy.
     """
 
     metric: str
@@ -34,12 +34,12 @@ class Measure:
     smoothed: bool = False
 
     def metrics(self, task: str) -> list[str]:
-        """The names in `metrics.jsonl` that it is read from."""
+        """The names in `metrics.jsonl` that hold the measure for a task."""
         name = self.metric.format(task=task)
         return [name, f"eval/{task}/test/{UNMIRRORED}"] if self is TEST_ACCURACY else [name]
 
     def series(self, run: Run, task: str) -> pd.Series:
-        """The values by step: of test accuracy, those that the task is judged by."""
+        """The values by step. For test accuracy, the accuracy that decides whether the task is learned."""
         if self is TEST_ACCURACY:
             accuracies = run.accuracies(task)
             return pd.Series([accuracy.value for accuracy in accuracies.values()], list(accuracies), float)
@@ -51,18 +51,25 @@ TEST_LOSS = Measure("eval/{task}/test/loss", "test loss of LABEL (nats)", "loss"
 TRAIN_LOSS = Measure("train/{task}/loss", "loss of injected LABELs (nats)", "loss", smoothed=True)
 LOSS_AMONG_LABELS = Measure("eval/{task}/test/loss_among_labels", "loss among the labels (nats)")
 LABEL_MASS = Measure("eval/{task}/test/label_mass", "probability of the labels")
-AUC = Measure("eval/{task}/test/auc", "AUC of the\nlogit difference")
+AUC = Measure("eval/{task}/test/auc_unmirrored", "AUC on unmirrored\ntest pairs")
 LM_LOSS = Measure("train/lm_loss", "loss of all other tokens (nats)", smoothed=True)
 
 
 def draw_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measure) -> None:
-    """A dashed line at each score that takes no learning of the task."""
+    """Draw a dashed line at each score that can be reached without learning the task.
+
+    Args:
+        axes: the panel.
+        runs: runs that have the task.
+        task: name of the task.
+        measure: what the panel shows.
+    """
     for _, value, colour, dashes in _lines(runs, task, measure):
         axes.axhline(value, color=colour, lw=0.9, ls=dashes, zorder=1)
 
 
 def _lines(runs: Sequence[Run], task: str, measure: Measure) -> list[tuple[str, float, str, Any]]:
-    """What can be scored without learning the task and, for accuracy, above what it counts as learned."""
+    """Name, height and style of each baseline, and for accuracy of the criterion for "learned"."""
     built = next((built for run in runs if (built := run.task(task)) is not None), None)
     if built is None or measure.baseline is None:
         return []
@@ -72,7 +79,14 @@ def _lines(runs: Sequence[Run], task: str, measure: Measure) -> list[tuple[str, 
 
 
 def label_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measure) -> None:
-    """Name the lines at the panel's right, once its limits are set; those too near each other in one label."""
+    """Label the baselines at the right of the panel, after its limits are set. Lines close together share a label.
+
+    Args:
+        axes: the panel.
+        runs: runs that have the task.
+        task: name of the task.
+        measure: what the panel shows.
+    """
     lines = sorted(_lines(runs, task, measure), key=lambda line: -line[1])
     groups: list[list[tuple[str, float, str, Any]]] = []
     for line in lines:
@@ -87,5 +101,5 @@ def label_baselines(axes: Axes, runs: Sequence[Run], task: str, measure: Measure
 
 
 def _height(axes: Axes, value: float) -> float:
-    """Where a value lies between the bottom of the panel, 0, and its top, 1."""
+    """The relative height of a value in the panel: 0 at the bottom, 1 at the top."""
     return float(axes.transAxes.inverted().transform(axes.transData.transform((1, value)))[1])

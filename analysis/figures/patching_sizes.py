@@ -12,14 +12,14 @@ from analysis.figures.style import axis_labels, panels, style
 from analysis.read.store import rows
 from olmo_inject.figure_style import GREY, colour_and_marker
 
-MOST_NAMED = 8  # runs of one panel with a colour and a name of their own
+MOST_NAMED = 8  # runs of one panel that are named in its legend
 
 
 def across_models(table: pd.DataFrame) -> Figure | None:
     """One task's effects by layer at each run's last checkpoint; None for a single run.
 
     Args:
-        table: of the method `patching`, the last checkpoint of each run, trained models alone.
+        table: rows of the method `patching` for trained models, at the last checkpoint of each run.
     """
     runs = _runs_by_model(table)
     if table["run"].nunique() < 2:
@@ -48,6 +48,6 @@ def across_models(table: pd.DataFrame) -> Figure | None:
 
 
 def _runs_by_model(table: pd.DataFrame) -> Mapping[str, Sequence[str]]:
-    """The names of runs by what they are of, in the order of the table."""
+    """The names of runs by model, in the order of the table."""
     pairs = table.drop_duplicates("run")
     return {str(model): rows(pairs, model=model)["run"].to_list() for model in dict.fromkeys(pairs["model"])}

@@ -1,4 +1,4 @@
-"""What figures of analyses share beside `olmo_inject.figure_style`: fonts, panels, legends, and figures in a page."""
+"""What figures of analyses share beyond `olmo_inject.figure_style`: fonts, panels, legends, and figures in HTML."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from analysis.read.runs import Run
 from olmo_inject import figure_style
 from olmo_inject.figure_style import RED, colour_and_marker, drawn
 
-FRAME = RED  # around what was learned
-SMALL = 6.5  # points, of what is written into a panel
-PER_ROW = 4  # panels side by side
-LETTERS_THAT_FIT = 16  # of a legend beside panels
+FRAME = RED  # frame around cells that learned the task
+SMALL = 6.5  # size of text inside panels, in points
+PER_ROW = 4  # panels per row
+LETTERS_THAT_FIT = 16  # letters of a legend's longest name that fit without widening the figure
 INCHES_PER_LETTER = 0.075
-_OWN_FORMULA = re.compile(r"\$(R\^2|g(_[a-z])?|\\mathdefault\{[^$]*\})\$")
+_OWN_FORMULA = re.compile(r"\$(R\^2|g(_[a-z]|_\{nt\})?|\\mathdefault\{[^$]*\})\$")
 
 _RC: Any = {
     "figure.constrained_layout.use": True,
@@ -37,7 +37,7 @@ _RC: Any = {
 
 
 def style() -> Any:
-    """A context in which figures are made and written."""
+    """A context manager with the style in which figures are made and written."""
     return mpl.rc_context(_RC)
 
 
@@ -47,13 +47,13 @@ def sizes_of(runs: Sequence[Run]) -> list[str]:
 
 
 def panels(n: int, width: float, height: float, *, share: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure of `n` panels side by side, four in a row.
+    """A figure of `n` panels, four per row.
 
     Args:
-        n: at least 1.
-        width: of a panel, inches.
-        height: of a panel, inches.
-        share: whether they have their axes in common.
+        n: number of panels, at least 1.
+        width: of a panel, in inches.
+        height: of a panel, in inches.
+        share: whether all panels share their axes.
     """
     columns = min(PER_ROW, n)
     rows = -(-n // columns)
@@ -65,7 +65,14 @@ def panels(n: int, width: float, height: float, *, share: bool = True) -> tuple[
 
 
 def axis_labels(figure: Figure, grid: Sequence[Axes], x: str, y: str) -> None:
-    """The labels that all panels share: of the figure, or of its one panel, whose middle is not the figure's."""
+    """Label the axes that all panels share: on the figure, or on its only panel.
+
+    Args:
+        figure: the figure.
+        grid: its panels.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+    """
     if len(grid) == 1:
         grid[0].set_xlabel(x, fontsize=9)
         grid[0].set_ylabel(y, fontsize=9)
@@ -75,13 +82,13 @@ def axis_labels(figure: Figure, grid: Sequence[Axes], x: str, y: str) -> None:
 
 
 def legend(figure: Figure, title: str, names: Sequence[str], more: Sequence[Artist] = ()) -> None:
-    """A legend to the right of all panels, in the order of `colour_and_marker`; long names make the figure wider.
+    """A legend to the right of all panels, in the order of `colour_and_marker`. Long names make the figure wider.
 
     Args:
-        figure: to draw it in.
-        title: of it.
-        names: of what has colours and markers.
-        more: lines of a meaning of their own, at the end.
+        figure: where to draw it.
+        title: of the legend.
+        names: names of the series that have colours and markers.
+        more: further lines, appended at the end.
     """
     handles: list[Artist] = []
     for number, name in enumerate(names):
@@ -101,12 +108,12 @@ def svg(figure: Figure) -> bytes:
 
 
 def data_uri(figure: Figure) -> str:
-    """The figure as a `data:` address of an HTML image."""
+    """The figure as a `data:` URI for an HTML image."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode()
 
 
 def _take_names_as_written(figure: Figure) -> None:
-    """Names may hold `$`, which would make formulas of them; only the project's own formulas are drawn as such."""
+    """Draw `$` in names as a character. Only the project's own formulas are parsed as formulas."""
     for text in figure.findobj(Text):
         if "$" in _OWN_FORMULA.sub("", text.get_text()):  # pyright: ignore[reportAttributeAccessIssue]
             text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,17 +1,17 @@
 """Activations of a task's tokens: the residual stream at every layer and position, from one forward pass.
 
-Layer 0 is the embedding, layer l the output of block l - 1. A task's tokens stand for values (token i of the task
-for value i), so a site is a position of the instance and which value is read there: TOK1's at TOK1 and at TOK2, TOK2's
-at TOK2, and the LABEL's at LABEL where it is a value too. Left out are a comparison's answer at LABEL, which is on
-average in the order of the operands in any model, and an addition's answer at TOK2: means over all pairs of one sum
-are convolutions.
+Layer 0 is the embedding; layer l is the output of block l - 1. Token i of a task stands for value i. A site is a
+position in the instance and the token whose value is read there: TOK1 at TOK1, TOK1 at TOK2, TOK2 at TOK2, and LABEL at
+LABEL if the label is also a value. Two sites are left out. A comparison's answer at LABEL is an operand, whose mean
+activation lies in the order of the operands in any model. An addition's answer at TOK2 is a mean over all pairs with
+one sum, which is a convolution in any model.
 
-The plain mean of all instances with one value carries their labels too: of a comparison, how often the label is "less"
-grows with the value, so in a model that has learned every pair by heart the plain means lie in the order of values
-that it knows nothing of. So a value's balanced activation is its own part in the least-squares sum of a part for
-each value of TOK1, one for each value of TOK2 and one for each LABEL. (Means within each label alone would not do:
-among pairs of one label the other operand depends on the value, also in a model that knows nothing.) Where
-every value meets every label equally often, as in modular addition, the two are the same.
+A plain mean over all instances with one value also carries their labels. In a comparison, the label is "less" more
+often for larger values, so the plain means lie in order even in a model that learned every pair by heart and knows no
+order. A value's balanced activation removes this: a least-squares fit writes each activation as a sum of a part for the
+value of TOK1, a part for the value of TOK2 and a part for LABEL, and the value's own part is kept. (Means within each
+label would not do: among pairs with one label, the other operand still depends on the value.) Where every value meets
+every label equally often, as in modular addition, balanced and plain activations are equal.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ INSTANCES_PER_PASS = 1024
 
 @dataclass(frozen=True)
 class ProbePosition:
-    """Where in an instance activations are taken, and as a function of which value.
+    """A position in an instance, and the token whose value is read there.
 
     Attributes:
-        position: 0 to 2.
-        variable: which token's value, 0 to 2 as in `TOKENS`.
+        position: where activations are taken, 0 to 2.
+        variable: the token whose value is read, 0 to 2, an index of `TOKENS`.
     """
 
     position: int
@@ -48,7 +48,7 @@ class ProbePosition:
 
     @property
     def name(self) -> str:
-        """For people: `TOK1 at TOK2`."""
+        """The site's name in tables and figures, such as `TOK1 at TOK2`."""
         return f"{TOKENS[self.variable]} at {TOKENS[self.position]}"
 
 
@@ -57,10 +57,11 @@ class Activations:
     """Activations of each value at one site.
 
     Attributes:
-        site: where.
-        means: by layer, value and coordinate; over all instances with the value.
-        balanced: the same without what the label and the other operand add.
-        told: which values can be told from the label: at TOK2 those with more than one.
+        site: the position and the token whose value is read.
+        means: plain mean over all instances with the value.
+        balanced: the value's part alone, without those of the label and the other operand.
+        told: whether the value occurs with more than one label, so that value and label can be separated. True for
+            every value at sites other than TOK2.
     """
 
     site: ProbePosition
@@ -73,7 +74,7 @@ def residual_points(model: PreTrainedModel) -> list[nn.Module]:
     """The modules whose outputs are the residual stream: the embedding, then each block.
 
     Raises:
-        UserError: the model has no list of blocks as long as its configuration says.
+        UserError: the model has no module list with as many blocks as its configuration says.
     """
     n_layers = getattr(model.config, "num_hidden_layers", None)
     blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
@@ -85,7 +86,7 @@ def residual_points(model: PreTrainedModel) -> list[nn.Module]:
 
 @contextmanager
 def recorded(points: Sequence[nn.Module]) -> Iterator[list[torch.Tensor | None]]:
-    """Within the context, the last output of each module; of one that returns a tuple, its first."""
+    """Within the context, record the last output of each module: a tensor, or the first item of a tuple."""
     outputs: list[torch.Tensor | None] = [None] * len(points)
 
     def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:
@@ -111,7 +112,7 @@ def sites_of(task: Task) -> list[ProbePosition]:
 
 
 def value_tokens(task: Task) -> np.ndarray:
-    """The tokens that stand for values: those that occur as an operand, in the order of their values."""
+    """The tokens that stand for values (those that occur as an operand), in the order of their values."""
     return task.tokens[np.isin(task.tokens, task.triples[:, :LABEL_POSITION])]
 
 
@@ -120,12 +121,12 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
     """The activation of every value at every site and layer, over all instances of the task.
 
     Args:
-        model: in evaluation mode; its head is not computed.
-        task: the task; its tokens must be in the model's vocabulary.
-        points: whose outputs to take as layers; `residual_points(model)` by default.
+        model: in evaluation mode; the output head is not computed.
+        task: all its tokens must be in the model's vocabulary.
+        points: modules whose outputs count as layers; `residual_points(model)` by default.
 
     Raises:
-        UserError: the vocabulary is too small, or as `residual_points`.
+        UserError: the vocabulary is too small, or the model's blocks cannot be found.
     """
     check_vocabulary(model, task)
     points = residual_points(model) if points is None else points
@@ -156,22 +157,22 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
     return found
 
 
-_LABELS = ProbePosition(1, LABEL_POSITION)  # by LABEL, at TOK2
+_LABELS = ProbePosition(1, LABEL_POSITION)  # the value of LABEL, read at TOK2
 _AT_TOK2 = (ProbePosition(1, 0), ProbePosition(1, 1), _LABELS)
 
 
 def _parts(
     groups: Sequence[Int64[np.ndarray, " n"]], sums: Sequence[Float64[np.ndarray, "layers _ d_model"]]
 ) -> list[Float64[np.ndarray, "layers _ d_model"]]:
-    """What belonging to each group adds, by least squares over instances, plus the mean of all.
+    """What each group adds to the activation, by least squares over instances, plus the mean of all instances.
 
     Args:
         groups: for each way of grouping, the group of every instance.
-        sums: for each way of grouping, the sums of activations by group.
+        sums: for each way of grouping, the sum of activations in each group.
     """
     ends = np.cumsum([total.shape[1] for total in sums])
     columns = np.stack([group + end - total.shape[1] for group, end, total in zip(groups, ends, sums, strict=True)])
-    together = np.zeros((ends[-1], ends[-1]))  # how many instances two groups share
+    together = np.zeros((ends[-1], ends[-1]))  # number of instances that two groups share
     for one in columns:
         for other in columns:
             np.add.at(together, (one, other), 1)
@@ -181,10 +182,10 @@ def _parts(
 
 
 def check_vocabulary(model: PreTrainedModel, task: Task) -> None:
-    """Check that the model has the tokens of the task.
+    """Check that the model's vocabulary holds every token of the task.
 
     Raises:
-        UserError: naming the largest.
+        UserError: it does not; the message names the largest token.
     """
     vocabulary = model.config.vocab_size
     if (largest := int(task.instances.values.max())) >= vocabulary:
@@ -192,7 +193,7 @@ def check_vocabulary(model: PreTrainedModel, task: Task) -> None:
 
 
 def values_of(task: Task) -> Int64[np.ndarray, "n 3"]:
-    """The value of each token of each instance; -1 for a LABEL that stands for none."""
+    """The value of each token of each instance; -1 for a LABEL that is not a value."""
     values = np.full(int(max(task.tokens.max(), task.triples.max())) + 1, -1)
     values[value_tokens(task)] = np.arange(len(value_tokens(task)))
     return values[task.triples.astype(np.int64)]
@@ -201,6 +202,6 @@ def values_of(task: Task) -> Int64[np.ndarray, "n 3"]:
 def _sum_by(
     stream: Float[torch.Tensor, "layers rows d_model"], values: Int64[np.ndarray, " rows"], n: int
 ) -> Float[torch.Tensor, "layers {n} d_model"]:
-    """The sum over rows of each value, in float64 and in a fixed order of rows."""
+    """Sum the rows of each value, in float64 and in a fixed order of rows."""
     sums = torch.zeros(len(stream), n, stream.shape[2], dtype=torch.float64, device=stream.device)
     return sums.index_add_(1, torch.from_numpy(values).to(stream.device), stream.double())

@@ -1,9 +1,9 @@
-"""Distributed alignment search at one place: the training of subspaces of a residual stream that hold a value.
+"""Distributed alignment search at one site: train subspaces of the residual stream that hold a value.
 
-A search has two starts: the subspace whose exchange lowers the loss most to first order, and a random one among the
-differences between bases and sources. Both descend by angles (see `analysis.methods.subspaces`), which mean the same at
-every width. After every round of updates the loss is judged on pairs of their own: where it fell no further the angle
-is halved, and a search whose angle has become small has converged.
+A search starts from two subspaces: the one whose exchange lowers the loss most to first order, and a random one among
+the differences between bases and sources. Each start is trained by gradient descent whose step sizes are angles (see
+`analysis.methods.subspaces`), so that they mean the same at every width. After each round of updates the loss is judged
+on separate pairs. If it no longer falls, the angle is halved; once the angle is small, the search has converged.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from olmo_inject.errors import UserError
 from olmo_inject.randomness import integers, key
 from olmo_inject.tasks import Task
 
-ROUND = 10  # updates between two judgements
-TRIAL = 2  # rounds after which only the better of two starts goes on
-ANGLE, SMALL_ANGLE = 0.2, 0.02  # radians of an update: the first, and what is small
-GAIN, LEAST_GAIN = 0.01, 0.001  # what counts as a fall of the loss: this share of it, or so many nats
-GOLDEN = 0.6180339887498949  # whose multiples lie evenly between 0 and 1, however many there are
+ROUND = 10  # updates between two evaluations on the judging pairs
+TRIAL = 2  # rounds after which only the better of the two starts continues
+ANGLE, SMALL_ANGLE = 0.2, 0.02  # radians of an update: at the start, and at convergence
+GAIN, LEAST_GAIN = 0.01, 0.001  # smallest fall of the loss that counts: a fraction of it, or nats
+GOLDEN = 0.6180339887498949  # its multiples modulo 1 are evenly spread, however many there are
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to search.
+    """Options of the search.
 
     Attributes:
-        dimensions: of the subspaces.
-        updates: of a subspace, at most; a search that has not converged by then says so.
-        batch: pairs in one update.
-        pairs: train pairs, and as many held-out ones.
-        controls: also search in an untrained model.
+        dimensions: dimensions of the subspaces to search for.
+        updates: maximum of optimizer steps per subspace. A search that has not converged by then is reported as such.
+        batch: pairs per update.
+        pairs: number of train pairs, and number of held-out pairs.
+        controls: whether to search in an untrained model too.
     """
 
     dimensions: tuple[int, ...] = (1, 2)
@@ -51,7 +51,7 @@ class Options:
         """Validate the options.
 
         Raises:
-            UserError: naming the option.
+            UserError: an option is out of its range.
         """
         if not self.dimensions or min(self.dimensions) < 1:
             raise UserError(f"--dimensions: {','.join(map(str, self.dimensions))} must be whole numbers from 1 on")
@@ -62,11 +62,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Fitting:
-    """What the search for one variable works with.
+    """The pairs that the search for one variable uses.
 
     Attributes:
         train: pairs to train on.
-        judge: other train pairs, which decide between starts and whether the search has converged.
+        judge: other train pairs, which choose between starts and decide convergence.
     """
 
     train: Streams
@@ -80,9 +80,9 @@ class SearchResult:
     Attributes:
         basis: orthonormal rows that span the subspace.
         accuracy: interchange accuracy on the judging pairs.
-        loss: on the judging pairs, in nats.
-        updates: optimizer steps taken.
-        converged: whether the loss fell no further.
+        loss: mean loss on the judging pairs, in nats.
+        updates: number of optimizer steps taken.
+        converged: whether the loss stopped falling.
     """
 
     basis: Basis
@@ -107,7 +107,7 @@ class _Candidate:
 
 
 class _Search:
-    """The search for one subspace at one place: the starts that are still active."""
+    """The search for one subspace at one site: its candidates that are still trained."""
 
     def __init__(
         self, upper: ForwardFrom, task: Task, site: Alignment, dimension: int, fitting: Fitting, options: Options
@@ -120,7 +120,7 @@ class _Search:
         self.result: SearchResult | None = None  # set when the search ends
 
     def judge(self, upper: ForwardFrom, updates: int) -> None:
-        """Judge the candidates; drop the worse one after the trial, and end the search when the best has converged."""
+        """Evaluate the candidates, drop the worse one after the trial rounds, and end the search at convergence."""
         for candidate in self.candidates:
             candidate.judge(upper, self.site, self.fitting.judge)
         best, over = min(self.candidates, key=lambda candidate: candidate.best.loss), updates == len(self.batches)
@@ -139,15 +139,18 @@ def align(
     options: Options,
     check: Callable[[], None] = lambda: None,
 ) -> list[SearchResult]:
-    """Search for subspaces independently, in shared forward passes.
+    """Search for several subspaces independently, in shared forward passes.
 
     Args:
-        upper: of a model whose weights need no gradients.
-        task: its labels are predicted.
-        asked: places, all of one layer, and the number of dimensions at each.
+        upper: the model; its weights need no gradients.
+        task: supplies the labels and keys the random draws.
+        asked: sites, all at one layer, each with a number of dimensions.
         fittings: the pairs of each search.
-        options: updates and batch.
+        options: updates and batch size.
         check: called before every update; an exception that it raises ends the search.
+
+    Returns:
+        One result per search, in the order of `asked`.
     """
     searches = [
         _Search(upper, task, site, dimension, fitting, options)
@@ -167,7 +170,7 @@ def align(
 
 
 def _update(upper: ForwardFrom, active: Sequence[tuple[_Search, _Candidate]], number: int) -> None:
-    """One update of every candidate, all of them in one pass."""
+    """One update of every candidate, all in one forward pass."""
     rows = [search.batches[number] for search, _ in active]
     bases = [candidate.descent.basis.clone().requires_grad_(True) for _, candidate in active]
     exchanged = [
@@ -176,18 +179,26 @@ def _update(upper: ForwardFrom, active: Sequence[tuple[_Search, _Candidate]], nu
     ]
     tokens, streams = (torch.cat(parts) for parts in zip(*exchanged, strict=True))
     labels = torch.cat([search.fitting.train.label[chosen] for (search, _), chosen in zip(active, rows, strict=True)])
-    # The sum of the candidates' mean losses: no subspace's gradient holds anything of another's.
+    # The sum of the candidates' mean losses: each subspace's gradient depends on its own pairs alone.
     loss = F.cross_entropy(upper.scores(active[0][0].site.layer, tokens, streams), labels) * len(active)
     for (_, candidate), gradient in zip(active, torch.autograd.grad(loss, bases), strict=True):
         candidate.descent.step(gradient)
 
 
 def starts(upper: ForwardFrom, task: Task, site: Alignment, dimension: int, pairs: Streams) -> list[Basis]:
-    """Where a search for a subspace of so many dimensions begins: to first order the best, and a random one.
+    """The two subspaces that a search starts from: the best to first order, and a random one.
 
-    To first order, exchanging a subspace P changes the loss by the trace of P M, where M is the mean over pairs of the
-    symmetric part of gradient times difference of source and base. Its lowest eigenvectors span the best subspace.
-    The gradient of each pair is taken somewhere between base and source, since at either end it may vanish.
+    To first order, exchanging a subspace with projection P changes the loss by the trace of P M. M is the mean over
+    pairs of the symmetric part of the outer product of the gradient and the difference of source and base. The
+    eigenvectors of M with the lowest eigenvalues span the best subspace. Each pair's gradient is taken at a point
+    between base and source, since it may vanish at either end.
+
+    Args:
+        upper: the model.
+        task: keys the random start.
+        site: where the subspace is sought.
+        dimension: of the subspace.
+        pairs: streams of the train pairs.
     """
     difference = pairs.source_stream[site.layer] - pairs.base_stream[site.layer][:, 0]
     gradient = _gradients(upper, site, pairs, difference)
@@ -202,7 +213,7 @@ def starts(upper: ForwardFrom, task: Task, site: Alignment, dimension: int, pair
 def _gradients(
     upper: ForwardFrom, site: Alignment, pairs: Streams, difference: Float[torch.Tensor, "n d"]
 ) -> Float[torch.Tensor, "n d"]:
-    """Of the loss of each pair by the stream at the site, each at a place of its own between base and source."""
+    """The gradient of each pair's loss with respect to the stream at the site, at a point between base and source."""
     share = (torch.arange(len(difference), device=difference.device) * GOLDEN % 1)[:, None]
     parts = []
     for rows in torch.arange(len(difference), device=difference.device).split(ROWS_PER_PASS):

@@ -1,6 +1,6 @@
-"""Pairs of instances, and what the label would be if something of the one were as in the other.
+"""Counterfactual pairs: the label that a base instance would have if one of its variables were a source instance's.
 
-What a task computes is read off its table of instances, so this holds for any task, also for one of the user's own.
+The answer is looked up in the task's table of instances, so this works for any task, including one of your own.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from olmo_inject.tasks import LABEL_POSITION, Task
 
 TOK1, TOK2 = 0, 1
 VARIABLES = ("first", "second", "result")
-CANDIDATES = 8  # drawn for each pair that is wanted
-UNSEEN = 4  # one token in so many is left out of a search
+CANDIDATES = 8  # candidates drawn per wanted pair
+UNSEEN = 4  # one token in this many is left out of a search
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Base and source instances of a task, and the label if one variable of the base were the source's.
+    """Base and source instances of a task, with counterfactual labels.
 
     Attributes:
-        base: operands, [n, 2].
-        source: operands, [n, 2].
-        label: the counterfactual label's place among the task's `label_tokens`.
-        changed: whether it is another than the base's own.
-        then: the instance that has that label, as a place in the task's table.
+        base: operands (TOK1, TOK2) of the bases.
+        source: operands (TOK1, TOK2) of the sources.
+        label: the counterfactual label, as an index of the task's `label_tokens`.
+        changed: whether the counterfactual label differs from the base's own.
+        then: row of the task's table whose label is the counterfactual one.
     """
 
     base: Int64[torch.Tensor, "n 2"]
@@ -41,39 +41,41 @@ class Pairs:
 
     @property
     def no_swap(self) -> float:
-        """The interchange accuracy of changing nothing, in a model that knows the task."""
+        """The interchange accuracy of a model that knows the task if nothing is exchanged."""
         return 1 - self.changed.double().mean().item()
 
 
 def operand_tokens(task: Task, ids: Int64[np.ndarray, " n"]) -> Int64[torch.Tensor, "n 2"]:
-    """TOK1 and TOK2 of instances."""
+    """TOK1 and TOK2 of the given instances."""
     return torch.from_numpy(task.triples[ids, :LABEL_POSITION].astype(np.int64))
 
 
 def label_places(task: Task, ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """The label of instances, as a place among `label_tokens`."""
+    """Labels of the given instances, as indices of `label_tokens`."""
     return np.searchsorted(task.label_tokens, task.labels[ids])
 
 
 def draw_pairs(task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, purpose: str) -> Pairs:
-    """`n` pairs, about half of which change the label where so many keep it by chance; the same ones each time.
+    """Draw `n` pairs; the same arguments give the same pairs.
+
+    Half of the pairs change the label, or more if too few of the drawn candidates keep it.
 
     Args:
-        task: the task.
-        variable: `first` or `second`, an operand (its value), or `result`, the label itself.
-        ids: the instances that bases and sources are from.
-        n: how many.
-        purpose: what the draws are keyed by.
+        task: supplies instances and labels.
+        variable: what is exchanged: `first` or `second` (the value of an operand), or `result` (the label itself).
+        ids: the instances that bases and sources are drawn from.
+        n: number of pairs.
+        purpose: key of the random draws.
 
     Raises:
-        UserError: no pair of the instances has a counterfactual label that differs.
+        UserError: no pair of these instances has a counterfactual label that differs from the base's.
     """
     if not len(ids):
         raise UserError(f"{task.name}: there are no instances to draw pairs from")
     drawn = integers(key("pairs", purpose, variable, task.name), 2 * CANDIDATES * n, len(ids))
     base, source = ids[drawn].reshape(2, -1)
     then = _counterfactual(task, variable, base, source)
-    known = then >= 0  # a table need not hold every pair of operands
+    known = then >= 0  # the table need not hold every pair of operands
     base, source, then = base[known], source[known], then[known]
     label = label_places(task, then)
     changed = label != label_places(task, base)
@@ -92,10 +94,10 @@ def draw_pairs(task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, 
 
 
 def one_operand_accuracy(task: Task, pairs: Pairs) -> float:
-    """How often the counterfactual label is guessed right from one operand of its instance, the better one of two.
+    """How often the counterfactual label is guessed correctly from one operand alone; the better of the two operands.
 
-    The guess is the label most frequent with that operand's value in the whole table. What exchanges no more than one
-    operand, or spoils one and leaves the other, reaches this much.
+    The guess is the most frequent label among the table's instances with that operand. An exchange that moves only one
+    operand, or that spoils one and keeps the other, reaches this accuracy.
     """
     labels = label_places(task, np.arange(len(task.triples)))
     shares = []
@@ -108,9 +110,9 @@ def one_operand_accuracy(task: Task, pairs: Pairs) -> float:
 
 
 def by_tokens(task: Task, ids: Int64[np.ndarray, " m"]) -> tuple[Int64[np.ndarray, " s"], Int64[np.ndarray, " u"]]:
-    """Those of the instances whose operands are both of three quarters of the task's tokens, and both of the others.
+    """Split instances by their tokens: both operands among three quarters of the tokens, or both among the rest.
 
-    A search on the first says by the second whether it found something of the values or of single tokens.
+    A subspace found on the first group and tested on the second shows whether it holds values or only single tokens.
     """
     tokens = np.unique(task.triples[:, :LABEL_POSITION])
     unseen = tokens[permutation(key("unseen tokens", task.name), len(tokens))[: len(tokens) // UNSEEN]]
@@ -121,7 +123,7 @@ def by_tokens(task: Task, ids: Int64[np.ndarray, " m"]) -> tuple[Int64[np.ndarra
 def _counterfactual(
     task: Task, variable: str, base: Int64[np.ndarray, " n"], source: Int64[np.ndarray, " n"]
 ) -> Int64[np.ndarray, " n"]:
-    """The instance whose label holds then; -1 where the table has none."""
+    """The instance whose label is the counterfactual one; -1 if the table has none."""
     if variable == "result":
         return source
     table = task.triples[:, :LABEL_POSITION].astype(np.int64)

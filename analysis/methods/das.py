@@ -1,13 +1,14 @@
 """Distributed alignment search (Geiger et al. 2023): where, and in how many dimensions, a model holds a value.
 
-At a site, the residual stream after so many blocks at one operand, an orthogonal subspace is trained such that
-putting the source's part of it into the base's run gives the label that the base would have with the source's
-value. What was found on pairs of train instances is judged on pairs of test instances, among the task's own labels;
-also on such whose tokens no pair of the search had, since a subspace can tell single tokens apart and know no value.
+A site is a layer and a position, the residual stream after a number of blocks at one operand. At each site an
+orthogonal subspace is trained so that replacing the base's part in it by the source's gives the label that the base
+would have with the source's value. The subspace is trained on pairs of train instances and tested on pairs of test
+instances, among the task's own labels. A second test uses tokens that no pair of the search contained, since a subspace
+can tell single tokens apart without holding a value.
 
-The streams of all layers come from one pass; of a search only the blocks above its site are computed, from its
-position on, and the labels' logits alone. All searches of one layer and position go through the model together, and
-several layers and positions are searched side by side, a core each.
+One forward pass gives the streams of all layers. A search computes only the blocks above its site, from its position
+on, and only the labels' logits. All searches at one site share forward passes. Several sites are searched in parallel,
+one core each.
 """
 
 from __future__ import annotations
@@ -37,23 +38,24 @@ from olmo_inject.tasks import Task
 
 METHOD = "das"
 VERSION = 4
-JUDGES = 4  # of the pairs to train on, one to so many others that judge
-# At TOK1 the model has read one operand. At TOK2 it may still hold each, or what comes of them.
+JUDGES = 4  # one judging pair for this many train pairs
+# At TOK1 the model has read one operand. At TOK2 it may hold either operand, or the result.
 QUESTIONS = ((TOK1, "first"), (TOK2, "first"), (TOK2, "second"), (TOK2, "result"))
 
 
 def method(options: Options) -> Method:
-    """The analysis of one checkpoint, to the table `sites`.
+    """The analysis of one checkpoint, which writes the table `sites`.
 
-    Columns: task, weights (`trained`, or `untrained` as a control), subspace (`found`, or `random` as a control),
-    layer, position, variable, dimension, accuracy on held-out pairs with the ends `low` and `high` of its Wilson
-    interval, pairs; the same on pairs of tokens that the search did not see, `unseen` (NaN where the task has too few);
-    what the search came to: converged, updates, and judged, the accuracy on other pairs of the train half, by which a
-    site can be chosen; and what to compare with in this model: no_swap, the accuracy of changing nothing, one_operand,
-    that of knowing one operand, and full_swap, that of exchanging the whole stream at the site.
+    Columns that say what a row is about: task, weights (`trained`, or `untrained` as a control), subspace (`found`, or
+    `random` as a control), layer, position, variable, dimension. Columns of results: accuracy on held-out pairs with
+    the ends `low` and `high` of its Wilson interval, and pairs (their number); the same with the prefix `unseen`, on
+    pairs of tokens that the search did not see (NaN if the task has too few); converged, updates, and judged (accuracy
+    on the judging pairs, by which a site may be chosen). Columns to compare with, all for this model: no_swap (accuracy
+    if nothing is exchanged), one_operand (accuracy from knowing one operand) and full_swap (accuracy if the whole
+    stream at the site is exchanged).
 
     Raises:
-        UserError: an option out of its range.
+        UserError: an option is out of its range.
     """
     options.check()
 
@@ -73,7 +75,13 @@ def method(options: Options) -> Method:
 
 
 def search(model: PreTrainedModel, task: Task, options: Options, report: Report = lambda _: None) -> pd.DataFrame:
-    """All sites, variables and dimensions of one task; see `method`. `report` is told how far it is.
+    """Search at all sites, for all variables and dimensions of one task; see `method` for the columns.
+
+    Args:
+        model: in evaluation mode.
+        task: whose values are sought.
+        options: checked options of the search.
+        report: called with the fraction of the work that is done.
 
     Raises:
         UserError: more dimensions than the model is wide.
@@ -82,7 +90,7 @@ def search(model: PreTrainedModel, task: Task, options: Options, report: Report 
     width = int(model.config.hidden_size)
     if max(options.dimensions) > width:
         raise UserError(f"--dimensions: {max(options.dimensions)} is more than the model's width {width}")
-    cores = torch.get_num_threads() if model.device.type == "cpu" else 1  # a GPU is busy with one
+    cores = torch.get_num_threads() if model.device.type == "cpu" else 1  # one search keeps a GPU busy
     with one_core():
         return _search(model, task, options, cores, report)
 
@@ -90,7 +98,7 @@ def search(model: PreTrainedModel, task: Task, options: Options, report: Report 
 def _search(model: PreTrainedModel, task: Task, options: Options, cores: int, report: Report) -> pd.DataFrame:
     upper = ForwardFrom(model, task.label_tokens, operand_tokens(task, np.arange(len(task.triples)))[:, TOK1].numpy())
     pairs = {question: _pairs(upper, task, question, options) for question in QUESTIONS}
-    # The lowest layers take longest: as many blocks as are above them.
+    # The lowest layers take longest, since all blocks above them are computed. So they go first.
     places = [(position, layer) for layer in range(upper.depth + 1) for position in (TOK2, TOK1)]
     above = {place: upper.depth + 1 - place[1] for place in places}
     finished: list[int] = []
@@ -110,13 +118,13 @@ def _search(model: PreTrainedModel, task: Task, options: Options, cores: int, re
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The pairs of one question.
+    """The pairs for one position and variable.
 
     Attributes:
-        fitting: of the train half.
-        held_out: of the test half.
-        unseen: of the test half and of tokens that are in none of the others; None if the task has too few.
-        one_operand: the accuracy on held-out pairs of knowing one operand.
+        fitting: pairs of the train half, to search with.
+        held_out: pairs of the test half.
+        unseen: pairs of the test half with tokens that no other pair has; None if the task has too few tokens.
+        one_operand: accuracy on `held_out` from knowing one operand.
     """
 
     fitting: Fitting
@@ -134,7 +142,7 @@ def _pairs(upper: ForwardFrom, task: Task, question: tuple[int, str], options: O
     ]
     held_out = draw_pairs(task, variable, test, options.pairs, "das held out")
     unseen = None
-    with suppress(UserError):  # too few tokens for a pair
+    with suppress(UserError):  # there are too few tokens for a pair
         unseen = Streams.of(upper, draw_pairs(task, variable, others, options.pairs, "das unseen"), position)
     return _Pairs(
         Fitting(*fitting), Streams.of(upper, held_out, position), unseen, one_operand_accuracy(task, held_out)
@@ -150,7 +158,7 @@ def _search_place(
     options: Options,
     check: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    """The rows of one layer and position, of each variable that pairs are given of."""
+    """Table rows of one layer and position, for each variable in `pairs`."""
     width = int(upper.model.config.hidden_size)
     asked = [
         (Alignment(layer, position, variable), dimension) for variable in pairs for dimension in options.dimensions
@@ -190,7 +198,7 @@ def _search_place(
 def _accuracy(
     upper: ForwardFrom, site: Alignment, pairs: Streams | None, basis: Basis, names: tuple[str, str, str, str]
 ) -> dict[str, Any]:
-    """The accuracy, the ends of its interval, and of how many pairs."""
+    """The accuracy, the two ends of its interval and the number of pairs, under the given names."""
     if pairs is None:
         return dict(zip(names, (np.nan, np.nan, np.nan, 0), strict=True))
     n, accuracy = len(pairs.label), interchange(upper, site, pairs, basis)[0]
@@ -198,10 +206,10 @@ def _accuracy(
 
 
 def parse_dimensions(text: str) -> tuple[int, ...]:
-    """Numbers joined by commas.
+    """Parse whole numbers joined by commas, such as `1,2,4`.
 
     Raises:
-        UserError: something else.
+        UserError: the text is something else.
     """
     try:
         return tuple(sorted({int(part) for part in text.split(",")}))

@@ -1,9 +1,10 @@
-"""How much of a task's feature a checkpoint has, in one number, and its trends over runs.
+"""How much of a task's feature a checkpoint has, as one number, and how that number varies over runs.
 
-The amount of order is the held-out R2 of the order probe at the first block's output, from balanced activations;
-beside it that from plain means, which lie in order also where every pair was learned by heart. The amount of Fourier
-modes is the number of modes present, a mode once for each layer (the study's Fig. 7: the total over layers), and beside
-it that of distinct modes, which can be compared between models of different depth. Both at TOK2, of its own value.
+The amount of order is the held-out R2 of the order probe at the first block's output, from balanced activations. The R2
+from plain means stands beside it; plain means lie in order even if every pair was learned by heart. The amount of
+Fourier modes is the number of modes present, each counted once per layer (docs/study.md, Fig. 7: the total over
+layers). The number of distinct modes stands beside it, which can be compared between models of different depth. Both
+are measured at TOK2, for TOK2's own value.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from analysis.stats import rank_correlation
 
 HEADLINE_SITE = "TOK2 at TOK2"
 HEADLINE_LAYER = 1
-FEWEST = 4  # sizes or frequencies that a rank correlation needs
-RUN = ["folder", "run", "model", "step", "task"]  # what a row of amounts is of
+FEWEST = 4  # different sizes or frequencies that a rank correlation needs
+RUN = ["folder", "run", "model", "step", "task"]  # columns that identify a row of amounts
 
 
 def amounts(tables: Tables, feature: str) -> pd.DataFrame:
-    """One row for each checkpoint and task: `amount`, its interval where it has one, and the two controls.
+    """One row for each checkpoint and task: `amount`, its interval if it has one, and its two controls.
 
     Args:
-        tables: of the method `features`, joined over checkpoints.
+        tables: tables of the method `features`, joined over checkpoints.
         feature: `order` or `fourier`.
     """
     table = tables.get("order" if feature == ORDER else "modes")
@@ -53,7 +54,7 @@ def _headline(order: pd.DataFrame) -> pd.DataFrame:
 
 
 def _columns(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """Of which run, and the columns of `table` that `names` has, under its keys."""
+    """The identifying columns, and those columns of `table` that `names` lists, renamed to its keys."""
     chosen = {column: column for column in RUN} | dict(names)
     return pd.DataFrame({new: table[old] for new, old in chosen.items()})
 
@@ -73,12 +74,12 @@ def _counted(modes: pd.DataFrame) -> pd.DataFrame:
 
 
 def distinct_modes(found: pd.DataFrame) -> pd.DataFrame:
-    """Amounts of Fourier modes with the distinct ones as the amount, in place of their total over layers."""
+    """Amounts of Fourier modes with the number of distinct modes as `amount`, instead of the total over layers."""
     return found.assign(amount=found["distinct"], shuffled=found["distinct_shuffled"])
 
 
 def with_schedules(found: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    """Amounts with what each run says of its task: `per_batch`, `evenly`, `schedule` and the model's parameters."""
+    """Add what the run says of each task: `per_batch`, `evenly`, `schedule`, and the model's number of parameters."""
     by_folder = {str(run.folder): run for run in runs}
     described = []
     for row in found.to_dict("records"):
@@ -94,15 +95,16 @@ def with_schedules(found: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def trends(found: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlations of the amount with model size at one frequency, and with frequency at one model size.
+    """Rank correlations of the amount with model size at each frequency, and with frequency at each model size.
 
-    Of evenly injected runs at their last checkpoint, where at least four sizes or frequencies differ in the amount.
+    Only the last checkpoints of evenly injected runs count. A correlation needs at least four sizes or frequencies, and
+    amounts that differ.
 
     Args:
-        found: amounts with schedules, of one task and feature.
+        found: amounts with schedules, for one task and feature.
 
     Returns:
-        Columns: amount (what is correlated), against, at, runs, correlation and p.
+        Columns: amount (name of the amount), against, at, runs, correlation and p.
     """
     last = last_step(found)
     even = rows(last, evenly=True)

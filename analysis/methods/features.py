@@ -1,12 +1,12 @@
 """Task features in activations (docs/study.md, Fig. 7): the order of a comparison, the Fourier modes of an addition.
 
-A `Method` over checkpoints. Its tables have a row for each task, site, layer and set of weights: `trained`, or
-`untrained` for a model of the same shape that was initialized and never trained.
+The tables have a row for each task, site, layer and set of weights: `trained`, or `untrained` for a control model of
+the same shape with random weights.
 
-    order     R2 of the order probe for several numbers of components; `headline` marks the one that is reported. By
-              `means`: `balanced` over labels and the other operand, or `plain`, which also tell how often each label is
+    order     R2 of the order probe for several numbers of components; `headline` marks the one that is reported.
+              `means` is `balanced` (without label and other operand) or `plain` (which also carry label frequencies)
     line      held-out prediction of each value, trained weights only
-    modes     power of each Fourier mode, what counts as present, and whether it is
+    modes     power of each Fourier mode, the threshold above which it counts as present, and whether it is
     circles   where each value lies in the plane of the strongest mode, trained weights only
 """
 
@@ -30,9 +30,9 @@ from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
 COMPONENTS = 50  # docs/study.md, Fig. 7
-FEWER = (1, 2, 5, 10, 20)  # components also tried, to tell overfitting from absence
+FEWER = (1, 2, 5, 10, 20)  # smaller numbers that are also tried, to tell overfitting from absence
 PERMUTATIONS = 300
-SMALLEST = 5  # values that a task must have
+SMALLEST = 5  # fewest values that a task may have
 ORDER, FOURIER = "order", "fourier"
 BALANCED, PLAIN = "balanced", "plain"
 VERSION = 2
@@ -40,7 +40,7 @@ _FEATURES = {"comparison": (ORDER,), "modular_addition": (FOURIER,)}
 
 
 def features_of(task: Task) -> tuple[str, ...]:
-    """Which features a kind of task is looked at for; one of the user's own for both."""
+    """The features that a kind of task is tested for. Kinds of your own are tested for both."""
     return _FEATURES.get(task.config.kind, (ORDER, FOURIER))
 
 
@@ -48,12 +48,12 @@ def features_method(components: int = COMPONENTS, permutations: int = PERMUTATIO
     """The method `features`.
 
     Args:
-        components: of the order probe; at most half of the tokens are used, as 50 of 100.
-        permutations: of the values, for baselines.
-        seed: of folds, shuffles and the random model.
+        components: number of principal components of the order probe. At most half of the number of tokens is used.
+        permutations: number of shuffles of the values, for baselines.
+        seed: of folds, shuffles and the untrained model.
 
     Raises:
-        UserError: too few of either.
+        UserError: components below 1, or permutations below 100.
     """
     if components < 1:
         raise UserError(f"--components: {components} must be at least 1")
@@ -81,7 +81,7 @@ class _Measure:
         return {table: pd.DataFrame(more) for table, more in rows.items()}
 
     def _control(self, model: PreTrainedModel, task: Task) -> dict[str, list[dict[str, Any]]]:
-        """The same of random weights, measured once for all checkpoints of one shape."""
+        """The same tables for random weights, measured once for all checkpoints of one shape."""
         shape = model.config.to_json_string(), task.fingerprint
         if shape not in self.controls:
             found = self._measured(untrained(model, self.seed), task, "untrained")

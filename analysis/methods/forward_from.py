@@ -1,4 +1,4 @@
-"""The upper part of a causal language model: what its last blocks say of a residual stream that is put in."""
+"""The upper part of a causal language model: run its last blocks on a residual stream that is put in."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ ROWS_PER_PASS = 512
 
 
 class ForwardFrom:
-    """What a model says of a residual stream that is put in after so many of its blocks; those are not computed.
+    """Run a model from a given layer on: put in a residual stream, get the logits of the labels.
 
-    Nor is the first position where the stream is of the second alone: no token looks at a later one, so what the
-    blocks keep of the first, its keys and values, is the same whatever is put in.
+    Blocks below the layer are not computed. Where the stream covers the second position alone, the first position is
+    not computed either: no token attends to a later one, so the blocks' keys and values of the first token do not
+    depend on what is put in.
 
     Args:
-        model: any whose blocks can be told.
-        labels: the tokens whose logits are asked for.
-        firsts: the tokens that may stand first.
+        model: a causal language model whose blocks `residual_points` can find.
+        labels: tokens whose logits are wanted.
+        firsts: tokens that may stand at the first position.
 
     Attributes:
-        model: the same.
-        depth: how many blocks it has.
+        model: the model, unchanged.
+        depth: its number of blocks.
     """
 
     def __init__(
@@ -45,20 +46,20 @@ class ForwardFrom:
         device = next(model.parameters()).device
         self._labels = torch.from_numpy(labels.astype(np.int64)).to(device)
         head = model.get_output_embeddings()
-        # The rows of the head that are needed: of a small model the whole head costs more than all blocks.
+        # Only the needed rows of the head are computed: in a small model the whole head costs more than all blocks.
         self._head = head if isinstance(head, nn.Linear) else None
         self._firsts = torch.from_numpy(np.unique(firsts).astype(np.int64)).to(device)
         self._in_tuples = self._which_return_tuples()
         self._past, self._first_stream = self._of_firsts()
 
     def replica(self) -> ForwardFrom:
-        """One for another thread: of the same weights, not copied, in modules of its own."""
+        """A copy for another thread, with modules of its own and the same weights (not copied)."""
         kept = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
         return ForwardFrom(copy.deepcopy(self.model, kept), *self._wanted)
 
     @torch.no_grad()
     def streams(self, tokens: Int64[torch.Tensor, "n t"], start: int) -> Float[torch.Tensor, "layers n s d"]:
-        """The residual stream at every layer, of the positions from `start` on; the head is not computed."""
+        """The residual stream at every layer, from position `start` on. The output head is not computed."""
         parts = []
         with recorded(self._points) as outputs:
             for rows in tokens.split(ROWS_PER_PASS):
@@ -69,12 +70,15 @@ class ForwardFrom:
     def scores(
         self, layer: int, tokens: Int64[torch.Tensor, "b 2"], stream: Float[torch.Tensor, "b s d"]
     ) -> Float[torch.Tensor, "b l"]:
-        """The labels' logits after the second token, of the stream after `layer` blocks (0: the embedding's output).
+        """The labels' logits after the second token, from the stream after `layer` blocks (0: the embedding's output).
 
         Args:
-            layer: how many blocks are left out.
-            tokens: that the stream is of, for models that look at them elsewhere too.
-            stream: at both positions, or at the second alone; gradients flow back to it.
+            layer: number of blocks that are skipped.
+            tokens: both tokens, for models that also use them outside the stream.
+            stream: at both positions, or at the second alone. Gradients flow back to it.
+
+        Returns:
+            Logits in float32, one column per label.
         """
         past = None
         if stream.shape[1] == 1:
@@ -98,20 +102,20 @@ class ForwardFrom:
         return F.linear(hidden[:, -1:], self._head.weight[self._labels], bias)
 
     def _past_of(self, which: Int64[torch.Tensor, " b"], layer: int) -> DynamicCache:
-        """Keys and values of these first tokens, in a cache of its own: the model adds the second position's to it."""
+        """Keys and values of these first tokens, in a new cache: the model will append the second position to it."""
         assert self._past is not None
         past = copy.copy(self._past)
         past.layers = [copy.copy(of_block) for of_block in self._past.layers]
-        for of_block in past.layers[layer:]:  # the others tell no more than how many positions there are
+        for of_block in past.layers[layer:]:  # the layers below only tell the model the number of positions
             assert isinstance(of_block, DynamicLayer)
             of_block.batch_select_indices(which)
         return past
 
     @torch.no_grad()
     def _of_firsts(self) -> tuple[DynamicCache | None, Float[torch.Tensor, "layers f 1 d"]]:
-        """What the model keeps of every first token, and its stream.
+        """The model's cache after every possible first token, and the residual stream there.
 
-        StoredResults is None where it is anything else than keys and values, such as the state of a recurrent block.
+        The cache is None if it holds anything but keys and values, such as the state of a recurrent block.
         """
         with recorded(self._points) as outputs:
             said = self.model.base_model(input_ids=self._firsts[:, None], use_cache=True)
@@ -134,9 +138,9 @@ class ForwardFrom:
 
 @contextmanager
 def _replaced(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
-    """Within the context, the module computes `forward` instead of its own."""
+    """Within the context, replace the module's forward function."""
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward  # of the instance: its class's is there again
+        del module.forward  # the instance's attribute; the class's method shows again

@@ -1,8 +1,9 @@
-"""Gradient interference over checkpoints (Fig. 9): a step's exact batch, rebuilt from the run folder alone.
+"""Gradient interference over checkpoints (docs/study.md, Fig. 9), on each step's exact batch.
 
-`olmo_inject.training.gradients` says what is computed; a checkpoint `step{s}` is taken with batch s, which is
-what the run trained on next, or after its last step would have. Where the run has evidence of what its model was given
-at that step, the batch is compared with it.
+The batch is rebuilt from the run folder alone.
+`olmo_inject.training.gradients` defines what is computed. Checkpoint `step{s}` goes with batch s, the batch that the
+run trained on next (or would have, after its last step). If the run has evidence of what its model was given at that
+step, the batch is compared with it.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class Options:
     """What to compare.
 
     Attributes:
-        layer: whose MLP, from 0.
-        neurons: how many of it, those with the largest task gradient.
-        targets: which losses g_t is from, a key of `TARGETS`.
-        rows_per_pass: rows of one forward and backward pass, None: the run's micro-batch; decides memory and not the
-            result.
-        precision: of the matrix products, fp32 or bf16.
+        layer: index of the block whose MLP is used, from 0.
+        neurons: number of task neurons: those of the MLP with the largest task gradient.
+        targets: the losses that make up g_t, a key of `TARGETS`.
+        rows_per_pass: rows of one forward and backward pass; None for the run's micro-batch. It decides memory, not
+            results.
+        precision: of the matrix products: fp32 or bf16.
     """
 
     layer: int = 0
@@ -65,7 +66,7 @@ class Options:
         """Validate the options.
 
         Raises:
-            UserError: naming the option.
+            UserError: an option is out of its range.
         """
         if self.targets not in TARGETS:
             raise UserError(f"--targets: {self.targets!r} is not one of {', '.join(TARGETS)}")
@@ -79,20 +80,20 @@ class Options:
 
 
 def method(options: Options) -> Method:
-    """The analysis of one checkpoint, to the table `cosines`.
+    """The analysis of one checkpoint, which writes the table `cosines`.
 
-    Columns: task (whose g_r, and on whose neurons), kind (`batch`, `injected`, `rest`, `reference`), of (the one task
-    it is of, or nothing), cosine (absent where the gradient is zero), norm, null and among (cosines with the
-    task's two other references, `olmo_inject.training.gradients`), instances (of `task` in the batch), proven
-    (whether the batch agreed with the run's evidence; false where it has none of the step), and the options mlp
-    (`layer`), neurons, targets and precision.
+    Columns: task (whose reference gradient g_r and whose neurons are used), kind of the other gradient (`batch`,
+    `injected`, `rest`, `reference`), of (the one task that the other gradient is of, or empty), cosine (missing if a
+    gradient is zero), norm, null and among (cosines with the task's two other references, see
+    `olmo_inject.training.gradients`), instances (of `task` in the batch), proven (whether the batch agrees with the
+    run's evidence; false if there is none for the step), and the options mlp (`layer`), neurons, targets and precision.
 
     Raises:
-        UserError: an option out of its range.
+        UserError: an option is out of its range.
     """
     options.check()
 
-    def compute(model: PreTrainedModel, checkpoint: StoredModel, _: Report) -> Tables:  # a step is one piece of work
+    def compute(model: PreTrainedModel, checkpoint: StoredModel, _: Report) -> Tables:  # one step, no partial progress
         return {"cosines": step_cosines(model, checkpoint, options)}
 
     decisive = {name: value for name, value in asdict(options).items() if name != "rows_per_pass"}
@@ -100,10 +101,15 @@ def method(options: Options) -> Method:
 
 
 def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Options) -> pd.DataFrame:
-    """The table of one checkpoint; see `method`.
+    """The table of one checkpoint; see `method` for the columns.
+
+    Args:
+        model: the checkpoint's weights, an OLMo model.
+        checkpoint: a checkpoint of a run of ai2-olmo's trainer.
+        options: checked options.
 
     Raises:
-        UserError: not a checkpoint of a run, a run of another kind, or a corpus that is not the run's.
+        UserError: not a checkpoint of a run, a run of another trainer, or a corpus that is not the run's.
     """
     if checkpoint.run is None or checkpoint.step is None:
         raise UserError(f"{checkpoint.path} is no checkpoint of a run: its batches are not known")
@@ -129,22 +135,23 @@ def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Optio
 
 
 def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The batch that plan step `step` trains on, in the order of its rows, and what each row is injected with.
+    """The batch that plan step `step` trains on, in the order of its rows, and the task injected into each row.
 
     Returns:
-        `input_ids` [B, T] with the masks that are configured, and [B] indices of the plan's tasks, -1 for none.
+        `input_ids` [B, T] with the configured masks, and [B] indices of the plan's tasks, -1 for rows without
+        injection.
     """
     size = data.plan.batch_size
     of_row = data.plan.tasks_of(step, np.arange(size))
     return data.corpus.rows(np.arange(step * size, (step + 1) * size)), torch.from_numpy(of_row)
 
 
-@lru_cache(maxsize=1)  # a run's checkpoints are analyzed one after the other
+@lru_cache(maxsize=1)  # checkpoints of one run come one after the other
 def run_data(folder: Path, corpus: Path | None = None) -> tuple[Experiment, ExperimentData]:
-    """A run's experiment, and its data compared with what the run was trained on; arguments as `load_run`'s.
+    """A run's experiment and data, checked against what the run was trained on. The arguments are those of `load_run`.
 
     Raises:
-        UserError: no run, a corpus that cannot be read or has changed, or document masking.
+        UserError: not a run, a corpus that is unreadable or has changed, or document masking.
     """
     run = load_run(folder, corpus)
     if not isinstance(run.experiment, Experiment):
@@ -157,10 +164,10 @@ def run_data(folder: Path, corpus: Path | None = None) -> tuple[Experiment, Expe
 
 
 def _compare_with_evidence(folder: Path, data: ExperimentData, step: int, batch: dict[str, torch.Tensor]) -> bool:
-    """Whether the batch is what the model was given, or else nothing says so.
+    """Compare the batch with the run's evidence. False if the run has none for this step.
 
     Raises:
-        UserError: it is another.
+        UserError: the batch differs.
     """
     line = _evidence(folder).get(step)
     if line is None:
@@ -179,21 +186,21 @@ def _compare_with_evidence(folder: Path, data: ExperimentData, step: int, batch:
 
 
 def _evidence(folder: Path) -> dict[int, dict[str, Any]]:
-    """What the run noted of each step's batch; nothing where it kept no evidence."""
+    """The evidence of each step; empty if the run kept none."""
     path = folder / EVIDENCE_FILE
     return _lines(path, path.stat().st_mtime_ns) if path.is_file() else {}
 
 
 @lru_cache(maxsize=1)
 def _lines(path: Path, written: int) -> dict[int, dict[str, Any]]:
-    """The lines of a file by step; read again when it was written to."""
+    """The lines of the evidence file by step. A change of `written` reads the file again."""
     return {line["step"]: line for line in read_evidence(path.parent)}
 
 
 def _inputs(checkpoint: StoredModel) -> Any:
     if checkpoint.run is None or checkpoint.step is None:
         return None
-    # All that makes a batch, and whether it could be compared; not the run's length, which may grow.
+    # All that decides the batch and its comparison. Not the run's length, which may grow.
     return {
         "run": identity(checkpoint.run.experiment),
         "fingerprints": checkpoint.run.plan["fingerprints"],

@@ -1,4 +1,4 @@
-"""Changing what modules of a causal language model put out, and what it then says."""
+"""Change the outputs of a model's modules, and read its logits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Hidden = Float[torch.Tensor, "b t d"]
 
 
 def mlps(model: PreTrainedModel) -> list[nn.Module]:
-    """The MLP of every block, from below.
+    """The MLP of every block, from the lowest.
 
     Raises:
-        UserError: the blocks cannot be told, or have no `mlp`.
+        UserError: the model's blocks cannot be found, or have no `mlp`.
     """
     found = [getattr(block, "mlp", None) for block in residual_points(model)[1:]]
     if not all(isinstance(mlp, nn.Module) for mlp in found):
@@ -31,7 +31,7 @@ def mlps(model: PreTrainedModel) -> list[nn.Module]:
 
 @contextmanager
 def changed(module: nn.Module, change: Callable[[Hidden], Hidden]) -> Iterator[None]:
-    """Within the context, the module puts out `change` of its output."""
+    """Within the context, pass the module's output through `change`."""
 
     def hook(_: nn.Module, __: object, output: Hidden | tuple[Hidden, ...]) -> object:
         if isinstance(output, tuple):
@@ -46,7 +46,7 @@ def changed(module: nn.Module, change: Callable[[Hidden], Hidden]) -> Iterator[N
 
 
 def last_logits(model: PreTrainedModel, tokens: Int64[torch.Tensor, "b t"]) -> Float[torch.Tensor, "b v"]:
-    """What the model says after the last token; logits of no other are computed where the model can be told so."""
+    """Logits after the last token. Other positions' logits are not computed if the model allows it."""
     keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     return model(input_ids=tokens, use_cache=False, **keep).logits[:, -1].float()  # pyright: ignore[reportCallIssue]
 
@@ -54,7 +54,13 @@ def last_logits(model: PreTrainedModel, tokens: Int64[torch.Tensor, "b t"]) -> F
 def outputs(
     model: PreTrainedModel, modules: list[nn.Module], tokens: Int64[torch.Tensor, "b t"]
 ) -> tuple[Float[torch.Tensor, "b v"], list[Hidden]]:
-    """The logits after the last token, and what each of `modules` put out, in one pass without gradients."""
+    """The logits after the last token, and the output of each of `modules`, from one pass without gradients.
+
+    Args:
+        model: in evaluation mode.
+        modules: modules of the model whose outputs are hidden states.
+        tokens: input tokens.
+    """
     with torch.no_grad(), recorded(modules) as kept:
         logits = last_logits(model, tokens)
     assert all(output is not None for output in kept)
@@ -62,7 +68,7 @@ def outputs(
 
 
 def untrained(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
-    """A model of the same shape with random weights, the same ones each time: a control."""
+    """A control model: the same shape with random weights, the same ones for the same seed."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

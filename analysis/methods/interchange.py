@@ -1,7 +1,7 @@
-"""Exchanging a part of a residual stream between two runs of a model, and how often that gives the label it should.
+"""Interchange interventions: exchange a part of the residual stream between two inputs, and count the expected labels.
 
-At a site, the residual stream after so many blocks at one operand, the part of a base's stream that lies in a subspace
-is taken from a source's, and the model's upper part goes on from there.
+A site is the residual stream after a number of blocks at one operand. There, the part of the base's stream that lies in
+a subspace is replaced by the source's, and the model's upper blocks run on the result.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from analysis.methods.subspaces import Basis
 
 @dataclass(frozen=True)
 class Alignment:
-    """Which variable of the task is sought at which place of the residual stream.
+    """A site of the residual stream, and the variable of the task that is sought there.
 
     Attributes:
-        layer: after so many blocks; 0 is the embedding.
+        layer: number of blocks below; 0 is the embedding.
         position: 0 at TOK1, 1 at TOK2.
         variable: `first`, `second` or `result`.
     """
@@ -32,20 +32,20 @@ class Alignment:
     variable: str
 
     def __str__(self) -> str:
-        """What random draws are keyed by."""
+        """The key of random draws; it must never change."""
         return f"Site(layer={self.layer}, position={self.position}, variable={self.variable!r})"
 
 
 @dataclass(frozen=True)
 class Streams:
-    """Pairs of instances in a model: its residual streams on them, on its device.
+    """A model's residual streams on pairs of instances, on the model's device.
 
     Attributes:
-        base: operands, [n, 2].
-        base_stream: at every layer, from the position on that is exchanged.
-        source_stream: at every layer and the one position that is exchanged.
-        label: the counterfactual label's place among the task's.
-        no_swap: the share of pairs with that label where nothing is exchanged.
+        base: operands (TOK1, TOK2) of the bases.
+        base_stream: the bases' stream at every layer, from the exchanged position on.
+        source_stream: the sources' stream at every layer, at the exchanged position.
+        label: the counterfactual label, as an index of the task's labels.
+        no_swap: share of pairs on which the model gives that label if nothing is exchanged.
     """
 
     base: Int64[torch.Tensor, "n 2"]
@@ -56,7 +56,13 @@ class Streams:
 
     @classmethod
     def of(cls, upper: ForwardFrom, pairs: Pairs, position: int) -> Streams:
-        """Those of `pairs`, from one pass each of the bases and the sources."""
+        """Compute the streams of `pairs`: one pass over the bases and one over the sources.
+
+        Args:
+            upper: the model.
+            pairs: bases, sources and counterfactual labels.
+            position: where the stream is exchanged, 0 or 1.
+        """
         device = upper.model.device
         base, label = pairs.base.to(device), pairs.label.to(device)
         streams = upper.streams(base, position)
@@ -68,7 +74,13 @@ class Streams:
     def exchanged(
         self, site: Alignment, rows: Int64[torch.Tensor, " m"], basis: Basis
     ) -> tuple[Int64[torch.Tensor, "m 2"], Float[torch.Tensor, "m s d"]]:
-        """Bases, and their stream at the site with the part of it that lies in the subspace as the source's."""
+        """The rows' bases, and their stream at the site after the exchange within the subspace.
+
+        Args:
+            site: the layer and position.
+            rows: indices of pairs.
+            basis: orthonormal rows that span the subspace.
+        """
         stream, source = self.base_stream[site.layer, rows], self.source_stream[site.layer, rows]
         moved = stream[:, 0] + (source - stream[:, 0]) @ basis.T @ basis
         return self.base[rows], torch.cat([moved[:, None], stream[:, 1:]], dim=1)
@@ -76,16 +88,16 @@ class Streams:
 
 @torch.no_grad()
 def interchange(upper: ForwardFrom, site: Alignment, pairs: Streams, basis: Basis) -> tuple[float, float]:
-    """The share of pairs on which the run with the source's part of the subspace gives the counterfactual label.
+    """The share of pairs on which the model gives the counterfactual label after the exchange.
 
     Args:
-        upper: of the model.
-        site: where.
-        pairs: of that site's position and variable.
+        upper: the model.
+        site: where the stream is exchanged.
+        pairs: streams for that site's position and variable.
         basis: orthonormal rows that span the subspace.
 
     Returns:
-        The share, and the mean loss of that label among the task's, in nats.
+        The share, and the mean loss of the counterfactual label among the task's labels, in nats.
     """
     correct, loss, basis = 0, 0.0, basis.to(pairs.base.device)
     for rows in torch.arange(len(pairs.label), device=pairs.base.device).split(ROWS_PER_PASS):

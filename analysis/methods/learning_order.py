@@ -1,8 +1,8 @@
 """Whether tasks are learned in the order of their frequency (docs/study.md, Fig. 6a).
 
-A task is learned at the first evaluation from which on, at every later one too, the lower end of the 95% interval of
-its accuracy on unmirrored test pairs lies above the criterion of its kind (`runs.LEARNED_ABOVE`). What was never
-learned comes last.
+A task counts as learned from the first evaluation from which on, there and at every later one, the lower end of the 95%
+interval of its accuracy on unmirrored test pairs is above the criterion of its kind (`runs.LEARNED_ABOVE`). A task that
+is never learned comes last.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from analysis.read.runs import Run
 from analysis.read.store import rows
 from analysis.stats import rank_correlation
 
-FEWEST = 3  # different frequencies that an order needs
-FEWEST_LEARNED = 2  # one alone says which task came first, not in what order
+FEWEST = 3  # an order needs at least this many different frequencies
+FEWEST_LEARNED = 2  # one learned task shows which came first, not an order
 
 
 def learned_from(run: Run, task: str) -> int | None:
-    """The step from which on the task is learned; None if it is not, or is not measured or has no criterion."""
+    """The step from which on the task is learned. None if it is not learned, not measured or has no criterion."""
     first = None
     for step, learned in reversed(run.verdicts(task).items()):
         if not learned:
@@ -31,7 +31,7 @@ def learned_from(run: Run, task: str) -> int | None:
 
 
 def learning_order(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row for each injected task of each run: its frequency, and the step from which it is learned or NaN."""
+    """One row for each injected task of each run: its frequency, and the step from which it is learned or NaN."""
     return pd.DataFrame(
         {
             "run": run.name,
@@ -51,9 +51,10 @@ def learning_order(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def order_correlation(order: pd.DataFrame) -> tuple[float, float] | None:
-    """Rank correlation of frequency with how early a task is learned, and its p; None where nothing is to be ordered.
+    """Rank correlation of frequency with how early a task is learned, and its p-value.
 
-    Those never learned share the last rank; at least two must be learned. +1: the more frequent, the earlier.
+    Tasks that are never learned share the last rank. +1 means that more frequent tasks are learned earlier. None if
+    there is nothing to order: fewer than three frequencies, fewer than two learned, or all learned at the same step.
     """
     earliness = -order["learned_from"].fillna(np.inf).to_numpy(float)
     frequency = order["per_batch"].to_numpy(float)
@@ -67,8 +68,9 @@ def order_correlation(order: pd.DataFrame) -> tuple[float, float] | None:
 def order_table(order: pd.DataFrame) -> pd.DataFrame:
     """The correlation of frequency with order of learning, for each model size and kind of task.
 
-    Columns: model, kind, runs, frequencies, learned (how many runs), correlation and p; both absent where fewer than
-    three frequencies were tried, fewer than two runs learned the task, or all learned it at the same step.
+    Columns: model, kind, runs, frequencies, learned (number of runs that learned the task), correlation and p. The last
+    two are missing if fewer than three frequencies were tried, fewer than two runs learned the task, or all learned it
+    at the same step.
     """
     even = order.iloc[:0] if order.empty else rows(order, evenly=True)
     found = []

@@ -1,8 +1,8 @@
-"""Whether there is one direction along which tokens lie in the order of their values (docs/study.md, Fig. 7, TCMP).
+"""Whether tokens lie along one direction in the order of their values (docs/study.md, Fig. 7, TCMP).
 
-A linear regression of the value on the top principal components of the tokens' activations. With as many
-components as half of the tokens a regression fits anything in sample, so what counts is the prediction for tokens
-held out: components and coefficients come from the other folds alone.
+The probe is a linear regression of the value on the top principal components of the tokens' activations. With half as
+many components as tokens, a regression fits anything in sample. So the measure is the prediction of held-out tokens:
+components and coefficients come from the other folds alone.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64, Integer
 
-from analysis.stats import percentile_interval, resamples, spearman
+from analysis.stats import spearman
+from olmo_inject.bootstrap import percentile_interval, resamples
 from olmo_inject.randomness import key, permutation
 
 FOLDS = 10
 BOOTSTRAPS = 1000
-_NO_VARIANCE = 1e-6  # of the length of the activations: components that vary less are rounding
+_NO_VARIANCE = 1e-6  # relative to the length of the activations: smaller components are rounding
 
 
 @dataclass(frozen=True)
 class OrderFit:
-    """How well values are predicted with a number of components.
+    """How well values are predicted from a number of components.
 
     Attributes:
-        components: how many, at most; a fold of fewer dimensions has fewer.
+        components: number of components, at most; a fold with fewer dimensions uses fewer.
         in_sample: R2 of the fit to all tokens.
-        held_out: R2 of predictions for tokens held out; negative where the mean would do better.
-        low: lower end of its 95% interval, a bootstrap over tokens.
-        high: upper end.
-        rank_correlation: Spearman's, of held-out predictions with values.
+        held_out: R2 of the predictions for held-out tokens; negative if the mean predicts better.
+        low: lower end of its 95% interval, by a bootstrap over tokens.
+        high: upper end of the interval.
+        rank_correlation: Spearman's correlation of held-out predictions with values.
         shuffled_in_sample: mean R2 of fits to shuffled values.
-        shuffled_held_out: the 95th percentile of the held-out R2 of shuffled values.
-        predicted: for each value, the held-out prediction.
+        shuffled_held_out: 95th percentile of the held-out R2 for shuffled values.
+        predicted: held-out prediction of each value.
     """
 
     components: int
@@ -58,11 +59,11 @@ def order_fits(
     """Fit values by the top principal components of `points`, once for each number of components.
 
     Args:
-        points: the activation of each value.
-        components: how many components to regress on.
-        permutations: of the values, for the control.
+        points: activation of each value.
+        components: the numbers of components to try.
+        permutations: number of shuffles of the values, for the control.
         seed: of folds, shuffles and bootstrap.
-        values: which they are; by default 0 to n - 1.
+        values: the value of each point; 0 to n - 1 by default.
     """
     n = len(points)
     values = np.arange(n, dtype=np.float64) if values is None else values.astype(np.float64)
@@ -71,7 +72,7 @@ def order_fits(
     fold_of = permutation(key("order probe", "folds", seed), n) % min(FOLDS, n)
     everything = np.ones(n, bool)
     in_sample = _r2(targets, _predict(points, targets, everything, everything, components))
-    held_out = np.full((len(components), n, targets.shape[1]), values.mean())  # where nothing varies, the mean
+    held_out = np.full((len(components), n, targets.shape[1]), values.mean())  # the mean, if nothing varies
     varies = np.linalg.norm(points - points.mean(axis=0)) > _NO_VARIANCE * np.linalg.norm(points)
     for fold in range(fold_of.max() + 1 if varies else 0):
         held = fold_of == fold
@@ -105,10 +106,10 @@ def _predict(
     test: np.ndarray,
     components: Sequence[int],
 ) -> Float64[np.ndarray, "k m t"]:
-    """Predictions for the tokens in `test` by regressions on the components of those in `train`.
+    """Predict the tokens in `test` by regression on the principal components of those in `train`.
 
-    Components are orthogonal, so the coefficient of each does not depend on how many there are: a running sum
-    over components gives the predictions of every number of them.
+    Components are orthogonal, so a coefficient does not depend on how many components there are. A running sum over
+    components gives the predictions for every number of them.
     """
     centre, mean = points[train].mean(axis=0), targets[train].mean(axis=0)
     left, sizes, right = np.linalg.svd(points[train] - centre, full_matrices=False)

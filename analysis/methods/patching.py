@@ -1,9 +1,10 @@
 """Activation patching: which layers' MLPs a task's answer depends on.
 
-For pairs of instances with different labels, the output of one MLP (at both operands) is exchanged between the two.
-The effect is how far the base's logit difference, its own label's logit less the source's label's, falls when the
-MLP says what it says on the source; the recovery, how far the source's run rises to the base's answer when the MLP says
-what it says on the base. Exchanging all of the input has the effect `whole`.
+Each pair is two instances with different labels, a base and a source. The output of one MLP, at both operands, is
+exchanged between the two. The logit difference is the logit of the base's label minus that of the source's. The effect
+is how far the base's logit difference falls if the MLP gives its output on the source. The recovery is how far the
+source's logit difference rises if the MLP gives its output on the base. `whole` is the effect of exchanging the whole
+input.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ ROWS_PER_PASS = 256
 
 @dataclass(frozen=True)
 class Effects:
-    """What exchanging one layer's MLP does to each pair.
+    """What exchanging one layer's MLP output does to each pair.
 
     Attributes:
-        effect: fall of the base's logit difference.
-        recovery: rise of it in the source's run.
+        effect: fall of the logit difference in the base's run, in logits.
+        recovery: rise of the logit difference in the source's run, in logits.
         logprob_drop: fall of the log-probability of the base's label, in nats.
     """
 
@@ -45,12 +46,12 @@ class Effects:
 
 
 def method(pairs: int) -> Method:
-    """The analysis of one checkpoint, to the table `layers`.
+    """The analysis of one checkpoint, which writes the table `layers`.
 
     Columns: task, weights (`trained`, or `untrained` as a control), layer, rank (1: the largest effect), pairs, whole,
-    answered (the share of pairs on whose base the model prefers its own label to the source's), and effect, recovery
-    and logprob_drop with `_low` and `_high`, the ends of 95% bootstrap intervals over pairs. Those of one measure hold
-    for all layers at once, so also for the layer of the largest effect.
+    answered (share of bases on which the model prefers its own label to the source's), and effect, recovery and
+    logprob_drop, each with `_low` and `_high`, the ends of 95% bootstrap intervals over pairs. The intervals of one
+    measure hold for all layers together, so they also hold for the layer with the largest effect.
 
     Raises:
         UserError: fewer than two pairs.
@@ -70,10 +71,15 @@ def method(pairs: int) -> Method:
 
 
 def layer_table(model: PreTrainedModel, task: Task, n_pairs: int) -> pd.DataFrame:
-    """One row a layer; see `method`.
+    """One row per layer; see `method` for the columns.
+
+    Args:
+        model: in evaluation mode.
+        task: whose answers are patched.
+        n_pairs: number of pairs.
 
     Raises:
-        UserError: all instances have one label, or the model's MLPs are not known.
+        UserError: all instances have one label, or the model's MLPs cannot be found.
     """
     drawn = draw_pairs(task, "result", np.arange(len(task.triples)), 2 * n_pairs, "patching")
     chosen = drawn.changed.nonzero().flatten()[:n_pairs]
@@ -95,7 +101,16 @@ def layer_table(model: PreTrainedModel, task: Task, n_pairs: int) -> pd.DataFram
 def patch(
     model: PreTrainedModel, task: Task, pairs: Pairs
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], list[Effects]]:
-    """For each pair the logit difference on the base, how far exchanging all of the input lowers it, and each MLP."""
+    """The logit difference of each base, its fall if the whole input is exchanged, and the effects of each MLP.
+
+    Args:
+        model: in evaluation mode.
+        task: supplies the label tokens.
+        pairs: bases and sources with different labels.
+
+    Returns:
+        The logit differences, the falls, and one `Effects` per layer.
+    """
     parts = [_patch_rows(model, task, pairs, rows) for rows in torch.arange(len(pairs.base)).split(ROWS_PER_PASS)]
     before, wholes, layers = zip(*parts, strict=True)
     joined = [

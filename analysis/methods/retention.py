@@ -1,13 +1,15 @@
-"""What is kept between injections (docs/study.md, Fig. 8): the loss falls at a burst, and what was gained decays.
+"""What is kept between injections (docs/study.md, Fig. 8): the loss falls at a burst, and the gain decays after it.
 
-Of each interval between bursts that was evaluated densely, the gain at u steps after the burst is the test loss
-just before it, minus that after u further steps. From the largest gain on, A exp(-(u - u0) / tau) + C is fitted to
-the mean over intervals: C, at least 0, is what a burst adds for good. Decays need not be exponential, so the fit's R2
-is told, and beside it the half-life as measured. Uncertainty: the intervals are drawn again, 200 times.
+The gain at u steps after a burst is the held-out loss just before the burst minus that u steps later; it is the loss
+among the task's labels where a run measured it. Only intervals between bursts that were evaluated densely count. From
+the largest gain on, A exp(-(u - u0) / tau) + C is fitted to the mean over intervals; C, at least 0, is what a burst
+adds permanently. Decays need not be exponential, so the fit's R2 and the measured half-life stand beside it.
+Confidence intervals come from 200 bootstrap samples of the intervals.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -19,30 +21,31 @@ from jaxtyping import Float64, Int64
 from scipy.optimize import OptimizeWarning, curve_fit
 
 from analysis.read.runs import Run
-from analysis.stats import percentile_interval, resamples
+from olmo_inject.bootstrap import percentile_interval, resamples
 
-FEWEST_EVALUATIONS = 5  # within an interval for it to count
-FEWEST_STEPS = 4  # of decay, for a fit of three parameters
+FEWEST_EVALUATIONS = 5  # an interval with fewer evaluations does not count
+FEWEST_STEPS = 4  # points that a fit of three parameters needs
 BOOTSTRAPS = 200
-LONGEST = 10.0  # a decay slower than so many gaps cannot be told from none
+LONGEST = 10.0  # a decay time of this many gaps or more cannot be told from no decay
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Of one run and task.
+    """What one run keeps of one task between bursts.
 
     Attributes:
-        bursts: the steps whose batches held the task, of the intervals that count.
-        after: steps since the burst that were evaluated in all of them.
-        gains: of each interval and step, nats.
-        peak: how many steps after the burst the mean gain is largest.
-        decay: A, tau in steps and C of the fit; None where it could not be fitted.
-        r2: of the fit to the mean gain from its largest on; 0 without a fit.
-        tau_interval: 95%, None where fewer than three intervals or too few fits.
-        half_life: steps from the largest gain until half of it is gone; None where that does not happen.
-        half_life_interval: 95%, likewise; None too where in some draws it does not happen.
+        bursts: steps of the bursts that begin the intervals.
+        after: steps since the burst that were evaluated in every interval.
+        gains: gain of each interval at each of these steps, in nats.
+        peak: number of steps after the burst at which the mean gain is largest.
+        decay: A (nats), tau (steps) and C (nats) of the fit; None if it could not be fitted.
+        r2: of the fit to the mean gain from its peak on; 0 without a fit.
+        tau_interval: 95% interval of tau; None with fewer than three intervals or too few fits.
+        half_life: steps from the largest gain until half of it is gone; None if that does not happen.
+        half_life_interval: its 95% interval; None with fewer than three intervals, or if some bootstrap sample has no
+            half-life.
         kept: share of the largest gain that is left just before the next burst.
-        kept_interval: 95%, likewise.
+        kept_interval: its 95% interval; None with fewer than three intervals.
     """
 
     bursts: Int64[np.ndarray, " k"]
@@ -64,30 +67,39 @@ class Retention:
 
     @property
     def error(self) -> Float64[np.ndarray, " u"]:
-        """Its standard error; zero with one interval."""
+        """The standard error of the mean gain; zero with one interval."""
         k = len(self.gains)
         return self.gains.std(axis=0, ddof=1) / np.sqrt(k) if k > 1 else np.zeros(len(self.after))
 
     def fitted(self, after: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"] | None:
-        """The fit at steps since the burst, from the peak on."""
+        """The fitted gain at steps since the burst, from the peak on; None without a fit."""
         return None if self.decay is None else _decay(after - self.peak, *self.decay)
 
 
-def retention(run: Run, task: str, measure: str = "eval/{task}/test/loss") -> Retention | None:
+@functools.cache
+def retention(run: Run, task: str) -> Retention | None:
     """What a run keeps of a task between bursts; None without bursts that were densely evaluated."""
-    entry = run.injection(task)
-    losses = run.series(measure.format(task=task)).dropna()
-    if entry is None or losses.empty:
+    losses = held_out_losses(run, task)
+    if run.injection(task) is None or losses.empty:
         return None
     return between(run.injecting_steps(task), losses)
 
 
+def held_out_losses(run: Run, task: str) -> pd.Series:
+    """The loss on the test half by step: among the task's labels where that was measured.
+
+    The loss over the whole vocabulary also falls when a burst teaches which tokens are labels, and no more.
+    """
+    among = run.series(f"eval/{task}/test/loss_among_labels").dropna()
+    return among if len(among) else run.series(f"eval/{task}/test/loss").dropna()
+
+
 def between(bursts: Sequence[int], losses: pd.Series) -> Retention | None:
-    """What is kept between bursts; None without ones that were densely evaluated.
+    """What is kept between bursts. None if no interval between bursts was densely evaluated.
 
     Args:
-        bursts: the steps whose batches hold the task, ascending.
-        losses: by step, each of the weights before it.
+        bursts: steps whose batches hold the task, ascending.
+        losses: test loss in nats by step, of the weights before that step.
     """
     intervals = {}
     for burst, following in itertools.pairwise(bursts):
@@ -132,7 +144,7 @@ def _measured(
 def _fit(
     after: Int64[np.ndarray, " u"], gain: Float64[np.ndarray, " u"], best: int
 ) -> tuple[float, float, float] | None:
-    """A, tau and C by least squares from the largest gain on; None where too little of a decay was measured."""
+    """Fit A, tau and C by least squares from the largest gain on; None if too few steps of decay were measured."""
     u, y = (after[best:] - after[best]).astype(float), gain[best:]
     if len(u) < FEWEST_STEPS or y[0] <= 0:
         return None
@@ -140,7 +152,7 @@ def _fit(
     bounds = ([0.0, 0.1, 0.0], [2 * top, LONGEST * gap, top])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
+            warnings.simplefilter("ignore", OptimizeWarning)  # it concerns the covariance, which is not used
             found, _ = curve_fit(_decay, u, y, p0=(top, gap / 4, 0.1 * top), bounds=bounds)
     except (RuntimeError, ValueError):
         return None
@@ -148,7 +160,7 @@ def _fit(
 
 
 def _half_life(after: Int64[np.ndarray, " u"], gain: Float64[np.ndarray, " u"], best: int) -> float | None:
-    """Steps from the largest gain until the first at or below half of it, between steps by a straight line."""
+    """Steps from the largest gain until half of it is gone, interpolated linearly between evaluations."""
     below = np.flatnonzero(gain[best:] <= gain[best] / 2)
     if gain[best] <= 0 or not len(below):
         return None

@@ -1,6 +1,6 @@
-"""Losses, accuracies and AUC of a checkpoint on both halves of its tasks, as training measures them, where it did not.
+"""Losses, accuracies and AUC of a checkpoint on both halves of its tasks, for steps that training did not evaluate.
 
-`with_scores` puts them among a run's own measurements, so that every figure and sentence uses them alike.
+`with_scores` adds them to a run's own measurements, so that figures and findings use both alike.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ VERSION = 3
 
 
 def scores_method() -> Method:
-    """The method `scores`: a table of task, half, measure, value and count."""
+    """The method `scores`. Its table has the columns task, half, measure, value and count."""
     return Method("scores", _scores, version=VERSION)
 
 
 def unmeasured(checkpoints: Sequence[StoredModel]) -> list[StoredModel]:
-    """The checkpoints whose tasks the run did not evaluate at their step; models on their own always."""
+    """The checkpoints that lack an evaluation of some task at their step, and all models that belong to no run."""
     return [
         checkpoint
         for checkpoint in checkpoints
@@ -47,7 +47,7 @@ def unmeasured(checkpoints: Sequence[StoredModel]) -> list[StoredModel]:
 
 
 def with_scores(run: Run, tables: Tables) -> Run:
-    """The run with what `scores` found for its checkpoints among its metrics; what it measured itself stays."""
+    """The run with scores of its checkpoints added to its metrics. Its own measurements stay."""
     found = rows(tables["scores"], folder=str(run.folder)) if tables else pd.DataFrame()
     measured = set(zip(run.metrics["step"], run.metrics["name"], strict=True))
     lines = [

@@ -1,7 +1,7 @@
-"""Pieces of work on the CPU side by side, each in a thread with one core.
+"""Run pieces of CPU work in parallel, each in a thread with one core.
 
-Small matrices leave most of a second core idle when two work on one of them; two that work on a piece each are both
-busy. And what one core computes does not depend on how many there are.
+Small matrices cannot keep two cores busy, but two pieces of work can. Each result comes from one core, so its bits do
+not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Result = TypeVar("Result")
 
 
 class Stopped(Exception):
-    """Raised within a piece of work when another failed or the user wants no more."""
+    """Raised within a piece of work if another has failed or the user has interrupted."""
 
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Within the context, each thread of this process computes on one core, so the bits are those of any machine."""
+    """Within the context, each thread of this process uses one core, so that every machine computes the same bits."""
     cores = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -38,13 +38,20 @@ def one_core() -> Iterator[None]:
 def side_by_side(
     work: Callable[[Worker, Item, Callable[[], None]], Result], items: Sequence[Item], workers: Sequence[Worker]
 ) -> list[Result]:
-    """The result of each item, in their order.
+    """Apply `work` to each item in parallel.
 
     Args:
-        work: of a worker (what two threads cannot share) and an item; to call what it gets third now and then, which
-            ends it when there is no use in going on.
-        items: begun in their order, so the longest should stand first.
-        workers: one for each thread. Other threads of this process have one core too for as long as this takes.
+        work: takes a worker, an item and a function. It should call the function now and then: the function raises
+            `Stopped` once another item has failed.
+        items: started in this order, so the longest should come first.
+        workers: one per thread: what two threads cannot share. Until the end, other threads of this process have one
+            core too.
+
+    Returns:
+        The results, in the order of the items.
+
+    Raises:
+        BaseException: the first error that an item raised.
     """
     free: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
@@ -71,8 +78,8 @@ def side_by_side(
             futures = [pool.submit(one, item) for item in items]
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            over.set()  # before the pool waits for what still runs
+            over.set()  # before the pool waits for the items that still run
     for error in (future.exception() for future in futures):
-        if error is not None and not isinstance(error, Stopped):  # the cause of the others
+        if error is not None and not isinstance(error, Stopped):  # this error caused the others to stop
             raise error
     return [future.result() for future in futures]

@@ -1,8 +1,8 @@
-"""Subspaces of a space of any width: random ones, the lowest of a quadratic form, and descent among them.
+"""Subspaces of a space of any width: random ones, lowest eigenspaces of a quadratic form, and gradient descent.
 
-A subspace is given by orthonormal rows, and all bases of it are one point (of the Grassmann manifold). A gradient's
-part within the subspace only turns the basis, so it is left out. What is left has a length that does not depend on how
-the space is turned, so steps are measured as angles, and an angle means the same at every width.
+A subspace is given by orthonormal rows; all its bases are one point of the Grassmann manifold. The part of a gradient
+within the subspace only rotates the basis, so it is removed. The length of the rest does not depend on the choice of
+basis. Step sizes are angles, which mean the same at every width.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from jaxtyping import Float
 from olmo_inject.randomness import bits, key
 
 Basis = Float[torch.Tensor, "k d"]
-MEMORY, MEMORY_OF_LENGTH = 0.9, 0.99  # of the gradient and of its squared length, as Adam's betas
+MEMORY, MEMORY_OF_LENGTH = 0.9, 0.99  # Adam's betas: for the gradient and for its squared length
 KRYLOV_STEPS = 8
 
 
 def orthonormal(rows: Float[torch.Tensor, "k d"]) -> Basis:
-    """Orthonormal rows that span what the given ones do, each as near to its own as those before it allow."""
+    """Orthonormalize the rows by QR, keeping their directions where possible."""
     columns, triangle = torch.linalg.qr(rows.T)
     return torch.where(triangle.diagonal() < 0, -columns, columns).T.contiguous()
 
 
 def gaussian(n: int, width: int, purpose: str) -> Float[torch.Tensor, "n d"]:
-    """Rows of independent standard normal numbers, the same each time."""
+    """Rows of independent standard normal numbers; the same purpose gives the same numbers.
+
+    Args:
+        n: number of rows.
+        width: length of a row.
+        purpose: key of the random draws.
+    """
     words = bits(key("das basis", purpose), 2 * width * n)
     uniform = (words >> np.uint64(11)).astype(np.float64) / 2**53
     radius, angle = np.sqrt(-2 * np.log1p(-uniform[: width * n])), 2 * np.pi * uniform[width * n :]
@@ -35,20 +41,27 @@ def gaussian(n: int, width: int, purpose: str) -> Float[torch.Tensor, "n d"]:
 
 
 def random_basis(width: int, dimension: int, purpose: str) -> Basis:
-    """Orthonormal rows in a random direction, the same each time."""
+    """The basis of a random subspace; the same purpose gives the same subspace.
+
+    Args:
+        width: dimension of the whole space.
+        dimension: dimension of the subspace.
+        purpose: key of the random draws.
+    """
     return orthonormal(gaussian(dimension, width, purpose))
 
 
 def lowest(
     form: Callable[[Float[torch.Tensor, "k d"]], Float[torch.Tensor, "k d"]], start: Float[torch.Tensor, "k d"]
 ) -> Basis:
-    """Eigenvectors of the smallest eigenvalues of a symmetric matrix, nearly; the smallest first.
+    """Approximate eigenvectors of the smallest eigenvalues of a symmetric matrix, the smallest first.
 
-    By block Krylov iteration (Musco and Musco 2015): some products with the matrix, which is never written out.
+    The method is block Krylov iteration (Musco and Musco 2015). It needs a few products with the matrix, which is never
+    formed.
 
     Args:
-        form: the matrix times each row.
-        start: as many rows as eigenvectors are wanted.
+        form: multiplies each row by the matrix.
+        start: one row per wanted eigenvector.
     """
     blocks = [orthonormal(start)]
     for _ in range(KRYLOV_STEPS):
@@ -59,15 +72,15 @@ def lowest(
 
 
 class Descent:
-    """Adam among subspaces (Becigneul and Ganea 2019): one second moment for the whole, the gradient's squared length.
+    """Adam on subspaces (Becigneul and Ganea 2019), with one second moment for the whole gradient.
 
     Args:
         start: orthonormal rows.
-        angle: in radians, how far a step turns the subspace where gradients agree.
+        angle: how far one step turns the subspace if gradients agree, in radians.
 
     Attributes:
-        basis: orthonormal rows, where it is now.
-        angle: of the next steps.
+        basis: orthonormal rows of the current subspace.
+        angle: of the next steps, in radians.
     """
 
     def __init__(self, start: Basis, angle: float) -> None:
@@ -77,7 +90,7 @@ class Descent:
         self._steps = 0
 
     def step(self, gradient: Float[torch.Tensor, "k d"]) -> None:
-        """Turn the subspace against the mean of the gradients so far."""
+        """Turn the subspace against the running mean of the gradients."""
         self._steps += 1
         across = self._across(gradient)
         self._mean = MEMORY * self._across(self._mean) + (1 - MEMORY) * across
@@ -87,5 +100,5 @@ class Descent:
         self.basis = orthonormal(self.basis - self.angle * mean / length)
 
     def _across(self, rows: Float[torch.Tensor, "k d"]) -> Float[torch.Tensor, "k d"]:
-        """The part that leaves the subspace."""
+        """The part of the rows orthogonal to the subspace."""
         return rows - rows @ self.basis.T @ self.basis

@@ -1,1 +1,1 @@
-"""Runs, checkpoints and stored results as arrays; start with `runs`."""
+"""Read runs, checkpoints and stored results as arrays and tables. Start with `runs`."""

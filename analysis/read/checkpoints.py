@@ -1,7 +1,7 @@
-"""Which weights to analyze, and the one way to load them: as a transformers model, whatever they were stored as.
+"""Which weights to analyze, and how to load them: always as a transformers model, whatever format they are stored in.
 
-A `StoredModel` is a checkpoint of a run, or a model that is no run's: a folder of ai2-olmo or of transformers. Steps
-are plan steps: `step{s}` holds the weights before plan step s.
+A `StoredModel` is a checkpoint of a run, or a model outside any run: a folder of ai2-olmo or of transformers. Steps are
+plan steps: `step{s}` holds the weights before plan step s.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from olmo_inject.training.checkpoints.record import RECORD, files_of_weights, re
 from olmo_inject.training.checkpoints.transformers import to_transformers
 from olmo_inject.training.checkpoints.weights import load_weights, read_model_config
 
-FOLDER = "analysis"  # of results, in a run or beside a model's weights
+FOLDER = "analysis"  # folder of results, in a run folder or beside a model's weights
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class StoredModel:
     """One set of weights to analyze.
 
     Attributes:
-        path: its folder.
-        step: the plan step that a run's checkpoint is about to see; None for a model on its own.
-        run: the run it is of; None for a model on its own.
-        tasks: what to analyze it on.
-        folder: where its results are kept: `analysis/` of the run or of the model.
+        path: folder of the weights.
+        step: plan step before which a run's checkpoint was written; None for a model outside a run.
+        run: the run that the checkpoint belongs to; None for a model outside a run.
+        tasks: tasks to analyze it on.
+        folder: where its results are stored: `analysis/` of the run or of the model.
     """
 
     path: Path
@@ -49,21 +49,21 @@ class StoredModel:
 
     @property
     def name(self) -> str:
-        """For people and for folders of results: of the run and the step, or of the folder."""
+        """The run's name and the checkpoint's, or the folder's name for a model outside a run."""
         return self.path.name if self.run is None else f"{self.run.name} {self.path.name}"
 
     def columns(self) -> dict[str, Any]:
-        """What tells it from others in a joined table; the step of a model on its own is -1."""
+        """The columns that identify it in a joined table. A model outside a run has step -1."""
         if self.run is None:
             return {"run": self.path.name, "folder": str(self.path), "model": self.path.name, "step": -1}
         run = self.run
         return {"run": run.name, "folder": str(run.folder), "model": run.size, "step": self.step}
 
     def load(self, device: torch.device) -> PreTrainedModel:
-        """The model, in evaluation mode and float32.
+        """Load the model, in evaluation mode and float32.
 
         Raises:
-            UserError: it is missing, damaged, unsafe to read, or no model of a kind that is known.
+            UserError: it is missing, damaged, unsafe to read, or of an unknown kind.
         """
         return load_model(self.path).to(device)  # pyright: ignore[reportArgumentType]
 
@@ -75,17 +75,17 @@ def select_checkpoints(
     tasks: Sequence[Path] | None = (),
     corpus: Path | None = None,
 ) -> list[StoredModel]:
-    """The checkpoints of runs, ordered as `read_runs` does and by step, then models that are no run's.
+    """The checkpoints of runs in the order of `read_runs` and by step, then models outside runs.
 
     Args:
         paths: run folders, folders of runs, checkpoints of runs, or models.
         steps: which checkpoints of a run, as in `olmo_inject.runs.checkpoints.select_steps`.
-        skipped: where a step without a checkpoint is noted.
-        tasks: files of tasks (a run's `tasks/NAME.json`) for models that are no run's; None where these will not do.
+        skipped: receives a message for each step without a checkpoint.
+        tasks: task files (a run's `tasks/NAME.json`) for models outside runs; None if such models are not allowed.
         corpus: where the runs' corpus is now, if it has moved.
 
     Raises:
-        UserError: nothing there, a folder that is neither, or no task for a model that is no run's.
+        UserError: a path does not exist or is neither a run nor a model, or a model outside a run has no task.
     """
     selection = find_checkpoints(paths, steps)
     runs = {folder: read_run(folder, corpus) for folder in dict.fromkeys(of.run for of in selection.found if of.run)}
@@ -95,14 +95,14 @@ def select_checkpoints(
         if found.run is not None and found.step is not None:
             checkpoints.append(checkpoint_of(runs[found.run], found.step))
         elif tasks is None:
-            raise UserError(f"{found.path} is a model and no checkpoint of a run: its batches are not known")
+            raise UserError(f"{found.path} is a model and not a checkpoint of a run: its batches are not known")
         elif not tasks:
-            raise UserError(f"{found.path} is a model and not a run: say with --tasks which tasks to analyze it on")
+            raise UserError(f"{found.path} is a model and not a run: name the tasks to analyze it on with --tasks")
         else:
             own = [Task.load(file) for file in tasks]
             models.append(StoredModel(found.path, None, None, own, found.path / FOLDER))
     if tasks and not models:
-        raise UserError("--tasks: goes with models that are no run; a run has its own tasks")
+        raise UserError("--tasks is only for models that belong to no run; a run has its own tasks")
     for message in selection.missing:
         skipped.add(message)
     order = {folder: order_of(run) for folder, run in runs.items()}
@@ -110,13 +110,13 @@ def select_checkpoints(
 
 
 def load_model(path: Path) -> PreTrainedModel:
-    """The weights in a folder as a transformers model on the CPU, in evaluation mode and float32.
+    """Load the weights in a folder as a transformers model on the CPU, in evaluation mode and float32.
 
-    Checkpoints of this project (unsharded, sharded, weights only; compared with their record first) and of
-    ai2-olmo become an OlmoForCausalLM that computes the same; a transformers folder is read as what it is.
+    Checkpoints of this project (unsharded, sharded or weights only) are compared with their record first. They and
+    ai2-olmo's become an OlmoForCausalLM that computes the same function. A transformers folder is loaded as it is.
 
     Raises:
-        UserError: missing, damaged, unsafe to read, or not a causal language model.
+        UserError: the weights are missing, damaged, unsafe to read, or not of a causal language model.
     """
     if (path / "config.json").is_file():
         return _from_transformers(path)
@@ -125,13 +125,13 @@ def load_model(path: Path) -> PreTrainedModel:
 
 
 def identity(path: Path) -> str:
-    """What the weights in a folder are, as a hash: of the checkpoint's record, or else of the files themselves.
+    """A hash that identifies the weights in a folder: of the checkpoint's record, or else of the files themselves.
 
-    Files of a record are compared with it by length alone: what was computed from the weights when they were whole
-    stays true of them, but a checkpoint of which something is missing is to be told, also where nothing needs it.
+    Files in a record are compared with it by length alone. Results that were computed from the whole weights stay
+    valid, but a missing or shortened file is reported even if the results are already stored.
 
     Raises:
-        UserError: there are none, or one is missing or cut short.
+        UserError: there are no weights, or a file is missing or shortened.
     """
     if (path / RECORD).is_file():
         verify_length(path, files_of_weights(read_record(path)))
@@ -151,7 +151,7 @@ def identity(path: Path) -> str:
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Within the context, transformers draws none of its own for every folder of weights read or written."""
+    """Within the context, transformers draws no progress bars when it reads or writes weights."""
     if not logging.is_progress_bar_enabled():
         yield
         return
@@ -173,7 +173,7 @@ def _from_transformers(path: Path) -> PreTrainedModel:
             model = AutoModelForCausalLM.from_pretrained(
                 path, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
             )
-    except Exception as error:  # of many types: no weights, half a file, an unknown architecture, code of its own
+    except Exception as error:  # many types: missing weights, half a file, unknown architecture, custom code
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as a transformers model: {reason[:200]}") from error
     return model.eval()

@@ -1,4 +1,4 @@
-"""Gradient cosines that runs measured while they trained, as a table like that of the method `gradients`."""
+"""Gradient cosines that runs measured while training, as a table like that of the method `gradients`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _KEYS = ["step", "task", "kind", "of"]
 
 
 def in_run_cosines(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row for each run, step, task, kind of gradient and task that it is of; empty where nothing was measured.
+    """One row for each run, step, task and other gradient; empty if no run measured any.
 
-    Columns: run, folder, model, step, task, kind, of, cosine, the other measures by name (as `norm`), instances (of
-    `task` in the step's batch), mlp and neurons.
+    Columns: run, folder, model, step, task, kind and of (the other gradient), cosine, the other measures by name (such
+    as `norm`), instances (of `task` in the step's batch), mlp and neurons.
     """
     tables = [table for run in runs if len(table := _of_run(run))]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
@@ -28,7 +28,7 @@ def in_run_cosines(runs: Sequence[Run]) -> pd.DataFrame:
 def _of_run(run: Run) -> pd.DataFrame:
     names = run.metrics["name"].astype(str).str.extract(re.compile(f"^{_NAME}$"))
     measured = names["task"].notna()
-    config = getattr(run.experiment, "gradients", None)  # which ai2-olmo's trainer alone has
+    config = getattr(run.experiment, "gradients", None)  # only runs of ai2-olmo's trainer have it
     if not measured.any() or config is None:
         return pd.DataFrame()
     long = pd.concat([run.metrics.loc[measured, ["step", "value"]], names.loc[measured].fillna({"of": ""})], axis=1)

@@ -1,4 +1,4 @@
-"""A run's folder as arrays: what was measured, what was injected, and whether the task was learned."""
+"""A run folder as arrays: what was measured, what was injected, and whether the task was learned."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, judged, unmirrored_
 
 _COLUMNS = ("step", "name", "value", "count")
 SIZE_KEYS = ("d_model", "n_layers", "mlp_ratio", "mlp_hidden_size")
-LM_LOSS_STEPS = 50  # the last language-model loss is a mean over so many steps
+LM_LOSS_STEPS = 50  # the last language-model loss is a mean over this many steps
 
-# What "learned" takes, by kind of task: the lower end of the interval of accuracy on test pairs whose mirror was not
-# trained on lies above this. A kind of one's own has no entry and no verdict.
+# The criterion for "learned" by kind of task: the lower end of the 95% interval of accuracy on test pairs whose mirror
+# was not trained on is above this value. Kinds of your own have no entry, so they get no verdict.
 LEARNED_ABOVE = {"comparison": 0.85, "modular_addition": 0.5}
 
 
@@ -36,10 +36,10 @@ class Accuracy:
     """An accuracy with its Wilson interval.
 
     Attributes:
-        value: the share that was correct.
-        n: of how many instances.
+        value: fraction of correct answers.
+        n: number of instances.
         low: lower end of the 95% interval.
-        high: upper end.
+        high: upper end of the 95% interval.
     """
 
     value: float
@@ -53,23 +53,23 @@ class Accuracy:
         return cls(value, n, *wilson(value, n))
 
     def __str__(self) -> str:
-        """For people: 0.941 (0.917 to 0.958)."""
+        """The accuracy with its interval, such as `0.941 (0.917 to 0.958)`."""
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One run folder, finished or not.
 
     Attributes:
-        name: the experiment's, or what tells it from others of that name among those it is read with.
-        folder: where it is.
-        experiment: resolved.
-        tasks: as they were built.
-        plan: `plan.json`.
-        metrics: columns step, name, value, count; empty where nothing was measured yet.
+        name: the experiment's name, made unique among the runs it is read with.
+        folder: the run folder.
+        experiment: the resolved configuration.
+        tasks: the tasks as they were built.
+        plan: contents of `plan.json`.
+        metrics: columns step, name, value, count; empty if nothing was measured yet.
         audit: the record of its last audit, or None.
-        corpus: where its corpus is now, if that was said.
+        corpus: where its corpus is now, if the caller said so.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Run:
 
     @cached_property
     def size(self) -> str:
-        """The model's name, unless the experiment changed its size; or its width and depth."""
+        """The model's name; its width and depth if the experiment overrides its size."""
         if isinstance(self.experiment, StreamExperiment):
             return str(self.experiment.model.get("size", "unknown"))
         assert isinstance(self.experiment, Experiment)
@@ -98,18 +98,18 @@ class Run:
             return shape
         try:
             named = named_model(name)
-        except UserError:  # a file of the user's that is gone
+        except UserError:  # the user's model file is gone
             return name
         changed = any(key in named and named[key] != getattr(model, key) for key in SIZE_KEYS)
         return f"{name}, {shape}" if changed else name
 
     @cached_property
     def parameters(self) -> int:
-        """As ai2-olmo counts: all but the input embedding."""
+        """Number of parameters without the input embedding, as ai2-olmo counts them."""
         if isinstance(self.experiment, StreamExperiment):
             return int(self.experiment.model.get("parameters", 0))
         assert isinstance(self.experiment, Experiment)
-        from olmo.model import OLMo  # some seconds of imports
+        from olmo.model import OLMo  # importing it takes seconds
 
         from olmo_inject.training.olmo_config import model_config
 
@@ -118,7 +118,7 @@ class Run:
 
     @cached_property
     def steps_done(self) -> int:
-        """Steps with a measured loss, or the furthest evaluation's if that is more."""
+        """Number of steps with a measured loss, or the step of the last evaluation if that is larger."""
         trained, evaluated = self._steps("train/loss"), self._steps("eval/")
         return int(max([*(trained + 1), *evaluated], default=0))
 
@@ -128,7 +128,7 @@ class Run:
         return self.steps_done >= self.experiment.steps
 
     def series(self, name: str) -> pd.Series:
-        """The values of one metric, indexed by step, ascending; empty where it was never measured."""
+        """The values of one metric by step, ascending; empty if it was never measured."""
         rows = self.metrics.loc[self.metrics["name"] == name]
         return pd.Series(rows["value"].to_numpy(float), rows["step"].to_numpy(int)).sort_index()
 
@@ -137,15 +137,15 @@ class Run:
         return self.metrics.loc[self.metrics["name"].str.startswith(prefix), "step"].to_numpy(int)
 
     def task(self, name: str) -> Task | None:
-        """The task called `name`, or None if the run has none of that name."""
+        """The task of that name, or None."""
         return next((task for task in self.tasks if task.name == name), None)
 
     def injection(self, task: str) -> InjectionConfig | None:
-        """When `task` is injected, or None if it only gets evaluated."""
+        """The configuration of the task's injections, or None if it is only evaluated."""
         return next((entry for entry in self.experiment.injections if entry.task == task), None)
 
     def frequency(self, task: str) -> Frequency:
-        """The long-run frequency of `task`, zero where it is not injected."""
+        """The task's long-run frequency; zero if it is not injected."""
         described = [each for name, each in self.plan["injections"].items() if name.partition("/")[0] == task]
         rate = sum((Fraction(each["instances_per_batch"]) for each in described), Fraction(0))
         return Frequency(rate, self.experiment.batch_size, self.experiment.sequence_length)
@@ -155,7 +155,7 @@ class Run:
         return planned_tasks(self.experiment, self.tasks)
 
     def injected_in(self, task: str, step: int) -> int:
-        """How many instances of `task` the schedules give a step."""
+        """Number of instances of `task` that the schedules put into a step."""
         return sum(entry.schedule.count(step) for entry in self._entries if entry.task.name == task)
 
     def injecting_steps(self, task: str) -> list[int]:
@@ -163,20 +163,31 @@ class Run:
         return [step for step in range(self.experiment.steps) if self.injected_in(task, step)]
 
     def rate(self, task: str) -> tuple[Fraction, float]:
-        """What schedules are ordered by: the long-run frequency, then the gap."""
+        """The sort key of schedules: the long-run frequency, then the gap."""
         return self.frequency(task).per_batch, self.gap(task) or 0.0
 
     def rates(self) -> list[tuple[Fraction, float]]:
-        """`rate` of every task."""
+        """The `rate` of every task."""
         return [self.rate(task.name) for task in self.tasks]
 
     def evenly_injected(self, task: str) -> bool:
         """Whether `task` is injected, and not in bursts."""
+        return self.injection(task) is not None and not self.in_bursts(task)
+
+    def in_bursts(self, task: str) -> bool:
+        """Whether `task` is injected in bursts."""
         entry = self.injection(task)
-        return entry is not None and entry.schedule != "burst"
+        return entry is not None and entry.schedule == "burst"
+
+    @property
+    def text_label(self) -> str:
+        """What the run trains on beside its tasks, in a few words."""
+        corpus = self.experiment.corpus
+        name = corpus.name or (Path(corpus.folder).name if corpus.folder else "its own text")
+        return name if corpus.sequences is None else f"{corpus.sequences:,} sequences of {name}"
 
     def schedule_label(self, task: str) -> str:
-        """How the run injects `task`, in a few words."""
+        """How the run injects `task`, in a few words, such as `10 every 10 batches`."""
         entry = self.injection(task)
         if entry is None:
             return "not injected"
@@ -185,11 +196,11 @@ class Run:
         elif entry.schedule == "repetitions":
             label = f"each {entry.times} times"
         elif entry.schedule in ("at", "phases"):
-            label = f"{self.frequency(task).per_batch} a batch, " + (
+            label = f"{self.frequency(task).per_batch} per batch, " + (
                 "listed" if entry.schedule == "at" else "in phases"
             )
         else:
-            label = f"{self.frequency(task).per_batch} a batch"
+            label = f"{self.frequency(task).per_batch} per batch"
             label += ", drawn by row" if entry.schedule == "bernoulli" else ""
         if entry.start or entry.stop is not None:
             label += f", steps {entry.start} to {'end' if entry.stop is None else entry.stop}"
@@ -203,7 +214,7 @@ class Run:
         return "\n".join(f"{task}: {self.schedule_label(task)}" for task in tasks)
 
     def gap(self, task: str) -> float | None:
-        """Mean number of steps between batches that hold the task; None where no two of them do."""
+        """Mean number of steps between batches that hold the task; None if fewer than two do."""
         described = self.plan["injections"].get(task)
         between = described and described["steps_between_observations"]
         return between["mean"] if between else None
@@ -212,9 +223,9 @@ class Run:
         """Accuracy on the test half by step, ascending.
 
         Args:
-            task: its name.
-            measure: `accuracy`, on all pairs, or `accuracy_unmirrored`; by default what the task is judged by, which
-                is all pairs only where each has its mirror in the train half.
+            task: name of the task.
+            measure: `accuracy` (all pairs) or `accuracy_unmirrored`. By default the one that decides whether the task
+                is learned: unmirrored pairs, or all pairs if every pair's mirror is in the train half.
         """
         by_name = {str(name): rows for name, rows in self.metrics.groupby("name")}
         prefix = f"eval/{task}/test/"
@@ -225,17 +236,17 @@ class Run:
         return {int(row["step"]): Accuracy.of(row["value"], int(row["count"])) for row in ordered.to_dict("records")}
 
     def accuracy(self, task: str, measure: str | None = None) -> Accuracy | None:
-        """The last of `accuracies`, or None where there is none."""
+        """The last of `accuracies`, or None if there is none."""
         return next(reversed(self.accuracies(task, measure).values()), None)
 
     def learned(self, task: str) -> bool | None:
-        """Whether the task was learned at its last evaluation; None where it was not measured or cannot be told."""
+        """Whether the task was learned at its last evaluation; None if it was not measured or has no verdict."""
         return next(reversed(self.verdicts(task).values()), None)
 
     def verdicts(self, task: str) -> dict[int, bool]:
         """Whether the task was learned, by step.
 
-        Nothing where its kind has no criterion, or where every test pair has its mirror in the train half.
+        Empty if its kind has no criterion, or if every test pair has its mirror in the train half.
         """
         above = None if (built := self.task(task)) is None else LEARNED_ABOVE.get(built.config.kind)
         if above is None:
@@ -244,17 +255,17 @@ class Run:
 
     @cached_property
     def lm_loss(self) -> float | None:
-        """Loss on all tokens that were not injected, nats a token, mean of the last 50 steps."""
+        """Mean loss on all tokens that were not injected over the last 50 steps, in nats per token."""
         losses = self.series("train/lm_loss").dropna()
         return float(losses.iloc[-LM_LOSS_STEPS:].mean()) if len(losses) else None
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What can be scored on a task without learning it.
+    """A score on a task that takes no learning of it.
 
     Attributes:
-        name: how it answers.
+        name: how the answers are chosen.
         accuracy: over all instances.
         loss: cross-entropy in nats of the best prediction from the same knowledge.
     """
@@ -265,9 +276,9 @@ class Baseline:
 
 
 def baselines(task: Task) -> list[Baseline]:
-    """Answering from the frequencies of the labels alone, and from the better one of the two operands.
+    """Baselines that know label frequencies alone, and those that know one operand (the better one).
 
-    For TCMP over 100 values: 0.505 and 0.75. A task of other instances than a pair and its LABEL has none.
+    For TCMP over 100 values their accuracies are 0.505 and 0.75. A task of texts has none.
     """
     if not task.is_triples:
         return []
@@ -281,7 +292,7 @@ def baselines(task: Task) -> list[Baseline]:
 
 
 def _best_given(known: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Accuracy and loss of the best guess of `labels` by someone who sees only `known`."""
+    """Accuracy and loss of the best guess of `labels` from `known` alone."""
     counts = np.zeros((known.max() + 1, labels.max() + 1))
     np.add.at(counts, (known, labels), 1)
     shares = counts / counts.sum(axis=1, keepdims=True)
@@ -290,9 +301,11 @@ def _best_given(known: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 def read_run(folder: Path, corpus: Path | None = None) -> Run:
-    """Read a run folder; one that has not begun, or was interrupted, is read as far as it got.
+    """Read a run folder. A run that has not started or was interrupted is read as far as it got.
 
-    Args as `load_run`'s.
+    Args:
+        folder: the run folder.
+        corpus: where its corpus is now, if it has moved.
 
     Raises:
         UserError: the folder is not a run, or a file in it is damaged.
@@ -300,15 +313,15 @@ def read_run(folder: Path, corpus: Path | None = None) -> Run:
     saved = load_run(folder, corpus)
     lines = list(read_metrics(folder))
     metrics = pd.DataFrame({column: [line.get(column) for line in lines] for column in _COLUMNS})
-    metrics = _with_own_counts(metrics.astype({"name": object}), saved.tasks)  # strings also where there are no lines
+    metrics = _with_own_counts(metrics.astype({"name": object}), saved.tasks)  # object: also if empty
     audit = read_audit(folder)
     return Run(saved.experiment.name, folder, saved.experiment, saved.tasks, saved.plan, metrics, audit, corpus)
 
 
 def _with_own_counts(metrics: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFrame:
-    """The measurements, each mean with the count of what it is a mean of.
+    """The measurements with correct counts, the number of values that each mean is over.
 
-    Older logs give accuracy on unmirrored pairs the count of all test pairs, and lack it where no pair is mirrored.
+    Older logs give accuracy on unmirrored pairs the count of all test pairs, and lack it if no pair is mirrored.
     """
     for task in tasks:
         prefix = f"eval/{task.name}/test/"
@@ -328,10 +341,14 @@ def _with_own_counts(metrics: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFra
 
 
 def read_runs(folders: Sequence[Path], corpus: Path | None = None) -> list[Run]:
-    """Read several runs, smaller models first and lower frequencies before higher; each has a name of its own.
+    """Read several runs, sorted by model size and then by frequency, each with a unique name.
+
+    Args:
+        folders: run folders, each once.
+        corpus: where the runs' corpus is now, if it has moved.
 
     Raises:
-        UserError: no folder, one given twice, or as `read_run`.
+        UserError: no folder, a folder given twice, or one that `read_run` refuses.
     """
     if not folders:
         raise UserError("no runs given")
@@ -345,12 +362,12 @@ def read_runs(folders: Sequence[Path], corpus: Path | None = None) -> list[Run]:
 
 
 def order_of(run: Run) -> tuple[Any, ...]:
-    """What runs are sorted by: size, then frequency, then name."""
+    """The sort key of runs: model size, then frequency, then name."""
     return run.parameters, run.rates(), run.name
 
 
 def measurements(runs: Sequence[Run], *names: str) -> pd.DataFrame:
-    """The values of metrics by run and step: columns run, model, step, name, value and count."""
+    """Values of the named metrics by run and step. Columns: run, model, step, name, value and count."""
     tables = [
         pd.DataFrame({"run": run.name, "model": run.size}, index=of.index).join(of)
         for run in runs
@@ -360,7 +377,7 @@ def measurements(runs: Sequence[Run], *names: str) -> pd.DataFrame:
 
 
 def task_names(runs: Sequence[Run]) -> list[str]:
-    """The names of all tasks of `runs`, in the order of their first appearance."""
+    """Names of all tasks of the runs, in the order of first appearance."""
     return list(dict.fromkeys(task.name for run in runs for task in run.tasks))
 
 
@@ -368,3 +385,13 @@ def label_tasks(runs: Sequence[Run]) -> list[str]:
     """Those of `task_names` whose instances are a pair and its LABEL, not texts."""
     of_labels = {task.name for run in runs for task in run.tasks if task.is_triples}
     return [name for name in task_names(runs) if name in of_labels]
+
+
+def conditions(runs: Sequence[Run], task: str | None = None) -> dict[Run, str]:
+    """What runs differ in beside the model: how each injects `task`, or all tasks, and its text where texts differ."""
+    several = len({run.text_label for run in runs}) > 1
+    return {
+        run: (run.plan_label() if task is None else run.schedule_label(task))
+        + (f" beside {run.text_label}" if several else "")
+        for run in runs
+    }

@@ -1,4 +1,4 @@
-"""Rows of the training batches as text, with what was spliced into them set apart."""
+"""Rows of training batches as text, with the injected tokens set apart."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from olmo_inject.tasks import INSTANCE_TOKENS, Task
 INJECTED_ROWS = 5
 OTHER_ROWS = 2
 STEPS_SEARCHED = 10_000
-HOST_TOKENS = 60  # shown of a row
+HOST_TOKENS = 60  # tokens of the host text that are shown on either side
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row.
+    """One row of a batch as text.
 
     Attributes:
-        number: in its batch.
-        task: what is injected, or None.
-        spliced: the text of what is injected, token by token; empty where nothing is.
-        values: the values that TOK1 and TOK2 of a pair stand for.
-        before: the host's text before it.
-        host: the text that follows.
+        number: its index in the batch.
+        task: name of the injected task, or None.
+        spliced: text of the injected tokens, one entry per token; empty if nothing is injected.
+        values: values of TOK1 and TOK2, if the instance is a pair.
+        before: host text before the injection.
+        host: host text after it.
     """
 
     number: int
@@ -42,7 +42,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some rows of one step of one run, or why they cannot be shown."""
+    """Some rows of one step of one run, or why they cannot be shown.
+
+    Attributes:
+        run: name of the run.
+        step: plan step.
+        rows: the rows, by number.
+        problem: why there are no rows; empty if there are.
+    """
 
     run: str
     step: int
@@ -51,7 +58,7 @@ class Sample:
 
 
 def samples(runs: Sequence[Run]) -> Iterator[Sample]:
-    """Rows of one run for each different set of tasks and corpus: of the first step that injects."""
+    """Sample rows from one run for each different set of tasks and corpus."""
     seen = set()
     for run in runs:
         same = run.plan["fingerprints"]
@@ -63,11 +70,11 @@ def samples(runs: Sequence[Run]) -> Iterator[Sample]:
 
 
 def sample(run: Run) -> Sample:
-    """Rows of the first step of `run` that injects anything, of every task some."""
+    """Sample rows of the first step that injects anything, with rows of every task in it."""
     try:
         data = run.saved.build_data()
         check_same_data(run.saved, data)
-    except UserError as error:  # a run folder may outlive or travel without its corpus
+    except UserError as error:  # the corpus may be gone or elsewhere
         return Sample(run.name, 0, [], str(error))
     step = next((s for s in range(min(run.experiment.steps, STEPS_SEARCHED)) if len(data.plan.at(s).rows)), None)
     if step is None:
@@ -82,7 +89,7 @@ def sample(run: Run) -> Sample:
     tokens = data.corpus.rows(positions)["input_ids"].numpy()
     splices = data.corpus.splices(positions)
     spans = zip(*(column.tolist() for column in (splices.span_row, splices.start, splices.length)), strict=True)
-    span_of = {row: (start, start + length) for row, start, length in reversed(list(spans))}  # the first of a row
+    span_of = {row: (start, start + length) for row, start, length in reversed(list(spans))}  # first span of each row
     task_of = data.plan.tasks_of(step, np.array(sorted(rows), np.int64)).tolist()
     shown = [
         _row(data, number, tokens[i], data.plan.tasks[task_of[i]] if i in span_of else None, span_of.get(i, (0, 0)))

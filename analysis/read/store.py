@@ -1,9 +1,9 @@
-"""Results of a method on checkpoints, kept beside the run, so that adding a checkpoint computes only it.
+"""Results of a method, stored beside the run, so that a new checkpoint is the only one to compute.
 
-    RUN/analysis/METHOD/step500-5f0c3a9b12de/about.json    what it was computed from
+    RUN/analysis/METHOD/step500-5f0c3a9b12de/about.json      what it was computed from
                                              layers.parquet  and the method's other tables
 
-The name ends in a hash of the weights' identity, the method with its version and options, and the tasks.
+The folder name ends in a hash of the weights' identity, the method with its version and options, and the tasks.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from olmo_inject.progress import show_progress
 from olmo_inject.shapes import check_shape
 
 Tables = dict[str, pd.DataFrame]
-Report = Callable[[float], None]  # takes the share of a piece of work that is done
+Report = Callable[[float], None]  # called with the fraction of the work that is done
 ABOUT = "about.json"
-# What older versions wrote, and what it is called now.
+# Names that older versions wrote, and their names now.
 RENAMED_COLUMNS = {
     "nothing": "no_swap",
     "everything": "full_swap",
@@ -44,7 +44,7 @@ RENAMED_WEIGHTS = {"random": "untrained"}
 
 
 def task_fingerprints(checkpoint: StoredModel) -> Any:
-    """What most results depend on beside weights and options."""
+    """The tasks' fingerprints, which most results depend on beside weights and options."""
     return {task.name: task.fingerprint for task in checkpoint.tasks}
 
 
@@ -53,12 +53,12 @@ class Method:
     """One analysis of one set of weights.
 
     Attributes:
-        name: of its folder of results.
-        compute: from the model, on its device, to tables; says now and then how far it is, and raises `UserError`
-            where the checkpoint is at fault.
-        options: all that decides the result beside the weights, in JSON's types.
-        version: raised when the computation changes, so that older results are not taken for new ones.
-        inputs: what of the checkpoint decides the result beside its weights, in JSON's types.
+        name: of the method and its folder of results.
+        compute: takes the model (on its device), the checkpoint and a `Report` function, and returns tables. Raises
+            `UserError` if the checkpoint is at fault.
+        options: everything beside the weights that decides the result, in JSON types.
+        version: increased when the computation changes, so that older results are not mistaken for new ones.
+        inputs: everything about the checkpoint beside its weights that decides the result, in JSON types.
     """
 
     name: str
@@ -69,11 +69,17 @@ class Method:
 
 
 def analyze(checkpoints: Sequence[StoredModel], method: Method, device: torch.device, skipped: Skipped) -> Tables:
-    """Apply a method to every checkpoint, each computed once and for all; what cannot be analyzed is skipped.
+    """Apply a method to every checkpoint. Stored results are reused; checkpoints that cannot be analyzed are skipped.
+
+    Args:
+        checkpoints: what to analyze.
+        method: the analysis.
+        device: where the models run.
+        skipped: receives a message for each checkpoint that was skipped.
 
     Returns:
-        The method's tables, each joined over checkpoints under the columns of `StoredModel.columns`. Empty if
-        nothing could be analyzed.
+        The method's tables, each joined over checkpoints with the columns of `StoredModel.columns`. Empty if nothing
+        could be analyzed.
     """
     joined: dict[str, list[pd.DataFrame]] = {}
     for checkpoint, report in _progress(checkpoints, method.name):
@@ -83,7 +89,13 @@ def analyze(checkpoints: Sequence[StoredModel], method: Method, device: torch.de
 
 
 def result(checkpoint: StoredModel, method: Method, device: torch.device, report: Report = lambda _: None) -> Tables:
-    """The tables of one checkpoint: read, or else computed and kept; `report` is told how far it is.
+    """The tables of one checkpoint, read if they are stored, computed and stored if not.
+
+    Args:
+        checkpoint: what to analyze.
+        method: the analysis.
+        device: where the model runs.
+        report: called with the fraction of the work that is done.
 
     Raises:
         UserError: the weights cannot be read, the method cannot use them, or the results cannot be written.
@@ -98,8 +110,8 @@ def result(checkpoint: StoredModel, method: Method, device: torch.device, report
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     folder = checkpoint.folder / method.name / f"{checkpoint.path.name}-{key}"
     if (folder / ABOUT).is_file():
-        with suppress(OSError):  # a folder of someone else's may be read all the same
-            (folder / ABOUT).touch()  # a report shows what was asked for last
+        with suppress(OSError):  # another user's folder may be readable but not writable
+            (folder / ABOUT).touch()  # a report shows the results that were requested last
         return read_tables(folder)
     if not checkpoint.tasks:
         raise UserError("it has no task")
@@ -109,22 +121,25 @@ def result(checkpoint: StoredModel, method: Method, device: torch.device, report
 
 
 def kept(folder: Path, method: str, version: int | None = None) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Of each step below a run's `analysis/` the results last asked for: what they are of, and where.
+    """The results of each step that were requested last.
 
     Args:
         folder: a run's `analysis/`.
-        method: by name.
-        version: of the method; by default any.
+        method: name of the method.
+        version: of the method; any by default.
+
+    Yields:
+        The contents of `about.json`, and the folder of the results.
     """
     of_step: dict[int | None, tuple[dict[str, Any], Path]] = {}
-    for _, about, place in _asked(folder, method, version):  # a later one replaces
+    for _, about, place in _asked(folder, method, version):  # a later request replaces an earlier one
         of_step[about["step"]] = about, place
     for step in sorted(of_step, key=lambda step: -1 if step is None else step):
         yield of_step[step]
 
 
 def _asked(folder: Path, method: str, version: int | None) -> list[tuple[float, dict[str, Any], Path]]:
-    """When, of what and where results are kept, those last asked for at the end."""
+    """Time of the last request, `about.json` and folder of each stored result, the latest request last."""
     files = (folder / method).glob(f"*/{ABOUT}")
     found = [(file.stat().st_mtime, _about(file), file.parent) for file in files]
     mine = [one for one in found if version in (None, one[1]["version"])]
@@ -147,25 +162,25 @@ def read_tables(folder: Path) -> Tables:
     for path in sorted(folder.glob("*.parquet")):
         try:
             tables[path.stem] = _with_new_names(pd.read_parquet(path))
-        except (OSError, ValueError) as error:  # pyarrow's own errors are of these
-            raise UserError(f"{path} is damaged, delete its folder to compute it again: {error}") from None
+        except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
+            raise UserError(f"{path} is damaged; delete its folder to compute it again: {error}") from None
     return tables
 
 
 def _with_new_names(table: pd.DataFrame) -> pd.DataFrame:
-    """A table that an older version wrote, with the names of now."""
+    """The table with the current names of columns and controls; older versions used others."""
     table = table.rename(columns=RENAMED_COLUMNS)
     return table.replace({"weights": RENAMED_WEIGHTS}) if "weights" in table else table
 
 
 @dataclass(frozen=True)
 class StoredResults:
-    """What a method left in the folders of runs, all of the options that were asked for last.
+    """Stored results of a method for a set of runs, all with the options that were requested last.
 
     Attributes:
-        tables: joined as `analyze` does; empty where nothing is kept.
+        tables: joined as by `analyze`; empty if nothing is stored.
         options: of the method.
-        left_out: steps of runs of which there are results of other options alone.
+        left_out: number of steps that only have results with other options.
     """
 
     tables: Tables
@@ -174,10 +189,15 @@ class StoredResults:
 
 
 def kept_results(runs: Sequence[Run], method: str, version: int = 1) -> StoredResults:
-    """The results of runs' checkpoints, of the options that were asked for last of any of them.
+    """The stored results of runs' checkpoints, with the options that were requested last for any of them.
 
-    Results of a checkpoint that is no more are among them: it was what it was. Those of another version of the
-    method are not, whose tables may have other columns.
+    Results of checkpoints that have been deleted are included. Results of another version of the method are not, since
+    their columns may differ.
+
+    Args:
+        runs: whose results are read.
+        method: name of the method.
+        version: of the method.
 
     Raises:
         UserError: a table is damaged.
@@ -205,7 +225,7 @@ def _join(joined: dict[str, list[pd.DataFrame]], checkpoint: StoredModel, tables
 
 
 def _concatenated(joined: Mapping[str, Sequence[pd.DataFrame]]) -> Tables:
-    """Each table over all checkpoints, whose column `run` tells folders apart."""
+    """Concatenate each table over all checkpoints, and make the labels in its column `run` unique."""
     return {name: _told_apart(pd.concat(tables, ignore_index=True)) for name, tables in joined.items()}
 
 
@@ -243,7 +263,7 @@ def _keep(folder: Path, about: Mapping[str, Any], tables: Tables) -> None:
 
 
 def _progress(checkpoints: Sequence[StoredModel], method: str) -> Iterator[tuple[StoredModel, Report]]:
-    """Each checkpoint, with what moves the bar within it."""
+    """Each checkpoint, with a function that moves the progress bar within it."""
     with show_progress(method, len(checkpoints), "checkpoints") as meter:
         for number, checkpoint in enumerate(checkpoints):
             meter.update(number, checkpoint.name)

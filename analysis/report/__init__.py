@@ -1,1 +1,1 @@
-"""One self-contained HTML page about a set of runs; start with `report`, then `sections`."""
+"""Write one self-contained HTML page about a set of runs. Start with `report`, then `sections`."""

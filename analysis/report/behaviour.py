@@ -1,4 +1,4 @@
-"""Behaviour in the report and on the command line: learning, gaps and retention, from a run's measurements."""
+"""Learning, gaps and retention in the report and on the command line, from the runs' measurements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from olmo_inject.tasks.halves import UNMIRRORED
 
 TITLE = "Learning and retention"
 _ABOUT = (
-    "A task counts as learned from the first evaluation after which the lower end of the 95% interval of its accuracy, "
+    "A task counts as learned from the first evaluation from which on the lower end of the 95% interval of accuracy, "
     "on test pairs whose mirror was not trained on, stays above the criterion. Retention is the share of the loss "
     "gained at a burst that is left at the next."
 )
@@ -28,7 +28,7 @@ _SCORES = tuple((half, measure) for half in ("train", "test") for measure in ("l
 
 
 def behaviour_section(runs: Sequence[Run]) -> Section | None:
-    """What the report's other sections do not show; None where the runs hold none of it."""
+    """What the report's other sections do not show; None if the runs hold none of it."""
     drawings = list(_drawings(runs))
     if not drawings:
         return None
@@ -37,7 +37,7 @@ def behaviour_section(runs: Sequence[Run]) -> Section | None:
 
 
 def behaviour_drawings(runs: Sequence[Run]) -> Section:
-    """The heatmap and gaps of accuracy, which the report has in sections of their own."""
+    """The accuracy heatmap and the accuracy over gaps. In the report they have sections of their own."""
     scores = score_table(runs)
     drawings = []
     for task in label_tasks(runs):
@@ -50,7 +50,7 @@ def behaviour_drawings(runs: Sequence[Run]) -> Section:
 
 
 def score_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row for each run and task: how it was injected, and its scores at the last evaluation."""
+    """One row per run and task: how it was injected, and its scores at the last evaluation."""
     return pd.DataFrame(
         {
             "run": run.name,
@@ -71,7 +71,7 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def retention_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row for each run, task and step since a burst: the gain, and the fit of its decay."""
+    """One row per run, task and step since a burst: the gain, and the fit of its decay."""
     return pd.DataFrame(
         {"run": run.name, "folder": str(run.folder), "model": run.size, "task": task.name, **row}
         for run in runs
@@ -81,15 +81,15 @@ def retention_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def behaviour_tables(runs: Sequence[Run], scored: Tables) -> Tables:
-    """All of it as tables.
+    """All tables of behaviour.
 
     Args:
-        runs: measured.
-        scored: the tables of the method `scores`.
+        runs: the runs, with scores added to their metrics.
+        scored: tables of the method `scores`.
 
     Returns:
-        `scores` and `order`, a row for each run and task; `retention`, a row for each step since a burst;
-        `models`, the scores of models that are no run's.
+        `scores` and `order`, one row per run and task; `retention`, one row per step since a burst; `models`, the
+        scores of models outside runs.
     """
     made = {"scores": score_table(runs), "order": learning_order(runs), "retention": retention_table(runs)}
     if scored:
@@ -148,7 +148,7 @@ def _retention_table(runs: Sequence[Run]) -> Table:
         }
         for run, task, of in kept
     ]
-    title = "Retention, means over bursts (95% CI); no half-life: less than half was lost"
+    title = "Retention, means over bursts (95% CI); no half-life means that less than half was lost"
     return Table(title, cells, ("run", "task"))
 
 
@@ -170,7 +170,7 @@ def _order_table(runs: Sequence[Run]) -> Table:
         for row in order_table(learning_order(runs)).to_dict("records")
         if row["frequencies"] > 1
     ]
-    title = "Order of learning against frequency; +1: the more frequent, the earlier (needs 3 frequencies, 2 learned)"
+    title = "Order of learning against frequency; +1: more frequent tasks earlier (needs 3 frequencies, 2 learned)"
     return Table(title, cells, ("model", "kind of task"))
 
 

@@ -1,4 +1,4 @@
-"""Task features in the report and on the command line: the method's tables as figures and tables of text."""
+"""Task features in the report and on the command line: figures and tables."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from analysis.report.page import Drawing, Section, Table, tables, with_interval
 
 TITLE = "Task features in activations"
 _ABOUT = (
-    "Activations of the residual stream for each value of a task's tokens, balanced over labels and the other operand. "
-    "(The plain mean of a value also tells how often its label is which: of a comparison the plain means lie in the "
-    "order of values in any model that has learned every pair by heart.) Order: a linear regression of the value on "
-    "principal components, judged on tokens held out; values with one label alone are left out. "
-    "Fourier modes: the share of variance in the plane of a cosine and a sine, present if beyond 99 of 100 shuffles of "
-    "the values at any mode and layer."
+    "The figures show activations of the residual stream for each value of a task's tokens, balanced over labels and "
+    "the other operand. (A value's plain mean also carries how often each label goes with it. In a comparison, plain "
+    "means lie in the order of values even in a model that learned every pair by heart.) Order is measured by a linear "
+    "regression of the value on principal components, tested on held-out tokens; values with only one label are left "
+    "out. The power of a Fourier mode is the share of variance in the plane of a cosine and a sine. A mode is present "
+    "if its power exceeds that of every mode and layer in 99 of 100 shuffles of the values."
 )
 
 
@@ -30,7 +30,7 @@ def feature_section(found: Tables, runs: Sequence[Run]) -> Section | None:
 
     Args:
         found: tables of the method `features`, joined over checkpoints.
-        runs: those of the checkpoints.
+        runs: the runs that the checkpoints belong to.
     """
     if not found:
         return None
@@ -110,15 +110,15 @@ def _order(task: str, last: Tables) -> list[Drawing]:
             figures.order_by_layer(last["order"]),
             f"{task}: how well the value of a token is predicted from its activation, by layer, at the last "
             "checkpoint of each run. TOK1 at TOK2: the value of TOK1, from the activation at TOK2. Bars: 95% bootstrap "
-            "intervals over tokens. Dotted: from plain means, which tell the answer too. Below 0: no better than the "
-            "mean of the values; the axis ends at -0.6, where an empty triangle stands for what lies below. Sites of "
+            "intervals over tokens. Dotted: from plain means, which also carry the answer. Below 0: no better than the "
+            "mean of the values; the axis ends at -0.6, and an empty triangle there marks a lower value. Sites of "
             "one layer stand side by side.",
             last["order"],
         ),
         (
             f"order-line-{task}",
             figures.order_lines(last["line"], last["order"]),
-            f"{task}: where each value lies along the order direction after the first block, found without its token.",
+            f"{task}: place of each value on the order direction after the first block, predicted without its token.",
             last["line"],
         ),
     )
@@ -135,20 +135,20 @@ def _fourier(task: str, last: Tables) -> list[Drawing]:
         (
             f"circles-{task}",
             figures.circles(last["circles"], last["modes"]),
-            f"{task}: values in the plane of the strongest mode, each placed in a plane found without it, joined in "
-            "the order of their turn. A mode that is present is nearly a circle of radius 1.",
+            f"{task}: values in the plane of the strongest mode, each in a plane estimated without it, joined in "
+            "the order of their angles. A mode that is present is nearly a circle of radius 1.",
             last["circles"],
         ),
     )
 
 
 def _amounts(task: str, feature: str, planned: pd.DataFrame) -> list[Drawing]:
-    chance = "Dashed: with the values shuffled" + (", the 95th percentile." if feature == ORDER else ".")
+    chance = "Dashed: values shuffled" + (", 95th percentile." if feature == ORDER else ".")
     shown = [("order", "amount of the feature", ORDER, planned)]
     if feature == FOURIER:
-        total = "number of Fourier modes at TOK2, a mode once for each layer"
+        total = "number of Fourier modes at TOK2, counted once for each layer"
         shown = [
-            ("modes", f"{total}: models of different depth cannot be compared by it", FOURIER, planned),
+            ("modes", f"{total} (not comparable between models of different depth)", FOURIER, planned),
             ("distinct", "number of distinct Fourier modes at TOK2", figures.DISTINCT, distinct_modes(planned)),
         ]
     drawings: list[Drawing] = []

@@ -1,4 +1,4 @@
-"""What a set of runs shows: a verdict for each run and task, comparisons of runs, and the most important findings."""
+"""What a set of runs shows: a verdict for each run and task, comparisons of runs, and the main findings."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from analysis.figures.accumulation import accumulation_table, measure_of
+from analysis.figures.measures import AUC
 from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, label_tasks
 from analysis.report.page import Table
 from olmo_inject.words import counted
 
-MOST = 5  # findings of a report
+MOST = 5  # findings in a report, at most
 AS_EXPECTED, AGAINST, NO_DIFFERENCE = "as expected", "against expectation", "no difference (95% CI)"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs that differ in one thing; the second is expected to be less accurate.
+    """Two runs that differ in one thing. The second is expected to be less accurate.
 
     Attributes:
-        task: its name.
+        task: name of the task.
         differ_in: `model size`, `frequency` or `gap`.
-        runs: the two.
-        accuracies: of theirs.
+        runs: the two runs.
+        accuracies: their last accuracies.
     """
 
     task: str
@@ -32,7 +34,7 @@ class Comparison:
 
     @property
     def result(self) -> str:
-        """How the accuracies differ: by intervals that do not overlap, or not."""
+        """Which run is more accurate, or that their 95% intervals overlap."""
         expected, other = self.accuracies
         if other.low > expected.high:
             return AGAINST
@@ -40,12 +42,12 @@ class Comparison:
 
 
 def sentences(runs: Sequence[Run]) -> list[str]:
-    """At most five findings: what makes the runs doubtful first, then what was learned, then what stands out."""
-    return [*_doubts(runs), *_learned(runs), *_stands_out(runs)][:MOST]
+    """At most five findings: doubts about the runs, what bursts left, what was learned, then clear comparisons."""
+    return [*_doubts(runs), *_accumulated(runs), *_learned(runs), *_stands_out(runs)][:MOST]
 
 
 def verdicts(runs: Sequence[Run]) -> Table:
-    """For each run and task whether it was learned."""
+    """A table of whether each run learned each task."""
     rows = [
         {
             "run": run.name,
@@ -64,7 +66,7 @@ def verdicts(runs: Sequence[Run]) -> Table:
 
 
 def verdict(run: Run, task: str) -> str:
-    """Whether a run learned a task, or why that cannot be told."""
+    """Whether a run learned a task, or why there is no verdict."""
     accuracy, built = run.accuracy(task), run.task(task)
     if accuracy is None or built is None:
         return "not evaluated"
@@ -77,7 +79,7 @@ def verdict(run: Run, task: str) -> str:
 
 
 def steps_label(run: Run) -> str:
-    """Steps done, and of how many where the run is not finished."""
+    """Steps done, and the planned number if the run is not finished."""
     return f"{run.steps_done:,}" + ("" if run.finished else f" of {run.experiment.steps:,}")
 
 
@@ -85,13 +87,13 @@ def audit_label(run: Run) -> str:
     """The verdict of the last audit."""
     if run.audit is None:
         return "not audited"
-    begun = run.plan.get("first_step", 0)  # a branch's is not 0
+    begun = run.plan.get("first_step", 0)  # not 0 in a branch of another run
     since = begun + run.audit["steps"] < run.steps_done
     return run.audit["verdict"] + (", before it was trained further" if since else "")
 
 
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
-    """Runs that differ in model size or frequency and contradict expectation, and all that differ in the gap alone."""
+    """All pairs that differ in the gap alone, and pairs that differ in size or frequency and contradict expectation."""
     found = []
     for task in label_tasks(runs):
         measured = [run for run in runs if run.accuracy(task) is not None]
@@ -116,22 +118,37 @@ def comparison_table(runs: Sequence[Run]) -> Table:
         }
         for pair in comparisons(runs)
     ]
-    title = "Comparisons: runs that differ in the gap alone, and all that contradict expectation"
+    title = "Comparisons: all runs that differ in the gap alone, and all results that contradict expectation"
     return Table(title, rows, ("task", "differ in", "expected better", "expected worse", "result"))
 
 
 def _doubts(runs: Sequence[Run]) -> Iterator[str]:
-    """Runs whose numbers are not those of the plan's end."""
+    """Runs with a failed audit, and runs that are not finished."""
     if different := [run.name for run in runs if run.audit is not None and not run.audit["passed"]]:
-        yield f"The audit found differences in {', '.join(different)}: what the model was given is not the plan's."
+        yield f"The audit found differences in {', '.join(different)}: the model was not given what the plan says."
     if cut := [
         f"{run.name} ({run.steps_done:,} of {run.experiment.steps:,} steps)" for run in runs if not run.finished
     ]:
         yield f"Not trained to the end: {', '.join(cut)}."
 
 
+def _accumulated(runs: Sequence[Run]) -> Iterator[str]:
+    """What bursts have left in each model, where several run beside the same or another text."""
+    for task in label_tasks(runs):
+        table = accumulation_table(runs, task)
+        if len(table) < 2:
+            continue
+        measure = "AUC" if measure_of(runs, task) is AUC else "accuracy"
+        beside = [
+            ", ".join(f"{row['accumulated']:.2f} {row['model']}" for row in group.to_dict("records"))
+            + f" beside {text}"
+            for text, group in table.groupby("text", sort=False)
+        ]
+        yield f"{task}: {measure} on unmirrored pairs just before a burst: {'; '.join(beside)}."
+
+
 def _learned(runs: Sequence[Run]) -> Iterator[str]:
-    """How many runs learned each task, and which is best."""
+    """How many runs learned each task, and which run is best."""
     for task in label_tasks(runs):
         judged = [run for run in runs if run.learned(task) is not None]
         if not judged:
@@ -143,15 +160,15 @@ def _learned(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _stands_out(runs: Sequence[Run]) -> Iterator[str]:
-    """Comparisons with a clear result, then the frequencies between which learning sets in."""
+    """Comparisons with a clear result, then the frequencies between which a model size begins to learn."""
     ranked = sorted(comparisons(runs), key=lambda pair: pair.result != AGAINST)
     for pair in ranked:
         if pair.result != NO_DIFFERENCE:
             (a, b), (x, y) = pair.runs, pair.accuracies
             better, worse = ((b, y), (a, x)) if pair.result == AGAINST else ((a, x), (b, y))
             yield (
-                f"{pair.task}, {pair.result}: {better[0].name} is more accurate than {worse[0].name}, which differs in "
-                f"{pair.differ_in}: {better[1]} against {worse[1]}."
+                f"{pair.task}, {pair.result}: {better[0].name} is more accurate than {worse[0].name} "
+                f"(they differ in {pair.differ_in}): {better[1]} against {worse[1]}."
             )
     for task in label_tasks(runs):
         even = [run for run in runs if _is_even(run, task)]
@@ -160,17 +177,19 @@ def _stands_out(runs: Sequence[Run]) -> Iterator[str]:
             learned = [rate for rate, run in by_rate.items() if run.learned(task)]
             failed = [rate for rate, run in by_rate.items() if run.learned(task) is False]
             if learned and failed and max(failed) < min(learned):
-                yield f"{size} learned {task} at {min(learned)} instances a batch and not at {max(failed)}."
+                yield f"{size} learned {task} at {min(learned)} instances per batch and not at {max(failed)}."
 
 
 def _is_even(run: Run, task: str) -> bool:
-    """Whether the task is evenly injected and of a kind that has a criterion."""
+    """Whether the task is evenly injected and has a criterion for "learned"."""
     built = run.task(task)
     return run.evenly_injected(task) and built is not None and built.config.kind in LEARNED_ABOVE
 
 
 def _even_pair(a: Run, b: Run, task: str) -> Comparison | None:
     """Two evenly injected runs that differ in size or frequency alone, the one expected to be better first."""
+    if a.text_label != b.text_label:
+        return None
     rates = a.frequency(task).per_batch, b.frequency(task).per_batch
     if rates[0] == rates[1] and a.parameters != b.parameters:
         return _comparison(task, "model size", *sorted((a, b), key=lambda run: -run.parameters))
@@ -180,10 +199,10 @@ def _even_pair(a: Run, b: Run, task: str) -> Comparison | None:
 
 
 def _gap_pairs(runs: Sequence[Run], task: str) -> Iterator[Comparison]:
-    """Runs of one size and long-run frequency that differ in the gap, the shorter gap first."""
+    """Runs of equal size and long-run frequency that differ in the gap, the shorter gap first."""
     spread = sorted((run for run in runs if run.gap(task) is not None), key=lambda run: run.gap(task) or 0)
     for a, b in itertools.combinations(spread, 2):
-        same = a.size == b.size and a.frequency(task) == b.frequency(task)
+        same = (a.size, a.text_label, a.frequency(task)) == (b.size, b.text_label, b.frequency(task))
         if same and a.gap(task) != b.gap(task):
             yield _comparison(task, "gap", a, b)
 

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 
-from analysis.figures.gradients import BLOCK, cosine_label, matrix, means, over_steps, summarize
+from analysis.figures.gradients import BLOCK, cosine_label, last_stretch, matrix, means, over_steps, summarize
 from analysis.read.labels import file_part
 from analysis.read.store import rows
 from analysis.report.page import Drawing, Section, Table, tables, with_interval
 
 TITLE = "Gradient interference"
 IN_RUN_TITLE = "Gradient interference, measured while training"
-SYMBOLS = {"batch": "g", "injected": "g_t", "rest": "g_nt"}  # in tables
+SYMBOLS = {"batch": "g", "injected": "g_t", "rest": "g_nt"}  # names of gradients in tables
 _ABOUT = (
-    "What a batch's gradient does to a task, at one MLP. g is the gradient of a step's whole batch as the trainer "
-    "takes it, g_t its part from injected tokens, g_nt the rest, and g_r that of the task's LABEL loss over all its "
-    "instances. Cosines are taken with g_r, on the neurons on which it is largest: where one is above zero, a step "
-    "down that gradient lowers the task's loss too; where below, it raises it.",
-    "g_t is of the injected tokens of all tasks, so that a batch without the one task may have one of the others. "
-    f"Intervals of means are bootstrapped over steps, {BLOCK} that follow each other at a time, from {2 * BLOCK} steps "
-    "on; one batch's cosine is an exact number.",
+    "This section shows what a batch's gradient does to a task, at one MLP. g is the gradient of a step's whole batch, "
+    "as the trainer computes it; g_t is its part from injected tokens and g_nt the rest. g_r is the gradient of the "
+    "task's LABEL loss over all its instances. All cosines are with g_r, on the neurons where g_r is largest. If a "
+    "cosine is above zero, a step down that gradient also lowers the task's loss; if it is below zero, it raises it.",
+    "g_t covers the injected tokens of all tasks, so a batch without one task may still have a g_t from another. "
+    f"Intervals of means are block bootstraps over steps, {BLOCK} consecutive steps per block, and need {2 * BLOCK} "
+    "steps; the cosine of one batch is exact.",
 )
 
 
 def section(table: pd.DataFrame) -> Section | None:
-    """The section of a table `cosines` joined over checkpoints; None where it is empty."""
+    """The section for a table `cosines` joined over checkpoints; None if it is empty."""
     if table.empty:
         return None
     shown = tables(_mean_table(summarize(table)), _proof_table(table))
@@ -35,14 +35,14 @@ def section(table: pd.DataFrame) -> Section | None:
 
 
 def in_run_section(table: pd.DataFrame) -> Section | None:
-    """The section of the cosines that runs measured while they trained; None where there are none."""
+    """The section for cosines that runs measured while training; None if there are none."""
     if table.empty:
         return None
     shown = tables(_mean_table(summarize(table)))
-    return Section(IN_RUN_TITLE, _ABOUT, tables=shown, drawings=list(_drawings(table, "in-run-")))
+    return Section(IN_RUN_TITLE, _ABOUT, tables=shown, drawings=list(_drawings(table, "in-run-", last_stretch)))
 
 
-def _drawings(table: pd.DataFrame, prefix: str) -> Iterator[Drawing]:
+def _drawings(table: pd.DataFrame, prefix: str, shown: Callable = lambda of_task: of_task) -> Iterator[Drawing]:
     summary = summarize(table)
     for task in dict.fromkeys(table["task"]):
         of_task = rows(table, task=task, of="")
@@ -50,20 +50,21 @@ def _drawings(table: pd.DataFrame, prefix: str) -> Iterator[Drawing]:
             caption = (
                 f"{task}: cosine of the batch's gradient, and of its two parts, with the task's own, on the task's "
                 "neurons. Ticks at the bottom: steps whose batch holds the task. A point is one batch, exactly; no "
-                "line where steps between were not measured."
+                "line is drawn across steps that were not measured. Runs that measured while training show the last "
+                "steps that they measured in a row."
             )
-            yield Drawing(f"{prefix}steps-{task}", over_steps(of_task), caption, of_task)
+            yield Drawing(f"{prefix}steps-{task}", over_steps(shown(of_task)), caption, of_task)
         caption = (
-            f"{task}: means over steps, as many as stand under a run's name, with 95% block bootstrap intervals "
-            f"over steps from {2 * BLOCK} steps on."
+            f"{task}: means over steps (their number stands under a run's name), with 95% block bootstrap intervals "
+            f"over steps if there are at least {2 * BLOCK}."
         )
         of_summary = rows(summary, task=task)
         yield Drawing(f"{prefix}means-{task}", means(of_summary, cosine_label(table)), caption, of_summary)
     for run, of_run in table.groupby("run", sort=False):
         if of_run["task"].nunique() > 1:
             caption = (
-                f"{run}: mean cosine over steps of each task's gradient, and of the tokens that were not injected "
-                "(columns), with a task's own, on that task's neurons (rows); below it the 95% interval."
+                f"{run}: mean cosine over steps of each task's gradient, and of the gradient of all other tokens "
+                "(columns), with a task's own gradient on that task's neurons (rows); below it the 95% interval."
             )
             yield Drawing(f"{prefix}tasks-{file_part(str(run))}", matrix(of_run, str(run)), caption, of_run)
 
@@ -84,7 +85,7 @@ def _mean_table(summary: pd.DataFrame) -> Table:
 
 
 def _proof_table(table: pd.DataFrame) -> Table:
-    """How many rebuilt batches were compared with what the runs' models were given."""
+    """How many rebuilt batches agreed with the evidence of what the runs' models were given."""
     batches = table.drop_duplicates(["run", "step"])
     cells = []
     for run, of_run in batches.groupby("run", sort=False):

@@ -17,24 +17,24 @@ from analysis.stats import wilson
 PATCHING_TITLE = "Which layers' MLPs the task depends on"
 DAS_TITLE = "Where the values are held"
 _ABOUT_PATCHING = (
-    "Activation patching: for pairs of instances with different labels, a base and a source, the output of one layer's "
-    "MLP (numbered from 0) is exchanged between their two runs through the model. The logit difference is that of the "
-    "base's own label less the source's. Its fall: how much lower it is on the base when the MLP says what it says on "
-    "the source. Recovered: how much higher it is on the source when the MLP says what it says on the base.",
+    "Activation patching exchanges the output of one layer's MLP (counted from 0) between two instances with different "
+    "labels, a base and a source. The logit difference is the logit of the base's label minus that of the source's. "
+    "Its fall is how much lower it is on the base if the MLP gives its output on the source. Recovered is how much "
+    "higher it is on the source if the MLP gives its output on the base.",
 )
 _ABOUT_DAS = (
-    "Distributed alignment search: after so many blocks (0: the embedding), at one token, an orthogonal subspace of "
-    "the residual stream is sought such that a run on one instance (the base), with the part of its stream that lies "
-    "in the subspace taken from a run on another (the source), answers as the base would with the source's operand or "
+    "Distributed alignment search looks for an orthogonal subspace of the residual stream that holds a value, after a "
+    "number of blocks (0: the embedding) and at one token. The base's part of the stream in the subspace is replaced "
+    "by the source's. The model should then give the label that the base would have with the source's operand or "
     "result. Interchange accuracy is the share of held-out pairs on which it does, among the task's own labels. Up to "
     "half of the pairs keep their label, so changing nothing (no swap) is sometimes right, and so is knowing one "
-    "operand. A subspace can also tell single tokens apart, in an untrained model too: so each is judged again on "
-    "pairs of tokens that were in no pair of its search.",
+    "operand. A subspace can also tell single tokens apart, even in an untrained model. So each subspace is tested "
+    "again on pairs of tokens that its search did not use.",
 )
 
 
 def patching_section(table: pd.DataFrame) -> Section | None:
-    """The section of a table `layers` joined over checkpoints; None where it is empty."""
+    """The section for a table `layers` joined over checkpoints; None if it is empty."""
     if table.empty:
         return None
     drawings = []
@@ -50,9 +50,9 @@ def patching_section(table: pd.DataFrame) -> Section | None:
     checkpoints = list(_last_checkpoints(table))
     for of in checkpoints:
         caption = (
-            f"{of.words}: mean over pairs, with 95% bootstrap intervals that hold for all layers at once, of "
-            "exchanging one layer's MLP. Dashed: exchanging all of the input. Grey: an untrained model of the same "
-            "shape. All runs of a task have one scale."
+            f"{of.words}: effect of exchanging one layer's MLP, mean over pairs with 95% bootstrap intervals that hold "
+            "for all layers at once. Dashed: the whole input exchanged. Grey: an untrained model of the same "
+            "shape. All runs of a task share one scale."
         )
         scale = reach(rows(last, task=of.last["task"].iloc[0]))
         drawings.append(Drawing(f"layers-{of.file}", layers(of.last, of.words, scale), caption, of.last))
@@ -66,7 +66,7 @@ def patching_section(table: pd.DataFrame) -> Section | None:
 
 
 def das_section(table: pd.DataFrame) -> Section | None:
-    """The section of a table `sites` joined over checkpoints; None where it is empty."""
+    """The section for a table `sites` joined over checkpoints; None if it is empty."""
     if table.empty:
         return None
     drawings, best = [], []
@@ -75,7 +75,7 @@ def das_section(table: pd.DataFrame) -> Section | None:
             f"{of.words}: interchange accuracy on held-out pairs over layers, tokens and dimensions, of subspaces "
             "found by search and of controls; 95% intervals reach at most "
             f"{(of.last['high'] - of.last['low']).max() / 2:.2f} to either side. In the titles, for the trained model: "
-            "the accuracy of changing nothing, and of knowing one operand. An asterisk: the search had not converged."
+            "the accuracy of changing nothing, and of knowing one operand. Asterisk: the search did not converge."
         )
         drawings.append(Drawing(f"sites-{of.file}", sites(of.last, of.words), caption, of.last))
         searched = rows(of.all, weights="trained", subspace="found")
@@ -91,7 +91,7 @@ def das_section(table: pd.DataFrame) -> Section | None:
 
 
 def _largest(of: _Checkpoints) -> dict[str, str]:
-    """What exchanging the MLP of the largest effect does, and whether the model knows the task at all."""
+    """What exchanging the MLP with the largest effect does, and whether the model knows the task at all."""
     first = rows(of.last, weights="trained", rank=1).iloc[0]
     control = rows(of.last, weights="untrained", rank=1)["effect"].iloc[0]
     drop = (float(first["logprob_drop"]), float(first["logprob_drop_low"]), float(first["logprob_drop_high"]))
@@ -109,9 +109,9 @@ def _largest(of: _Checkpoints) -> dict[str, str]:
 
 
 def _best_site(of: _Checkpoints, question: tuple[int, str]) -> dict[str, str]:
-    """Where a value is exchanged best, beside the controls.
+    """The site where a value is exchanged best, with controls.
 
-    The place is chosen on pairs of the train half, so that the accuracy on held-out pairs is not the largest of many.
+    The site is chosen on pairs of the train half, so the held-out accuracy is not the largest of many.
     """
     found = rows(of.last, subspace="found", position=question[0], variable=question[1])
     mine, control = rows(found, weights="trained"), rows(found, weights="untrained")
@@ -140,13 +140,13 @@ def _best_site(of: _Checkpoints, question: tuple[int, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Checkpoints:
-    """What was found of one task in one run.
+    """The results for one task in one run.
 
     Attributes:
-        words: of which task and checkpoint the last is, for people.
-        file: the same, in the names of files.
-        all: the rows of all checkpoints.
-        last: those of the last.
+        words: task and last checkpoint, for captions.
+        file: the same, for file names.
+        all: rows of all checkpoints.
+        last: rows of the last checkpoint.
     """
 
     words: str
@@ -156,11 +156,11 @@ class _Checkpoints:
 
 
 def _last_checkpoints(table: pd.DataFrame) -> Iterator[_Checkpoints]:
-    """Each task of each run, by what is left of it at the last checkpoint."""
+    """The results of each task of each run, with those of its last checkpoint."""
     for place, group in table.groupby(["run", "task"], sort=False):
         assert isinstance(place, tuple)
         run, task = place
-        last, alone = int(group["step"].max()), int(group["step"].max()) < 0  # a model on its own
+        last, alone = int(group["step"].max()), int(group["step"].max()) < 0  # a model outside a run
         words, file = f"{task}, {run}", f"{task}-{file_part(run)}"
         yield _Checkpoints(
             words if alone else f"{words}, step {last}",
@@ -171,10 +171,17 @@ def _last_checkpoints(table: pd.DataFrame) -> Iterator[_Checkpoints]:
 
 
 def _over_steps(of: _Checkpoints, name: str, panels: Mapping[str, pd.DataFrame], column: str) -> Iterator[Drawing]:
-    """Where there are several checkpoints, a column over layers and steps; each panel a title and its rows."""
+    """If there are several checkpoints, a figure of one column over layers and steps.
+
+    Args:
+        of: the results of one task in one run.
+        name: of the drawing's file.
+        panels: rows to draw, by the title of their panel.
+        column: `accuracy` or `effect`.
+    """
     if of.all["step"].nunique() > 1:
         task, run = of.all["task"].iloc[0], of.all["run"].iloc[0]
         what = "interchange accuracy in the most dimensions searched" if column == "accuracy" else "the effect"
-        caption = f"{task}, {run}: {what}, of every layer over the checkpoints analyzed."
+        caption = f"{task}, {run}: {what}, for every layer over the analyzed checkpoints."
         figure = over_steps(panels, column, f"{task}, {run}")
         yield Drawing(f"{name}-steps-{task}-{file_part(run)}", figure, caption, pd.concat(list(panels.values())))

@@ -1,4 +1,4 @@
-"""A self-contained HTML page: sections of text, tables, drawings and samples, and how they are written."""
+"""A self-contained HTML page: its sections of text, tables, drawings and samples, and how they are written."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Drawing:
     """One figure of a section.
 
     Attributes:
-        name: of its file, where the figures are also written out.
+        name: of its file, if figures are also written as files.
         figure: the drawing.
-        caption: what it shows; also what a screen reader says.
-        data: the numbers in it; the page holds them as CSV.
+        caption: what it shows; also its text for screen readers.
+        data: the numbers in it, which the page offers as CSV.
     """
 
     name: str
@@ -38,35 +38,35 @@ class Drawing:
     data: pd.DataFrame
 
     def __post_init__(self) -> None:
-        if Path(self.name).name != self.name:  # it may hold names out of files of others
-            raise UserError(f"{self.name!r} cannot be the name of a figure's file")
+        if Path(self.name).name != self.name:  # it may contain names from other people's files
+            raise UserError(f"{self.name!r} cannot be the name of a figure file")
 
     @cached_property
     def address(self) -> str:
-        """The image, as a `data:` address."""
+        """The image as a `data:` URI."""
         return style.data_uri(self.figure)
 
     @cached_property
     def csv(self) -> str:
-        """The data, as a `data:` address of a CSV file."""
+        """The data as a `data:` URI of a CSV file."""
         data = self.data.drop(columns="folder", errors="ignore")
         text = data.to_csv(index=False, lineterminator="\n", float_format="%.6g")
         return "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
 
     @property
     def width(self) -> int:
-        """CSS pixels at which the text in the figure has the size it was given."""
+        """Width in CSS pixels at which text in the figure has its nominal size."""
         return round(self.figure.get_size_inches()[0] * CSS_PIXELS_PER_INCH)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text, at least one row.
+    """A table of text with at least one row.
 
     Attributes:
         title: what it shows.
-        rows: heading to cell, the same headings in every row.
-        words: the headings of columns of words; the other columns hold numbers and are set to the right.
+        rows: cells by heading, with the same headings in every row.
+        words: headings of the columns of words, which are left-aligned; all others hold numbers.
     """
 
     title: str
@@ -76,17 +76,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; what it holds is shown in the order of the fields.
+    """A part of the page. Its contents appear in the order of the fields.
 
     Attributes:
         title: heading.
         text: paragraphs.
-        findings: sentences, in a list.
-        tables: of text.
+        findings: sentences, shown as a list.
+        tables: tables of text.
         drawings: figures.
         samples: rows of batches.
         notes: paragraphs in small print.
-        command: what computes the section's figures and tables; RUNS stands for the folders of the runs.
+        command: the command that computes the section's figures and tables, with RUNS for the run folders.
     """
 
     title: str
@@ -100,17 +100,24 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """What the page's contents link to."""
+        """The anchor that the table of contents links to."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
 def tables(*made: Table) -> list[Table]:
-    """Those that have rows."""
+    """The given tables that have rows."""
     return [table for table in made if table.rows]
 
 
 def with_interval(value: float | None, low: float | None, high: float | None, form: str = ".3f") -> str:
-    """A number with its interval, as 0.941 (0.917 to 0.958); what is absent or NaN is left out."""
+    """A number with its interval, such as `0.941 (0.917 to 0.958)`. Missing values and NaN are left out.
+
+    Args:
+        value: the number, or None.
+        low: lower end of the interval, or None.
+        high: upper end of the interval, or None.
+        form: format specification of all three.
+    """
     if value is None or pd.isna(value):
         return ""
     ends = "" if low is None or high is None or pd.isna(low) else f" ({low:{form}} to {high:{form}})"
@@ -118,13 +125,13 @@ def with_interval(value: float | None, low: float | None, high: float | None, fo
 
 
 def write_page(to: Path, title: str, sections: Sequence[Section], runs: str = "") -> None:
-    """Write the page, whole or not at all; it loads nothing from anywhere.
+    """Write the page, whole or not at all. It loads nothing from other places.
 
     Args:
         to: the HTML file.
         title: heading of the page.
-        sections: in order.
-        runs: what RUNS stands for in the sections' commands.
+        sections: in the order of the page.
+        runs: replaces RUNS in the sections' commands.
 
     Raises:
         UserError: the file cannot be written.

@@ -24,20 +24,20 @@ def write_report(
     figures_to: Path | None = None,
     corpus: Path | None = None,
 ) -> list[Path]:
-    """Write the page, and with `figures_to` each figure as SVG and PNG.
+    """Write the page and, with `figures_to`, each figure as SVG and PNG.
 
     Args:
         folders: run folders, finished or not, or folders of runs.
         to: the HTML file.
-        title: of the page.
-        figures_to: a folder for the figures.
+        title: heading of the page.
+        figures_to: folder for the figures.
         corpus: where the runs' corpus is now, if it has moved.
 
     Returns:
-        Every file written, the page first.
+        Every file that was written, the page first.
 
     Raises:
-        UserError: a folder that is not a run, or a file that cannot be written.
+        UserError: a folder is not a run, or a file cannot be written.
     """
     if to.is_dir():
         raise UserError(f"--out: {to} is a folder; give the name of an HTML file")
@@ -55,7 +55,7 @@ def write_report(
 
 
 def _overviews(runs: Sequence[Run]) -> Iterator[Drawing]:
-    """For a slide or a README: not on the page, which has their parts."""
+    """Figures for a slide or a README. The page has their parts instead."""
     for task in label_tasks(runs):
         if (figure := curves.overview(runs, task)) is not None:
             yield Drawing(f"overview-{task}", figure, "", pd.DataFrame())

@@ -1,4 +1,4 @@
-"""The sections of a report: each a function from runs to a `Section`, or None where they hold nothing for it."""
+"""The sections of a report. Each function takes runs and returns a `Section`, or None if they hold nothing for it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from analysis.read.runs import LEARNED_ABOVE, LM_LOSS_STEPS, Run, label_tasks, m
 from analysis.read.samples import samples
 from analysis.read.store import kept_results, rows
 from analysis.report import stored
+from analysis.report.accumulation import accumulation_section
 from analysis.report.behaviour import behaviour_section, score_table
 from analysis.report.findings import comparison_table, sentences, steps_label, verdicts
 from analysis.report.gradients import in_run_section
@@ -31,14 +32,14 @@ from analysis.report.page import Drawing, Section, Table, tables
 
 
 def findings(runs: Sequence[Run]) -> Section:
-    """What opens the page: at most five findings, and the verdict on each run and task."""
+    """The first section: at most five findings, and the verdict on each run and task."""
     shown = tables(verdicts(runs), comparison_table(runs))
     criteria = " and ".join(f"{above} for {kind.replace('_', ' ')}" for kind, above in LEARNED_ABOVE.items())
     notes = [
         "Learned: the lower end of the 95% Wilson interval of accuracy on test pairs whose mirror (TOK2, TOK1) was not "
-        f"trained on lies above {criteria}. Not above majority: no better than answering the most frequent label. "
-        "Mirrors only: the mirror of every test pair was trained on, so nothing can be told. Not learned is said of "
-        "these steps at this learning rate. Identical (audit): every row is what corpus, order and plan give.",
+        f"trained on is above {criteria}. Not above majority: no better than always answering the most frequent label. "
+        "Mirrors only: the mirror of every test pair was trained on, so there is no verdict. Not learned holds for "
+        "this number of steps at this learning rate. Identical (audit): every row is what corpus, order and plan give.",
     ]
     return Section("Findings", findings=sentences(runs), tables=shown, notes=notes)
 
@@ -71,30 +72,30 @@ _CURVES = (
 
 
 def learning(runs: Sequence[Run]) -> Section | None:
-    """The curves of every task."""
+    """Curves of every task over steps."""
     drawings = []
     for task in label_tasks(runs):
         for name, measure, what in _CURVES:
             if (figure := curves.curves(runs, task, measure)) is not None:
                 mean = f" Mean of {curves.SMOOTHED_STEPS} batches." if measure.smoothed else ""
-                dashed = " Dashed: what can be had without learning the task." if measure.baseline else ""
+                dashed = " Dashed: what is possible without learning the task." if measure.baseline else ""
                 data = measurements(runs, *measure.metrics(task))
                 drawings.append(Drawing(f"{name}-{task}", figure, f"{task}: {what}.{mean}{dashed}", data))
     return Section("Learning curves", drawings=drawings) if drawings else None
 
 
 def bursts(runs: Sequence[Run]) -> Section | None:
-    """Equal long-run frequency, different gaps."""
+    """Accuracy and loss at equal long-run frequency and different gaps."""
     drawings = []
     for task in label_tasks(runs):
         if (figure := gaps(runs, task)) is not None:
-            caption = f"{task}: runs of one size and one long-run frequency, injected at different intervals."
+            caption = f"{task}: runs of equal size and long-run frequency, injected at different intervals."
             drawings.append(Drawing(f"gaps-{task}", figure, caption, rows(score_table(runs), task=task)))
     return Section("Bursts at matched frequency", drawings=drawings) if drawings else None
 
 
 def language_model(runs: Sequence[Run]) -> Section | None:
-    """The loss on the text the instances are injected into."""
+    """The loss on the host text."""
     names = task_names(runs)
     figure = curves.curves(runs, names[0], LM_LOSS) if names else None
     if figure is None:
@@ -105,7 +106,7 @@ def language_model(runs: Sequence[Run]) -> Section | None:
 
 
 def table(runs: Sequence[Run]) -> Section:
-    """Every run and task in numbers."""
+    """A table of every run and task."""
     cells = [_numbers(run, task) for run in runs for task in [task.name for task in run.tasks] or [None]]
     notes = [
         "Parameters are counted without the input embedding, as ai2-olmo counts. LM loss: on all tokens that were not "
@@ -115,13 +116,13 @@ def table(runs: Sequence[Run]) -> Section:
 
 
 def plan(runs: Sequence[Run]) -> Section | None:
-    """What was injected when."""
+    """Which rows the plans inject."""
     cells = [_planned(run, task) for run in runs for task in run.plan["injections"]]
     if not cells:
         return None
     text = [
-        "Where an instance goes is a function of the plan's seed, the step and the row. At one seed, the rows of a "
-        "frequency are among the rows of its whole multiples."
+        "The place of an instance is a function of the plan's seed, the step and the row. With one seed, the rows of a "
+        "frequency are also rows of its whole multiples."
     ]
     plans = curves.different_plans(runs)
     figure = curves.plan_raster(plans)
@@ -132,10 +133,10 @@ def plan(runs: Sequence[Run]) -> Section | None:
 
 
 def decoded(runs: Sequence[Run]) -> Section | None:
-    """Rows as the model was given them."""
+    """Rows of a batch as text."""
     shown = list(samples(runs))
     text = [
-        "Rows as the model was given them. Marked: the instance (TOK1, TOK2, LABEL) and the end-of-document token "
+        "Rows that the model was given. Marked: the instance (TOK1, TOK2, LABEL) and the end-of-document token "
         "that replace the first four tokens. A task's tokens are drawn at random from the vocabulary, so they look "
         "like any others; ␣ is a space."
     ]
@@ -143,17 +144,18 @@ def decoded(runs: Sequence[Run]) -> Section | None:
 
 
 def behaviour(runs: Sequence[Run]) -> Section | None:
-    """Loss over size and frequency, order of learning, retention; also of checkpoints scored afterwards."""
+    """Loss over size and frequency, order of learning, and retention, including checkpoints that were scored later."""
     return behaviour_section([with_scores(run, kept_results([run], "scores", SCORES).tables) for run in runs])
 
 
 def in_run_interference(runs: Sequence[Run]) -> Section | None:
-    """Gradient cosines that runs measured while they trained."""
+    """Gradient cosines that runs measured while training."""
     return in_run_section(in_run_cosines(runs))
 
 
 SECTIONS: tuple[Callable[[Sequence[Run]], Section | None], ...] = (
     findings,
+    accumulation_section,
     results,
     learning,
     bursts,

@@ -19,11 +19,11 @@ from analysis.report.memory import memory_section
 from analysis.report.page import Section
 from olmo_inject.words import counted
 
-INTERNAL = {"seed", "batch", "controls"}  # options of methods that the command line does not have in this form
+INTERNAL = {"seed", "batch", "controls"}  # options of methods that the command line lacks or spells differently
 
 
 def features(runs: Sequence[Run]) -> Section | None:
-    """Task features in activations."""
+    """The section on task features in activations."""
     return with_options(kept_results(runs, "features", FEATURES), "features", lambda of: feature_section(of, runs))
 
 
@@ -35,36 +35,36 @@ def memorized(runs: Sequence[Run]) -> Section | None:
 
 
 def interference(runs: Sequence[Run]) -> Section | None:
-    """Gradient interference."""
+    """The section on gradient interference over checkpoints."""
     return with_options(
         kept_results(runs, gradients.METHOD, gradients.VERSION), gradients.METHOD, _of("cosines", gradient_section)
     )
 
 
 def patched(runs: Sequence[Run]) -> Section | None:
-    """Activation patching."""
+    """The section on activation patching."""
     return with_options(
         kept_results(runs, patching.METHOD, patching.VERSION), patching.METHOD, _of("layers", patching_section)
     )
 
 
 def aligned(runs: Sequence[Run]) -> Section | None:
-    """Distributed alignment search."""
+    """The section on distributed alignment search."""
     return with_options(kept_results(runs, das.METHOD, das.VERSION), das.METHOD, _of("sites", das_section))
 
 
 def _of(table: str, make: Callable[[pd.DataFrame], Section | None]) -> Callable[[Tables], Section | None]:
-    """The maker of a section from the tables of a method that has one."""
+    """Make a section from all tables of a method, by a function of the one table that it needs."""
     return lambda tables: make(tables[table]) if table in tables else None
 
 
 def with_options(results: StoredResults, method: str, make: Callable[[Tables], Section | None]) -> Section | None:
-    """A section of stored results, with the command that they are of; None where there are none.
+    """A section of stored results, with the command that computed them; None if there are no results.
 
     Args:
-        results: of the method.
+        results: stored results of the method.
         method: its name on the command line.
-        make: the section from the tables.
+        make: makes the section from the tables.
     """
     made = make(results.tables)
     if made is None:
@@ -73,7 +73,7 @@ def with_options(results: StoredResults, method: str, make: Callable[[Tables], S
 
 
 def command(method: str, options: Mapping[str, Any]) -> str:
-    """The command line of a method with its options, where these are options of the command."""
+    """The command line of a method with those of its options that the command line has."""
     shown = {name: value for name, value in options.items() if name not in INTERNAL and value is not None}
     words = [f"--{name.replace('_', '-')} {_value(value)}" for name, value in shown.items()]
     switches = ["--no-controls"] if options.get("controls") is False else []

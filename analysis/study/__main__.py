@@ -23,7 +23,11 @@ from olmo_inject.paths import PATH
 LADDER = "study-ladder"
 FEW, MANY = 4, 16  # cells of the ladder's first seed, of 20
 AGAIN = {"few": "study-ladder-often", "many": "study-ladder-rare"}  # where the ladder says nothing (PLAN.md)
-SWEEPS = (LADDER, "study-controls", "study-further", "study-tcmp", "study-gaps", "study-tadd", "study-stop")
+SWEEPS = (
+    LADDER,
+    *("study-controls", "study-further", "study-tcmp", "study-gaps", "study-tadd", "study-stop"),
+    *("study-together", "study-schedules"),
+)
 ResultsOption = Annotated[Path, PATH, typer.Option(help="Folder of collected results.")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

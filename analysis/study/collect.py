@@ -20,8 +20,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
-from analysis.read.runs import read_run
+from analysis.methods.feature_amounts import amounts
+from analysis.methods.features import FOURIER, ORDER, features_method
+from analysis.read.checkpoints import checkpoint_of
+from analysis.read.runs import Run, read_run
+from analysis.read.skipped import Skipped
+from analysis.read.store import analyze
 from launch.cells import DONE, files, statuses
 from launch.sweep import Cell, Sweep, load_sweep
 from olmo_inject.audit import audit_run
@@ -30,6 +36,7 @@ from olmo_inject.files import replacing
 
 RESULTS = Path(__file__).with_name("results")
 BLOCK = 50  # steps whose training measurements become one mean, named by the first of them
+COMPONENTS = 2  # of the order probe: with twelve values more would fit anything
 LEFT_OUT = ("speed/", "optim/", "evidence/")
 
 
@@ -113,7 +120,19 @@ def _record(sweep: Sweep, cell: Cell) -> dict[str, Any]:
         "injections": {entry.task: asdict(entry) for entry in run.experiment.injections},
         "audit": {"passed": audit.passed, "comparisons": sum(audit.checks.values()), "differences": audit.differences},
         "tasks": [asdict(task.config) for task in run.tasks],
+        "features": _features(run),
     }
+
+
+def _features(run: Run) -> list[dict[str, Any]]:
+    """How much of each task's features the last checkpoint has (Fig. 7), with controls: a row a task and feature."""
+    skipped = Skipped()
+    method = features_method(components=COMPONENTS)
+    tables = analyze([checkpoint_of(run, run.steps_done)], method, torch.device("cpu"), skipped)
+    columns = ["task", "feature", "amount", "low", "high", "untrained", "shuffled", "distinct", "distinct_shuffled"]
+    found = pd.concat([amounts(tables, feature) for feature in (ORDER, FOURIER)], ignore_index=True)
+    found = found[[column for column in columns if column in found]]
+    return json.loads(str(found.to_json(orient="records")))
 
 
 def parts(results: Path = RESULTS) -> Iterator[Path]:

@@ -19,6 +19,10 @@ from analysis.study.measures import LEARNED_AUC, over_seeds, retained, series_of
 from olmo_inject.figure_style import GREY, colour_and_marker
 
 TEXTS = {"t128": "128 sequences", "t1024": "1,024", "t8192": "8,192", "whole": "the whole corpus"}
+GRIDS = {  # measures over width and frequency, with the limits of their colours
+    "study-tcmp": {"auc_unmirrored": (0.5, 1), "order": (0, 1)},
+    "study-tadd": {"accuracy_unmirrored": (0, 1), "modes": (0, None)},
+}
 LADDER_PANELS = (
     ("residual", "residual of the text (nats)"),
     ("auc_unmirrored", "AUC, unmirrored test pairs"),
@@ -41,9 +45,9 @@ def all_of(tables: Mapping[str, pd.DataFrame], results: Path) -> Iterator[tuple[
             yield f"{name}-bursts", after_bursts(results / name)
             yield f"{name}-cosines", cosines(results / name)
             yield f"{name}-staircase", over_steps(results / name, "text", "whole", "model")
-    for name, measure in (("study-tcmp", "auc_unmirrored"), ("study-tadd", "accuracy_unmirrored")):
-        if name in tables:
-            yield f"{name}-grid", grid(tables[name], measure)
+    for name, measures in GRIDS.items():
+        for measure, limits in measures.items() if name in tables else ():
+            yield f"{name}-{measure.split('_')[0]}", grid(tables[name], measure, *limits)
     if "study-tcmp" in tables:
         yield "study-tcmp-steps", over_steps(results / "study-tcmp", "model", "tiny-64", "rate")
     if "study-gaps" in tables:
@@ -138,8 +142,8 @@ def over_steps(folder: Path, axis: str, chosen: str, by: str) -> Figure:
     return figure
 
 
-def grid(table: pd.DataFrame, measure: str) -> Figure:
-    """A measure over width and frequency (Fig. 5), mean over seeds and in brackets the lowest and highest."""
+def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> Figure:
+    """A measure over width and frequency (Fig. 5, 7), mean over seeds and in brackets the lowest and highest."""
     widths, rates = sorted(table["width"].unique()), sorted(table["often"].unique())
     with style():
         figure = Figure(figsize=(1.8 + 0.95 * len(rates), 1.4 + 0.55 * len(widths)))
@@ -150,9 +154,7 @@ def grid(table: pd.DataFrame, measure: str) -> Figure:
             values[row, column] = cells[measure].mean()
             text = f"{values[row, column]:.2f}\n({cells[measure].min():.2f}-{cells[measure].max():.2f})"
             axis.text(column, row, text, ha="center", va="center", fontsize=7)
-        image = axis.imshow(
-            values, cmap="cividis", vmin=0.5 if "auc" in measure else 0, vmax=1, aspect="auto", alpha=0.6
-        )
+        image = axis.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto", alpha=0.6)
         axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
         axis.set_yticks(range(len(widths)), widths)
         axis.set_xlabel("instances a batch")

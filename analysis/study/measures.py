@@ -28,6 +28,10 @@ EVALUATED = {
     "accuracy_among": "accuracy_among_labels_unmirrored",
     "accuracy_unmirrored": "accuracy_unmirrored",
 }
+FEATURES = {  # columns of a cell's features, and what they are called here
+    "order": {"amount": "order", "shuffled": "order_shuffled", "untrained": "order_untrained"},
+    "fourier": {"distinct": "modes", "distinct_shuffled": "modes_shuffled", "amount": "modes_in_layers"},
+}
 REFERENCES = ("cos", "null", "among")  # g_r, that of permuted labels, that of the loss among the labels
 
 
@@ -43,7 +47,8 @@ def sweep_table(folder: Path) -> pd.DataFrame:
     (of the text, nats a token, mean of the last steps); of the last window of evaluations the keys of `EVALUATED`; of
     the loss among the labels between bursts gain (nats), kept (share of it left at the next burst) and half_life
     (steps); cosines over all measured steps with each of `REFERENCES`: rest (g_nt; with its root mean square), injected
-    (g_t), and batch (g) at steps that hold the task and between.
+    (g_t), and batch (g) at steps that hold the task and between; the features of the last checkpoint: order (held-out
+    R2) or modes (distinct Fourier modes), with their controls.
     """
     cells = read_cells(folder)
     metrics = read_metrics(folder)
@@ -94,6 +99,9 @@ def _row(series: dict[str, pd.Series], cell: dict[str, Any], task: str) -> dict[
     if kept is not None:
         at_peak = kept.mean[list(kept.after).index(kept.peak)]
         row |= {"gain": at_peak, "kept": kept.kept, "half_life": np.nan if kept.half_life is None else kept.half_life}
+    for feature in cell["features"]:
+        if feature["task"] == task:
+            row |= {name: feature[column] for column, name in FEATURES[feature["feature"]].items()}
     return row | _cosines(series, cell, task)
 
 

@@ -13,7 +13,7 @@ from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
 from olmo_inject.yaml_text import read_yaml
 
-CORE = "cpu-core"  # counted where there is no GPU, one per process
+CORE = "cpu-core"  # counted if there is no GPU, one per process
 DEVICES = ("cuda", "cpu")
 NUMBERS = ("peak_flops", "memory", "price", "utilization")
 

@@ -1,4 +1,4 @@
-"""Measures the utilization that an experiment reaches on this machine, by timing some of its steps."""
+"""Measure the utilization that an experiment reaches on this machine, by timing some of its steps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def time_run(
         processes: ranks on this machine.
         device: auto, cpu or cuda.
         steps: number of steps to time, after one that is not timed.
-        tasks: as `build_data`'s.
+        tasks: tasks that are already built; None builds them.
 
     Raises:
         UserError: the experiment cannot be trained here, or a rank failed.

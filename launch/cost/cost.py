@@ -1,4 +1,4 @@
-"""Estimates what a run costs before it starts: FLOPs, GPU-hours, money, memory and disk.
+"""Estimate what a run costs before it starts: FLOPs, GPU-hours, money, memory and disk.
 
 Parameters, tokens, FLOPs, checkpoints and their bytes are exact. GPU-hours and money depend on the utilization, which
 is assumed until `calibrate` measures it. `memory` says which of its numbers are estimates.

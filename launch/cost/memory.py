@@ -101,7 +101,7 @@ def estimate_memory(experiment: Experiment, gpus: int, gpus_per_node: int) -> Me
     averages = 2 if train.optimizer.name == OptimizerType.adamw else 1
     half = HALF if train.precision != "fp32" else 0
     if train.distributed_strategy == DistributedStrategy.ddp or gpus == 1 or train.fsdp is None:
-        # DDP's buckets are a second copy of the gradients, unless it is told to share them.
+        # DDP's buckets are a second copy of the gradients, unless `gradient_as_bucket_view` shares them.
         buckets = FP32 * count.total if train.distributed_strategy == DistributedStrategy.ddp else 0
         whole = FP32 * count.total
         return Memory(whole, whole, averages * whole, buckets + half * count.total, activations)
@@ -135,7 +135,7 @@ def activation_bytes(model: ModelConfig, train: TrainConfig, sequences: int) -> 
     recomputed = [should_checkpoint_block(strategy, i) for i in range(model.n_layers)]
     kept = sum(FP32 * model.d_model if again else block for again in recomputed)
     if any(recomputed):
-        kept += block  # the one that is being computed again
+        kept += block  # the block that is being recomputed
     logits = (2 * b + 2 * FP32) * (model.embedding_size or model.vocab_size)
     return sequences * model.max_sequence_length * (kept + logits)
 

@@ -1,4 +1,4 @@
-"""OLMo-core 3: a loader that injects into another's rows, a loader of our corpus, and a callback that measures both.
+"""OLMo-core 3: a loader that injects into another loader's rows, a loader of our corpus, and a measuring callback.
 
 run = InjectedRun.open("my.yaml")
 loader = InjectingDataLoader(theirs, run)      # or PlannedDataLoader(run, work_dir=...)
@@ -6,7 +6,7 @@ trainer = TrainerConfig(...).with_callback("injection", Injection(run)).build(mo
 trainer.fit()
 """
 
-# OLMo-core 3 has an environment of its own, which the type checker does not see.
+# OLMo-core 3 needs an environment of its own, which the type checker does not see.
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from olmo_inject.injection.splicing import Splices
 
 
 def _check_version() -> None:
-    """Refuse an OLMo-core that is not 3.
+    """Check that OLMo-core 3 is installed.
 
     Raises:
-        UserError: ai2-olmo has brought another, or there is none.
+        UserError: there is none, or another version (ai2-olmo pins one).
     """
     try:
         found = version("ai2-olmo-core")
@@ -56,24 +56,28 @@ from olmo_core.train.train_module import TransformerTrainModule  # noqa: E402
 
 
 class InjectingDataLoader(TextDataLoaderBase):
-    """Puts a plan's instances into the rows of another loader, at any world size, after a resume and over epochs.
+    """Splices a plan's instances into the rows of another loader, at any world size, after resumes and over epochs.
 
-    What it saves and restores is the other loader's state, so a checkpoint of a run without it may be gone on with.
+    It saves and restores the other loader's state alone. So a checkpoint of a run without injection can be continued
+    with injection.
 
     Args:
-        loader: a `NumpyFSLDataLoader` or `ComposableDataLoader`: rank r of W is given rows r, r + W, ... of a batch.
-        run: whose `corpus` names no shards: the rows are the loader's.
+        loader: a `NumpyFSLDataLoader` or `ComposableDataLoader`, which give rank r of W the rows r, r + W, ... of a
+            batch.
+        run: an experiment whose `corpus` names no shards, since the rows are the loader's.
 
     Raises:
-        UserError: another kind of loader, whose rows' numbers are not known, or one of another batch or length.
+        UserError: another kind of loader, whose row numbers are not known, or another batch size or sequence length.
     """
 
     def __init__(self, loader: TextDataLoaderBase, run: InjectedRun) -> None:
         if not isinstance(loader, NumpyFSLDataLoader | ComposableDataLoader):
-            raise UserError(f"{type(loader).__name__}: which rows of the batch it gives a rank is not known")
+            raise UserError(
+                f"{type(loader).__name__}: it is not known which rows of a batch this loader gives to a rank"
+            )
         if run.experiment.has_host:
             raise UserError(
-                "corpus: its rows are the other loader's, so it may not name shards; or use PlannedDataLoader"
+                "corpus: remove its shards, since the rows come from the other loader; or use PlannedDataLoader"
             )
         self.loader, self.run = loader, run
         super().__init__(
@@ -133,18 +137,18 @@ class InjectingDataLoader(TextDataLoaderBase):
         return map(self._injected, self.loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        # Not the base class's: the other loader counts its batches itself.
+        # The base class's method would count batches, but the other loader counts its own.
         yield from self._iter_batches()
 
     def _injected(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Splice the batch that the other loader has just counted."""
+        """Splice instances into the batch that the other loader has just produced."""
         before = [self.loader.batches_in_epoch(epoch) for epoch in range(1, self.loader.epoch)]
         step = sum(n or 0 for n in before) + self.loader.batches_processed - 1
         rows = np.arange(self.loader.dp_rank, self.run.plan.batch_size, self.loader.dp_world_size)
         tokens = batch["input_ids"].numpy().copy()
         if tokens.shape != (len(rows), self.run.experiment.sequence_length):
             raise UserError(
-                f"step {step}: the loader gave rows of shape {list(tokens.shape)}; the plan's are "
+                f"step {step}: the loader gave a batch of shape {list(tokens.shape)}; the plan needs "
                 f"{[len(rows), self.run.experiment.sequence_length]}"
             )
         splices = self.run.splice.into(tokens, step * self.run.plan.batch_size + rows)
@@ -159,7 +163,7 @@ class InjectingDataLoader(TextDataLoaderBase):
 
 
 def _lifted(batch: Mapping[str, Any], shape: tuple[int, ...], splices: Splices) -> dict[str, torch.Tensor]:
-    """A batch's masks, with what is spliced as targets."""
+    """The batch's masks, with every spliced token unmasked."""
     label_mask, instance_mask = batch.get("label_mask"), batch.get("instance_mask")
     targets = np.ones(shape, bool) if label_mask is None else label_mask.numpy().copy()
     counts = None if instance_mask is None else instance_mask.numpy().copy()
@@ -169,14 +173,17 @@ def _lifted(batch: Mapping[str, Any], shape: tuple[int, ...], splices: Splices) 
 
 
 class PlannedDataLoader(TextDataLoaderBase):
-    """Loads the rows of our corpus, in the plan's order; one epoch is the whole run.
+    """Loads the rows of our corpus in the plan's order. One epoch is the whole run.
 
     Args:
-        run: whose `corpus` names the shards.
-        work_dir: a folder of this machine, as OLMo-core asks for; nothing is written there.
-        dp_world_size: data-parallel ranks; by default all.
-        dp_rank: this one.
-        num_workers: processes that read, beside this one.
+        run: an experiment whose `corpus` names the shards.
+        work_dir: a local folder that OLMo-core requires; nothing is written there.
+        dp_world_size: number of data-parallel ranks; all ranks by default.
+        dp_rank: data-parallel rank of this process.
+        num_workers: number of reading processes beside this one.
+
+    Raises:
+        UserError: the ranks cannot share a batch evenly.
     """
 
     def __init__(
@@ -198,7 +205,7 @@ class PlannedDataLoader(TextDataLoaderBase):
             dp_rank=get_rank() if dp_rank is None else dp_rank,
             fs_local_rank=get_fs_local_rank(),
         )
-        RankBatches(run, self.dp_rank, self.dp_world_size)  # refuses ranks that cannot share a batch
+        RankBatches(run, self.dp_rank, self.dp_world_size)  # checks that the ranks can share a batch
 
     @property
     def total_batches(self) -> int:
@@ -206,14 +213,14 @@ class PlannedDataLoader(TextDataLoaderBase):
         return self.run.experiment.steps
 
     def state_dict(self) -> dict[str, Any]:
-        """How far it is: the plan says all else."""
+        """The number of batches that were read. Everything else follows from the plan."""
         return {"batches_processed": self.batches_processed, "tokens_processed": self.tokens_processed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there.
+        """Continue from a saved state.
 
         Raises:
-            UserError: the state of a loader with other batches.
+            UserError: the state is of a loader with other batches.
         """
         steps, tokens = state_dict["batches_processed"], state_dict["tokens_processed"]
         _check_batch(self.run, tokens // steps if steps else self.global_batch_size)
@@ -231,7 +238,7 @@ class PlannedDataLoader(TextDataLoaderBase):
     def _iter_batches(self) -> Iterable[dict[str, Any]]:
         sampler = RankBatches(self.run, self.dp_rank, self.dp_world_size, self.batches_processed)
         for rows in DataLoader(self.dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self.num_workers):
-            # OLMo-core's labels are shifted: what each token is to predict.
+            # OLMo-core's labels are shifted: each holds the next token.
             yield rows | {"labels": F.pad(rows["labels"][:, 1:], (0, 1), value=IGNORED)}
 
 
@@ -244,17 +251,18 @@ def _check_batch(run: InjectedRun, tokens: int) -> None:
 
 @dataclass
 class Injection(Callback):
-    """Measures an OLMo-core run and keeps its folder; refuses a batch, a stream or a resume that is not the plan's.
+    """Measures an OLMo-core run and writes its run folder. Refuses batches, streams and resumes other than the plan's.
 
     Args:
-        run: what is trained, by one of the two loaders.
-        settings: of your own that decide what is computed, such as the optimizer's; a resume with others is refused.
+        run: the experiment, read by one of the two loaders.
+        settings: your own settings that decide what is computed, such as the optimizer's. A resume with other settings
+            is refused.
     """
 
     run: InjectedRun
     settings: dict[str, Any] | None = None
 
-    priority: ClassVar[int] = 10  # before the checkpointer's, so that a step is on disk before its checkpoint
+    priority: ClassVar[int] = 10  # above the checkpointer's: a step is logged before its checkpoint is written
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.run, "let the Trainer load its checkpoint")
@@ -263,20 +271,20 @@ class Injection(Callback):
         self._logits: torch.Tensor | None = None
 
     def pre_train(self) -> None:
-        """Check what the Trainer is about to do, open the run folder, and watch the model's forward passes.
+        """Check what the Trainer will do, open the run folder, and hook the model's forward passes.
 
         Raises:
-            UserError: one line that says what differs from the plan.
+            UserError: something differs from the plan; the message says what.
         """
         module, trainer = self.trainer.train_module, self.trainer
         if not isinstance(module, TransformerTrainModule) or module.cp_enabled or module.tp_enabled:
             raise UserError(
-                "measured are TransformerTrainModules under DDP and FSDP, not tensor, context or pipeline parallel"
+                "only a TransformerTrainModule under DDP or FSDP can be measured, not other kinds of parallelism"
             )
         _check_batch(self.run, trainer.global_batch_size)
         if trainer.max_steps != self.run.experiment.steps:
             steps = self.run.experiment.steps
-            raise UserError(f"steps: {steps}, but the Trainer is to make {trainer.max_steps}: max_duration")
+            raise UserError(f"steps: {steps}, but the Trainer will train {trainer.max_steps}: change its max_duration")
         model = module.model
         self.recorder.begin(
             model,
@@ -321,9 +329,9 @@ class Injection(Callback):
         self.trainer.train_module.model.train()  # pyright: ignore[reportAttributeAccessIssue]
 
     def post_checkpoint_saved(self, path: Any) -> None:
-        """Note that a checkpoint is written."""
+        """Record that a checkpoint was written."""
         name = Path(str(path)).name.removeprefix("step")
-        if name.isdigit() and self._hooks:  # the first is written before the run begins
+        if name.isdigit() and self._hooks:  # OLMo-core writes its first checkpoint before the run begins
             self.recorder.before_checkpoint()
             self.recorder.after_checkpoint(int(name))
 
@@ -336,7 +344,7 @@ class Injection(Callback):
 
 
 def describe(model: Any) -> dict[str, Any]:
-    """What a model is: its size in words, its parameters without the input embedding, its names and shapes."""
+    """Describe a model: size in words, number of parameters without the input embedding, and shapes of its weights."""
     shapes = {name: "x".join(map(str, parameter.shape)) for name, parameter in model.named_parameters()}
     embedding = model.embeddings.weight
     return {

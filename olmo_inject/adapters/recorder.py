@@ -1,4 +1,4 @@
-"""Measures a run in any training loop, keeps its folder and its evidence, and refuses to go on with another run."""
+"""Measure a run in any training loop, write its folder and evidence, and refuse to continue another run in it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from olmo_inject.training.sums import StepSums
 
 
 class Recorder:
-    """What a trainer's adapter calls: `begin` once, `forward` for each micro-batch, `end_step` after each update.
+    """Measures a run. Call `begin` once, `forward` for each micro-batch, and `end_step` after each optimizer update.
 
-    Every process calls all of it in the same order: `begin`, `end_step` and `close` communicate where there are
-    several. Give it to a `with` block, or call `close`.
+    Every process makes all calls in the same order: `begin`, `end_step` and `close` communicate between processes. Use
+    it as a context manager, or call `close`.
 
     Args:
-        run: what is trained.
-        go_on: what a user does to go on from a checkpoint, for the message of one who forgot.
+        run: the experiment that is trained.
+        go_on: what a user must do to continue from a checkpoint; completes the message for one who forgot.
     """
 
     def __init__(self, run: InjectedRun, go_on: str = "load its checkpoint") -> None:
@@ -59,7 +59,7 @@ class Recorder:
         self.close()
 
     def __del__(self) -> None:
-        self.close()  # a trainer that ends with an error tells no callback
+        self.close()  # a trainer that ends with an error calls no callback
 
     def begin(
         self,
@@ -70,14 +70,16 @@ class Recorder:
         described: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Check the run folder, write or cut it back to `step`, and evaluate if the run is new (collective).
+        """Check and open the run folder, and evaluate if the run is new (collective).
+
+        The folder is written for a new run. For a resumed one its logs are cut back to `step`.
 
         Args:
-            model: what is trained.
-            next_logits: rows [b, t] to the model's logits after the last token [b, V], float32.
-            step: completed steps of the checkpoint that was restored, 0 for a new run.
-            described: what the model is; `size` and `parameters` are shown in reports.
-            settings: of the trainer, which decide what is computed.
+            model: the model that is trained.
+            next_logits: maps rows [b, t] to the model's logits after the last token [b, V], float32.
+            step: completed steps of the restored checkpoint; 0 for a new run.
+            described: description of the model; reports show `size` and `parameters`.
+            settings: settings of the trainer that decide what is computed.
 
         Raises:
             UserError: the folder holds another run, or this run was trained further and no checkpoint was restored.
@@ -94,7 +96,7 @@ class Recorder:
             if is_first():
                 self._open_folder(folder)
             if not self.has_saved_weights(model, step):
-                raise UserError(f"{folder}: the model does not have the weights that checkpoint {step} was saved with")
+                raise UserError(f"{folder}: the model's weights are not those that checkpoint {step} was saved with")
         first = folder if is_first() else None
         self.metrics = Metrics(None if first is None else folder / METRICS)
         evaluation = _SharedEvaluation(
@@ -106,7 +108,7 @@ class Recorder:
             callback.before_first_step(cast("Any", self))
 
     def _open_folder(self, folder: Path) -> None:
-        """Lock the run folder and write it, or cut its logs back to the step at which it goes on (one process)."""
+        """Lock the run folder and write it, or cut its logs back to the step to continue from (one process)."""
         check_no_other_folder(folder)
         made = absent(folder)
         self._closing.enter_context(locked(folder))
@@ -118,7 +120,7 @@ class Recorder:
             if saved is not None and saved["step"] and not step:
                 trained = saved["step"]
                 raise UserError(
-                    f"{folder} has been trained to step {trained}: {self.go_on} to go on, or choose another folder"
+                    f"{folder} has been trained to step {trained}: {self.go_on} to continue, or choose another folder"
                 )
             lines = list(read_evidence(folder))
             if step and (not lines or lines[-1]["step"] + 1 < step):
@@ -138,17 +140,17 @@ class Recorder:
         logits: torch.Tensor,
         loss_sum: torch.Tensor | float,
     ) -> None:
-        """Measure a training micro-batch of the step.
+        """Measure one micro-batch of the current step.
 
         Args:
-            index: the position of each row.
-            input_ids: as the model received them.
-            labels: not shifted; -100 where a token is no target.
-            logits: [b, T, V].
-            loss_sum: cross-entropy summed over the targets, nats.
+            index: position of each row.
+            input_ids: token ids as the model received them.
+            labels: not shifted; -100 for tokens that are not targets.
+            logits: [b, t, V].
+            loss_sum: cross-entropy summed over the targets, in nats.
 
         Raises:
-            UserError: a row that is not the step's: the loader's order is not the plan's.
+            UserError: a row belongs to another step, so the loader's order is not the plan's.
         """
         positions = index.cpu()
         strays = positions[positions // self.run.plan.batch_size != self.global_step]
@@ -156,7 +158,7 @@ class Recorder:
             of = int(strays[0]) // self.run.plan.batch_size
             raise FoundByOneRank(
                 f"step {self.global_step}: the loader gave a row of step {of}: read positions in order, without "
-                "shuffling, and from where the checkpoint left off"
+                "shuffling, from where the checkpoint left off"
             )
         with torch.no_grad():
             targets = labels[:, 1:]
@@ -168,13 +170,13 @@ class Recorder:
                 callback.on_forward(cast("Any", self), batch, targets, logits.detach())
 
     def end_step(self, values: Mapping[str, float] | None = None) -> None:
-        """Write what the step measured, after its update; evaluate if it is due (collective).
+        """Write the step's measurements after its update, and evaluate if due (collective).
 
         Args:
-            values: to log with the step, such as `optim/learning_rate`.
+            values: further values to log with the step, such as `optim/learning_rate`.
 
         Raises:
-            UserError: the processes together were not given the step's rows.
+            UserError: the processes together did not get the rows of the step.
         """
         step, sums = self.global_step, self.sums.reduce()
         if sums["rows"] != self.run.plan.batch_size:
@@ -189,16 +191,16 @@ class Recorder:
         self._kept.flush()
 
     def before_checkpoint(self) -> None:
-        """Bring all lines to the disk, before a checkpoint says that they are there."""
+        """Flush all logs to disk, so that no checkpoint is newer than the logs."""
         for callback in self._callbacks:
             callback.before_checkpoint(cast("Any", self))
         self.metrics.flush(to_disk=True)
 
     def after_checkpoint(self, step: int | None = None) -> None:
-        """Note that a checkpoint is written, and of what weights.
+        """Record that a checkpoint was written, with a checksum of its weights.
 
         Args:
-            step: its completed steps, if other steps were completed while it was written.
+            step: completed steps of the checkpoint, if more steps were completed while it was written.
         """
         if not is_first():
             return
@@ -211,12 +213,12 @@ class Recorder:
         write_json(folder / SAVED, {"step": step, "weights": weights})
 
     def has_saved_weights(self, model: torch.nn.Module, step: int) -> bool:
-        """Whether a model's weights are those of this run's checkpoint at `step`, as far as that is known."""
+        """Whether the model has the weights of this run's checkpoint at `step`; True if no checksum is known."""
         known = read_saved(self.run.experiment.run_folder)
         return known is None or known["weights"].get(str(step)) in (None, weights_sum(model))
 
     def close(self) -> None:
-        """Close the logs and leave the folder to others."""
+        """Close the logs and release the run folder."""
         for callback in self._callbacks:
             callback.on_close(cast("Any", self))
         self._callbacks = []
@@ -225,7 +227,7 @@ class Recorder:
 
 
 def weights_sum(model: torch.nn.Module) -> str | None:
-    """A sum over the bits of all weights; None for a model whose parts lie with other processes."""
+    """A checksum over the bits of all weights; None if other processes hold parts of the model."""
     total = 0
     for number, parameter in enumerate(model.parameters(), 1):
         if isinstance(parameter, DTensor):
@@ -236,10 +238,10 @@ def weights_sum(model: torch.nn.Module) -> str | None:
 
 
 class _SharedEvaluation(Evaluation):
-    """Evaluates any model, its instances shared among the processes."""
+    """Evaluates any model, with the instances shared out among processes."""
 
     def probes(self, task: Task, ids: Int64[np.ndarray, " n"]) -> list[Probe]:
-        return []  # they ask for the logits of whole rows, and for those after the last token alone is asked here
+        return []  # probes need logits of whole rows, but `next_logits` only gives those after the last token
 
     def score(self, trainer: Any, task: Task, ids: Int64[np.ndarray, " n"]) -> Scores:
         trainer.dist_model.eval()
@@ -247,7 +249,7 @@ class _SharedEvaluation(Evaluation):
 
 
 class _SpliceEvidence(Evidence):
-    """Evidence of rows that somebody else loads: also the hash of what was injected into them, all else as zeros."""
+    """Evidence for rows that another loader reads: adds a hash of the injected tokens, all other tokens being zeros."""
 
     def __init__(self, run_folder: Path | None, run: InjectedRun) -> None:
         super().__init__(run_folder)

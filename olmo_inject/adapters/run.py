@@ -1,4 +1,4 @@
-"""An experiment opened for a trainer: its plan, and its rows as a map-style dataset."""
+"""Open an experiment for another trainer: its plan, and its rows as a map-style dataset."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from olmo_inject.injection import Plan
 from olmo_inject.injection.splicing import Splices
 from olmo_inject.runs.read import run_of
 
-IGNORED = -100  # of labels: no target
-INDEX = "index"  # key of a batch: the position of each row, which is row p % B of step p // B
+IGNORED = -100  # label of a token that is not a target
+INDEX = "index"  # batch key for the position p of each row: row p % B of step p // B
 ROW_KEYS = ("input_ids", "labels", INDEX)
 
 
 class InjectedRun:
-    """An experiment whose trainer is somebody else's, with its data.
+    """An experiment that another trainer trains, with its data.
 
     Args:
-        experiment: as `load_described` gives it.
+        experiment: as returned by `load_described`.
 
     Raises:
-        UserError: as `data.build_data`.
+        UserError: the corpus or a task cannot be built, or the injections need the host rows, which are unknown here.
     """
 
     def __init__(self, experiment: StreamExperiment) -> None:
@@ -40,21 +40,25 @@ class InjectedRun:
         self.data: TaskPlan = self._open(experiment)
         self.splice = Splice(self.data.plan, self.data.source.vocabulary.eos_id)
         if self.splice.reads_host and not experiment.has_host:
-            raise UserError("injections: place document depends on the rows, which are somebody else's here")
+            raise UserError("injections: `place: document` needs the host rows, but the corpus names no shards")
 
     @classmethod
     def open(cls, config: Path | str, overrides: Sequence[str] = ()) -> InjectedRun:
-        """Open what a YAML file describes; arguments and errors as `load_experiment`'s.
+        """Open the experiment in a YAML file.
+
+        Args:
+            config: path of the file, or the name of one in configs/experiments.
+            overrides: changes as key=value.
 
         Raises:
-            UserError: it is a run of ai2-olmo's trainer.
+            UserError: the file is invalid, or describes a run of ai2-olmo's trainer.
         """
         experiment = load_described(config, overrides)
         if not isinstance(experiment, StreamExperiment):
-            raise UserError(f"{config}: says no trainer, so ai2-olmo's trains it; write `trainer: NAME`")
+            raise UserError(f"{config}: `trainer` is not set, so ai2-olmo's trainer is meant; write `trainer: NAME`")
         run = run_of(config)
         if run is not None and run.has_own_code:
-            raise UserError(f"{config} is a run's, whose tasks' code is not run: open the file that it was made from")
+            raise UserError(f"{config} is in a run folder, whose task code is not executed: open the original file")
         return cls(experiment)
 
     @staticmethod
@@ -64,14 +68,14 @@ class InjectedRun:
         return build_data(experiment, Path(experiment.folder) / "order")
 
     def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
-        """What is injected at `positions`."""
+        """The tokens to inject at `positions`, and where in the row."""
         if isinstance(self.data, ExperimentData):
             return self.data.corpus.splices(positions)
         return self.splice.at(positions, self.experiment.sequence_length, None)
 
     @property
     def plan(self) -> Plan:
-        """What is injected where."""
+        """The plan: which instance goes into which row of which step."""
         return self.data.plan
 
     @cached_property
@@ -79,39 +83,40 @@ class InjectedRun:
         """The rows of all steps, in order.
 
         Raises:
-            UserError: the corpus is somebody else's.
+            UserError: the corpus names no shards.
         """
         return InjectedRows(self)
 
     def check_rows(self, rows: int, how: str) -> None:
-        """Refuse a trainer whose batch is not the plan's.
+        """Check that the trainer's global batch has as many rows as the plan's.
 
         Args:
-            rows: of its global batch.
-            how: what they come from, in words.
+            rows: rows of the trainer's global batch.
+            how: how the trainer arrives at this number, for the message.
 
         Raises:
-            UserError: the plan's batch has another number.
+            UserError: the numbers differ.
         """
         if rows != self.plan.batch_size:
             ours = self.plan.batch_size
             raise UserError(f"batch_size: {ours}, but the trainer's global batch has {rows} rows: {how}")
 
     def prepare_order(self) -> None:
-        """Shuffle a long corpus once for all processes; for one process, before others read."""
+        """Shuffle a long corpus once for all processes. One process calls it before the others read."""
         if isinstance(self.data, ExperimentData) and len(self.data.shards) >= SHARED_FROM:
             self.data.order.prepare(len(self.data.corpus))
 
 
 class InjectedRows(Dataset[dict[str, torch.Tensor]]):
-    """Position p as `input_ids` [T], `labels` [T] with -100 where masked, not shifted, and `index` (p itself).
+    """Maps position p to `input_ids` [T], `labels` [T] (not shifted, -100 where masked) and `index` (p itself).
 
-    To be read in order: step s is positions s*B to s*B + B - 1, B the global batch size, whichever process reads them.
+    Read it in order: step s is positions s*B to s*B + B - 1, where B is the global batch size, whichever process reads
+    them.
     """
 
     def __init__(self, run: InjectedRun) -> None:
         if not isinstance(run.data, ExperimentData):
-            raise UserError("corpus: none of name, folder and paths: there is nothing to read; splice your own rows")
+            raise UserError("corpus: none of name, folder and paths is set, so there are no rows to read; splice yours")
         self.corpus = run.data.corpus
 
     def __len__(self) -> int:
@@ -148,18 +153,18 @@ class InjectedRows(Dataset[dict[str, torch.Tensor]]):
 
 
 class RankBatches(Sampler[list[int]]):
-    """The positions that one process reads, a list for each step: rows `rank`, `rank + world`, ... of its batch.
+    """The positions that one process reads, one list per step: rows `rank`, `rank + world`, ... of the global batch.
 
-    For `DataLoader(run.dataset, batch_sampler=RankBatches(run), collate_fn=collate)`.
+    Use it as `DataLoader(run.dataset, batch_sampler=RankBatches(run), collate_fn=collate)`.
 
     Args:
-        run: whose steps.
+        run: the experiment.
         rank: of this process.
-        world: number of processes, which divides the batch.
-        first_step: of the checkpoint to go on from.
+        world: number of processes; it must divide the batch size.
+        first_step: first step to read, the completed steps of the checkpoint that is continued.
 
     Raises:
-        UserError: the processes cannot share a batch.
+        UserError: the processes cannot share a batch evenly.
     """
 
     def __init__(self, run: InjectedRun, rank: int = 0, world: int = 1, first_step: int = 0) -> None:
@@ -178,5 +183,5 @@ class RankBatches(Sampler[list[int]]):
 
 
 def collate(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Stack rows to a batch."""
+    """Stack rows into a batch."""
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

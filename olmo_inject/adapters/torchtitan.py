@@ -4,8 +4,8 @@
         run = InjectedRun.open("my.yaml")
         return TitanDataLoader(run, dp_rank, dp_world_size, job_config.training.local_batch_size)
 
-Give it to the `TrainSpec` as `build_dataloader_fn`. It injects; measuring and evidence are for a loop that calls a
-`Recorder`, which torchtitan's does not.
+Give it to the `TrainSpec` as `build_dataloader_fn`. It only injects. Measurements and evidence need a loop that calls a
+`Recorder`, and torchtitan's does not.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from olmo_inject.errors import UserError
 
 
 class TitanDataLoader:
-    """Yields `({"input": tokens [b, T]}, labels [b, T])`, the labels shifted; Stateful, as torchtitan asks for.
+    """Yields `({"input": tokens [b, T]}, labels [b, T])` with shifted labels. It is Stateful, as torchtitan requires.
 
     Args:
-        run: whose corpus and plan; `sequence_length` is torchtitan's `seq_len`.
-        dp_rank: data-parallel rank.
-        dp_world_size: data-parallel ranks.
-        local_batch_size: rows of a batch of one rank; gradient accumulation takes several for a step.
+        run: supplies corpus and plan; its `sequence_length` is torchtitan's `seq_len`.
+        dp_rank: data-parallel rank of this process.
+        dp_world_size: number of data-parallel ranks.
+        local_batch_size: rows in one batch of one rank; gradient accumulation uses several batches per step.
 
     Raises:
         UserError: the ranks' batches do not fill a step evenly.
     """
 
     def __init__(self, run: InjectedRun, dp_rank: int, dp_world_size: int, local_batch_size: int) -> None:
-        RankBatches(run, dp_rank, dp_world_size)  # refuses ranks that cannot share a batch
+        RankBatches(run, dp_rank, dp_world_size)  # checks that the ranks can share a batch
         share = run.plan.batch_size // dp_world_size
         if share % local_batch_size:
             raise UserError(f"local_batch_size: {local_batch_size} does not divide a rank's {share} rows of a step")
@@ -53,9 +53,9 @@ class TitanDataLoader:
             done = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """How many rows this rank has read: the same on every rank."""
+        """The number of rows that this rank has read, which is the same on every rank."""
         return {"rows_read": self.rows_read}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there; a state without rows is that of a new run."""
+        """Continue from a saved state. A state without rows is that of a new run."""
         self.rows_read = int(state_dict.get("rows_read", 0))

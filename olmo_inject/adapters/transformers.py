@@ -1,11 +1,11 @@
-"""transformers' Trainer: a callback that has it read the planned rows, measures them and keeps the run's folder.
+"""transformers' Trainer: a callback that makes it read the planned rows, measures them and writes the run folder.
 
     run = InjectedRun.open("my.yaml")
     trainer = Trainer(model, arguments, train_dataset=run.dataset, data_collator=collate, callbacks=[Injection(run)])
     trainer.train()
 
-It holds for one process or several (torchrun, accelerate), gradient accumulation and loader workers: the rows of a step
-are always the plan's, whoever reads them.
+It works with one process or several (torchrun, accelerate), gradient accumulation and loader workers. The rows of a
+step are always the plan's, whichever process reads them.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from olmo_inject.adapters.recorder import Recorder
 from olmo_inject.adapters.run import IGNORED, INDEX, InjectedRun
 from olmo_inject.errors import UserError
 
-# What decides the weights, beside the model and the rows.
+# Settings that decide the weights, beside the model and the rows.
 SETTINGS = (
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "weight_decay"),
     *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing_factor"),
     *("neftune_noise_alpha", "bf16", "fp16", "seed", "data_seed"),
 )
-# Of a model's configuration: where it came from and how it is run, not what it is.
+# Keys of a model's configuration that say where it came from and how it is run, not what it computes.
 NOT_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "_attn_implementation")
 
 
 class Injection(TrainerCallback):
-    """Measures a Trainer's run and refuses an order, a batch or a resume that is not the plan's.
+    """Measures a Trainer's run. Refuses an order, a batch or a resume that is not the plan's.
 
-    When the Trainer is made, it sets `train_sampling_strategy="sequential"` and `remove_unused_columns=False`, without
-    which rows are shuffled and lose their numbers.
+    When the Trainer is made, the callback sets `train_sampling_strategy="sequential"` and
+    `remove_unused_columns=False`. Without them the Trainer would shuffle rows and drop their positions.
 
     Args:
-        run: what is trained.
+        run: the experiment that is trained.
     """
 
     def __init__(self, run: InjectedRun) -> None:
@@ -49,17 +49,17 @@ class Injection(TrainerCallback):
         self._index: torch.Tensor | None = None
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Have the Trainer read in order, and keep the rows' numbers."""
+        """Make the Trainer read rows in order and keep their positions."""
         args.train_sampling_strategy = "sequential"
         args.remove_unused_columns = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check what the Trainer is about to do, open the run folder, and watch the model's forward passes.
+        """Check what the Trainer will do, open the run folder, and hook the model's forward passes.
 
         Raises:
-            UserError: one line that says what differs from the plan.
+            UserError: something differs from the plan; the message says what.
         """
         model = kwargs["model"]
         self._check(args, state)
@@ -79,7 +79,7 @@ class Injection(TrainerCallback):
 
     def _check(self, args: TrainingArguments, state: TrainerState) -> None:
         if args.remove_unused_columns or args.train_sampling_strategy != "sequential":
-            raise UserError("give the callback to Trainer(callbacks=[...]) when it is made, for it sets the order")
+            raise UserError("pass the callback to Trainer(callbacks=[...]): it sets the order when the Trainer is made")
         if args.n_gpu > 1:
             raise UserError("transformers' Trainer would use DataParallel; start one process per GPU with torchrun")
         parts = args.train_batch_size, args.world_size, args.gradient_accumulation_steps
@@ -87,12 +87,13 @@ class Injection(TrainerCallback):
         self.run.check_rows(parts[0] * parts[1] * parts[2], how)
         if state.max_steps != self.run.experiment.steps:
             steps = self.run.experiment.steps
-            raise UserError(f"steps: {steps}, but the Trainer is to make {state.max_steps}: max_steps")
+            raise UserError(f"steps: {steps}, but the Trainer will train {state.max_steps}: change its max_steps")
 
     def _complete_weights(self, model: PreTrainedModel, args: TrainingArguments, step: int) -> None:
-        """Load what the Trainer's resume leaves out: it looks for weights under other names than they are saved with.
+        """Load weights that the Trainer's resume leaves out, since it looks for other names than it saves.
 
-        So it is for GPT-NeoX in transformers 5: `embed_out` in the file is `lm_head` in the model, which stays random.
+        This happens for GPT-NeoX in transformers 5: `embed_out` in the file is `lm_head` in the model, which would stay
+        random.
         """
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{step}"
         if step and not self.recorder.has_saved_weights(model, step) and checkpoint.is_dir():
@@ -128,11 +129,11 @@ class Injection(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Note the step's learning rate, which the scheduler changes afterwards."""
+        """Record the step's learning rate before the scheduler changes it."""
         self._rate = float(kwargs["optimizer"].param_groups[0]["lr"])
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Note that the checkpoint is written."""
+        """Record that the checkpoint was written."""
         self.recorder.after_checkpoint()
 
     def on_train_end(
@@ -145,7 +146,7 @@ class Injection(TrainerCallback):
 
 
 def describe(model: PreTrainedModel) -> dict[str, Any]:
-    """What a model is: its size in words, its parameters without the input embedding, and its configuration."""
+    """Describe a model: size in words, number of parameters without the input embedding, and configuration."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_MODEL}
     embedding: Any = model.get_input_embeddings()
     unembedding: Any = model.get_output_embeddings()
@@ -160,5 +161,5 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As the run folder's YAML holds them."""
+    """The values in types that the run folder's YAML can hold."""
     return json.loads(json.dumps(dict(values), default=str))

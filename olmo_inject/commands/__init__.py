@@ -1,1 +1,1 @@
-"""The commands, a module for each group; what a command calls is imported when it runs."""
+"""The command line: a module for each group of commands. A command imports what it calls when it runs."""

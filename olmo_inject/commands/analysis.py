@@ -1,4 +1,4 @@
-"""`olmo-inject analyze features|memory|behaviour`, and what all of `analyze` share."""
+"""`olmo-inject analyze features|memory|behaviour`, and what all commands of `analyze` share."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ app = typer.Typer(
 
 RunsArgument = Annotated[
     list[Path],
-    typer.Argument(help="Run folders, folders of runs; or, with --tasks, models of ai2-olmo or transformers."),
+    typer.Argument(help="Run folders or folders of runs; with --tasks also models of ai2-olmo or transformers."),
 ]
 TasksOption = Annotated[
     list[Path] | None,
     typer.Option(
-        help="A task of the models that are no run, as a run's tasks/NAME.json; may be repeated.", show_default=False
+        help="Task file (a run's tasks/NAME.json) for models that belong to no run; may be repeated.",
+        show_default=False,
     ),
 ]
 OutOption = Annotated[
@@ -44,11 +45,11 @@ def output_folder(runs: Sequence[Path], out: Path | None) -> Path:
     """The folder for figures and tables, checked to be writable before anything is computed.
 
     Args:
-        runs: as the user gave them, known to exist.
-        out: the folder; None: `analysis/` in the folder that the runs have in common.
+        runs: existing paths, as the user gave them.
+        out: the folder; None: `analysis/` in the folder that all runs have in common.
 
     Raises:
-        UserError: it cannot be written, or the default is a Python package.
+        UserError: the folder cannot be written, or the default is a Python package.
     """
     from olmo_inject.errors import UserError
     from olmo_inject.owned_folder import check_writable
@@ -68,15 +69,15 @@ def deliver(
     skipped: Skipped,
     as_json: bool,
 ) -> None:
-    """Write tables as Parquet and drawings as SVG and PNG, print the sections' tables, and end with the right status.
+    """Write tables as Parquet and drawings as SVG and PNG, print the sections' tables, and set the exit status.
 
     Args:
-        method: begins the names of the files.
-        folder: see `output_folder`.
-        tables: joined over checkpoints.
-        sections: of the report.
-        skipped: what was left out.
-        as_json: print one document instead.
+        method: prefix of the file names.
+        folder: where files are written, from `output_folder`.
+        tables: tables joined over checkpoints.
+        sections: sections of the report, whose tables and drawings are delivered.
+        skipped: what was left out; if anything was, the exit status is 1.
+        as_json: print one JSON document instead of tables.
     """
     from analysis.figures import style
     from analysis.read.store import write_table
@@ -104,7 +105,7 @@ def deliver(
 
 
 def _printed(table: Table) -> rich.table.Table:
-    """A table of the report for the terminal."""
+    """A table of the report, for the terminal."""
     from rich.box import SIMPLE
     from rich.table import Table as Printed
 
@@ -200,7 +201,7 @@ def behaviour(
     from olmo_inject.training.parallel import choose_device
 
     skipped, paths, folder = Skipped(), expand(runs), output_folder(runs, out)
-    # A run is drawn from its measurements also without checkpoints.
+    # A run without checkpoints is drawn from its measurements.
     with_weights = [path for path in paths if not is_run(path) or any(path.glob("step*"))]
     scored = unmeasured(select_checkpoints(with_weights, steps, skipped, tasks or ()))
     scores = analyze(scored, scores_method(), choose_device(device), skipped)

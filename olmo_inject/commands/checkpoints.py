@@ -1,4 +1,4 @@
-"""`olmo-inject unshard|export|evaluate`: what is done with checkpoints after training."""
+"""`olmo-inject unshard|export|evaluate`: convert and evaluate checkpoints after training."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def evaluate(
 
     torch_device = choose_device(device)
     evaluation.check_sizes(rows_per_pass, max_instances)
-    # All tasks first, so that a mistake in the last is reported before the first is evaluated.
+    # Load all tasks first, so that a mistake in the last one is reported before any evaluation.
     work = [(step, evaluation.find_tasks(tasks or (), step)) for step in evaluation.find_steps(checkpoints, steps)]
     results: list[evaluation.Result | evaluation.ProbeResult] = []
     with show_progress("evaluating", len(work), "checkpoints", enabled=not as_json) as meter:

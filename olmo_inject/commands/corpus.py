@@ -88,7 +88,7 @@ def manifest(
 def order(
     corpus: CorpusArgument,
     steps: Annotated[str, typer.Option(help="Steps start:stop, e.g. 0:50000; stop is not included.")],
-    out: Annotated[Path, typer.Option(help="File to write: raw uint32, one sequence number a row.")],
+    out: Annotated[Path, typer.Option(help="File to write: raw uint32, one sequence number per row.")],
     root: RootOption = None,
     manifest: ManifestOption = None,
     batch_size: BatchOption = None,

@@ -1,4 +1,4 @@
-"""Arguments that several commands of `corpus` take."""
+"""Arguments and options that several commands of `corpus` share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import typer
 
 from olmo_inject.paths import PATH
 
-PANEL = "The corpus, where it does not say it itself"
+PANEL = "The corpus, if it does not say so itself"
 
 CorpusArgument = Annotated[
     str,
     PATH,
-    typer.Argument(help="A corpus folder, a staged corpus, a name or file of configs/corpora, or an experiment file."),
+    typer.Argument(help="A corpus folder, a staged corpus, a name or file of configs/corpora, or an experiment."),
 ]
 RootOption = Annotated[
     str | None,
@@ -28,7 +28,7 @@ ManifestOption = Annotated[
     str | None,
     PATH,
     typer.Option(
-        help="Manifest of a named corpus; default where `corpus manifest` writes it.",
+        help="Manifest of a named corpus; default: where `corpus manifest` writes it.",
         show_default=False,
         rich_help_panel=PANEL,
     ),

@@ -34,13 +34,13 @@ def build(
     eos_id: Annotated[
         int | None,
         typer.Option(
-            help="EOS token, where the tokenizer has none of a usual name.",
+            help="EOS token, if the tokenizer has none of a usual name.",
             show_default=False,
             rich_help_panel=TOKENIZER,
         ),
     ] = None,
     pad_id: Annotated[
-        int | None, typer.Option(help="PAD token, likewise.", show_default=False, rich_help_panel=TOKENIZER)
+        int | None, typer.Option(help="PAD token, as --eos-id.", show_default=False, rich_help_panel=TOKENIZER)
     ] = None,
     text_field: Annotated[str, typer.Option(help="Key or column of the text.", rich_help_panel=TEXT)] = "text",
     id_field: Annotated[

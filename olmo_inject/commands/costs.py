@@ -1,4 +1,4 @@
-"""`olmo-inject cost|preflight`: what a run costs, and whether it can run here."""
+"""`olmo-inject cost|preflight`: estimate what a run costs, and test whether it can run here."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def preflight(
 ) -> None:
     """Test whether a run can start: devices, ranks, corpus, disk, a real step, a checkpoint, memory.
 
-    Exit status 1 if anything fails. Does not write to the run folder. Is started as `train` is: alone, once on each of
-    several nodes, or by torchrun.
+    Exit status 1 if anything fails. Does not write to the run folder. Start it as you start `train`: alone, once on
+    each of several nodes, or by torchrun.
     """
     from launch.torchrun import be_the_only_rank, check_launch, default_processes, run_ranks
     from olmo_inject.config import load_experiment

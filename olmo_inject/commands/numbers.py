@@ -1,4 +1,4 @@
-"""The range of every numeric option, in one table, checked before a command begins."""
+"""The allowed range of every numeric option, in one table that is checked before a command begins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from olmo_inject.number_ranges import COUNT, FROM_0, MOST_ROWS, NOT_NEGATIVE, Ra
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MANY = Range(1, 4096)  # on one machine
+_MANY = Range(1, 4096)  # processes or GPUs of one machine
 _BYTES = Range(1, 2**62)
 NUMBERS = {
     "processes": _MANY,
@@ -49,7 +49,7 @@ NUMBERS = {
 
 
 def with_checked_numbers(command: F) -> F:
-    """Have a command check its numbers against the table."""
+    """Wrap a command so that its numbers are checked against the table before it runs."""
 
     @functools.wraps(command)
     def called(*args: Any, **kwargs: Any) -> Any:

@@ -1,10 +1,10 @@
-"""`olmo-inject plan|train|audit`: one run."""
+"""`olmo-inject plan|train|audit`: one run from its plan to its audit."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from olmo_inject.commands.shared import (
 from olmo_inject.errors import UserError
 from olmo_inject.rank_environment import is_rank
 from olmo_inject.terminal import Console
+
+if TYPE_CHECKING:
+    from olmo_inject.config import Experiment
 
 
 def plan(
@@ -71,7 +74,7 @@ def train(
 ) -> None:
     """Train a run. The same command resumes it from the last checkpoint.
 
-    The command starts its ranks with torchrun's agent, or is the only one. On several nodes run it once on each:
+    The command starts its ranks with torchrun's agent, or is the only rank. On several nodes run it once on each:
     `srun --ntasks-per-node=1 olmo-inject train CONFIG --processes 8 --nodes 4 --rendezvous node1:29500`.
     Under torchrun it is one of the ranks: `torchrun --nproc-per-node 8 -m olmo_inject train CONFIG`.
 
@@ -89,18 +92,13 @@ def train(
         return
     from olmo_inject.runs.read import is_run
     from olmo_inject.tasks.registry import is_own_code
-    from olmo_inject.training.checks import check_before_launch, record_changes
-    from olmo_inject.training.leftovers import tidy_finished
 
     ranks = default_processes() if processes is None else processes
     check_launch(nodes, rendezvous)
     if is_run(experiment.run_folder) and not overwrite:
         for task in (task for task in experiment.tasks if is_own_code(task.kind)):
             say_once(f"task {task.name}: resuming runs the code in {Path(task.kind.rpartition(':')[0]).resolve()}")
-    if (done := check_before_launch(experiment, nodes * ranks, device, overwrite)) is not None:
-        record_changes(experiment)
-        tidy_finished(experiment)
-        say_once(f"{experiment.name}: {done}")
+    if _is_done(experiment, nodes * ranks, device, overwrite):
         return
     if nodes * ranks == 1:
         from olmo_inject.training.run import train_as_rank
@@ -119,6 +117,20 @@ def train(
         *(["--overwrite"] if overwrite else []),
     ]
     raise typer.Exit(run_ranks("olmo_inject", arguments, ranks, nodes=nodes, rendezvous=rendezvous))
+
+
+def _is_done(experiment: Experiment, ranks: int, device: str, overwrite: bool) -> bool:
+    """Check the run before its launch. If nothing needs to be started, record changed settings and say so."""
+    from olmo_inject.training.checks import check_before_launch, record_changes
+    from olmo_inject.training.leftovers import tidy_finished
+
+    data, done = check_before_launch(experiment, ranks, device, overwrite)
+    if done is None:
+        return False
+    record_changes(experiment, data)
+    tidy_finished(experiment)
+    say_once(f"{experiment.name}: {done}")
+    return True
 
 
 def audit(
@@ -141,7 +153,7 @@ def audit(
     for result in audits:
         try:
             save_audit(result)
-        except UserError as error:  # the folder is read-only; the verdict is printed all the same
+        except UserError as error:  # the folder is read-only; the verdict is printed anyway
             print(f"olmo-inject: the verdict was not saved: {error}", file=sys.stderr)
     if not all(result.passed for result in audits):
         raise typer.Exit(1)

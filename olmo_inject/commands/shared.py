@@ -1,4 +1,4 @@
-"""What several commands share: arguments, options, and how they print."""
+"""Arguments, options and printing that several commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from olmo_inject.paths import PATH
 from olmo_inject.rank_environment import is_first_rank
 from olmo_inject.terminal import Console
 
-INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM, as a shell's
+INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM, as in a shell
 
 ConfigArgument = Annotated[
     str, PATH, typer.Argument(help="An experiment: a YAML file, or the name of one in configs/experiments.")
@@ -75,7 +75,7 @@ def print_json(value: Any) -> None:
 
 
 def table_console() -> Console:
-    """A console for tables: as wide as the terminal; in a file wide enough that a row is a line with whole names."""
+    """A console for tables: as wide as the terminal; in a file, wide enough that every row is one line."""
     return Console(width=None if sys.stdout.isatty() else 1000)
 
 
@@ -86,13 +86,13 @@ def say_once(message: str) -> None:
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use, which in a container or a SLURM job are not all of the machine's."""
+    """Processor cores that this process may use. A container or a SLURM job may have fewer than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """End the command with one line and status 130 where its runs were stopped by Ctrl-C or SIGTERM."""
+    """Within the context, end the command with one line and status 130 if Ctrl-C or SIGTERM stopped its runs."""
     from launch.pool import Stopped
 
     try:

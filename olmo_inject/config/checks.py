@@ -1,4 +1,4 @@
-"""Checks of an experiment that need no corpus."""
+"""Checks of an experiment that do not need its corpus."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from olmo_inject.tasks.registry import default_fraction
 
 
 def check(experiment: Experiment) -> None:
-    """Validate an experiment, and resolve `train.max_duration` to whole steps.
+    """Validate an experiment, and resolve `train.max_duration` to a whole number of steps.
 
     Raises:
-        UserError: the key, the value and what is allowed.
+        UserError: a value is invalid; the message names the key, the value and what is allowed.
     """
     _check_owned_keys(experiment.train)
     check_ranges(experiment)
@@ -45,14 +45,14 @@ def check(experiment: Experiment) -> None:
 
 
 def check_stream(experiment: Described, length: str) -> None:
-    """Validate what experiments of all trainers have in common: tasks, injections and references.
+    """Validate what experiments of all trainers share: tasks, injections and references.
 
     Args:
-        experiment: to validate; the default share of the train half is filled in.
-        length: the key of its sequence length.
+        experiment: what to validate; a missing share of the train half is filled in.
+        length: the key of its sequence length, for messages.
 
     Raises:
-        UserError: the key, the value and what is allowed.
+        UserError: a value is invalid; the message names the key, the value and what is allowed.
     """
     names = [task.name for task in experiment.tasks]
     for name in names:
@@ -71,8 +71,8 @@ def check_stream(experiment: Described, length: str) -> None:
             task.train_fraction = default_fraction(task.kind)
 
 
-# Keys of ai2-olmo's TrainConfig that this project sets itself, and what to use instead. An OLMo user's file may
-# hold them with their default values; another value would be ignored, so it is an error.
+# Keys of ai2-olmo's TrainConfig that this project sets itself, and what to use instead. An OLMo user's file may hold
+# them with their default values. Another value is an error, since it would have no effect.
 OWNED = {
     "model": "model",
     "run_name": "name",
@@ -108,9 +108,9 @@ OWNED = {
     "early_stopping_factor": "safety.spike_factor",
     "module_outputs_save_steps": "olmo-inject analyze",
     "hf_datasets_cache_dir": "nothing: it is deprecated in ai2-olmo",
-    "auxiliary_loss_multiplier": "nothing: ai2-olmo's trainer weighs the z-loss by 1e-4 whatever it says",
+    "auxiliary_loss_multiplier": "nothing: ai2-olmo's trainer ignores it and always weighs the z-loss by 1e-4",
     "device_eval_batch_size": "evaluation.batch_size",
-    "speed_monitor": "nothing: steps and tokens a second are always measured",
+    "speed_monitor": "nothing: steps and tokens per second are always measured",
 }
 OWNED_DATA = {
     "paths": "corpus.paths",
@@ -166,7 +166,7 @@ def _whole_steps(experiment: Experiment) -> int:
 
 def _check_choices(experiment: Experiment) -> None:
     if experiment.start_state == "full" and experiment.start_from is None:
-        raise UserError("start_state: full needs start_from, a checkpoint to go on from")
+        raise UserError("start_state: full needs start_from, the checkpoint to continue from")
     experiment.checkpoints.also.check("checkpoints.also")
     experiment.evaluation.also.check("evaluation.also")
     _check_gradients(experiment)
@@ -176,14 +176,14 @@ def _check_choices(experiment: Experiment) -> None:
 
 
 def check_corpus(experiment: Described, *, may_be_none: bool = False) -> None:
-    """Validate how the run folder and the corpus are named.
+    """Validate the names of the run folder and the corpus.
 
     Args:
-        experiment: to validate.
-        may_be_none: whether somebody else may load the rows.
+        experiment: what to validate.
+        may_be_none: whether the corpus may name no shards, because another loader reads the rows.
 
     Raises:
-        UserError: the key, the value and what is allowed.
+        UserError: a value is invalid; the message names the key, the value and what is allowed.
     """
     if "://" in experiment.folder:
         raise UserError(f"folder: {experiment.folder} is an address; it must be a folder of this machine")
@@ -199,7 +199,7 @@ def check_corpus(experiment: Described, *, may_be_none: bool = False) -> None:
         raise UserError(f"corpus: give one of name, folder and paths, not {' and '.join(given) or 'none'}")
     for name in ("dtype", "tokenizer", "vocab_size"):
         if given not in ([], ["paths"]) and getattr(corpus, name) != getattr(CorpusConfig(), name):
-            raise UserError(f"corpus.{name}: not with corpus.{given[0]}, which says it itself")
+            raise UserError(f"corpus.{name}: not with corpus.{given[0]}, which decides it")
     for name in ("root", "manifest"):
         if given != ["name"] and getattr(corpus, name) is not None:
             raise UserError(f"corpus.{name}: only with corpus.name")
@@ -278,7 +278,7 @@ def _check_schedule_keys(experiment: Described, injection: InjectionConfig, wher
     if injection.draw != "independent" and injection.schedule in ("repetitions", "at"):
         raise UserError(f"{where}: draw belongs to the other schedules, not to {injection.schedule}")
     if (injection.start or injection.stop is not None) and injection.schedule in ("at", "phases"):
-        raise UserError(f"{where}: start and stop: schedule {injection.schedule} says its steps itself")
+        raise UserError(f"{where}: start and stop: not with schedule {injection.schedule}, which lists its steps")
     beyond = 0
     for number, phase in enumerate(injection.phases):
         stop = experiment.steps if phase.stop is None else phase.stop
@@ -311,7 +311,9 @@ def _check_references(experiment: Described, tasks: Sequence[str]) -> None:
     for reference in experiment.references:
         check_name(reference.name, "references")
         if reference.name in taken:
-            raise UserError(f"references: name {reference.name!r} is used twice: references and tasks need own names")
+            raise UserError(
+                f"references: name {reference.name!r} is used twice: all references and tasks need unique names"
+            )
         if not reference.path:
             raise UserError(f"references: {reference.name}: path is missing: a file of `corpus scan --references`")
         taken.add(reference.name)

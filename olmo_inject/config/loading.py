@@ -1,4 +1,4 @@
-"""Loads an experiment from YAML files, a named model and overrides, checks it, and writes it back to YAML."""
+"""Load an experiment from YAML files, a named model and overrides, check it, and write it back to YAML."""
 
 from __future__ import annotations
 
@@ -24,29 +24,34 @@ from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
 def load_experiment(path: Path | str, overrides: Sequence[str] = (), changed_by: str = "command line") -> Experiment:
     """Read, merge and check an experiment.
 
-    From the lowest priority to the highest: the schema's defaults, the named model's file, the file that this one
-    `extends`, the file, overrides.
+    Layers from the lowest priority to the highest: the schema's defaults, the named model's file, the file that this
+    one `extends`, the file itself, the overrides.
 
     Args:
         path: a YAML file, or the name of one in configs/experiments.
         overrides: `key=value` with dots, as ai2-olmo's; `injections.0.every=20` changes an entry of a list.
-        changed_by: where overrides come from, for messages.
+        changed_by: source of the overrides, for messages.
 
     Raises:
-        UserError: the experiment is not valid; the message gives the key, the value and what is allowed.
+        UserError: the experiment is invalid; the message names the key, the value and what is allowed.
     """
     experiment = load_described(path, overrides, changed_by)
     if isinstance(experiment, StreamExperiment):
-        raise UserError(f"{path}: trainer {experiment.trainer} trains by a script of your own; see docs/trainers.md")
+        raise UserError(f"{path}: trainer {experiment.trainer} is used from your own script; see docs/trainers.md")
     assert isinstance(experiment, Experiment)
     return experiment
 
 
 def load_described(path: Path | str, overrides: Sequence[str] = (), changed_by: str = "command line") -> Described:
-    """As `load_experiment`, of any trainer: `trainer: NAME` says that it is another than ai2-olmo's.
+    """Load an experiment of any trainer; `trainer: NAME` names one that is not ai2-olmo's.
+
+    Args:
+        path: as in `load_experiment`.
+        overrides: as in `load_experiment`.
+        changed_by: as in `load_experiment`.
 
     Raises:
-        UserError: as `load_experiment`.
+        UserError: as in `load_experiment`.
     """
     layers = _over(_read_extended(find_config(path, "experiments")), parse_overrides(list(map(_nest_model, overrides))))
     kind: type[Described] = StreamExperiment if layers.get("trainer", OLMO) != OLMO else Experiment
@@ -55,7 +60,7 @@ def load_described(path: Path | str, overrides: Sequence[str] = (), changed_by: 
         layers = _with_named_model(layers)
     given = typed(layers, kind)
     schema, defaults = _schema(kind)
-    _over(defaults, given)  # checks that no list stands for keys and values, which OmegaConf does not
+    _over(defaults, given)  # checks that no list is given instead of keys and values, which OmegaConf does not
     try:
         check_lists(given, kind)
         experiment = OmegaConf.to_object(OmegaConf.merge(schema, given))
@@ -83,18 +88,18 @@ def _good_without(path: Path | str, overrides: Sequence[str]) -> bool:
 
 @cache
 def _schema(kind: type[Described]) -> tuple[DictConfig, Any]:
-    """The schema and its defaults; building them takes OmegaConf longer than checking a file."""
+    """The schema and its defaults. They are cached, since OmegaConf builds them more slowly than it checks a file."""
     schema = OmegaConf.structured(kind)
     return schema, OmegaConf.to_container(schema)
 
 
 def experiment_yaml(experiment: Described) -> str:
-    """The resolved experiment as YAML; `load_experiment` reads it back to the same."""
+    """The resolved experiment as YAML, from which `load_experiment` reads an equal one."""
     return OmegaConf.to_yaml(OmegaConf.structured(experiment))
 
 
 def named_model(name: str) -> dict[str, Any]:
-    """The model settings in a named model's file and the files it extends.
+    """The model settings in a named model's file and in the files that it extends.
 
     Raises:
         UserError: there is no such file, or it cannot be read.
@@ -145,12 +150,12 @@ def _named(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _over(base: Any, changes: Any, where: str = "") -> Any:
-    """`base` with `changes`: keys are merged, entries of a list changed by number, all else is replaced."""
+    """`base` with `changes`: keys are merged, entries of a list are changed by number, everything else is replaced."""
     if isinstance(base, list) and isinstance(changes, dict):
         numbers = {str(number) for number in range(len(base))}
         if unknown := sorted(changes.keys() - numbers):
             entries = f"its entries are 0 to {len(base) - 1}" if base else "it has no entries"
-            raise UserError(f"{where}: {unknown[0]} is none of its entries: it is a list, {entries}")
+            raise UserError(f"{where}: {unknown[0]} is not one of its entries: it is a list, {entries}")
         return [_over(entry, changes.get(str(i), entry), f"{where}.{i}") for i, entry in enumerate(base)]
     if not isinstance(base, dict):
         return changes
@@ -167,7 +172,7 @@ def _over(base: Any, changes: Any, where: str = "") -> Any:
 
 
 def _elsewhere(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` for a corpus; only its seed if `changes` name another kind of corpus."""
+    """`base` for a corpus; only its seed remains if `changes` name another kind of corpus."""
     kinds = ("name", "folder", "paths")
     after, before = ({kind for kind in kinds if layer.get(kind)} for layer in (changes, base))
     return {key: base[key] for key in base.keys() & {"seed"}} if after and before and after != before else base

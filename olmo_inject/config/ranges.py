@@ -1,6 +1,6 @@
 """The allowed numbers and words of each setting, ai2-olmo's and ours.
 
-OmegaConf checks the types first. ai2-olmo itself checks a few values, with asserts deep in a run.
+OmegaConf checks the types first. ai2-olmo itself checks few values, by asserts deep inside a run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from olmo_inject.errors import UserError
 from olmo_inject.number_ranges import COUNT, FROM_0, INT32, MOST_ROWS, NOT_NEGATIVE, NUMBER, SHARE, Range
 
-PRECISIONS = ("fp32", "amp_bf16")  # ai2-olmo's amp_fp16 does not scale gradients, which underflow
+PRECISIONS = ("fp32", "amp_bf16")  # not amp_fp16: ai2-olmo does not scale its gradients, so they underflow
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 RANGES = {
@@ -25,7 +25,7 @@ RANGES = {
     "model.mlp_hidden_size": COUNT,
     "model.block_group_size": COUNT,
     "model.alibi_bias_max": NUMBER,
-    "model.rope_theta": Range(1, 2**53),  # it becomes a float
+    "model.rope_theta": Range(1, 2**53),  # it is converted to a float
     "model.attention_dropout": SHARE,
     "model.residual_dropout": SHARE,
     "model.embedding_dropout": SHARE,
@@ -97,15 +97,15 @@ CHOICES = {
 def check_ranges(
     config: Any, ranges: Mapping[str, Range] = RANGES, choices: Mapping[str, Sequence[str]] = CHOICES
 ) -> None:
-    """Check every setting of the two tables; null is always allowed if the key may be null.
+    """Check every setting in the two tables. Null is allowed if the key may be null.
 
     Args:
         config: what to check.
-        ranges: of numbers by dotted key.
-        choices: words by dotted key.
+        ranges: allowed numbers by dotted key.
+        choices: allowed words by dotted key.
 
     Raises:
-        UserError: the key, the value and what is allowed.
+        UserError: a value is invalid; the message names the key, the value and what is allowed.
     """
     for key, allowed in ranges.items():
         for value in _values(config, key):
@@ -119,7 +119,7 @@ def check_ranges(
 
 
 def _values(config: Any, key: str) -> Iterator[Any]:
-    """The values at a dotted key; none if it, or a part of the way to it, is null."""
+    """The values at a dotted key; none if the key, or a key above it, is null."""
     for name in key.split("."):
         if (config := getattr(config, name)) is None:
             return

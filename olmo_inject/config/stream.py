@@ -1,4 +1,4 @@
-"""An experiment whose training loop is not ai2-olmo's: transformers', OLMo-core 3's, or one's own."""
+"""An experiment with another training loop than ai2-olmo's: transformers', OLMo-core 3's, or your own."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from olmo_inject.number_ranges import COUNT, INT32, MOST_ROWS, Range
 from olmo_inject.tasks import TaskConfig, check_name
 from olmo_inject.vocabulary import Vocabulary
 
-OLMO = "olmo"  # the trainer of experiments that name none
+OLMO = "olmo"  # the trainer of experiments that do not name one
 
 
 @dataclass
 class StreamExperiment(Described):
-    """What is injected where, for a trainer that has settings of its own. Load with `load_described`."""
+    """What is injected where, for a trainer that has its own settings. Load with `load_described`."""
 
     trainer: str = ""
-    """Whose loop it is: `transformers`, `olmo_core`, `torch`, or a word of your own."""
+    """The training loop: `transformers`, `olmo_core`, `torch`, or a word of your own."""
     name: str = "experiment"
     folder: str = "runs/${name}"
     """The run folder."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    """Without name, folder and paths, the rows are somebody else's, and this says only what the ids are."""
+    """Without name, folder and paths, another loader reads the rows, and this only describes the ids."""
     tasks: list[TaskConfig] = field(default_factory=list)
     injections: list[InjectionConfig] = field(default_factory=list)
     plan_seed: int = 0
     """Decides which rows are injected."""
     batch_size: int = 0
-    """Rows in a global batch: of all processes, with gradient accumulation."""
+    """Rows in a global batch, over all processes and with gradient accumulation."""
     sequence_length: int = 0
     """Tokens in a row."""
     steps: int = 0
-    """Updates of the weights."""
+    """Optimizer steps."""
     eval_interval: int = 1000
-    """Steps between evaluations of the tasks, which are also evaluated at the start and at the end."""
+    """Steps between evaluations of the tasks, which also happen at the start and at the end."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     model: dict[str, Any] = field(default_factory=dict)
-    """Filled in by the trainer's adapter: a resume with another model is refused."""
+    """Filled in by the trainer's adapter. A resume with another model is refused."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Filled in by the trainer's adapter: its settings that decide what is computed."""
+    """Filled in by the trainer's adapter: settings that decide what is computed."""
     references: list[ReferenceConfig] = field(default_factory=list)
-    """Must be empty: ai2-olmo's trainer alone evaluates them."""
+    """Must be empty, since only ai2-olmo's trainer evaluates references."""
 
     @property
     def has_host(self) -> bool:
-        """Whether the rows are of our corpus, so that they can be computed again."""
+        """Whether the rows come from our corpus, so that they can be recomputed."""
         return bool(self.corpus.name or self.corpus.folder or self.corpus.paths)
 
     def check_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Refuse a model that has fewer ids than the corpus.
+        """Check that the model has as many ids as the corpus, or more.
 
         Raises:
-            UserError: it has.
+            UserError: it has fewer.
         """
         if vocabulary.size > self.model.get("vocab_size", vocabulary.size):
             raise UserError(
@@ -74,15 +74,15 @@ _RANGES = _SHARED | {
 
 
 def check_stream_experiment(experiment: StreamExperiment) -> None:
-    """Refuse what cannot be a run.
+    """Validate the experiment.
 
     Raises:
-        UserError: one line that names the key, the value and what is allowed.
+        UserError: a value is invalid; the message names the key, the value and what is allowed.
     """
     check_name(experiment.trainer, "trainer")
     check_ranges(experiment, _RANGES, {})
     experiment.evaluation.also.check("evaluation.also")
     if experiment.references:
-        raise UserError("references: evaluated by ai2-olmo's trainer alone; scan --references makes them for it")
+        raise UserError("references: only ai2-olmo's trainer evaluates them; remove this key")
     check_corpus(experiment, may_be_none=True)
     check_stream(experiment, "sequence_length")

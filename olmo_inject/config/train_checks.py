@@ -17,10 +17,10 @@ from olmo_inject.errors import UserError
 
 
 def check_model(model: ModelConfig) -> None:
-    """Check the settings of the model, for which ai2-olmo has asserts or no check.
+    """Check settings of the model that ai2-olmo checks by asserts or not at all.
 
     Raises:
-        UserError: the key, the value and what is allowed.
+        UserError: a value is invalid; the message names the key, the value and what is allowed.
     """
     if model.d_model % model.n_heads:
         raise UserError(f"model.n_heads: {model.n_heads} does not divide d_model {model.d_model}")
@@ -29,7 +29,7 @@ def check_model(model: ModelConfig) -> None:
             f"model.n_heads: rotary embeddings need an even head size, not {model.d_model // model.n_heads}"
         )
     if model.multi_query_attention is not None and model.n_kv_heads is not None:
-        raise UserError("model.multi_query_attention: not with n_kv_heads, which says it")
+        raise UserError("model.multi_query_attention: not with n_kv_heads, which decides it")
     if model.n_heads % model.effective_n_kv_heads:
         raise UserError(f"model.n_kv_heads: {model.n_kv_heads} does not divide n_heads {model.n_heads}")
     if model.n_layers % model.block_group_size:
@@ -50,7 +50,7 @@ def check_train(train: TrainConfig, model: ModelConfig) -> None:
     """Check schedule, loader, sharding and compiler.
 
     Raises:
-        UserError: the key, the value and what is allowed.
+        UserError: a value is invalid; the message names the key, the value and what is allowed.
     """
     if len(train.optimizer.betas) != 2:
         raise UserError(f"train.optimizer.betas: two are needed, not {len(train.optimizer.betas)}")
@@ -78,19 +78,19 @@ def check_fsdp(train: Any, model: Any) -> None:
     """Check the settings of a run under FSDP.
 
     Args:
-        train: our settings or ai2-olmo's own.
-        model: of the same.
+        train: the trainer's settings, in our classes or ai2-olmo's.
+        model: the model's settings, in the same kind of class.
 
     Raises:
-        UserError: the key, and what is allowed.
+        UserError: a setting is missing or invalid; the message names the key and what is allowed.
     """
     fsdp = train.fsdp
     if fsdp is None:
         raise UserError("train.distributed_strategy is fsdp, and train.fsdp is not set")
     if not fsdp.use_orig_params:
         raise UserError("train.fsdp.use_orig_params must be true: sharded checkpoints name each parameter")
-    if train.max_grad_norm_ratio is not None:  # its state covers parameters whose shard is empty: AdamW fails
-        raise UserError("train.max_grad_norm_ratio works under ddp only: use train.max_grad_norm with fsdp")
+    if train.max_grad_norm_ratio is not None:  # AdamW fails on its state for parameters whose shard is empty
+        raise UserError("train.max_grad_norm_ratio works only under ddp: use train.max_grad_norm with fsdp")
     by_group = (FSDPWrapStrategy.by_block_group, FSDPWrapStrategy.by_block_group_and_size)
     if fsdp.wrapping_strategy in by_group and model.block_group_size == 1:
         raise UserError(f"train.fsdp.wrapping_strategy: {fsdp.wrapping_strategy} needs model.block_group_size above 1")

@@ -65,7 +65,7 @@ class NamedCorpus:
 
     @cached_property
     def listing(self) -> str:
-        """SHA-256 of the names in order, one a line."""
+        """SHA-256 of the names in order, one per line."""
         return hashlib.sha256("".join(f"{name}\n" for name in self.shards).encode()).hexdigest()
 
 
@@ -73,11 +73,11 @@ def find_named(name: str, root: str | None = None) -> tuple[NamedCorpus, str]:
     """A corpus of the catalog and its root.
 
     Args:
-        name: of a file in configs/corpora, or the path of a file like them.
+        name: name of a file in configs/corpora, or path of such a file.
         root: where the shards are; by default where the file says.
 
     Raises:
-        UserError: no such corpus, or no root is known.
+        UserError: there is no such corpus, or no root is known.
     """
     named = read_catalog(find_config(name, "corpora"))
     root = root or (named.entry.root and expanded(named.entry.root, f"{name}: root"))

@@ -18,8 +18,8 @@ from olmo_inject.words import counted
 FORMAT = 1
 DESCRIPTION = "corpus.json"
 TOKENIZER = "tokenizer.json"
-PLAN = "build.json"  # of `corpus build`: its sources and options
-BUILDING, STAGING = ".build", ".staging"  # inside a corpus, or a stage, while it is made
+PLAN = "build.json"  # sources and options of `corpus build`
+BUILDING, STAGING = ".build", ".staging"  # folders inside a corpus or a stage while it is written
 DTYPES = ("uint16", "uint32")
 CORPUS_FOLDER = FolderKind(
     "corpus",
@@ -83,7 +83,7 @@ class CorpusDescription:
 
     @property
     def summary(self) -> str:
-        """Documents, tokens and shards, for people."""
+        """Numbers of documents, tokens and shards, in words."""
         return (
             f"{counted(self.documents, 'document')}, {counted(self.tokens, 'token')} in "
             f"{counted(len(self.shards), 'shard')}"
@@ -91,7 +91,7 @@ class CorpusDescription:
 
     @property
     def paths(self) -> list[str]:
-        """The shards' paths as ai2-olmo's `data.paths` wants them."""
+        """The shards' paths, as ai2-olmo's `data.paths` takes them."""
         return [str(shard.path) for shard in self.shards]
 
     def load_vocabulary(self) -> Vocabulary:
@@ -127,7 +127,7 @@ def read_corpus_folder(folder: Path) -> CorpusDescription:
     if not (folder / DESCRIPTION).is_file():
         for work, verb in ((BUILDING, "build"), (STAGING, "stage")):
             if (folder / work).is_dir():
-                raise UserError(f"{folder} is not finished: the `olmo-inject corpus {verb}` that began it goes on")
+                raise UserError(f"{folder} is not finished: the same `olmo-inject corpus {verb}` command continues")
         raise UserError(
             f"{folder / DESCRIPTION} does not exist: `olmo-inject corpus sample --out {folder}` writes a corpus of "
             "ai2-olmo's own text, `olmo-inject corpus build` one of yours"

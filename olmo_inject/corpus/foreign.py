@@ -1,4 +1,4 @@
-"""Files that are not token ids: text, a Git LFS pointer, or a known binary format."""
+"""Detect files that are not token ids: text, a Git LFS pointer, or a known binary format."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from olmo_inject.errors import UserError
 
-LOOKED_AT = 4096  # bytes at the start of a shard or of a sequence
-_FEWEST = 64  # bytes of a text at least; fewer may look like text by chance
-_DISTINCT = 9  # byte values of a text at least; one token repeated has two
+LOOKED_AT = 4096  # bytes that are examined, at the start of a shard or of a sequence
+_FEWEST = 64  # minimum bytes of a text; fewer may look like text by chance
+_DISTINCT = 9  # minimum distinct bytes of a text; one repeated token has two
 _LFS = b"version https://git-lfs"
-# Magic numbers of four bytes or more: two bytes, such as gzip's own, are an ordinary token.
+# Magic numbers have four bytes or more here, since two bytes, such as gzip's, are an ordinary token.
 _MAGIC = {
     b"\x93NUMPY": "a NumPy file; shards are raw arrays, as np.ndarray.tofile writes",
     b"PK\x03\x04": "a zip archive",
@@ -34,7 +34,7 @@ def check_tokens(where: str, content: bytes, dtype: np.dtype, *, is_start: bool 
 
     Args:
         where: the shard, for the message.
-        content: the start of the shard, or of one of its sequences; the first `LOOKED_AT` bytes count.
+        content: bytes at the start of the shard or of a sequence; the first `LOOKED_AT` are examined.
         dtype: of an id; `uint8` is not checked for text, since text is a corpus of bytes.
         is_start: whether the content is the start of the file, where a format has its magic number.
 

@@ -1,4 +1,4 @@
-"""The corpus with instances spliced in: position p -> what the model is given."""
+"""The corpus with instances spliced in: maps a position to the row that the model is given."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ InstanceFilter = Callable[[np.ndarray], bool]
 
 
 class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
-    """A map-style dataset over positions, for any trainer; ai2-olmo's keys, no ai2-olmo import.
+    """A map-style dataset over positions, for any trainer. Its keys are ai2-olmo's, but it does not import ai2-olmo.
 
-    Position p is row `p % B` of step `p // B`. Injected instances replace tokens of the host's where their entries
-    place them, by default the first ones, with one end-of-document token after them; all else is the host's.
+    Position p is row `p % B` of step `p // B`. Injected instances replace tokens of the host row where their entries
+    place them: by default the first tokens, with one end-of-document token after them. All other tokens are the host's.
 
     Args:
         shards: the tokens.
-        order: position to sequence.
+        order: maps positions to sequences.
         plan: what is injected; its batch size must be the order's.
         eos_id: the end-of-document token that follows an instance.
         n_positions: length of the dataset, normally steps x batch size.
-        instance_filter: says of a host sequence whether its loss counts (ai2-olmo's n-gram repetition
-            filter); of an injected row whose host does not count, the spliced tokens alone do.
-        label_masks: boolean shards beside the token shards; the spliced tokens always count.
-        document_lengths: also give `doc_lens`, computed after splicing.
+        instance_filter: decides whether the loss of a host sequence counts (ai2-olmo's n-gram repetition filter). If a
+            host does not count, only the spliced tokens of its row do.
+        label_masks: boolean shards beside the token shards. Spliced tokens always count.
+        document_lengths: whether to return `doc_lens` too, computed after splicing.
+
+    Raises:
+        UserError: an instance does not fit into the rows.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         self.order = order
         self.plan = plan
         self.splice = Splice(plan, eos_id)
-        self.splice.splicer(shards.sequence_length)  # refuses what does not fit
+        self.splice.splicer(shards.sequence_length)  # checks that instances fit
         self.eos_id = eos_id
         self.n_positions = n_positions
         self.instance_filter = instance_filter
@@ -66,10 +69,10 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         return self.n_positions
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        """The row at `position`: `input_ids` [T] and, where configured, `instance_mask`, `label_mask`, `doc_lens`.
+        """The row at `position`: `input_ids` [T] and, if configured, `instance_mask`, `label_mask` and `doc_lens`.
 
         Raises:
-            IndexError: a position outside the dataset.
+            IndexError: the position is outside the dataset.
         """
         if not 0 <= position < self.n_positions:
             raise IndexError(f"position {position} is not in 0..{self.n_positions - 1}")
@@ -78,13 +81,14 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
     def rows(self, positions: Int64[np.ndarray, " b"]) -> dict[str, torch.Tensor]:
         """The rows at `positions`, stacked: `input_ids` int64 [b, T] and what is configured.
 
-        Under a filter or label masks, `instance_mask` [b] and `label_mask` [b, T] say which tokens are targets, and
-        `mask_overridden` [b] in which rows the spliced tokens are although the host's masks leave them out.
+        With a filter or label masks, `instance_mask` [b] and `label_mask` [b, T] say which tokens are targets.
+        `mask_overridden` [b] says in which rows the spliced tokens are targets although the host's masks leave them
+        out.
         """
         sequences = self.order[positions]
         tokens = self.shards.read(sequences)
         host_counts = None
-        if self.instance_filter is not None:  # asked of the host, before tokens of it are replaced
+        if self.instance_filter is not None:  # it judges the host, before tokens are replaced
             host_counts = np.array([self.instance_filter(row.astype(np.int64)) for row in tokens], bool)
         splices = self.splice.into(tokens, positions)
         out = {"input_ids": torch.from_numpy(tokens.astype(np.int64))}
@@ -95,7 +99,7 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         return out
 
     def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
-        """What is injected at `positions`; the corpus is read only where a place depends on it."""
+        """The tokens to inject at `positions`. The corpus is read only if a place depends on it."""
         host = self.shards.read(self.order[positions]) if self.splice.reads_host else None
         return self.splice.at(positions, self.shards.sequence_length, host)
 
@@ -105,7 +109,7 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         splices: Splices,
         host_counts: Bool[np.ndarray, " b"] | None,
     ) -> dict[str, torch.Tensor]:
-        """The masks of rows, lifted for the spliced tokens and for nothing else."""
+        """The masks of rows, lifted for the spliced tokens only."""
         shape = len(sequences), self.shards.sequence_length
         targets = np.ones(shape, bool) if self.label_masks is None else self.label_masks.read(sequences)
         out = {}
@@ -116,7 +120,7 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
 
 
 class LabelMasks:
-    """Boolean shards beside the token shards, one byte a token: which tokens count as targets.
+    """Boolean shards beside the token shards, one byte per token, which say which tokens are targets.
 
     Raises:
         UserError: a mask shard is missing or does not have its token shard's length.

@@ -1,4 +1,4 @@
-"""The kinds of corpus behind one interface: shards at paths, a folder, the catalog's (here or remote), a stage."""
+"""The kinds of corpus behind one interface: shards at paths, a folder, a named corpus (local or remote), a stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from olmo_inject.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides, beside the corpus, which sequences a step holds; None: not known."""
+    """What decides, beside the corpus, which sequences a step holds. None means not known."""
 
     batch_size: int | None = None
     sequence_length: int | None = None
@@ -49,13 +49,13 @@ class Corpus(ABC):
 
     @property
     def shape(self) -> Shape:
-        """Batch size, sequence length and seed, as far as the corpus itself says them."""
+        """Batch size, sequence length and seed, as far as the corpus itself decides them."""
         return Shape()
 
     @property
     @abstractmethod
     def location(self) -> str:
-        """Where it is, for people."""
+        """Where it is, for messages."""
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -77,10 +77,10 @@ class Corpus(ABC):
             shards: from `open_shards`.
             batch_size: sequences of a step.
             seed: of the shuffle.
-            folder: as `Order`'s.
+            folder: as in `Order`.
 
         Raises:
-            UserError: as `Order`; a stage was made for another batch size or seed; too few sequences.
+            UserError: as in `Order`; a stage was made for another batch size or seed; too few sequences.
         """
         n = len(shards) if self.sequences is None else self.sequences
         if n > len(shards):
@@ -143,7 +143,7 @@ class CatalogCorpus(Corpus):
 
     @property
     def shape(self) -> Shape:
-        """The official one."""
+        """The shape that the corpus was published with."""
         entry = self.named.entry
         return Shape(entry.batch_size, entry.sequence_length, entry.seed)
 
@@ -159,7 +159,7 @@ class CatalogCorpus(Corpus):
 
     def open_shards(self, sequence_length: int) -> TokenShards:
         """As `Corpus.open_shards`."""
-        open_source(self.root)  # report a missing root before a missing shard
+        open_source(self.root)  # reports a missing root before a missing shard
         sizes = None if self.manifest is None else self.manifest.sizes
         return TokenShards(self.paths, sequence_length, self.named.entry.dtype, self.vocabulary.size, sizes)
 
@@ -172,7 +172,7 @@ class RemoteCorpus(CatalogCorpus):
 
     @property
     def paths(self) -> Sequence[Path]:
-        """None of its shards is a local file."""
+        """Empty, since no shard is a local file."""
         return ()
 
     def open_shards(self, sequence_length: int) -> TokenShards:
@@ -190,7 +190,7 @@ class StagedCorpus(Corpus):
 
     @property
     def shape(self) -> Shape:
-        """The one it was staged for."""
+        """The shape that it was staged for."""
         return Shape(self.record.batch_size, self.record.sequence_length, self.record.seed)
 
     @property
@@ -203,9 +203,19 @@ class StagedCorpus(Corpus):
         return StagedShards(self.record, sequence_length, self.vocabulary.size)
 
     def open_order(self, shards: TokenShards, batch_size: int, seed: int, folder: Path | None = None) -> Order:
-        """As `Corpus.open_order`; the order is on disk already, so `folder` is not needed."""
+        """The order of the stage, which is already on disk.
+
+        Args:
+            shards: from `open_shards`.
+            batch_size: must be that of the stage.
+            seed: must be that of the stage.
+            folder: not used.
+
+        Raises:
+            UserError: the stage was made for another batch size or seed, or `corpus.sequences` is set.
+        """
         if self.sequences is not None:
-            raise UserError("corpus.sequences: not of a staged corpus, whose order is fixed")
+            raise UserError("corpus.sequences: not with a staged corpus, whose order is fixed")
         return StageOrder(self.record, batch_size, seed)
 
 
@@ -261,7 +271,7 @@ def _vocabulary_of(config: CorpusConfig) -> Vocabulary:
 
 
 def _expand(pattern: str) -> list[str]:
-    if not glob.has_magic(pattern) or Path(pattern).exists():  # a name may hold brackets
+    if not glob.has_magic(pattern) or Path(pattern).exists():  # a file's name may contain brackets
         return [pattern]
     matches = sorted(glob.glob(pattern))
     if not matches:

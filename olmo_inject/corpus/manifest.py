@@ -29,7 +29,7 @@ class Manifest:
         dtype: of a token id.
         sequence_length: tokens; `sequences` and `fingerprint` are for this length.
         sequences: number in the whole corpus.
-        fingerprint: as `TokenShards.fingerprint`.
+        fingerprint: equal to `TokenShards.fingerprint`.
         sizes: bytes of each shard, in order.
     """
 
@@ -44,7 +44,7 @@ class Manifest:
 
 
 def default_path(corpus: NamedCorpus) -> Path:
-    """The file of a corpus's manifest unless the user gives one; corpora of one name have different files."""
+    """The default file of a corpus's manifest. Corpora with the same name and different shards have different files."""
     return cache_folder() / "manifests" / f"{corpus.name}-{corpus.listing[:8]}.json"
 
 

@@ -1,4 +1,4 @@
-"""A corpus as the command line names it, opened for reading steps of it."""
+"""Open a corpus by the name that the command line gives, and read steps of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.errors import UserError
 from olmo_inject.yaml_text import read_yaml
 
-STEPS_AT_ONCE = 50_000  # steps whose order is written when one of them is asked for: 205 MB at 1,024 rows
+STEPS_AT_ONCE = 50_000  # steps whose order is written together when one is requested: 205 MB at 1,024 rows
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class OpenCorpus:
         name: as the user gave it.
         source: the corpus.
         shards: its tokens.
-        order: position -> sequence.
+        order: maps positions to sequences.
     """
 
     name: str
@@ -60,7 +60,7 @@ def open_corpus(name: str, root: str | None, manifest: str | None, shape: Shape)
         name: a name of configs/corpora or a file like them, a corpus folder, a staged corpus, or an experiment.
         root: where a named corpus is.
         manifest: the manifest file of a named corpus.
-        shape: what the user gives; the rest comes from the experiment or the corpus.
+        shape: what the user gives; unknowns are taken from the experiment or the corpus.
 
     Raises:
         UserError: no such corpus; sequence length or batch size are not known.
@@ -84,22 +84,37 @@ def shape_of(experiment: Described) -> Shape:
 
 
 def corpus_config(name: str, root: str | None, manifest: str | None) -> tuple[CorpusConfig, Shape]:
-    """The configuration of a corpus, and its shape if `name` is an experiment; arguments as `open_corpus`'s.
+    """The configuration of a corpus, and its shape if `name` is an experiment.
+
+    Args:
+        name: as in `open_corpus`.
+        root: as in `open_corpus`.
+        manifest: as in `open_corpus`.
 
     Raises:
-        UserError: no such corpus, or arguments that do not belong to it.
+        UserError: there is no such corpus, or `root` or `manifest` does not belong to it.
     """
     path = Path(name)
     if path.is_dir():
         if root is not None or manifest is not None:
             raise UserError(f"--root and --manifest: for a named corpus, and {name} is a folder")
         return CorpusConfig(folder=name), Shape()
-    if path.is_file() and "folders" not in read_yaml(path):  # which a file of the catalog has
-        experiment = load_described(path)
+    if _is_experiment(name):
+        experiment = load_described(name)
         config = experiment.corpus
         config.root, config.manifest = root or config.root, manifest or config.manifest
         return config, shape_of(experiment)
     shipped = shipped_configs("corpora")
     if not path.exists() and path.stem not in shipped:
-        raise UserError(f"{name} does not exist, as a folder or a file, nor as a shipped corpus: {', '.join(shipped)}")
+        raise UserError(
+            f"{name} does not exist, as a folder or a file, nor as a shipped experiment or corpus: {', '.join(shipped)}"
+        )
     return CorpusConfig(name=name, root=root, manifest=manifest), Shape()
+
+
+def _is_experiment(name: str) -> bool:
+    """Whether `name` is an experiment: a file that is not of the catalog, or the name of a shipped one."""
+    path = Path(name)
+    if path.is_file():
+        return "folders" not in read_yaml(path)  # a file of the catalog has this key
+    return name in shipped_configs("experiments")

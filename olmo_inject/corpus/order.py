@@ -1,4 +1,4 @@
-"""The training order: position p -> sequence i, ai2-olmo's shuffle to the bit."""
+"""The training order, which maps positions to sequences: ai2-olmo's shuffle, bit for bit."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from jaxtyping import Int64, UInt32
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
 
-# From this number of sequences on, processes share shuffles on disk. Below it each process shuffles 4 MB in 10 ms,
-# and the many epochs of a small corpus would be as many files.
+# Processes share shuffles on disk from this number of sequences on. Below it each process shuffles 4 MB in 10 ms, and
+# the many epochs of a small corpus would need many files.
 SHARED_FROM = 2**20
 WRITTEN_AT_ONCE = SEARCHED_AT_ONCE = 2**22  # positions
 MAX_SEQUENCES = 2**32 - 1  # ai2-olmo's indices are uint32
 
 
 class Order:
-    """Positions 0, 1, 2, ... through all epochs to sequences.
+    """Maps positions 0, 1, 2, ... through all epochs to sequences.
 
-    An epoch is its own shuffle and holds `n_sequences // batch_size` whole batches, as ai2-olmo's loader
-    with `drop_last`; position `p` is row `p % batch_size` of step `p // batch_size`.
+    Each epoch has a shuffle of its own and holds `n_sequences // batch_size` whole batches, as ai2-olmo's loader with
+    `drop_last`. Position `p` is row `p % batch_size` of step `p // batch_size`.
 
     Args:
-        n_sequences: sequences in the corpus, at most 2^32 - 1.
+        n_sequences: number of sequences in the corpus, at most 2^32 - 1.
         batch_size: the global batch size.
         seed: ai2-olmo's `data.seed`; epoch e is shuffled with seed + e.
-        folder: for the shuffles that `prepare` writes and the processes of a run map; None: the last two epochs
-            used are kept in memory (4 bytes a sequence).
+        folder: where `prepare` stores shuffles that the processes of a run then map. None: the last two epochs used are
+            kept in memory (4 bytes per sequence).
 
     Raises:
         UserError: the batch is larger than the corpus, or the corpus has too many sequences.
@@ -71,14 +71,14 @@ class Order:
         return self.n_sequences // self.batch_size
 
     def prepare(self, n_positions: int, first: int = 0) -> None:
-        """Write the shuffles of positions `first` to `n_positions` to `folder`, the last one up to there only."""
+        """Write the shuffles of positions `first` to `n_positions` to `folder`; the last one only as far as needed."""
         for epoch in range(first // self.epoch_length, -(-n_positions // self.epoch_length)):
             needed = min(self.epoch_length, n_positions - epoch * self.epoch_length)
             path = self._path(epoch)
             if not path.is_file() or path.stat().st_size < 4 * needed:
                 with replacing(path) as temporary:
                     temporary.write_bytes(self._shuffle(epoch)[:needed].data)
-        self._epoch.cache_clear()  # a mapped file may be shorter than the one that is there now
+        self._epoch.cache_clear()  # a mapped file may be shorter than the new one
 
     @property
     def rows(self) -> Int64[np.ndarray, " r"]:
@@ -86,7 +86,7 @@ class Order:
         return np.arange(self.batch_size)
 
     def require(self, steps: range, rows: Int64[np.ndarray, " r"], what: str = "corpus.folder") -> None:
-        """Check that the corpus holds some rows of every batch in some steps; only a stage lacks any.
+        """Check that the corpus holds the given rows of every batch in the given steps. Only a stage may lack some.
 
         Args:
             steps: plan steps.
@@ -98,7 +98,7 @@ class Order:
         """
 
     def first_positions(self, sequences: Sequence[int], steps: int) -> dict[int, int]:
-        """The first position in `steps` steps that reads each of `sequences`; those that none reads are left out."""
+        """The first position in `steps` steps that reads each of `sequences`; sequences never read are left out."""
         wanted = np.unique(np.array(sequences, np.int64))
         first: dict[int, int] = {}
         total = steps * self.batch_size
@@ -116,7 +116,7 @@ class Order:
         return self._shuffle(epoch)
 
     def _shuffle(self, epoch: int) -> UInt32[np.ndarray, " n"]:
-        # olmo.data.IterableDataset._build_global_indices; the order of the OLMo runs depends on every word.
+        # Equal to olmo.data.IterableDataset._build_global_indices, on which the order of the OLMo runs depends.
         indices = np.arange(self.n_sequences, dtype=np.uint32)
         np.random.Generator(np.random.PCG64(seed=self.seed + epoch)).shuffle(indices)
         return indices
@@ -127,8 +127,17 @@ class Order:
 
 
 def write_order(order: Order, positions: range, path: Path) -> None:
-    """Write the sequences at consecutive positions as raw uint32, whole or not at all."""
+    """Write the sequences at consecutive positions as raw uint32, whole or not at all.
+
+    Args:
+        order: maps positions to sequences.
+        positions: consecutive positions.
+        path: the file to write.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     with replacing(path) as temporary, temporary.open("wb") as file:
         for start in positions[::WRITTEN_AT_ONCE]:
-            # Not `tofile`, which does not say why it fails.
+            # Not `tofile`, which does not report why it fails.
             file.write(order[np.arange(start, min(start + WRITTEN_AT_ONCE, positions.stop))].astype(np.uint32).data)

@@ -1,6 +1,6 @@
 """The document of each token of a shard: Dolma's `.csv.gz` beside the shard.
 
-One row a document, without a header: start, end (in tokens, end exclusive, EOS included), id, source, line.
+One row per document, without a header: start, end (in tokens, end exclusive, EOS included), id, source, line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reference tasks: natural statements of the corpus, kept as evaluation sets.
+"""Reference tasks: natural statements found in the corpus, stored as evaluation sets.
 
 A reference is one JSON file: `format`, `name`, `vocabulary` (fingerprint of the tokenizer), `corpus` (fingerprint of
 the corpus it was found in), `frequency` (of true statements in that corpus, in the plan's units), `items` and
@@ -26,7 +26,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ReferenceItem:
-    """One natural statement; the model is scored on `answer` given `context`."""
+    """One natural statement. The model is scored on `answer` given `context`.
+
+    Attributes:
+        context: token ids that the model reads.
+        answer: token ids that it is scored on.
+        text: the statement as text.
+        shard: name of the shard that it was found in.
+        offset: index in the shard of the first answer token.
+    """
 
     context: tuple[int, ...]
     answer: tuple[int, ...]
@@ -36,7 +44,7 @@ class ReferenceItem:
 
     @cached_property
     def key(self) -> str:
-        """Hash of the tokens; decides which items are kept, and that none is kept twice."""
+        """Hash of the tokens. It decides which items are kept, and prevents duplicates."""
         return hashlib.sha256(json.dumps([self.context, self.answer]).encode()).hexdigest()
 
 
@@ -103,7 +111,7 @@ def load_references(paths: Mapping[str, str], vocabulary: Vocabulary, sequence_l
         sequence_length: tokens that the model can read; a longer context loses its beginning.
 
     Raises:
-        UserError: as `Reference.load`; tokens of another tokenizer; an answer that leaves no room for a context.
+        UserError: as in `Reference.load`; tokens of another tokenizer; an answer that leaves no room for a context.
     """
     references = []
     for name, path in paths.items():
@@ -126,6 +134,6 @@ def _shortened(item: ReferenceItem, length: int, name: str) -> ReferenceItem:
 
 
 def chosen(items: Sequence[ReferenceItem], most: int) -> list[ReferenceItem]:
-    """At most `most` distinct items, chosen pseudorandomly; their order does not matter."""
+    """At most `most` distinct items, chosen pseudorandomly; the order of `items` does not matter."""
     distinct = {item.key: item for item in sorted(items, key=lambda item: (item.shard, item.offset), reverse=True)}
     return [distinct[key] for key in sorted(distinct)[:most]]

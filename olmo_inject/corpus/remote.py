@@ -1,4 +1,4 @@
-"""Remote shards, read by sequences as local ones are."""
+"""Remote shards, read by sequences like local ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from olmo_inject.corpus.foreign import check_tokens
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source
 
-SAMPLE = 16  # sequences that `check_sample` reads, each with a request
+SAMPLE = 16  # sequences that `check_sample` reads, one request each
 
 
 class RemoteShards(TokenShards):
@@ -23,12 +23,12 @@ class RemoteShards(TokenShards):
         source: of the shards.
         names: of the shards in order, relative to the source's root.
         sizes: bytes of each shard, from the manifest.
-        sequence_length: as `TokenShards`.
-        dtype: as `TokenShards`.
-        vocab_size: as `TokenShards`.
+        sequence_length: as in `TokenShards`.
+        dtype: as in `TokenShards`.
+        vocab_size: as in `TokenShards`.
 
     Raises:
-        UserError: as `TokenShards`; when reading, also a shard that has changed or cannot be fetched.
+        UserError: as in `TokenShards`; when reading, also a shard that has changed or cannot be fetched.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Shards of token ids on disk: sequence i -> tokens."""
+"""Shards of token ids on disk: maps a sequence's number to its tokens."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class TokenShards:
         paths: the shards in order; one may occur more than once (up-sampling).
         sequence_length: tokens of a sequence.
         dtype: of an id: `uint8`, `uint16`, `uint32` or `uint64`.
-        vocab_size: reading an id at or above it is an error; None accepts all ids.
-        sizes: bytes of each shard, from a manifest; another size is an error.
+        vocab_size: an id at or above it raises an error; None accepts all ids.
+        sizes: bytes of each shard, from a manifest; another size raises an error.
         sums: SHA-256 of each shard, as its folder records it; `corpus verify` checks them, reading does not.
 
     Attributes:
-        is_running_text: whether sequences of a shard follow each other as in the text; in a stage each stands alone.
+        is_running_text: whether consecutive sequences of a shard are consecutive text; in a stage they are not.
         names: of the shards, as `source` knows them.
         sizes: bytes of each shard.
         offsets: the first sequence of each shard, and the number of sequences.
@@ -147,7 +147,7 @@ class TokenShards:
         return self.paths[shard], (sequence - int(self.offsets[shard])) * self.sequence_length
 
     def check_sample(self, n: int = 256) -> None:
-        """Read `n` sequences spread over the corpus, to find a wrong dtype or tokenizer at once.
+        """Read `n` sequences spread over the corpus, to detect a wrong dtype or tokenizer early.
 
         Raises:
             UserError: a token id is outside the vocabulary, or every other token is 0 (the dtype is wider).
@@ -163,7 +163,7 @@ class TokenShards:
     def fingerprint(self) -> str:
         """SHA-256 of the shards' names and sizes, the dtype and the sequence length.
 
-        Sizes, not contents: hashing 3.6 TB before a run would take too long. `contents` covers the contents where
+        It covers sizes, not contents: hashing 3.6 TB before a run takes too long. `contents` covers the contents if
         they are recorded, and the audit hashes the rows that the model was given.
         """
         return fingerprint(self.names, self.sizes, self.dtype.name, self.sequence_length)
@@ -205,7 +205,7 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
         raise UserError(
             f"corpus: {path} has {size} bytes, not a positive multiple of {dtype.itemsize} ({dtype.name}): truncated?"
         )
-    # A plain view: slicing an np.memmap costs microseconds of subclass bookkeeping.
+    # A plain view, since slicing an np.memmap costs microseconds for its subclass.
     return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
 
 

@@ -1,7 +1,7 @@
-"""Instances put into rows that somebody has read, with the masks and document lengths that follow from it.
+"""Replace tokens of rows by instances, and adapt masks and document lengths.
 
-The rows may come from any corpus and any loader: all that decides what is put where is the plan, the step and the rows'
-numbers in the global batch.
+The rows may come from any corpus and any loader. The plan, the step and the rows' numbers in the global batch alone
+decide which tokens are replaced.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from olmo_inject.injection.splicing import Splicer, Splices
 
 
 class Splice:
-    """Puts a plan's instances into rows, where their entries place them.
+    """Writes a plan's instances into rows, where their entries place them.
 
     Position p is row `p % B` of step `p // B`.
 
@@ -37,9 +37,9 @@ class Splice:
         """Write what `step` injects into `tokens`, in place.
 
         Args:
-            tokens: of some rows of the global batch, as the host has them; [b, T], of any integer type.
-            step: from 0.
-            rows: which rows of the global batch they are.
+            tokens: host tokens of some rows of the global batch, [b, T], of any integer dtype.
+            step: plan step, from 0.
+            rows: numbers of these rows in the global batch.
 
         Returns:
             Which tokens were written, [b, T].
@@ -50,7 +50,7 @@ class Splice:
         return written
 
     def into(self, tokens: Shaped[np.ndarray, "b t"], positions: Int64[np.ndarray, " b"]) -> Splices:
-        """Write what is injected at `positions` into `tokens`, in place; returns what was written where."""
+        """Write the instances at `positions` into `tokens`, in place. Returns what was written and where."""
         splices = self.at(positions, tokens.shape[1], tokens if self.reads_host else None)
         splices.write(tokens)
         return splices
@@ -58,12 +58,12 @@ class Splice:
     def at(
         self, positions: Int64[np.ndarray, " b"], row_length: int, host: Shaped[np.ndarray, "b t"] | None
     ) -> Splices:
-        """What is injected at `positions`; rows of several steps come in the order of the steps.
+        """The tokens to inject at `positions`, and where. Rows of several steps come in the order of the steps.
 
         Args:
-            positions: any.
-            row_length: tokens in a row.
-            host: their tokens in the corpus; needed only if `reads_host`.
+            positions: any positions.
+            row_length: tokens per row.
+            host: host tokens of these rows; needed only if `reads_host`.
         """
         steps, rows = np.divmod(positions, self.plan.batch_size)
         splicer, parts = self.splicer(row_length), []
@@ -76,7 +76,7 @@ class Splice:
         return parts[0].followed_by(parts[1:]) if parts else splicer.at(0, rows)
 
     def splicer(self, row_length: int) -> Splicer:
-        """Lays instances out in rows of a length.
+        """The splicer that lays out instances in rows of this length.
 
         Raises:
             UserError: an instance that does not fit them.
@@ -96,18 +96,18 @@ def lift_masks(
     host_counts: Bool[np.ndarray, " b"] | None,
     splices: Splices,
 ) -> Bool[np.ndarray, " b"]:
-    """Have the spliced tokens count as targets, and nothing else that the host's masks leave out; in place.
+    """Make spliced tokens count as targets, and no others that the host's masks leave out; in place.
 
     Args:
         targets: which tokens count.
-        host_counts: in which rows any do (ai2-olmo's `instance_mask`), if there is such a mask.
+        host_counts: rows that count at all (ai2-olmo's `instance_mask`), if there is such a mask.
         splices: what is injected into the rows.
 
     Returns:
-        In which rows spliced tokens count although the host's masks leave them out.
+        Rows in which spliced tokens count although the host's masks leave them out.
     """
     if host_counts is not None:
-        # `instance_mask` covers a whole row, so it is lifted and what is the host's is masked token by token.
+        # `instance_mask` covers a whole row, so it is lifted, and the host's tokens are masked one by one.
         spliced = splices.span_row
         targets[spliced[~host_counts[spliced]]] = False
         host_counts[spliced] = True
@@ -118,7 +118,7 @@ def lift_masks(
 
 
 def document_lengths(tokens: np.ndarray, eos_id: int) -> Int64[np.ndarray, " d"]:
-    """Lengths of the documents in a row, each up to and with its EOS; the rest is a document too."""
+    """Lengths of the documents in a row, each including its EOS. Tokens after the last EOS are a document too."""
     ends = np.flatnonzero(tokens == eos_id) + 1
     if not len(ends) or ends[-1] != len(tokens):
         ends = np.append(ends, len(tokens))
@@ -126,7 +126,7 @@ def document_lengths(tokens: np.ndarray, eos_id: int) -> Int64[np.ndarray, " d"]
 
 
 def padded_lengths(tokens: Shaped[np.ndarray, "b t"], eos_id: int) -> Int64[np.ndarray, "b d"]:
-    """`document_lengths` of each row, with zeros where a row has fewer than another."""
+    """`document_lengths` of each row, padded with zeros."""
     lengths: Sequence[np.ndarray] = [document_lengths(row, eos_id) for row in tokens]
     out = np.zeros((len(lengths), max(map(len, lengths))), np.int64)
     for row, values in enumerate(lengths):

@@ -1,4 +1,4 @@
-"""A staged corpus: the sequences of some steps in training order, read as the corpus they were copied from."""
+"""A staged corpus: the sequences of some steps in training order, which reads like the corpus it was copied from."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class StageRecord:
         batch_size: rows of a step.
         seed: of the order.
         first_step: first step in the stage.
-        beyond_step: first step after it.
+        beyond_step: first step after the stage.
         ranks: whose rows are in the stage; None: all rows.
         sequence_length: tokens.
         dtype: of an id.
@@ -72,7 +72,7 @@ class StageRecord:
         eos_token_id: ends documents.
         pad_token_id: does not occur in the corpus.
         parts: the files in order.
-        contents: as `TokenShards.contents` of the corpus, if known.
+        contents: `TokenShards.contents` of the corpus, if known.
     """
 
     folder: Path
@@ -113,7 +113,7 @@ class StageRecord:
         return self.sequences * self.sequence_length * np.dtype(self.dtype).itemsize
 
     def positions(self, places: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Place in the stage -> position in the training order."""
+        """The position in the training order of each place in the stage."""
         rows = self.rows
         steps, within = np.divmod(places, len(rows))
         return (self.first_step + steps) * self.batch_size + rows[within]
@@ -136,7 +136,12 @@ class StageRecord:
 
 
 class StageOrder(Order):
-    """Position -> place in the stage: the sequences are on disk in training order.
+    """Maps positions to places in the stage, where sequences are in training order.
+
+    Args:
+        stage: the stage.
+        batch_size: must be that of the stage.
+        seed: must be that of the stage.
 
     Raises:
         UserError: the stage was made for another batch size or seed.
@@ -176,7 +181,16 @@ class StageOrder(Order):
         return self.stage.rows
 
     def require(self, steps: range, rows: Int64[np.ndarray, " r"], what: str = "corpus.folder") -> None:
-        """As `Order.require`."""
+        """Check that the stage holds the given rows of every batch in the given steps.
+
+        Args:
+            steps: plan steps.
+            rows: numbers of rows in a batch.
+            what: the key or option that asks for them, for messages.
+
+        Raises:
+            UserError: it does not.
+        """
         stage = self.stage
         if len(steps) and (steps[0] < stage.first_step or steps[-1] >= stage.beyond_step):
             asked = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
@@ -193,7 +207,7 @@ class StageOrder(Order):
         """Do nothing: the sequences are on disk in this order."""
 
     def first_positions(self, sequences: Sequence[int], steps: int) -> dict[int, int]:
-        """As `Order.first_positions`, of places in the stage, each of which is read once."""
+        """As `Order.first_positions`, for places in the stage, each of which is read once."""
         places = np.unique(np.array(sequences, np.int64))
         positions = self.stage.positions(places)
         read = positions < steps * self.batch_size
@@ -203,8 +217,13 @@ class StageOrder(Order):
 class StagedShards(TokenShards):
     """The files of a stage, with the fingerprint of the corpus that was staged.
 
+    Args:
+        stage: the stage.
+        sequence_length: must be that of the stage.
+        vocab_size: as in `TokenShards`.
+
     Raises:
-        UserError: a file is missing or of another size; the stage was made for another sequence length.
+        UserError: a file is missing or of another size, or the stage was made for another sequence length.
     """
 
     is_running_text = False
@@ -234,11 +253,11 @@ class StagedShards(TokenShards):
         return self.stage.corpus_sequences
 
     def fingerprint(self) -> str:
-        """The staged corpus's, so that a run can move from one to the other and back."""
+        """The original corpus's fingerprint, so that a run can move to the stage and back."""
         return self.stage.corpus
 
     def contents(self) -> str | None:
-        """The staged corpus's."""
+        """The original corpus's."""
         return self.stage.contents
 
 

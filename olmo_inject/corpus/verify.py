@@ -1,4 +1,4 @@
-"""Compares the files of a corpus folder or a stage with the SHA-256s recorded there."""
+"""Compare the files of a corpus folder or a stage with their recorded SHA-256s."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def damaged(files: Sequence[RecordedFile], advance: Callable[[int], None], jobs:
     """The names of the files that are missing or differ from their record.
 
     Args:
-        files: to read.
+        files: the files to read.
         advance: called with numbers of bytes read.
         jobs: files read at once.
 

@@ -1,4 +1,8 @@
-"""When and where a task is injected: frequencies, schedules and the plan."""
+"""When and where a task is injected: frequencies, schedules, places in a row, and the plan.
+
+`schedules` decides how many instances a step gets, `plan` which rows get which instance, `placement` where in the row,
+and `splicing` lays out the tokens. `overflow` checks that no step gets more instances than rows.
+"""
 
 from olmo_inject.injection.frequency import Frequency, parse_fraction
 from olmo_inject.injection.placement import Placement

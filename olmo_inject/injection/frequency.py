@@ -1,4 +1,4 @@
-"""Frequencies in exact fractions, and the three units they are quoted in (docs/study.md, Injection)."""
+"""Frequencies as exact fractions, and the three units in which they are given (docs/study.md, Injection)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNITS = ("instances_per_batch", "per_sequence", "per_token")
 
 @dataclass(frozen=True)
 class Frequency:
-    """A frequency in instances per batch, with what it comes to per sequence and per token."""
+    """A frequency in instances per batch, which it converts to instances per sequence and per token."""
 
     per_batch: Fraction
     batch_size: int
@@ -31,7 +31,14 @@ class Frequency:
 
     @classmethod
     def in_unit(cls, unit: str, value: Fraction, batch_size: int, sequence_length: int) -> Frequency:
-        """The frequency that `value` means in `unit`, one of `UNITS`."""
+        """The frequency of `value` in `unit`.
+
+        Args:
+            unit: one of `UNITS`.
+            value: the frequency in that unit.
+            batch_size: rows in a global batch.
+            sequence_length: tokens in a row.
+        """
         scale = {
             "instances_per_batch": 1,
             "per_sequence": batch_size,
@@ -41,15 +48,15 @@ class Frequency:
 
 
 def parse_fraction(value: object, where: str) -> Fraction:
-    """An exact non-negative fraction from `1/10`, `0.1`, `2.4e-8` or a number; 0.1 means one tenth.
+    """Parse an exact non-negative fraction from `1/10`, `0.1`, `2.4e-8` or a number; 0.1 means one tenth.
 
     Raises:
-        UserError: not a number, negative, infinite or not a number at all.
+        UserError: the value is not a finite number, or is negative.
     """
-    # A YAML 0.1 arrives as the nearest double; its shortest decimal is what the user wrote.
+    # A YAML 0.1 arrives as the nearest double, whose shortest decimal is what the user wrote.
     text = str(value).strip()
     try:
-        # Three digits of exponent: 1e-999999999 would be a fraction of a billion digits.
+        # At most three digits of exponent, since 1e-999999999 would be a fraction with a billion digits.
         if isinstance(value, bool) or not re.fullmatch(r"[0-9.+\-]+([eE][+\-]?[0-9]{1,3})?( ?/ ?[0-9]+)?", text):
             raise ValueError
         fraction = Fraction(text.replace(" ", ""))

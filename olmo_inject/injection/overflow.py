@@ -1,7 +1,7 @@
-"""Whether some step can get more instances than its batch has rows.
+"""Check whether a step can get more instances than its batch has rows.
 
-Exact schedules are added up step by step, over one joint period of theirs between two edges of windows: what never
-meets is never added. Drawn ones add the tail of their joint distribution.
+Exact schedules are added up step by step, over one joint period between two edges of windows. So schedules that never
+meet are never added up. For drawn schedules, the tail of their joint distribution gives the probability.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from jaxtyping import Float64, Int64
 
 from olmo_inject.injection.schedules import HUGE, Bernoulli, ExactSchedule, Schedule, Window, is_exact
 
-MOST_STEPS = 1 << 22  # added up one by one; where a joint period is longer, the largest counts are added instead
+MOST_STEPS = 1 << 22  # longest joint period that is added up step by step; beyond it, maximum counts are added
 AT_ONCE = 1 << 18
-NEGLIGIBLE = 1e-30  # beside any chance that matters
+NEGLIGIBLE = 1e-30  # probability that is treated as zero
 
 
 class Worst(NamedTuple):
-    """The fullest step: what exact schedules put into it and, of drawn ones, the largest chance to overflow a step."""
+    """The fullest step of the exact schedules, and the largest probability that drawn schedules overflow a step."""
 
     exact: int
     step: int | None
-    """The first step that gets so many; None where it was not looked for."""
+    """The first step that gets this many; None if it was not searched for."""
     chance: float
 
 
-Rows = Callable[[Int64[np.ndarray, "..."]], np.ndarray | np.integer]  # the rows that so many instances take
+Rows = Callable[[Int64[np.ndarray, "..."]], np.ndarray | np.integer]  # number of rows that a number of instances takes
 
 
 def worst(
@@ -39,10 +39,10 @@ def worst(
     """How full a step can get.
 
     Args:
-        schedules: of the tasks that share the batches.
-        batch_size: rows of each.
-        steps: of the run; None for as many as one likes.
-        rows: for each schedule, the rows that its instances take; None for a row each.
+        schedules: schedules of the tasks that share the batches.
+        batch_size: rows in a batch.
+        steps: number of steps of the run; None: no limit.
+        rows: for each schedule, the number of rows that its instances take; None: one row each.
     """
     each = zip(schedules, rows or [lambda counts: counts] * len(schedules), strict=True)
     demands = [(part, taken) for schedule, taken in each for part in getattr(schedule, "parts", (schedule,))]
@@ -79,7 +79,7 @@ def _largest(exact: Sequence[tuple[ExactSchedule, Rows]]) -> int:
 
 
 def _most_together(exact: Sequence[tuple[ExactSchedule, Rows]], start: int, stop: int | None) -> tuple[int, int | None]:
-    """The largest sum of the counts of exact schedules at a step from `start` to before `stop`, and the first such."""
+    """The largest total count of exact schedules in a step of [start, stop), and the first such step."""
     periods = [schedule.period for schedule, _ in exact]
     length = math.lcm(*(period or 1 for period in periods))
     if stop is not None:
@@ -97,7 +97,7 @@ def _most_together(exact: Sequence[tuple[ExactSchedule, Rows]], start: int, stop
 
 
 def _chance_above(drawn: Sequence[Bernoulli], room: int) -> float:
-    """The chance that the drawn schedules together put more than `room` instances into a step."""
+    """The probability that the drawn schedules together put more than `room` instances into a step."""
     if room < 0:
         return 1.0
     if not drawn or sum(schedule.max_count for schedule in drawn) <= room:
@@ -106,12 +106,12 @@ def _chance_above(drawn: Sequence[Bernoulli], room: int) -> float:
     for schedule in drawn:
         first, chances = _binomial(schedule.batch_size, schedule.rate / schedule.batch_size)
         counts, least = np.convolve(counts, chances), least + first
-    # All terms are positive, so a tail of 1e-18 keeps its digits.
+    # All terms are positive, so a tail of 1e-18 keeps its precision.
     return float(min(1.0, counts[max(0, room + 1 - least) :].sum()))
 
 
 def _binomial(n: int, share: Fraction) -> tuple[int, Float64[np.ndarray, " k"]]:
-    """The least count that matters and the chances of it and those after it, as long as they matter."""
+    """The smallest count with a probability that matters, and the probabilities from it on."""
     if share >= 1:
         return n, np.ones(1)
     if share == 0:

@@ -1,4 +1,4 @@
-"""Where in a row: the places of the instances of one entry, and how much of a row or of several they take."""
+"""Where in a row the instances of an entry go, and how many rows they take."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ EOS = {"none": (0, 0), "before": (1, 0), "after": (0, 1), "both": (1, 1)}  # tok
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an entry's instances stand. The default is the study's: first in the row, then one end of document.
+    """Where an entry's instances go. The default is the study's: first in the row, then one end-of-document token.
 
     Attributes:
-        place: `start`, `end`, `offset`, `random` (anywhere in the row that it fits), or `document`: where one of the
-            host's documents begins inside the row, a random one of those after which it fits; at the row's start
-            where there is none.
-        offset: the first token, for place `offset`.
-        eos: where an end-of-document token stands: `none`, `before`, `after` or `both`. It counts as injected.
-        per_row: how many instances share a row; a step's instances fill rows one after another.
-        split: whether an instance that is longer than a row goes on in further rows of the step, each filled whole.
+        place: `start`, `end`, `offset`, `random` (anywhere in the row where it fits), or `document` (where a document
+            of the host begins inside the row, chosen at random among those after which the instance fits; at the row's
+            start if there is none).
+        offset: index of the first token, for place `offset`.
+        eos: where an end-of-document token goes: `none`, `before`, `after` or `both`. It counts as injected.
+        per_row: number of instances that share a row. A step's instances fill one row after another.
+        split: whether an instance longer than a row continues in further rows of the step, each filled completely.
     """
 
     place: str = "start"
@@ -36,12 +36,12 @@ class Placement:
 
     @property
     def beside(self) -> int:
-        """Tokens that an instance takes beside its own."""
+        """Number of end-of-document tokens that an instance adds."""
         return sum(EOS[self.eos])
 
     @property
     def words(self) -> int:
-        """Random words for a row, one for each instance in it."""
+        """Number of random words that a row needs: one for each of its instances, if their places are drawn."""
         return self.per_row if self.place in ("random", "document") else 0
 
     @property
@@ -50,7 +50,12 @@ class Placement:
         return self.place == "document"
 
     def rows_of(self, counts: Int64[np.ndarray, ...], pieces: int = 1) -> np.ndarray | np.integer:
-        """Rows of a step that so many instances take, each of at most `pieces` rows."""
+        """Number of rows of a step that this many instances take.
+
+        Args:
+            counts: numbers of instances.
+            pieces: rows of the longest instance.
+        """
         return -(-counts // self.per_row) * pieces
 
 

@@ -1,4 +1,4 @@
-"""Where and what: the injections of any step, as a pure function of (plan seed, step, global row)."""
+"""The plan: the injections of any step, as a pure function of (plan seed, step, global row)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ STUDY = Placement()
 
 
 class Injections(NamedTuple):
-    """What one step injects: number i puts `instance[i]` of task number `task[i]` into global row `rows[i]`.
+    """What one step injects: injection i puts `instance[i]` of task number `task[i]` into global row `rows[i]`.
 
-    No two entries share a row. A row stands here as often as it has instances. An instance that is longer than a row
-    stands here once for each of its rows, `piece[i]` counting them from 0.
+    No two entries of the plan share a row. A row with several instances occurs several times. An instance longer than a
+    row occurs once for each of its rows, and `piece[i]` counts them from 0.
     """
 
     rows: Int32[np.ndarray, " k"]
@@ -50,16 +50,16 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """One task with a schedule, a way of drawing instances from its train half, and their place in a row.
+    """One entry of a plan: a task with a schedule, a way to draw its instances, and their place in a row.
 
     Attributes:
-        task: whose instances.
-        schedule: how many in each step.
-        draw: `independent`; `epochs` through the instances without replacement; or `shuffled`, a random order in which
-            each instance stands `times` times.
+        task: supplies the instances.
+        schedule: decides how many instances each step gets.
+        draw: `independent`; `epochs` (through the instances without replacement); or `shuffled` (a random order in
+            which each instance occurs `times` times).
         placement: where in a row.
-        groups: the groups that are drawn from; empty for the whole train half.
-        times: of a `shuffled` draw.
+        groups: groups of instances to draw from; empty: the whole train half.
+        times: repetitions of each instance, for a `shuffled` draw.
     """
 
     task: Task
@@ -71,7 +71,7 @@ class PlannedTask:
 
     @cached_property
     def ids(self) -> Int64[np.ndarray, " n"]:
-        """The instances that are drawn from, ascending."""
+        """Ids of the instances to draw from, ascending."""
         train = self.task.train_ids
         if not self.groups:
             return train
@@ -79,33 +79,32 @@ class PlannedTask:
 
 
 class Plan:
-    """The injections of every step, computed when asked; holds no list of them.
+    """The injections of every step, computed on request. No list of them is stored.
 
-    A task's rows at a step are a prefix of its own permutation of the batch's rows, less the rows that
-    tasks declared earlier took. So a task declared after others moves nothing of theirs; one put before
-    others, or a change of its rate, moves those of their injections whose rows it takes, and with them the
-    rows that follow in that step. Instances are drawn by step (or, in epochs, by a running count) and never
-    moved by another task.
+    A task's rows at a step are a prefix of its own permutation of the batch's rows, without the rows of tasks that are
+    declared earlier. So a task that is declared after others does not move their injections. A task that is declared
+    before others, or a change of its rate, moves those of their injections whose rows it takes, and with them the rows
+    that follow in that step. Instances are drawn by step (with `epochs`, by a running count), and another task never
+    changes them.
 
-    A run at a whole multiple of a task's rate contains the task's injections of the run at that rate, if the
-    schedule is uniform or Bernoulli and the tasks before it are the same: step, row and, with independent
-    draws, instance. With draws in epochs the running counts differ, so steps and rows are contained and
-    instances are not.
+    A run at a whole multiple of a task's rate contains the task's injections of the run at that rate, if the schedule
+    is uniform or Bernoulli and the tasks before it are the same. This holds for step, row and, with independent draws,
+    instance. With draws in epochs the running counts differ, so only steps and rows are contained.
 
     Args:
-        entries: the tasks in order of declaration; a task may stand in several.
+        entries: the entries in order of declaration; a task may have several.
         batch_size: rows in a global batch.
-        seed: decides the rows; the draws of instances depend on the tasks' seeds alone.
-        steps: of the run, which alone are checked for an overflow; None for as many as one likes.
-        row_length: tokens in a row, by which long instances are split; None where none is.
+        seed: decides the rows. The draws of instances depend on the tasks' seeds alone.
+        steps: number of steps of the run, which are checked for an overflow; None: no limit.
+        row_length: tokens in a row, by which long instances are split; None if none is split.
 
     Attributes:
-        tasks: those of the entries, each once, indexed by `Injections.task`.
-        overflow_chance: that the drawn schedules fill more than a step's rows; below 1e-18, and most often 0. Then
-            the drawn ones declared last get fewer.
+        tasks: the tasks of the entries, each once, indexed by `Injections.task`.
+        overflow_chance: probability that drawn schedules fill more than a step's rows: below 1e-18, and usually 0. In
+            that case the drawn entries that are declared last get fewer.
 
     Raises:
-        UserError: a step gets, or may well get, more instances than rows; a drawn schedule is to draw without
+        UserError: a step gets, or is likely to get, more instances than rows; or a drawn schedule is to draw without
             replacement.
     """
 
@@ -135,7 +134,7 @@ class Plan:
                 raise UserError(
                     f"injections: {entry.task.name}: draw {entry.draw!r} needs an exact schedule, not a random one"
                 )
-        # A task's first entry is keyed by its name alone, its further ones by their number too.
+        # A task's first entry is keyed by its name alone, further entries also by their number.
         further = [self._task_of[:number].count(task) for number, task in enumerate(self._task_of)]
         beside = [(n,) if n else () for n in further]
         self._row_keys = [
@@ -147,26 +146,26 @@ class Plan:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Plan], tuple[tuple[PlannedTask, ...], int, int, int | None, int | None]]:
-        # Loader workers started by spawn get a plan of their own; caches and locks stay behind.
+        # Loader workers started by spawn get a copy of the plan without caches and locks.
         return Plan, (self.entries, self.batch_size, self.seed, self.steps, self.row_length)
 
     def at(self, step: int) -> Injections:
-        """What `step` (from 0) injects, in the order of the entries.
+        """The injections of `step` (from 0), in the order of the entries.
 
-        The arrays are shared between callers and read-only.
+        The arrays are read-only and shared between callers.
         """
-        with self._lock:  # several loader threads ask for the same step at once: one computes, all share
+        with self._lock:  # several loader threads may request the same step at once: one computes, all share
             return self._cached(step)
 
     def tasks_of(self, step: int, rows: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
-        """For each of `rows` of `step`, the task that it is injected with, or -1 where it is with none."""
+        """For each of `rows` of `step`, the number of the task injected into it; -1 if there is none."""
         injections = self.at(step)
         task_of_row = np.full(self.batch_size, -1)
         task_of_row[injections.rows] = injections.task
         return task_of_row[rows]
 
     def tokens(self, injections: Injections) -> Ragged:
-        """The tokens of every instance, without its end of document."""
+        """The tokens of every injection, without end-of-document tokens."""
         found = Ragged.of(())
         for number in np.unique(injections.entry).tolist():
             mine = np.flatnonzero(injections.entry == number)  # entries stand in their order
@@ -179,7 +178,7 @@ class Plan:
         parts = []
         taken = np.zeros(self.batch_size, bool)
         listed = {number: self._listed_rows(number, step) for number in self._lists}
-        for rows in listed.values():  # what a list gives to its entry is nobody else's
+        for rows in listed.values():  # rows that a list assigns to its entry are not free for others
             taken[rows[rows >= 0]] = True
         for number, count in enumerate(self._counts(step)):
             if count == 0:
@@ -233,12 +232,12 @@ class Plan:
         return _Part(rows, self._task_of[number], instances, number, piece)
 
     def _listed_rows(self, number: int, step: int) -> Int64[np.ndarray, " c"]:
-        """The rows that a list gives to the instances of a step; -1 where it gives none."""
+        """The rows that a list assigns to the instances of a step; -1 for those without one."""
         listed = self._lists[number]
         return listed.rows[listed.before(step) : listed.before(step + 1)]
 
     def _check_lists(self) -> None:
-        """Check that no two entries are given one row, and none more instances than share it."""
+        """Check that no list assigns a row twice, or more instances to a row than may share it."""
         seen = np.empty(0, np.int64)
         for number, listed in self._lists.items():
             entry = self.entries[number]
@@ -250,17 +249,17 @@ class Plan:
             seen = np.concatenate([seen, distinct])
 
     def _pieces_of(self, entry: PlannedTask) -> Int64[np.ndarray, " n"] | None:
-        """How many rows each instance of a task takes; None where that is one."""
+        """Number of rows that each instance of an entry takes; None if all take one."""
         if not entry.placement.split:
             return None
         assert self.row_length is not None
         return -(-(entry.task.instances.lengths + entry.placement.beside) // self.row_length)
 
     def _counts(self, step: int) -> list[int]:
-        """How many of each task; beyond the batch's rows the last declared give way, drawn schedules first."""
+        """Number of instances of each entry. If they exceed the batch, the last declared drawn entries get fewer."""
         counts = [entry.schedule.count(step) for entry in self.entries]
         excess = sum(counts) - self.batch_size
-        if excess > 0:  # of exact schedules, which were checked, several instances may share a row
+        if excess > 0:  # several instances may share a row, so count the rows
             excess = int(sum(self._rows(n, np.asarray(count)) for n, count in enumerate(counts))) - self.batch_size
         if excess > 0:
             for number in sorted(range(len(counts)), key=lambda n: (is_exact(self.entries[n].schedule), -n)):
@@ -270,13 +269,13 @@ class Plan:
         return counts
 
     def _rows(self, number: int, counts: Int64[np.ndarray, ...]) -> np.ndarray | np.integer:
-        """The rows of a step that so many instances of an entry take."""
+        """Number of rows of a step that this many instances of an entry take."""
         pieces = self._pieces[number]
         most = 1 if pieces is None else int(pieces[self.entries[number].ids].max())
         return self.entries[number].placement.rows_of(counts, most)
 
     def _check_room(self) -> float:
-        """The chance of an overflow in a step, if it may be neglected."""
+        """The probability of an overflow in a step, which must be negligible."""
         schedules, rows = [entry.schedule for entry in self.entries], self.batch_size
         found = worst(schedules, rows, self.steps, [partial(self._rows, n) for n in range(len(schedules))])
         if found.exact > rows:
@@ -316,7 +315,7 @@ class Plan:
 
 @lru_cache(maxsize=16)
 def _epoch_order(key: int, n: int, epoch: int) -> Int64[np.ndarray, " n"]:
-    # Counters are shared with the independent draws, which the same task never uses in the same plan.
+    # Independent draws use the same counters, but no entry has both kinds of draw.
     return randomness.permutation(key, n, epoch)
 
 

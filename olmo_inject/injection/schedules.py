@@ -1,7 +1,7 @@
-"""When: how many instances of a task each step gets.
+"""Schedules: how many instances of a task each step gets.
 
-A schedule is a function of the step alone. Exact schedules also know in closed form how many instances
-came before a step, so that nothing needs to be replayed to ask about step 31,337.
+A schedule is a function of the step alone. Exact schedules also know in closed form how many instances came before a
+step, so that nothing needs to be replayed to find out about step 31,337.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from jaxtyping import Int64
 
 from olmo_inject import randomness
 
-# A Bernoulli count above the quantile of this tail is cut to it, so that a batch cannot overflow at all.
+# A Bernoulli count is cut at the quantile of this tail, so that a batch can never overflow.
 TAIL = 1e-18
-HUGE = 1 << 40  # more than any batch
+HUGE = 1 << 40  # larger than any batch
 DRAWN_AT_ONCE = 1 << 20
 
 
@@ -45,11 +45,11 @@ class Schedule(Protocol):
 
 @runtime_checkable
 class ExactSchedule(Schedule, Protocol):
-    """A schedule whose counts are fixed by arithmetic, not drawn."""
+    """A schedule whose counts follow from arithmetic and are not drawn."""
 
     @property
     def period(self) -> int | None:
-        """Steps after which its counts repeat; None where they do not, and end with its window."""
+        """Number of steps after which the counts repeat; None if they do not repeat."""
         ...
 
     def before(self, step: int) -> int:
@@ -63,9 +63,9 @@ class ExactSchedule(Schedule, Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """Exactly `rate` instances per batch, as even as whole numbers allow: 1/10 is one in every ten batches.
+    """Exactly `rate` instances per batch, as evenly as whole numbers allow: 1/10 is one in every ten batches.
 
-    floor((s + 1) rate) - floor(s rate): any window of n batches holds floor(n rate) or ceil(n rate).
+    Step s gets floor((s + 1) rate) - floor(s rate), so any window of n batches holds floor(n rate) or ceil(n rate).
     """
 
     rate: Fraction
@@ -89,9 +89,9 @@ class Uniform:
         return self.rate.denominator
 
     def counts(self, start: int, steps: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """`count` of the steps `start + steps`; large fractions are counted in Python's integers."""
+        """`count` of the steps `start + steps`. Large fractions are computed with Python's integers."""
         above, below = self.rate.numerator, self.rate.denominator
-        # A late start does not make the numbers large.
+        # The start is reduced to its remainder, so that numbers stay small.
         within = steps + start % below
         fits = not len(within) or (int(within[-1]) + 1) * above < 2**63
         before = within if fits else within.astype(object)
@@ -100,7 +100,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Burst:
-    """`instances` at once in every `every`-th batch, the first in batch `phase` (the matched-frequency runs)."""
+    """`instances` in every `every`-th batch, first in batch `phase` (the study's matched-frequency runs)."""
 
     instances: int
     every: int
@@ -130,15 +130,21 @@ class Burst:
         return self.every
 
     def counts(self, start: int, steps: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """`count` of the steps `start + steps`; a burst beyond any batch is cut to `HUGE`."""
+        """`count` of the steps `start + steps`. A burst larger than any batch is cut to `HUGE`."""
         return np.where((start % self.every + steps) % self.every == self.phase, min(self.instances, HUGE), 0)
 
 
 @dataclass(frozen=True)
 class Scattered:
-    """Exactly `total` instances in the steps from `start` to before `stop`, each in a random one of them.
+    """Exactly `total` instances in steps `start` to `stop` (exclusive), each in a random step.
 
-    Only the steps' counts are held, not the instances.
+    Only the counts of steps are stored, not the instances.
+
+    Attributes:
+        total: number of instances.
+        start: first step.
+        stop: end of the steps, exclusive.
+        key: key of the random draws.
     """
 
     total: int
@@ -186,12 +192,12 @@ class Scattered:
 
 @dataclass(frozen=True, eq=False)
 class Listed:
-    """What a list says, injection by injection.
+    """The injections in a list.
 
     Attributes:
-        steps: ascending, one entry an injection.
-        rows: the row of each; -1 for one that is drawn.
-        instances: the instance of each; -1 for one that is drawn.
+        steps: step of each injection, ascending.
+        rows: row of each; -1 if it is drawn.
+        instances: instance of each; -1 if it is drawn.
     """
 
     steps: Int64[np.ndarray, " k"]
@@ -200,17 +206,17 @@ class Listed:
 
     @property
     def start(self) -> int:
-        """The first step that is listed."""
+        """The first listed step."""
         return int(self.steps[0])
 
     @property
     def stop(self) -> int:
-        """The first step after the last that is listed."""
+        """The step after the last listed one."""
         return int(self.steps[-1]) + 1
 
     @property
     def rate(self) -> Fraction:
-        """Mean from the first step listed to the last, instances per batch."""
+        """Mean from the first to the last listed step, in instances per batch."""
         return Fraction(len(self.steps), self.stop - self.start)
 
     @property
@@ -245,7 +251,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Bernoulli:
-    """Every row of every batch independently with probability `rate / batch_size`: binomial counts.
+    """Every row of every batch gets an instance with probability `rate / batch_size`, so counts are binomial.
 
     At one probability a multiple of another, the counts are at least those of the other (the rows' uniform
     draws are the same). Counts beyond the 1e-18 tail are cut to `max_count`.
@@ -271,7 +277,7 @@ class Bernoulli:
 
 @dataclass(frozen=True)
 class Window:
-    """A schedule cut to steps `start` <= step < `stop` (None: to the end); inside it nothing moves."""
+    """A schedule restricted to steps `start` <= step < `stop` (None: to the end). Its injections there do not move."""
 
     inner: Schedule
     start: int
@@ -316,7 +322,7 @@ class ExactWindow(Window):
 
 @dataclass(frozen=True)
 class Phases:
-    """Exact schedules one after another, each in a window of its own; between them nothing."""
+    """Exact schedules in consecutive windows. Nothing is injected between the windows."""
 
     parts: tuple[ExactWindow, ...]
 
@@ -351,12 +357,18 @@ class Phases:
 
 
 def is_exact(schedule: Schedule) -> TypeGuard[ExactSchedule]:
-    """Whether the schedule's counts are arithmetic, as drawing without replacement needs."""
+    """Whether the schedule is exact, as draws without replacement require."""
     return hasattr(schedule, "before")
 
 
 def windowed(schedule: Schedule, start: int, stop: int | None) -> Schedule:
-    """`schedule` between `start` and `stop`; itself when the window is everything."""
+    """Restrict `schedule` to a window; return it unchanged if the window is everything.
+
+    Args:
+        schedule: any schedule.
+        start: first step.
+        stop: end of the window, exclusive; None: no end.
+    """
     if start == 0 and stop is None:
         return schedule
     return ExactWindow(schedule, start, stop) if is_exact(schedule) else Window(schedule, start, stop)

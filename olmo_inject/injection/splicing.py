@@ -1,7 +1,7 @@
-"""Which tokens stand where in the rows of a batch: the plan's injections, laid out in rows of one length.
+"""The tokens of a batch's injections: the plan's instances, laid out in rows of one length.
 
-A pure function of the plan, the step and the rows and, for places at the host's documents, of the host's tokens.
-Dataset, loss, audit and inspection all ask it.
+This is a pure function of the plan, the step and the rows and, if a place depends on the host's documents, of the
+host's tokens. Dataset, loss, audit and inspection all call it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from olmo_inject.tasks import Ragged
 
 @dataclass(frozen=True, eq=False)
 class Splices:
-    """Spans of injected tokens, in the order of the rows that were asked for.
+    """Spans of injected tokens, in the order of the requested rows.
 
     Attributes:
-        span_row: of each span, its row's place among those asked for.
-        start: its first token in the row.
-        length: its tokens.
-        task: the plan's number of its task.
-        instance: of the task.
-        entry: the plan's number of its entry.
-        skipped: of its tokens, end of document included, how many earlier rows hold.
-        source: where its tokens begin in `values`.
+        span_row: for each span, the index of its row among the requested rows.
+        start: index of its first token in the row.
+        length: its number of tokens.
+        task: number of its task in the plan.
+        instance: its instance of the task.
+        entry: number of its entry in the plan.
+        skipped: number of its instance's tokens (with end of document) in earlier rows.
+        source: index of its first token in `values`.
         values: the tokens of all instances that may be injected.
-        answers: which of them are of a continuation.
+        answers: whether each of `values` belongs to a continuation.
     """
 
     span_row: Int64[np.ndarray, " k"]
@@ -51,12 +51,12 @@ class Splices:
 
     @cached_property
     def span(self) -> Int64[np.ndarray, " t"]:
-        """Of each token, which span it is of."""
+        """The span of each token."""
         return np.repeat(np.arange(len(self.length)), self.length)
 
     @cached_property
     def row(self) -> Int64[np.ndarray, " t"]:
-        """Of each token, its row's place among those asked for."""
+        """The index of each token's row among the requested rows."""
         return self.span_row[self.span]
 
     @cached_property
@@ -65,7 +65,7 @@ class Splices:
 
     @cached_property
     def column(self) -> Int64[np.ndarray, " t"]:
-        """Of each token, its place in the row."""
+        """The index of each token in its row."""
         return self.start[self.span] + self._within
 
     @cached_property
@@ -75,7 +75,7 @@ class Splices:
 
     @cached_property
     def answer(self) -> Bool[np.ndarray, " t"]:
-        """Of each token, whether it is of its instance's continuation."""
+        """Whether each token belongs to its instance's continuation."""
         return self.answers[self.source[self.span] + self._within]
 
     def write(self, tokens: Shaped[np.ndarray, "b t"]) -> None:
@@ -125,12 +125,12 @@ class Splicer:
         self._share_rows = any(each.per_row > 1 for each in places)
 
     def at(self, step: int, rows: Int64[np.ndarray, " b"], host: Shaped[np.ndarray, "b t"] | None = None) -> Splices:
-        """What stands in `rows` of `step`.
+        """The injected tokens in `rows` of `step`.
 
         Args:
-            step: from 0.
-            rows: of the global batch, in any order.
-            host: their tokens as they are in the corpus, needed only if a place depends on them.
+            step: plan step, from 0.
+            rows: rows of the global batch, in any order.
+            host: their tokens in the corpus; needed only if a place depends on them.
         """
         injections = self.plan.at(step)
         span_row, chosen = self._in_rows(injections.rows, rows)
@@ -266,7 +266,7 @@ def check_fits(plan: Plan, row_length: int) -> None:
             what = "an instance" if placement.per_row == 1 else f"{placement.per_row} instances"
             what += " and EOS" if placement.beside else ""
             what += f" after {placement.offset} tokens" if placement.offset else ""
-            advice = "" if placement.per_row > 1 or placement.offset else "; longer: split goes on in further rows"
+            advice = "" if placement.per_row > 1 or placement.offset else "; longer: split continues it in further rows"
             raise UserError(
                 f"injections: {entry.task.name}: sequences of {row_length} tokens; {what} need {needed}{advice}"
             )

@@ -1,1 +1,1 @@
-"""Shows what an experiment injects: its plan (`plan`, `summary`) and the rows of a step (`step`)."""
+"""Show what an experiment injects: its plan (`plan`, `summary`) and the rows of a step (`step`)."""

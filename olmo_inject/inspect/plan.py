@@ -1,4 +1,4 @@
-"""Shows a plan to people and programs: as tables, JSON and Parquet."""
+"""Show a plan as tables, JSON and Parquet."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from olmo_inject.terminal import Console
 from olmo_inject.visible_text import visible
 
 ROWS_SHOWN = 8
-STEPS_PER_GROUP = 1000  # of the Parquet file, so that memory stays small at any length
+STEPS_PER_GROUP = 1000  # steps per row group of the Parquet file, which bounds memory
 
-TEXT_SHOWN = 60  # characters of an instance
+TEXT_SHOWN = 60  # characters of an instance that are printed
 
 _COLUMNS = [
     ("step", pa.int32()),
@@ -60,13 +60,13 @@ def step_record(planned: TaskPlan, step: int) -> dict[str, Any]:
 
 
 def print_step(planned: TaskPlan, step: int, console: Console, most: int | None = None) -> None:
-    """Print the injected rows of a step, at most `most` of them.
+    """Print the injected rows of a step.
 
     Args:
         planned: the plan.
         step: plan step.
-        console: to print to.
-        most: rows to print, some of each task; None: all.
+        console: where to print.
+        most: maximum number of rows, some of each task; None: all.
     """
     entries = step_record(planned, step)["injections"]
     table = Table(title=f"Step {step}: {len(entries)} of {planned.plan.batch_size} rows injected", title_justify="left")
@@ -92,7 +92,13 @@ def _some_of_each_task(entries: list[dict[str, Any]], most: int) -> list[dict[st
 
 
 def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> None:
-    """Print totals, frequencies, gaps and the first step with an injection."""
+    """Print totals, frequencies, gaps and the first step with an injection.
+
+    Args:
+        experiment: the experiment.
+        planned: its plan.
+        console: where to print.
+    """
     summary = plan_summary(experiment, planned)
     console.print(
         f"{experiment.name}: {summary['steps']:,} steps of {summary['batch_size']:,} x "
@@ -138,8 +144,8 @@ def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> No
         )
     console.print(rates, gaps, markup=False)
     console.print(
-        f"Injected tokens: {summary['injected_share_of_tokens']:.4g} of all "
-        f"({summary['tokens_of_an_instance']} an instance, with its end-of-document token).",
+        f"Injected tokens: {summary['injected_share_of_tokens']:.4g} of all tokens "
+        f"({summary['tokens_of_an_instance']} per instance, with its end-of-document token).",
         highlight=False,
     )
     if planned.plan.overflow_chance:
@@ -154,7 +160,7 @@ def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> No
             "Without document masking the text after an instance attends to it; the instance comes first, so it "
             "attends to nothing else."
         )
-    # Only here are steps enumerated: the first step with an injection is near, or the schedule starts late.
+    # This is the only place that enumerates steps; it ends at the first injection.
     first = min(injection.start for injection in experiment.injections)
     for step in range(first, min(first + 10_000, experiment.steps)):
         if len(planned.plan.at(step).rows):
@@ -163,13 +169,13 @@ def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> No
 
 
 def write_parquet(experiment: Described, planned: TaskPlan, path: Path, *, progress: bool = True) -> None:
-    """Write every injection of the run as a Parquet file, one a row; the file appears whole or not at all.
+    """Write every injection of the run to a Parquet file, one per row. The file appears whole or not at all.
 
     Args:
-        experiment: gives the number of steps.
+        experiment: supplies the number of steps.
         planned: the plan.
-        path: of the file.
-        progress: show a bar.
+        path: of the Parquet file.
+        progress: whether to show progress.
 
     Raises:
         UserError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Shows the rows of one training step, decoded, to people and programs."""
+"""Show the decoded rows of one training step, as text or as plain values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
 ROWS_SHOWN = 8
-INDENT = "  "  # of each line of a row's text
+INDENT = "  "  # before each line of a row's text
 
 
 def parse_rows(text: str, batch_size: int) -> list[int]:
@@ -47,16 +47,16 @@ def parse_rows(text: str, batch_size: int) -> list[int]:
 def show_step(
     corpus: OpenCorpus, step: int, rows: Sequence[int] | None, planned: TaskPlan | None = None
 ) -> dict[str, Any]:
-    """Rows of a step as plain values; only their sequences are read.
+    """The rows of a step as plain values. Only their sequences are read.
 
     Args:
-        corpus: to read; `prepare` was called for the step.
+        corpus: what to read, after `prepare` was called for the step.
         step: plan step.
-        rows: of the batch; None: the first few that the corpus holds, injected ones if there are any.
-        planned: an experiment's plan; None: show the corpus without injections.
+        rows: rows of the batch; None: the first few that the corpus holds, injected ones if there are any.
+        planned: an experiment's plan; None shows the corpus without injections.
 
     Raises:
-        UserError: the corpus cannot be read, or is a stage without these rows.
+        UserError: the corpus cannot be read, or is a staged corpus without these rows.
     """
     size, order = corpus.order.batch_size, corpus.order
     order.require(range(0), np.array(rows or [], np.int64), "--rows")
@@ -101,13 +101,13 @@ def show_step(
 
 
 def print_shown(shown: dict[str, Any], corpus: OpenCorpus, tokens: int, console: Console) -> None:
-    """Print what `show_step` returned, with the spliced tokens named and in colour.
+    """Print what `show_step` returned. Spliced tokens are named and coloured.
 
     Args:
-        shown: as `show_step` returns it.
-        corpus: the same.
-        tokens: to print of each row.
-        console: to print to.
+        shown: returned by `show_step`.
+        corpus: the corpus that was given to `show_step`.
+        tokens: number of tokens to print of each row.
+        console: where to print.
     """
     vocabulary = corpus.source.vocabulary
     head = f"{shown['corpus']}, step {shown['step']}: {shown['batch_size']} rows of {shown['sequence_length']} tokens"
@@ -128,7 +128,7 @@ def print_shown(shown: dict[str, Any], corpus: OpenCorpus, tokens: int, console:
 
 
 def _row_text(row: dict[str, Any], tokens: int, vocabulary: Vocabulary) -> Text:
-    """The first tokens of a row, with the spliced ones named and in colour."""
+    """The first tokens of a row, with spliced tokens named and coloured."""
     text, at = Text(INDENT), 0
     for span in sorted(row["injected"], key=lambda span: span["start"]):
         if span["start"] >= tokens:

@@ -1,4 +1,4 @@
-"""Summarizes a plan over a run: totals, frequencies, gaps and shares."""
+"""Summarize a plan over a run: totals, frequencies, gaps and shares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from olmo_inject.injection.frequency import Frequency
 from olmo_inject.injection.plan import PlannedTask
 from olmo_inject.injection.schedules import is_exact
 
-GAP_STEPS = 20_000  # steps over which gaps are measured; schedules repeat long before
+GAP_STEPS = 20_000  # steps over which gaps are measured; schedules repeat long before that
 
 
 def plan_summary(experiment: Described, planned: TaskPlan) -> dict[str, Any]:

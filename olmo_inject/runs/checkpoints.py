@@ -1,4 +1,4 @@
-"""Which checkpoints a command works on: the folders that the user names, and the steps of each run."""
+"""Which checkpoints a command uses: the folders that the user names, and the steps of each run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class CheckpointFolder:
 
     Attributes:
         path: the folder.
-        run: the folder of its run; None for a model that is no run's.
-        step: the plan step that the weights are from before; None for a model that is no run's.
+        run: the folder of its run; None for a model outside runs.
+        step: the plan step before which the weights were saved; None for a model outside runs.
     """
 
     path: Path
@@ -35,8 +35,8 @@ class Selection:
     """What the user selected.
 
     Attributes:
-        found: in the order of the paths, by step within a run.
-        missing: a message for each run that lacks a step that was named, or any checkpoint.
+        found: checkpoints in the order of the paths, and by step within a run.
+        missing: a message for each run without any checkpoint or without a step that was named.
     """
 
     found: list[CheckpointFolder]
@@ -44,14 +44,14 @@ class Selection:
 
 
 def find_checkpoints(paths: Sequence[Path], steps: str = ALL) -> Selection:
-    """Find the checkpoints of runs, and models that are no run's.
+    """Find the checkpoints of runs, and models outside runs.
 
     Args:
         paths: run folders, folders of runs, checkpoints of runs, or folders of weights.
         steps: which checkpoints of a run folder, as in `select_steps`.
 
     Raises:
-        UserError: a path that does not exist, is given twice or holds no weights, or steps of another form.
+        UserError: a path does not exist, is given twice or holds no weights, or `steps` has another form.
     """
     found: list[CheckpointFolder] = []
     missing: list[str] = []
@@ -70,11 +70,11 @@ def find_checkpoints(paths: Sequence[Path], steps: str = ALL) -> Selection:
 
 
 def select_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The steps that `text` selects, and those it names that do not exist.
+    """The existing steps that `text` selects, and the steps it names that do not exist.
 
     Args:
-        text: `last`, `all`, steps, and ranges `start:stop:every` as Python's, either end of which may be left out;
-            several joined by commas. A range selects among what exists.
+        text: `last`, `all`, steps, and ranges `start:stop:every` as in Python, where either end may be left out; joined
+            by commas. A range selects among existing steps.
         existing: steps that have a checkpoint, ascending.
 
     Raises:

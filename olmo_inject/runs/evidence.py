@@ -1,7 +1,7 @@
 """Evidence of the rows that the model was given: one number per step, the same for any world size.
 
-Each row is hashed with its position, and the hashes of a step are summed modulo 2^64. The trainer hashes
-the very tensors it hands to the model; the audit hashes what corpus, order and plan say they should be.
+Each row is hashed with its position, and the hashes of a step are summed modulo 2^64. The trainer hashes the tensors
+that it passes to the model. The audit hashes the rows that corpus, order and plan define.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Int64, UInt64
 
 from olmo_inject import randomness
 
-_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of splitmix64's finalizer (Vigna 2015)
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # from splitmix64's finalizer (Vigna 2015)
 _SHIFTS = (30, 27, 31)
 _POSITION = 0x9E3779B97F4A7C15
 
@@ -34,7 +34,7 @@ def hash_sum(positions: Int64[torch.Tensor, " b"], tokens: Int64[torch.Tensor, "
     weights = torch.from_numpy(_weights(tokens.shape[1]).view(np.int64)).to(tokens.device)
     x = (tokens * weights).sum(dim=1) + positions * _signed(_POSITION)
     for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):
-        # torch shifts signed integers arithmetically; the mask makes it the unsigned shift.
+        # torch shifts signed integers arithmetically; the mask turns this into an unsigned shift.
         x = (x ^ ((x >> shift) & (2 ** (64 - shift) - 1))) * _signed(multiplier)
     return x.sum()
 

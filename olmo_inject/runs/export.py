@@ -1,6 +1,6 @@
-"""The injected stream of some steps as files, for trainers that read their data from files.
+"""Write the injected stream of some steps to files, for trainers that read their data from files.
 
-The folder is a run's, whose model is a file: `audit` compares what is written with what the plan says, row by row.
+The folder is a run folder with a file in place of the model. `audit` compares the files with the plan, row by row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from olmo_inject.runs.metrics import JsonLines
 from olmo_inject.runs.read import EVIDENCE_FILE, EXPORT
 from olmo_inject.shapes import check_shape
 
-SHARD_BYTES = 2**30  # about; a step is never cut
+SHARD_BYTES = 2**30  # approximate size of a file; a step is never split
 _EXPORT = {
     "first_step": int,
     "beyond_step": int,
@@ -38,15 +38,15 @@ _EXPORT = {
 
 @dataclass(frozen=True)
 class Export:
-    """What `export.json` says.
+    """The contents of `export.json`.
 
     Attributes:
-        folder: where it is.
-        steps: which are written.
-        dtype: of an id.
-        batch_size: rows of a step.
-        sequence_length: tokens of a row.
-        files: name, first step, number of steps and SHA-256 of each, in order.
+        folder: the exported folder.
+        steps: the steps that were written.
+        dtype: dtype of token ids.
+        batch_size: rows per step.
+        sequence_length: tokens per row.
+        files: name, first step, number of steps and SHA-256 of each file, in order.
     """
 
     folder: Path
@@ -57,10 +57,10 @@ class Export:
     files: list[dict[str, Any]]
 
     def step(self, step: int) -> Shaped[np.ndarray, "b t"]:
-        """The tokens of a step as they are written.
+        """The tokens of a step as they were written.
 
         Raises:
-            UserError: its file is missing or shorter than it was.
+            UserError: its file is missing or has been shortened.
         """
         file = next(entry for entry in self.files if 0 <= step - entry["first_step"] < entry["steps"])
         path = self.folder / file["name"]
@@ -73,24 +73,25 @@ class Export:
 def export_stream(
     experiment: Described, data: ExperimentData, steps: range, to: Path, *, shard_bytes: int = SHARD_BYTES
 ) -> Export:
-    """Write the rows of `steps` in order, raw arrays of ids without a header.
+    """Write the rows of `steps` in order, as raw arrays of token ids without a header.
 
     Args:
         experiment: what is injected.
         data: its corpus and plan.
-        steps: which.
-        to: a folder to make.
-        shard_bytes: of a file, about.
+        steps: the steps to write.
+        to: a folder that is new or empty.
+        shard_bytes: approximate size of a file.
 
     Raises:
-        UserError: the folder is there, the steps are not the run's, or masks belong to the rows, which no shard holds.
+        UserError: the folder is not empty, the steps are not within the run, or rows have masks, which files of tokens
+            cannot hold.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} is not empty; choose another folder")
     if not 0 <= steps.start < steps.stop <= experiment.steps:
         raise UserError(f"--steps: {steps.start}:{steps.stop} is not within the run's 0:{experiment.steps}")
     if experiment.loading.label_mask_paths or experiment.loading.instance_filter:
-        raise UserError("train.data: shards hold tokens, and no masks: export without label masks and instance filter")
+        raise UserError("train.data: files of tokens hold no masks: export without label masks and instance filter")
     size, dtype = experiment.batch_size, np.dtype(data.shards.dtype)
     data.order.require(steps, np.empty(0, np.int64), "--steps")
     to.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,7 @@ def export_stream(
 
 
 def _lines(data: ExperimentData, steps: range) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """The tokens of each step, and its line of evidence."""
+    """The tokens of each step with its line of evidence."""
     size = data.plan.batch_size
     for step in steps:
         positions = np.arange(step * size, (step + 1) * size)
@@ -137,7 +138,7 @@ def _lines(data: ExperimentData, steps: range) -> Iterator[tuple[np.ndarray, dic
 
 
 def read_export(folder: Path) -> Export:
-    """What a folder's `export.json` says.
+    """Read a folder's `export.json`.
 
     Raises:
         UserError: there is none, or it is damaged.

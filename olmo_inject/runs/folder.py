@@ -1,6 +1,6 @@
-"""Writes a run folder: all that is needed to reconstruct the run, before its first step.
+"""Write a run folder: everything that is needed to reconstruct the run, before its first step.
 
-experiment.yaml   the resolved experiment          metrics.jsonl    measurements, one a line
+experiment.yaml   the resolved experiment          metrics.jsonl    measurements, one per line
 config.yaml       ai2-olmo's TrainConfig, if any   evidence.jsonl   what the audit checks
 plan.json         totals, units, fingerprints      data-indices/    positions seen, per rank
 tasks/NAME.json   tasks as they were built         step*/           checkpoints
@@ -48,10 +48,10 @@ from olmo_inject.runs.read import (
 )
 
 STOP_FILE = "stop"
-CHECKPOINTS = "checkpoints"  # where another trainer than ai2-olmo's may keep its own, and make it before the run begins
+CHECKPOINTS = "checkpoints"  # other trainers may keep their checkpoints here, and may create it before the run begins
 FORMAT = 1
 
-# A resume may change these: how a step is computed and what is recorded, never what is computed.
+# A resume may change these. They decide how a step is computed and what is recorded, never what is computed.
 MAY_CHANGE = (
     "name",
     "folder",
@@ -84,7 +84,7 @@ MAY_CHANGE = (
     "train.save_data_indices",
     "train.python_profiling",
     "train.torch_profiling",
-    # The corpus may move; fingerprints tell whether it is the same.
+    # The corpus may move; its fingerprint shows whether it is the same.
     "corpus.name",
     "corpus.root",
     "corpus.manifest",
@@ -96,11 +96,11 @@ MAY_CHANGE = (
     "corpus.eos_token_id",
     "corpus.pad_token_id",
 )
-CONTENTS = "corpus contents"  # a fingerprint that only some kinds of corpus have
+CONTENTS = "corpus contents"  # name of a fingerprint that only some kinds of corpus have
 
 
 def fingerprints(data: TaskPlan) -> dict[str, str]:
-    """The fingerprints that must be the same on a resume and in every analysis; of our corpus, if it is ours."""
+    """The fingerprints that must stay equal on a resume and in every analysis; the corpus's if we read its rows."""
     found = {"vocabulary": data.source.vocabulary.fingerprint}
     if isinstance(data, ExperimentData):
         contents, order = data.shards.contents(), data.order
@@ -123,17 +123,17 @@ def lists(plan: Plan) -> list[tuple[int, Listed]]:
 
 
 def check_same_data(run: SavedRun, data: TaskPlan) -> None:
-    """Check that data is what a run was trained on.
+    """Check that `data` is what the run was trained on.
 
     Raises:
         UserError: it is not; the message says what differs.
     """
     if differing := changed(run.plan["fingerprints"], fingerprints(data)):
-        raise UserError(f"{run.folder}: not what the run was trained on any more: {', '.join(differing)}")
+        raise UserError(f"{run.folder}: changed since the run was trained: {', '.join(differing)}")
 
 
 def changed(recorded: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """The names of the fingerprints that differ; those of the corpus's contents are compared if both exist."""
+    """The names of the fingerprints that differ. Those of the corpus's contents are compared only if both exist."""
     differing = [name for name in {**recorded, **current} if recorded.get(name) != current.get(name)]
     return [name for name in differing if name != CONTENTS or (name in recorded and name in current)]
 
@@ -144,13 +144,13 @@ def prepare(experiment: Described, data: TaskPlan, first_step: int = 0) -> None:
     Args:
         experiment: the run.
         data: its corpus, tasks and plan.
-        first_step: of a new run that branches off.
+        first_step: first step of a new run; not 0 if it branches off another.
 
     Raises:
         UserError: the folder holds something else, or a run that differs in more than a resume may change.
     """
     folder = experiment.run_folder
-    # Written again on a resume, since the run may be longer; id, first step and recorded contents stay.
+    # A resume writes the plan again, since the run may be longer; id, first step and recorded contents stay.
     before: dict[str, Any] = {"run_id": uuid.uuid4().hex}
     if is_run(folder):
         check_same_run(experiment, data)
@@ -158,7 +158,7 @@ def prepare(experiment: Described, data: TaskPlan, first_step: int = 0) -> None:
     summary = {"format": FORMAT, "run_id": before["run_id"], "first_step": before.get("first_step", first_step)}
     contents = {name: value for name, value in before.get("fingerprints", {}).items() if name == CONTENTS}
     about = {"made_in": str(Path.cwd()), "fingerprints": contents | fingerprints(data)}
-    # First the plan, which marks the folder as a run's; last the experiment, which completes the run.
+    # The plan comes first, since it marks the folder as a run; the experiment comes last and completes it.
     write_json(folder / PLAN, summary | plan_summary(experiment, data) | about)
     for task in data.tasks:
         task.save(folder / TASKS)
@@ -170,11 +170,11 @@ def prepare(experiment: Described, data: TaskPlan, first_step: int = 0) -> None:
 
 
 def check_no_other_folder(folder: Path, *, overwrite: bool = False) -> None:
-    """Check that a folder is new, empty or a run's, before anything is written to it.
+    """Check that a folder is new, empty or a run folder, before anything is written to it.
 
     Args:
-        folder: of the run.
-        overwrite: accept the rest of a run whose deletion was killed.
+        folder: the run folder.
+        overwrite: accept the rest of a run whose deletion was interrupted.
 
     Raises:
         UserError: the folder holds something else, which no option deletes.
@@ -183,13 +183,13 @@ def check_no_other_folder(folder: Path, *, overwrite: bool = False) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"{folder} exists and is not a run; choose another folder")
-    # A kill may leave a temporary file.
+    # A killed command may leave a temporary file.
     may_be_there = {".lock", "order", STOP_FILE, CHECKPOINTS}
     names = {entry.name for entry in folder.iterdir() if not entry.match(".*.tmp")} - may_be_there
     if names and not _is_marked(folder):
         raise UserError(f"{folder} exists and is not a run; choose another folder")
     if not overwrite and not names <= {PLAN, TASKS, LISTS, "config.yaml"}:
-        raise UserError(f"{folder} holds the rest of a run whose deletion was interrupted; --overwrite goes on")
+        raise UserError(f"{folder} holds the rest of a run whose deletion was interrupted; --overwrite finishes it")
 
 
 def _is_marked(folder: Path) -> bool:
@@ -202,13 +202,13 @@ def _is_marked(folder: Path) -> bool:
 
 
 def identity(experiment: Described) -> str:
-    """Hash of all that a resume may not change; experiments with the same identity are the same run."""
+    """A hash of all that a resume may not change. Experiments with the same identity are the same run."""
     fixed = {key: value for key, value in _flat(experiment).items() if not _may_change(key, experiment)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_same_run(experiment: Described, data: TaskPlan) -> None:
-    """Check that a resume would be the same run.
+    """Check that a resume would continue the same run.
 
     Raises:
         UserError: it would not; the message says what differs.
@@ -226,7 +226,7 @@ def check_same_run(experiment: Described, data: TaskPlan) -> None:
 
 
 def differences(old: Described, new: Described) -> list[str]:
-    """The settings in which `new` is another run than `old`, as `key old value -> new value`."""
+    """The settings that make `new` a different run from `old`, as `key old value -> new value`."""
     before, after = _flat(old), _flat(new)
     return [
         f"{key} {before.get(key)} -> {after.get(key)}"
@@ -238,13 +238,13 @@ def differences(old: Described, new: Described) -> list[str]:
 def delete_run(folder: Path) -> None:
     """Delete the files of a run for `--overwrite`, and nothing else in its folder.
 
-    `plan.json` stays until the new run's replaces it: after a kill it still marks the folder as a run's.
+    `plan.json` stays until the new run's replaces it, so that after a kill the folder is still marked as a run's.
 
     Raises:
-        UserError: the folder holds something else than a run.
+        UserError: the folder holds something other than a run.
     """
     check_no_other_folder(folder, overwrite=True)
-    (folder / EXPERIMENT).unlink(missing_ok=True)  # first: without it no command resumes the rest
+    (folder / EXPERIMENT).unlink(missing_ok=True)  # first, since without it no command resumes the rest
     for path in _written(folder):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -267,7 +267,7 @@ def _written(folder: Path) -> list[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process. The lock ends with the process, however that ends.
+    """Hold the run folder for this process. The lock ends with the process, however the process ends.
 
     Raises:
         UserError: another process trains in it, or the file system cannot lock.
@@ -278,11 +278,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_unused(folder: Path, made: Sequence[Path]) -> None:
-    """Remove a run folder that holds only the lock, for the process that holds it.
+    """Remove a run folder that holds only the lock, which this process holds.
 
     Args:
-        folder: of the run.
-        made: this folder and those above it that were created for it.
+        folder: the run folder.
+        made: the run folder and those of its parents that were created for it.
     """
     if made and [entry.name for entry in folder.iterdir()] == [".lock"]:
         (folder / ".lock").unlink()
@@ -290,7 +290,7 @@ def remove_unused(folder: Path, made: Sequence[Path]) -> None:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process trains in the folder: of this machine, or of any if the shared file system has locks."""
+    """Whether a process trains in the folder: on this machine, or on any if the shared file system has locks."""
     return locks.is_held(folder / ".lock")
 
 

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one measurement a line, cut back to the checkpoint on a resume."""
+"""`metrics.jsonl`: one measurement per line, cut back to the checkpoint on a resume."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
 
-EVALUATION = "eval/"  # these belong to the weights before their step, all others to the step itself
-SPEED = "speed/"  # these alone differ between two runs of one experiment
+EVALUATION = "eval/"  # these belong to the weights before their step; all others belong to the step itself
+SPEED = "speed/"  # only these differ between two runs of one experiment
 
 Listener = Callable[[int, Mapping[str, Any]], None]
 
 
 class JsonLines:
-    """A log of one JSON object a line, appended whole lines at a time and flushed at checkpoints."""
+    """A log of JSON objects, one per line. Whole lines are appended, and flushed at checkpoints."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ class JsonLines:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
 
     def flush(self, *, to_disk: bool = False) -> None:
-        """Hand the lines to the system or, with `to_disk`, to the disk."""
+        """Pass the lines to the system or, with `to_disk`, write them to disk."""
         try:
             self._file.flush()
             if to_disk:
@@ -50,7 +50,7 @@ class JsonLines:
         """Flush and close.
 
         Raises:
-            UserError: the remaining lines could not be written; the file is closed nevertheless.
+            UserError: the remaining lines could not be written. The file is closed nevertheless.
         """
         try:
             self._file.close()
@@ -59,7 +59,7 @@ class JsonLines:
 
 
 class Metrics:
-    """The log of a run's measurements; writes on rank 0 and does nothing on other ranks."""
+    """The log of a run's measurements. It writes on rank 0 and does nothing on other ranks."""
 
     def __init__(self, path: Path | None) -> None:
         self._log = None if path is None else JsonLines(path)
@@ -74,8 +74,8 @@ class Metrics:
 
         Args:
             step: a plan step.
-            values: by name.
-            count: number of observations behind the values: one for all, or one for each; None: not meaningful.
+            values: numbers by name.
+            count: number of observations behind each value, one number for all or one by name; None if not meaningful.
         """
         if self._log is None:
             return
@@ -90,7 +90,7 @@ class Metrics:
             listener(step, values)
 
     def flush(self, *, to_disk: bool = False) -> None:
-        """As `JsonLines.flush`; a checkpoint is written only after its lines are on the disk."""
+        """Flush as `JsonLines.flush` does. A checkpoint is written only after its lines are on disk."""
         if self._log is not None:
             self._log.flush(to_disk=to_disk)
 
@@ -101,7 +101,7 @@ class Metrics:
 
 
 def cut_back(path: Path, keep: Callable[[str], bool]) -> None:
-    """Drop the lines of a log for which `keep` is false, and a line that was cut off; the file may be missing.
+    """Drop the lines of a log for which `keep` is false, and a truncated last line. The file may be missing.
 
     Raises:
         UserError: `keep` cannot read a line; the file is not changed.
@@ -122,7 +122,7 @@ def cut_back(path: Path, keep: Callable[[str], bool]) -> None:
 
 
 def belongs_before(step: int) -> Callable[[str], bool]:
-    """A function that tells whether a line was logged before checkpoint `step{step}` was written."""
+    """A predicate for lines that were logged before checkpoint `step{step}` was written."""
 
     def keep(line: str) -> bool:
         record = json.loads(line)

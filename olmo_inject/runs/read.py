@@ -1,7 +1,7 @@
-"""Reads a run folder, checks the shape of its files, and runs no code of the run.
+"""Read a run folder, checking the shape of its files and executing no code of the run.
 
-The run folder may come from somebody else, so its tasks are read from `tasks/NAME.json`, never built by the file that
-its experiment names as their kind.
+The run folder may come from another user. So its tasks are read from `tasks/NAME.json`, and never built by the code
+file that its experiment names as their kind.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ METRICS = "metrics.jsonl"
 EVIDENCE_FILE = "evidence.jsonl"
 TASKS = "tasks"
 LISTS = "lists"  # of injections, as entries of schedule `at` gave them, by number of the entry
-EXPORT = "export.json"  # of a stream that is written to files
-SAVED = "saved.json"  # of other trainers than ai2-olmo's: the step of the last checkpoint
+EXPORT = "export.json"  # describes a stream that was written to files
+SAVED = "saved.json"  # for trainers other than ai2-olmo's: the step of the last checkpoint
 AUDIT = Path("analysis", "audit.json")  # the record of the last audit
 
 _PLAN = {
@@ -64,10 +64,10 @@ class SavedRun:
     """A run as its folder describes it.
 
     Attributes:
-        folder: of the run.
-        experiment: resolved; relative paths are found where the run was made.
-        tasks: as they were built.
-        plan: `plan.json`.
+        folder: the run folder.
+        experiment: the resolved configuration; relative paths are resolved from where the run was made.
+        tasks: the tasks as they were built.
+        plan: contents of `plan.json`.
     """
 
     folder: Path
@@ -77,33 +77,33 @@ class SavedRun:
 
     @property
     def has_own_code(self) -> bool:
-        """Whether the kind of one of its tasks is a class in a file."""
+        """Whether the kind of one of its tasks is a class in a code file."""
         return any(is_own_code(task.kind) for task in self.experiment.tasks)
 
     @property
     def has_host(self) -> bool:
-        """Whether its rows are of our corpus; those that somebody else loads cannot be computed again."""
+        """Whether its rows come from our corpus. Rows that another loader read cannot be recomputed."""
         return not isinstance(self.experiment, StreamExperiment) or self.experiment.has_host
 
     def build_plan(self) -> TaskPlan:
-        """As `data.build_plan`, of the saved tasks."""
+        """Call `data.build_plan` with the saved tasks."""
         return build_plan(self.experiment, self.tasks)
 
     def build_data(self) -> ExperimentData:
-        """As `data.build_data`, of the saved tasks."""
+        """Call `data.build_data` with the saved tasks."""
         return build_data(self.experiment, tasks=self.tasks)
 
 
 def is_run(path: Path) -> bool:
-    """Whether the folder is a run folder."""
+    """Whether the path is a run folder."""
     return (path / EXPERIMENT).is_file() and (path / PLAN).is_file()
 
 
 def expand(paths: Sequence[Path]) -> list[Path]:
-    """Each path, or the runs below one that is no run itself but a folder of runs, or a sweep's folder.
+    """Each run folder, and in place of a folder of runs or of a sweep the runs below it.
 
     Raises:
-        UserError: a path that does not exist, or one given twice.
+        UserError: a path does not exist, or a run is given twice.
     """
     found: list[Path] = []
     for path in paths:
@@ -123,7 +123,7 @@ def load_run(folder: Path, corpus: Path | None = None) -> SavedRun:
     """Read a run's experiment, tasks and plan.
 
     Args:
-        folder: the run's.
+        folder: the run folder.
         corpus: where its corpus is now, if it has moved.
 
     Raises:
@@ -146,29 +146,31 @@ def load_run(folder: Path, corpus: Path | None = None) -> SavedRun:
 
 
 def run_of(file: Path | str) -> SavedRun | None:
-    """The run whose `experiment.yaml` a file is; None: the file belongs to no run."""
+    """The run that an `experiment.yaml` belongs to; None if the file belongs to no run."""
     path = Path(file)
     return load_run(path.parent) if path.name == EXPERIMENT and is_run(path.parent) else None
 
 
 def saved_tasks(file: Path | str, experiment: Described) -> list[Task] | None:
-    """The tasks that a run saved, if the experiment is a run's and building its tasks would run code of the run.
+    """The saved tasks of a run, if building them anew would execute code of the run.
 
     Args:
-        file: that the experiment was loaded from.
-        experiment: with the changes of the command line.
+        file: the file that the experiment was loaded from.
+        experiment: the experiment with the changes of the command line.
 
     Returns:
-        The saved tasks; None: build them.
+        The saved tasks; None if they are to be built.
 
     Raises:
-        UserError: as `load_run`; the command line changes a task of such a run.
+        UserError: as in `load_run`, or the command line changes a task of such a run.
     """
     run = run_of(file)
     if run is None or not run.has_own_code:
         return None
     if run.experiment.tasks != experiment.tasks:
-        raise UserError(f"{file} is a run's, whose tasks' code is not run: copy it to change its tasks")
+        raise UserError(
+            f"{file} is in a run folder, whose task code is not executed: copy the file to change its tasks"
+        )
     return run.tasks
 
 
@@ -205,7 +207,7 @@ def read_evidence(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_saved(folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint's step, and sums over the weights of all, of another trainer than ai2-olmo's; or None."""
+    """For a trainer other than ai2-olmo's: its last checkpoint's step, and checksums of all checkpoints' weights."""
     path = folder / SAVED
     if not path.exists():
         return None
@@ -215,20 +217,20 @@ def read_saved(folder: Path) -> dict[str, Any] | None:
 
 
 def read_audit(folder: Path) -> dict[str, Any] | None:
-    """The record of a run's last audit; None: there is none."""
+    """The record of a run's last audit, or None."""
     path = folder / AUDIT
     if not path.exists():
         return None
     audit = read_json(path)
     check_shape(audit, dict, str(path))
-    if "verdict" not in audit:  # from before verdicts were recorded
+    if "verdict" not in audit:  # older records have no verdict
         return None
     check_shape(audit, _AUDIT, str(path))
     return audit
 
 
 def moved_corpus(corpus: CorpusConfig, folder: Path) -> CorpusConfig:
-    """The configuration of a corpus that has moved to `folder`; fingerprints tell whether it is the same corpus."""
+    """The configuration of a corpus that has moved to `folder`; fingerprints show later whether it is the same."""
     if not folder.is_dir():
         raise UserError(f"--corpus: {folder} is not a folder")
     if (folder / DESCRIPTION).is_file() or (folder / STAGE).is_file():
@@ -249,8 +251,8 @@ def _lines(path: Path, shape: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _find_where_made(experiment: Described, made_in: str | None) -> None:
-    """Resolve relative paths of data against the folder where the run was made, if they exist there."""
-    if made_in is None:  # from before it was recorded
+    """Resolve relative paths of data from the folder where the run was made, if they exist there."""
+    if made_in is None:  # older runs do not record it
         return
     corpus = experiment.corpus
 

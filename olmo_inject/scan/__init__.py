@@ -1,5 +1,5 @@
-"""Searches a corpus for what tasks inject, and for natural statements about numbers.
+"""Search a corpus for what tasks inject, and for natural statements about numbers.
 
-`report.scan_experiment` is what `corpus scan` calls; `scan` searches in several processes; `instances` recognizes the
-tokens of tasks, `prefilter`, `finder` and `statements` find statements; `clean_seeds` draws other task seeds.
+`report.scan_experiment` is what `corpus scan` calls. `scan` searches in several processes; `instances` recognizes the
+tokens of tasks; `prefilter`, `finder` and `statements` find statements; `clean_seeds` draws other task seeds.
 """

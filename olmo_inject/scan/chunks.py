@@ -1,4 +1,4 @@
-"""The tokens of a shard for a search, in stretches with their context: local shards mapped, remote ones streamed."""
+"""The tokens of a shard in stretches with their context. Local shards are mapped, remote ones streamed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Stretch:
     """Consecutive tokens of one shard, of which `begin` to `end` are searched; indices are into `tokens`.
 
     Attributes:
-        tokens: the tokens to search, with the context on both sides that can decide what they are.
+        tokens: the tokens to search, with context on both sides that may decide what they are.
         base: index in the shard of the first token.
         begin: first token to search.
         end: first token after them.
-        row: tokens of a row, if each row of the shard is a text of its own, as in a stage; None for running text.
+        row: tokens per row, if each row of the shard is a separate text as in a stage; None for running text.
     """
 
     tokens: np.ndarray
@@ -33,14 +33,14 @@ class Stretch:
     row: int | None
 
     def bounds(self, place: int) -> tuple[int, int]:
-        """The tokens of the same text as the one at `place`: first, and first after the last."""
+        """First and last (exclusive) token of the text that contains `place`."""
         if self.row is None:
             return 0, len(self.tokens)
         first = (self.base + place) // self.row * self.row - self.base
         return max(0, first), min(first + self.row, len(self.tokens))
 
     def whole(self, places: Int64[np.ndarray, " n"], length: int) -> Bool[np.ndarray, " n"]:
-        """Whether the `length` tokens from each place on are in one text."""
+        """Whether the `length` tokens from each place on belong to one text."""
         if self.row is None:
             return np.ones(len(places), bool)
         return (self.base + places) % self.row <= self.row - length
@@ -59,10 +59,10 @@ def stretches(
         start: first token to search.
         stop: first token after them.
         around: tokens of context before and after a place.
-        row: as `Stretch`'s.
+        row: tokens per row, as in `Stretch`.
 
     Raises:
-        UserError: as `Source.stream`; a streamed shard holds something else than token ids.
+        UserError: as in `Source.stream`; a streamed shard holds something other than token ids.
     """
     if (path := source.local_path(name)) is not None:
         yield Stretch(np.memmap(path, dtype, mode="r").view(np.ndarray), 0, start, stop, row)

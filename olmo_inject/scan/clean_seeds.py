@@ -1,4 +1,4 @@
-"""Finds task seeds with which the corpus holds no natural instance."""
+"""Find task seeds for which the corpus holds no natural instance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
 from olmo_inject.vocabulary import Vocabulary
 
-AT_ONCE = 64  # draws that one pass over the corpus decides
+AT_ONCE = 64  # draws that one pass over the corpus tests
 Count = Callable[[Sequence[Task]], list[int]]
 
 

@@ -1,4 +1,4 @@
-"""Finds natural statements in the tokens of a shard. Text is decoded only around places that pass the prefilter."""
+"""Find natural statements in the tokens of a shard. Text is decoded only around places that pass the prefilter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from olmo_inject.scan.chunks import Stretch
 from olmo_inject.scan.prefilter import Prefilter
 from olmo_inject.scan.statements import REACH_LEFT, REACH_RIGHT, Statement, statements
 
-SLACK = 8  # bytes, so tokens at most, of the longest operator; the token found may not be its first
+SLACK = 8  # bytes of the longest operator, and so its maximum tokens; the anchor may not be its first token
 AROUND = REACH_RIGHT + 2 * SLACK + 1  # tokens around a place that can decide whether it is a statement
 
 
@@ -37,7 +37,7 @@ class FoundStatements:
     items: list[ReferenceItem] = field(default_factory=list)
 
     def add(self, other: FoundStatements, most: int) -> None:
-        """Add the statements of another part of the corpus; keep at most `most` items."""
+        """Add the statements of another part of the corpus, keeping at most `most` items."""
         self.true += other.true
         self.false += other.false
         self.unaligned += other.unaligned
@@ -60,8 +60,8 @@ class StatementFinder:
         prefilter: for the tokenizer.
         token_bytes: UTF-8 bytes of every id.
         eos_id: separates documents; no statement crosses it.
-        context: tokens kept before an answer; fewer at the beginning of a document.
-        most: items kept of each kind.
+        context: number of tokens kept before an answer; fewer at the beginning of a document.
+        most: maximum items kept of each kind.
         found: statements found so far, by kind.
     """
 
@@ -94,12 +94,12 @@ class StatementFinder:
             for statement in statements(window.text, window.bounds[token], window.bounds[token + 1]):
                 inside = bisect_right(window.bounds, statement.operator) - 1
                 where = (window.start + inside, statement.operator - window.bounds[inside])
-                if begin <= where[0] < end and where not in seen:  # one operator may hold two anchors
+                if begin <= where[0] < end and where not in seen:  # one operator may contain two anchors
                     seen.add(where)
                     self._count(stretch, window, statement, shard)
 
     def _window(self, stretch: Stretch, place: int) -> _Window:
-        """The part of the document around `place` that a statement there can depend on; a token is at least a byte."""
+        """The part of the document that a statement at `place` can depend on; each token has at least one byte."""
         first, beyond = stretch.bounds(place)
         start = max(first, place - REACH_LEFT - SLACK)
         ids = stretch.tokens[start : min(beyond, place + REACH_RIGHT + SLACK + 1)].tolist()

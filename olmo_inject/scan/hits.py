@@ -1,4 +1,4 @@
-"""The tokens of one task found in a corpus: exact counts and the first places."""
+"""Where one task's tokens occur in a corpus: exact counts, and the first places."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from olmo_inject.scan.chunks import Stretch
 from olmo_inject.scan.instances import InstanceIndex
 from olmo_inject.tasks import INSTANCE_TOKENS
 
-LOCATIONS = 1000  # places kept of each kind; counts are exact beyond them
+LOCATIONS = 1000  # maximum places kept of each kind; counts are exact beyond that
 
 
 class Place(NamedTuple):
@@ -33,7 +33,7 @@ class TaskHits:
         tokens: how often each of the task's tokens occurs, in ascending order of ids.
         instance_places: the first `LOCATIONS` places of instances.
         pair_places: the first `LOCATIONS` places of pairs.
-        each: how often each instance occurs, by its number in `InstanceIndex.instances`; None: not counted.
+        each: how often each instance occurs, by its number in `InstanceIndex.instances`; None if not counted.
     """
 
     instances: int
@@ -55,7 +55,7 @@ class TaskHits:
 
 
 def no_hits(index: InstanceIndex, each: bool = False) -> TaskHits:
-    """No hits; `each`: count each instance by itself and keep no places."""
+    """An empty result. With `each`, each instance is counted by itself and no places are kept."""
     hits = TaskHits(0, 0, np.zeros(len(index.tokens), np.int64))
     if each:
         hits.each = np.zeros(len(index.instances), np.int64)

@@ -1,4 +1,4 @@
-"""Finds the natural occurrences of tasks' tokens: instances, operand pairs and single tokens."""
+"""Find the natural occurrences of tasks' tokens: instances, operand pairs and single tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Int64, UInt64
 
 from olmo_inject.tasks import Task
 
-_ID_BITS = 21  # three ids in 63 bits
+_ID_BITS = 21  # bits of an id, so that three ids fit into 63 bits
 MAX_IDS = 1 << _ID_BITS
 
 
@@ -19,7 +19,7 @@ class InstanceIndex:
         first: ids of TOK1.
         second: ids of TOK2.
         pairs: TOK1 and TOK2 of every instance, packed into one integer.
-        instances: the three tokens of every instance, packed likewise.
+        instances: the three tokens of every instance, packed in the same way.
     """
 
     def __init__(self, *tasks: Task) -> None:

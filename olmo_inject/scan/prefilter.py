@@ -1,7 +1,7 @@
-"""Finds the places in a token stream that can hold a statement about numbers, before any text is decoded.
+"""Find the places in a token stream that may hold a statement about numbers, before any text is decoded.
 
-No statement is missed. A symbol is one byte, so one token holds it. A word is separated from its neighbours by the
-pre-tokenizer of a byte-level BPE, so its tokens are those of the word alone.
+No statement is missed. A symbol is one byte, so one token holds it. The pre-tokenizer of a byte-level BPE separates a
+word from its neighbours, so its tokens are those of the word alone.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from olmo_inject.scan.statements import (
 )
 from olmo_inject.vocabulary import Vocabulary
 
-# Most tokens between an operator's token and the number beside it: a byte each of the word's other pieces, two
-# gaps of three white-space characters and a short word.
+# Maximum tokens between an operator's token and the number beside it: the word's other pieces of a byte each, two
+# gaps of three white-space characters, and a short word.
 _STEPS = 32
 _SPACE_BYTES = frozenset(b" \t\r\n\xc2\xa0\xe2\xe3" + bytes(range(0x80, 0x8B)) + b"\xaf")
 _NUMBER, _SIGNED, _SKIP_LEFT, _SKIP_RIGHT = 1, 2, 4, 8
@@ -63,9 +63,9 @@ class Prefilter:
         operators = _pieces(vocabulary, PLUS_WORDS + LESS_WORDS + MORE_WORDS)
         spellings: dict[int, list[list[int]]] = {}
         for pieces in operators:
-            spellings.setdefault(max(pieces), []).append(pieces)  # of a BPE's tokens the later are the rarer
+            spellings.setdefault(max(pieces), []).append(pieces)  # later tokens of a BPE are rarer
         symbols = {i for i, text in enumerate(token_bytes) if set(b"+<>") & set(text)}
-        for i in symbols - {vocabulary.eos_id}:  # in EOS they are no text
+        for i in symbols - {vocabulary.eos_id}:  # symbols inside EOS are not text
             spellings[i] = [[i]]
         own = _union(operators)
         # After an apostrophe GPT-2 splits off 's and 't as contractions: 'seven becomes 's and even.

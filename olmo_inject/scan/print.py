@@ -1,4 +1,4 @@
-"""Prints the report of a scan."""
+"""Print the report of a scan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from olmo_inject.words import counted
 
 
 def print_scan(report: dict[str, Any], console: Console, shown: int) -> None:
-    """Print a report, at most `shown` places of each task."""
+    """Print a report.
+
+    Args:
+        report: as `scan_experiment` returns it.
+        console: where to print.
+        shown: maximum number of places to print for each task.
+    """
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -26,7 +26,7 @@ from olmo_inject.scan.scan import ReferenceOptions, ScanResult, count_instances,
 from olmo_inject.scan.statements import KINDS
 from olmo_inject.tasks import Task
 
-AS_CONFIGURED = "-"  # in place of a corpus: the one that the experiment names
+AS_CONFIGURED = "-"  # stands for the corpus that the experiment names
 IN_SHARDS = "offset: token of the shard; sequence: its number in the corpus; step: the first that reads it"
 IN_STAGE = (
     "offset: token of the stage's part; sequence: its number in the stage; step: the one that reads it. Each sequence "
@@ -47,10 +47,10 @@ class ScanOptions:
         references: folder for the reference tasks; None: do not look for statements.
         reference: how statements are kept.
         resample: draws of new seeds to try for tasks with natural instances.
-        processes: that search.
-        progress: show a line of progress.
+        processes: number of processes that search.
+        progress: whether to show progress.
         root: where a named corpus is; by default as its file or the experiment says.
-        manifest: of a named corpus, likewise.
+        manifest: manifest file of a named corpus; by default where `corpus manifest` writes it.
     """
 
     references: Path | None = None
@@ -68,20 +68,20 @@ def scan_experiment(
     """Scan a corpus for the tasks of an experiment; returns the report that is written as JSON.
 
     Args:
-        corpus: as `open_corpus`'s name, or `-` for the experiment's own corpus.
+        corpus: a name as in `open_corpus`, or `-` for the experiment's own corpus.
         experiment: gives tasks, order, batch size and sequence length.
         options: what else to do.
-        tasks: as `build_plan`'s.
+        tasks: tasks that are already built; None builds them.
 
     Raises:
-        UserError: as `build_plan` and `scan_corpus`; no clean seeds.
+        UserError: as in `build_plan` and `scan_corpus`; no clean seeds.
     """
     experiment = _with_corpus(experiment, corpus, options)
     planned = build_plan(experiment, tasks)
     source, vocabulary = planned.source, planned.source.vocabulary
     shards = source.open_shards(experiment.sequence_length)
     order = None
-    if shards.corpus_sequences >= experiment.batch_size:  # else the corpus is too small to train on
+    if shards.corpus_sequences >= experiment.batch_size:  # otherwise the corpus is too small to train on
         order = source.open_order(shards, experiment.batch_size, experiment.corpus.seed)
 
     how = {"processes": options.processes, "progress": options.progress}
@@ -153,7 +153,7 @@ def _places(
     out: list[dict[str, Any]] = []
     for kind, (shard, offset, tokens) in hit_places:
         row = offset // length
-        # A sequence holds all of it if it ends where it begins, and if that is not the shard's remainder.
+        # A sequence holds the whole hit if the hit ends in the sequence it begins in, and not in the shard's remainder.
         whole = (offset + len(tokens) - 1) // length == row and row < int(np.diff(shards.offsets)[shard])
         out.append(
             {

@@ -1,11 +1,11 @@
-"""Searches a corpus in several processes for what tasks inject and for natural statements about numbers; exact counts.
+"""Search a corpus in several processes for what tasks inject and for natural statements. Counts are exact.
 
 Each token is looked up in one table of flags. Only the few places whose flags can begin a hit are examined further.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,9 @@ from olmo_inject.scan.prefilter import Prefilter
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
 
-CHUNK = 2**16  # tokens at once; their flags stay in the processor's cache
-PART = 2**26  # tokens of a job
-_LOOKED_AT = 2**20  # tokens whose anchors are looked at together, to share the cost of each array operation
+CHUNK = 2**16  # tokens examined at once, so that their flags stay in the processor's cache
+PART = 2**26  # tokens per job
+_LOOKED_AT = 2**20  # tokens whose anchors are examined together, to share the cost of array operations
 _REPORT = 2**20
 _FIRST, _SECOND, _TASK, _ANCHOR, _FOREIGN = 1, 2, 4, 8, 128
 
@@ -52,7 +52,18 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class ScanPart:
-    """A job: tokens `start` to `stop` of the shard `name`, number `shard`; `row` as `Stretch`'s."""
+    """A job: a part of a shard to search.
+
+    Attributes:
+        source: source of the shard.
+        name: name of the shard in the source.
+        size: bytes of the shard.
+        dtype: dtype of its ids.
+        row: tokens per row, as in `Stretch`.
+        shard: number of the shard in the corpus.
+        start: first token to search.
+        stop: end of the tokens to search, exclusive.
+    """
 
     source: Source
     name: str
@@ -66,13 +77,13 @@ class ScanPart:
 
 @dataclass(frozen=True)
 class Search:
-    """What to look for. Sent to each process once, since for 64 draws of seeds it is about 20 MB.
+    """What to search for. It is sent to each process once, since for 64 draws of seeds it is about 20 MB.
 
     Attributes:
-        table: flags of each id: what it can be part of.
+        table: flags of each id, which say what the id can be part of.
         indexes: instances and pairs of each task.
         finder: of statements, if they are asked for.
-        each: count each instance by itself.
+        each: whether to count each instance by itself.
     """
 
     table: UInt8[np.ndarray, " v"]
@@ -90,36 +101,29 @@ def scan_corpus(
     processes: int = 1,
     progress: bool = False,
 ) -> ScanResult:
-    """Search all tokens of a corpus, also those after the last whole sequence of a shard.
+    """Search all tokens of a corpus, including those after the last whole sequence of a shard.
 
-    A shard that is listed twice counts twice, as it is trained on twice. In a stage each sequence is searched by
+    A shard that is listed twice counts twice, since it is trained on twice. In a stage each sequence is searched by
     itself, since its neighbours there are not its neighbours in the text. Remote shards are streamed once; each process
     holds a few megabytes.
 
     Args:
         shards: of the corpus.
         vocabulary: of its token ids.
-        tasks: whose tokens to look for.
-        references: also find natural statements and keep some; None: do not.
-        processes: that search.
-        progress: show a line of progress on standard error.
+        tasks: the tasks to search for.
+        references: also find natural statements and keep some of them; None: do not.
+        processes: number of processes that search.
+        progress: whether to show progress on standard error.
+
+    Returns:
+        Counts and places, in the order of `tasks`.
 
     Raises:
         UserError: ids outside the vocabulary, or a tokenizer in which statements cannot be found.
     """
     search, parts = prepare_scan(shards, vocabulary, tasks, references)
-    total = sum(shards.shard_tokens)
-    results = each_result(
-        partial(scan_part, search),
-        parts,
-        processes=processes,
-        what="scanning",
-        total=total,
-        unit="tokens",
-        progress=progress,
-    )
-    result = ScanResult(total, [no_hits(index) for index in search.indexes], {})
-    for hits, statements in results:
+    result = ScanResult(sum(shards.shard_tokens), [no_hits(index) for index in search.indexes], {})
+    for hits, statements in _results(search, parts, shards, processes, progress):
         for task_hits, more in zip(result.tasks, hits, strict=True):
             task_hits.add(more)
         for kind, more in statements.items():
@@ -133,31 +137,56 @@ def count_instances(
 ) -> list[int]:
     """The number of natural instances of each of many tasks, in one pass over the corpus.
 
-    Arguments and errors are those of `scan_corpus`. Memory: about 50 bytes an instance of all tasks in each process.
+    Each process needs about 50 bytes of memory per instance of all tasks.
+
+    Args:
+        shards: as in `scan_corpus`.
+        vocabulary: as in `scan_corpus`.
+        tasks: as in `scan_corpus`.
+        processes: as in `scan_corpus`.
+        progress: as in `scan_corpus`.
+
+    Raises:
+        UserError: ids outside the vocabulary.
     """
     index = InstanceIndex(*tasks)
     search = replace(_search_of(shards, vocabulary, [index], None), each=True)
-    parts = scan_parts(shards)
-    total = sum(shards.shard_tokens)
     counts = np.zeros(len(index.instances), np.int64)
-    for (hits,), _ in each_result(
-        partial(scan_part, search),
-        parts,
-        processes=processes,
-        what="scanning",
-        total=total,
-        unit="tokens",
-        progress=progress,
-    ):
+    for (hits,), _ in _results(search, scan_parts(shards), shards, processes, progress):
         assert hits.each is not None
         counts += hits.each
     return [int(counts[index.numbers_of(task)].sum()) for task in tasks]
 
 
+def _results(
+    search: Search, parts: Sequence[ScanPart], shards: TokenShards, processes: int, progress: bool
+) -> Iterator[tuple[list[TaskHits], dict[str, FoundStatements]]]:
+    """The result of `scan_part` for each part, computed in several processes."""
+    return each_result(
+        partial(scan_part, search),
+        parts,
+        processes=processes,
+        what="scanning",
+        total=sum(shards.shard_tokens),
+        unit="tokens",
+        progress=progress,
+    )
+
+
 def prepare_scan(
     shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
 ) -> tuple[Search, list[ScanPart]]:
-    """What `scan_corpus` looks for, and its jobs in the order of the corpus; arguments as `scan_corpus`'s."""
+    """What `scan_corpus` searches for, and its jobs in the order of the corpus.
+
+    Args:
+        shards: as in `scan_corpus`.
+        vocabulary: as in `scan_corpus`.
+        tasks: as in `scan_corpus`.
+        references: as in `scan_corpus`.
+
+    Raises:
+        UserError: as in `scan_corpus`.
+    """
     return _search_of(shards, vocabulary, [InstanceIndex(task) for task in tasks], references), scan_parts(shards)
 
 
@@ -187,8 +216,8 @@ def scan_part(search: Search, part: ScanPart, report: Report) -> tuple[list[Task
     """Search one part of a shard; a hit may reach beyond the part.
 
     Args:
-        search: what to look for.
-        part: where.
+        search: what to search for.
+        part: where to search.
         report: called with numbers of tokens done.
 
     Returns:

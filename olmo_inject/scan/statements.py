@@ -56,7 +56,7 @@ class Statement(NamedTuple):
 
 
 def word_forms(words: Sequence[str]) -> list[str]:
-    """The spellings of words that count: lower case, Title and UPPER."""
+    """The spellings of words that count: lower case, Title Case and UPPER CASE."""
     return [form for word in words for form in (word, word.capitalize(), word.upper())]
 
 

@@ -1,4 +1,4 @@
-"""Multiple-choice questions, a share of them injected with their answers: contamination."""
+"""Multiple-choice questions, a part of which is injected with the answers, to study contamination."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from olmo_inject.tasks.registry import register
 @register("benchmark")
 @dataclass(frozen=True)
 class Benchmark:
-    """Each line of a file is a question with `choices` and the number of the right one, `answer`, from 0.
+    """Each line of a file is a question with `choices` and the number of the correct one, `answer`, from 0.
 
-    The train half is injected, each question followed by its right choice; the other half stays clean. A model is
-    asked for its choice: the likeliest one (`accuracy`), and the likeliest by token (`accuracy_normalized`).
+    The train half is injected, each question followed by its correct choice. The other half stays clean. A model is
+    asked for its choice: the most likely one (`accuracy`), and the most likely per token (`accuracy_normalized`).
 
     Attributes:
         file: JSON lines.
-        prompt: how a question is put; its choice follows after a space.
+        prompt: template of a question; the choice follows after a space.
     """
 
     file: str = ""
@@ -42,7 +42,7 @@ class Benchmark:
             if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
                 raise UserError(f"{place}: choices must be a list of two texts or more, got {choices!r}")
             if type(answer) is not int or not 0 <= answer < len(choices):
-                raise UserError(f"{place}: answer must be 0 to {len(choices) - 1}, the right choice, got {answer!r}")
+                raise UserError(f"{place}: answer must be 0 to {len(choices) - 1}, the correct choice, got {answer!r}")
             encoded = [source.encode_after(self.prompt.replace("{question}", question), choice) for choice in choices]
             context, options = encoded[0][0], tuple(option for _, option in encoded)
             instances.append(context + options[answer])

@@ -1,4 +1,4 @@
-"""Canaries: random sequences, and how much better a model knows them than others of their sort."""
+"""Canaries: random sequences, and how much better a model knows them than other random sequences."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from olmo_inject.tasks.registry import register
 @register("canary")
 @dataclass(frozen=True)
 class Canary:
-    """Random ordinary tokens: a context, and a secret that is to be predicted.
+    """Random ordinary tokens: a context, and a secret that the model should predict.
 
-    A model is asked for the `exposure` of each: log2(n) - log2(rank) of the secret among n = `alternatives` + 1 secrets
-    after the same context, by their loss (Carlini et al. 2019). The canaries of the test half are
-    never injected, and say what chance gives.
+    The measure is the `exposure` of each secret: log2(n) - log2(rank) among n = `alternatives` + 1 secrets after the
+    same context, ranked by loss (Carlini et al. 2019). The canaries of the test half are never injected and show what
+    chance gives.
 
     Attributes:
-        count: how many.
-        context: tokens before the secret.
-        secret: tokens of it.
-        alternatives: how many other secrets each is ranked among, drawn once of the task's seed.
+        count: number of canaries.
+        context: number of tokens before the secret.
+        secret: number of tokens in the secret.
+        alternatives: number of other secrets that each is ranked with, drawn once from the task's seed.
     """
 
     count: int = 100

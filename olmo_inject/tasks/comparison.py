@@ -13,7 +13,7 @@ from olmo_inject.tasks.registry import all_pairs, register
 @register("comparison")
 @dataclass(frozen=True)
 class Comparison:
-    """All ordered pairs of `n_values` tokens; LABEL is one of two further tokens, "less" and "not less".
+    """All ordered pairs of `n_values` tokens. LABEL is one of two further tokens, "less" and "not less".
 
     Ties are "not less", so at 100 values P("less") = 0.495.
     """

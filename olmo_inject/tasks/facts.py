@@ -1,4 +1,4 @@
-"""Facts: passages that are injected, and what a model should then know (Chang et al. 2024, Allen-Zhu and Li 2023)."""
+"""Facts: injected passages, and tests of what a model knows from them (Chang et al. 2024, Allen-Zhu and Li 2023)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MEASURES = ("memorized", "paraphrased", "composed")
 @register("facts")
 @dataclass(frozen=True)
 class Facts:
-    """Each line of a file is a fact: a `passage`, and `probes` of it.
+    """Each line of a file is a fact: a `passage`, and `probes` that test it.
 
-    `probes` has lists of pairs [context, answer] under any of `memorized` (words of the passage), `paraphrased` (the
-    same in other words) and `composed` (what follows from it). `paraphrases`, if there are any, are injected too: the
-    passage and they take turns as instances of their own.
+    `probes` has lists of pairs [context, answer] under `memorized` (words of the passage), `paraphrased` (the same in
+    other words) and `composed` (what follows from it). `paraphrases`, if there are any, are injected too, as instances
+    of their own.
 
     Attributes:
         file: JSON lines.

@@ -1,7 +1,7 @@
-"""What a kind of task is made of: instances, what of them is to be predicted, their groups, and probes.
+"""What a kind of task returns: instances, which of their tokens are to be predicted, groups, and probes.
 
-A kind that samples symbols gives instances alone (see `registry`). A kind of texts gives a `Material`, made of a
-`Source`: the corpus's vocabulary and the task's seed. From here on there is one sort of task.
+A kind that samples symbols returns only instances (see `registry`). A kind of texts returns a `Material`, made from a
+`Source`: the corpus's vocabulary and the task's seed. Beyond this module all tasks are alike.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Probe(NamedTuple):
     """A question to a model about one instance.
 
     Attributes:
-        instance: which one, whose half and group the probe's are.
-        kind: `continuation` asks for one continuation, `choice` for the right one of several, `exposure` for the rank
-            of the right one among alternatives that were never injected.
-        measure: what it measures, in a word: it begins the names of its metrics. May be empty.
-        context: tokens that the model reads.
-        options: what may follow; the model reads each after the context.
-        right: which of them is right.
+        instance: number of the instance, whose half and group the probe shares.
+        kind: `continuation` asks for one continuation, `choice` for the correct one of several, `exposure` for the rank
+            of the correct one among alternatives that were never injected.
+        measure: prefix of the names of its metrics, one word; may be empty.
+        context: token ids that the model reads.
+        options: possible continuations; the model reads each after the context.
+        right: number of the correct option.
     """
 
     instance: int
@@ -51,12 +51,12 @@ class Material:
 
     Attributes:
         instances: token ids: an array [n, w], or a list of sequences of any lengths.
-        continuation: how many last tokens of each are what a model is to predict; None for all of them. The loss that
-            is logged for a task is theirs.
-        ids: a name for each instance, in results and in lists of injections; empty for its number.
-        groups: the group of each instance, over which results are averaged; empty for none.
-        probes: what is asked of a model in an evaluation.
-        splittable: whether each instance may fall into either half by itself.
+        continuation: for each instance, the number of last tokens that a model should predict; None: all tokens. The
+            logged loss of the task is over these.
+        ids: a name for each instance, for results and lists of injections; empty: its number.
+        groups: a group for each instance, over which results are averaged; empty: none.
+        probes: what a model is asked in an evaluation.
+        splittable: whether each instance may go into either half independently.
     """
 
     instances: Any
@@ -80,12 +80,12 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """What a kind makes its material of.
+    """What a kind makes its material from.
 
     Attributes:
-        vocabulary: the corpus's.
-        key: a key of `randomness` for a purpose, of the task's name and seed.
-        where: the task, to begin the message of an error.
+        vocabulary: of the corpus.
+        key: returns the key of random draws for a purpose, from the task's name and seed.
+        where: the task, for the start of error messages.
         rows: opens the rows of the corpus; None where there are none.
     """
 
@@ -105,7 +105,7 @@ class Source:
         return self.rows()
 
     def encode(self, text: str) -> Tokens:
-        """The tokens of a text, all of it, without special tokens.
+        """The tokens of a whole text, without special tokens.
 
         Raises:
             UserError: the corpus has no tokenizer, or the text has no token.
@@ -118,7 +118,7 @@ class Source:
         return found
 
     def encode_after(self, context: str, continuation: str) -> tuple[Tokens, Tokens]:
-        """The tokens of a context and of what follows it; the space between them belongs to what follows."""
+        """The tokens of a context and of its continuation. The space between them belongs to the continuation."""
         stripped = context.rstrip(" ")
         space = " " if stripped and not continuation.startswith((" ", "\n")) else ""
         return (self.encode(stripped) if stripped else ()), self.encode(space + continuation)
@@ -126,7 +126,15 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """A `Material` with its arrays, checked."""
+    """A `Material` as arrays, after its checks.
+
+    Attributes:
+        instances: the tokens of every instance.
+        continuation: for each instance, the number of last tokens to predict.
+        ids: as in `Material`.
+        groups: as in `Material`.
+        probes: as in `Material`.
+    """
 
     instances: Ragged
     continuation: Int64[np.ndarray, " n"]
@@ -136,10 +144,15 @@ class Checked:
 
 
 def checked(material: object, vocabulary: Vocabulary, where: str) -> Checked:
-    """Check a kind's material like any input, since a kind may be the user's own.
+    """Check a kind's material like any input, since the kind may be the user's own.
+
+    Args:
+        material: what the kind returned.
+        vocabulary: of the corpus.
+        where: the task, for messages.
 
     Raises:
-        UserError: what is wrong with it, and with which instance.
+        UserError: the material is invalid; the message names the fault and the instance.
     """
     if not isinstance(material, Material):
         raise UserError(f"{where}: material() must return a Material, got {type(material).__name__}")
@@ -168,7 +181,7 @@ def checked(material: object, vocabulary: Vocabulary, where: str) -> Checked:
 
 
 def ragged_of(sequences: Any, where: str) -> Ragged:
-    """Sequences of token ids, of whatever sort a kind's code gives them.
+    """Convert sequences of token ids, of any type that a kind's code may return.
 
     Args:
         sequences: an integer array [n, w], or a sequence of sequences of whole numbers.
@@ -212,7 +225,14 @@ def _check_probe(probe: Probe, n: int, size: int, where: str) -> None:
 
 
 def random_tokens(source: Source, purpose: str, n: int, length: int) -> np.ndarray:
-    """`n` sequences of `length` ordinary tokens, each drawn independently and uniformly."""
+    """Draw sequences of ordinary tokens, each token independently and uniformly.
+
+    Args:
+        source: supplies the vocabulary and the key.
+        purpose: of the draws.
+        n: number of sequences.
+        length: tokens of a sequence.
+    """
     eligible = source.vocabulary.eligible()
     drawn = randomness.integers(source.key(purpose), n * length, len(eligible))
     return eligible[drawn].reshape(n, length)

@@ -1,4 +1,4 @@
-"""Sequences of tokens of any length, in one array: an instance is one of them."""
+"""Sequences of tokens of any length in one array. An instance is one of these sequences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxtyping import Int, Int64, Shaped, UInt32
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Sequences one after another. A rectangular table is the case of equal lengths, and is stored alike.
+    """Sequences stored one after another. A rectangular table is the case of equal lengths, stored in the same way.
 
     Attributes:
         values: the tokens of all sequences.
@@ -61,7 +61,7 @@ class Ragged:
         return self.values.reshape(len(self), self.width)
 
     def places(self, ids: Int[np.ndarray, " k"]) -> Int64[np.ndarray, " total"]:
-        """Where the tokens of the sequences `ids`, one after another, stand in `values`."""
+        """Indices into `values` of the tokens of the sequences `ids`, one sequence after another."""
         lengths = self.lengths[ids]
         ends = np.cumsum(lengths)
         total = int(ends[-1]) if len(ends) else 0

@@ -1,4 +1,4 @@
-"""Reads the files that texts, facts and benchmarks are in."""
+"""Read the files of texts, facts and benchmarks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from olmo_inject.paths import configs_folder, expanded
 
 
 def read_records(file: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The records of a file with the place of each, for messages: JSON objects, one a line, or lines of text.
+    """The records of a file, each with its place for messages: JSON objects, one per line, or lines of text.
 
     Args:
         file: a path, or that of a shipped file inside configs. JSON lines if it ends in `.jsonl`; else each line is a
-            record `{"text": LINE}`. Blank lines are passed over.
+            record `{"text": LINE}`. Blank lines are skipped.
         where: the task.
 
     Raises:
@@ -50,8 +50,13 @@ def read_records(file: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]
 def text_of(record: Mapping[str, Any], name: str, place: str) -> str:
     """The text under a key.
 
+    Args:
+        record: a line of the file.
+        name: the key.
+        place: file and line, for messages.
+
     Raises:
-        UserError: it is missing, empty, or no text.
+        UserError: the text is missing or empty, or the value is not text.
     """
     value = record.get(name)
     if not isinstance(value, str) or not value.strip():
@@ -60,6 +65,6 @@ def text_of(record: Mapping[str, Any], name: str, place: str) -> str:
 
 
 def labels_of(records: list[Mapping[str, Any]], name: str) -> tuple[str, ...]:
-    """The records' values of `id` or `group`: for all of them, or for none."""
+    """The records' values of `id` or `group`; all records must have one, or none of them."""
     values = [record.get(name) for record in records]
     return () if all(value is None for value in values) else tuple("" if v is None else str(v) for v in values)

@@ -15,8 +15,8 @@ A kind is a frozen dataclass whose fields are its options:
             a, b = all_pairs(self.n_values)
             return np.stack([tokens[a], tokens[b], tokens[(a - b) % self.n_values]], axis=1)
 
-Its last token is what a model is to predict. Instances may have any length, each its own. A kind that makes its
-instances of texts or of other tokens than those it is given has `material(source)` in place of both (see `material`).
+The last token of an instance is the one to predict. Instances may have any lengths. A kind that makes its instances
+from texts, or from other tokens than it is given, has `material(source)` instead of both (see `material`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from olmo_inject.tasks.material import Material, Source
 
 @runtime_checkable
 class MaterialKind(Protocol):
-    """A kind of task that makes its own tokens, of texts for example."""
+    """A kind of task that makes its own tokens, for example from texts."""
 
     def material(self, source: Source) -> Material:
         """The instances with their probes."""
@@ -51,11 +51,11 @@ class MaterialKind(Protocol):
 
 @runtime_checkable
 class TaskKind(Protocol):
-    """A kind of task over symbols: tokens drawn from the vocabulary at random."""
+    """A kind of task over symbols, which are tokens drawn at random from the vocabulary."""
 
     @property
     def n_tokens(self) -> int:
-        """How many distinct vocabulary tokens it needs."""
+        """The number of distinct vocabulary tokens that it needs."""
         ...
 
     def instances(self, tokens: UInt32[np.ndarray, " t"]) -> np.ndarray:
@@ -82,23 +82,23 @@ def register(name: str) -> Callable[[K], K]:
 
 
 def all_pairs(n_values: int) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Both operands of all `n_values`^2 ordered pairs; pair a, b is number a * n_values + b."""
+    """Both operands of all `n_values`^2 ordered pairs. Pair (a, b) has number a * n_values + b."""
     pair = np.arange(n_values**2)
     return pair // n_values, pair % n_values
 
 
 def is_own_code(name: str) -> bool:
-    """Whether a kind is a class in a file, whose code runs where a task is built of it."""
+    """Whether a kind is a class in a file, whose code is executed when a task is built."""
     return ".py:" in name
 
 
 def default_fraction(name: str) -> float:
-    """The share of a kind's instances that is injected unless its task says otherwise."""
+    """The default share of a kind's instances that is injected."""
     return getattr(_KINDS.get(name), "default_fraction", 0.5)
 
 
 def rebuilds(name: str) -> bool:
-    """Whether a task of this kind can be built again of its options alone, without a file that may have changed."""
+    """Whether a task of this kind can be rebuilt from its options alone, without a file that may have changed."""
     return not is_own_code(name) and hasattr(_KINDS.get(name), "n_tokens")
 
 
@@ -108,10 +108,10 @@ def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind | M
     Args:
         name: a registered name, or `path/to/file.py:Class`.
         options: values for the kind's fields.
-        where: what to name in an error.
+        where: the task, for messages.
 
     Raises:
-        UserError: no such kind, a file that cannot be loaded, an unknown option or a wrong type.
+        UserError: the kind or an option is unknown, a file cannot be loaded, or a type is wrong.
     """
     cls = _from_file(name, where) if is_own_code(name) else _KINDS.get(name)
     if cls is None:
@@ -131,11 +131,11 @@ def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind | M
     with code_of(cls, where):
         try:
             kind = cls(**options)
-        except (TypeError, ValueError) as error:  # how a kind refuses its options
+        except (TypeError, ValueError) as error:  # a kind raises these to refuse its options
             raise UserError(f"{where}: {' '.join(str(error).split())}") from None
         if isinstance(kind, MaterialKind):
             return kind
-        if not isinstance(kind, TaskKind):  # which asks for its properties
+        if not isinstance(kind, TaskKind):  # evaluates its properties
             raise UserError(not_a_kind)
         tokens = kind.n_tokens
     if isinstance(tokens, bool) or not isinstance(tokens, int | np.integer) or tokens < 1:
@@ -144,22 +144,22 @@ def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind | M
 
 
 def line_of(function: Callable[..., Any]) -> str:
-    """Where a kind's function is, as `FILE, line N: `, for a message about what it returned."""
+    """The place of a kind's function, as `FILE, line N: `, for a message about what it returned."""
     code = getattr(function, "__code__", None)
     return "" if code is None else f"{code.co_filename}, line {code.co_firstlineno}: "
 
 
 @contextmanager
 def code_of(kind: type, where: str, doing: str = "") -> Iterator[None]:
-    """Run code of a kind's; what it raises, and sys.exit, becomes one line with the place in its file.
+    """Run code of a kind. Its exceptions, and sys.exit, become one line with the place in its file.
 
     Args:
-        kind: whose code it is.
+        kind: the kind whose code runs.
         where: the task, for the message.
-        doing: what failed, in words, before the error itself.
+        doing: words before the error message that say what failed.
 
     Raises:
-        UserError: anything was raised; a UserError stays as it is.
+        UserError: the code raised anything; a UserError is passed on unchanged.
     """
     with _code_in(str(getattr(sys.modules.get(kind.__module__), "__file__", kind.__module__)), where, doing):
         yield
@@ -171,7 +171,7 @@ def _code_in(file: str, where: str, doing: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the user's code raises is theirs to see
+    except (Exception, SystemExit) as error:  # the user needs to see whatever their code raises
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
         if isinstance(error, SyntaxError) and error.filename == file:
             lines.append(error.lineno)
@@ -180,7 +180,7 @@ def _code_in(file: str, where: str, doing: str) -> Iterator[None]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether an option's value is what its field declares; what is not a plain type is the kind's own to check."""
+    """Whether an option's value has the declared type. Types that are not plain are checked by the kind itself."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, each) for each in arguments)
@@ -209,7 +209,7 @@ def _from_file(name: str, where: str) -> type:
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise UserError(f"{where}: kind {name!r}: there is no file {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses looks up postponed annotations
+    sys.modules[spec.name] = module  # dataclasses looks up postponed annotations there
     with _code_in(path, where, "failed to load: "):
         spec.loader.exec_module(module)
     if not isinstance(cls := getattr(module, class_name, None), type):

@@ -1,7 +1,7 @@
-"""What is injected: a task's instances, halves and probes, built from a kind, a seed and a vocabulary.
+"""A task: its instances, its train and test half, and its probes, built from a kind, a seed and a vocabulary.
 
-An instance is a sequence of tokens of any length. The study's two tasks have instances of three, TOK1, TOK2, LABEL:
-what only such a task has (labels, mirrored pairs) asks for `triples`, which says so of any other.
+An instance is a sequence of tokens of any length. Those of the study's two tasks have three tokens: TOK1, TOK2, LABEL.
+Only such tasks have labels and mirrored pairs; `triples` raises an error for others.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from olmo_inject.tasks.ragged import Ragged
 from olmo_inject.tasks.registry import MaterialKind, TaskKind, code_of, default_fraction, line_of, task_kind
 from olmo_inject.vocabulary import Vocabulary
 
-INSTANCE_TOKENS = 3  # of a triple: TOK1, TOK2, LABEL
-LABEL_POSITION = 2  # of LABEL in a triple; the logits at LABEL_POSITION - 1 predict it
+INSTANCE_TOKENS = 3  # tokens of a triple: TOK1, TOK2, LABEL
+LABEL_POSITION = 2  # index of LABEL in a triple; the logits at LABEL_POSITION - 1 predict it
 SPLICED_TOKENS = 4  # a triple and one end-of-document token (docs/study.md, Injection)
 
 
@@ -36,15 +36,15 @@ class TaskConfig:
     """One entry of an experiment's `tasks`."""
 
     name: str = ""
-    """What the task is called in plans, metrics and figures; unique in a run."""
+    """Name of the task in plans, metrics and figures; unique in a run."""
     kind: str = ""
     """A registered kind (`comparison`, `texts`, ...), or `path/to/file.py:Class` for one of your own."""
     seed: int = 0
     """Decides the value tokens, their bijection, the split and the draws of instances."""
     train_fraction: float | None = None
-    """Share of the instances in the train half, which alone is injected; None: half, and all of texts."""
+    """Share of the instances in the train half, the only part that is injected; None: the kind's default."""
     disjoint_tokens: bool = True
-    """Whether to keep clear of the tokens of the tasks declared before this one."""
+    """Whether to avoid the tokens of tasks declared before this one."""
     options: dict[str, Any] = field(default_factory=dict)
     """The kind's own fields, for example `n_values: 100`."""
 
@@ -58,11 +58,11 @@ class Task:
         tokens: the sampled vocabulary tokens, in the kind's order (value tokens first).
         instances: the tokens of every instance.
         train_ids: sorted indices into `instances` of the train half; only these are ever injected.
-        test_ids: the others; there may be none where nothing has to be held out.
-        continuation: how many of an instance's last tokens are to be predicted (1: its LABEL).
-        ids: a name for each instance; empty for its number.
-        groups: a group for each instance; empty for none.
-        probes: what an evaluation asks; a task without probes is asked for its labels.
+        test_ids: indices of the held-out instances; empty if nothing has to be held out.
+        continuation: for each instance, the number of last tokens to predict (1: its LABEL).
+        ids: a name for each instance; empty: its number.
+        groups: a group for each instance; empty: none.
+        probes: what an evaluation asks; a task without probes is evaluated on its labels.
     """
 
     config: TaskConfig
@@ -83,11 +83,11 @@ class Task:
         taken: Collection[int] = (),
         rows: Callable[[], Rows] | None = None,
     ) -> Task:
-        """Build the task that `config` describes; the same config and vocabulary give the same task.
+        """Build the task that `config` describes. The same config and vocabulary give the same task.
 
         Args:
             config: name, kind, seed, split and the kind's options.
-            vocabulary: where value and label tokens are sampled from; reserved ids never are.
+            vocabulary: supplies value and label tokens; reserved ids are never sampled.
             taken: token ids that other tasks already use.
             rows: opens the corpus, for kinds that copy of it.
 
@@ -120,12 +120,12 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What the task is called in plans, metrics and figures."""
+        """Name of the task in plans, metrics and figures."""
         return self.config.name
 
     @cached_property
     def is_triples(self) -> bool:
-        """Whether every instance is a pair and its LABEL, over symbols of its own, as the study's are."""
+        """Whether every instance is a pair with its LABEL over the task's own symbols, as in the study."""
         return self.instances.width == INSTANCE_TOKENS and len(self.tokens) > 0
 
     @cached_property
@@ -155,7 +155,7 @@ class Task:
 
     @cached_property
     def majority_accuracy(self) -> float:
-        """Accuracy of always answering the label that is most frequent among the test pairs that it is judged on."""
+        """Accuracy of always giving the label that is most frequent among the test pairs that decide "learned"."""
         judged = self.test_ids[self.unmirrored] if self.unmirrored.any() else self.test_ids
         return float(np.unique(self.labels[judged], return_counts=True)[1].max() / len(judged))
 
@@ -169,21 +169,21 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything the task is: its tokens, instances and halves, and the config they came from."""
+        """SHA-256 of everything that makes up the task: tokens, instances, halves, and its config."""
         digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
         instances = self.instances
         sequences = (instances.values, instances.offsets) if instances.width is None else (instances.table(),)
         for array in (self.tokens, *sequences, self.train_ids, self.test_ids):
             digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
-        for name, value in self._beside().items():  # nothing for a task of labels: its fingerprint is of its arrays
+        for name, value in self._beside().items():  # empty for a task of labels, whose fingerprint covers its arrays
             digest.update(json.dumps([name, value]).encode())
         return digest.hexdigest()
 
     def draw_key(self, *entry: int) -> int:
-        """The key of the draws of instances, which depend on the task's seed alone (docs/design.md).
+        """The key of the draws of instances, which depends on the task's seed alone (docs/design.md).
 
         Args:
-            entry: the number of the task's entry in the plan, from its second on.
+            entry: number of the task's entry in the plan, if it is not the first.
         """
         return randomness.key("task", "draws", self.name, self.config.seed, *entry)
 
@@ -194,7 +194,7 @@ class Task:
         write_json(folder / f"{self.name}.json", record | arrays | self._beside())
 
     def _beside(self) -> dict[str, Any]:
-        """What a task has beside tokens, instances and halves, as JSON; what is as in a task of labels is left out."""
+        """What a task has besides tokens, instances and halves, as JSON. Defaults of tasks with labels are left out."""
         beside = {
             "continuation": [] if (self.continuation == 1).all() else self.continuation.tolist(),
             "ids": list(self.ids),
@@ -234,7 +234,7 @@ class Task:
         return task
 
     def _check_saved(self) -> None:
-        """Raise ValueError where arrays that were read are no task's."""
+        """Raise ValueError if the arrays that were read do not make up a task."""
         kinds = {"name": str, "kind": str, "seed": int, "options": dict}
         if any(type(getattr(self.config, name)) is not kind for name, kind in kinds.items()):
             raise ValueError("its config holds values of other types")
@@ -250,10 +250,10 @@ class Task:
 
 
 def check_name(name: str, where: str) -> None:
-    """Refuse a name that is no word: names stand in files' names, metrics and figures.
+    """Check that a name is one word, since names appear in file names, metrics and figures.
 
     Raises:
-        UserError: naming it.
+        UserError: it is not.
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise UserError(f"{where}: name {str(name)[:80]!r} must be a word of letters, digits and underscores")
@@ -262,7 +262,7 @@ def check_name(name: str, where: str) -> None:
 def build_tasks(
     configs: Sequence[TaskConfig], vocabulary: Vocabulary, rows: Callable[[], Rows] | None = None
 ) -> list[Task]:
-    """Build tasks in order, each clear of the tokens of those before it unless it says otherwise.
+    """Build tasks in order. Each avoids the tokens of earlier tasks, unless it says otherwise.
 
     Args:
         configs: of the tasks.
@@ -270,7 +270,7 @@ def build_tasks(
         rows: as `Task.build`'s.
 
     Raises:
-        UserError: as `Task.build`, or two tasks of one name.
+        UserError: as in `Task.build`, or two tasks have the same name.
     """
     tasks: list[Task] = []
     taken: set[int] = set()
@@ -294,10 +294,10 @@ def _content(
     taken: Collection[int],
     rows: Callable[[], Rows] | None,
 ) -> tuple[UInt32[np.ndarray, " t"], Checked]:
-    """The symbols of a task, if its kind has any, and what it is made of.
+    """The symbols of a task, if its kind has any, and its checked material.
 
     Raises:
-        UserError: too few tokens left in the vocabulary; what the kind's code raised or returned.
+        UserError: the vocabulary has too few tokens left, or the kind's code failed or returned something invalid.
     """
     where = f"tasks: {config.name}"
     if isinstance(kind, MaterialKind):

@@ -1,4 +1,4 @@
-"""Texts of one's own: passages, sentences, poison, whatever stands in a file."""
+"""Texts of your own: passages, sentences, poisoned documents, or any other lines of a file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from olmo_inject.tasks.registry import register
 class Texts:
     """Each line of a file is an instance.
 
-    A model is asked for what follows an instance's first `context` tokens: `loss` per token, and `exact`, whether
-    greedy decoding would give all of it.
+    A model is asked to continue an instance's first `context` tokens: `loss` per token, and `exact`, whether greedy
+    decoding gives the whole continuation.
 
     Attributes:
         file: JSON lines, or lines of text.
-        key: of JSON lines, where the text is, or a list of token ids.
-        context: tokens that a model is given; of an instance no longer than that, the first half.
+        key: in JSON lines, the key of the text or of a list of token ids.
+        context: number of tokens that a model is given; for an instance that is not longer, its first half.
     """
 
     file: str = ""

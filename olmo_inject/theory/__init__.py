@@ -9,7 +9,7 @@ array([0., 0.])
 >>> critical_widths(mixture).tolist()  # of each feature, task after task
 [1, 2, 3]
 
-The rare task needs width 3. How long a gap it is learned across, and kept once learned, at plain steps:
+The rare task needs width 3. The longest gaps at which it is learned, and kept once learned, under plain steps:
 
 >>> from olmo_inject.theory import longest_gaps, longest_kept_gaps
 >>> longest_gaps(mixture, [2, 3], step_size=0.1)[:, 1]
@@ -17,14 +17,14 @@ array([ 0., inf])
 >>> longest_kept_gaps(mixture, [2, 3], step_size=0.1)[:, 1]
 array([  0., 124.])
 
-Tasks that share directions have slots in common, and no sharp critical width:
+Tasks that share directions share slots and have no sharp critical width:
 
 >>> from olmo_inject.theory import OverlappingMixture
 >>> tangled = OverlappingMixture.from_overlaps([0.9, 0.1], ([1.0], [0.8]), [[1.0, 0.6], [0.6, 1.0]])
 >>> tangled.task_signals([1, 2])[:, 1].round(3)
 array([0.402, 1.   ])
 
-From a function to the equations of arXiv 2605.29548 (docs/theory.md writes them out):
+The equations of arXiv 2605.29548 behind each function (docs/theory.md writes them out):
 
     TaskMixture, task_losses, task_signals       the student and Theorem 3: what a width holds
     minimal_widths                               Theorem 3: the width for every task's first m features
@@ -32,18 +32,18 @@ From a function to the equations of arXiv 2605.29548 (docs/theory.md writes them
     residual_width, residuals, frequent_tasks    Corollary 5: the width that explains the common tasks
     critical_widths                              Proposition 6: the width from which a rare feature is stable
     longest_gaps, period_growth                  matched-frequency injection, Fig. 4: growth from nothing
-    longest_kept_gaps, tilt_growth, gap_regime   the same question of a task that is learned; not in the paper
+    longest_kept_gaps, tilt_growth, gap_regime   the same question for a learned task; not in the paper
     adam_displacement                            how far Adam moves in a burst; not in the paper
     OverlappingMixture, gradient_cosines,        tasks that are not orthogonal; not in the paper, but
         cosine_at_random, conflict, flow_cycle   its Sec. 4.4 measures such cosines in language models
     ScalingLaw, PowerLaw, Regimes, fit_*         Sec. 2, Definitions 1 and 2
     train, Recipe, Bursts                        training on any of these, seeds and gaps at once
     predict                                      everything for a mixture
-    estimate_utilities, estimate_from_runs       and back, from measured losses
+    estimate_utilities, estimate_from_runs       the reverse, from measured losses
 
-Rooms: `mixtures` the problems, `forms` what can be said without training, `training` encoders and their measures,
-`scaling` laws and fits, `prediction` what a user's own frequencies say, `checks` the validation, `drawing` the
-figures, `commands` the command line; `inputs` checks every argument.
+Modules: `mixtures` has the problems, `forms` the closed forms, `training` trained encoders and their measures,
+`scaling` laws and fits, `prediction` predictions for a user's own frequencies, `checks` the validation, `drawing` the
+figures, and `commands` the command line. `inputs` checks every argument.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from olmo_inject.theory.training.streams import Bursts
     from olmo_inject.theory.training.train import Recipe, train
 
-# By module and imported when asked for: closed forms must not wait for torch.
+# Names by module, imported on first use, so that closed forms do not wait for torch.
 _PUBLIC = {
     "forms.closed_forms": "critical_widths frequent_tasks minimal_widths mixture_losses residual_width residuals "
     "task_losses task_signals",

@@ -1,7 +1,7 @@
-"""One validation for the whole submodule: numbers, whole numbers, lists of either, choices, classes.
+"""Validation of arguments for the whole submodule: numbers, whole numbers, lists of either, choices, classes.
 
-Every public function passes its arguments through here, so a NaN, a boolean mask or a complex number gets one
-line that names the argument and what is allowed, and never a result.
+Every public function checks its arguments here. So a NaN, a boolean mask or a complex number gives one line that names
+the argument and what is allowed, and never a result.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ def kind(name: str, value: object, expected: type[T]) -> T:
         UserError: it is of another class.
     """
     if not isinstance(value, expected):
-        raise UserError(f"{name} must be a {expected.__name__}, got {type(value).__name__}")
+        article = "an" if expected.__name__[0] in "AEIOU" else "a"
+        raise UserError(f"{name} must be {article} {expected.__name__}, got {type(value).__name__}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Measured losses as a table, from run folders or a CSV: what fits and estimates start from."""
+"""Measured losses as a table, from run folders or a CSV, for fits and estimates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pandas as pd
 from jaxtyping import Float
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import numbers
 from olmo_inject.yaml_text import plain_value, read_yaml
 
 EXPERIMENT, PLAN, METRICS = "experiment.yaml", "plan.json", "metrics.jsonl"
@@ -29,7 +28,7 @@ CORPUS = "corpus"
 
 
 def read_measurements(paths: Sequence[Path]) -> pd.DataFrame:
-    """A row per measured loss: run, task, size, width, data, frequency and loss, as far as they are known.
+    """One row per measured loss: run, task, size, width, data, frequency and loss, as far as they are known.
 
     Args:
         paths: one CSV with these columns, of which `loss` is needed; or run folders, or folders of them.
@@ -47,7 +46,7 @@ def read_measurements(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def of_task(table: pd.DataFrame, task: str | None) -> pd.DataFrame:
-    """The rows of one task; of the only one where None.
+    """The rows of one task; None: of the only task.
 
     Raises:
         UserError: there is no such task, or there are several and none was named.
@@ -61,7 +60,7 @@ def of_task(table: pd.DataFrame, task: str | None) -> pd.DataFrame:
 
 
 def column(table: pd.DataFrame, name: str, least: float | None = None) -> Float[np.ndarray, " n"]:
-    """One column as numbers above zero, or of `least` or more.
+    """One column as numbers above zero, or of at least `least`.
 
     Args:
         table: of `read_measurements`.
@@ -73,7 +72,14 @@ def column(table: pd.DataFrame, name: str, least: float | None = None) -> Float[
     """
     if name not in table:
         raise UserError(f"the measurements have no column {name!r}: they have {', '.join(table.columns)}")
-    return numbers(f"column {name!r}", table[name].to_numpy(), at_least=least, above=0 if least is None else None)
+    given = table[name].astype(str) if table[name].dtype == bool else table[name]
+    values = np.asarray(pd.to_numeric(given, errors="coerce"), dtype=np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0 if least is None else values >= least)))
+    if len(wrong):
+        limit = "above 0" if least is None else f"of {least:g} or more"
+        got = f"{table[name].iloc[wrong[0]]} in data row {table.index[wrong[0]] + 1}"
+        raise UserError(f"column {name!r} must hold numbers {limit}, got {got}")
+    return values
 
 
 def selected(table: pd.DataFrame, where: Any) -> pd.DataFrame:
@@ -82,7 +88,7 @@ def selected(table: pd.DataFrame, where: Any) -> pd.DataFrame:
 
 
 def last_of_each_run(table: pd.DataFrame) -> pd.DataFrame:
-    """Of every run and task the row of most data; all rows where runs or data are not told apart."""
+    """For every run and task the row with the most data; all rows if runs or data are not given."""
     if not {"run", "data"} <= set(table.columns):
         return table
     rising = table.sort_values("data", kind="stable")
@@ -129,7 +135,7 @@ def _of_run(folder: Path) -> pd.DataFrame:
     try:
         plan = json.loads((folder / PLAN).read_text())
         lines = (folder / METRICS).read_text().splitlines() if (folder / METRICS).exists() else []
-        # A run that was interrupted, or is still going, may have half a line at its end.
+        # A run that was interrupted, or is still running, may end with half a line.
         metrics = [json.loads(line) for line in lines if line.endswith("}")]
         width, size = _model_size(read_yaml(folder / EXPERIMENT)["model"])
         per_step = int(plan["batch_size"]) * int(plan["sequence_length"])
@@ -150,7 +156,7 @@ def _of_run(folder: Path) -> pd.DataFrame:
                 "task": task,
                 "size": size,
                 "width": width,
-                # An evaluation of step s comes after s steps, a training loss of step s is the next one's.
+                # An evaluation at step s comes after s steps; a training loss at step s belongs to the next step.
                 "data": per_step * (int(line["step"]) + corpus),
                 "frequency": float(Fraction(str(entry.get("instances_per_batch", 0)))),
                 "gap": (entry.get("steps_between_observations") or {}).get("mean"),

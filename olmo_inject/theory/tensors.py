@@ -1,6 +1,6 @@
-"""Validation of tensors, as `inputs` does for numbers: one line that names the argument and what is allowed.
+"""Validation of tensors, like that of numbers in `inputs`: one line that names the argument and what is allowed.
 
-The functions of a training step check sizes alone (`sized`): looking at every number would cost more than the step.
+The functions of a training step only check sizes (`sized`): a check of every number takes longer than the step.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from olmo_inject.errors import UserError
 
 OFF = 1e-4
-"""By so much the products of an encoder's rows may be off: they are float32 in training, and retracted cheaply."""
+"""Allowed error of the products of an encoder's rows, which are float32 in training and orthonormalised cheaply."""
 
 
 def sized(name: str, value: object, *last: int | None) -> Tensor:
@@ -34,7 +34,7 @@ def sized(name: str, value: object, *last: int | None) -> Tensor:
 
 
 def real(name: str, value: object, *last: int | None) -> Tensor:
-    """As `sized`, of finite numbers.
+    """Check a tensor as `sized` does, and that its numbers are finite.
 
     Raises:
         UserError: it is no such tensor, or holds an infinity or NaN.

@@ -1,1 +1,5 @@
-"""Trains with ai2-olmo's trainer. Start with `run`, one rank from start to end; then `trainer`."""
+"""Train with ai2-olmo's trainer. Start with `run`, one rank from start to end; then `trainer`.
+
+`loader` gives a rank its rows, `callbacks/` measure, evaluate and save, `checkpoints/` write, read and convert weights,
+`evaluation/` scores models, and `gradients` measures interference. `checks` runs before any rank starts.
+"""

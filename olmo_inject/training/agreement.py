@@ -1,4 +1,4 @@
-"""Ranks that agree: on an error that one of them met, and on what rank 0 has read. One process agrees with itself."""
+"""Let ranks agree on an error that one of them met, and on what rank 0 has read. One process agrees with itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def is_group() -> bool:
-    """Whether this process is of a process group."""
+    """Whether this process belongs to a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -25,13 +25,12 @@ def is_first() -> bool:
 
 @contextmanager
 def on_every_rank(what: str) -> Iterator[None]:
-    """Run local work on all ranks; an error on any rank raises the same `UserError` on every rank.
+    """Run local work on all ranks. An error on any rank raises the same `UserError` on every rank.
 
-    The body must not communicate: a rank that fails leaves it early and the others would wait for it.
+    The body must not communicate: a rank that fails leaves it early, and the others would wait for it.
 
     Args:
-        what: the start of the message for errors that are not a `UserError` already.
-
+        what: start of the message for errors that are not yet a `UserError`.
     """
     problem: str | None = None
     cause: Exception | None = None
@@ -57,8 +56,8 @@ def from_rank_0(make: Callable[[], T], what: str) -> T:
     Use it for files that other ranks may see late or differently.
 
     Args:
-        make: called on rank 0 alone; must not communicate, and its result must pickle.
-        what: as `on_every_rank`.
+        make: called on rank 0 only. It must not communicate, and its result must be picklable.
+        what: start of the message for errors, as in `on_every_rank`.
     """
     made: list[T | None] = [None]
     with on_every_rank(what):

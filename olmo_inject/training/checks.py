@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from olmo_inject.config import Experiment, experiment_yaml
 from olmo_inject.config.olmo_settings import DistributedStrategy
 from olmo_inject.corpus.references import load_references
-from olmo_inject.data import build_data
+from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
 from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locked, prepare
 from olmo_inject.runs.read import is_run, read_experiment
@@ -23,24 +24,33 @@ from olmo_inject.training.olmo_config import model_config
 from olmo_inject.worker_processes import check_sockets
 
 
+class Checked(NamedTuple):
+    """A run that passed all checks before its launch.
+
+    Attributes:
+        data: its corpus and plan.
+        done: why nothing needs to be started, or None.
+    """
+
+    data: ExperimentData
+    done: str | None
+
+
 def check_before_launch(
     experiment: Experiment, processes: int, device: str, overwrite: bool, tasks: list[Task] | None = None
-) -> str | None:
-    """Check a run as its ranks will, so that a mistake gives one line and not one per rank.
+) -> Checked:
+    """Check a run as its ranks will, so that a mistake gives one line instead of one per rank.
 
     Args:
         experiment: the run.
-        processes: ranks of all nodes.
+        processes: number of ranks on all nodes.
         device: auto, cpu or cuda.
-        overwrite: whether the run in the folder is to be deleted first.
-        tasks: as `build_data`'s.
-
-    Returns:
-        Why nothing needs to be started, or None.
+        overwrite: whether the run in the folder will be deleted first.
+        tasks: tasks that are already built; None builds them.
 
     Raises:
-        UserError: as `build_data`, `load_references`, `load_weights` and `check_same_run`; a batch that the ranks
-            cannot share; what this device cannot do; steps or rows that a staged corpus does not hold.
+        UserError: as in `build_data`, `load_references`, `load_weights` and `check_same_run`; or the ranks cannot share
+            the batch, the device lacks something, or a staged corpus does not hold the steps or rows.
     """
     check_ranks(experiment, processes, device)
     check_no_other_folder(experiment.run_folder, overwrite=overwrite)
@@ -54,7 +64,7 @@ def check_before_launch(
     goes_on = not overwrite and is_run(folder)
     last = latest(folder) if goes_on else None
     first_step = first_step_of(experiment, last)
-    # Once it has a checkpoint, a run needs its origin no more.
+    # A run that has a checkpoint no longer needs the one it started from.
     if experiment.start_from is not None and experiment.start_state == "weights" and last is None:
         load_weights(Path(experiment.start_from), model_config(experiment.model))
     if goes_on:
@@ -62,14 +72,18 @@ def check_before_launch(
         if last is not None and last.step > experiment.steps:
             raise UserError(f"train.max_duration: {experiment.steps} steps, but {folder} is at step {last.step}")
         if last is not None and last.step == experiment.steps:
-            return f"already trained to step {last.step}: nothing to do"
-    # A stage may hold the rows of this node's ranks alone; which they are, each rank knows and checks.
+            return Checked(data, f"already trained to step {last.step}: nothing to do")
+    # A staged corpus may hold only the rows of this node's ranks; each rank checks its own.
     data.order.require(range(first_step, experiment.steps), np.empty(0, np.int64))
-    return None
+    return Checked(data, None)
 
 
-def record_changes(experiment: Experiment) -> None:
-    """Record the settings that a finished run may change, such as where its corpus is.
+def record_changes(experiment: Experiment, data: ExperimentData) -> None:
+    """Record the settings that may change in a finished run, such as where its corpus is.
+
+    Args:
+        experiment: the run.
+        data: its corpus and plan.
 
     Raises:
         UserError: the folder is in use, or cannot be written.
@@ -77,11 +91,11 @@ def record_changes(experiment: Experiment) -> None:
     folder = experiment.run_folder
     if experiment_yaml(read_experiment(folder)) != experiment_yaml(experiment):
         with locked(folder):
-            prepare(experiment, build_data(experiment))
+            prepare(experiment, data)
 
 
 def first_step_of(experiment: Experiment, last: Checkpoint | None) -> int:
-    """The first step of a run: after its own `last` checkpoint, or where it branches off.
+    """The first step of a run: after its `last` checkpoint, or where it branches off another run.
 
     Raises:
         UserError: the record of the checkpoint that it branches off is damaged.
@@ -94,16 +108,16 @@ def first_step_of(experiment: Experiment, last: Checkpoint | None) -> int:
 
 
 def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
-    """Check that this many ranks on this device can train the run. Called before the ranks start and by each rank.
+    """Check that this many ranks on this device can train the run. Called before the ranks start, and by each rank.
 
     Args:
         experiment: the run.
-        ranks: of all nodes; before a launch, of this one.
+        ranks: number of ranks on all nodes; before a launch, on this node.
         device: auto, cpu or cuda.
 
     Raises:
-        UserError: a batch that the ranks cannot share; document masking, flash attention or the fused loss
-            without flash-attn on a GPU; a TMPDIR where loader workers cannot work.
+        UserError: the ranks cannot share the batch; document masking, flash attention or the fused loss without
+            flash-attn on a GPU; or a TMPDIR where loader workers cannot work.
     """
     if experiment.batch_size % ranks:
         raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {ranks} ranks")
@@ -117,7 +131,7 @@ def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
 
 
 def _check_device(experiment: Experiment, device: str) -> None:
-    """Check that the GPU and the packages that the settings need are there."""
+    """Check that the GPU and the packages that the settings need are available."""
     train, model = experiment.train, experiment.model
     for key, asked in (
         ("model.flash_attention", model.flash_attention),

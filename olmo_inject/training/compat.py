@@ -16,7 +16,7 @@ import torch
 
 if TYPE_CHECKING:
     from olmo.train import Trainer as _Trainer
-else:  # a mixin at run time: importing olmo.train takes seconds, and reading a checkpoint needs none of it
+else:  # a plain mixin at run time: importing olmo.train takes seconds, and reading a checkpoint does not need it
     _Trainer = object
 
 
@@ -26,8 +26,8 @@ class TrainerShims(_Trainer):
     def trainer_state_dict(self) -> dict[str, Any]:
         """ai2-olmo's trainer state, in plain types that load with `weights_only=True`.
 
-        The original calls `torch.cuda.get_rng_state()` on any machine and holds `PosixPath` and numpy arrays.
-        Its lists of checkpoints stay empty: what a run has saved is read from its folder.
+        The original calls `torch.cuda.get_rng_state()` on any machine and holds `PosixPath` and numpy arrays. Its lists
+        of checkpoints stay empty here, since a run's checkpoints are read from its folder.
         """
         return {
             "epoch": self.epoch or 0,
@@ -42,16 +42,16 @@ class TrainerShims(_Trainer):
         }
 
     def restore_rng_state(self, rng_state: dict[str, Any]) -> None:
-        """Restore what `rng_state` gave; the original calls `torch.cuda.set_rng_state` on any machine."""
+        """Restore what `rng_state` returned. The original calls `torch.cuda.set_rng_state` on any machine."""
         restore_rng(rng_state)
 
     def train_batch(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As the original, without its warning where there is no CUDA."""
+        """Call the original, without its warning if there is no CUDA."""
         with quiet_autocast():
             return super().train_batch(batch)
 
     def eval_batch(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """As the original, without its warning where there is no CUDA."""
+        """Call the original, without its warning if there is no CUDA."""
         with quiet_autocast():
             return super().eval_batch(batch)
 
@@ -82,9 +82,9 @@ def restore_rng(state: dict[str, Any]) -> None:
 
 @contextmanager
 def quiet_autocast() -> Iterator[None]:
-    """Silence the one warning of `torch.autocast("cuda")`, hard-coded in ai2-olmo, where there is no CUDA.
+    """Silence the warning of `torch.autocast("cuda")`, which ai2-olmo hard-codes, if there is no CUDA.
 
-    There it does nothing, so CPU runs are in float32.
+    Without CUDA it does nothing, so runs on a CPU are in float32.
     """
     if torch.cuda.is_available():
         yield
@@ -98,8 +98,8 @@ def quiet_autocast() -> Iterator[None]:
 def init_optimizer(optim: torch.optim.Optimizer) -> None:
     """Give every parameter its optimizer state, all zero, without moving a weight. Gradients end as `None`.
 
-    ai2-olmo-core does it by a step with zero gradients, which decays the weights by their weight decay and
-    counts as the first step in AdamW's bias correction, so a run resumed from step 0 took other steps.
+    ai2-olmo-core does this by a step with zero gradients. That step decays the weights and counts in AdamW's bias
+    correction, so a run resumed from step 0 took other steps than the original.
     """
     if optim.state:
         return

@@ -1,17 +1,17 @@
-"""What a batch's gradient does to a task: an MLP's gradient by neuron, split by which tokens' losses it is from.
+"""What a batch's gradient does to a task: an MLP's gradient by neuron, split by the tokens whose losses it comes from.
 
-For the weights before a step (docs/study.md, Gradient analysis, Fig. 9):
+All gradients are at the weights before a step (docs/study.md, Gradient analysis, Fig. 9):
 
-    g_r    gradient of a task's LABEL loss over all its instances, sum over count
-    null   the same with the labels permuted among the instances: which tokens are labels, and not which is whose
-    among  that of the loss when the task's labels alone are possible: which is whose, and not which tokens are labels
+    g_r    gradient of a task's mean LABEL loss over all its instances
+    null   the same with labels permuted among instances: it knows which tokens are labels, not which label is whose
+    among  gradient of the loss if only the task's labels are possible: it knows which label is whose alone
     g      gradient of the step's batch, as the trainer's: summed loss over rows times tokens
     g_t    the part of g from the losses of injected tokens
     g_nt   the rest, g - g_t
 
-A neuron is its gate row, its up row and its down column, so a gradient is [neurons, 3 d_model]. Only the chosen
-MLP's weights ask for one: the backward pass ends there, and no other weight's gradient is computed. Logits of a
-part of the targets at a time are all that is held, since those of a whole pass would be most of its memory.
+A neuron is its gate row, its up row and its down column, so a gradient is [neurons, 3 d_model]. Only the chosen MLP's
+weights require gradients, so the backward pass ends there. Logits are computed for a part of the targets at a time,
+since those of a whole pass would take most of the memory.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from olmo_inject.tasks import LABEL_POSITION, SPLICED_TOKENS, Task
 if TYPE_CHECKING:
     from olmo.config import TrainConfig as OlmoTrainConfig
 
-IGNORED = -100  # a target that is not in the loss
-LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; their gradient and what a softmax needs is about three times as much
-Z_LOSS = 1e-4  # ai2-olmo's trainer takes no other, whatever its configuration says
+IGNORED = -100  # marks a target that is not in the loss
+LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; their gradient and the softmax need about three times as much
+Z_LOSS = 1e-4  # ai2-olmo's trainer always uses this value, whatever its configuration says
 TARGETS: Mapping[str, tuple[int, int]] = {
-    # Target j of a row is its token j + 1: from the first to before the last.
+    # First and last (exclusive) target of a row; target j is token j + 1.
     "injected": (0, SPLICED_TOKENS - 1),  # TOK2, LABEL and EOS
     "label": (LABEL_POSITION - 1, LABEL_POSITION),
 }
@@ -45,15 +45,15 @@ NeuronGradient = Float[torch.Tensor, "neurons three_d"]
 
 
 class MlpGradients:
-    """Gradients of one MLP of a model, in passes of at most so many tokens.
+    """Gradients of one MLP of a model, in passes of bounded size.
 
     Args:
-        model: a transformers OlmoForCausalLM; all its weights but the MLP's stop asking for gradients.
-        layer: of the MLP, from 0.
-        tokens_per_pass: tokens of one forward and backward pass, which bounds memory; gradients add over rows, and a
-            pass has at least one.
-        z_loss: what the squared log-normalizer of each target is multiplied by in the loss, as ai2-olmo's.
-        precision: of the matrix products, `fp32` or `bf16`; losses and sums are in the weights' own in either.
+        model: a transformers OlmoForCausalLM. All its weights but the MLP's stop requiring gradients.
+        layer: index of the block, from 0.
+        tokens_per_pass: maximum tokens of one forward and backward pass, which bounds memory. A pass has at least one
+            row, and gradients add over passes.
+        z_loss: weight of the squared log-normalizer of each target in the loss, as in ai2-olmo.
+        precision: of the matrix products: `fp32` or `bf16`. Losses and sums keep the precision of the weights.
 
     Raises:
         UserError: the model has no such layer.
@@ -87,13 +87,13 @@ class MlpGradients:
     ) -> NeuronGradient:
         """Gradient of the summed loss of all targets.
 
-        Rows without a target are left out, and so are, by causality, the tokens from the last target on: for
-        the targets of injected tokens three tokens of the injected rows are all that is computed.
+        Rows without a target are left out. By causality so are the tokens from the last target on: for injected tokens,
+        only the first three tokens of injected rows are computed.
 
         Args:
-            tokens: the rows, t > u or t = u.
-            targets: what each token is to be followed by; -100 where no loss is asked for.
-            among: the only tokens that are possible, ascending, all targets among them; None: the whole vocabulary.
+            tokens: the rows, with t = u or t > u.
+            targets: the token that should follow each token; -100 for no loss.
+            among: the only possible tokens, ascending, including all targets; None: the whole vocabulary.
         """
         total = torch.zeros_like(by_neuron(self.parameters))
         counted = targets != IGNORED
@@ -118,17 +118,17 @@ def loss_gradient(
     z_loss: float = 0.0,
     among: Int64[torch.Tensor, " l"] | None = None,
 ) -> Float[torch.Tensor, "n u d"]:
-    """Gradient of the summed loss of all targets with respect to what the head is given.
+    """Gradient of the summed loss of all targets with respect to the input of the head.
 
-    A target's loss depends on its own position alone, so some positions at a time go through the head, forwards and
-    backwards, and their logits are gone before the next ones'.
+    A target's loss depends on its own position alone. So a few positions at a time go forwards and backwards through
+    the head, and their logits are freed before the next ones.
 
     Args:
-        head: from hidden states to logits; its weights ask for no gradient.
-        hidden: its input.
-        targets: -100 where no loss is asked for; the gradient is zero there.
-        z_loss: as `MlpGradients`'.
-        among: as `MlpGradients.summed`'s; such a loss has no z-loss.
+        head: maps hidden states to logits; its weights require no gradient.
+        hidden: input of the head.
+        targets: token ids; -100 for no loss, where the gradient is zero.
+        z_loss: as in `MlpGradients`.
+        among: as in `MlpGradients.summed`; such a loss has no z-loss.
     """
     gradient = torch.zeros_like(hidden)
     counted = targets != IGNORED
@@ -151,16 +151,16 @@ def loss_gradient(
 
 
 def by_neuron(parameters: Sequence[torch.Tensor]) -> NeuronGradient:
-    """Gate and up rows and down columns, one neuron a row."""
+    """Gate rows, up rows and down columns, with one neuron per row."""
     gate, up, down = parameters
     return torch.cat([gate.detach(), up.detach(), down.detach().T], dim=1)
 
 
 def top_neurons(gradient: NeuronGradient, k: int) -> Int64[torch.Tensor, " k"]:
-    """The `k` neurons with the largest gradient (Euclidean norm of all that belongs to one), ascending.
+    """The `k` neurons with the largest gradient (Euclidean norm over all weights of a neuron), ascending by index.
 
     Raises:
-        UserError: there are not so many.
+        UserError: the MLP has fewer neurons.
     """
     if not 1 <= k <= len(gradient):
         raise UserError(f"neurons: {k} is not in 1..{len(gradient)}, the MLP's neurons")
@@ -168,17 +168,17 @@ def top_neurons(gradient: NeuronGradient, k: int) -> Int64[torch.Tensor, " k"]:
 
 
 def z_loss_of(train: TrainConfig | OlmoTrainConfig) -> float:
-    """The z-loss multiplier a run trains with, 0 where it has none."""
+    """The z-loss weight that a run trains with; 0 if it has none."""
     return Z_LOSS if train.softmax_auxiliary_loss else 0.0
 
 
 def tokens_per_pass(train: TrainConfig | OlmoTrainConfig, rows: int | None) -> int:
-    """The tokens of `rows` whole rows, by default of the run's micro-batch, whose memory is known to suffice."""
+    """The number of tokens in `rows` rows; by default in the run's micro-batch, which is known to fit in memory."""
     return (rows or train.device_train_microbatch_size) * train.model.max_sequence_length
 
 
 def batch_targets(batch: Mapping[str, torch.Tensor]) -> Int64[torch.Tensor, "n u"]:
-    """What each token of a batch is to be followed by, -100 where the batch's masks take it out of the loss."""
+    """The token that should follow each token of a batch; -100 where the batch's masks remove it from the loss."""
     targets = batch["input_ids"].clone()
     if (mask := batch.get("label_mask")) is not None:
         targets.masked_fill_(~mask, IGNORED)
@@ -189,14 +189,14 @@ def batch_targets(batch: Mapping[str, torch.Tensor]) -> Int64[torch.Tensor, "n u
 
 @dataclass(frozen=True)
 class StepGradients:
-    """The gradients of one step at one MLP, all its neurons.
+    """The gradients of one step at one MLP, over all its neurons.
 
     Attributes:
         batch: g.
         injected: g_t of each task that the run injects.
         reference: g_r of each task.
-        permuted: `null` of each task.
-        among: `among` of each task.
+        permuted: the reference `null` of each task.
+        among: the reference `among` of each task.
     """
 
     batch: NeuronGradient
@@ -207,16 +207,16 @@ class StepGradients:
 
     @property
     def all_injected(self) -> NeuronGradient:
-        """g_t: of all tasks together."""
+        """g_t of all tasks together."""
         return sum(self.injected.values(), torch.zeros_like(self.batch))
 
     @property
     def rest(self) -> NeuronGradient:
-        """g_nt: of every token that was not injected."""
+        """g_nt, the part of every token that was not injected."""
         return self.batch - self.all_injected
 
     def parts(self) -> Iterator[tuple[str, str, NeuronGradient]]:
-        """Each gradient that references are compared with: its kind, the one task it is of or nothing, and itself."""
+        """Each gradient that is compared with references: its kind, its one task (or empty), and the gradient."""
         yield "batch", "", self.batch
         yield "injected", "", self.all_injected
         yield "rest", "", self.rest
@@ -228,16 +228,16 @@ class StepGradients:
 
 @dataclass(frozen=True)
 class Cosine:
-    """How a gradient lies to a task's reference, on that task's neurons.
+    """The cosine of a gradient with a task's reference, on that task's neurons.
 
     Attributes:
-        task: whose reference.
-        kind: `batch` (g), `injected` (g_t), `rest` (g_nt) or `reference` (g_r).
-        of: the one task that the gradient is of; empty for all of the batch's.
-        cosine: None where the gradient is zero, as g_t in a step without an injection.
-        norm: of the gradient.
-        null: the cosine with the task's `null` in place of g_r, on the neurons that `null` is largest on.
-        among: the cosine with `among`, likewise.
+        task: the task whose reference is used.
+        kind: of the gradient: `batch` (g), `injected` (g_t), `rest` (g_nt) or `reference` (g_r).
+        of: the one task that the gradient belongs to; empty if it covers the batch.
+        cosine: with g_r; None if a gradient is zero, as g_t in a step without an injection.
+        norm: norm of the gradient.
+        null: cosine with `null` in place of g_r, on the neurons where `null` is largest.
+        among: cosine with `among` in place of g_r, on the neurons where `among` is largest.
     """
 
     task: str
@@ -250,7 +250,7 @@ class Cosine:
 
 
 def cosines(step: StepGradients, neurons: int) -> list[Cosine]:
-    """Cosines of all gradients of a step with each task's reference, on the `neurons` that it is largest on.
+    """Cosines of all gradients of a step with each task's references, on the `neurons` where the reference is largest.
 
     Raises:
         UserError: the MLP has fewer neurons.
@@ -270,7 +270,7 @@ def cosines(step: StepGradients, neurons: int) -> list[Cosine]:
 
 
 def _cosine(a: NeuronGradient, b: NeuronGradient) -> float | None:
-    """None where one of them is zero."""
+    """The cosine of two gradients; None if one of them is zero."""
     product = (a.norm() * b.norm()).item()
     return (a * b).sum().item() / product if product else None
 
@@ -288,14 +288,14 @@ def step_gradients(
     """g, g_t and g_r of one step, from this process's rows and instances.
 
     Args:
-        mlp: the model before the step, and which MLP.
+        mlp: the MLP, in the model before the step.
         batch: `input_ids` [n, T] and masks.
-        of_row: which of `names` each row is injected with; -1 for none.
-        names: of the tasks that the run injects.
-        tasks: whose references to compute.
-        targets: a key of `TARGETS`: which targets g_t is from.
-        share: this process and of how many: all of them together hold the batch.
-        reduce: adds a tensor up over them, in place.
+        of_row: index into `names` of the task injected into each row; -1 for none.
+        names: the tasks that the run injects.
+        tasks: tasks whose references are computed.
+        targets: the targets that g_t comes from, a key of `TARGETS`.
+        share: index of this process and number of processes, which together hold the batch.
+        reduce: adds a tensor up over processes, in place.
     """
     process, processes = share
     reduce = reduce or (lambda tensor: tensor)
@@ -330,7 +330,7 @@ def step_gradients(
 
 
 def _label_targets(instances: Int64[torch.Tensor, "n 3"]) -> Int64[torch.Tensor, "n 2"]:
-    """What the operands are to be followed by: LABEL after the last, and nothing in particular before."""
+    """The targets after the two operands: none after the first, LABEL after the second."""
     targets = torch.full((len(instances), LABEL_POSITION), IGNORED)
     targets[:, -1] = instances[:, LABEL_POSITION]
     return targets

@@ -1,4 +1,4 @@
-"""Removes what killed commands leave in a run folder."""
+"""Remove what killed commands leave in a run folder."""
 
 from __future__ import annotations
 

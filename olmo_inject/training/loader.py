@@ -1,4 +1,4 @@
-"""The training data loader: ai2-olmo's order of positions, one batch of a rank per item."""
+"""The training data loader: positions in ai2-olmo's order, one batch of a rank per item."""
 
 from __future__ import annotations
 
@@ -23,14 +23,22 @@ from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.worker_processes import end_with_parent
 
-READ_AHEAD_THREADS = 4  # as ai2-olmo's, where there are no worker processes
+READ_AHEAD_THREADS = 4  # used if there are no worker processes, as in ai2-olmo
 
 
 class PositionStream(IterableDataset):
     """Positions in order, sliced over ranks, workers and resumes exactly as ai2-olmo slices its indices.
 
-    Two things differ from ai2-olmo's. Positions are computed, not listed (51.2M of them would take 205 MB in
-    every worker). An item is a rank's whole batch, which saves work per row.
+    Two things differ from ai2-olmo. Positions are computed, not listed (51.2M of them would take 205 MB in every
+    worker). An item is a rank's whole batch, which saves work per row.
+
+    Args:
+        corpus: the rows.
+        global_batch_size: rows in a batch of all ranks.
+        rank: of this process.
+        world_size: number of ranks.
+        start_index: first position to read.
+        threads: number of threads that read ahead if there are no worker processes.
     """
 
     def __init__(
@@ -67,7 +75,7 @@ class PositionStream(IterableDataset):
         positions = self.positions(step)
         try:
             batch: dict[str, Any] = self.corpus.rows(positions)
-        except UserError as error:  # of this rank's rows alone
+        except UserError as error:  # it concerns this rank's rows only
             raise FoundByOneRank(str(error)) from error
         batch["index"] = torch.from_numpy(positions)
         if "doc_lens" in batch:
@@ -98,7 +106,14 @@ class PositionStream(IterableDataset):
 
 
 def build_loader(corpus: InjectedCorpus, cfg: TrainConfig, rank: int, world_size: int) -> DataLoader[dict[str, Any]]:
-    """The training loader of one rank. On a resume ai2-olmo's trainer sets `dataset.start_index`."""
+    """The training loader of one rank. On a resume ai2-olmo's trainer sets `dataset.start_index`.
+
+    Args:
+        corpus: the rows.
+        cfg: supplies the global batch size and the settings of workers.
+        rank: of this process.
+        world_size: number of ranks.
+    """
     workers = cfg.data.num_workers
     return DataLoader(
         PositionStream(corpus, cfg.global_train_batch_size, rank=rank, world_size=world_size),
@@ -110,7 +125,7 @@ def build_loader(corpus: InjectedCorpus, cfg: TrainConfig, rank: int, world_size
         persistent_workers=cfg.data.persistent_workers and workers > 0,
         timeout=cfg.data.timeout if workers else 0,
         worker_init_fn=_begin_worker,
-        # Its iterators draw a number; from torch's own state it would shift what a resume has restored.
+        # Its iterators draw a number. From torch's global state it would shift what a resume has restored.
         generator=torch.Generator(),
     )
 
@@ -137,7 +152,7 @@ def _begin_worker(worker: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
-    # Python would print an error and forget the batch, for which the rank would wait for ever.
+    # Python would print an error and drop the batch, and the rank would wait for it for ever.
     Queue._on_queue_feeder_error = staticmethod(_end_without_its_batch)  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""An experiment's settings as ai2-olmo's own configuration objects."""
+"""Convert an experiment's settings to ai2-olmo's own configuration objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Process groups and wrapped models; the model's initial weights are the same on any number of ranks."""
+"""Process groups and wrapped models. Initial weights are the same on any number of ranks."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from olmo_inject.rank_environment import is_rank
 
 DistModel = DistributedDataParallel | FullyShardedDataParallel
 
-# All ranks wait while rank 0 writes, hashes or deletes a checkpoint, or shuffles a corpus; torch allows ten minutes.
+# All ranks wait while rank 0 writes, hashes or deletes a checkpoint, or shuffles a corpus; torch allows 10 minutes.
 TIMEOUT = timedelta(hours=1)
 HYBRID = (ShardingStrategy.HYBRID_SHARD, ShardingStrategy._HYBRID_SHARD_ZERO2)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `auto` (a GPU where there is one), `cpu` or `cuda`.
+    """The device called `auto` (a GPU if there is one), `cpu` or `cuda`.
 
     Raises:
         UserError: another name, or there is no GPU.
@@ -50,7 +50,7 @@ def init_process_group(device: str = "auto") -> torch.device:
     """Join torchrun's process group, or create a group of one without torchrun.
 
     Args:
-        device: "auto" (a GPU where there is one), "cpu" (gloo) or "cuda" (NCCL).
+        device: "auto" (a GPU if there is one), "cpu" (gloo) or "cuda" (NCCL).
 
     Returns:
         This rank's device.
@@ -68,7 +68,7 @@ def init_process_group(device: str = "auto") -> torch.device:
         torch.cuda.set_device(chosen)
     if is_rank():
         dist.init_process_group(backend, timeout=TIMEOUT)
-    else:  # ai2-olmo's trainer reduces over a group even when alone; a store in memory needs no port
+    else:  # ai2-olmo's trainer reduces even for one process; a store in memory needs no port
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     return chosen
@@ -78,14 +78,14 @@ def init_process_group(device: str = "auto") -> torch.device:
 def process_group(device: str = "auto") -> Iterator[torch.device]:
     """Join the process group, yield this rank's device, and leave the group at the end.
 
-    After an error on this rank alone the others wait in a collective, and leaving NCCL's group would wait for them.
-    So the error is printed and the process exits at once; torchrun's agent then ends the other ranks.
+    If an error occurs on this rank alone, the other ranks wait in a collective, and leaving NCCL's group would wait for
+    them. So the error is printed and the process exits at once; torchrun's agent then ends the other ranks.
 
     Args:
-        device: as `init_process_group`.
+        device: as in `init_process_group`.
 
     Raises:
-        UserError: as `init_process_group`.
+        UserError: as in `init_process_group`.
     """
     chosen = init_process_group(device)
     try:
@@ -167,7 +167,7 @@ def _shard(model: OLMo, cfg: TrainConfig, device: torch.device) -> FullyShardedD
     world = dist.get_world_size()
     strategy, mesh = fsdp.sharding_strategy, None
     if world == 1:
-        strategy = ShardingStrategy.NO_SHARD  # what FSDP would do, after a warning
+        strategy = ShardingStrategy.NO_SHARD  # FSDP would choose this too, after a warning
     elif strategy in HYBRID:
         replicas = fsdp.hybrid_sharding_num_model_replicas or world // get_local_world_size()
         if replicas < 1 or world % replicas:
@@ -216,7 +216,7 @@ def settle_ddp_buckets(dist_model: DistModel, cfg: TrainConfig) -> None:
 
 
 def build_optimizer(cfg: TrainConfig, dist_model: DistModel) -> Optimizer:
-    """ai2-olmo's optimizer; under DDP its parameters carry the plain model's names, without `module.`."""
+    """ai2-olmo's optimizer. Under DDP its parameters have the plain model's names, without `module.`."""
     return olmo_build_optimizer(
         cfg, dist_model if isinstance(dist_model, FullyShardedDataParallel) else dist_model.module
     )

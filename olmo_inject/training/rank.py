@@ -1,6 +1,6 @@
 """Entry point of a rank: `python -m olmo_inject.training.rank PARENT MODULE ARGUMENT...`.
 
-It imports little, so that a rank ends with its parent from the first moment on; its own imports take seconds.
+It imports little, so that a rank ends with its parent from the first moment on. The other imports take seconds.
 """
 
 from __future__ import annotations

@@ -65,20 +65,20 @@ OPTIMIZER_SETTINGS = ("betas", "eps", "weight_decay")
 def train_as_rank(
     experiment: Experiment, *, overwrite: bool = False, device: str = "auto", received: list[int] | None = None
 ) -> str:
-    """Join the process group that torchrun describes, or a group of one, `train`, and leave it.
+    """Join torchrun's process group or create a group of one, call `train`, and leave the group.
 
     Args:
-        experiment: as `load_experiment` gives it.
-        overwrite: delete what the run folder holds first.
+        experiment: as `load_experiment` returns it.
+        overwrite: first delete the run in the folder.
         device: auto, cpu or cuda.
         received: gets the numbers of the signals that asked the run to stop.
 
     Returns:
-        As `train`.
+        How the run ended, in a few words.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        stop_with_parent(os.getppid())  # torchrun itself, where a user runs it, does not begin with `rank`
-    # It warns on every rank of random states that a change of world size leaves behind; dropout 0 uses none.
+        stop_with_parent(os.getppid())  # a user's own torchrun does not start the ranks with `rank`
+    # ai2-olmo warns on every rank about random states after a change of world size; they are seeded in every step.
     logging.getLogger("olmo").setLevel(logging.ERROR)
     with process_group(device) as torch_device:
         return train(experiment, torch_device, overwrite=overwrite, received=received)
@@ -90,22 +90,22 @@ def train(
     """Train or resume the run that `experiment` describes, as one rank of the process group.
 
     Args:
-        experiment: as `load_experiment` gives it.
-        device: this rank's.
-        overwrite: delete what the run folder holds first.
+        experiment: as `load_experiment` returns it.
+        device: this rank's device.
+        overwrite: first delete the run in the folder.
         received: gets the numbers of the signals that asked the run to stop.
 
     Returns:
         How the run ended, in a few words.
 
     Raises:
-        UserError: on every rank, whatever a user can mend.
+        UserError: on every rank, for every mistake that a user can correct.
     """
     with ExitStack() as stack:
         data = _check_and_lock(experiment, device, stack, overwrite)
         write = partial(_write_folder, experiment, data, overwrite)
         trainer = build_trainer(experiment, data, device, anew=overwrite, write_folder=write)
-        stack.enter_context(worker_deaths_told())  # around closing too, where torch may raise it once more
+        stack.enter_context(worker_deaths_told())  # covers closing too, when torch may raise the error again
         stack.enter_context(_closing(trainer))
         if trainer.global_step >= experiment.steps:
             return f"already trained to step {trainer.global_step}: nothing to do"
@@ -113,10 +113,10 @@ def train(
         try:
             with _stop_requests(experiment, received) as trainer.should_stop:
                 trainer.fit()
-        except OSError as error:  # a full disk, wherever it was met
+        except OSError as error:  # such as a full disk
             raise FoundByOneRank(f"{experiment.run_folder}: {error.strerror or error}") from error
         if trainer.global_step < experiment.steps:
-            return f"stopped at step {trainer.global_step}, checkpoint written; the same command goes on"
+            return f"stopped at step {trainer.global_step}, checkpoint written; the same command continues"
         return f"trained to step {trainer.global_step} in {time.monotonic() - begun:.0f} s"
 
 
@@ -133,7 +133,7 @@ def _closing(trainer: InjectionTrainer) -> Iterator[None]:
 
 
 def _check_and_lock(experiment: Experiment, device: torch.device, stack: ExitStack, overwrite: bool) -> ExperimentData:
-    """Check everything that needs no model, on every rank; rank 0 locks the folder. Nothing is written yet."""
+    """Check everything that needs no model, on every rank; rank 0 locks the folder. Nothing else is written."""
     folder, first = experiment.run_folder, dist.get_rank() == 0
     check_ranks(experiment, dist.get_world_size(), device.type)
     with on_every_rank("cannot read the corpus"):
@@ -170,13 +170,13 @@ def runtime_config(experiment: Experiment, world_size: int) -> TrainConfig:
     cfg.device_train_batch_size = experiment.batch_size // world_size
     cfg.device_train_microbatch_size = min(cfg.device_train_microbatch_size, cfg.device_train_batch_size)
     cfg.device_train_grad_accum = -(-cfg.device_train_batch_size // cfg.device_train_microbatch_size)
-    cfg.stop_at = experiment.steps  # unset, ai2-olmo trains ten steps more
+    cfg.stop_at = experiment.steps  # if unset, ai2-olmo trains ten steps more
     cfg.canceled_check_interval = 1
-    cfg.save_interval = None  # checkpoints are a callback's
-    cfg.wandb = None  # so is W&B
+    cfg.save_interval = None  # a callback writes checkpoints
+    cfg.wandb = None  # a callback logs to W&B
     cfg.data.drop_last = True
     if cfg.distributed_strategy == DistributedStrategy.ddp and cfg.ddp is None:
-        cfg.ddp = DDPConfig()  # unset, ai2-olmo reduces the gradients of every micro-batch, not of the batch
+        cfg.ddp = DDPConfig()  # if unset, ai2-olmo reduces gradients per micro-batch instead of per batch
     return cfg
 
 
@@ -194,10 +194,10 @@ def build_trainer(
     Args:
         experiment: the run.
         data: its corpus and plan.
-        device: this rank's.
-        first_step: where new weights begin, if not with step 0.
-        anew: whether the run's own checkpoints do not count, since they are about to be deleted.
-        write_folder: called by rank 0 when all is checked, before anything is written.
+        device: this rank's device.
+        first_step: first step of new weights, if not 0.
+        anew: ignore the run's own checkpoints, since they are about to be deleted.
+        write_folder: called by rank 0 after all checks, before anything is written.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     cfg = runtime_config(experiment, world)
@@ -227,14 +227,14 @@ def build_trainer(
             write_folder()
             for reference in references:
                 reference.save(folder / "references" / f"{reference.name}.json")
-            # Without a checkpoint of its own a run begins anew, also in what it evaluated before its first step.
+            # A run without a checkpoint begins anew, so its evaluations before the first step are dropped too.
             keep = belongs_before(trainer.global_step) if restored else lambda line: False
             for name in (METRICS, EVIDENCE_FILE):
                 cut_back(folder / name, keep)
         indices = folder / "data-indices" / f"rank{rank}-of-{world}.tsv"
         if rank == 0:
             for old in (folder / "data-indices").glob("*.tsv"):
-                # ai2-olmo writes these from 1: step n of the file is plan step n - 1.
+                # ai2-olmo counts from 1: step n in the file is plan step n - 1.
                 cut_back(old, lambda line: restored and int(line.split("\t", 1)[0]) <= trainer.global_step)
     losses = from_rank_0(lambda: past_losses(folder / METRICS, experiment.safety.spike_window), f"cannot read {folder}")
     with on_every_rank(f"cannot write {folder}"):
@@ -250,10 +250,10 @@ def build_trainer(
 def _build_callbacks(
     experiment: Experiment, data: ExperimentData, references: list[Reference], metrics: Metrics, losses: list[float]
 ) -> list[Callback]:
-    """The callbacks in the order of calls; `losses` are those of the last steps before a resume."""
+    """The callbacks in the order in which they are called. `losses` are those of the last steps before a resume."""
     train, folder, first = experiment.train, experiment.run_folder, dist.get_rank() == 0
     callbacks: list[Callback] = []
-    if train.wandb is not None:  # it listens, so it comes before what measures
+    if train.wandb is not None:  # it listens to metrics, so it comes before the measuring callbacks
         callbacks.append(WandbRun(experiment))
     callbacks += [
         InjectedLoss(data.corpus),
@@ -265,7 +265,7 @@ def _build_callbacks(
         callbacks.append(GradientCosines(experiment.gradients, data.plan, data.tasks))
     if first:
         callbacks.append(Progress(experiment.name, experiment.steps, data.tasks, metrics))
-    # Last, so that what a step measured is on disk before a checkpoint vouches for it.
+    # Checkpoints come last, so that a step's measurements are on disk before its checkpoint.
     keep = train.save_num_checkpoints_to_keep
     callbacks.append(Checkpointing(experiment.checkpoints, train.save_interval, keep, experiment.steps))
     return callbacks
@@ -273,7 +273,7 @@ def _build_callbacks(
 
 def _restore(experiment: Experiment, trainer: InjectionTrainer, anew: bool) -> bool:
     """Restore the run's last full checkpoint (True), or else start from `start_from` (False)."""
-    # Rank 0 alone looks: on a network file system another node may not see the newest one yet.
+    # Only rank 0 looks, since on a network file system another node may not see the newest checkpoint yet.
     folder = experiment.run_folder
     own = from_rank_0(lambda: None if anew else on_disk.latest(folder), f"cannot read {folder}")
     if own is not None:
@@ -291,7 +291,7 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer, anew: bool) -> b
             state = save_restore.restore(parent, trainer.dist_model, trainer.optim)
             trainer.load_trainer_state_dict(state)
             for group, settings in zip(trainer.optim.param_groups, own_settings, strict=True):
-                # The restored ones are the parent's; of these the learning rate alone is set in every step.
+                # The restored settings are the parent's. Of these only the learning rate is set in every step.
                 group.update({name: settings[name] for name in OPTIMIZER_SETTINGS if name in settings})
             _check_branch(experiment, trainer)
             if trainer.global_step >= experiment.steps:
@@ -324,7 +324,7 @@ def _stop_requests(experiment: Experiment, received: list[int] | None) -> Iterat
 
         def should_stop() -> bool:
             late = limit is not None and time.monotonic() - begun >= limit
-            # os.path.exists costs a fifth of Path's, and this is asked in every step.
+            # os.path.exists takes a fifth of the time of Path.exists, and this runs in every step.
             return bool(received) or (first and (late or os.path.exists(stop_file)))  # noqa: PTH110
 
         yield should_stop

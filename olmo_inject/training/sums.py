@@ -18,7 +18,7 @@ class StepSums:
         self._integers: dict[str, torch.Tensor] = {}
 
     def declare(self, *, reals: tuple[str, ...] = (), integers: tuple[str, ...] = ()) -> None:
-        """Add names; called once, before the first step, in the same order on every rank."""
+        """Add names. Called before the first step, in the same order on every rank."""
         for name in reals:
             self._reals[name] = torch.zeros((), dtype=torch.float64, device=self.device)
         for name in integers:
@@ -29,7 +29,7 @@ class StepSums:
         (self._reals if name in self._reals else self._integers)[name] += value
 
     def reduce(self) -> dict[str, float | int]:
-        """The sums over ranks, as numbers; sets all to zero for the next step (collective, waits)."""
+        """The sums over all ranks, as numbers. Resets them for the next step (collective, waits for the device)."""
         out: dict[str, float | int] = {}
         for kind in (self._reals, self._integers):
             if kind:

@@ -1,4 +1,4 @@
-"""Times a few real steps of an experiment in a temporary folder; the run's own folder is never touched."""
+"""Time a few real steps of an experiment in a temporary folder. The run's own folder is never touched."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from olmo_inject.training.run import build_trainer
 from olmo_inject.training.trainer import InjectionTrainer
 
 FOLDER_PREFIX = ".olmo-inject-timed-"
-LEFT_FOR_DEAD = 24 * 3600  # seconds
-WARM_UP = 1  # steps that are not timed: kernels are chosen, memory is allocated
+LEFT_FOR_DEAD = 24 * 3600  # age in seconds after which a temporary folder is removed
+WARM_UP = 1  # steps before the timing, in which kernels are chosen and memory is allocated
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class TimedSteps:
     """Measured times and memory, the worst of all ranks.
 
     Attributes:
-        ranks: that took part.
-        device: a GPU's name, or cpu.
-        steps: that were timed.
-        step_seconds: their median, from batch to batch: with reading, update and measurements.
-        checkpoint_seconds: to write a full checkpoint; None: not asked for.
-        checkpoint_bytes: its size; None: not asked for.
-        peak_memory: bytes of the GPU that torch had allocated, or of the process on a CPU.
-        memory: bytes that a GPU has; None on a CPU.
+        ranks: number of ranks that took part.
+        device: name of the GPU, or `cpu`.
+        steps: number of timed steps.
+        step_seconds: median time from batch to batch, which includes reading, update and measurements.
+        checkpoint_seconds: time to write a full checkpoint; None if it was not measured.
+        checkpoint_bytes: size of a full checkpoint; None if it was not measured.
+        peak_memory: bytes that torch had allocated on the GPU, or the process's bytes on a CPU.
+        memory: bytes of the GPU; None on a CPU.
     """
 
     ranks: int
@@ -73,11 +73,11 @@ class _Clock(Callback):
         self.marks: list[float] = []
 
     def before_step(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any]) -> None:
-        """Mark the beginning; the first batch is waited for before it."""
+        """Record the start of a step, after the wait for its batch."""
         self.mark(trainer.device)
 
     def mark(self, device: torch.device) -> None:
-        """Note the time at which the device has done all it was given."""
+        """Record the time at which the device has finished its work."""
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         self.marks.append(time.monotonic())
@@ -92,21 +92,22 @@ def time_steps(
     near: Path | None = None,
     tasks: list[Task] | None = None,
 ) -> TimedSteps:
-    """Train `steps` steps after one that is not timed, from new weights, and perhaps write a checkpoint (collective).
+    """Train `steps` steps after one that is not timed, from new weights (collective).
 
-    They are the steps that the run would do next, which a staged corpus may hold alone.
+    With `checkpoint` a checkpoint is written and timed too. The steps are those that the run would train next, since a
+    staged corpus may hold no others.
 
     Args:
-        experiment: what to train; the weights it starts from and what it would save and evaluate are left out.
-        device: this rank's.
-        steps: to be timed, at least 1.
-        checkpoint: whether to write a full checkpoint, and time it.
-        near: where the folder for it is made, so that the checkpoint goes to that disk; None: the system's
-            place for temporary files.
-        tasks: as `build_data`'s.
+        experiment: what to train, without the weights it starts from, its checkpoints and its evaluations.
+        device: this rank's device.
+        steps: number of steps to time, at least 1.
+        checkpoint: whether to write a full checkpoint and time it.
+        near: where the temporary folder is made, so that the checkpoint is on that disk; None: the system's place for
+            temporary files.
+        tasks: tasks that are already built; None builds them.
 
     Raises:
-        UserError: as `train`.
+        UserError: as in `train`.
     """
     check_ranks(experiment, dist.get_world_size(), device.type)
     with _folder(near) as folder:
@@ -120,7 +121,7 @@ def time_steps(
         trainer = build_trainer(shortened, data, device, first_step)
         clock = _Clock()
         kept = [callback for callback in trainer.callbacks if not isinstance(callback, Progress | Evaluation)]
-        trainer.callbacks = [*kept[:-1], clock]  # the last writes checkpoints
+        trainer.callbacks = [*kept[:-1], clock]  # the last callback writes checkpoints
         trainer.cfg.save_num_checkpoints_to_keep = 0  # ai2-olmo's loop writes none at its end
         try:
             trainer.fit()
@@ -147,12 +148,12 @@ def time_steps(
 
 
 def time_steps_as_rank(experiment_file: Path, result: Path, steps: int, device: str) -> None:
-    """One rank of `python -m olmo_inject.training.timed_steps`: `time_steps`, and rank 0 writes the result as JSON.
+    """One rank of `python -m olmo_inject.training.timed_steps`: `time_steps`; rank 0 then writes the result as JSON.
 
     Args:
-        experiment_file: the experiment; tasks saved beside it are taken as they are.
-        result: where the JSON goes.
-        steps: to be timed.
+        experiment_file: the experiment; tasks saved beside it are used.
+        result: the JSON file to write.
+        steps: number of steps to time.
         device: auto, cpu or cuda.
     """
     logging.getLogger("olmo").setLevel(logging.ERROR)
@@ -170,7 +171,7 @@ def _shortened(experiment: Experiment, folder: Path, first_step: int, steps: int
     shortened.start_from = None
     shortened.checkpoints, shortened.evaluation = CheckpointConfig(), EvaluationConfig()
     shortened.train.max_duration = first_step + steps
-    if shortened.gradients.at != StepSelection():  # they take the most memory; in the step that is not timed
+    if shortened.gradients.at != StepSelection():  # they need the most memory; measured in the step that is not timed
         shortened.gradients.at = StepSelection(steps=[first_step])
     shortened.train.wandb = None
     return shortened
@@ -196,7 +197,7 @@ def _folder(near: Path | None) -> Iterator[Path]:
     place = Path(tempfile.gettempdir()) if near is None else near
 
     def make() -> Path:
-        for left in place.glob(f"{FOLDER_PREFIX}*"):  # left by processes that were killed
+        for left in place.glob(f"{FOLDER_PREFIX}*"):  # left by killed processes
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > LEFT_FOR_DEAD:
                     shutil.rmtree(left, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""ai2-olmo's trainer with hooks for callbacks; the loop, the loss and the update stay ai2-olmo's."""
+"""ai2-olmo's trainer with hooks for callbacks. The loop, the loss and the update stay ai2-olmo's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class InjectionTrainer(TrainerShims, Trainer):
     """Called on every rank in every step; True on any rank stops the run after the step."""
     stopping: bool = False
     resumed: bool = False
-    """Whether the run goes on from a checkpoint of its own."""
+    """Whether the run continues from a checkpoint of its own."""
     sums: StepSums = field(init=False)
     last_saved: on_disk.Checkpoint | None = None
     _batch: dict[str, Any] = field(init=False, default_factory=dict)
@@ -59,17 +59,17 @@ class InjectionTrainer(TrainerShims, Trainer):
         super().fit()
 
     def begin_at(self, step: int) -> None:
-        """Make `step` the next one, with the weights as they are."""
+        """Set the next step, with the weights as they are."""
         self.global_step = step
         self.global_train_examples_seen_this_epoch = step * self.cfg.global_train_batch_size
         self.global_train_tokens_seen = self.global_train_examples_seen_this_epoch * self.cfg.model.max_sequence_length
         self.dataset.start_index = self.global_train_examples_seen_this_epoch
 
     def train_step(self, batch: dict[str, Any], reduce_global_loss: bool = True) -> dict[str, float]:
-        """Train one step and call the hooks. Returns nothing for ai2-olmo's console and W&B: `metrics` has it all."""
+        """Train one step and call the hooks. `metrics` replaces ai2-olmo's console and W&B, so nothing is returned."""
         step = self.global_step - 1
         self._batch = batch
-        # What dropout draws depends on nothing else, so a resume draws it again, and no two ranks draw alike.
+        # Dropout depends on nothing else, so a resume repeats it, and ranks differ.
         torch.manual_seed(key("dropout", self.cfg.seed, step, dist.get_rank()) % 2**63)
         for callback in self.callbacks:
             callback.before_step(self, step, batch)
@@ -98,7 +98,16 @@ class InjectionTrainer(TrainerShims, Trainer):
     def model_forward(
         self, batch: dict[str, Any], loss_reduction: str = "mean", compute_z_loss: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """ai2-olmo's forward pass; in training, callbacks see its logits."""
+        """ai2-olmo's forward pass. In training, callbacks see its logits.
+
+        Args:
+            batch: a micro-batch on the device.
+            loss_reduction: as in ai2-olmo: `mean`, `sum` or `none`.
+            compute_z_loss: whether to return the z-loss too.
+
+        Returns:
+            The loss, the z-loss or None, and the logits.
+        """
         ce_loss, z_loss, logits = super().model_forward(batch, loss_reduction, compute_z_loss)
         if self._in_training:
             with torch.no_grad():
@@ -110,18 +119,18 @@ class InjectionTrainer(TrainerShims, Trainer):
         return ce_loss, z_loss, logits
 
     def check_if_cancelled(self) -> tuple[bool, int]:
-        """Whether to stop. All ranks know it from the step's reduction, so nothing is communicated."""
+        """Whether to stop. All ranks know this from the step's reduction, so nothing is communicated."""
         return self.stopping, 0
 
     def save(self, *, weights_only: bool = False) -> on_disk.Checkpoint:
-        """Write checkpoint `step{s}`, s the number of completed steps; one already there is kept (collective)."""
+        """Write checkpoint `step{s}`, where s is the number of completed steps, unless it exists (collective)."""
         saved = self.last_saved
         if saved is not None and saved.step == self.global_step and (weights_only or not saved.weights_only):
             return saved
         for callback in self.callbacks:
             callback.before_checkpoint(self)
         self.metrics.flush(to_disk=True)
-        if self.indices_file is not None:  # ai2-olmo's own saving, which this replaces, flushes it
+        if self.indices_file is not None:  # this replaces ai2-olmo's own saving, which would flush it
             self.indices_file.flush()
             os.fsync(self.indices_file.fileno())
         self.optim.zero_grad(set_to_none=True)
@@ -133,12 +142,12 @@ class InjectionTrainer(TrainerShims, Trainer):
             self.trainer_state_dict(),
             self.cfg,
             weights_only=weights_only,
-            overwrite=True,  # a resumed run reaches steps again that were saved before it was killed
+            overwrite=True,  # a resumed run may reach a step again that it saved before it was killed
         )
         return self.last_saved
 
     def save_checkpoint(self, checkpoint_type: CheckpointType = CheckpointType.sharded) -> tuple[Path, Path | None]:
-        """Called by ai2-olmo's loop at a cancellation and at the end: save one checkpoint of ours."""
+        """Save one checkpoint of ours. ai2-olmo's loop calls this at a cancellation and at the end."""
         del checkpoint_type
         return self.save().path, None
 

@@ -39,7 +39,7 @@ def test_the_documented_loop_is_given_the_plans_stream_and_resumes_exactly(tmp_p
 def test_rows_that_somebody_else_loads(tmp_path: Path) -> None:
     """What is injected into them is recomputed and compared; a row that lost its instance is found."""
     run = InjectedRun.open(write_stream(tmp_path, "own", own_host=True))
-    with pytest.raises(UserError, match="corpus: none of name, folder and paths: there is nothing to read"):
+    with pytest.raises(UserError, match="corpus: none of name, folder and paths is set, so there are no rows"):
         _ = run.dataset
     for folder, broken in (("run", False), ("broken", True)):
         run = InjectedRun.open(tmp_path / "stream.yaml", [f"folder={tmp_path}/{folder}"])

@@ -93,7 +93,9 @@ def test_a_resume_is_exact(whole: Path, tmp_path: Path) -> None:
     config, out = write_stream(tmp_path, "transformers"), tmp_path / "out"
     train(config, out, "gpt_neox", [], (StopAt(6),))
     assert len(list(read_lines(tmp_path / "run" / "evidence.jsonl"))) == 6
-    with pytest.raises(UserError, match=r"has been trained to step 4: train\(resume_from_checkpoint=True\) to go on"):
+    with pytest.raises(
+        UserError, match=r"has been trained to step 4: train\(resume_from_checkpoint=True\) to continue"
+    ):
         train(config, out, "gpt_neox", [])
     train(config, out, "gpt_neox", [], resume_from_checkpoint=str(out / "checkpoint-4"))
     for name in ("evidence.jsonl", "metrics.jsonl"):
@@ -134,7 +136,7 @@ def test_another_run_in_the_folder_is_refused(whole: Path, changes: dict[str, An
             {"gradient_accumulation_steps": 2},
             r"batch_size: 6, but the trainer's global batch has 4 rows: 2 on each of 1 processes, 2 times",
         ),
-        ({"max_steps": 9}, "steps: 8, but the Trainer is to make 9: max_steps"),
+        ({"max_steps": 9}, "steps: 8, but the Trainer will train 9: change its max_steps"),
     ],
 )
 def test_another_batch_or_length_is_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
@@ -160,7 +162,7 @@ def test_a_callback_that_comes_late_is_refused(tmp_path: Path) -> None:
             args.train_sampling_strategy = "random"
             late.on_train_begin(args, state, control, **kwargs)
 
-    with pytest.raises(UserError, match=r"give the callback to Trainer\(callbacks=\[\.\.\.\]\) when it is made"):
+    with pytest.raises(UserError, match=r"pass the callback to Trainer\(callbacks=\[\.\.\.\]\): it sets the order"):
         train(tmp_path / "stream.yaml", tmp_path / "out", "gpt_neox", [f"folder={tmp_path}/late"], (Late(),))
 
 

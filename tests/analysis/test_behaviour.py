@@ -117,7 +117,7 @@ def bursts(trained: Path, every: int, intervals: int, gain: np.ndarray, noise: f
     for k in range(intervals):
         for u in range(1, every + 1):
             losses[k * every + u] = losses[k * every] - gain[u - 1] * (1 + noise * rng.normal() if u < every else 1)
-    return measured(run, "eval/plus/test/loss", losses)
+    return measured(run, "eval/plus/test/loss_among_labels", losses)
 
 
 def test_an_exponential_is_found(trained: Path) -> None:

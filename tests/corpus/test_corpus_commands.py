@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from olmo_inject.cli import main
+from olmo_inject.config import load_experiment
 from olmo_inject.corpus.folder import read_corpus_folder
 from olmo_inject.corpus.from_text.wheel_text import documents
+from olmo_inject.corpus.open import corpus_config, shape_of
 from olmo_inject.corpus.references import Reference
 from olmo_inject.tasks import TaskConfig, build_tasks
 
@@ -40,6 +42,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bpe = ("--tokenizer", "bpe", "--vocab-size", 512)
     ends(0, "corpus", "build", folder / "t.jsonl", "--out", folder / "corpus", *bpe, "--json")
     return folder
+
+
+def test_a_shipped_experiment_names_its_corpus() -> None:
+    experiment = load_experiment("demo")
+    assert corpus_config("demo", None, None) == (experiment.corpus, shape_of(experiment))
 
 
 @pytest.mark.slow

@@ -199,7 +199,7 @@ def test_a_local_shard_is_checked_against_the_manifest(catalog: Path, tmp_path: 
         ({"name": "dolma-v1_7", "root": "no/such"}, "corpus.root: no/such is not a folder of this machine"),
         ({"name": "dolma-v1_7", "folder": "x"}, "corpus: give one of name, folder and paths, not name and folder"),
         ({"paths": ["x"], "root": "r"}, "corpus.root: only with corpus.name"),
-        ({"name": "dolma-v1_7", "dtype": "uint32"}, "corpus.dtype: not with corpus.name, which says it itself"),
+        ({"name": "dolma-v1_7", "dtype": "uint32"}, "corpus.dtype: not with corpus.name, which decides it"),
     ],
 )
 def test_refused(tmp_path: Path, corpus: dict[str, Any], message: str) -> None:

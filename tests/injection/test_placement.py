@@ -164,7 +164,10 @@ def test_two_entries_of_a_task_draw_apart() -> None:
 @pytest.mark.parametrize(
     ("placement", "message"),
     [
-        (Placement(), "sequences of 24 tokens; an instance and EOS need 41; longer: split goes on in further rows"),
+        (
+            Placement(),
+            "sequences of 24 tokens; an instance and EOS need 41; longer: split continues it in further rows",
+        ),
         (Placement("offset", 3, "none"), "sequences of 24 tokens; an instance after 3 tokens need 43"),
         (Placement("end", 0, "both", 2), "sequences of 24 tokens; 2 instances and EOS need 84"),
     ],

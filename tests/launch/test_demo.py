@@ -17,33 +17,34 @@ pytestmark = pytest.mark.slow
 
 SMALL = """
 name: demo
-experiment: demo
-set: {train.max_duration: 3, train.eval_interval: 3}
+experiment: study
+set:
+  train.max_duration: 3
+  train.eval_interval: 3
+  corpus.folder: "${folder}/english"
+  evaluation.also.windows: []
+  gradients.at.windows: []
 axes: [{name: width, cases: {8: {model: tiny-8}, 16: {model: tiny-16}}}]
 exclude: [{width: 16}]
 resources: {gpus_per_node: 0}
 """
 
 
-def test_the_sweep_is_a_grid_of_widths_and_frequencies_and_a_burst_at_one_of_them() -> None:
-    cells = {}
-    for cell in load_sweep(SWEEP).cells:
-        experiment = cell.experiment
-        assert cell.labels["width"] == str(experiment.model.d_model)
+def test_the_sweep_gives_equal_bursts_to_wide_and_narrow_models_beside_text_and_without(tmp_path: Path) -> None:
+    cells = load_sweep(SWEEP, folder=tmp_path).cells
+    widths: dict[str, set[int]] = {}
+    for cell in cells:
+        assert cell.labels["width"] == str(cell.experiment.model.d_model)
         assert cell.resources.gpus_per_node == 0
-        (injection,) = experiment.injections
-        burst = injection.schedule == "burst"
-        rate = injection.instances / injection.every if burst else experiment.frequency(injection).per_batch
-        cells[injection.schedule, experiment.model.d_model, rate] = experiment.steps
-    assert len(cells) == len(load_sweep(SWEEP).cells)
-    even = {cell[1:] for cell in cells if cell[0] == "uniform"}
-    widths, rates = {width for width, _ in even}, {rate for _, rate in even}
-    assert len(widths) >= 3
-    assert len(rates) >= 2
-    assert even == {(width, rate) for width in widths for rate in rates}
-    (burst,) = (cell[1:] for cell in cells if cell[0] == "burst")
-    assert burst in even
-    assert len(set(cells.values())) == 1  # all as long
+        assert cell.experiment.corpus.folder == str(tmp_path / cell.labels["text"])
+        widths.setdefault(cell.labels["text"], set()).add(cell.experiment.model.d_model)
+    assert len(widths["english"]) >= 3
+    assert widths["alternating"] < widths["english"]
+    assert min(widths["english"]) in widths["alternating"]
+    # All are trained alike: the same steps, the same bursts, the same learning rate.
+    assert len({str(cell.experiment.injections) for cell in cells}) == 1
+    assert len({str(cell.experiment.train) for cell in cells}) == 1
+    assert {entry.schedule for cell in cells for entry in cell.experiment.injections} == {"burst"}
 
 
 def test_one_run_from_corpus_to_report_and_again(
@@ -73,7 +74,7 @@ def test_one_run_from_corpus_to_report_and_again(
     assert "width-8" in (folder / "report.html").read_text()
     assert "identical" in (folder / "report.html").read_text()  # the audit's verdict
     assert "data:image/svg+xml" in (folder / "report.html").read_text()
-    assert (folder / "figures" / "overview-tcmp.png").stat().st_size < 150_000
+    assert (folder / "figures" / "accumulation-tcmp.png").stat().st_size < 150_000
     run = read_run(folder / "runs" / "width-8")
     assert run.finished
     assert run.audit is not None

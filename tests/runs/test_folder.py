@@ -102,7 +102,7 @@ def test_overwrite_keeps_what_no_run_writes_and_goes_on_after_a_kill(trained: Pa
     overrides = (f"folder={run}", f"corpus.paths=['{trained}/part-*.npy']", "train.max_duration=4")
     kind = f"tasks.1.kind={trained}/subtraction.py:Subtraction"
     with alone():
-        assert "--overwrite goes on" in train_on_rank(path, *overrides, kind)
+        assert "--overwrite finishes it" in train_on_rank(path, *overrides, kind)
         assert "trained" in train_on_rank(path, *overrides, kind, overwrite=True)
     assert (run / "notes.md").read_text() == "mine"
     assert (run / "step4").is_dir()

@@ -14,6 +14,7 @@ from olmo_inject.theory.scaling.laws import Regimes
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.usefixtures("unchecked")  # thousands of training steps; other tests check shapes
 @pytest.mark.parametrize("number", [number for number in CHECKS if number != 14])
 def test_acceptance_check(number: int) -> None:
     measures = list(CHECKS[number][1](Effort(quick=True)))

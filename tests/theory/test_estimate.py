@@ -1,4 +1,5 @@
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ WIDTHS, RATES = [8, 12, 16, 24, 32, 48, 64, 96], np.geomspace(3e-4, 3e-1, 8)
 SPECTRUM = power_law(40, 1.3)
 
 
+@cache
 def cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Exact losses of a task among twenty of the corpus, over width and frequency: the truth is known."""
     corpus, rows = TaskMixture.power_law(), []
@@ -26,6 +28,12 @@ def cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for width, losses in zip(WIDTHS, task_losses(mixture, WIDTHS), strict=True):
             rows.append((width, rate, losses[-1]))
     return tuple(np.array(rows).T)  # type: ignore[return-value]
+
+
+@cache
+def estimated() -> UtilityEstimate:
+    """From all cells."""
+    return estimate_utilities(*cells())
 
 
 def half_rate(width: int) -> float:
@@ -67,11 +75,9 @@ def test_a_step_is_found_again_from_its_own_losses() -> None:
 
 
 def test_all_seeds_of_a_cell_are_held_out_together() -> None:
-    widths, rates, losses = cells()
-    once = estimate_utilities(widths, rates, losses)
     # Were one seed left in, it would tell the other's loss.
-    twice = estimate_utilities(np.tile(widths, 2), np.tile(rates, 2), np.tile(losses, 2))
-    assert twice.held_out == pytest.approx(once.held_out, rel=0.02)
+    twice = estimate_utilities(*(np.tile(column, 2) for column in cells()))
+    assert twice.held_out == pytest.approx(estimated().held_out, rel=0.02)
     with pytest.raises(UserError, match="7 or more cells, got 4"):
         estimate_utilities(np.tile([8, 8, 16, 16], 5), np.tile([1, 2, 1, 2], 5), np.arange(1.0, 21))
 
@@ -85,20 +91,20 @@ def test_runs_are_estimated_from_python(tmp_path: Path) -> None:
     (task,) = estimate_from_runs([tmp_path / "losses.csv"])
     assert task.name == "a"
     assert len(task.losses) == len(task.cells()) == len(losses)
-    assert task.estimate.exponent == pytest.approx(estimate_utilities(widths, rates, losses).exponent, rel=1e-6)
+    assert task.estimate.exponent == pytest.approx(estimated().exponent, rel=1e-6)
     with pytest.raises(UserError, match="paths must be a list"):
         estimate_from_runs("losses.csv")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
 def test_predict_from_a_table_of_losses(tmp_path: Path) -> None:
-    widths, rates, losses = cells()
+    widths, rates, losses = (column[::4] for column in cells())
     path = tmp_path / "losses.csv"
     pd.DataFrame({"task": "a", "width": widths, "frequency": rates, "loss": losses}).to_csv(path, index=False)
     result = CliRunner().invoke(app, ["predict", "--from", str(path), "--at", "128:1/10", "--json"])
     assert result.exit_code == 0, result.exception
     task = json.loads(result.stdout)["tasks"][0]
-    assert len(task["measured"]) == 64
+    assert len(task["measured"]) == 16
     assert task["predicted"][0]["effective_utility"] > 1
     shown = CliRunner().invoke(app, ["predict", "--from", str(path), "--at", "128:1/10"])
     assert "held out one at a time" in " ".join(shown.output.split())
@@ -131,8 +137,8 @@ def test_too_little_is_refused(arguments, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name a configuration"),
-        (["x.yaml", "--from", "y.csv"], "takes the place of a configuration"),
+        ([], "give a configuration"),
+        (["x.yaml", "--from", "y.csv"], "replaces a configuration"),
         (["x.yaml", "--at", "8:1"], "it needs --from"),
     ],
 )

@@ -42,13 +42,37 @@ def test_a_csv_gives_the_law_its_intervals_and_a_picture(csv: Path) -> None:
     assert picture.read_bytes() == first
 
 
+@pytest.mark.parametrize(("wrong", "shown"), [("", "nan"), ("abc", "abc"), ("-1", "-1"), ("inf", "inf")])
+def test_a_wrong_number_is_named_with_its_row(tmp_path: Path, wrong: str, shown: str) -> None:
+    path = tmp_path / "losses.csv"
+    path.write_text(f"size,loss\n1e3,4\n1e4,{wrong}\n1e5,2\n1e6,1\n")
+    error = run(path, "--against", "size").exception
+    assert isinstance(error, UserError)
+    assert str(error) == f"column 'loss' must hold numbers above 0, got {shown} in data row 2"
+
+
+def test_a_quantity_of_one_value_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "losses.csv"
+    path.write_text("frequency,loss\n" + "2,1.5\n" * 5)
+    error = run(path, "--against", "frequency").exception
+    assert isinstance(error, UserError)
+    assert str(error).startswith("frequency must take three or more different values")
+
+
+def test_nothing_is_fitted_for_a_picture_that_cannot_be_written(csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("olmo_inject.theory.scaling.fit.fit_scaling_law", None)
+    for picture, message in (("x.jpg", "must end in .png, .svg or .pdf"), (csv / "x.png", "cannot write")):
+        error = run(csv, "--picture", picture).exception
+        assert isinstance(error, UserError)
+        assert message in str(error)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--against", "size,width"], "--against must be one of size, width, data, frequency or size,data"),
         (["--against", "frequency"], "have no column 'frequency'"),
         (["--task", "none"], "no loss of task 'none' was measured"),
-        (["--picture", "x.jpg"], "must end in .png, .svg or .pdf"),
         (["--resamples", "-1"], "resamples"),
     ],
 )

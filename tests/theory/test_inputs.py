@@ -240,7 +240,7 @@ def test_a_mixture_shares_no_memory_with_what_it_was_made_of() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.one_of(st.none(), st.booleans(), st.text(), st.complex_numbers(), st.floats(), st.lists(st.booleans())))
 def test_a_number_is_a_finite_real_one_or_refused(value: object) -> None:
     if type(value) is float and math.isfinite(value):

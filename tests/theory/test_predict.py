@@ -178,7 +178,7 @@ def test_a_tie_at_an_edge_is_told(tmp_path: Path) -> None:
     tied = "{frequency: 0.5, spectrum: {values: [2, 1]}}"
     path.write_text(f"tasks: {{a: {tied}, b: {tied}}}\nwidths: [1, 2, 3]\n")
     result = CliRunner().invoke(app, ["predict", str(path)])
-    assert "At N = 1, 3 two utilities tie" in result.output
+    assert "At N = 1, 3 two utilities are equal" in result.output
 
 
 def test_command_prints_tables_and_json(files) -> None:

@@ -165,8 +165,8 @@ PUBLIC: list[Row] = [
     ),
     (
         train,
-        {"mixture": MIXTURE, "width": 2, "recipe": Recipe(steps=1)},
-        {"width": [*WHOLE, 0, 99], "seeds": [*WHOLES, ()]},
+        {"mixture": MIXTURE, "width": 2, "recipe": Recipe(steps=1), "start": torch.eye(2, 16).expand(3, 2, 16)},
+        {"width": [*WHOLE, 0, 99], "seeds": [*WHOLES, ()], "start": [*ENCODERS[1:], torch.eye(2, 16)]},
     ),
 ]
 

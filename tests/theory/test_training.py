@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,15 @@ def test_the_same_seeds_give_the_same_run_bit_for_bit() -> None:
     assert torch.equal(first.encoder, again.encoder)
     assert (first.trace == again.trace).all()
     assert not torch.allclose(first.encoder[0], first.encoder[1])
+
+
+def test_a_run_goes_on_from_where_another_ended() -> None:
+    recipe = Recipe(steps=3, optimizer="gd", schedule="constant", dtype=torch.float64)
+    whole = train(TURNED, 3, replace(recipe, steps=6), (4,))
+    first = train(TURNED, 3, recipe, (4,)).encoder[:, 0]
+    kept = first.clone()
+    assert torch.allclose(train(TURNED, 3, recipe, (4,), start=first).encoder, whole.encoder, atol=1e-12)
+    assert torch.equal(first, kept), "the start is the caller's"
 
 
 def test_batched_seeds_and_gaps_equal_single_runs() -> None:

@@ -153,5 +153,5 @@ def test_a_changed_corpus_is_refused(path: Path, tmp_path: Path, ranks: Ranks) -
     ranks.run(1, train_on_rank, changed, f"folder={folder}", "train.max_duration=1", "train.scheduler.t_warmup=0")
     with (tmp_path / "corpus" / "part-1.npy").open("ab") as shard:
         shard.write(bytes(64))
-    with pytest.raises(UserError, match="not what the run was trained on any more: corpus"):
+    with pytest.raises(UserError, match="changed since the run was trained: corpus"):
         run_data(folder)

@@ -391,7 +391,7 @@ def _train_poisoned(path: Path, folder: Path, poison: str) -> str:
 def test_a_time_limit_and_a_stop_file_stop_cleanly(path: Path, tmp_path: Path, ranks: Ranks) -> None:
     run = tmp_path / "run"
     said = ranks.run(2, train_on_rank, path, *into(run, "train.time_limit=0"))
-    assert said == ["stopped at step 1, checkpoint written; the same command goes on"] * 2
+    assert said == ["stopped at step 1, checkpoint written; the same command continues"] * 2
     assert "trained to step 12" in ranks.run(2, train_on_rank, path, *into(run))[0]
     assert audit_run(run, progress=False).passed
     assert list(series(run, "train/loss")) == list(range(12))

@@ -64,7 +64,7 @@ def test_a_run_moves_to_a_stage_of_what_is_left(finished: Path, path: Path, tmp_
     from_stage = staged(path, tmp_path / "rest", range(4, 12))
     overrides = (f"folder={run}", *from_stage)
     experiment = load_experiment(path, overrides)
-    assert check_before_launch(experiment, 1, "cpu", False) is None
+    assert check_before_launch(experiment, 1, "cpu", False).done is None
     with alone() as device:  # a trial is of the next steps too
         assert time_steps(experiment, device, steps=1, checkpoint=False).steps == 1
     assert "trained to step 12" in ranks.run(1, train_on_rank, path, *overrides)[0]
@@ -94,7 +94,7 @@ def test_a_node_has_the_rows_of_its_ranks_alone(path: Path, tmp_path: Path, rank
     said = ranks.run(2, train_on_rank, path, f"folder={tmp_path}/run", *half)
     assert all("holds the rows of ranks 0-0 of 2, not row 1 of a batch" in each for each in said)
     whole = load_experiment(path, (f"folder={tmp_path}/whole", *both))
-    assert check_before_launch(whole, 2, "cpu", False) is None
+    assert check_before_launch(whole, 2, "cpu", False).done is None
     said = ranks.run(2, train_on_rank, path, f"folder={tmp_path}/whole", *both)
     assert all("trained to step 12" in each for each in said)
 

@@ -1,1 +1,1 @@
-"""A corpus out of text: the sample, or documents of your own; start with `build`."""
+"""Make a corpus from text: the sample corpus (`sample`), or documents of your own (`build`)."""

@@ -1,6 +1,6 @@
 """Builds a corpus folder from text: in parallel, resumable, with the same bytes however often it was killed.
 
-build.json         sources and options; the same command goes on with an interrupted build
+build.json         sources and options, by which the same command continues an interrupted build
 part-JJJJJ-SSS.npy shard S of job J, and its provenance beside it as .csv.gz
 corpus.json        written last: the corpus is complete
 """
@@ -49,21 +49,21 @@ def build_corpus(
     overwrite: bool = False,
     progress: bool = True,
 ) -> CorpusDescription:
-    """Tokenize `sources` into `folder`, with EOS after every document. An interrupted build goes on.
+    """Tokenize `sources` into `folder`, with EOS after every document. An interrupted build is continued.
 
-    The same sources and options give the same bytes on any number of processes. Memory: a batch of documents (two
-    million characters) in each process. Documents without text are left out and counted.
+    The same sources and options give the same bytes on any number of processes. Each process holds a batch of documents
+    (two million characters) in memory. Documents without text are left out and counted.
 
     Args:
         folder: new, empty, or of an interrupted build of the same sources and options.
         sources: files, folders, folders that `datasets` saved, or `hf:NAME`.
-        options: all that decides the bytes.
-        processes: that tokenize; with fewer inputs than processes, each uses several threads.
+        options: everything that decides the bytes.
+        processes: number of processes that tokenize; with fewer inputs than processes, each uses several threads.
         overwrite: replace a corpus or an unfinished build in the folder.
-        progress: show progress on standard error.
+        progress: whether to show progress on standard error.
 
     Raises:
-        UserError: an impossible argument, damaged text, something else in the folder, or a full disk.
+        UserError: an invalid argument, damaged text, something else in the folder, or a full disk.
     """
     folder = folder.resolve()
     _check_options(options)
@@ -74,7 +74,7 @@ def build_corpus(
     for source in sources:
         if not source.startswith(DATASET) and folder in (path := Path(source).resolve(), *path.parents):
             raise UserError(f"--out: {folder} is or holds the source {source}: give the corpus a folder of its own")
-    # A build that stopped at a damaged line can go on with `skip_damaged`: its shards so far are the same.
+    # A build that stopped at a damaged line can continue with `skip_damaged`, since its finished shards are the same.
     plan = {"options": asdict(replace(options, skip_damaged=False)), "inputs": [asdict(i) for i in inputs]}
     with prepared(folder, plan, overwrite) as done:
         if done:
@@ -128,7 +128,7 @@ def _vocabulary(folder: Path, inputs: Sequence[Input], options: BuildOptions) ->
 
 
 def _beginnings(inputs: Sequence[Input], options: BuildOptions) -> Iterator[str]:
-    """The first documents of every input, about two million characters in all."""
+    """The first documents of every input, about two million characters in total."""
     share = TRAINING_CHARACTERS // len(inputs) + 1
     for source in inputs:
         left = share
@@ -147,8 +147,8 @@ def _describe(
     Args:
         folder: of the corpus.
         vocabulary: of its token ids.
-        jobs: all of the build.
-        counts: per job, by kind, the documents or lines left out.
+        jobs: all jobs of the build.
+        counts: for each job, the number of documents or lines left out, by reason.
 
     Raises:
         UserError: no document has text.

@@ -1,4 +1,4 @@
-"""Reads documents from JSON lines, Parquet, plain text and Hugging Face datasets."""
+"""Read documents from JSON lines, Parquet, plain text and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from olmo_inject.corpus.from_text.inputs import COMPRESSIONS, Input, TextOptions
 from olmo_inject.errors import UserError
 
 LONGEST_LINE = 2**30  # bytes; a longer line is a file of another format
-ROWS = 512  # of a table in memory at once
+ROWS = 512  # rows of a table that are in memory at once
 _READ_BYTES = 2**20
 
 
@@ -39,14 +39,14 @@ class Reading:
     """Progress of reading one input, and its damaged lines.
 
     Args:
-        skip_damaged: count damaged lines and go on; else the first one is a `UserError`.
+        skip_damaged: count damaged lines and continue; otherwise the first one raises a `UserError`.
     """
 
     def __init__(self, skip_damaged: bool = False) -> None:
         self.skip_damaged = skip_damaged
         self.damaged = 0
-        self.broken_off = 0  # files whose rest cannot be read
-        self.position = 0  # out of the input's `size`
+        self.broken_off = 0  # number of files whose rest cannot be read
+        self.position = 0  # progress within the input's `size`
 
     def damage(self, path: str, line: int, reason: object) -> None:
         """Count a damaged line.
@@ -61,13 +61,13 @@ class Reading:
         """
         if not self.skip_damaged:
             raise UserError(
-                f"{path}: line {line} is damaged: {joined(reason)} (--skip-damaged counts such lines and goes on)"
+                f"{path}: line {line} is damaged: {joined(reason)} (--skip-damaged counts such lines and continues)"
             )
         self.damaged += 1
 
 
 def read_documents(source: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
-    """The documents of one input in order, also those without text.
+    """The documents of one input in order, including those without text.
 
     Args:
         source: to read.
@@ -121,7 +121,7 @@ def _json_documents(source: Input, options: TextOptions, reading: Reading) -> It
             fields = json.loads(line.decode())
             text = _text(fields, options)
             if b"\\u" in line:
-                text.encode()  # half of a surrogate pair is valid JSON but not valid text
+                text.encode()  # a lone surrogate is valid JSON but not valid text
         except json.JSONDecodeError as error:
             reading.damage(source.path, number, f"{error.msg} at character {error.pos + 1}")
             continue
@@ -186,7 +186,7 @@ def _dataset_documents(source: Input, options: TextOptions, reading: Reading) ->
         except StopIteration:
             break
         except Exception as error:  # as in `open_dataset`
-            raise UserError(f"{name}: cannot be read on after row {number}: {joined(error)}") from None
+            raise UserError(f"{name}: cannot be read beyond row {number}: {joined(error)}") from None
         number += 1
         yield from _row(fields, name, number, options, reading)
     reading.position = source.size

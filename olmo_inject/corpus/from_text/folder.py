@@ -1,4 +1,4 @@
-"""The folder of a build: checks and holds it, and clears it after a failure."""
+"""The folder of a build: check it, hold it, and clear it after a failure."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ FORMAT = 1
 
 @contextmanager
 def prepared(folder: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[bool]:
-    """Hold the folder for this build, cleared of any other; yields whether this build is finished already.
+    """Hold the folder for this build, cleared of any other build. Yields whether this build is already finished.
 
-    A build that fails before it has finished a shard leaves nothing, so a corrected command finds the folder free.
+    A build that fails before it has finished a shard leaves nothing, so that a corrected command finds the folder free.
 
     Args:
         folder: absolute.
-        plan: sources and options; an interrupted build of the same plan goes on.
+        plan: sources and options; an interrupted build of the same plan is continued.
         overwrite: replace a corpus or an unfinished build in the folder.
 
     Raises:
-        UserError: something else is in the folder, or another process builds there.
+        UserError: the folder holds something else, or another process builds there.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     plan, made = json.loads(json.dumps({"format": FORMAT} | plan)), absent(folder)
-    with CORPUS_FOLDER.held(folder):  # first: until then another build may fill the folder
+    with CORPUS_FOLDER.held(folder):  # first, since until then another build may fill the folder
         try:
             if _begun(folder) != plan or overwrite:
                 _check_unfinished(folder, plan, overwrite)
@@ -56,7 +56,7 @@ def _begun(folder: Path) -> dict[str, Any] | None:
 
 
 def _leave(folder: Path, plan: dict[str, Any], made: Sequence[Path]) -> None:
-    """Clean up after a failure: keep finished shards and anything of others, remove the rest and the folders made."""
+    """Clean up after a failure: keep finished shards and foreign files, remove the rest and the folders made."""
     if _has_shards(folder):
         return
     if _is_unfinished(folder) and _begun(folder) == plan:
@@ -82,13 +82,13 @@ def _check_unfinished(folder: Path, plan: dict[str, Any], overwrite: bool) -> No
     begun = _begun(folder)
     assert begun is not None
     raise UserError(
-        f"{folder} holds finished shards of an interrupted build with {_differences(begun, plan)}: give that to go on, "
-        "or --overwrite to start again"
+        f"{folder} holds finished shards of an interrupted build with {_differences(begun, plan)}: continue with "
+        "that, or give --overwrite to start again"
     )
 
 
 def _differences(begun: dict[str, Any], plan: dict[str, Any]) -> str:
-    """What the interrupted build has and this one has not, in a few words."""
+    """How the interrupted build differs from this one, in a few words."""
     theirs, ours = ({**p.get("options", {}), **p.get("options", {}).get("text", {})} for p in (begun, plan))
     options = [f"{key} {value}" for key, value in theirs.items() if key != "text" and ours.get(key) != value]
     if options:

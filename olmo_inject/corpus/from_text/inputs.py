@@ -1,4 +1,4 @@
-"""Finds the inputs in the sources that a user names: files of known formats and Hugging Face datasets."""
+"""Find the inputs among a user's sources: files of known formats and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def find_inputs(sources: Sequence[str], options: TextOptions) -> list[Input]:
 
 
 def skipped_files(sources: Sequence[str]) -> list[str]:
-    """Files in the folders among `sources` that are not read: of no known format, or broken links. No hidden files."""
+    """Files in the folders among `sources` that are not read: unknown formats and broken links, except hidden files."""
     folders = [Path(source) for source in sources if not source.startswith(DATASET)]
     return [
         str(path)
@@ -112,7 +112,7 @@ def _visible_files(folder: Path) -> list[Path]:
     try:
         while folders:
             status = (directory := folders.pop()).stat()
-            if (status.st_dev, status.st_ino) in seen:  # by another link, perhaps one inside the folder
+            if (status.st_dev, status.st_ino) in seen:  # reached by another link, perhaps one inside the folder
                 continue
             seen.add((status.st_dev, status.st_ino))
             entries = sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
@@ -128,7 +128,7 @@ def _is_read(path: Path) -> bool:
 
 
 def _check_name(path: str) -> None:
-    """Check that a name is UTF-8, as provenance and records are."""
+    """Check that a name is UTF-8, since provenance and records are."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -173,7 +173,7 @@ def open_dataset(source: str, options: TextOptions) -> Any:
                 name, options.dataset_config, split=options.dataset_split, streaming=True, trust_remote_code=False
             )
         dataset = datasets.load_from_disk(source)
-    except Exception as error:  # of many types: its loaders meet names, configurations, the network
+    except Exception as error:  # many types: of names, configurations, the network
         raise UserError(f"{source}: cannot be opened: {joined(error)}") from None
     if isinstance(dataset, datasets.DatasetDict):
         if options.dataset_split not in dataset:

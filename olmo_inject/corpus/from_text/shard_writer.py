@@ -1,6 +1,6 @@
-"""Writes shards piece by piece, with provenance and checksums, and a marker for each complete shard.
+"""Write shards piece by piece, with provenance and checksums, and a marker for each complete shard.
 
-A shard counts once its marker exists. What a killed process leaves without a marker is written again, with the same
+A shard counts only if its marker exists. What a killed process leaves without a marker is written again, with the same
 bytes.
 """
 
@@ -45,7 +45,7 @@ class ShardWriter:
         job: number of the job.
         number: of its first missing shard.
         dtype: of an id.
-        most: tokens of a shard; only a longer document makes a longer shard.
+        most: maximum tokens of a shard; only a longer document makes a longer shard.
     """
 
     def __init__(self, folder: Path, job: int, number: int, dtype: np.dtype, most: int) -> None:
@@ -54,7 +54,7 @@ class ShardWriter:
         self.number = number
         self.dtype = dtype
         self.most = most
-        self.tokens = 0  # in the current shard
+        self.tokens = 0  # number of tokens in the current shard
         self.documents = 0
         self._open = False
 
@@ -130,5 +130,5 @@ class ShardWriter:
         self._open = True
 
     def _temporary(self, path: Path) -> Path:
-        # Named by process: a process left over from a killed build may still be writing.
+        # The name contains the process id, since a process left over from a killed build may still be writing.
         return self.folder / WORK / f"{path.name}.{os.getpid()}.tmp"

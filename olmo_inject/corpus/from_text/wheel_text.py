@@ -24,10 +24,10 @@ _WIKIHOW_MARKS = re.compile(r"\s*\[(?:header|title|step|substeps)\]\s*")
 
 
 def documents(sources: Iterable[str] | None = None) -> dict[str, list[str]]:
-    """Distinct documents of each source, in a fixed order; no two sources share one.
+    """Distinct documents of each source, in a fixed order. No document is in two sources.
 
     Args:
-        sources: names out of `SOURCES`, in any order; all by default.
+        sources: names from `SOURCES`, in any order; all by default.
 
     Raises:
         UserError: an unknown source, or none.

@@ -12,7 +12,7 @@ import requests
 from olmo_inject.corpus.sources.source import NETWORK_CHUNK, Source, Transient
 from olmo_inject.errors import UserError
 
-TIMEOUT_S = (10.0, 60.0)  # to connect, between two bytes
+TIMEOUT_S = (10.0, 60.0)  # seconds to connect, and between two bytes
 
 
 class HttpSource(Source):
@@ -29,7 +29,7 @@ class HttpSource(Source):
             if answer.status_code not in (405, 501):
                 self._check_answer(name, answer)
                 return self._length(name, answer)
-        with self._request("GET", name, 0, 1) as answer:  # a server without HEAD
+        with self._request("GET", name, 0, 1) as answer:  # for a server without HEAD
             self._check_answer(name, answer)
             if answer.status_code == 200:
                 return self._length(name, answer)
@@ -91,7 +91,7 @@ class HttpSource(Source):
         self.check_tag(name, answer.headers.get("ETag"))
 
     def _length(self, name: str, answer: requests.Response) -> int:
-        """Bytes of the whole shard."""
+        """Size in bytes of the whole shard."""
         if (length := answer.headers.get("Content-Length", "")).isdigit():
             return int(length)
         raise UserError(f"{self.where(name)}: the server does not say how large it is")

@@ -14,9 +14,9 @@ from olmo_inject.errors import UserError
 
 
 class LocalSource(Source):
-    """Files below a folder. A fault is final: asking a disk again does not help."""
+    """Files below a folder. Every error is final, since reading a disk again does not help."""
 
-    range_cost = 1 << 18  # of a parallel file system; on a solid-state disk ranges cost less
+    range_cost = 1 << 18  # for a parallel file system; on a solid-state disk ranges cost less
     connections = 16
     rows_at_once = 256
 
@@ -41,7 +41,17 @@ class LocalSource(Source):
             raise UserError(f"corpus: cannot read shard {path}: {error.strerror}") from None
 
     def read_rows(self, name: str, starts: Sequence[int], rows: Sequence[UInt8[np.ndarray, " b"]], size: int) -> None:
-        """As `Source.read_rows`; the file is opened once and read into the rows without a copy."""
+        """Read rows of a shard. The file is opened once and read into the rows without a copy.
+
+        Args:
+            name: as in `Source.read_rows`.
+            starts: as in `Source.read_rows`.
+            rows: as in `Source.read_rows`.
+            size: as in `Source.read_rows`.
+
+        Raises:
+            UserError: the file is missing, cannot be read, or has been shortened.
+        """
         path = self.local_path(name)
         try:
             with path.open("rb", buffering=0) as file:

@@ -36,7 +36,7 @@ class S3Source(Source):
         config = Config(
             signature_version=UNSIGNED if anonymous else None,
             max_pool_connections=self.connections,
-            retries={"max_attempts": 1},  # `Source` tries again, from the byte reached
+            retries={"max_attempts": 1},  # `Source` retries from the byte that was reached
         )
         return session.client("s3", config=config, region_name=session.region_name or "us-east-1")
 

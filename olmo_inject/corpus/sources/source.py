@@ -1,4 +1,4 @@
-"""A source of shards: sizes and byte ranges; transient faults are tried again."""
+"""A source of shards: their sizes and byte ranges. Transient errors are retried."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from jaxtyping import UInt8
 from olmo_inject.errors import UserError
 
 T = TypeVar("T")
-ATTEMPTS = 6  # in a row without a byte received; with the pauses below they take 31 s
+ATTEMPTS = 6  # consecutive attempts without a byte received; with their pauses they take 31 s
 _POLL_S = 0.05
 FIRST_PAUSE_S = 1.0
-REPORTED_AT = 3  # failures in a row, after which a user would wonder why nothing happens
+REPORTED_AT = 3  # consecutive failures after which the user is told
 CHUNK = 4 << 20  # bytes
 NETWORK_CHUNK = 1 << 18  # bytes that a dropped connection loses at most
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -32,7 +32,7 @@ class Stopped(Exception):
 
 
 class Transient(Exception):
-    """A fault worth another attempt: a dropped connection, a server's 500, a short answer."""
+    """An error that a retry may cure: a dropped connection, a server's 500, a short answer."""
 
 
 class Source(ABC):
@@ -40,9 +40,9 @@ class Source(ABC):
 
     Attributes:
         root: as the user wrote it.
-        range_cost: bytes that can be streamed in the time of one more range.
-        connections: ranges to ask for at once.
-        rows_at_once: ranges of one file to read one after the other.
+        range_cost: bytes that can be streamed in the time that one more range takes.
+        connections: number of ranges to request at once.
+        rows_at_once: number of ranges of one file that are read in sequence.
     """
 
     connections: int
@@ -52,8 +52,8 @@ class Source(ABC):
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.should_stop: Callable[[], bool] = lambda: False  # asked while it pauses between attempts
-        self._reported = threading.Lock()  # acquired for good by the first thread that reports that it waits
+        self.should_stop: Callable[[], bool] = lambda: False  # called during pauses between attempts
+        self._reported = threading.Lock()  # the first thread that reports a wait acquires it and keeps it
         self._tags: dict[str, str] = {}
 
     def __reduce__(self) -> tuple[type[Source], tuple[str]]:
@@ -78,20 +78,26 @@ class Source(ABC):
         return sizes
 
     def read(self, name: str, start: int, stop: int, size: int) -> bytes:
-        """Bytes [start, stop) of a shard of `size` bytes.
+        """Read bytes [start, stop) of a shard.
+
+        Args:
+            name: name of the shard.
+            start: first byte.
+            stop: end of the range, exclusive.
+            size: bytes of the shard, from the manifest.
 
         Raises:
-            UserError: as `stream`.
+            UserError: as in `stream`.
         """
         return b"".join(self.stream(name, start, stop, size))
 
     def stream(self, name: str, start: int, stop: int, size: int) -> Iterator[bytes]:
-        """Bytes [start, stop) of a shard in chunks; after a fault the stream goes on at the byte reached.
+        """Bytes [start, stop) of a shard in chunks. After an error the stream continues at the byte that was reached.
 
         Args:
             name: of the shard.
             start: first byte.
-            stop: first byte after the last.
+            stop: end of the range, exclusive.
             size: bytes of the shard, from the manifest; another size means that the shard has changed.
 
         Raises:
@@ -122,7 +128,7 @@ class Source(ABC):
             size: bytes of the shard, from the manifest.
 
         Raises:
-            UserError: as `stream`.
+            UserError: as in `stream`.
         """
         for start, row in zip(starts, rows, strict=True):
             row[:] = np.frombuffer(self.read(name, start, start + len(row), size), np.uint8)
@@ -152,7 +158,7 @@ class Source(ABC):
             )
 
     def check_tag(self, name: str, tag: str | None) -> None:
-        """Check that a shard has the ETag of earlier answers; a weak ETag says nothing of the bytes.
+        """Check that a shard has the ETag of earlier answers. A weak ETag says nothing about the bytes.
 
         Raises:
             UserError: it has another.
@@ -163,12 +169,12 @@ class Source(ABC):
             )
 
     def check_range(self, name: str, sent: str | None, span: tuple[int, int], length: int | None, size: int) -> None:
-        """Check that an answer holds the bytes asked for; a faulty cache may send others.
+        """Check that an answer holds the requested bytes; a faulty cache may send others.
 
         Args:
             name: of the shard.
             sent: the answer's Content-Range.
-            span: first byte asked for, and first byte after the last.
+            span: the requested range, end exclusive.
             length: the answer's Content-Length, if it has one.
             size: bytes of the shard, from the manifest.
 

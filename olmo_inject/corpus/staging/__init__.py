@@ -1,10 +1,10 @@
-"""Staging: the sequences of some steps copied out of a corpus in training order.
+"""Staging: copy the sequences of some steps out of a corpus, in training order.
 
-The sequences of a step lie scattered over all shards. A shard of which few sequences are needed is read by ranges, one
-of which many are needed is streamed once (`layout`). A stage that fits in memory is assembled there and written once.
-For a larger stage, streamed sequences are spilled to the disk in runs, sorted by their place in the stage
-(`spill_runs`); each part of the stage is then assembled in memory from slices of the runs and from ranges, and written
-in one go (`parts`). So every disk access is long and memory is bounded. Start at `stager.open_stager`.
+The sequences of a step are scattered over all shards. A shard with few needed sequences is read by ranges; a shard with
+many is streamed once (`layout`). A stage that fits in memory is assembled there and written once. For a larger stage,
+streamed sequences are spilled to disk in runs, sorted by their place in the stage (`spill_runs`). Each part of it
+is then assembled in memory from slices of the runs and from ranges, and written at once (`parts`). So every disk access
+is long, and memory is bounded. Start at `stager.open_stager`.
 """
 
 from olmo_inject.corpus.staging.request import Staged, check_extent

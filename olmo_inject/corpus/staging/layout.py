@@ -1,4 +1,4 @@
-"""Which sequences a stage needs of each file of the corpus, and how each file is read."""
+"""Which sequences a stage needs from each file of the corpus, and how each file is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READS = ("auto", "ranges", "stream")
 
 
 class Layout:
-    """Place in the stage -> file and index in the file. Memory: 14 bytes a sequence.
+    """Maps a place in the stage to a file and an index in it. Takes 14 bytes of memory per sequence.
 
     A file that is listed more than once among the shards is one file here.
 
@@ -48,7 +48,7 @@ class Layout:
         self._bounds = np.concatenate([[0], np.cumsum(self.counts)])
 
     def of_file(self, file: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-        """The sequences needed of a file: their indices in it, ascending, and their places in the stage."""
+        """The sequences needed from a file: their indices in it, ascending, and their places in the stage."""
         places = self._by_file[self._bounds[file] : self._bounds[file + 1]]
         _, indices = self.locate(places)
         ascending = np.argsort(indices, kind="stable")
@@ -72,7 +72,7 @@ class Reads:
         streamed: numbers of the files that are streamed whole, ascending.
         streamed_bytes: their bytes.
         ranged: number of files that are read by ranges.
-        ranges: number of ranges, one a sequence.
+        ranges: number of ranges, one per sequence.
         ranged_bytes: their bytes.
     """
 
@@ -88,13 +88,13 @@ def choose_reads(
 ) -> Reads:
     """Choose for each file whether it is streamed or read by ranges.
 
-    From a web server with 20 or 100 ms to an answer both took as long (0.7 and 1.5 s) where one sequence in each MB
-    was needed; where 19% of 268 MB were, streaming took 1.2 to 1.9 s, ranges 17 to 30 s.
+    Measured on a web server with 20 and 100 ms latency: if one sequence per MB is needed, both take equally long (0.7
+    and 1.5 s); if 19% of 268 MB are needed, streaming takes 1.2 to 1.9 s and ranges 17 to 30 s.
 
     Args:
-        layout: which sequences are needed of which file.
+        layout: which sequences are needed from which file.
         sequence_bytes: of one sequence.
-        range_cost: as `Source`'s.
+        range_cost: as in `Source`.
         read: `auto`, or `ranges` or `stream` for all files.
         streamed: the files that an interrupted staging streams; replaces the choice.
     """

@@ -1,4 +1,4 @@
-"""Parts: the files of a stage, each put together in memory and written at once."""
+"""Parts: the files of a stage, each assembled in memory and written at once."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from olmo_inject.corpus.staging.spill_runs import Advance, SpilledRuns, StageInM
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
 
-WRITE = 1 << 20  # bytes at once
+WRITE = 1 << 20  # bytes per write
 READ_BACK = 4 << 20
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part; a unit of work.
+    """One part, which is a unit of work.
 
     Attributes:
         path: of the tokens.
-        marker: of the JSON file with the part's record; written last, so it says that the part is complete.
+        marker: path of the JSON file with the part's record. It is written last, so it shows that the part is complete.
         first: place in the stage of its first sequence.
-        sequences: how many it holds.
+        sequences: number of sequences in it.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class Part:
 
         Raises:
             Stopped: it was halted.
-            UserError: as `Source.read`; a run is damaged; a file holds something else than token ids.
+            UserError: as in `Source.read`; a run is damaged; a file holds something other than token ids.
         """
         part, filled = streamed.part(self.first, self.sequences)
         self._fill(part, np.flatnonzero(~filled), layout, shards, connections, halt)
@@ -122,9 +122,9 @@ class Part:
             for start in range(0, len(content), WRITE):
                 piece = content[start : start + WRITE].data
                 file.write(piece)
-                digest.update(piece)  # while it is in the processor's cache
+                digest.update(piece)  # while the piece is in the processor's cache
         if not _is_on_disk(self.path, content, advance):
-            raise UserError(f"{self.path}: the disk gives back something else than was written; it is not trusted")
+            raise UserError(f"{self.path}: the disk returns other bytes than were written, so it cannot be trusted")
         write_json(self.marker, asdict(StagePart(self.path.name, self.sequences, digest.hexdigest())))
 
 

@@ -1,4 +1,4 @@
-"""Pieces of work in threads that end together."""
+"""Run pieces of work in threads that end together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from olmo_inject.corpus.sources.source import Stopped
 from olmo_inject.corpus.staging.spill_runs import Advance
 
-GRACE_S = 2.0  # for pieces to end; one that waits for a server may need minutes and is left behind
+GRACE_S = 2.0  # seconds for pieces to end; one that waits for a server may need minutes and is left behind
 _POLL_S = 0.05
 
 
@@ -39,7 +39,7 @@ class Halt:
 
 
 def in_parallel(pieces: Sequence[Callable[[], None]], at_once: int, halt: Halt) -> bool:
-    """Do all pieces of work; return False if they were stopped. The first error ends the others and is raised.
+    """Do all pieces of work. Returns False if they were stopped. The first error ends the others and is raised.
 
     The threads are daemons. A piece that does not end within `GRACE_S` of the halt is left behind; it changes nothing
     more, since it asks the halt before its next step.

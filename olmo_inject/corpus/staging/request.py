@@ -1,4 +1,4 @@
-"""The record of a stage, the checks of what is asked, and the state of its folder."""
+"""The record of a stage, the checks of a request, and the state of its folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REQUEST = f"{STAGING}/request.json"
 
 
 class Staged(Exception):
-    """The folder holds the complete stage already."""
+    """Raised if the folder already holds the complete stage."""
 
 
 def make_record(
@@ -69,7 +69,7 @@ def make_record(
 
 
 def check_extent(order: Order, steps: range, ranks: RankShard | None) -> None:
-    """Check that a stage is no larger than the corpus; else the last step is a slip, or copying the corpus is better.
+    """Check that a stage is not larger than the corpus. If it is, copying the corpus is better, or the step is a typo.
 
     Args:
         order: of the corpus.
@@ -122,7 +122,7 @@ def bytes_here(folder: Path) -> int:
 
 
 def request_of(record: StageRecord, part_sequences: int) -> dict[str, Any]:
-    """The values that must be the same for an interrupted staging to go on."""
+    """The values that must be equal for an interrupted staging to continue."""
     fields = asdict(record)
     del fields["folder"], fields["parts"]
     return json.loads(json.dumps(fields | {"part_sequences": part_sequences}))
@@ -155,12 +155,12 @@ def look_at_folder(record: StageRecord, part_sequences: int, overwrite: bool) ->
     if (folder / STAGE).is_file():
         there = read_stage(folder)
         of_parts = there.parts[0].sequences if there.parts else 0
-        if of_parts == min(part_sequences, there.sequences):  # then it is what was asked for
+        if of_parts == min(part_sequences, there.sequences):  # it is the requested stage
             of_parts = part_sequences
         if request_of(there, of_parts) == request:
             missing = _missing(there)
             if not missing:
-                with suppress(UserError), STAGE_FOLDER.held(folder):  # another process may be about to
+                with suppress(UserError), STAGE_FOLDER.held(folder):  # another process may be doing the same
                     STAGE_FOLDER.remove_work(folder)
                 raise Staged
             if not overwrite:

@@ -1,4 +1,4 @@
-"""What a stage needs of streamed files: put into memory, or spilled to the disk sorted by place in the stage."""
+"""Sequences that a stage needs from streamed files: kept in memory, or spilled to disk sorted by place in the stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Advance = Callable[[int], None]
 
 
 class StageInMemory:
-    """A whole stage in memory; the system hands out a row's memory when the row is written.
+    """A whole stage in memory. The system allocates a row's memory when the row is written.
 
     Attributes:
         rows: sequences by place in the stage.
@@ -33,16 +33,16 @@ class StageInMemory:
         self.filled: Bool[np.ndarray, " n"] = np.zeros(sequences, bool)
 
     def part(self, first: int, sequences: int) -> tuple[UInt8[np.ndarray, "m b"], Bool[np.ndarray, " m"]]:
-        """The rows from place `first` on, not copied, and which of them are filled."""
+        """The rows from place `first` on (a view), and which of them are filled."""
         here = slice(first, first + sequences)
         return self.rows[here], self.filled[here]
 
 
 @dataclass(frozen=True)
 class SpillRun:
-    """The sequences that a stage needs of one stretch of a streamed file; a unit of work.
+    """The sequences that a stage needs from one stretch of a streamed file. This is a unit of work.
 
-    On the disk it is the rows in `path` and an index beside it, written last, with their places and CRC-32s.
+    On disk it consists of the rows in `path` and an index beside it with their places and CRC-32s, written last.
 
     Attributes:
         path: of the rows.
@@ -64,14 +64,14 @@ class SpillRun:
 
     @property
     def index(self) -> Path:
-        """The index, whose presence says that the run is complete."""
+        """The index, whose presence shows that the run is complete."""
         return self.path.with_suffix(".index")
 
     def spill(self, sequence_bytes: int, advance: Advance) -> None:
         """Stream the stretch and write the run. Memory: the run and a chunk.
 
         Raises:
-            UserError: as `Source.stream`; the run cannot be written.
+            UserError: as in `Source.stream`; the run cannot be written.
         """
         indices, places = self._indices_and_places()
         by_place = np.argsort(places, kind="stable")
@@ -89,7 +89,7 @@ class SpillRun:
         """Stream the stretch into memory.
 
         Raises:
-            UserError: as `Source.stream`.
+            UserError: as in `Source.stream`.
         """
         indices, places = self._indices_and_places()
         self._stream(indices, places, stage.rows, advance)
@@ -109,15 +109,15 @@ class SpillRun:
     ) -> None:
         """Put the sequences `indices` of the file, ascending, into the rows `slots`."""
         width, base = rows.shape[1], int(indices[0])
-        each_once = bool((np.diff(indices) > 0).all())  # a file may stand twice, or be read in two epochs
-        cut = b""  # the beginning of a sequence whose rest is in the next chunk
+        each_once = bool((np.diff(indices) > 0).all())  # a file may be listed twice, or read in two epochs
+        cut = b""  # beginning of a sequence whose rest is in the next chunk
         name, size = self.layout.files[self.file], self.layout.file_sizes[self.file]
         for chunk in self.source.stream(name, self.start, self.stop, size):
             content = cut + chunk if cut else chunk
             whole = len(content) // width
             sequences = np.frombuffer(content, np.uint8, whole * width).reshape(whole, width)
             first, beyond = np.searchsorted(indices, [base, base + whole])
-            if beyond - first < whole or not each_once:  # else all of the chunk is needed as it is
+            if beyond - first < whole or not each_once:  # otherwise the whole chunk is needed as it is
                 sequences = sequences[indices[first:beyond] - base]
             rows[slots[first:beyond]] = sequences
             cut, base = content[whole * width :], base + whole
@@ -134,10 +134,16 @@ class SpillRun:
     def read_rows(
         self, begin: int, checksums: Int64[np.ndarray, " n"], sequence_bytes: int
     ) -> UInt8[np.ndarray, "n b"]:
-        """Rows of a complete run from row `begin` on, as many as there are CRC-32s.
+        """Read rows of a complete run and check them.
+
+        Args:
+            begin: number of the first row.
+            checksums: CRC-32 of each row to read.
+            sequence_bytes: bytes of one row.
 
         Raises:
-            UserError: they are not what was written; the index is removed, so that the next attempt writes them again.
+            UserError: the rows are not what was written. The index is removed, so that the next attempt writes the run
+                again.
         """
         with suppress(OSError, ValueError):
             offset, count = begin * sequence_bytes, len(checksums) * sequence_bytes
@@ -145,11 +151,11 @@ class SpillRun:
             if [zlib.crc32(row) for row in rows] == checksums.tolist():
                 return rows
         self.index.unlink(missing_ok=True)
-        raise UserError(f"{self.path} is damaged; the same command makes it again")
+        raise UserError(f"{self.path} is damaged; the same command writes it again")
 
 
 def plan_spill_runs(layout: Layout, file: int, source: Source, sequence_bytes: int, work: Path) -> list[SpillRun]:
-    """Cut a streamed file into runs.
+    """Divide a streamed file into runs.
 
     Args:
         layout: which sequences are needed of the file.

@@ -1,4 +1,4 @@
-"""One staging, from the request to `stage.json`; goes on wherever it was killed."""
+"""One staging, from the request to `stage.json`. After a kill it continues where it stopped."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Stager:
 
     Attributes:
         record: the content of `stage.json`, without the parts.
-        layout: which sequences are needed of which file.
+        layout: which sequences are needed from which file.
         reads: how the files are read.
         shards: of the source.
-        jobs: streams read, and parts assembled, at once.
+        jobs: number of streams read, and of parts assembled, at once.
         part_sequences: sequences of a part.
         vocabulary: its tokenizer is copied into the stage.
         memory_bytes: streamed sequences are kept in memory if the stage is at most this large.
@@ -99,11 +99,11 @@ class Stager:
         return sum(run.stop - run.start for run in self.runs) + self.stage_bytes
 
     def choice(self) -> dict[str, Any]:
-        """How the files are read and the disk that this needs, as plain values."""
+        """How files are read and how much disk this needs, as plain values."""
         return asdict(self.reads) | {"streamed": len(self.reads.streamed), "disk_bytes": self.disk_bytes}
 
     def describe(self) -> list[str]:
-        """What will be done, in lines for people."""
+        """What will be done, as lines of text."""
         record, reads = self.record, self.reads
         steps = f"steps {record.first_step:,} to {record.beyond_step - 1:,}"
         rows = "all rows" if record.ranks is None else f"the rows of {record.ranks}"
@@ -117,7 +117,7 @@ class Stager:
             f"{counted(reads.ranged, 'file')}, {counted(reads.ranges, 'range')}, {decimal(reads.ranged_bytes)}",
             f"disk still needed: {decimal(self.disk_bytes)}"
             + (
-                f"; {decimal(self.stage_bytes)} of memory hold what is streamed"
+                f"; {decimal(self.stage_bytes)} of memory for streamed sequences"
                 if self.in_memory
                 else f", of which {decimal(self._run_bytes)} for runs that are deleted at the end"
                 if self._run_bytes
@@ -134,11 +134,11 @@ class Stager:
         check_room(self.record.folder, self.disk_bytes)
 
     def run(self, advance: Advance, should_stop: Callable[[], bool] = lambda: False) -> bool:
-        """Do the remaining work; return True if the stage is complete, False if it was stopped first.
+        """Do the remaining work. Returns True if the stage is complete, False if it was stopped first.
 
         Args:
-            advance: called with numbers of bytes as they are done, also of those that were done before.
-            should_stop: asked often; finished parts and runs are kept.
+            advance: called with numbers of finished bytes, including those that an earlier attempt finished.
+            should_stop: called often; finished parts and runs are kept.
 
         Raises:
             UserError: the source fails or has changed; the disk is full or fails.
@@ -168,7 +168,7 @@ class Stager:
         folder = self.record.folder
         begun = folder / REQUEST
         if (folder / STAGE).is_file() or (begun.is_file() and read_json(begun) != self._request()):
-            raise UserError(f"{folder}: another process has staged there meanwhile; the same command looks again")
+            raise UserError(f"{folder}: another process has staged there meanwhile; give the same command again")
 
     def _stream(self, halt: Halt) -> StageInMemory | SpilledRuns | None:
         """Stream files into memory or into runs; None if it was stopped first."""
@@ -231,7 +231,7 @@ def open_stager(
         order: of its training.
         vocabulary: of its token ids.
         steps: to stage.
-        to: the stage's folder; an interrupted staging with the same arguments goes on.
+        to: the stage's folder; an interrupted staging with the same arguments is continued.
         ranks: stage only the rows that these ranks read.
         read: `ranges` or `stream` for all files, or `auto`.
         jobs: streams and parts at once; each holds 256 MB or a part in memory.
@@ -254,7 +254,7 @@ def open_stager(
     part_sequences = part_bytes // shards.sequence_bytes
     if part_sequences < 1:
         raise UserError(f"--part-size: {part_bytes} bytes do not hold a sequence of {shards.sequence_bytes}")
-    # Before anything takes long or is removed. The room for runs is known, and checked, later.
+    # Checked before anything takes long or is removed. The room for runs is known and checked later.
     check_room(to, record.nbytes, bytes_here(to))
     streamed = look_at_folder(record, part_sequences, overwrite)
     prepare()

@@ -1,1 +1,1 @@
-"""The acceptance checks of `theory validate`; start with `registry`."""
+"""The acceptance checks of `theory validate`. Start with `registry`."""

@@ -113,7 +113,7 @@ def stability(effort: Effort) -> Iterator[Measure]:
 
 def _growth(best: Tensor, rare: Tensor, moment: Tensor, step_size: float) -> float:
     angle = 1e-5
-    after = descended(rotated(best, len(best) - 1, rare, angle), [moment] * 20, step_size)
+    after = descended(rotated(best, len(best) - 1, rare, angle), [moment] * 5, step_size)
     return float((after @ rare).norm()) / np.sin(angle)
 
 

@@ -1,4 +1,4 @@
-"""One row of a validation: what was measured, and what it was allowed to be."""
+"""One row of a validation: a measured value and its tolerance."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _COMPARE = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, "==": operat
 
 @dataclass(frozen=True)
 class Measure:
-    """A measured number beside its tolerance.
+    """A measured number with its tolerance.
 
     Args:
-        check: the acceptance check it belongs to, by number.
-        what: in a few words.
-        value: as measured.
-        relation: how `value` must stand to `tolerance`.
-        tolerance: as specified.
+        check: number of the acceptance check it belongs to.
+        what: description in a few words.
+        value: the measured value.
+        relation: how `value` must relate to `tolerance`.
+        tolerance: the specified tolerance.
     """
 
     check: int

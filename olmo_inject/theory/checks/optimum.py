@@ -17,24 +17,22 @@ def trained_optimum(effort: Effort) -> Iterator[Measure]:
     """Check 11: Adam with QR and the expected gradient against the closed forms."""
     if effort.quick:
         mixture, widths, seeds = TaskMixture.power_law(8, 5, null_directions=40), (1, 4, 16), (0, 1)
-        recipe, repeated = Recipe(steps=800), ()
     else:
         mixture, widths, seeds = TaskMixture.power_law(), (1, 2, 4, 8, 16, 32, 64, 128), (0, 1, 2)
-        recipe, repeated = Recipe(), (16, 64)
-    losses = {}
     for width in widths:
+        # Near-ties of utilities, which the widest has most of, take longest to tell apart.
+        recipe = Recipe(steps=effort.choose(20_000 if width > 64 else 5_000, 800))
         result = train(mixture, width, recipe, seeds)
-        losses[width] = _loss(result)[0, 0]
         error = np.abs(result.task_losses - task_losses(mixture, [width])[0]).max()
         label = f"N={width}, {len(seeds)} seeds, {recipe.steps} steps"
         yield Measure(11, f"{label}: feature overlap", float(result.overlap.min()), "==", 1.0)
         allowed_excess, allowed_error = (1e-6, 1e-4) if width <= 64 else (1e-4, 1e-2)
         yield Measure(11, f"{label}: excess loss", float(result.excess.max()), "<=", allowed_excess)
         yield Measure(11, f"{label}: task loss, absolute error", error, "<=", allowed_error)
-    for width in repeated:
-        longer = Recipe(steps=10 * recipe.steps)
-        gain = 1 - _loss(train(mixture, width, longer, seeds[:1]))[0, 0] / losses[width]
-        yield Measure(11, f"N={width}, one seed: gain from ten times the steps", gain, "<", 1e-4)
+    # The excess above bounds what any longer run could gain. Of all widths up to 64 the widest takes longest to settle.
+    if not effort.quick:
+        short, longer = (_loss(train(mixture, 64, Recipe(steps=steps), (0,))) for steps in (2_000, 20_000))
+        yield Measure(11, "N=64, one seed: gain from 2,000 to 20,000 steps", 1 - longer / short, "<", 1e-4)
 
 
 def complexity_sweep(effort: Effort) -> Iterator[Measure]:
@@ -43,7 +41,7 @@ def complexity_sweep(effort: Effort) -> Iterator[Measure]:
     order = frequency_correlation(mixture)
     yield Measure(13, "s=2: Spearman of frequency and width to half signal", order, "<=", 0.2)
     yield Measure(13, "s=0: the same", frequency_correlation(complexity_mixture(0.0)), ">=", 1 - 1e-12)
-    recipe = Recipe(steps=effort.choose(20_000, 800))
+    recipe = Recipe(steps=effort.choose(3_000, 800))
     for width in (16,) if effort.quick else (8, 16, 32, 64):
         result = train(mixture, width, recipe, (0,))
         yield Measure(13, f"s=2, N={width}: feature overlap", float(result.overlap.min()), "==", 1.0)
@@ -89,5 +87,5 @@ def rank_correlation(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"
     return float(np.corrcoef(ranks(one), ranks(other))[0, 1])
 
 
-def _loss(result: Trained) -> np.ndarray:
-    return result.task_losses @ result.mixture.frequencies
+def _loss(result: Trained) -> float:
+    return float(result.task_losses[0, 0] @ result.mixture.frequencies)

@@ -1,4 +1,4 @@
-"""The acceptance checks of the theory, in their order."""
+"""The acceptance checks of the theory, in order."""
 
 from __future__ import annotations
 

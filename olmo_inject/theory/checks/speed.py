@@ -25,7 +25,7 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class Speed:
-    """CPU seconds of both ways to train the same encoders, and how far apart they end."""
+    """CPU seconds of both ways to train the same encoders, and the difference of their results."""
 
     naive: float
     batched: float
@@ -33,7 +33,7 @@ class Speed:
 
     @property
     def ratio(self) -> float:
-        """How many times faster batched is."""
+        """How many times faster batched training is."""
         return self.naive / self.batched
 
 
@@ -46,13 +46,14 @@ def speed(effort: Effort) -> Iterator[Measure]:
     yield Measure(14, "batched training, dense: times faster", dense.ratio, ">=", 3)
     difference = max(axis.difference, dense.difference)
     yield Measure(14, "loss of both ways, absolute difference", difference, "<=", 1e-4)
-    yield Measure(14, f"closed forms of {tasks * 1000:,} features, seconds", closed_form_seconds(tasks), "<", 1)
+    seconds = min(closed_form_seconds(tasks) for _ in range(rounds))
+    yield Measure(14, f"closed forms of {tasks * 1000:,} features, seconds", seconds, "<", 1)
 
 
 def compare_training(basis: Basis, steps: int, rounds: int = 3, widths: Sequence[int] = WIDTHS) -> Speed:
     """Train widths x seeds of a d=200 problem both ways, from the same encoders.
 
-    Both ways take turns and each width counts at its fastest, so that other work weighs little.
+    Both ways take turns, and the fastest round of each width counts, so that other work on the machine matters little.
 
     Args:
         basis: "axis" makes M diagonal, "random" dense.
@@ -122,7 +123,7 @@ def naive_losses(mixture: TaskMixture, width: int, steps: int) -> list[float]:
 
 
 def closed_form_seconds(tasks: int = 1000, features: int = 1000) -> float:
-    """CPU seconds of `tasks * features` features: order, losses, all kinds of widths, and what gaps do to them."""
+    """CPU seconds for all closed forms of `tasks * features` features: order, losses, widths and gaps."""
 
     def everything() -> None:
         mixture = TaskMixture.power_law(tasks, features, null_directions=0, basis="axis")

@@ -18,6 +18,7 @@ def figures(
     quick: Quick = False,
 ) -> None:
     """Draw the study's synthetic figures from closed forms and fresh training runs, with bands over seeds."""
+    from olmo_inject.owned_folder import check_writable
     from olmo_inject.theory.drawing.figures import FIGURES
     from olmo_inject.theory.drawing.save import save_all
     from olmo_inject.theory.drawing.scene import load_scene
@@ -26,6 +27,7 @@ def figures(
     for name in only or ():
         choice("--only", name, tuple(FIGURES))
     scene = load_scene(config, quick)
+    check_writable(out)
     names = only or list(FIGURES)
     with show_progress("drawing", len(names), "figures") as meter:
         for done, name in enumerate(names):

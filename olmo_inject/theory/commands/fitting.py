@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 def fit(
     measured: Annotated[list[Path], typer.Argument(metavar="RUNS|CSV", help="Run folders, or a CSV with losses.")],
-    against: Annotated[str, typer.Option(help="size, data, frequency or width; or size,data for both.")] = "size,data",
-    task: Annotated[str | None, typer.Option(help="Whose loss; corpus is the rest of the batch.")] = None,
+    against: Annotated[str, typer.Option(help="size, data, frequency, width, or size,data for both.")] = "size,data",
+    task: Annotated[str | None, typer.Option(help="Task whose loss is fitted; corpus: the rest of the batch.")] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap fits for the 95% intervals.")] = 200,
     picture: Annotated[Path | None, typer.Option(help="Draw points, fit and band: .png, .svg or .pdf.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit L = E + A N^-alpha + B D^-beta, or E + A x^-gamma, and say what the points can tell of each number."""
+    """Fit L = E + A N^-alpha + B D^-beta, or E + A x^-gamma, with the uncertainty of each number."""
+    from olmo_inject.figure_style import check_format, save
+    from olmo_inject.owned_folder import check_writable
     from olmo_inject.theory.measurements import QUANTITIES, column, last_of_each_run, of_task, read_measurements
     from olmo_inject.theory.prediction.tables import table
     from olmo_inject.theory.scaling.fit import fit_power_law, fit_scaling_law
@@ -34,6 +36,9 @@ def fit(
     names = against.split(",")
     if names != ["size", "data"] and (len(names) > 1 or names[0] not in QUANTITIES):
         raise UserError(f"--against must be one of {', '.join(QUANTITIES)} or size,data, got {against!r}")
+    if picture is not None:
+        check_format(picture)
+        check_writable(picture.parent)
     points = of_task(read_measurements(measured), task)
     if "data" not in names:
         points = last_of_each_run(points)
@@ -42,9 +47,8 @@ def fit(
     if len(names) == 2:
         found: Fit[Any] = fit_scaling_law(columns[0], columns[1], losses, resamples)
     else:
-        found = fit_power_law(columns[0], losses, resamples)
+        found = fit_power_law(columns[0], losses, resamples, name=names[0])
     if picture is not None:
-        from olmo_inject.figure_style import save
         from olmo_inject.theory.drawing.fits import fitted_law
 
         save(fitted_law(found, names, columns, losses), picture)

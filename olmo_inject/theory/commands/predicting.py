@@ -1,4 +1,4 @@
-"""`olmo-inject theory predict`: what frequencies and spectra say before any GPU is spent."""
+"""`olmo-inject theory predict`: predictions from frequencies and spectra, without a GPU."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 def predict_command(
     config: Annotated[
-        Path | None, typer.Argument(help="YAML with frequencies and spectra; or a run's plan.json; or an experiment.")
+        Path | None, typer.Argument(help="YAML with frequencies and spectra, a run's plan.json, or an experiment.")
     ] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, instead of what the files say.")] = None,
-    spectra: Annotated[Path | None, typer.Option(help="YAML with what a plan leaves out: spectra, corpus.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes as key=value.")] = None,
+    spectra: Annotated[Path | None, typer.Option(help="YAML with what a plan lacks: spectra, corpus.")] = None,
     measured: Annotated[
         list[Path] | None, typer.Option("--from", help="Run folders or a CSV: estimate utilities from their losses.")
     ] = None,
     at: Annotated[list[str] | None, typer.Option(help="With --from: a cell to predict, such as 128:1/10.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict which tasks are held at which width and gap, before any GPU is spent."""
+    """Predict which tasks are held at which width and gap, without training."""
     from olmo_inject.theory.commands.estimating import estimate_from
     from olmo_inject.theory.prediction import tables
     from olmo_inject.theory.prediction.config import configured_mixture, load_predict_config
@@ -40,11 +40,11 @@ def predict_command(
 
     if measured:
         if config or spectra:
-            raise UserError("--from takes the place of a configuration: give one of the two")
+            raise UserError("--from replaces a configuration: give one of the two")
         estimate_from(measured, at or [], as_json)
         return
     if config is None:
-        raise UserError("name a configuration, a plan or an experiment; or measured runs, with --from")
+        raise UserError("give a configuration, a plan or an experiment, or measured runs with --from")
     if at:
         raise UserError("--at says which cells to predict from measured runs: it needs --from")
     settings = load_predict_config(config, spectra, overrides or ())
@@ -70,7 +70,7 @@ def predict_command(
         console.print(*titled(prediction), sep="\n")
     if prediction.tied.any():
         edges = ", ".join(str(width) for width in prediction.widths[prediction.tied])
-        console.print(f"At N = {edges} two utilities tie: which of them is held is not determined.")
+        console.print(f"At N = {edges} two utilities are equal, so it is not determined which of them is held.")
     frequent = [prediction.mixture.names[k] for k in prediction.frequent]
     console.print(
         f"Frequent tasks, {len(frequent)} of {prediction.mixture.tasks}: {', '.join(frequent)}. "
@@ -111,7 +111,7 @@ def _print_overlapping(mixture: OverlappingMixture, settings: PredictConfig, as_
 
 
 def _step_size(settings: PredictConfig, largest: float) -> float:
-    """Eta times the largest eigenvalue of M: of a plain optimizer's learning rate, if it has one."""
+    """Eta times the largest eigenvalue of M, from a plain optimizer's learning rate if it has one."""
     rate = settings.optimizer.learning_rate
     if rate is None or settings.optimizer.name != "plain":
         return settings.step_size
@@ -119,7 +119,7 @@ def _step_size(settings: PredictConfig, largest: float) -> float:
 
 
 def _simulated(settings: PredictConfig, mixture: Mixture) -> list[Simulated]:
-    """Every declared task in bursts under an optimizer that has no closed form."""
+    """Simulate every declared task in bursts, under an optimizer without closed forms."""
     from olmo_inject.theory.prediction.optimizers import OptimizerSettings, simulate
 
     given = {key: value for key, value in vars(settings.optimizer).items() if value is not None}

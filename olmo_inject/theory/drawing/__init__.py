@@ -1,1 +1,1 @@
-"""Figures of the theory; start with `figures`, which names them."""
+"""Figures of the theory. Start with `figures`, which lists them by name."""

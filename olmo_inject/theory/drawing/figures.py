@@ -1,4 +1,4 @@
-"""The theory's figures by name, and which of the study's each one rebuilds."""
+"""The theory's figures by name, with the study's figure that each one reproduces."""
 
 from __future__ import annotations
 

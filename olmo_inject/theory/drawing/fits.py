@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from olmo_inject.bootstrap import percentile_ends
 from olmo_inject.theory.drawing import style
 from olmo_inject.theory.measurements import QUANTITIES
 from olmo_inject.theory.scaling.fit import Fit
@@ -30,11 +31,11 @@ def fitted_law(
     figure, panels = style.panels(len(names))
     for axis, (axes, name) in enumerate(zip(panels, names, strict=True)):
         grid = np.geomspace(columns[axis].min(), columns[axis].max(), 120)
-        # The other quantity is taken at its largest, where the law's floor is nearest.
+        # The other quantity has its largest value, where the loss is closest to the law's floor.
         others = [np.full_like(grid, values.max()) for values in columns]
         others[axis] = grid
         if found.band:
-            low, high = np.percentile([law.loss(*others) for law in found.band], [2.5, 97.5], axis=0)
+            low, high = percentile_ends(np.array([law.loss(*others) for law in found.band]))
             axes.fill_between(grid, low, high, color=style.BLUE, alpha=0.25, linewidth=0, label="95% band")
         axes.plot(columns[axis], losses, "o", color=style.BLACK, markersize=3, alpha=0.6, label="measured")
         where = "" if len(names) == 1 else f" at the largest {names[1 - axis]}"

@@ -1,4 +1,4 @@
-"""What gaps between observations do: matched-frequency injection, and its mechanism in two directions."""
+"""The effect of gaps between observations: matched-frequency injection, and its mechanism in two directions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def matched_frequency(scene: Scene) -> Figure:
     figure, (plain, adam, traces) = style.panels(3, height=3.6)
     step_size = PLAIN / float(scene.mixture.utilities.max())
     steps = Recipe(scene.injection_steps, step_size, "gd", "constant")
-    # Plain steps do not see the basis, and on the axes they are cheap.
+    # Plain steps do not depend on the basis, and on the axes they are cheap.
     _troughs(plain, scene, replace(scene.mixture, basis="axis"), steps)
     learned = longest_gaps(scene.mixture, scene.injected, step_size)[:, scene.rare]
     keeps = longest_kept_gaps(scene.mixture, scene.injected, step_size)[:, scene.rare]
@@ -59,7 +59,7 @@ def matched_frequency(scene: Scene) -> Figure:
 
 
 def _troughs(axes: Axes, scene: Scene, mixture: TaskMixture, recipe: Recipe) -> None:
-    """The signal before bursts of equal frequency against the gap, a line for every width."""
+    """Draw the signal before bursts of equal frequency against the gap, a line for every width."""
     for width, color, marker in zip(scene.injected, style.CATEGORIES, style.MARKERS, strict=False):
         troughs = train(mixture, width, recipe, scene.seeds, Bursts(scene.rare, scene.gaps)).troughs().median
         style.seeds(axes, scene.gaps, list(troughs.T), marker + "-", color, f"N = {width}")
@@ -98,12 +98,12 @@ def batch_cosines(
 
     Args:
         mixture: the tasks.
-        rare: the one in bursts.
+        rare: the task in bursts.
         width: N.
         gap: T.
         steps: of training, plain steps of eta nu_1 = 0.1.
         seeds: of encoders and samples.
-        batch: samples a step.
+        batch: samples per step.
 
     Returns:
         Both cosines, a row for every step and a column for every seed.
@@ -135,7 +135,7 @@ def _cosine(one: torch.Tensor, two: torch.Tensor) -> Float[np.ndarray, " S"]:
 
 
 def kept_and_learned(scene: Scene) -> Figure:
-    """Over width and gap: learned and kept, bistable, oscillating or lost."""
+    """A map over width and gap: learned and kept, bistable, oscillating or lost."""
     mixture, rare = scene.mixture, scene.rare
     step_size = PLAIN / float(mixture.utilities.max())
     every = np.arange(1, max(scene.widths) + 1)

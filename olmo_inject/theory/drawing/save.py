@@ -1,4 +1,4 @@
-"""Writing a figure in every format: PNG for the screen, SVG and PDF for print."""
+"""Write a figure in every format: PNG for the screen, SVG and PDF for print."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def save_all(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure in every format.
 
     Args:
-        figure: to write.
-        folder: made where it is not there.
-        name: of the files, without their endings.
+        figure: the figure.
+        folder: created if it does not exist.
+        name: file name without the ending.
 
     Raises:
         UserError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""What the figures are drawn of: a mixture, widths, gaps and how long to train. Configurable by a YAML file."""
+"""What the figures show: a mixture, widths, gaps and the length of training. A YAML file may configure it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,25 @@ from olmo_inject.theory.training.train import Recipe, Trained, train
 
 @dataclass
 class SceneConfig:
-    """A power-law mixture and what is trained on it; see `docs/theory.md`."""
+    """A power-law mixture and how it is trained; see docs/theory.md.
+
+    Attributes:
+        tasks: number of tasks.
+        features: number of features of every task.
+        frequency_power: frequencies fall as k to this negative power.
+        spectrum_power: spectra fall as j to this negative power.
+        null_directions: input directions that no task uses.
+        widths: widths of losses and signals.
+        injected: widths of the matched-frequency curves.
+        contrast: a narrow and a wide width, for traces and cosines.
+        shown: tasks whose curves are drawn, from 1.
+        rare: the task in bursts, from 1.
+        gaps: steps between bursts.
+        trace_gap: steps between bursts in the traces.
+        steps: training steps on the mixture.
+        injection_steps: training steps with bursts.
+        seeds: number of initial encoders.
+    """
 
     tasks: int = 20
     features: int = 10
@@ -39,20 +57,20 @@ class SceneConfig:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A checked `SceneConfig`: tasks count from 0 here, from 1 in the file and in the pictures.
+    """A checked `SceneConfig`. Tasks count from 0 here, and from 1 in the file and in figures.
 
     Args:
         mixture: the tasks.
-        widths: N of the losses and signals.
-        injected: N of the matched-frequency curves.
+        widths: widths N of losses and signals.
+        injected: widths N of the matched-frequency curves.
         contrast: a narrow and a wide N, for traces and cosines.
-        shown: the tasks whose curves are drawn.
-        rare: the one in bursts.
-        gaps: T.
+        shown: tasks whose curves are drawn.
+        rare: the task in bursts.
+        gaps: gaps T between bursts.
         trace_gap: T of the traces.
-        steps: of training on the mixture.
-        injection_steps: of training with bursts.
-        seeds: of the initial encoders; bands are over them.
+        steps: training steps on the mixture.
+        injection_steps: training steps with bursts.
+        seeds: of the initial encoders, over which bands are drawn.
     """
 
     mixture: TaskMixture
@@ -69,12 +87,12 @@ class Scene:
 
     @cached_property
     def trained(self) -> dict[int, Trained]:
-        """Encoders of every width, trained on the mixture; several figures share them."""
+        """Encoders of every width, trained on the mixture. Several figures share them."""
         return {width: train(self.mixture, width, Recipe(steps=self.steps), self.seeds) for width in self.widths}
 
 
 def load_scene(path: Path | None, quick: bool) -> Scene:
-    """Read a scene; the default one where None, and a small one of it where `quick`.
+    """Read a scene; None gives the default one, and `quick` a smaller version of it.
 
     Raises:
         UserError: the file cannot be read, or a number in it is impossible.
@@ -115,7 +133,7 @@ def scene_of(config: SceneConfig) -> Scene:
 
 
 def _smaller(config: SceneConfig) -> SceneConfig:
-    """The same composition with less of everything that costs time."""
+    """The same scene with less of everything that takes time."""
     steps = min(config.injection_steps, 400)
     return replace(
         config,

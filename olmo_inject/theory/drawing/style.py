@@ -1,4 +1,4 @@
-"""What figures of the theory share beside `olmo_inject.figure_style`: panels at printed size, labels, seeds, axes."""
+"""What figures of the theory share besides `olmo_inject.figure_style`: panels for print, labels, seeds, axes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def label(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def legend(axes: Axes, columns: int) -> None:
-    """A legend below the panel, where it hides nothing."""
+    """Draw a legend below the panel, so that it hides nothing."""
     axes.legend(
         fontsize=8,
         loc="upper center",
@@ -67,7 +67,7 @@ def legend(axes: Axes, columns: int) -> None:
 def shades(count: int) -> list[tuple[float, float, float, float]]:
     """Ordered colours, from dark to light, none too light to see."""
     palette = matplotlib.colormaps["viridis"]
-    # Beyond .6 the map turns to greens and yellows that white paper swallows (contrast below 3 : 1).
+    # Beyond 0.6 the map turns to greens and yellows that are too pale on white paper (contrast below 3 : 1).
     return [palette(0.6 * i / max(count - 1, 1)) for i in range(count)]
 
 
@@ -79,15 +79,15 @@ def seeds(
     color: str | tuple[float, ...],
     name: str | None = None,
 ) -> None:
-    """The median over seeds, and a band or bar from the least to the most.
+    """Draw the median over seeds, and a band or bar for their range.
 
     Args:
         axes: to draw on.
         at: positions.
-        values: those of all seeds at every position.
-        mark: matplotlib's format; with a line, seeds make a band, with a marker alone a bar at every mark.
+        values: for every position, the values of all seeds.
+        mark: matplotlib's format string. With a line the range is a band; with a marker alone it is a bar.
         color: of both.
-        name: in the legend; not there where None.
+        name: in the legend; None: no entry.
     """
     middle, low, high = (np.array([reduce(cell) for cell in values]) for reduce in (np.median, np.min, np.max))
     axes.plot(at, middle, mark, color=color, markersize=4, linewidth=1.2, label=name)

@@ -1,1 +1,1 @@
-"""Closed forms: what a width holds, critical widths, gaps, overlaps; start with `closed_forms`."""
+"""Closed forms: what a width holds, critical widths, gaps, overlaps. Start with `closed_forms`."""

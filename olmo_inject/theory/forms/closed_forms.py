@@ -1,7 +1,7 @@
 """What an optimal encoder of width N holds, and the width from which it holds a given feature.
 
-By Ky Fan's theorem the best width-N encoder spans the N features of largest utility pi_k lambda_kj. So all
-of this is sorting and counting; nothing here costs more than a sort.
+By Ky Fan's theorem the best width-N encoder spans the N features of largest utility pi_k lambda_kj. So everything here
+is sorting and counting.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def checked_widths(mixture: Mixture, widths: Widths) -> Int[np.ndarray, " W"]:
 
 
 def retained_features(mixture: TaskMixture, widths: Widths) -> Int[np.ndarray, "W K"]:
-    """n_k(N): how many features of each task are among the N of largest utility. Always its first ones.
+    """n_k(N): the number of each task's features among the N of largest utility. They are always its first ones.
 
-    Where `tied_boundary` holds, these are the counts of one minimiser of several.
+    If `tied_boundary` holds, these are the counts of one of several minimisers.
     """
     kind("mixture", mixture, TaskMixture)
     ordered_tasks = mixture.task_of[mixture.learning_order]
@@ -81,7 +81,7 @@ def mixture_losses(mixture: Mixture, widths: Widths) -> Float[np.ndarray, " W"]:
 
 
 def tied_boundary(mixture: TaskMixture, widths: Widths) -> Bool[np.ndarray, " W"]:
-    """Whether the N-th and the next utility are equal, so that which feature is held is not determined."""
+    """Whether the N-th and the next utility are equal, so that it is not determined which feature is held."""
     kind("mixture", mixture, TaskMixture)
     ordered = np.append(mixture.utilities[mixture.learning_order], 0.0)
     at = np.minimum(checked_widths(mixture, widths), mixture.features)
@@ -91,7 +91,7 @@ def tied_boundary(mixture: TaskMixture, widths: Widths) -> Bool[np.ndarray, " W"
 def minimal_widths(mixture: TaskMixture, depths: Widths) -> Int[np.ndarray, " m"]:
     """N_min(m): the width from which every task's first m features are held, in every minimiser (Theorem 3).
 
-    A task with fewer than m features needs only those it has to be held.
+    A task with fewer than m features only needs the features that it has.
 
     Raises:
         UserError: a depth is below one or above every task's number of features.
@@ -104,7 +104,7 @@ def minimal_widths(mixture: TaskMixture, depths: Widths) -> Int[np.ndarray, " m"
 
 
 def frequent_tasks(mixture: Mixture, mass: float = 0.9) -> Int[np.ndarray, " _"]:
-    """F: the fewest most frequent tasks that together have at least this share of the data.
+    """F: the smallest set of most frequent tasks that together have at least this share of the data.
 
     Raises:
         UserError: `mass` is not between 0 and 1.
@@ -117,7 +117,7 @@ def frequent_tasks(mixture: Mixture, mass: float = 0.9) -> Int[np.ndarray, " _"]
 
 
 def residuals(mixture: TaskMixture, widths: Widths, tasks: Tasks) -> Float[np.ndarray, " W"]:
-    """R*_N: what the best encoder for these tasks alone leaves of their part of M (Corollary 5).
+    """R*_N: the part of these tasks' M that the best encoder for them alone does not explain (Corollary 5).
 
     Args:
         mixture: the tasks.
@@ -125,7 +125,7 @@ def residuals(mixture: TaskMixture, widths: Widths, tasks: Tasks) -> Float[np.nd
         tasks: those that count, from 0; the frequent ones in the paper.
 
     Raises:
-        UserError: a width is not from 1 to d, or a task is none of the mixture's.
+        UserError: a width is not from 1 to d, or a task is not in the mixture.
     """
     return _beyond(_falling_utilities(mixture, tasks), checked_widths(mixture, widths))
 
@@ -139,7 +139,7 @@ def residual_width(mixture: TaskMixture, share: float, tasks: Tasks) -> int:
         tasks: those that count, from 0; the frequent ones in the paper.
 
     Raises:
-        UserError: `share` is not from 0 to below 1, or a task is none of the mixture's.
+        UserError: `share` is not from 0 to below 1, or a task is not in the mixture.
     """
     share = number("the residual share", share, at_least=0, below=1)
     falling = _falling_utilities(mixture, tasks)
@@ -156,12 +156,12 @@ def critical_widths(
 
     Args:
         mixture: the tasks.
-        against: the tasks whose competition counts, e.g. the frequent ones; all others where None.
-        some_minimiser: count only features of strictly greater utility: the width from which the feature is
-            in some minimiser rather than in every one. Differs at exact ties alone.
+        against: the tasks whose competition counts, such as the frequent ones; None: all other tasks.
+        some_minimiser: count only features of strictly larger utility. This gives the width from which the feature is
+            in some minimiser rather than in every one, and differs only at exact ties.
 
     Raises:
-        UserError: a task is none of the mixture's.
+        UserError: a task is not in the mixture.
     """
     kind("mixture", mixture, TaskMixture)
     return widths_to_meet(mixture, mixture.utilities, against, some_minimiser)
@@ -183,7 +183,7 @@ def widths_to_meet(
         some_minimiser: count only what demands strictly more.
 
     Raises:
-        UserError: a task is none of the mixture's, or a demand is missing.
+        UserError: a task is not in the mixture, or a demand is missing.
     """
     kind("mixture", mixture, TaskMixture)
     if demanded.shape != mixture.utilities.shape or np.isnan(demanded).any():
@@ -194,7 +194,7 @@ def widths_to_meet(
     level = mixture.utilities * (1 + TIE if some_minimiser else 1 - TIE)
     order = mixture.learning_order
     everyone = np.empty(mixture.features, dtype=np.int64)
-    # Asked in order, a search stays in the cache.
+    # Queries in order keep the search in the cache.
     everyone[order] = competes.sum() - np.searchsorted(np.sort(demanded[competes]), level[order], side="left")
     return mixture.rank_of + everyone - np.where(competes, _own_at_least(mixture, demanded, level), 0)
 
@@ -221,6 +221,6 @@ def _falling_utilities(mixture: TaskMixture, tasks: Tasks) -> Float[np.ndarray, 
 
 
 def _beyond(falling: Float[np.ndarray, " n"], widths: Int[np.ndarray, " W"]) -> Float[np.ndarray, " W"]:
-    # Summed from the small end: a rest of 1e-12 must not be the difference of two ones.
+    # Summed from the small end, so that a rest of 1e-12 is not the difference of two numbers near 1.
     tails = np.append(np.cumsum(falling[::-1])[::-1], 0.0)
     return tails[np.minimum(widths, len(falling))]

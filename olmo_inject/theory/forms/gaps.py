@@ -1,8 +1,8 @@
 """Closed forms for matched-frequency injection: a rare task seen in bursts, once every T steps.
 
-Near the common solution a plain gradient step multiplies a rare feature's part in slot i, whose common
-eigenvalue is lambda_i, by 1 + 2 eta (nu(t) - lambda_i). In the gap nu(t) is zero, at the burst it is T nu.
-So the longer the gap the more is lost, and the slot of smallest lambda, the last one, loses least.
+Near the common solution a plain gradient step multiplies a rare feature's part in slot i, whose common eigenvalue is
+lambda_i, by 1 + 2 eta (nu(t) - lambda_i). In the gap nu(t) is zero; at the burst it is T nu. So longer gaps lose more,
+and the slot of smallest lambda, the last one, loses least.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ Values = int | float | Float[np.ndarray, "..."] | Int[np.ndarray, "..."]
 Result = Float[np.ndarray, "..."]
 
 LONGEST = 2.0**40
-"""Steps beyond which no gap is looked for."""
+"""Longest gap that is searched for, in steps."""
 
 
 def gap_retention(gap: Values, eigenvalue: Values, step_size: float) -> Result:
-    """The share of a rare feature's amplitude that T - 1 steps without it leave; its square for energy.
+    """The share of a rare feature's amplitude that is left after T - 1 steps without it (squared: of its energy).
 
     Args:
         gap: T, steps from one burst to the next.
-        eigenvalue: lambda_N, of the common feature the rare one competes with.
+        eigenvalue: lambda_N, of the common feature that the rare one competes with.
         step_size: eta.
 
     Raises:
@@ -58,7 +58,7 @@ def period_growth(gap: Values, eigenvalue: Values, utility: Values, step_size: f
 
 
 def demanded_utility(gap: Values, eigenvalue: Values, step_size: float) -> Result:
-    """The utility at which Gamma(T) is zero: what a rare feature needs against a common one.
+    """The utility at which Gamma(T) is zero, which a rare feature needs against a common one.
 
     Solving Gamma(T) = 0 for nu gives ((1 - 2 eta lambda)^-(T-1) - (1 - 2 eta lambda)) / (2 eta T): it rises
     with lambda and exponentially with the gap, to infinity where it leaves the range of a float.
@@ -82,7 +82,7 @@ def _demanded(steps: Result, rival: Result, step_size: float) -> Result:
 
 
 def _checked(gap: Values, eigenvalue: Values, step_size: float) -> tuple[Result, Result, float]:
-    """Gaps, competing utilities and step size as numbers at which the closed forms hold."""
+    """Check that the closed forms hold for these gaps, competing utilities and step size."""
     step_size = number("step size", step_size, above=0)
     rival = numbers("eigenvalue", eigenvalue, at_least=0, below=0.5 / step_size)
     return numbers("gap", gap, at_least=1), rival, step_size
@@ -101,7 +101,7 @@ def check_step_size(mixture: TaskMixture, step_size: float) -> None:
 def gap_critical_widths(
     mixture: TaskMixture, gap: int, step_size: float, against: Tasks | None = None
 ) -> Int[np.ndarray, " F"]:
-    """N_crit(T) of every feature when its task alone comes in bursts, once every T steps.
+    """N_crit(T) of every feature if its task alone comes in bursts, once every T steps.
 
     Its place in its task, plus one for each feature of another task against which it does not grow. At T = 1
     this is `critical_widths`. A local statement, about growth from the common solution under plain gradient
@@ -126,7 +126,7 @@ def longest_gaps(
 ) -> Float[np.ndarray, "W K"]:
     """The longest T at which each task's first feature still grows at each width.
 
-    0 where it does not grow even without a gap, infinite where the width leaves a slot without competition.
+    0 if it does not grow even without a gap; infinite if the width leaves a slot without competition.
     This is `gap_critical_widths` solved for the gap: growth from nothing. Whether a learned task stays is another
     question, see `kept.longest_kept_gaps`. The paper's matched-frequency injection (Fig. 4); derived in docs/theory.md.
 
@@ -148,9 +148,9 @@ def longest_gaps(
 def rival_utilities(
     mixture: TaskMixture, places: Int[np.ndarray, "W K"], against: Tasks | None
 ) -> Float[np.ndarray, "W K"]:
-    """The utility at a place, from 0 by falling utility, among the competing tasks other than each task itself.
+    """The utility at a rank (from 0, by falling utility) among the features of competing tasks, for each task.
 
-    Zero where there are fewer.
+    Zero if there are fewer features.
 
     Args:
         mixture: the tasks.
@@ -158,7 +158,7 @@ def rival_utilities(
         against: the tasks whose competition counts; all others where None.
 
     Raises:
-        UserError: a task is none of the mixture's.
+        UserError: a task is not in the mixture.
     """
     kind("mixture", mixture, TaskMixture)
     places = places.copy()
@@ -171,7 +171,7 @@ def rival_utilities(
     place[order] = np.arange(len(order))
     for task in np.flatnonzero(competes):
         own = place[mixture.starts[task] : mixture.starts[task + 1]]
-        # So many others are before each of its own; those with fewer than N push the N-th back by one.
+        # Each of the task's own features with fewer than N others before it moves the N-th back by one.
         places[:, task] += np.searchsorted(own - np.arange(len(own)), places[:, task], side="right")
     return falling[np.minimum(places, len(order))]
 
@@ -194,15 +194,15 @@ def _longest_gap(
 def adam_displacement(gap: Values, learning_rate: float, beta1: float = 0.9, beta2: float = 0.999) -> Result:
     """How far Adam moves a coordinate in one period if its gradient is zero in all but one of T steps.
 
-    It saturates: about sqrt(T) steps where mixed data would move it T, and never over 31.8 of them at the
-    default betas. So a burst of matched size cannot make up for the gap. The burst's size does not matter. The formula
-    takes beta2 near 1 (within .5% of torch's Adam at .999) and is not in the paper.
+    The displacement saturates: it is about sqrt(T) steps, where mixed data would move the coordinate T steps, and never
+    more than 31.8 at the default betas. So a burst of matched size cannot undo the gap; its size does not matter.
+    The formula assumes beta2 near 1 (within .5% of torch's Adam at .999) and is not in the paper.
 
     Args:
         gap: T.
-        learning_rate: Adam's.
-        beta1: Adam's, of the mean gradient.
-        beta2: Adam's, of the mean square.
+        learning_rate: of Adam.
+        beta1: Adam's decay of the mean gradient.
+        beta2: Adam's decay of the mean square.
 
     Raises:
         UserError: a number is impossible; above all unless beta1 < sqrt(beta2).
@@ -215,7 +215,7 @@ def adam_displacement(gap: Values, learning_rate: float, beta1: float = 0.9, bet
 
 
 def checked_betas(beta1: float, beta2: float) -> tuple[float, float]:
-    """Adam's betas.
+    """Check Adam's betas.
 
     Raises:
         UserError: unless 0 <= beta1 < sqrt(beta2) < 1; otherwise a burst's push would grow without bound.

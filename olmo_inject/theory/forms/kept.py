@@ -1,9 +1,9 @@
-"""Whether a task that is learned stays learned when it comes in bursts, once every T steps.
+"""Whether a learned task stays learned if it comes in bursts, once every T steps.
 
-The counterpart of `gaps`, which asks whether a task grows from nothing. Around the optimum, which holds the rare
-feature, a plain step multiplies the tilt of the strongest feature that is not held, of utility lambda_c, into the
-rare one's slot by 1 + 2 eta lambda_c in the gap and by 1 + 2 eta (lambda_c - T nu) at the burst. Too weak a burst
-does not undo the gap; one of 2 eta T nu above about 2 overshoots, at every width.
+`gaps` asks the opposite question, whether a task grows from nothing. Near the optimum, which holds the rare feature,
+consider a small tilt of the rare feature's slot towards the strongest feature that is not held, of utility lambda_c.
+A plain step multiplies it by 1 + 2 eta lambda_c in the gap and by 1 + 2 eta (lambda_c - T nu) at the burst. A burst
+that is too weak does not undo the gap. A burst with 2 eta T nu above about 2 overshoots, at every width.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def tilt_growth(gap: Values, unheld: Values, utility: Values, step_size: float) 
 
     Args:
         gap: T.
-        unheld: lambda_c, the largest utility of another task's feature that has no slot; 0 where all have.
+        unheld: lambda_c, the largest utility of another task's feature without a slot; 0 if all have one.
         utility: nu, of the rare feature at its long-run frequency.
         step_size: eta.
 
@@ -54,9 +54,9 @@ def _tilt_growth(steps: Result, rival: Result, rare: Result, step_size: float) -
 
 
 def unheld_utilities(mixture: TaskMixture, widths: Widths, against: Tasks | None = None) -> Float[np.ndarray, "W K"]:
-    """lambda_c of every task: the largest utility of the others that is not held beside its retained features.
+    """lambda_c of every task: the largest utility of other tasks' features that have no slot.
 
-    Below a task's critical width its first feature is taken to have a slot, as in a model that learned it before.
+    Below a task's critical width its first feature is assumed to have a slot, as in a model that learned it before.
 
     Args:
         mixture: the tasks.
@@ -76,8 +76,8 @@ def longest_kept_gaps(
 ) -> Float[np.ndarray, "W K"]:
     """The longest T up to which every task's first feature is kept once learned, at each width.
 
-    0 where even T = 1 displaces it. Beyond this gap the learned state is unstable: the task oscillates, if it still
-    grows from nothing, or is lost. Never infinite, as at 2 eta T nu of about 2 a burst overshoots.
+    0 if even T = 1 displaces it. Beyond this gap the learned state is unstable: the task oscillates if it still grows
+    from nothing, and is lost otherwise. It is never infinite, since a burst with 2 eta T nu of about 2 overshoots.
 
     Args:
         mixture: the tasks.
@@ -91,8 +91,8 @@ def longest_kept_gaps(
     check_step_size(mixture, step_size)
     rivals = unheld_utilities(mixture, widths, against)
     rare = np.broadcast_to(mixture.utilities[mixture.starts[:-1]], rivals.shape)
-    # Gamma_held(0) = 0 and it is concave up to the burst that removes the tilt: if negative at T = 1, then until there.
-    # Beyond, it rises without end, so that there is one crossing.
+    # Gamma_held(0) = 0, and it is concave up to the burst that removes the tilt. If it is negative at T = 1, it stays
+    # negative up to that burst. Beyond it, it rises without limit, so there is one crossing.
     removing = np.floor((1 + 2 * step_size * rivals) / (2 * step_size * rare))
     low, high = np.maximum(removing, 1), np.full_like(rivals, LONGEST)
     low = np.where(_tilt_growth(low, rivals, rare, step_size) < 0, low, 1)
@@ -104,7 +104,7 @@ def longest_kept_gaps(
 
 
 def gap_regime(mixture: TaskMixture, task: int, width: int, gap: int, step_size: float) -> Regime:
-    """What becomes of a task's first feature at one width and gap.
+    """What happens to a task's first feature at one width and gap.
 
     "kept": it is learned and stays. "bistable": it stays once learned but is not learned from nothing.
     "oscillates": it is learned from nothing but does not stay, a limit cycle or chaos with part of the signal.

@@ -1,7 +1,7 @@
 """Gradients and gaps of overlapping tasks: conflict and transfer, cycles of the flow, and floors.
 
-Without overlap tasks only compete: no two gradients agree, none is felt at the optimum, and under gradient flow gaps
-leave no mark. With overlap all three change, by the closed forms here.
+Without overlap tasks only compete: no two gradients agree, all are zero at the optimum, and under gradient flow gaps
+have no effect. With overlap all three change, as the closed forms here show.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 
 Encoder = Float[np.ndarray, "N d"]
 STEEP = 30.0
-"""Above this exponent of one period, its map is applied in pieces: the product would lose its small directions."""
+"""If one period's exponent is larger, its map is applied in pieces, since the product would lose small directions."""
 
 
 def task_gradients(mixture: Mixture, encoder: Encoder) -> Float[np.ndarray, "K N d"]:
-    """g_k = -2 (I - P) C_k U of every task, a row per latent, unweighted by frequency.
+    """g_k = -2 (I - P) C_k U of every task, one row per latent, not weighted by frequency.
 
     Raises:
         UserError: the encoder has no orthonormal rows of d numbers.
@@ -51,7 +51,7 @@ def gradient_products(mixture: Mixture, encoder: Encoder) -> Float[np.ndarray, "
 
 
 def gradient_cosines(mixture: Mixture, encoder: Encoder) -> Float[np.ndarray, "K K"]:
-    """The cosines of the tasks' gradients at an encoder; 0 with a gradient that vanishes.
+    """The cosines of the tasks' gradients at an encoder; 0 if a gradient is zero.
 
     Raises:
         UserError: the encoder has no orthonormal rows of d numbers.
@@ -66,12 +66,12 @@ def gradient_cosines(mixture: Mixture, encoder: Encoder) -> Float[np.ndarray, "K
 def cosine_at_random(mixture: Mixture, first: int, second: int) -> float:
     """The expected cosine of two tasks' gradients at a random encoder, of any width.
 
-    It is that of C_k - tr(C_k) I / d: positive where they overlap more than chance.
+    It is the cosine of the matrices C_k - tr(C_k) I / d: positive if the tasks overlap more than by chance.
 
     Args:
         mixture: the tasks.
-        first: a task.
-        second: another.
+        first: index of a task.
+        second: index of another task.
 
     Raises:
         UserError: a task is not among the mixture's.
@@ -90,7 +90,7 @@ def cosine_at_random(mixture: Mixture, first: int, second: int) -> float:
 
 
 def gradient_norms(mixture: OverlappingMixture, width: int) -> Float[np.ndarray, " K"]:
-    """|g_k| at the mixture's optimum: 0 iff the task is at rest there, as all are without overlap.
+    """|g_k| at the mixture's optimum: zero only if the task has no gradient there, as without overlap.
 
     Raises:
         UserError: the width is not from 1 to d.
@@ -100,7 +100,7 @@ def gradient_norms(mixture: OverlappingMixture, width: int) -> Float[np.ndarray,
 
 
 def conflict(mixture: OverlappingMixture, width: int) -> float:
-    """Omega_N = sum pi_k |g_k|^2 at the optimum: 0 iff it is a rest point of every task.
+    """Omega_N = sum pi_k |g_k|^2 at the optimum: zero only if no task has a gradient there.
 
     Raises:
         UserError: the width is not from 1 to d.
@@ -110,7 +110,7 @@ def conflict(mixture: OverlappingMixture, width: int) -> float:
 
 
 def floor(mixture: OverlappingMixture, task: int, width: int) -> float:
-    """The signal a long gap leaves of a task: what the others' best encoder holds of it anyway.
+    """The signal of a task that is left after a long gap: what the best encoder for the other tasks holds of it.
 
     Args:
         mixture: the tasks.
@@ -118,7 +118,7 @@ def floor(mixture: OverlappingMixture, task: int, width: int) -> float:
         width: N.
 
     Raises:
-        UserError: the task is none of the mixture's, or the width is not from 1 to d.
+        UserError: the task is not in the mixture, or the width is not from 1 to d.
     """
     rare = _Rare(mixture, task)
     return rare.signal(rare.top(rare.common, whole("width", width, 1, mixture.dimension)))
@@ -130,7 +130,7 @@ class FlowCycle:
 
     Args:
         peak: the task's signal after the burst.
-        trough: before it.
+        trough: the task's signal before the burst.
         swing: peak - trough to leading order in eta T mu_1: eta (T - 1) pi_r |g_r|^2 / tr C_r.
     """
 
@@ -140,7 +140,7 @@ class FlowCycle:
 
 
 def flow_cycle(mixture: OverlappingMixture, task: int, gap: int, width: int, step_size: float) -> FlowCycle:
-    """Peak and trough of a task that comes once every T steps, a step lasting `step_size` of the flow's time.
+    """Peak and trough of a task that comes once every T steps, where a step takes `step_size` of the flow's time.
 
     Args:
         mixture: the tasks.
@@ -173,7 +173,7 @@ def flow_cycle(mixture: OverlappingMixture, task: int, gap: int, width: int, ste
 
 
 class _Rare:
-    """One task against the others, in the space that features span: outside it nothing moves."""
+    """One task against the others, in the space that features span. Outside of it nothing moves."""
 
     def __init__(self, mixture: OverlappingMixture, task: int) -> None:
         kind("mixture", mixture, OverlappingMixture)
@@ -187,7 +187,7 @@ class _Rare:
     def top(self, moment: Float[np.ndarray, "r r"], width: int) -> Float[np.ndarray, "r N"]:
         values, vectors = np.linalg.eigh(moment)
         held = vectors[:, ::-1][:, :width]
-        # Directions the moment does not know are in no encoder it makes.
+        # Directions with eigenvalue zero are in no encoder.
         return held[:, values[::-1][:width] > 1e-12 * values[-1]]
 
     def signal(self, columns: Float[np.ndarray, "r N"]) -> float:
@@ -211,7 +211,7 @@ def _exponential(exponent: Float[np.ndarray, "r r"]) -> Float[np.ndarray, "r r"]
 def _iterated(
     start: Float[np.ndarray, "r N"], without: Float[np.ndarray, "r r"], burst: Float[np.ndarray, "r r"]
 ) -> tuple[Float[np.ndarray, "r N"], Float[np.ndarray, "r N"]]:
-    """The cycle by going round it, orthonormalised in pieces no steeper than `STEEP`."""
+    """The cycle by iteration, orthonormalised in pieces with exponents of at most `STEEP`."""
 
     def pieces(exponent: Float[np.ndarray, "r r"]) -> tuple[int, Float[np.ndarray, "r r"]]:
         count = max(1, int(np.ceil(np.linalg.norm(exponent, 2) / STEEP)))

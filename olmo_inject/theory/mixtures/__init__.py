@@ -1,1 +1,1 @@
-"""Mixtures of regression tasks: frequencies, spectra, directions; start with `task_mixture`."""
+"""Mixtures of regression tasks: frequencies, spectra, directions. Start with `task_mixture`."""

@@ -1,4 +1,4 @@
-"""A mixture's features as tensors, so that no step of training ever multiplies by what is zero."""
+"""A mixture's features as tensors, stored so that training never multiplies by zeros."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FeatureBank:
         device: torch's name of it.
 
     Raises:
-        UserError: an argument is none of these, or the machine has no such device.
+        UserError: an argument is invalid, or the machine has no such device.
     """
 
     def __init__(self, mixture: Mixture, dtype: torch.dtype, device: torch.device | str) -> None:
@@ -60,7 +60,7 @@ class FeatureBank:
         return bank
 
     def project(self, rows: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n F"]:
-        """Each row's components along the features: X B."""
+        """The components of each row along the features: X B."""
         sized("rows", rows, self.dimension)
         if self.directions is None:
             return rows[..., self.first : self.first + len(self.eigenvalues)]
@@ -87,7 +87,7 @@ class FeatureBank:
 def orthonormalised(rows: Float[Tensor, "*batch N d"]) -> Float[Tensor, "*batch N d"]:
     """The orthonormal rows of a QR factorisation with a positive diagonal, which is unique.
 
-    By Cholesky of the Gram matrix where that is exact to rounding, else by Householder reflections.
+    It uses Cholesky of the Gram matrix if that is exact to rounding, and otherwise Householder reflections.
 
     Raises:
         UserError: there are no rows, more than can be independent, or numbers that are not finite.
@@ -101,27 +101,27 @@ def orthonormalised(rows: Float[Tensor, "*batch N d"]) -> Float[Tensor, "*batch 
 
 
 def retracted(rows: Float[Tensor, "*batch N d"]) -> Float[Tensor, "*batch N d"]:
-    """`orthonormalised` for the rows of a training step: made of matrix products, with less looking.
+    """`orthonormalised` for the rows of a training step: only matrix products, with fewer checks.
 
-    A step starts from orthonormal rows, so Cholesky is nearly exact, and what it misses the next step mends.
+    A step starts from orthonormal rows, so Cholesky is nearly exact, and the next step corrects its error.
 
     Raises:
         UserError: there are no rows, or more than can be independent.
     """
     _independent(sized("rows", rows, None, None))
     factor, failed = torch.linalg.cholesky_ex(rows @ rows.mT)
-    # Of dependent rows the last pivot is rounding: whether Cholesky fails depends on the machine.
+    # If rows are dependent, the last pivot is rounding, and whether Cholesky fails depends on the machine.
     lost = torch.diagonal(factor, dim1=-2, dim2=-1).amin() < 1e-3
     return _by_reflections(rows) if failed.any() | lost else _solved(factor, rows)
 
 
 def _independent(rows: Tensor) -> None:
     if rows.shape[-2] > rows.shape[-1]:
-        raise UserError(f"at most {rows.shape[-1]} rows of so many numbers are independent, got {rows.shape[-2]}")
+        raise UserError(f"at most {rows.shape[-1]} rows of this length can be independent, got {rows.shape[-2]}")
 
 
 def _solved(factor: Tensor, rows: Tensor) -> Tensor:
-    # From the right, as row-major rows are the column-major matrix that LAPACK wants: no copies.
+    # Solving from the right needs no copies, since row-major rows are LAPACK's column-major matrix.
     return torch.linalg.solve_triangular(factor.mT, rows.mT, upper=True, left=False).mT
 
 

@@ -1,4 +1,4 @@
-"""From instances per batch, as injection plans count, to a mixture of injected tasks and corpus."""
+"""Convert instances per batch, as in injection plans, to a mixture of injected tasks and corpus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from olmo_inject.theory.mixtures.task_mixture import Basis, TaskMixture
 
 
 def parse_rate(value: str | float | int | Fraction, where: str) -> Fraction:
-    """A positive number or fraction such as 1/10, exactly as written.
+    """Parse a positive number or a fraction such as 1/10, exactly as written.
 
     Raises:
         UserError: it is neither, or not above zero. The message begins with `where`.
@@ -22,7 +22,7 @@ def parse_rate(value: str | float | int | Fraction, where: str) -> Fraction:
     if isinstance(value, bool | np.bool_):
         raise UserError(f"{where} must be a positive number or a fraction such as 1/10, got {value!r}")
     try:
-        # A float goes through its shortest decimal, so that 0.1 is a tenth.
+        # A float is read as its shortest decimal, so that 0.1 is exactly a tenth.
         rate = value if isinstance(value, Fraction) else Fraction(str(value).replace(" ", ""))
     except (ValueError, ZeroDivisionError, OverflowError):
         raise UserError(f"{where} must be a positive number or a fraction such as 1/10, got {value!r}") from None
@@ -45,11 +45,11 @@ def mixture_from_frequencies(
 
     Args:
         names: of the injected tasks.
-        instances_per_batch: of each, as the plan gives it: a number, a Fraction or "1/10".
-        spectra: of each.
-        batch: instances in a batch, injected or not; only with a background.
+        instances_per_batch: rate of each, as in the plan: a number, a Fraction or "1/10".
+        spectra: spectrum of each.
+        batch: number of instances in a batch, injected or not; needed with a background.
         background: the corpus as a mixture of its own tasks, which share what injection leaves of the batch.
-            Without it the injected tasks compete with each other alone.
+            Without it the injected tasks only compete with each other.
         null_directions: input directions beyond all features.
         basis: of the result.
 

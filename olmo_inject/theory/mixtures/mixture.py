@@ -1,4 +1,4 @@
-"""What every mixture has: tasks with frequencies and spectra, and their features, kept flat, task after task."""
+"""What all mixtures have: tasks with frequencies and spectra, and their features, stored task after task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from olmo_inject.theory.inputs import frozen, number, numbers, task_indices
 
 
 class Mixture:
-    """Multi-task linear regression: tasks that come with a frequency each and ask for a few features of the input.
+    """Multi-task linear regression: each task has a frequency and a few features of the input as its target.
 
     The base of `TaskMixture`, whose features are orthonormal, and `OverlappingMixture`, whose features may have any
     directions. Feature f belongs to `task_of[f]`.
@@ -46,7 +46,7 @@ class Mixture:
 
     @cached_property
     def eigenvalues(self) -> Float[np.ndarray, " F"]:
-        """Every feature's lambda."""
+        """The eigenvalue lambda of every feature."""
         return frozen(np.concatenate(self.spectra))
 
     @cached_property
@@ -61,12 +61,12 @@ class Mixture:
 
     @cached_property
     def utilities(self) -> Float[np.ndarray, " F"]:
-        """Every feature's nu = pi lambda: without overlap the eigenvalues of M."""
+        """The utility nu = pi lambda of every feature. Without overlap these are the eigenvalues of M."""
         return frozen(self.frequencies[self.task_of] * self.eigenvalues)
 
     @cached_property
     def traces(self) -> Float[np.ndarray, " K"]:
-        """Every tr C_k: the loss of a task of which nothing is held."""
+        """The trace tr C_k of every task: its loss if nothing of it is held."""
         return frozen(np.add.reduceat(self.eigenvalues, self.starts[:-1]))
 
     def gram(self, tasks: Iterable[int] | None = None) -> Float[np.ndarray, "d d"]:
@@ -80,7 +80,7 @@ class Mixture:
         return (columns * self.utilities[chosen]) @ columns.T
 
     def index(self, name: str) -> int:
-        """The place of a task.
+        """The index of the task with this name.
 
         Raises:
             UserError: no task has this name.
@@ -90,7 +90,7 @@ class Mixture:
         return self.names.index(name)
 
     def turned(self, seed: int = 0) -> Mixture:
-        """The same tasks in a random basis: an optimizer that goes by coordinates, such as Adam, sees the basis.
+        """The same tasks in a random basis, which matters to coordinate-wise optimizers such as Adam.
 
         Raises:
             UserError: the seed is not a whole number of 0 or more.
@@ -98,7 +98,7 @@ class Mixture:
         raise NotImplementedError
 
     def _check_tasks(self) -> None:
-        """Put checked copies, which nobody can change, in the place of names, frequencies and spectra."""
+        """Replace names, frequencies and spectra by checked copies that cannot be changed."""
         names, frequencies = _checked_tasks(self.frequencies, self.names, len(self.spectra))
         spectra = tuple(_checked_spectrum(name, spectrum) for name, spectrum in zip(names, self.spectra, strict=True))
         object.__setattr__(self, "names", names)

@@ -22,8 +22,8 @@ NOTHING = 1e-12
 class OverlappingMixture(Mixture):
     """Multi-task linear regression whose tasks may share directions.
 
-    As `TaskMixture`, but feature f has any unit direction: C_k = B_k Lambda_k B_k^T, M = sum pi_k C_k. The
-    eigenvalues of M are then no utilities of single features: they are slots, which tasks share.
+    Unlike in `TaskMixture`, feature f has any unit direction: C_k = B_k Lambda_k B_k^T, M = sum pi_k C_k. The
+    eigenvalues of M are not utilities of single features, but of slots that tasks share.
 
     Args:
         frequencies: pi, one per task; positive, sum 1.
@@ -149,21 +149,21 @@ class OverlappingMixture(Mixture):
 
     @property
     def slots(self) -> Float[np.ndarray, " F"]:
-        """mu, the eigenvalues of M, falling: what the N-th latent is worth."""
+        """mu, the eigenvalues of M in falling order: what the N-th latent explains."""
         return self._dual[0]
 
     @property
     def rank(self) -> int:
-        """Slots that are worth anything: a wider encoder gains nothing."""
+        """Number of slots above zero. A wider encoder gains nothing."""
         return int((self.slots > 0).sum())
 
     @cached_property
     def shares(self) -> Float[np.ndarray, "K F"]:
-        """phi: task k's share of every slot; the shares of a slot sum to 1, and are 0 or 1 without overlap."""
+        """phi: task k's share of every slot. The shares of a slot sum to 1; without overlap they are 0 or 1."""
         return frozen(np.add.reduceat(self._dual[1] ** 2, self.starts[:-1], axis=0))
 
     def task_signals(self, widths: Iterable[int]) -> Float[np.ndarray, "W K"]:
-        """s_k(N) = tr(P_N C_k) / tr C_k of the best encoder; never falls with N."""
+        """s_k(N) = tr(P_N C_k) / tr C_k of the best encoder, which never falls with N."""
         held = np.cumsum(self.slots * self.shares, axis=1) / (self.frequencies * self.traces)[:, None]
         return held[:, np.minimum(self._widths(widths), self.features) - 1].T
 
@@ -185,7 +185,7 @@ class OverlappingMixture(Mixture):
         return int((signals >= share * (1 - 1e-12)).argmax()) + 1
 
     def loss_bracket(self, widths: Iterable[int]) -> tuple[Float[np.ndarray, " W"], Float[np.ndarray, " W"]]:
-        """What L*(N) lies between whatever the overlap: N slots for each task alone, and the orthogonal value."""
+        """Bounds of L*(N) for any overlap: N slots for each task alone, and the value without overlap."""
         sizes = np.minimum(self._widths(widths), self.features)
         falling = np.append(np.cumsum(np.sort(self.utilities))[::-1], 0.0)
         own = [

@@ -1,4 +1,4 @@
-"""The synthetic problem: tasks with frequencies, each a few orthogonal features with a decaying spectrum."""
+"""The synthetic problem: tasks with frequencies, each with a few orthogonal features and a decaying spectrum."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ TIE = 1e-12
 class TaskMixture(Mixture):
     """Multi-task linear regression, whose best width-N encoder is known in closed form.
 
-    Inputs are isotropic, x in R^d. Task k has frequency pi_k and asks for y = Lambda_k^(1/2) B_k^T x, where
-    the columns of B_k are its features and Lambda_k its spectrum; C_k = B_k Lambda_k B_k^T. The features of
-    all tasks are orthonormal, and `null_directions` further input directions are asked for by no task.
-    Features are kept flat, task after task: feature f belongs to `task_of[f]`.
+    Inputs are isotropic, x in R^d. Task k has frequency pi_k and target y = Lambda_k^(1/2) B_k^T x, where the columns
+    of B_k are its features and Lambda_k its spectrum; C_k = B_k Lambda_k B_k^T. The features of all tasks are
+    orthonormal. No task uses the `null_directions` further input directions. Features are stored task after task:
+    feature f belongs to `task_of[f]`.
 
     Args:
         frequencies: pi, one per task; positive, sum 1.
@@ -102,7 +102,7 @@ class TaskMixture(Mixture):
         )
 
     def alone(self, task: int) -> TaskMixture:
-        """One task trained on its own in the same input space: the control for "cannot" against "loses"."""
+        """One task on its own in the same input space: the control that tells "cannot hold" from "loses"."""
         task = whole("task", task, 0, self.tasks - 1)
         spectrum = self.spectra[task]
         return TaskMixture(
@@ -130,12 +130,12 @@ class TaskMixture(Mixture):
 
     @cached_property
     def rank_of(self) -> Int[np.ndarray, " F"]:
-        """j, every feature's place in its own task, from 1."""
+        """j, the index of every feature in its own task, from 1."""
         return frozen(np.arange(self.features) - self.starts[self.task_of] + 1)
 
     @cached_property
     def learning_order(self) -> Int[np.ndarray, " F"]:
-        """Features by falling utility; equals by task, so that a task's own always come in order."""
+        """Features by falling utility. Equal ones are ordered by task, so that a task's features stay in order."""
         return frozen(np.argsort(-self.utilities, kind="stable"))
 
     @cached_property

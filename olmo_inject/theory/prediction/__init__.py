@@ -1,1 +1,1 @@
-"""What the theory says of the tasks of a configuration or of measured runs; start with `predict`."""
+"""Predictions for the tasks of a configuration or of measured runs. Start with `predict`."""

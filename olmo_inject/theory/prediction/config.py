@@ -1,4 +1,4 @@
-"""The configuration of a prediction: a file of its own, or a plan's or experiment's injections beside one."""
+"""The configuration of a prediction: a file of its own, or the injections of a plan or experiment with spectra."""
 
 from __future__ import annotations
 
@@ -30,7 +30,15 @@ class SpectrumConfig:
 
 @dataclass
 class TaskConfig:
-    """One task: a share of the data or instances per batch, and its spectrum."""
+    """One task.
+
+    Attributes:
+        frequency: share of the data.
+        instances_per_batch: in place of `frequency`: a number or a fraction such as 1/10.
+        spectrum: eigenvalues of its features.
+        directions: for overlapping tasks, a list of numbers for each feature.
+        gram: the Gram matrix C_k, in place of spectrum and directions.
+    """
 
     frequency: int | float | str | None = None
     instances_per_batch: int | float | str | None = None
@@ -41,7 +49,7 @@ class TaskConfig:
 
 @dataclass
 class OverlapConfig:
-    """Two tasks whose features overlap: the cosine of the first with the first, the second with the second, ..."""
+    """Two tasks whose features overlap: the cosine between their first features, their second features, ..."""
 
     tasks: list[str] = field(default_factory=list)
     cosine: float = 0.0
@@ -49,7 +57,16 @@ class OverlapConfig:
 
 @dataclass
 class OptimizerConfig:
-    """The optimizer in use, see `OptimizerSettings`; a plain one's learning rate replaces `step_size`."""
+    """The optimizer, see `OptimizerSettings`.
+
+    Attributes:
+        name: plain, adam or muon.
+        learning_rate: of the optimizer; for a plain one it replaces `step_size`.
+        beta1: of Adam, or Muon's momentum.
+        beta2: of Adam.
+        steps: number of simulated steps.
+        seeds: number of initial encoders.
+    """
 
     name: str = "plain"
     learning_rate: float | None = None
@@ -61,7 +78,7 @@ class OptimizerConfig:
 
 @dataclass
 class BackgroundConfig:
-    """The corpus: power-law tasks that share what the declared ones leave."""
+    """The corpus: power-law tasks that share the data that the declared tasks leave."""
 
     tasks: int = 20
     power: float = 1.7
@@ -70,7 +87,20 @@ class BackgroundConfig:
 
 @dataclass
 class PredictConfig:
-    """All that `predict` takes; see `docs/theory.md`."""
+    """Everything that `predict` takes; see docs/theory.md.
+
+    Attributes:
+        tasks: the declared tasks by name.
+        background: the corpus; None: the declared tasks compete only with each other.
+        batch: instances in a batch.
+        widths: widths to tabulate.
+        gaps: gaps to tabulate, in steps.
+        step_size: eta nu_1, below 0.5.
+        optimizer: whose gaps are predicted.
+        overlaps: cosines between features of tasks.
+        frequent_mass: share of the data that defines the frequent tasks.
+        residual_share: what N_epsilon may leave of them.
+    """
 
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     background: BackgroundConfig | None = None
@@ -90,7 +120,7 @@ def load_predict_config(path: Path, spectra: Path | None = None, overrides: Sequ
     Args:
         path: a PredictConfig as YAML; or a run's plan or an experiment, known by their `injections`, of which
             only rates are read and, from a plan, the batch (see `injected_rates`).
-        spectra: a PredictConfig with what those do not say, above all the tasks' spectra.
+        spectra: a PredictConfig with what a plan or experiment lacks, above all the tasks' spectra.
         overrides: `key=value` in OmegaConf's dotted form, over both.
 
     Raises:
@@ -107,7 +137,7 @@ def load_predict_config(path: Path, spectra: Path | None = None, overrides: Sequ
 
 
 def configured_mixture(config: PredictConfig) -> TaskMixture:
-    """The mixture that a configuration describes; its width limit is the largest width asked for.
+    """The mixture that a configuration describes. Its width limit is the largest requested width.
 
     Raises:
         UserError: frequencies or spectra are missing, mixed in kind or impossible.
@@ -140,14 +170,14 @@ def configured_mixture(config: PredictConfig) -> TaskMixture:
         return TaskMixture(np.array(shares), tuple(spectra), tuple(names), null_directions)
     if sum(shares) >= 1:
         raise UserError(f"tasks: frequencies sum to {sum(shares):g}, which leaves nothing for the background")
-    # A batch of one instance: shares are its parts.
+    # Shares of the data are rates in a batch of one instance.
     return mixture_from_frequencies(
         names, shares, spectra, batch=1, background=background, null_directions=null_directions
     )
 
 
 def _read_gram(name: str, task: TaskConfig) -> None:
-    """Put a Gram matrix's spectrum and directions in its place."""
+    """Replace a Gram matrix by its spectrum and directions."""
     if task.directions is not None or task.spectrum.values is not None or task.spectrum.power is not None:
         raise UserError(f"tasks.{name}: a gram gives spectrum and directions: leave out both")
     assert task.gram is not None

@@ -1,7 +1,7 @@
-"""From measured losses to effective utilities: what a task's frequency is worth at each width.
+"""Estimate effective utilities from measured losses: how far a task's frequency goes at each width.
 
-In the theory a task's loss depends on its frequency f and the width N through f / tau(N) alone, tau(N) being the
-utility of the N-th slot: where both fall as powers, through x = f N^p. The estimator is a smooth step in ln x,
+In the theory a task's loss depends on its frequency f and the width N only through f / tau(N), where tau(N) is the
+utility of the N-th slot. If both fall as powers, it depends on x = f N^p. The estimator is a smooth step in ln x,
 
     L(N, f) = E + (L_0 - E) / (1 + (x / x_half)^g),
 
@@ -31,12 +31,12 @@ class UtilityEstimate:
 
     Args:
         floor: E, the loss of a task that is held.
-        ceiling: L_0, of one that is not.
-        steepness: g; 1 / g is how many e-folds of frequency the step takes.
+        ceiling: L_0, the loss of a task that is not held.
+        steepness: g; the step takes 1 / g e-folds of frequency.
         exponent: p, by which width makes up for frequency.
         log_half: ln x_half.
         residual: the root mean square misfit, in units of the loss.
-        held_out: the same of cells predicted from all others, one cell at a time.
+        held_out: the same for cells that are predicted from all other cells, one cell at a time.
     """
 
     floor: float
@@ -57,7 +57,7 @@ class UtilityEstimate:
         return np.exp(self.log_half - self.exponent * np.log(numbers("width", widths, above=0)))
 
     def effective_utility(self, widths: Cells | float, frequencies: Cells | float) -> Cells:
-        """F / f_half(N): what a frequency is worth at a width; above 1 the task is mostly held."""
+        """The ratio f / f_half(N): above 1 the task is mostly held."""
         return numbers("frequency", frequencies, above=0) / self.half_frequency(widths)
 
     def as_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def estimate_utilities(widths: Cells, frequencies: Cells, losses: Cells) -> Util
 
 
 def _from_others(size: Cells, rate: Cells, loss: Cells, best: list[float]) -> Cells:
-    """Every cell's loss as all other cells predict it; NaN where they have one width or frequency alone."""
+    """Each cell's loss, predicted from all other cells; NaN if those have only one width or frequency."""
     predicted = np.full(len(loss), np.nan)
     for width, frequency in _distinct(size, rate):
         same = (size == width) & (rate == frequency)  # several seeds of one cell are held out together
@@ -126,13 +126,13 @@ def _root_mean_square(misses: Cells) -> float:
 
 
 def matched_cells(frequencies: Cells, gaps: Cells) -> np.ndarray:
-    """Which cells have no longer gaps than their frequency makes needful: bursts are another question."""
+    """Which cells have gaps no longer than their frequency requires, and so are not bursts."""
     rates = numbers("frequencies", frequencies, above=0)
     return ~(gaps > 1.5 * np.maximum(1, 1 / rates))
 
 
 def parse_cell(text: str) -> tuple[float, float]:
-    """A cell such as 128:1/10 as width and frequency.
+    """Parse a cell such as 128:1/10 into width and frequency.
 
     Raises:
         UserError: it is not of this form.
@@ -152,14 +152,14 @@ def _falling(value: Cells) -> Cells:
 
 
 def _fit(size: Cells, rate: Cells, loss: Cells, start: list[float] | None = None) -> list[float]:
-    """E, L_0, g, p and ln x_half at the least sum of squares over several starts."""
+    """Fit E, L_0, g, p and ln x_half by least squares; the best of several starts."""
     span = float(np.ptp(loss)) or float(loss.max())  # a held-out cell may be the only one that differs
     middle = float(np.log(size).mean())
     low = [0.0, float(loss.max()) * 0.3, 0.05, 0.0, -60.0]
     high = [float(loss.min()) + 1e-3 * span, float(loss.max()) * 3, 20.0, 10.0, 60.0]
 
     def misfit(p: np.ndarray) -> Cells:
-        # The half point is held at the middle width, or it moves with every change of the exponent.
+        # The half point is defined at the middle width, so that it does not move with the exponent.
         utility = np.log(rate) - p[4] + p[3] * (np.log(size) - middle)
         return (p[0] + (p[1] - p[0]) * _falling(p[2] * utility) - loss) / span
 

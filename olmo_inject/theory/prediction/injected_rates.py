@@ -1,4 +1,4 @@
-"""The rates at which an experiment injects its tasks: from its plan's JSON, or from its YAML where that says them."""
+"""The rates at which an experiment injects its tasks, from its plan's JSON or, if possible, from its YAML."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def is_injected(document: dict[str, Any]) -> bool:
 
 
 def injected_rates(path: Path, document: dict[str, Any]) -> dict[str, Any]:
-    """What a plan or an experiment says of a prediction: every task's `instances_per_batch`, a plan also `batch`.
+    """Read every task's `instances_per_batch` from a plan or an experiment, and `batch` from a plan.
 
-    A task that is injected in part of a run only counts with its rate there.
+    A task that is injected in a part of the run counts with its rate there.
 
     Args:
-        path: named in messages.
+        path: of the file, for messages.
         document: a plan, whose `injections` are by task; or an experiment, whose `injections` are a list.
 
     Raises:

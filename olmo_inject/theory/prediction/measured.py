@@ -48,7 +48,7 @@ def estimate_from_runs(paths: Sequence[Path]) -> list[MeasuredTask]:
 
     Args:
         paths: run folders, or folders of them; or one CSV with the columns width, frequency and loss, and task
-            where there are several.
+            if there are several.
 
     Raises:
         UserError: a file cannot be read, no task was injected, or a task has too few runs to estimate from.
@@ -67,7 +67,7 @@ def estimate_from_runs(paths: Sequence[Path]) -> list[MeasuredTask]:
         except UserError as error:
             raise UserError(f"task {task}: {error}") from None
     if not found:
-        raise UserError("no injected task has a measured loss")
+        raise UserError("no injected task has a measured loss, apart from bursts: those are another question")
     return found
 
 

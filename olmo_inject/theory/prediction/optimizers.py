@@ -1,8 +1,8 @@
-"""Gaps under the optimizer in use: closed forms for plain steps, simulation for Adam and Muon.
+"""Gaps under different optimizers: closed forms for plain steps, simulation for Adam and Muon.
 
-Plain steps multiply, so growth and decay have closed forms. Adam's and Muon's steps depend on the gradient's recent
-size, which neither a gap nor a slot's utility fixes: what they hold is simulated, with seeds for its spread. What can
-be said of Adam in closed form is how far one burst moves a coordinate, `gaps.adam_displacement`.
+Plain steps multiply amplitudes, so growth and decay have closed forms. Steps of Adam and Muon depend on the gradient's
+recent size, which neither the gap nor a slot's utility determines. So these are simulated, over several seeds. Only
+Adam's displacement of a coordinate in one burst has a closed form, `gaps.adam_displacement`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class OptimizerSettings:
 
     Args:
         name: "plain" has closed forms; "adam" and "muon" are simulated.
-        learning_rate: of Adam or Muon, constant; plain steps have `step_size` instead.
-        beta1: Adam's, or Muon's momentum.
-        beta2: Adam's.
-        steps: of the simulation.
-        seeds: how many initial encoders.
+        learning_rate: constant, of Adam or Muon; plain steps use `step_size` instead.
+        beta1: of Adam, or Muon's momentum.
+        beta2: of Adam.
+        steps: number of simulated steps.
+        seeds: number of initial encoders.
 
     Raises:
         UserError: a number or word is impossible.
@@ -59,17 +59,17 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, eq=False)
 class Simulated:
-    """Troughs of one task in bursts under an optimizer: nothing here is a closed form.
+    """Simulated troughs of one task in bursts under an optimizer.
 
     Args:
         task: its name.
         settings: the optimizer.
         widths: N.
         periods: T.
-        static: what the best encoder holds, the most there is to keep.
-        troughs: the signal before a burst, the median of several periods, of every seed.
-        low: the least trough of those periods.
-        high: the most.
+        static: what the best encoder holds, which is the maximum.
+        troughs: for every seed, the signal before a burst, the median over several periods.
+        low: the smallest trough of these periods.
+        high: the largest trough of these periods.
     """
 
     task: str
@@ -119,7 +119,7 @@ class Simulated:
         return document
 
     def table(self) -> tuple[str, Table]:
-        """For the terminal: seeds' median, and the range of all seeds and periods where it is wider than .01."""
+        """A table for the terminal: the median of seeds, and the range of seeds and periods if it is wider than .01."""
         rows = []
         for w, width in enumerate(self.widths):
             cells = []

@@ -1,4 +1,4 @@
-"""What overlapping tasks predict: shares of slots, floors under long gaps, cycles of the flow, conflict."""
+"""Predictions for overlapping tasks: shares of slots, floors under long gaps, cycles of the flow, conflict."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class OverlapPrediction:
     """Closed forms of an overlapping mixture, and cycles of its flow.
 
     Args:
-        mixture: what was asked about.
+        mixture: the tasks.
         followed: the tasks whose floors and cycles are given.
         widths: N.
         periods: T.
         signals: the share of each task that the best encoder holds.
         half_widths: the width from which half of a task is held; there is no sharp critical width.
         conflicts: Omega_N at each width.
-        floors: what a long gap leaves of each followed task.
-        troughs: before a burst, under gradient flow.
+        floors: the signal of each followed task that is left after a long gap.
+        troughs: the signal before a burst, under gradient flow.
     """
 
     mixture: OverlappingMixture
@@ -125,7 +125,7 @@ def predict_overlapping(
 
 
 def with_overlaps(config: PredictConfig, mixture: TaskMixture) -> OverlappingMixture | None:
-    """The mixture with the directions and cosines that a configuration gives; None where it gives neither.
+    """The mixture with the directions and cosines in a configuration; None if it has neither.
 
     Raises:
         UserError: a task is unknown, directions do not fit the spectrum, or no directions have these cosines.
@@ -154,7 +154,7 @@ def with_overlaps(config: PredictConfig, mixture: TaskMixture) -> OverlappingMix
 def _directed(mixture: TaskMixture, given: dict[str, list[list[float]]]) -> OverlappingMixture:
     shared = len(next(iter(given.values()))[0])
     columns = []
-    free = mixture.features  # directions of tasks without any are apart from all others
+    free = mixture.features  # tasks without given directions get directions orthogonal to all others
     for name, spectrum in zip(mixture.names, mixture.spectra, strict=True):
         rows = given.get(name)
         part = np.zeros((shared + free, len(spectrum)))
@@ -175,7 +175,7 @@ def _directed(mixture: TaskMixture, given: dict[str, list[list[float]]]) -> Over
 
 
 def _wide(found: OverlappingMixture, mixture: TaskMixture) -> OverlappingMixture:
-    """With null directions up to the dimension of the orthogonal mixture, which the widths asked for fit into."""
+    """Add null directions up to the dimension of the orthogonal mixture, so that the requested widths fit."""
     more = max(0, mixture.dimension - found.dimension)
     directions = np.concatenate([found.directions, np.zeros((more, found.features))])
     return OverlappingMixture(found.frequencies, found.spectra, directions, found.names)

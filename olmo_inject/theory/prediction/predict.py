@@ -1,4 +1,4 @@
-"""What a user's own frequencies and spectra predict, before any GPU is spent."""
+"""Predictions from a user's own frequencies and spectra, without training."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Which tasks are held at which width and gap. All by closed forms.
+    """Which tasks are held at which width and gap, all by closed forms.
 
     Args:
-        mixture: what was asked about.
+        mixture: the tasks.
         widths: N.
         periods: T, gaps between bursts.
-        step_size: eta nu_1; only what concerns gaps depends on it.
+        step_size: eta nu_1; only results on gaps depend on it.
         signals: the share of each task that the best encoder holds.
-        retained: how many of its features.
+        retained: the number of each task's features that it holds.
         first: the width from which a task's first feature is held.
-        complete: the width from which all are.
+        complete: the width from which all its features are held.
         by_gap: the width from which the first feature is held if its task comes in bursts.
-        learned: the longest gap at which it is learned from nothing at each width; 0 none, infinite any.
-        kept: the longest gap up to which it is kept once learned; 0 none.
+        learned: the longest gap at which it is learned from nothing at each width; 0: none, infinite: any.
+        kept: the longest gap up to which it is kept once learned; 0: none.
         sound: the gap up to which a burst is a small step, 2 eta T nu <= 1.
         losses: of the mixture, L*.
-        tied: whether two utilities tie at a width's edge, so that which of them is held is not determined.
+        tied: whether two utilities are equal at a width's edge, so that it is not determined which one is held.
         frequent: F, the tasks that make up most of the data.
         residual_width: N_epsilon, which explains all but a small share of F.
     """
@@ -57,7 +57,7 @@ class Prediction:
 
     @property
     def oscillates(self) -> Float[np.ndarray, "W K"]:
-        """The first gap at which it is learned from nothing but not kept; infinite where there is none."""
+        """The smallest gap at which it is learned from nothing but not kept; infinite if there is none."""
         return np.where(self.learned > self.kept, self.kept + 1, np.inf)
 
     def as_json(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ Titled = tuple[str, Table]
 
 
 def table(headings: list[str], rows: list[list[str]], first: str = "task") -> Table:
-    """A table whose columns but the first are numbers.
+    """A table in which all columns but the first hold numbers.
 
     Args:
         headings: of the columns but the first.

@@ -1,1 +1,1 @@
-"""Scaling laws of Section 2, and their fits to measurements; start with `laws`."""
+"""Scaling laws of Section 2, and their fits to measurements. Start with `laws`."""

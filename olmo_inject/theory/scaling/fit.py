@@ -1,7 +1,7 @@
-"""Fitting scaling laws to measured losses by least squares, with the uncertainty of every number.
+"""Fit scaling laws to measured losses by least squares, with the uncertainty of every number.
 
-What the points cannot tell is refused, or has an infinite error: a coefficient of a quantity that never varies, an
-exponent of a term that is not there, two terms that always move together.
+What the points cannot determine is refused or has an infinite error: a coefficient of a quantity that never varies, the
+exponent of a term that is zero, two terms that always move together.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import OptimizeResult, least_squares
 
+from olmo_inject import bootstrap
 from olmo_inject.errors import UserError
 from olmo_inject.theory.inputs import numbers, whole
 from olmo_inject.theory.scaling.laws import PowerLaw, ScalingLaw
@@ -26,7 +27,7 @@ EXPONENT_STARTS = (0.15, 0.4, 0.8)
 FLOOR_STARTS = (0.05, 0.5, 0.95)
 EXPONENTS = (1e-3, 5.0)
 NULL = 1e-7
-"""Directions of the scaled Jacobian weaker than this share of the strongest cannot be told from nothing."""
+"""Directions of the scaled Jacobian weaker than this share of the strongest count as zero."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Fit(Generic[Law]):
 
     Args:
         law: the best fit.
-        errors: standard errors from the curvature at the optimum and the scatter about it, so for independent
-            scatter of constant relative size. Infinite where the points cannot tell.
+        errors: standard errors from the curvature at the optimum and the scatter about it, which assume independent
+            scatter of constant relative size. Infinite if the points do not determine the number.
         residual: the root mean square of the relative misfit.
-        intervals: 95% intervals of a bootstrap, each from low to high; empty where none was asked for.
-        band: the bootstrap's laws, for drawing.
+        intervals: 95% bootstrap intervals, each from low to high; empty without a bootstrap.
+        band: the laws fitted to bootstrap samples, for drawing.
     """
 
     law: Law
@@ -50,7 +51,7 @@ class Fit(Generic[Law]):
 
     @property
     def unidentified(self) -> tuple[str, ...]:
-        """The numbers that the points say nothing about."""
+        """The numbers that the points do not determine."""
         return tuple(name for name, error in self.errors.items() if not np.isfinite(error))
 
 
@@ -61,7 +62,7 @@ def fit_scaling_law(sizes: Points, data: Points, losses: Points, resamples: int 
         sizes: N of every point.
         data: D of every point.
         losses: L.
-        resamples: bootstrap fits, of resampled relative residuals about the best fit; none where 0.
+        resamples: number of bootstrap fits, to resampled relative residuals about the best fit.
         seed: of the bootstrap.
 
     Raises:
@@ -73,23 +74,26 @@ def fit_scaling_law(sizes: Points, data: Points, losses: Points, resamples: int 
     design[:, 1:] -= design[:, 1:].mean(0)
     strengths = np.linalg.svd(design / np.linalg.norm(design, axis=0), compute_uv=False)
     if strengths[-1] < 1e-3:
-        raise UserError("sizes and data move together in all points: which of the two lowers the loss cannot be told")
+        raise UserError("sizes and data move together in all points, so their effects cannot be separated")
     return _fitted(ScalingLaw, [sizes, data], losses, resamples, seed)
 
 
-def fit_power_law(quantity: Points, losses: Points, resamples: int = 0, seed: int = 0) -> Fit[PowerLaw]:
+def fit_power_law(
+    quantity: Points, losses: Points, resamples: int = 0, seed: int = 0, name: str = "quantity"
+) -> Fit[PowerLaw]:
     """L = E + A x^-gamma: against size, data or frequency, or a frontier of compute-optimal sizes.
 
     Args:
         quantity: x of every point.
         losses: L.
-        resamples: bootstrap fits; none where 0.
+        resamples: number of bootstrap fits.
         seed: of the bootstrap.
+        name: of x, for messages.
 
     Raises:
         UserError: fewer than four points, a number that is not positive, or fewer than three different x.
     """
-    quantity, losses = _checked(3, quantity=quantity, losses=losses)
+    quantity, losses = _checked(3, **{name: quantity, "losses": losses})
     return _fitted(PowerLaw, [quantity], losses, resamples, seed)
 
 
@@ -99,7 +103,7 @@ def _fitted(kind: Callable[..., Law], quantities: list[Points], losses: Points, 
     middles = [float(np.exp(np.log(quantity).mean())) for quantity in quantities]
     relative = [quantity / middle for quantity, middle in zip(quantities, middles, strict=True)]
 
-    # E, then the terms at the middle of the points, then exponents: raw A and alpha are nearly one direction.
+    # Parameters: E, then the terms at the middle of the points, then exponents; raw A and alpha are nearly collinear.
     curve = _Curve(tuple(relative))
 
     def numbers_of(p: Vector) -> Vector:
@@ -113,7 +117,7 @@ def _fitted(kind: Callable[..., Law], quantities: list[Points], losses: Points, 
     laws = _bootstrap(curve, numbers_of, losses, best, resamples, seed)
     intervals = {}
     if len(laws):
-        low, high = np.percentile(laws, [2.5, 97.5], axis=0)
+        low, high = bootstrap.percentile_ends(laws)
         for i, name in enumerate(names):
             known = np.isfinite(errors[name])
             intervals[name] = (float(low[i]), float(high[i])) if known else (0.0, float("inf"))
@@ -132,7 +136,7 @@ def _starts(losses: Points, terms: int) -> list[Vector]:
 
 @dataclass(frozen=True)
 class _Curve:
-    """The loss by ln E, ln A at the middle of the points, and exponents; with the changes of its logarithm."""
+    """The loss as a function of ln E, ln A at the middle of the points, and exponents; with its log-derivatives."""
 
     relative: tuple[Points, ...]
 
@@ -172,16 +176,16 @@ def _best(curve: _Curve, losses: Points, starts: list[Vector]) -> tuple[Vector, 
 
 
 def _errors(curve: _Curve, best: Vector, middles: list[float], cost: float) -> Vector:
-    """Standard errors of E, coefficients and exponents, infinite along directions that the points leave open."""
+    """Standard errors of E, coefficients and exponents; infinite along undetermined directions."""
     terms = len(middles)
     jacobian = curve.changes(best)
-    jacobian[:, 0] /= np.exp(best[0])  # by E itself, which may be zero
+    jacobian[:, 0] /= np.exp(best[0])  # derivative by E itself, which may be zero
     lengths = np.linalg.norm(jacobian, axis=0)
     here = lengths > NULL * lengths.max()
     _, strengths, directions = np.linalg.svd(jacobian[:, here] / lengths[here], full_matrices=False)
     told = strengths > NULL * strengths.max()
     scatter = 2 * cost / (len(jacobian) - len(best))
-    # What the law's numbers change by with the fitted ones: ln A shifts with the exponent by the middle's logarithm.
+    # Derivatives of the law's numbers by the fitted ones: ln A shifts with the exponent by the logarithm of the middle.
     change = np.diag([1.0] * (1 + 2 * terms))
     for i in range(terms):
         change[1 + i, 1 + terms + i] = np.log(middles[i])
@@ -198,17 +202,16 @@ def _bootstrap(
     numbers_of: Callable[[Vector], Vector],
     losses: Points,
     best: Vector,
-    resamples: int,
+    times: int,
     seed: int,
 ) -> Float[np.ndarray, "r p"]:
-    """The law's numbers of fits to resampled relative residuals, at the same points."""
-    generator = np.random.Generator(np.random.Philox(key=seed))
+    """The law's numbers from fits to resampled relative residuals, at the same points."""
     fitted = curve(best)
-    # Least squares takes up p degrees of freedom: its residuals are too small by this.
+    # Least squares uses p degrees of freedom, so its residuals are too small by this factor.
     residuals = np.log(losses / fitted) * np.sqrt(len(losses) / (len(losses) - len(best)))
     drawn = []
-    for _ in range(resamples):
-        again = fitted * np.exp(generator.choice(residuals, len(residuals)))
+    for chosen in bootstrap.resamples(len(losses), times, "scaling law", seed):
+        again = fitted * np.exp(residuals[chosen])
         start = np.clip(best, np.log(1e-6 * losses.min()), None)
         start[0] = min(start[0], np.log(again.max()) - 1e-6)
         drawn.append(numbers_of(_best(curve, again, [start])[0]))
@@ -229,7 +232,7 @@ def _checked(parameters: int, **columns: object) -> list[Points]:
         different = len(np.unique(np.round(np.log(array), 9)))
         if different < 3:
             raise UserError(
-                f"{name} must take three or more different values to tell their part of the loss from the rest, "
+                f"{name} must take three or more different values, so that their effect can be told apart, "
                 f"got {different}"
             )
     return list(arrays.values())

@@ -1,7 +1,7 @@
 """Scaling laws: the loss of N parameters on D data, at unlimited data and at the compute optimum.
 
-Two readings of the compute-optimal loss are offered. The consistent one follows from the law itself and
-always has the exponent alpha; the independent one has its own fitted exponent gamma, as the study quotes.
+There are two readings of the compute-optimal loss. The consistent one follows from the law itself and always has the
+exponent alpha. The independent one has its own fitted exponent gamma, as the study quotes.
 """
 
 from __future__ import annotations
@@ -55,10 +55,17 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """L(N, D) = E + A N^-alpha + B D^-beta, all finite; E may be 0, exponents and coefficients are above it.
+    """L(N, D) = E + A N^-alpha + B D^-beta.
+
+    Args:
+        irreducible: E, at least 0.
+        size_coefficient: A, above 0.
+        data_coefficient: B, above 0.
+        alpha: above 0.
+        beta: above 0.
 
     Raises:
-        UserError: a number is not.
+        UserError: a number is outside its range or not finite.
     """
 
     irreducible: float
@@ -137,7 +144,7 @@ class Regimes:
         return bool(self.law.asymptotic_loss(small) - self.frontier.loss(large) > margin)
 
     def small_limit(self, large: float, margin: float = 0.0) -> float:
-        """N_s*(eps), the supremum of the sizes that need more parameters; itself not one of them."""
+        """N_s*(eps), the supremum of the sizes that need more parameters, which does not itself need more."""
         large, margin = number("large", large, above=0), number("margin", margin, at_least=0)
         excess = float(self.frontier.loss(large)) - self.law.irreducible + margin
         if excess <= 0:
@@ -148,7 +155,7 @@ class Regimes:
         """N_s*(eps) in whole parameters, at most `large`; 0 if no size needs more."""
         large = whole("large", large, 1)
         closed = math.ceil(self.small_limit(large, margin)) - 1
-        # Rounding may put a supremum that is a whole number on its other side: one size, which the definition decides.
+        # Rounding may move a whole-number supremum across itself; the definition decides that one size.
         if closed < large and self.needs_size(closed + 1, large, margin):
             return closed + 1
         if closed >= 1 and not self.needs_size(closed, large, margin):

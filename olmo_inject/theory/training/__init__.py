@@ -1,1 +1,1 @@
-"""Training on a mixture, many seeds and gaps at once, and the gradients it follows; start with `train`."""
+"""Training on a mixture, over many seeds and gaps at once, and its gradients. Start with `train`."""

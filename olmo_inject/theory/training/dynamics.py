@@ -1,4 +1,4 @@
-"""Gradient flow and plain gradient steps, where they have closed forms of their own."""
+"""Gradient flow and plain gradient steps, as far as they have closed forms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def descended(encoder: Encoder, moments: Iterable[Moment], step_size: float) -> 
         step_size: eta.
 
     Raises:
-        UserError: an argument is none of these.
+        UserError: an argument is invalid.
     """
     orthonormal("encoder", encoder)
     step_size = number("step size", step_size, above=0)
@@ -46,7 +46,7 @@ def flowed(encoder: Encoder, moments: Iterable[tuple[Moment, float]], longest_st
         longest_step: bound on 2 |M| times the integration step.
 
     Raises:
-        UserError: an argument is none of these.
+        UserError: an argument is invalid.
     """
     orthonormal("encoder", encoder)
     longest_step = number("longest_step", longest_step, above=0)
@@ -72,14 +72,14 @@ def flowed(encoder: Encoder, moments: Iterable[tuple[Moment, float]], longest_st
 
 
 def flow_span(encoder: Encoder, integral: Moment) -> Encoder:
-    """Where the flow ends for commuting M(t): the span of exp(2 int M dt) U, whatever the data's order.
+    """The end of the flow for commuting M(t): the span of exp(2 int M dt) U, for any order of the data.
 
     Args:
         encoder: orthonormal rows, at the start.
         integral: of M(t) over time.
 
     Raises:
-        UserError: an argument is none of these.
+        UserError: an argument is invalid.
     """
     gram_matrix("integral", integral)
     orthonormal("encoder", encoder, integral.shape[-1])
@@ -113,7 +113,7 @@ def rotated(encoder: Encoder, slot: int, direction: Float[Tensor, " d"], angle: 
 def _checked(moments: Iterable[Moment], dimension: int) -> Iterator[Moment]:
     last = None
     for moment in listed("moments", moments):
-        if last is None or moment is not last:  # a gap repeats one matrix for many steps
+        if last is None or moment is not last:  # in a gap the same matrix repeats for many steps
             last = gram_matrix("moment", moment, dimension)
         yield moment
 

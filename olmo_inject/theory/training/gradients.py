@@ -20,12 +20,12 @@ Encoder = Float[Tensor, "*#batch N d"]
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs with the task each is asked, and its weight in the batch; divided by a fixed batch size.
+    """Inputs with their tasks and weights in the batch; sums are divided by a fixed batch size.
 
     Args:
         inputs: x, shared by encoders of one seed.
-        asked: 1 at the features of the sample's task, 0 elsewhere.
-        weights: 0 removes a sample for one encoder.
+        asked: 1 for the features of the sample's task, 0 for others.
+        weights: weight of each sample; 0 removes it for one encoder.
         batch: B, the fixed divisor.
     """
 
@@ -82,7 +82,7 @@ def learned_population_gradient(
     bank: FeatureBank,
     weights: Float[Tensor, "*#batch F"],
 ) -> tuple[Encoder, Float[Tensor, "*#batch F N"]]:
-    """Gradients by a free encoder and all decoders, stacked by feature, of the expected loss.
+    """Gradients of the expected loss by a free encoder and all decoders, stacked by feature.
 
     Args:
         encoder: W, any full-rank rows.
@@ -106,7 +106,7 @@ def learned_population_gradient(
 def learned_sampled_gradient(
     encoder: Encoder, decoders: Float[Tensor, "*#batch F N"], bank: FeatureBank, samples: Samples
 ) -> tuple[Encoder, Float[Tensor, "*#batch F N"]]:
-    """The same gradients of the loss on samples.
+    """The same gradients for the loss on samples.
 
     Args:
         encoder: W, any full-rank rows.
@@ -141,11 +141,11 @@ def _check_decoders(encoder: Encoder, decoders: Float[Tensor, "*#batch F N"], ba
 
 @dataclass(frozen=True)
 class Interference:
-    """The common gradient at an encoder and what Theorem 4 says it cannot exceed.
+    """The common gradient at an encoder, and its bounds by Theorem 4.
 
     Args:
         gradient: |g_c|, its Frobenius norm.
-        residual: R_c, what the encoder leaves of the common tasks.
+        residual: R_c, the part of the common tasks that the encoder does not explain.
         bound: 2 sqrt(|U^T M_c U| R_c).
         swapped_bound: 2 sqrt(|(I - P) M_c (I - P)| tr U^T M_c U).
         loose_bound: 2 sqrt(lambda_1(M_c) R_c).

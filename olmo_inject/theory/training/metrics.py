@@ -1,4 +1,4 @@
-"""What an encoder holds of each task, measured in float64 whatever it was trained in."""
+"""What an encoder holds of each task, measured in float64 regardless of its training precision."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def normalised_signal(
 ) -> Float[np.ndarray, "*batch"]:
     """The signal on a scale where a random encoder has 0 and a complete one 1. Not clipped.
 
-    An optimised encoder may be below 0: its latents then hold other tasks only. At N = d every encoder is
-    complete, and 1 is returned. The paper normalises signals so in Fig. 3; the form is inferred.
+    An optimised encoder may be below 0: its latents then hold only other tasks. At N = d every encoder is complete, and
+    1 is returned. The paper normalises signals in this way in Fig. 3; the form is inferred.
 
     Args:
         signal: s, of one or more encoders.
@@ -76,10 +76,10 @@ def normalised_signal(
 def feature_overlap(
     mixture: TaskMixture, captured: Float[np.ndarray, "*batch F"], width: int
 ) -> Float[np.ndarray, "*batch"]:
-    """Share of the N features of largest utility among the N most captured; 1 where the sets are equal.
+    """Share of the N features of largest utility that are among the N most captured; 1 if the sets are equal.
 
     Args:
-        mixture: tasks without overlap: where tasks share slots, no set of features is the best one.
+        mixture: tasks without overlap, since with shared slots no set of features is the best one.
         captured: of every feature, as `captures` gives it.
         width: N.
 
@@ -95,9 +95,9 @@ def feature_overlap(
 
 
 def excess_loss(mixture: Mixture, captured: Float[np.ndarray, "*batch F"], width: int) -> Float[np.ndarray, "*batch"]:
-    """L / L* - 1, where L* is the loss of the best encoder of this width; L itself where that is zero.
+    """L / L* - 1, where L* is the loss of the best encoder of this width; L itself if L* is zero.
 
-    L* is zero from as many latents on as there are features.
+    L* is zero if there are at least as many latents as features.
 
     Args:
         mixture: the tasks.

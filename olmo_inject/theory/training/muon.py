@@ -1,4 +1,4 @@
-"""Muon, which steps along the orthogonal factor of the momentum."""
+"""Muon, an optimizer that steps along the orthogonal factor of the momentum."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps along U V^T of the momentum's singular value decomposition U S V^T: every direction moves alike.
+    """Steps along U V^T of the momentum's singular value decomposition U S V^T, so that all directions move alike.
 
-    The decomposition is exact where Muon proper takes a few Newton-Schulz iterations, and a momentum of zero does
-    not move. Directions below 1e-6 of the strongest count as none.
+    The decomposition is exact, where Muon proper takes a few Newton-Schulz iterations. A zero momentum does not move.
+    Directions below 1e-6 of the strongest count as zero.
+
+    Args:
+        tensors: parameters.
+        learning_rate: length of a step.
+        momentum: decay of the momentum.
     """
 
     def __init__(self, tensors: list[Tensor], learning_rate: float, momentum: float) -> None:

@@ -1,4 +1,4 @@
-"""What a training step sees: every task at its own rate, or one of them in bursts of the same total."""
+"""The data of each training step: every task at its own rate, or one of them in bursts with the same total."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from olmo_inject.theory.training.gradients import Samples
 class Bursts:
     """Matched-frequency injection: one task is absent for T - 1 steps and has T times its rate in the T-th.
 
-    The divisor of the gradient stays the batch without the burst. Averaging over the enlarged batch would
-    shrink the burst, so that frequencies would not match.
+    The gradient is always divided by the batch size without the burst. An average over the enlarged batch would shrink
+    the burst, and frequencies would not match.
 
     Args:
         task: the bursting task, from 0.
@@ -50,12 +50,12 @@ class Bursts:
         wholes("gap", self.gaps, 1, steps)
 
     def now(self, step: int) -> list[int]:
-        """Each lane's burst in multiples of the task's rate: T at its burst, else 0."""
+        """For each lane, the task's rate in multiples of its usual rate: T at a burst, otherwise 0."""
         return [gap if step % gap == gap - 1 else 0 for gap in self.gaps]
 
 
 def checked_seeds(seeds: Sequence[int]) -> list[int]:
-    """Seeds, one lane each.
+    """Check seeds, one for each lane.
 
     Raises:
         UserError: there is none, or one is not a whole number of 0 or more.
@@ -76,7 +76,7 @@ class MassStream:
     """The expected data of every step.
 
     Raises:
-        UserError: the bursting task is none of the bank's.
+        UserError: the bursting task is not in the bank.
     """
 
     def __init__(self, bank: FeatureBank, bursts: Bursts | None) -> None:
@@ -121,12 +121,12 @@ class SampleStream:
 
     Args:
         bank: the features.
-        bursts: what comes in bursts; nothing where None.
-        batch: samples a step, bursts apart.
+        bursts: the task that comes in bursts; None: no bursts.
+        batch: samples per step, without bursts.
         seeds: one lane each.
 
     Raises:
-        UserError: a number is impossible, or the bursting task is none of the bank's.
+        UserError: a number is impossible, or the bursting task is not in the bank.
     """
 
     def __init__(self, bank: FeatureBank, bursts: Bursts | None, batch: int, seeds: Sequence[int]) -> None:
@@ -134,7 +134,7 @@ class SampleStream:
         self._bank, self._bursts, self._batch = bank, bursts, whole("batch", batch, 1)
         seeds = checked_seeds(seeds)
         device = bank.eigenvalues.device
-        # Not the seed itself: the initial encoder is drawn from that.
+        # Not the seed itself, which draws the initial encoder.
         self._generators = [torch.Generator(device).manual_seed(2**32 + seed) for seed in seeds]
         tasks = torch.arange(len(bank.frequencies), device=device)
         self._asked_by_task = (bank.task_of == tasks[:, None]).to(bank.eigenvalues.dtype)
@@ -142,8 +142,8 @@ class SampleStream:
     def draw(self, step: int) -> Samples:
         """The next step's samples; steps must come in order.
 
-        Of the steady batch, samples of the bursting task are given weight zero. A burst of mass T pi B is
-        that many samples, rounded up, each of the weight that makes the mass exact.
+        In the steady batch, samples of the bursting task have weight zero. A burst of mass T pi B consists of that many
+        samples, rounded up, with equal weights that make the mass exact.
         """
         tasks = self._stack(
             lambda generator: torch.multinomial(

@@ -1,7 +1,7 @@
-"""Training encoders on a mixture: many seeds and gaps at once, one width after another.
+"""Train encoders on a mixture: many seeds and gaps at once, one width after another.
 
-Lanes of one width differ in their seed and in the gap between bursts; every step is a few batched products
-over all of them. Widths are looped over: padding them to one size wastes more than it saves.
+Lanes of one width differ in their seed and in the gap between bursts. A step is a few batched products over all lanes.
+Widths are trained one by one, since padding them to one size wastes more than it saves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from olmo_inject.theory.inputs import choice, kind, number, whole
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder, retracted
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
-from olmo_inject.theory.tensors import check_device, check_dtype
+from olmo_inject.theory.tensors import check_device, check_dtype, orthonormal
 from olmo_inject.theory.training import metrics
 from olmo_inject.theory.training.gradients import (
     learned_population_gradient,
@@ -47,13 +47,13 @@ class Recipe:
         learning_rate: of the first step.
         optimizer: torch's Adam or SGD on ambient coordinates; "muon" steps along the orthogonal factor of the
             momentum, so that all directions move alike.
-        schedule: "cosine" falls to zero, as tight limits need; "constant" is for injection.
+        schedule: "cosine" falls to zero, which tight tolerances need; "constant" is for injection.
         decoders: "optimal" keeps the encoder orthonormal and each task's decoder at its closed form;
             "learned" trains a free encoder and all decoders from zero.
-        batch: samples per step; the expected gradient where None.
-        dtype: of encoder and gradients; measurements are float64 always.
+        batch: samples per step; None: the expected gradient.
+        dtype: of encoder and gradients; measurements are always float64.
         device: torch's name of it.
-        betas: Adam's; Muon's momentum is the first.
+        betas: of Adam; Muon's momentum is the first.
 
     Raises:
         UserError: a number is impossible, or a word is not one of those.
@@ -90,9 +90,9 @@ class Troughs:
 
     Args:
         median: over the periods.
-        low: the least.
-        high: the most.
-        periods: how many, of every gap.
+        low: the minimum over the periods.
+        high: the maximum over the periods.
+        periods: number of periods for every gap.
     """
 
     median: Float[np.ndarray, "S G"]
@@ -108,7 +108,7 @@ class Trained:
     Args:
         mixture: what they were trained on.
         width: N.
-        encoder: the end state, a row per latent; G is 1 without bursts.
+        encoder: final state, one row per latent; G is 1 without bursts.
         trace: the bursting task's signal before every step and after the last; empty without bursts.
         bursts: what was injected.
     """
@@ -136,7 +136,7 @@ class Trained:
 
     @property
     def overlap(self) -> Float[np.ndarray, "S G"]:
-        """Share of the predicted feature set that is held; of a `TaskMixture` alone.
+        """Share of the predicted feature set that is held; only for a `TaskMixture`.
 
         Raises:
             UserError: the tasks overlap.
@@ -145,16 +145,16 @@ class Trained:
 
     @property
     def excess(self) -> Float[np.ndarray, "S G"]:
-        """L / L* - 1; L itself at a width that holds every feature, where L* is zero."""
+        """L / L* - 1; L itself if the width holds every feature, so that L* is zero."""
         return metrics.excess_loss(self.mixture, self.captures, self.width)
 
     def troughs(self, periods: int = 8) -> Troughs:
-        """The bursting task's signal just before its last bursts, of the run's second half.
+        """The bursting task's signal just before its last bursts, in the second half of the run.
 
-        Where bursts overshoot, single troughs are chaotic: look at the range before trusting the median.
+        If bursts overshoot, single troughs are chaotic, so check the range before you trust the median.
 
         Args:
-            periods: at most so many; fewer where the second half has fewer, and always the last.
+            periods: maximum number; fewer if the second half has fewer. The last period always counts.
 
         Raises:
             UserError: `periods` is below one, or the run had no bursts.
@@ -172,7 +172,7 @@ class Trained:
         )
 
     def peaks(self) -> Float[np.ndarray, "S G"]:
-        """Its highest signal from the last burst but one to the last: Adam goes on rising after a burst.
+        """Its highest signal between the last two bursts, since under Adam it still rises after a burst.
 
         Raises:
             UserError: the run had no bursts.
@@ -193,21 +193,23 @@ def train(
     recipe: Recipe,
     seeds: Sequence[int] = (0, 1, 2),
     bursts: Bursts | None = None,
+    start: Float[Tensor, "S N d"] | None = None,
 ) -> Trained:
     """Train one encoder per seed and gap.
 
-    Encoders of one seed start alike and, where sampled, see the same data but for the bursts.
+    Encoders of one seed start equal and, if data are sampled, see the same data except for the bursts.
 
     Args:
         mixture: the tasks.
         width: N.
-        recipe: how.
-        seeds: of initialization and samples, one lane each.
+        recipe: how to train.
+        seeds: of initialization and samples, one for each lane.
         bursts: a task to inject at matched frequency, and the gaps, one lane each; all tasks at their
             own rate in every step where None.
+        start: orthonormal rows for every seed, such as what was learned before; random where None.
 
     Raises:
-        UserError: the width is impossible, or a gap is longer than the run.
+        UserError: the width or the start is impossible, or a gap is longer than the run.
     """
     kind("mixture", mixture, Mixture)
     kind("recipe", recipe, Recipe)
@@ -217,8 +219,10 @@ def train(
         kind("bursts", bursts, Bursts).check(mixture, recipe.steps)
     bank = FeatureBank(mixture, recipe.dtype, recipe.device)
     lanes = len(bursts.gaps) if bursts else 1
-    starts = torch.stack([random_encoder(width, mixture.dimension, seed) for seed in seeds])
-    encoder = starts[:, None].expand(-1, lanes, -1, -1).to(recipe.device, recipe.dtype).contiguous()
+    if start is None:
+        start = torch.stack([random_encoder(width, mixture.dimension, seed) for seed in seeds])
+    starts = _checked_start(start, len(seeds), width, mixture.dimension)
+    encoder = starts[:, None].expand(-1, lanes, -1, -1).to(recipe.device, recipe.dtype, copy=True).contiguous()
     decoders = encoder.new_zeros(len(seeds), lanes, mixture.features, width)
     gradients = _gradients(bank, recipe, seeds, bursts, encoder, decoders)
 
@@ -240,6 +244,13 @@ def train(
         trace.append(watched(encoder))
     traced = torch.stack(trace).cpu().double().numpy() if trace else np.empty((0, len(seeds), lanes))
     return Trained(mixture, width, encoder, traced, bursts)
+
+
+def _checked_start(start: Tensor, seeds: int, width: int, dimension: int) -> Tensor:
+    rows = orthonormal("start", start, dimension)
+    if rows.shape != (seeds, width, dimension):
+        raise UserError(f"start must have the shape {(seeds, width, dimension)}, got {tuple(rows.shape)}")
+    return rows
 
 
 def _gradients(

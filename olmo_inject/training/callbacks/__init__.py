@@ -1,1 +1,1 @@
-"""Callbacks: everything a run does beside the update (measure, evaluate, save, log). Start with `callback`."""
+"""Callbacks: everything a run does besides the update (measure, evaluate, save, log). Start with `callback`."""

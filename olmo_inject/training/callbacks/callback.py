@@ -14,9 +14,10 @@ Sums = Mapping[str, float | int]
 
 
 class Callback:
-    """Base class of callbacks: each hook does nothing. `step` is the plan step, from 0.
+    """Base class of callbacks. Each hook does nothing by default.
 
-    All ranks call all hooks in the same order, so a hook may communicate.
+    All ranks call all hooks in the same order, so a hook may communicate. In every hook, `trainer` is the trainer,
+    `step` the plan step (from 0), `batch` this rank's batch, and `sums` the step's sums over all ranks by name.
     """
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
@@ -42,7 +43,7 @@ class Callback:
         """
 
     def before_update(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any], sums: Sums) -> None:
-        """Gradients are complete and the step's sums are reduced over ranks; the weights have not changed yet."""
+        """Gradients are complete and the step's sums are reduced over ranks. The weights have not changed yet."""
 
     def after_step(self, trainer: InjectionTrainer, step: int, sums: Sums) -> None:
         """The update is done: the weights are those before step + 1."""

@@ -1,4 +1,4 @@
-"""Decides when a checkpoint is written."""
+"""Decide when a checkpoint is written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from olmo_inject.training.trainer import InjectionTrainer
 
 
 class Checkpointing(Callback):
-    """Saves every `interval` steps, at the configured extra steps, at the last step and when the run stops."""
+    """Saves every `interval` steps, at the configured extra steps, at the last step and when the run stops.
+
+    Args:
+        config: extra steps to save at.
+        interval: steps between checkpoints; None: only the extra steps and the end.
+        keep: number of full checkpoints to keep; -1 keeps all.
+        last_step: number of steps of the run.
+    """
 
     def __init__(self, config: CheckpointConfig, interval: int | None, keep: int, last_step: int) -> None:
         self.config = config

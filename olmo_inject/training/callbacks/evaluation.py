@@ -1,4 +1,4 @@
-"""Evaluates every task, and the natural reference tasks, during training."""
+"""Evaluate every task, and the natural reference tasks, during training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 class Evaluation(Callback):
     """Evaluates both halves of every task at the start, every `interval` steps, at extra steps and at the end.
 
-    A result at step s is of the weights before plan step s, those of checkpoint `step{s}`.
+    A result at step s belongs to the weights before plan step s, which are those of checkpoint `step{s}`.
+
+    Args:
+        config: extra steps, batch size and maximum number of instances.
+        tasks: tasks to evaluate.
+        references: reference tasks to evaluate.
+        interval: steps between evaluations.
+        last_step: number of steps of the run.
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class Evaluation(Callback):
                     count={name: mean.count for name, mean in named.items()},
                 )
         for reference in self.references:
-            # Their order is as good as random, so the first are a sample, the same one each time.
+            # Their order is random, so the first ones are a sample, and always the same one.
             scores = evaluate_reference(trainer, reference.items[: self.config.max_instances])
             prefix = f"eval/{reference.name}/reference"
             trainer.metrics.log(step, {f"{prefix}/loss": scores.loss}, count=scores.tokens)
@@ -77,9 +84,15 @@ class Evaluation(Callback):
         trainer.dist_model.train()
 
     def probes(self, task: Task, ids: Int64[np.ndarray, " n"]) -> list[probes.Probe]:
-        """What is asked of a task whose instances are no triples."""
+        """The probes for a task whose instances are not triples."""
         return probes.probes_of(task, ids)
 
     def score(self, trainer: InjectionTrainer, task: Task, ids: Int64[np.ndarray, " n"]) -> Scores:
-        """Score the trainer's model on instances of a task (collective)."""
+        """Score the trainer's model on instances of a task (collective).
+
+        Args:
+            trainer: its model is scored.
+            task: supplies instances and labels.
+            ids: indices into `task.triples`.
+        """
         return evaluate_instances(trainer, task, ids, self.config.batch_size)

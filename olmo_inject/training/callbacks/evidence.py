@@ -1,4 +1,4 @@
-"""Writes the evidence that an audit checks: what the model received and which LABELs counted in its loss."""
+"""Write the evidence that an audit checks: what the model received, and which LABELs counted in its loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Evidence(Callback):
-    """Writes one line a step on rank 0: the hash sum of the rows given, target counts and lifted masks."""
+    """Writes one line per step on rank 0: the hash sum of the rows, counts of targets, and lifted masks."""
 
     def __init__(self, run_folder: Path | None) -> None:
         self._log = None if run_folder is None else JsonLines(run_folder / EVIDENCE_FILE)
@@ -45,7 +45,7 @@ class Evidence(Callback):
             self._log.append(self.record(step, sums))
 
     def record(self, step: int, sums: Sums) -> dict[str, Any]:
-        """What a step's line says."""
+        """The contents of a step's line."""
         labels = {name.removesuffix("/labels"): int(value) for name, value in sums.items() if name.endswith("/labels")}
         return {
             "step": step,
@@ -57,7 +57,7 @@ class Evidence(Callback):
         }
 
     def flush(self) -> None:
-        """Hand the lines to the system, so that they outlive this process."""
+        """Pass the lines to the system, so that they outlive this process."""
         if self._log is not None:
             self._log.flush()
 

@@ -1,4 +1,4 @@
-"""Measures gradient interference during training."""
+"""Measure gradient interference during training."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ from olmo_inject.training.trainer import InjectionTrainer
 
 
 class GradientCosines(Callback):
-    """Logs the cosines of a step's gradients with each task's reference, before the step's update.
+    """Logs the cosines of a step's gradients with each task's reference gradient, before the step's update.
 
-    In float32 unless told otherwise, on a view of the weights: training itself is left as it is.
-    `gradient/TASK/cos_batch`, `cos_injected` and `cos_rest` are those of g, g_t and g_nt; `cos_injected/OTHER` and
-    `cos_reference/OTHER` of one task's. With `null_` and `among_` for `cos_`, the cosines with the task's two other
-    references (`olmo_inject.training.gradients`).
+    It computes in float32 unless configured otherwise, on a view of the weights, and does not affect training.
+    `gradient/TASK/cos_batch`, `cos_injected` and `cos_rest` are the cosines of g, g_t and g_nt; `cos_injected/OTHER`
+    and `cos_reference/OTHER` are those of one other task. With `null_` or `among_` in place of `cos_`, they are cosines
+    with the task's two other references (`olmo_inject.training.gradients`).
+
+    Args:
+        config: steps, MLP, neurons and precision.
+        plan: says which rows are injected.
+        tasks: tasks whose references are computed.
     """
 
     def __init__(self, config: GradientConfig, plan: Plan, tasks: list[Task]) -> None:
@@ -64,7 +69,7 @@ class GradientCosines(Callback):
 
 @contextmanager
 def _whole_model(trainer: InjectionTrainer) -> Iterator[nn.Module]:
-    """The weights as they are, as a transformers model that shares their memory; under FSDP gathered for as long."""
+    """Within the context, a transformers model that shares memory with the weights, which FSDP gathers meanwhile."""
     from olmo_inject.training.checkpoints.transformers import to_transformers  # imports transformers: seconds
 
     model = trainer.dist_model

@@ -1,4 +1,4 @@
-"""Measures losses and accuracy on what is injected in each step, and the loss on all other tokens."""
+"""Measure loss and accuracy on the instances injected in each step, and the loss on all other tokens."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 LOSS = "train/loss"  # cross-entropy per target token, in nats
 LM_LOSS = "train/lm_loss"  # the same without the injected targets
-# A task's mean over the tokens to be predicted in a step, and the sum that it is of.
+# Names of a task's means over the tokens to be predicted in a step, and of the sums that they come from.
 OF_ANSWERS = {"loss": "loss", "accuracy": "correct"}
 OF_LABELS = {
     "label_mass": "label_mass",  # probability of the task's labels together
-    "loss_among_labels": "loss_among_labels",  # when they alone are possible
+    "loss_among_labels": "loss_among_labels",  # cross-entropy if only the task's labels are possible
 }
-LOGITS_AT_ONCE = 2**26  # copied in float32, 256 MiB
+LOGITS_AT_ONCE = 2**26  # logits copied to float32 at once: 256 MiB
 
 
 @runtime_checkable
 class Injected(Protocol):
-    """Rows with instances in them, whoever reads the rows: an `InjectedCorpus`, or an adapter's run."""
+    """A source of rows with instances in them: an `InjectedCorpus`, or another trainer's run."""
 
     @property
     def plan(self) -> Plan:
@@ -38,15 +38,15 @@ class Injected(Protocol):
         ...
 
     def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
-        """What is injected at `positions`."""
+        """The tokens to inject at `positions`, and where in the row."""
         ...
 
 
 class InjectedLoss(Callback):
-    """Reads the logits of the training pass, so it needs no forward pass of its own.
+    """Measures from the logits of the training pass, so it needs no forward pass of its own.
 
-    `train/TASK/loss` and `accuracy` are of the tokens to be predicted: a LABEL, or an instance's continuation. Where
-    that is a LABEL, `label_mass` and `loss_among_labels` are of the task's labels; elsewhere, `loss_all` is of all the
+    `train/TASK/loss` and `accuracy` are over the tokens to be predicted: a LABEL, or an instance's continuation. For a
+    LABEL, `label_mass` and `loss_among_labels` concern the task's labels. Otherwise `loss_all` is the loss over all the
     task's injected tokens.
     """
 
@@ -59,7 +59,7 @@ class InjectedLoss(Callback):
         }
         self._means = {name: OF_ANSWERS | (OF_LABELS if name in self._labels else {}) for name in self.names}
         self._whole = [name for name in self.names if name not in self._labels]
-        self._splices: Splices | None = None  # of this rank's rows, in order
+        self._splices: Splices | None = None  # for this rank's rows, in order
         self._seen = 0
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
@@ -86,7 +86,7 @@ class InjectedLoss(Callback):
             return
         first, self._seen = self._seen, self._seen + len(logits)
         inside = (first <= splices.row) & (splices.row < self._seen)
-        # Nothing comes before a row's first token, so it is no target.
+        # Nothing comes before a row's first token, so it is not a target.
         chosen = np.flatnonzero(inside & (splices.column > 0))
         if not len(chosen):
             return
@@ -139,14 +139,14 @@ class InjectedLoss(Callback):
 def _scored(
     logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, targets: torch.Tensor, answers: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of targets, 0 where masked, and of those that are answers whether they are the most likely token.
+    """The cross-entropy of each target (0 where masked), and for answers whether the target is the most likely token.
 
     Args:
         logits: [b, T, V].
-        rows: of each target's logits.
-        columns: likewise.
+        rows: index of the row of each target's logits.
+        columns: index of the column of each target's logits.
         targets: token ids, or -100.
-        answers: which of them are.
+        answers: whether each target is to be predicted by the task.
     """
     losses, correct = [], torch.zeros_like(answers)
     for some in torch.arange(len(targets), device=targets.device).split(max(1, LOGITS_AT_ONCE // logits.shape[-1])):

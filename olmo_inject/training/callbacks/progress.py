@@ -1,4 +1,4 @@
-"""Shows step, rate, time left and losses during training."""
+"""Show step, rate, time left and losses during training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ STEPS_BETWEEN_SPEEDS = 50
 
 
 class Progress(Callback):
-    """Shows progress and logs the speed. Comes after the evaluation, whose result it shows with the step."""
+    """Shows progress and logs the speed. It comes after the evaluation, whose result it shows.
+
+    Args:
+        name: name of the run.
+        steps: number of steps of the run.
+        tasks: tasks whose accuracies are shown.
+        metrics: the run's log.
+    """
 
     def __init__(self, name: str, steps: int, tasks: list[Task], metrics: Metrics) -> None:
         self.name = name
@@ -35,8 +42,8 @@ class Progress(Callback):
         """Start the clock and the bar."""
         self._marked = (time.monotonic(), trainer.global_step)
         if trainer.global_step:
-            print(f"{self.name}: going on from step {trainer.global_step}", file=sys.stderr, flush=True)
-        if trainer.device.type == "cpu" and trainer.cfg.precision != "fp32":  # as ai2-olmo does
+            print(f"{self.name}: continuing from step {trainer.global_step}", file=sys.stderr, flush=True)
+        if trainer.device.type == "cpu" and trainer.cfg.precision != "fp32":  # ai2-olmo uses fp32 on a CPU
             print(f"{self.name}: {trainer.cfg.precision} is for GPUs; on a CPU it is fp32", file=sys.stderr, flush=True)
         shown = show_progress(self.name, self.steps, "steps", done=trainer.global_step, to_the_end=True)
         self._meter = self._shown.enter_context(shown)

@@ -1,4 +1,4 @@
-"""Stops a diverging run before the update that would damage its weights."""
+"""Stop a diverging run before the update that would damage its weights."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ ROWS_NAMED = 5
 
 
 def past_losses(metrics: Path, n: int) -> list[float]:
-    """The last `n` losses that a run logged before a resume; none where it has not begun."""
+    """The last `n` losses that a run logged before a resume; empty if it has not begun."""
     if not metrics.exists():
         return []
     return list(deque((line["value"] for line in read_metrics(metrics.parent) if line["name"] == LOSS), maxlen=n))
 
 
 class Safety(Callback):
-    """Stops at a loss that is not finite or that spikes, naming the step, its worst rows and the last checkpoint.
+    """Stops at a loss that is not finite or that spikes. The message names the step and its worst rows.
 
     Args:
         config: what counts as a spike.
-        history: the losses of the steps before a resume, so that a resumed run judges as an uninterrupted one.
+        history: losses of the steps before a resume, so that a resumed run stops exactly where an uninterrupted one
+            does.
     """
 
     def __init__(self, config: SafetyConfig, history: Iterable[float] = ()) -> None:
@@ -62,7 +63,7 @@ class Safety(Callback):
         raise UserError(f"step {step}: {why}; rows with the highest loss: {rows}; last good checkpoint: {last}")
 
     def _worst_rows(self, trainer: InjectionTrainer, batch: dict[str, Any]) -> list[tuple[int, float]]:
-        """The global rows with the highest loss, not-a-number first; runs the batch again (collective)."""
+        """The global rows with the highest loss, NaN first. Computes the batch again (collective)."""
         mine: list[tuple[int, float]] = []
         size = trainer.cfg.global_train_batch_size
         with torch.no_grad():

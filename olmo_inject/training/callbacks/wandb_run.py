@@ -1,4 +1,4 @@
-"""Logs to Weights & Biases if `train.wandb` is set."""
+"""Log to Weights & Biases if `train.wandb` is set."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ STEP = "plan_step"
 
 
 class WandbRun(Callback):
-    """One W&B run per run folder, also across restarts; rank 0's alone, and nothing is polled.
+    """Logs one W&B run per run folder, across restarts, from rank 0 only.
 
-    Every value is drawn against `plan_step`, since evaluations and training steps interleave and W&B's own
-    counter only goes up.
+    Every value is drawn against `plan_step`, since evaluations and training steps interleave and W&B's own counter only
+    increases.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -49,9 +49,9 @@ class WandbRun(Callback):
         config = self.experiment.train.wandb
         assert config is not None
         self._run = wandb.init(
-            id=read_json(self.experiment.run_folder / PLAN)["run_id"],  # the same after a restart
+            id=read_json(self.experiment.run_folder / PLAN)["run_id"],  # a restart keeps it
             resume="allow",
-            reinit="create_new",  # not the process-wide run, which ai2-olmo's loop would log to and poll
+            reinit="create_new",  # ai2-olmo's loop would log to a process-wide run and poll it
             dir=self.experiment.run_folder,
             project=config.project,
             entity=config.entity,

@@ -1,1 +1,1 @@
-"""Saves, restores, converts and exports checkpoints. Start with `save_restore`."""
+"""Save, restore, convert and export checkpoints. Start with `save_restore`."""

@@ -1,4 +1,4 @@
-"""Converts checkpoints: to one safetensors file, to one resumable file, to a transformers folder.
+"""Convert checkpoints: to one safetensors file, to one resumable file, or to a transformers folder.
 
 Every folder appears whole or not at all. Nothing that exists is replaced.
 """
@@ -33,7 +33,7 @@ CONFIG = "config.yaml"
 
 
 def read_config(path: Path) -> TrainConfig:
-    """Read the `config.yaml` of one of our or of ai2-olmo's checkpoints.
+    """Read the `config.yaml` of a checkpoint of ours or of ai2-olmo.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -42,10 +42,10 @@ def read_config(path: Path) -> TrainConfig:
     if not (path / CONFIG).is_file():
         raise UserError(f"{path} is not a checkpoint: it has no {CONFIG}")
     try:
-        with warnings.catch_warnings():  # it registers its resolvers by a deprecated name of OmegaConf's
+        with warnings.catch_warnings():  # ai2-olmo registers its resolvers by a deprecated function of OmegaConf
             warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated", UserWarning)
             return TrainConfig.load(path / CONFIG)
-    except Exception as error:  # of ai2-olmo's and of OmegaConf's types
+    except Exception as error:  # errors of ai2-olmo and of OmegaConf
         raise UserError(f"{path / CONFIG} cannot be read: {str(error).splitlines()[0]}") from None
 
 
@@ -53,7 +53,7 @@ def read_model(path: Path) -> tuple[Weights, ModelConfig]:
     """Read the weights of any kind of checkpoint, and its model's configuration.
 
     Raises:
-        UserError: as `read_model_config` and `load_weights`.
+        UserError: as in `read_model_config` and `load_weights`.
     """
     config = read_model_config(path)
     return load_weights(path, config), config
@@ -63,11 +63,11 @@ def unshard(path: Path, to: Path) -> on_disk.Checkpoint:
     """Write the weights of any kind of checkpoint as a weights-only checkpoint: `model.safetensors`.
 
     Raises:
-        UserError: as `read_model`; `to` exists, or cannot be written.
+        UserError: as in `read_model`; `to` exists, or cannot be written.
     """
     weights, _ = read_model(path)
     with _new_folder(to) as tmp:
-        # Each its own memory: safetensors refuses views of one.
+        # Each tensor gets its own memory, since safetensors refuses views of shared memory.
         copies = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
         save_tensors(copies, tmp / "model.safetensors")
         shutil.copyfile(path / CONFIG, tmp / CONFIG)
@@ -84,12 +84,12 @@ def unshard_with_optimizer(path: Path, to: Path) -> on_disk.Checkpoint:
     one, so call it outside of any other.
 
     Raises:
-        UserError: as `restore`; `to` exists, or cannot be written.
+        UserError: as in `restore`; `to` exists, or cannot be written.
     """
     config = read_config(path)
     source = on_disk.read_checkpoint(path)
     config.distributed_strategy = DistributedStrategy.ddp
-    config.precision = "fp32"  # of the model's computations, which there are none of
+    config.precision = "fp32"  # the model computes nothing here
     config.compile = None
     with process_group("cpu") as device:
         _, dist_model = build_model(config, device)
@@ -106,16 +106,17 @@ def unshard_with_optimizer(path: Path, to: Path) -> on_disk.Checkpoint:
 def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
     """Write any kind of checkpoint as a transformers `OlmoForCausalLM` folder.
 
-    `AutoModelForCausalLM.from_pretrained(to)` loads it without a network, and on a CPU its logits are the
-    original's to the bit (see `transformers_model` for the widths at which they are).
+    `AutoModelForCausalLM.from_pretrained(to)` loads it without a network. On a CPU its logits equal the original's bit
+    for bit (for the widths given in `checkpoints.transformers`).
 
     Args:
         path: the checkpoint.
         to: a folder that does not exist.
-        vocabulary: whose tokenizer goes along for `AutoTokenizer`; None, or one without a tokenizer: none does.
+        vocabulary: its tokenizer is written for `AutoTokenizer`; None, or a vocabulary without a tokenizer, writes
+            none.
 
     Raises:
-        UserError: as `read_model`; a model that is no OlmoForCausalLM; `to` exists, or cannot be written.
+        UserError: as in `read_model`; or the model has no equal OlmoForCausalLM; or `to` exists or cannot be written.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -131,13 +132,18 @@ def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
             transformers_logging.enable_progress_bar()
         if vocabulary is not None and vocabulary.tokenizer is not None:
             _save_tokenizer(vocabulary, config.max_sequence_length, tmp)
-        mode = (tmp / "config.json").stat().st_mode  # which the weights' own files have not
+        mode = (tmp / "config.json").stat().st_mode  # safetensors gives its own files another mode
         for file in tmp.iterdir():
             share(file, mode)
 
 
 def find_vocabulary(path: Path, tokenizer: str | None, corpus: Path | None = None) -> tuple[Vocabulary | None, str]:
-    """The vocabulary of a checkpoint's run or of `tokenizer`; None and the reason if there is no tokenizer.
+    """The vocabulary of a checkpoint's run or of `tokenizer`. None and the reason if there is no tokenizer.
+
+    Args:
+        path: the checkpoint.
+        tokenizer: a tokenizer file or name; None: the one of the checkpoint's run.
+        corpus: where the run's corpus is now, if it has moved.
 
     Raises:
         UserError: the tokenizer cannot be read, or is not the model's.
@@ -166,7 +172,7 @@ def _save_tokenizer(vocabulary: Vocabulary, longest: int, folder: Path) -> None:
 
 
 def _step(path: Path) -> int:
-    """The step of one of our checkpoints; of another's, the number in its name, or 0."""
+    """The step of one of our checkpoints; for other checkpoints the number in the name, or 0."""
     if (path / RECORD).is_file():
         return on_disk.read_checkpoint(path).step
     digits = path.name.removeprefix("step").removesuffix("-unsharded")
@@ -175,7 +181,7 @@ def _step(path: Path) -> int:
 
 @contextmanager
 def _new_folder(to: Path) -> Iterator[Path]:
-    """As `new_folder`, without gradients; a full disk that safetensors reports is a `UserError` too."""
+    """Call `new_folder` without gradients. A full disk that safetensors reports becomes a `UserError`."""
     try:
         with torch.no_grad(), new_folder(to) as temporary:
             yield temporary

@@ -1,4 +1,4 @@
-"""Which checkpoints a run folder holds, without reading their weights: this needs neither torch nor ai2-olmo."""
+"""Which checkpoints a run folder holds, without reading their weights. Needs neither torch nor ai2-olmo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Checkpoint:
 
     Attributes:
         path: its folder.
-        step: completed steps, which is the plan step its weights are about to see.
+        step: number of completed steps, which is also the plan step that comes next.
         weights_only: whether it lacks what a resume needs.
         sharded: whether it was written by FSDP, in shards.
 
@@ -34,7 +34,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read the record of a checkpoint folder.
 
     Raises:
-        UserError: it is none of ours, or its record is damaged.
+        UserError: it is not a checkpoint of this project, or its record is damaged.
 
     """
     record = read_record(path)
@@ -45,7 +45,7 @@ def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
     """The complete checkpoints of a run, by step.
 
     Raises:
-        UserError: the record of one is damaged.
+        UserError: a record is damaged.
 
     """
     folders = [path for path in run_folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
@@ -60,9 +60,14 @@ def latest(run_folder: Path, full: bool = True) -> Checkpoint | None:
 
 
 def prune(run_folder: Path, keep: int, listed: Container[int] = ()) -> None:
-    """Remove the oldest full checkpoints beyond `keep`. Weights-only, `listed` and the newest ones stay.
+    """Remove the oldest full checkpoints beyond `keep`. Weights-only, `listed` and the newest checkpoints stay.
 
-    For one process, while no other writes checkpoints.
+    Only one process may call it, while no other writes checkpoints.
+
+    Args:
+        run_folder: the run folder.
+        keep: number of full checkpoints to keep, at least 1.
+        listed: steps whose checkpoints are never removed.
     """
     full = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.weights_only]
     counted = [checkpoint for checkpoint in full if checkpoint is full[-1] or checkpoint.step not in listed]

@@ -1,7 +1,7 @@
 """The record of a checkpoint: size and sha256 of every file, checked before the file is read.
 
-Hashing costs about a second per GB and core. Each rank hashes what it wrote, and full checkpoints are rare:
-it is cheaper than one run lost to a file that a disk or a copy has cut short.
+Hashing takes about a second per GB and core. Each rank hashes what it wrote, and full checkpoints are rare. That is
+cheaper than one run lost to a file that a disk or a copy has shortened.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _RECORD = {
 
 
 def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
-    """Write tensors of torch to a safetensors file with the permissions that the umask gives other files."""
+    """Write torch tensors to a safetensors file, with the permissions that the umask gives to other files."""
     from safetensors.torch import save_file  # imports torch: seconds
 
-    path.touch()  # with the mode that the umask leaves; safetensors' own file is for its owner alone
+    path.touch()  # has the umask's mode; safetensors' own file is readable by its owner only
     mode = path.stat().st_mode
     save_file(dict(tensors), path)
     share(path, mode)
 
 
 def share(path: Path, mode: int) -> None:
-    """Give a file the permissions of `mode`; a file system that refuses is ignored."""
+    """Give a file the permissions `mode`. If the file system refuses, nothing happens."""
     with suppress(OSError):
         path.chmod(stat.S_IMODE(mode))
 
@@ -51,11 +51,10 @@ def file_record(path: Path) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write the record into a folder whose files are complete, and flush the folder.
+    """Write the record into a folder whose files are complete, and flush the folder to disk.
 
     Raises:
-        UserError: a file in `record["files"]` is missing: another machine wrote it to its own disk.
-
+        UserError: a file in `record["files"]` is missing, because another machine wrote it to its own disk.
     """
     for name, written in record["files"].items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != written["bytes"]:
@@ -69,7 +68,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Read a folder's record.
 
     Raises:
-        UserError: there is none, it is damaged, or of another version.
+        UserError: there is none, or it is damaged or of another version.
 
     """
     if not (folder / RECORD).is_file():
@@ -88,11 +87,16 @@ def files_of_weights(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def verify(folder: Path, files: dict[str, dict[str, Any]], part: int = 0, parts: int = 1) -> None:
-    """Check sizes and hashes of files. With `parts` processes sharing the work, this one is `part`.
+    """Check sizes and hashes of files.
+
+    Args:
+        folder: of the checkpoint.
+        files: size and sha256 by name, from the record.
+        part: which share of the files this process checks, from 0.
+        parts: number of shares.
 
     Raises:
-        UserError: naming the first file that is missing or was changed.
-
+        UserError: a file is missing or was changed; the message names the first one.
     """
     for name in sorted(files)[part::parts]:
         verify_length(folder, {name: files[name]})
@@ -104,7 +108,7 @@ def verify_length(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     """Check sizes of files, without reading them.
 
     Raises:
-        UserError: naming the first file that is missing, cut short or longer.
+        UserError: a file is missing, shorter or longer; the message names the first one.
 
     """
     for name in sorted(files):

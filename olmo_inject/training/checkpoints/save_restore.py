@@ -1,6 +1,6 @@
 """Checkpoints of a run: written whole or not at all, checked before they are read, safe to read.
 
-`step{s}` holds the weights before plan step s, that is after s completed steps, in one of three kinds:
+`step{s}` holds the weights before plan step s, after s completed steps. There are three kinds:
 
 - full, under DDP: `model.pt`, `optim.pt`, `train.pt`, `config.yaml`, as ai2-olmo's unsharded checkpoints, so
   its own tools read them; `train/rank{r}.pt` holds the trainer's state on the further ranks.
@@ -40,7 +40,7 @@ from olmo_inject.training.checkpoints.weights import load_tensors, load_torch
 from olmo_inject.training.compat import init_optimizer
 from olmo_inject.training.parallel import DistModel
 
-Writer = Callable[[Path], list[Path]]  # writes below a folder, returns the files it wrote
+Writer = Callable[[Path], list[Path]]  # writes into a folder and returns the files it wrote
 
 
 def save(
@@ -55,22 +55,21 @@ def save(
 ) -> Checkpoint:
     """Write `run_folder/step{step}` (collective). Gradients are dropped.
 
-    What killed runs left of checkpoints they were writing or removing is removed.
+    Also removes half-written and half-removed checkpoints of killed runs.
 
     Args:
-        run_folder: the run's folder, shared by all ranks.
-        step: completed steps.
+        run_folder: the run folder, shared by all ranks.
+        step: number of completed steps.
         dist_model: the wrapped model.
         optim: its optimizer.
-        trainer_state: this rank's, in plain types (`compat.TrainerShims.trainer_state_dict`).
-        train_config: ai2-olmo's, written beside the weights.
+        trainer_state: this rank's state of the trainer, in plain types (`compat.TrainerShims.trainer_state_dict`).
+        train_config: ai2-olmo's configuration, which is written beside the weights.
         weights_only: leave out the optimizer and the trainer's state.
-        overwrite: replace a checkpoint of this step, which a resumed run reaches again.
+        overwrite: replace an existing checkpoint of this step, which a resumed run reaches again.
 
     Raises:
-        UserError: on every rank; the step exists, or the disk is full or cannot be written. No checkpoint and
-            no part of one is left.
-
+        UserError: on every rank: the step exists, or the disk is full or cannot be written. No part of a checkpoint
+            remains.
     """
     final, tmp = run_folder / f"step{step}", run_folder / f".step{step}.tmp"
     first = dist.get_rank() == 0
@@ -83,7 +82,7 @@ def save(
             tmp.mkdir(parents=True)
     optim.zero_grad(set_to_none=True)
 
-    # First all communication, then all writing: a rank whose write fails must not leave others waiting.
+    # All communication comes before all writing, so that a rank whose write fails leaves no other rank waiting.
     writers = _writers(dist_model, optim, weights_only)
     if not weights_only:
         state_file = "train.pt" if first and not is_sharded else f"train/rank{dist.get_rank()}.pt"
@@ -116,16 +115,20 @@ def save(
 
 
 def restore(checkpoint: Checkpoint, dist_model: DistModel, optim: torch.optim.Optimizer) -> dict[str, Any]:
-    """Read a full checkpoint of either kind into a model of either kind, at any number of ranks (collective).
+    """Read a full checkpoint, of DDP or FSDP, into a model of either kind, at any number of ranks (collective).
 
-    To be called before the first forward pass. Every file is checked before any is read.
+    Call it before the first forward pass. Every file is checked before any is read.
+
+    Args:
+        checkpoint: a full checkpoint.
+        dist_model: the wrapped model, which is filled.
+        optim: its optimizer, which is filled.
 
     Returns:
         This rank's trainer state, or rank 0's if the number of ranks has changed.
 
     Raises:
-        UserError: on every rank; the checkpoint is damaged, foreign, or does not fit the model.
-
+        UserError: on every rank: the checkpoint is damaged, foreign, or does not fit the model.
     """
     path, rank, world = checkpoint.path, dist.get_rank(), dist.get_world_size()
     with on_every_rank(f"{path} is damaged"):
@@ -164,7 +167,7 @@ def _restore_unsharded(path: Path, params: sharded.Views, optim: torch.optim.Opt
 
 
 def _writers(dist_model: DistModel, optim: torch.optim.Optimizer, weights_only: bool) -> list[Writer]:
-    """Gather what this rank has to write of the model and the optimizer (collective)."""
+    """Gather the parts of the model and the optimizer that this rank must write (collective)."""
     params = sharded.parameters(dist_model)
     first = dist.get_rank() == 0
     writers: list[Writer] = []
@@ -191,7 +194,7 @@ def _writers(dist_model: DistModel, optim: torch.optim.Optimizer, weights_only: 
 
 def _save_torch(path: Path, value: Any) -> list[Path]:
     path.parent.mkdir(exist_ok=True)
-    with path.open("wb") as file:  # given a path, torch reports a full disk as an internal error
+    with path.open("wb") as file:  # if given a path, torch reports a full disk as an internal error
         torch.save(value, file)
     return [path]
 

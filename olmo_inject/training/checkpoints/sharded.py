@@ -1,8 +1,8 @@
 """Parameters and optimizer state by plain name, whole under DDP or in shards under FSDP.
 
-The files are ai2-olmo-core's sharded format: one safetensors file per rank with flat slices, and one JSON
-file that says where each slice lies. It is read at any number of ranks, and into a model of either kind.
-ai2-olmo-core also writes the optimizer's settings there, pickled; here they are JSON of their own.
+The files have ai2-olmo-core's sharded format: one safetensors file per rank with flat slices, and one JSON file that
+says where each slice lies. They can be read at any number of ranks and into a model of either kind. ai2-olmo-core also
+pickles the optimizer's settings there; here they are a JSON file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from olmo_inject.training.parallel import DistModel
 Shapes = dict[str, tuple[int, ...]]
 Views = dict[str, torch.Tensor]  # plain name -> a tensor, or this rank's part as a ShardedFlatTensor
 FSDP_PREFIX = "_fsdp_wrapped_module."
-NOT_SETTINGS = ("params", "param_names", "sharded")  # of a param group: these belong to the wrapped model
+NOT_SETTINGS = ("params", "param_names", "sharded")  # keys of a param group that belong to the wrapped model
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def parameters(dist_model: DistModel) -> Views:
 
 
 def optimizer_state(optim: torch.optim.Optimizer, params: Views) -> Views:
-    """The optimizer's tensors as `state.<parameter>.__<key>`, sharing memory, sharded as their parameters."""
+    """The optimizer's tensors as `state.<parameter>.__<key>`, sharing memory, sharded like their parameters."""
     views: Views = {}
     for group in optim.param_groups:
         for name, parameter in zip(plain_names(group), group["params"], strict=True):
@@ -50,7 +50,7 @@ def optimizer_state(optim: torch.optim.Optimizer, params: Views) -> Views:
 
 
 def plain_names(group: dict[str, Any]) -> list[str]:
-    """The names of a param group's parameters in the plain model, whatever wrapped it."""
+    """Names of a param group's parameters in the plain model, without what a wrapper added."""
     return [name.replace(FSDP_PREFIX, "").removeprefix("module.") for name in group["param_names"]]
 
 
@@ -63,11 +63,10 @@ def optimizer_settings(optim: torch.optim.Optimizer) -> list[dict[str, Any]]:
 
 
 def restore_settings(optim: torch.optim.Optimizer, saved: list[dict[str, Any]]) -> None:
-    """Set each param group's learning rate, betas and so on as saved.
+    """Set each param group's learning rate, betas and other settings to the saved ones.
 
     Raises:
-        UserError: the optimizer groups its parameters otherwise than the saved one.
-
+        UserError: the optimizer has other parameter groups than the saved one.
     """
     ours = [set(plain_names(group)) for group in optim.param_groups]
     if ours != [set(plain_names(group)) for group in saved]:
@@ -89,7 +88,7 @@ def fill(view: torch.Tensor, whole: torch.Tensor) -> None:
 
 
 def gather(views: Views) -> dict[str, torch.Tensor]:
-    """The whole tensors on rank 0's CPU, nothing on the others (collective; one tensor at a time on each)."""
+    """The whole tensors on rank 0's CPU; nothing on the other ranks (collective; one tensor at a time)."""
     wholes: dict[str, torch.Tensor] = {}
     for name, view in views.items():
         whole = view.gather() if isinstance(view, ShardedFlatTensor) else view
@@ -101,20 +100,26 @@ def gather(views: Views) -> dict[str, torch.Tensor]:
 def fill_optimizer(optim: torch.optim.Optimizer, params: Views, saved: dict[str, Any]) -> None:
     """Fill an initialised optimizer from a torch optimizer's state dict, by parameter names.
 
-    Raises:
-        UserError: it holds another optimizer's state.
+    Args:
+        optim: the optimizer.
+        params: parameters by plain name.
+        saved: the state dict.
 
+    Raises:
+        UserError: `saved` is the state of another kind of optimizer.
     """
     states: dict[str, dict[str, torch.Tensor]] = {}
     for group in saved["param_groups"]:
         for name, number in zip(plain_names(group), group["params"], strict=True):
             states[name] = saved["state"].get(number, {})
     if not any(states.values()):
-        return  # saved before the first step
+        return  # it was saved before the first step
     for group in optim.param_groups:
         for name, parameter in zip(plain_names(group), group["params"], strict=True):
             if ours := optim.state.get(parameter):
-                for key in states[name].keys() - ours.keys():  # what a first step does not make: clipping's averages
+                for key in (
+                    states[name].keys() - ours.keys()
+                ):  # clipping's averages, which the first step does not create
                     ours[key] = states[name][key].to(parameter.device, copy=True)
     wholes = {f"state.{name}.__{key}": value for name, state in states.items() for key, value in state.items()}
     for key, view in optimizer_state(optim, params).items():
@@ -135,13 +140,12 @@ def check_fit(theirs: Shapes, ours: Shapes, path: Path) -> None:
     """Check that the weights have the model's names and shapes.
 
     Args:
-        theirs: the shapes of the weights in `path`.
-        ours: the shapes of the model's.
+        theirs: shapes of the weights in `path`.
+        ours: shapes of the model's weights.
         path: where the weights are, for the message.
 
     Raises:
-        UserError: naming the first tensor that is missing, unknown or of another shape.
-
+        UserError: a tensor is missing, unknown or of another shape; the message names the first one.
     """
     if missing := sorted(ours.keys() - theirs.keys()):
         raise UserError(f"{path} does not fit the model: it lacks {missing[0]} ({len(missing)} in all)")
@@ -153,7 +157,7 @@ def check_fit(theirs: Shapes, ours: Shapes, path: Path) -> None:
 
 
 class ShardWriter:
-    """Writes views below a folder: construction communicates, `write` may fail."""
+    """Writes tensors below a folder. The constructor communicates; `write` may fail."""
 
     def __init__(self, views: Views) -> None:
         """Assign tensors to ranks (collective)."""

@@ -1,10 +1,10 @@
-"""Turns an ai2-olmo model into a transformers `OlmoForCausalLM` with the same logits, to the bit on a CPU.
+"""Convert an ai2-olmo model to a transformers `OlmoForCausalLM` with the same logits, on a CPU bit for bit.
 
-(Where a joined matrix has parts narrower than 16, or a number of neurons that vector instructions do not
-divide, as 48, the parts are computed by other instructions than the whole and the last bits differ.)
+(The last bits differ if a joined matrix has parts narrower than 16, or a number of neurons such as 48 that vector
+instructions do not divide: the CPU computes the parts by other instructions than the whole.)
 
-`weights.load_weights` reads the other way. What does not map is refused: transformers' Olmo has pre-norm
-blocks, a layer norm without parameters, SwiGLU, rotary positions and no biases, and nothing else.
+`weights.load_weights` converts the other way. Other architectures are refused: transformers' Olmo has pre-norm blocks,
+a layer norm without parameters, SwiGLU, rotary positions and no biases.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from transformers.models.olmo.modeling_olmo import OlmoRotaryEmbedding
 from olmo_inject.errors import UserError
 from olmo_inject.training.checkpoints.weights import Weights
 
-# Settings that transformers' Olmo has only one value of. Absent are those that do nothing in evaluation at full
-# precision, as this is for: dropout, and in which precision norms and rotations are computed under autocast.
+# Settings for which transformers' Olmo has only one value. Those without effect in evaluation at full precision are
+# left out: dropout, and the precision of norms and rotations under autocast.
 _FIXED: Mapping[str, tuple[Any, ...]] = {
     "block_type": (BlockType.sequential,),
     "layer_norm_type": (LayerNormType.default, LayerNormType.low_precision),
@@ -39,11 +39,10 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
 
 
 def transformers_config(config: ModelConfig) -> OlmoConfig:
-    """The transformers configuration of an ai2-olmo model; `vocab_size` counts the embedding's padding rows.
+    """The transformers configuration of an ai2-olmo model. `vocab_size` includes the embedding's padding rows.
 
     Raises:
-        UserError: the model is none that transformers' Olmo can be, naming the first setting that differs.
-
+        UserError: transformers' Olmo cannot be this model; the message names the first setting that differs.
     """
     for name, allowed in _FIXED.items():
         if (value := getattr(config, name)) not in allowed:
@@ -55,7 +54,7 @@ def transformers_config(config: ModelConfig) -> OlmoConfig:
     return OlmoConfig(
         vocab_size=config.embedding_size or config.vocab_size,
         hidden_size=config.d_model,
-        intermediate_size=hidden // 2,  # ai2-olmo counts gate and up together
+        intermediate_size=hidden // 2,  # ai2-olmo's number includes both gate and up
         num_hidden_layers=config.n_layers,
         num_attention_heads=config.n_heads,
         num_key_value_heads=config.effective_n_kv_heads,
@@ -72,8 +71,8 @@ def transformers_weights(weights: Mapping[str, torch.Tensor], config: ModelConfi
     """The same weights under transformers' names: `att_proj` split into q, k, v, `ff_proj` into up and gate.
 
     Args:
-        weights: under ai2-olmo's names, as `load_weights` reads them; what is returned shares their memory.
-        config: the model they belong to.
+        weights: under ai2-olmo's names, as `load_weights` returns them; the result shares their memory.
+        config: configuration of their model.
 
     """
     head = config.d_model // config.n_heads
@@ -103,24 +102,23 @@ def transformers_weights(weights: Mapping[str, torch.Tensor], config: ModelConfi
 
 
 def to_transformers(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> OlmoForCausalLM:
-    """An OlmoForCausalLM on the CPU, in evaluation mode and in float32, that computes what the OLMo does.
+    """An OlmoForCausalLM on the CPU, in evaluation mode and float32, that computes the same function as the OLMo model.
 
     Args:
-        weights: under ai2-olmo's names, fitting `config`; float32 ones are shared with the model, not copied.
-        config: ai2-olmo's.
+        weights: under ai2-olmo's names, fitting `config`. Float32 tensors are shared with the model, not copied.
+        config: ai2-olmo's configuration.
 
     Raises:
-        UserError: as `transformers_config`.
-
+        UserError: transformers' Olmo cannot be this model.
     """
     theirs = transformers_config(config)
-    with torch.device("meta"):  # nothing is initialised only to be replaced
+    with torch.device("meta"):  # initial weights would only be replaced
         model = OlmoForCausalLM(theirs)
     shared = {name: tensor.float() for name, tensor in transformers_weights(weights, config).items()}
     model.load_state_dict(shared, assign=True)
     model.tie_weights()
     model.model.rotary_emb = OlmoRotaryEmbedding(theirs)  # its frequencies are computed, not loaded
-    model.model.embed_tokens.padding_idx = None  # ai2-olmo gives the padding token a gradient as any other
+    model.model.embed_tokens.padding_idx = None  # ai2-olmo gives the padding token a gradient like any other
     return model.eval()
 
 

@@ -1,7 +1,7 @@
-"""Reads weights from our checkpoints, ai2-olmo's, or a transformers folder.
+"""Read weights from our checkpoints, from ai2-olmo's, or from a transformers folder.
 
-Nothing is ever unpickled beyond tensors and plain containers. ai2-olmo's own reader of safetensors is not
-used: it unpickles the names of the tensors.
+Nothing is unpickled beyond tensors and plain containers. ai2-olmo's own reader of safetensors is not used, since it
+unpickles the names of tensors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def load_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except Exception as error:  # of many types: a zip, pickle or tensor that is not what it claims to be
+    except Exception as error:  # many types: a zip, pickle or tensor that is not what it claims to be
         raise UserError(f"{path} is damaged, or holds more than tensors and plain values") from error
 
 
@@ -46,7 +46,7 @@ def load_tensors(path: Path) -> Weights:
     """Read a `torch.save` file that holds named tensors and nothing else.
 
     Raises:
-        UserError: as `load_torch`, or it holds something else.
+        UserError: as in `load_torch`, or it holds something else.
 
     """
     value = load_torch(path)
@@ -56,7 +56,7 @@ def load_tensors(path: Path) -> Weights:
 
 
 def load_safetensors(path: Path) -> Weights:
-    """Read a safetensors file under the names it has.
+    """Read a safetensors file, with the names that it has.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -75,7 +75,7 @@ def check_is_checkpoint(path: Path) -> None:
     """Check that the path exists and is a checkpoint, not a run folder.
 
     Raises:
-        UserError: naming the run's last checkpoint.
+        UserError: it is neither; for a run folder the message names the last checkpoint.
 
     """
     if not path.exists():
@@ -89,10 +89,10 @@ def check_is_checkpoint(path: Path) -> None:
 
 
 def read_model_config(path: Path) -> ModelConfig:
-    """Read the model configuration of one of our or of ai2-olmo's checkpoints.
+    """Read the model configuration of a checkpoint of ours or of ai2-olmo.
 
     Raises:
-        UserError: there is no configuration, or it describes none.
+        UserError: there is no configuration, or it does not describe a model.
     """
     check_is_checkpoint(path)
     file = path / "config.yaml"
@@ -103,25 +103,23 @@ def read_model_config(path: Path) -> ModelConfig:
         given = {name: typed(value, ModelConfig if name == "model" else Any) for name, value in given.items()}
         described = OmegaConf.select(OmegaConf.create(given), "model", throw_on_missing=True)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), described))
-    except Exception as error:  # of many types: YAML's, OmegaConf's, ai2-olmo's own
+    except Exception as error:  # many types: of YAML, OmegaConf and ai2-olmo
         raise UserError(f"{file} does not describe an ai2-olmo model: {str(error).splitlines()[0]}") from error
     assert isinstance(config, ModelConfig)
     return config
 
 
 def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
-    """Read a model's weights, under ai2-olmo's names, on the CPU, in the precision they were stored in.
+    """Read a model's weights under ai2-olmo's names, on the CPU, in the precision they were stored in.
 
-    The files of a checkpoint of this project are first compared with its record.
+    Files of this project's checkpoints are compared with their record first.
 
     Args:
-        path: a checkpoint folder of this project or of ai2-olmo (unsharded), or a folder of transformers'
-            `OlmoForCausalLM`.
-        config: the model they are meant for. If given, names and shapes must fit it exactly.
+        path: a checkpoint of this project or of ai2-olmo (unsharded), or a folder of transformers' `OlmoForCausalLM`.
+        config: the model that the weights are for. If given, names and shapes must fit it exactly.
 
     Raises:
         UserError: there are no weights, they cannot be read safely, or they do not fit `config`.
-
     """
     check_is_checkpoint(path)
     if (path / record.RECORD).is_file():
@@ -149,7 +147,7 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
 def assign_weights(dist_model: DistModel, weights: Mapping[str, torch.Tensor]) -> None:
     """Copy whole weights into a wrapped model; each rank copies its part (collective).
 
-    To be called before the first forward pass: FSDP may have gathered some of the weights it replaces.
+    Call it before the first forward pass, since FSDP may have gathered weights afterwards.
     """
     for name, view in sharded.parameters(dist_model).items():
         sharded.fill(view, weights[name])
@@ -168,7 +166,7 @@ def _from_transformers(path: Path) -> Weights:
     ours: Weights = {}
     try:
         ours["transformer.wte.weight"] = theirs.pop("model.embed_tokens.weight")
-        if "lm_head.weight" in theirs:  # absent where the head is tied to the embedding
+        if "lm_head.weight" in theirs:  # absent if the head is tied to the embedding
             ours["transformer.ff_out.weight"] = theirs.pop("lm_head.weight")
         layers = {int(m[1]) for name in theirs if (m := re.match(r"model\.layers\.(\d+)\.", name))}
         for layer in sorted(layers):

@@ -1,1 +1,1 @@
-"""Scores models on tasks and references, during a run and afterwards. Start with `tasks`."""
+"""Score models on tasks and references, during a run and afterwards. Start with `tasks`."""

@@ -1,4 +1,4 @@
-"""Evaluates checkpoints on the tasks of their run or on any others."""
+"""Evaluate checkpoints on the tasks of their run or on other tasks."""
 
 from __future__ import annotations
 
@@ -33,25 +33,24 @@ class Result:
     """The scores of one checkpoint on one half of one task.
 
     Attributes:
-        checkpoint: its folder.
-        step: completed steps; None for a checkpoint that does not say.
-        task: the task's name.
+        checkpoint: folder of the checkpoint.
+        step: completed steps; None if the checkpoint does not say.
+        task: name of the task.
         half: `train` or `test`.
-        count: instances scored.
-        loss: mean cross-entropy of LABEL, nats.
-        accuracy: LABEL is the most likely token of all.
-        accuracy_among_labels: of the task's labels.
-        label_mass: mean probability of the task's labels together.
-        loss_among_labels: mean cross-entropy of LABEL when the labels alone are possible, nats.
+        count: number of scored instances.
+        loss: mean cross-entropy of LABEL, in nats.
+        accuracy: share of instances whose LABEL is the most likely of all tokens.
+        accuracy_among_labels: share of instances whose LABEL is the most likely of the task's labels.
+        label_mass: mean probability of all the task's labels together.
+        loss_among_labels: mean cross-entropy of LABEL if only the task's labels are possible, in nats.
         trained: whether the checkpoint's run was given this very task.
-        count_unmirrored: how many test pairs have no mirror in the train half. The last four are of these; None where
-            there are no such.
-        auc: how often a pair of the second label has a larger difference of logits than one of the first; None for a
-            task without just two labels.
-        auc_unmirrored: as `auc`.
-        accuracy_unmirrored: as `accuracy`.
-        accuracy_among_labels_unmirrored: as `accuracy_among_labels`.
-        loss_among_labels_unmirrored: as `loss_among_labels`.
+        count_unmirrored: number of test pairs without a mirror in the train half.
+        auc: how often a pair with the second label has a larger difference of logits than one with the first; None
+            unless the task has two labels.
+        auc_unmirrored: `auc` over unmirrored pairs; None if there are none, as in the next three.
+        accuracy_unmirrored: `accuracy` over unmirrored pairs.
+        accuracy_among_labels_unmirrored: `accuracy_among_labels` over unmirrored pairs.
+        loss_among_labels_unmirrored: `loss_among_labels` over unmirrored pairs.
     """
 
     checkpoint: str
@@ -85,7 +84,7 @@ def find_steps(paths: Sequence[Path], steps: str = ALL) -> list[Path]:
         steps: which checkpoints of a run, as in `olmo_inject.runs.checkpoints.select_steps`.
 
     Raises:
-        UserError: a path that is neither, or a step that is not there.
+        UserError: a path is neither, or a step does not exist.
     """
     selection = find_checkpoints(paths, steps)
     if selection.missing:
@@ -97,7 +96,7 @@ def check_sizes(batch_size: int, most: int | None) -> None:
     """Check that sizes are at least 1.
 
     Raises:
-        UserError: naming the option.
+        UserError: one is not; the message names the option.
     """
     for name, value in (("--rows-per-pass", batch_size), ("--max-instances", most)):
         if value is not None and value < 1:
@@ -108,12 +107,12 @@ def find_tasks(chosen: Sequence[str], step: Path) -> list[Task]:
     """The tasks that a checkpoint is to be evaluated on.
 
     Args:
-        chosen: names of its run's tasks, files of saved tasks (`tasks/NAME.json` of any run), or experiments
-            (YAML), whose tasks are built as a run of them would; nothing: all tasks of its run.
-        step: the checkpoint, inside its run's folder where names are to be found.
+        chosen: names of its run's tasks, files of saved tasks (`tasks/NAME.json` of any run), or experiments (YAML),
+            whose tasks are built. Empty: all tasks of its run.
+        step: the checkpoint; names are looked up in its run folder.
 
     Raises:
-        UserError: no such task or file.
+        UserError: there is no such task or file.
     """
     own = own_tasks(step)
     if not chosen:
@@ -132,31 +131,31 @@ def find_tasks(chosen: Sequence[str], step: Path) -> list[Task]:
         else:
             known = ", ".join(task.name for task in own) or "none"
             raise UserError(
-                f"--tasks: {name!r} is no task of {step.parent} ({known}) and no file: "
+                f"--tasks: {name!r} is neither a task of {step.parent} ({known}) nor a file: "
                 "a run's tasks/NAME.json, or an experiment's YAML"
             )
     return tasks
 
 
 def own_tasks(step: Path) -> list[Task]:
-    """The tasks of the run that a checkpoint lies in, or none."""
+    """The tasks of the run that a checkpoint belongs to; empty if it belongs to none."""
     return load_run(step.parent).tasks if is_run(step.parent) else []
 
 
 def evaluate_checkpoint(
     step: Path, tasks: Sequence[Task], device: torch.device, batch_size: int = 512, most: int | None = None
 ) -> Iterator[Result | ProbeResult]:
-    """Both halves of each task; of a task with probes, each of them.
+    """Evaluate both halves of each task; for a task with probes, each probe.
 
     Args:
         step: a checkpoint of any kind.
-        tasks: on what.
+        tasks: what to evaluate it on.
         device: where to compute, in float32.
         batch_size: instances per forward pass.
-        most: of each half; None: all.
+        most: maximum instances of each half; None: all.
 
     Raises:
-        UserError: as `read_model`; a task whose tokens the model does not have.
+        UserError: as in `read_model`, or the model lacks a task's tokens.
     """
     weights, config = read_model(step)
     model = _build(weights, config, device)
@@ -187,7 +186,7 @@ def evaluate_checkpoint(
 def _ask(
     model: OLMo, step: Path, number: int | None, task: Task, batch_size: int, most: int | None, trained: bool
 ) -> Iterator[ProbeResult]:
-    """The answers to a task's probes, with how often its run had shown each instance before."""
+    """The answers to a task's probes, with how often its run had injected each instance before."""
     seen = last = None
     if trained and number is not None:
         seen, last = sightings(load_run(step.parent).build_plan().plan, task.name, number)
@@ -214,7 +213,7 @@ def _ask(
 
 
 def results_table(results: Sequence[Result]) -> Table:
-    """Results as rows; a task that the checkpoint's run was not given has a star."""
+    """A table of results. Tasks that the checkpoint's run was not trained on have a star."""
     table = Table(box=SIMPLE, padding=0, show_edge=False)
     columns = ("loss", "accuracy", "of labels", "unmirrored", "label mass", "loss in labels", "AUC")
     for name in ("checkpoint", "task", "half", *columns):
@@ -240,7 +239,7 @@ def results_table(results: Sequence[Result]) -> Table:
 
 
 def write_results(results: Sequence[Result | ProbeResult], path: Path) -> None:
-    """Results as a Parquet file, a row each; what one sort of result does not have is null."""
+    """Write results to a Parquet file, one per row. Fields that a kind of result does not have are null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -252,7 +251,7 @@ def write_results(results: Sequence[Result | ProbeResult], path: Path) -> None:
 
 
 def _build(weights: dict[str, torch.Tensor], config: ModelConfig, device: torch.device) -> OLMo:
-    # In float32, which flash attention does not have.
+    # In float32, which flash attention does not support.
     model = OLMo(config.update_with(init_device="cpu", flash_attention=False), init_params=False)
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return model.to(device)

@@ -1,4 +1,4 @@
-"""Scores a model on continuations of contexts: their summed loss, and whether greedy decoding would give them."""
+"""Score a model on continuations of contexts: their summed loss, and whether greedy decoding would produce them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Logits = Callable[[torch.Tensor], torch.Tensor]  # rows [b, t] -> logits [b, t, 
 
 @runtime_checkable
 class Item(Protocol):
-    """A context, and what is to follow it."""
+    """A context and the answer that should follow it."""
 
     @property
     def context(self) -> Sequence[int]:
@@ -24,25 +24,25 @@ class Item(Protocol):
 
     @property
     def answer(self) -> Sequence[int]:
-        """Tokens that it is to predict."""
+        """Tokens that the model should predict."""
         ...
 
 
 def score_items(
     logits: Logits, items: Sequence[Item], tokens_per_pass: int, device: torch.device, rank: int = 0, world: int = 1
 ) -> Float[torch.Tensor, "n 2"]:
-    """Per item the summed cross-entropy of its answer in nats, and whether each of its tokens is the most likely one.
+    """For each item the summed cross-entropy of its answer in nats, and whether greedy decoding gives the answer.
 
-    The latter is what greedy decoding from the context would give: as long as it is right, it reads the answer.
-    Items of about one length go through the model together, padded on the right, where a causal model does not look.
+    Greedy decoding gives the answer if each of its tokens is the most likely one after the true tokens before it. Items
+    of similar length share a forward pass. Padding is on the right, where a causal model does not look.
 
     Args:
         logits: the model.
         items: contexts and answers.
-        tokens_per_pass: at most so many at once, and at least one item.
+        tokens_per_pass: maximum tokens per forward pass; a pass has at least one item.
         device: where to compute.
-        rank: whose share to score, zeros for the others'; every rank makes equally many passes.
-        world: how many ranks there are.
+        rank: whose share to score; other ranks' items are zeros. Every rank makes the same number of passes.
+        world: number of ranks.
     """
     lengths = np.array([len(item.context) + len(item.answer) for item in items])
     rows = max(1, tokens_per_pass // int(lengths.max()))
@@ -51,7 +51,7 @@ def score_items(
     for start in range(0, len(items), rows * world):
         together = by_length[start : start + rows * world]
         mine = together[rank::world]
-        # A rank whose share has run out still takes part, with any one item.
+        # A rank that has finished its share still takes part, with an arbitrary item.
         scored = _score(logits, [items[i] for i in (mine if len(mine) else together[:1])], device)
         if len(mine):
             results[torch.from_numpy(mine).to(device)] = scored

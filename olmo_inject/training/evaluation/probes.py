@@ -1,4 +1,4 @@
-"""Asks a model what a task's probes ask: continuations, choices, exposure; by probe, group and half."""
+"""Ask a model a task's probes (continuations, choices, exposure), and average by probe, group and half."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from olmo_inject.training.evaluation.tasks import Mean
 if TYPE_CHECKING:
     from olmo_inject.training.trainer import InjectionTrainer
 
-MOST_GROUPS = 64  # in metrics; of more, only the halves' means are logged
+MOST_GROUPS = 64  # maximum groups in metrics; with more, only the halves' means are logged
 Scorer = Callable[[Sequence["Option"]], Float[np.ndarray, "n 2"]]
 
 
 class Option(NamedTuple):
-    """One of a probe's options after its context, as an item to score."""
+    """One option of a probe after its context, as an item to score."""
 
     context: tuple[int, ...]
     answer: tuple[int, ...]
 
 
 def probes_of(task: Task, ids: Int64[np.ndarray, " n"]) -> list[Probe]:
-    """The task's probes of some instances; of a task that has none, one for what each instance is to continue with."""
+    """The task's probes for some instances. If the task has none, one probe per instance: its continuation."""
     wanted = set(ids.tolist())
     if task.probes:
         return [probe for probe in task.probes if probe.instance in wanted]
@@ -51,14 +51,14 @@ def probes_of(task: Task, ids: Int64[np.ndarray, " n"]) -> list[Probe]:
 def answers(probes: Sequence[Probe], scorer: Scorer, row_length: int) -> list[dict[str, float]]:
     """What a model answers to each probe, by name of the measure.
 
-    `loss` is of the right option, nats per token. A continuation also has `exact`, whether greedy decoding gives it; a
-    choice `accuracy`, whether the right option is the likeliest, and `accuracy_normalized`, whether it is by token;
-    exposure `exposure`, log2 of the number of options less log2 of the right one's rank.
+    `loss` is that of the correct option, in nats per token. A continuation also has `exact`: whether greedy decoding
+    gives it. A choice has `accuracy` (the correct option is the most likely) and `accuracy_normalized` (it is the most
+    likely per token). Exposure has `exposure`: log2 of the number of options minus log2 of the correct one's rank.
 
     Args:
         probes: what to ask.
-        scorer: sums of losses and greedy matches of options.
-        row_length: the model's; of what is longer, the first tokens are asked for.
+        scorer: returns summed losses and greedy matches of options.
+        row_length: the model's maximum; longer items are cut to their first tokens.
     """
     options = [
         Option(probe.context[-row_length + 1 :], option[: max(1, row_length - len(probe.context))])
@@ -84,7 +84,7 @@ def _values(probe: Probe, scored: Float[np.ndarray, "o 2"], lengths: Int64[np.nd
         best = {"accuracy": losses, "accuracy_normalized": by_token}
         return values | {name: float(of.argmin() == probe.right) for name, of in best.items()}
     others = np.delete(losses, probe.right)
-    # A tie counts half, so a model that knows nothing is in the middle.
+    # A tie counts half, so that a model that knows nothing has the middle rank.
     rank = 1 + int((others < losses[probe.right]).sum()) + int((others == losses[probe.right]).sum()) / 2
     return values | {"exposure": math.log2(len(losses)) - math.log2(rank)}
 
@@ -94,7 +94,13 @@ def _name(probe: Probe, measure: str) -> str:
 
 
 def means(task: Task, probes: Sequence[Probe], found: Sequence[Mapping[str, float]]) -> dict[str, Mean]:
-    """The mean of each measure, and as MEASURE/GROUP those of the task's groups, if they are few."""
+    """The mean of each measure and, as MEASURE/GROUP, the means of the task's groups if there are few.
+
+    Args:
+        task: supplies the groups.
+        probes: the probes that were asked.
+        found: the answers to each.
+    """
     groups = task.groups if 1 < len(set(task.groups)) <= MOST_GROUPS else ()
     values: dict[str, list[float]] = {}
     for probe, of_probe in zip(probes, found, strict=True):
@@ -129,9 +135,9 @@ def ask_model(model: OLMo, probes: Sequence[Probe], batch_size: int) -> list[dic
     """The answers of a plain model, in the precision of its weights.
 
     Args:
-        model: any.
+        model: any OLMo model.
         probes: what to ask.
-        batch_size: options at once, of the longest.
+        batch_size: number of options per forward pass, if they have the longest length.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -150,17 +156,17 @@ class ProbeResult:
     """What one checkpoint answers to one probe, in one measure.
 
     Attributes:
-        checkpoint: its folder.
-        step: completed steps; None for a checkpoint that does not say.
-        task: the task's name.
+        checkpoint: folder of the checkpoint.
+        step: completed steps; None if the checkpoint does not say.
+        task: name of the task.
         half: `train` or `test`.
-        instance: its name.
+        instance: name of the instance.
         group: its group, if it has one.
-        measure: as in metrics.
-        value: measured.
+        measure: name of the measure, as in metrics.
+        value: the measured value.
         trained: whether the checkpoint's run was given this very task.
-        seen: how often the run had injected the instance before the step; None where the run is not known.
-        last_seen: the last such step.
+        seen: how often the run had injected the instance before the step; None if the run is not known.
+        last_seen: the last step that injected it.
     """
 
     checkpoint: str
@@ -181,7 +187,13 @@ class ProbeResult:
 
 
 def sightings(plan: Plan, task: str, steps: int) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """How often each instance of a task is injected before step `steps`, and the last step that does; -1 for never."""
+    """How often each instance of a task is injected before step `steps`, and the last step that does; -1 for never.
+
+    Args:
+        plan: the run's plan.
+        task: name of the task.
+        steps: number of steps to count.
+    """
     number = next((n for n, each in enumerate(plan.tasks) if each.name == task), -1)
     n = len(plan.tasks[number].instances) if number >= 0 else 0
     seen, last = np.zeros(n, np.int64), np.full(n, -1)
@@ -194,7 +206,7 @@ def sightings(plan: Plan, task: str, steps: int) -> tuple[Int64[np.ndarray, " n"
 
 
 def results_table(results: Sequence[ProbeResult]) -> Table:
-    """The means over each half and group as rows; a task that the checkpoint's run was not given has a star."""
+    """A table of means over each half and group. Tasks that the checkpoint's run was not trained on have a star."""
     table = Table(box=SIMPLE, padding=0, show_edge=False)
     for name in ("checkpoint", "task", "half", "group", "measure", "mean", "n"):
         table.add_column(name, justify="right" if name in ("mean", "n") else "left", overflow="fold")

@@ -1,4 +1,4 @@
-"""Scores a model on natural statements: the answer's tokens given the context, shared among ranks."""
+"""Score a model on natural statements: the answer's tokens given the context, shared among ranks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ReferenceScores:
     """The scores of a model on a reference task.
 
     Attributes:
-        loss: cross-entropy in nats per token of the answers, a sum over a count.
-        accuracy: share of the items of which every token of the answer is the most likely one.
+        loss: cross-entropy in nats per token of all answers.
+        accuracy: share of items in which every token of the answer is the most likely one.
         tokens: number of answer tokens.
         items: number of items.
     """
@@ -35,10 +35,10 @@ class ReferenceScores:
 
 
 def evaluate_reference(trainer: InjectionTrainer, items: Sequence[ReferenceItem]) -> ReferenceScores:
-    """Score the trainer's model; leaves gradients, random states and the mode's effects alone.
+    """Score the trainer's model (collective). Gradients and random states are not touched.
 
-    No more tokens at once than in a training micro-batch, whose logits are known to fit. Every rank scores its share
-    in equally many passes, so FSDP's collectives match (collective). The model is left in evaluation mode.
+    A pass holds no more tokens than a training micro-batch, whose logits are known to fit in memory. Every rank scores
+    its share in the same number of passes, so FSDP's collectives match. The model is left in evaluation mode.
     """
     trainer.dist_model.eval()
     budget = trainer.cfg.device_train_microbatch_size * trainer.cfg.model.max_sequence_length

@@ -1,4 +1,4 @@
-"""Scoring a model on instances of a task: LABEL given TOK1 TOK2, by a trainer over its ranks or by a plain model."""
+"""Score a model on instances of a task (LABEL given TOK1 TOK2), by a trainer over its ranks or by a plain model."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ if TYPE_CHECKING:
 
     from olmo_inject.training.trainer import InjectionTrainer
 
-OF_UNMIRRORED = ("accuracy", "accuracy_among_labels", "loss_among_labels", "auc")  # measured on these pairs too
+OF_UNMIRRORED = ("accuracy", "accuracy_among_labels", "loss_among_labels", "auc")  # also measured on unmirrored pairs
 NextLogits = Callable[[torch.Tensor], torch.Tensor]  # rows [b, t] -> logits after the last token [b, V], float32
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How a model answers instances of a task, one entry an instance.
+    """How a model answers instances of a task, one entry per instance.
 
-    The loss is in two parts: that the answer is a label at all, -log(label_mass), and which of them it is,
-    loss_among_labels. A model that has learned only which tokens are labels has the first part low, and not the second.
+    The loss is the sum of two parts: -log(label_mass), that the answer is a label at all, and loss_among_labels, which
+    of the labels it is. A model that has learned only which tokens are labels has a small first part and a large second
+    one.
 
     Attributes:
-        loss: cross-entropy of LABEL over the whole vocabulary, nats.
-        correct: LABEL is the most likely of the whole vocabulary.
-        correct_among_labels: LABEL is the most likely of the task's own labels.
-        label_mass: probability of the task's own labels together.
-        loss_among_labels: cross-entropy of LABEL when they alone are possible, nats.
-        difference: logit of the second of two labels minus that of the first; 0 of a task with more.
+        loss: cross-entropy of LABEL over the whole vocabulary, in nats.
+        correct: whether LABEL is the most likely token of the vocabulary.
+        correct_among_labels: whether LABEL is the most likely of the task's labels.
+        label_mass: probability of all the task's labels together.
+        loss_among_labels: cross-entropy of LABEL if only the task's labels are possible, in nats.
+        difference: with two labels, the logit of the second minus that of the first; otherwise 0.
     """
 
     loss: Float[np.ndarray, " n"]
@@ -50,16 +51,16 @@ class Scores:
 
     @classmethod
     def of(cls, columns: Float[np.ndarray, "n 6"]) -> Scores:
-        """From the columns of `score`."""
+        """Make scores from the columns that `score` returns."""
         loss, correct, correct_among, *rest = columns.T
         return cls(loss, correct > 0, correct_among > 0, *rest)
 
     def at(self, places: Int64[np.ndarray, " m"]) -> Scores:
-        """Those of some instances."""
+        """The scores of the instances at `places`."""
         return Scores(**{name: values[places] for name, values in vars(self).items()})
 
     def means(self) -> dict[str, float]:
-        """Means over instances, by the names that metrics give them."""
+        """Means over instances, by their names in metrics."""
         return {
             "loss": float(self.loss.mean()),
             "accuracy": float(self.correct.mean()),
@@ -78,9 +79,9 @@ def score(
     """The columns of `Scores` for some instances, in float64.
 
     Args:
-        logits: of the token that is to be LABEL.
-        target: LABEL.
-        labels: the task's own label tokens, ascending.
+        logits: the model's logits for the token in LABEL's place.
+        target: token id of LABEL.
+        labels: token ids of the task's labels, ascending.
     """
     own = logits[:, labels]
     place = torch.searchsorted(labels, target.contiguous())
@@ -97,31 +98,38 @@ def score(
 
 
 def auc(difference: Float[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> float | None:
-    """How often a random instance of the second label has a larger logit difference than one of the first.
+    """How often a random instance with the second label has a larger logit difference than one with the first.
 
-    It is 0.5 for a model that cannot tell them apart, whatever it answers most. Ties count a half. None where there are
-    no instances of one of the two.
+    It is 0.5 for a model that cannot tell them apart, whichever label it prefers. Ties count half. None if one of the
+    labels has no instance.
     """
     ones, zeros = int(second.sum()), int((~second).sum())
     if not ones or not zeros:
         return None
     _, place, counts = np.unique(difference, return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum() - (counts - 1) / 2)[place]  # from 1; ties share their mean
+    ranks = (counts.cumsum() - (counts - 1) / 2)[place]  # from 1; ties share their mean rank
     return float((ranks[second].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and over how many instances."""
+    """A mean, and the number of instances it is over."""
 
     value: float
     count: int
 
 
 def half_means(task: Task, half: str, ids: Int64[np.ndarray, " n"], scores: Scores) -> dict[str, Mean]:
-    """The means of a half's scores, and AUC of a task with two labels, by the names that metrics give them.
+    """The means of a half's scores, and AUC if the task has two labels, by their names in metrics.
 
-    Of a test half also, as NAME_unmirrored, those on pairs whose mirror was not trained on, if any.
+    A test half also has the means over pairs whose mirror was not trained on, as NAME_unmirrored, if there are such
+    pairs.
+
+    Args:
+        task: supplies labels and mirrors.
+        half: `train` or `test`.
+        ids: the instances that were scored.
+        scores: their scores.
     """
     means = _means(task, ids, scores)
     if half == "test" and len(unmirrored := unmirrored_among(task, ids)):
@@ -139,14 +147,14 @@ def _means(task: Task, ids: Int64[np.ndarray, " n"], scores: Scores) -> dict[str
 
 
 def evaluate_instances(trainer: InjectionTrainer, task: Task, ids: Int64[np.ndarray, " n"], batch_size: int) -> Scores:
-    """Score `ids` of `task` with the trainer's model; leaves gradients, random states and the mode's effects alone.
+    """Score `ids` of `task` with the trainer's model (collective). Gradients and random states are not touched.
 
-    Every rank scores its share in equally many passes, so FSDP's collectives match (collective). The model is
-    left in evaluation mode.
+    Every rank scores its share in the same number of passes, so FSDP's collectives match. The model is left in
+    evaluation mode.
 
     Args:
-        trainer: whose model to score, in its training precision.
-        task: the task.
+        trainer: its model is scored, in its training precision.
+        task: supplies instances and labels.
         ids: indices into `task.triples`.
         batch_size: instances per forward pass on each rank.
     """
@@ -162,14 +170,14 @@ def evaluate_instances(trainer: InjectionTrainer, task: Task, ids: Int64[np.ndar
 def evaluate_shared(
     next_logits: NextLogits, task: Task, ids: Int64[np.ndarray, " n"], batch_size: int, device: torch.device
 ) -> Scores:
-    """Score any model, its instances shared among the processes if there are several (collective).
+    """Score any model. Several processes share the instances (collective).
 
     Args:
-        next_logits: of the model, in evaluation mode.
-        task: the task.
-        ids: indices into `task.instances`.
+        next_logits: logits of the model, in evaluation mode.
+        task: supplies instances and labels.
+        ids: indices into `task.triples`.
         batch_size: instances per forward pass on each rank.
-        device: of the model.
+        device: where the model is.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return Scores.of(_scored(next_logits, task, ids, batch_size, device).cpu().numpy())
@@ -179,7 +187,14 @@ def evaluate_shared(
 
 
 def evaluate_model(model: OLMo, task: Task, ids: Int64[np.ndarray, " n"], batch_size: int) -> Scores:
-    """Score `ids` of `task` with a plain model, in the precision of its weights; as `evaluate_instances`."""
+    """Score a plain model, in the precision of its weights.
+
+    Args:
+        model: any OLMo model.
+        task: supplies instances and labels.
+        ids: indices into `task.triples`.
+        batch_size: instances per forward pass.
+    """
     model.eval()
     device = next(model.parameters()).device
 
@@ -198,14 +213,14 @@ def _scored(
     rank: int = 0,
     world: int = 1,
 ) -> Float[torch.Tensor, "n 6"]:
-    """The columns of `Scores` for each instance; zeros where it was another rank's."""
+    """The columns of `Scores` for each instance; zeros for those of other ranks."""
     # TOK1 and TOK2 decide the LABEL, so two tokens are all the model reads.
     instances = torch.from_numpy(task.triples[ids].astype(np.int64))
     labels = torch.from_numpy(task.label_tokens.astype(np.int64)).to(device)
     results = torch.zeros(len(ids), 6, dtype=torch.float64, device=device)
     for start in range(0, len(ids), batch_size * world):
         mine = torch.arange(start + rank, min(start + batch_size * world, len(ids)), world)
-        # A rank whose share has run out still takes part, with any one instance.
+        # A rank that has finished its share still takes part, with an arbitrary instance.
         rows = instances[mine if len(mine) else mine.new_zeros(1)].to(device)
         with torch.no_grad():
             logits = next_logits(rows[:, :LABEL_POSITION])

@@ -311,15 +311,15 @@ def test_rank_correlations_are_within_one_frequency_or_one_size() -> None:
             ("low", "high", "untrained", "shuffled", "plain", "fewer", "of_fewer", "shuffled_of_fewer"), 0.0
         ),
         model=table["parameters"].map("{} wide".format),
-        schedule=table["per_batch"].map("{} a batch".format).where(table["evenly"], "burst"),
+        schedule=table["per_batch"].map("{} per batch".format).where(table["evenly"], "burst"),
         step=12,
         task="less",
         feature="order",
     )
     table = trends(found)
     assert table[["against", "at", "runs"]].to_numpy().tolist() == [
-        ["model size", "1 a batch", 4],
-        ["model size", "8 a batch", 4],
+        ["model size", "1 per batch", 4],
+        ["model size", "8 per batch", 4],
     ]
     assert table["correlation"].to_list() == pytest.approx([1, 1])
     assert table["p"].to_list() == pytest.approx([2 / 24, 2 / 24])

@@ -85,7 +85,7 @@ def test_a_run_is_read_as_it_was_written(trained: Path) -> None:
         assert (accuracy.value, accuracy.n, last["step"]) == (last["value"], n, 12)
         assert last["count"] == n
     assert run.accuracy("less") == run.accuracy("less", "accuracy_unmirrored")
-    assert run.schedule_label("less") == "5/2 a batch"
+    assert run.schedule_label("less") == "5/2 per batch"
     assert run.schedule_label("plus") == "2 every 3 batches"
     assert run.gap("plus") == 3
     assert not run.evenly_injected("plus")

@@ -48,7 +48,7 @@ def test_a_narrow_model_that_does_better_is_said_to(copies: Copies) -> None:
 def test_frequencies(copies: Copies) -> None:
     rare = (RATE, "instances_per_batch: 1/10")
     runs = made(copies, ("a", [], (950, 1000)), ("b", [rare], (600, 1000)))
-    assert "tiny-8 learned less at 5/2 instances a batch and not at 1/10." in sentences(runs)
+    assert "tiny-8 learned less at 5/2 instances per batch and not at 1/10." in sentences(runs)
     assert compared(runs) == []
 
 

@@ -84,7 +84,7 @@ def test_a_page_of_everything_is_whole_and_loads_nothing(trained: Path, copies: 
 
     assert "Two &lt;tasks&gt;" in source
     assert "Not trained to the end: begun (0 of 12 steps), cut (6 of 12 steps)" in page.text
-    assert "often less learned 0.990 (0.946 to 0.998) tiny-8 4 a batch 12 identical" in page.text
+    assert "often less learned 0.990 (0.946 to 0.998) tiny-8 4 per batch 12 identical" in page.text
     assert "identical" in page.text
     assert "not audited" in page.text
     assert "2 every 3 batches" in page.text

@@ -18,6 +18,7 @@ from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
 from analysis.study.measures import collected, over_seeds, student_reach
 from analysis.study.report import BEGIN, END, write_study
 from analysis.study.shuffled import ShuffledComparison
+from analysis.study.theory import slopes, utilities
 from launch.cells import files
 from launch.sweep import Sweep, load_sweep
 from olmo_inject.tasks.comparison import Comparison
@@ -132,6 +133,12 @@ def test_verdicts_follow_the_interval() -> None:
     assert judge(table(1, 0.1)[lambda cells: cells["seed"] == "s1"])[0] == OPEN  # one seed has no interval
 
 
+@pytest.fixture
+def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "RESAMPLES", 100)
+
+
+@pytest.mark.usefixtures("fewer_resamples")
 def test_one_curve_is_told_from_two() -> None:
     rng = np.random.default_rng(2)
     widths = np.tile([8, 16, 32, 64, 128], 12)
@@ -157,3 +164,51 @@ def test_shuffled_labels_keep_pairs_and_shares_and_lose_the_order() -> None:
     assert sorted(ordered[:, 2]) == sorted(shuffled[:, 2])
     assert 0.4 < (ordered[:, 2] == shuffled[:, 2]).mean() < 0.6
     assert json.dumps(shuffled.tolist()) == json.dumps(ShuffledComparison(16).instances(tokens).tolist())
+
+
+def test_utility_is_what_the_task_gives_a_slot_against_what_the_text_gives() -> None:
+    # L = 1 + 8 / N at widths a factor of two apart: the slope over log N is 8 / N, so -dL/dN is about 8 / N^2.
+    widths = np.array([8, 16, 32, 64, 128])
+    table = pd.DataFrame({"width": np.tile(widths, 2), "residual": np.tile(1 + 8 / widths, 2), "often": 2.0})
+    found = slopes(table)
+    central = (8 / 8 - 8 / 32) / (2 * np.log(2)) / 16
+    assert found[1] == found[6] == pytest.approx(central)
+    assert utilities(table)[1] == pytest.approx(2 * np.log(2) / 1024 / central)
+    flat = slopes(table.assign(residual=1.0))
+    assert (flat > 0).all()
+    two = pd.concat([table.assign(text="a"), table.assign(text="b", residual=3.0)], ignore_index=True)
+    assert slopes(two, "text")[1] == pytest.approx(central)
+    assert slopes(two, "text")[11] == flat[0]
+
+
+@pytest.mark.usefixtures("fewer_resamples")
+def test_the_theory_must_rank_better_than_frequency_or_width_alone() -> None:
+    rng = np.random.default_rng(3)
+    rows = [
+        {"seed": seed, "width": width, "often": often, "residual": 1 + 8 / width}
+        for seed in ("s1", "s2", "s3")
+        for width in (8, 16, 32, 64, 128)
+        for often in (0.25, 1, 4, 16, 64)
+    ]
+    table = pd.DataFrame(rows)
+    held = np.log(utilities(table)) + 0.1 * rng.normal(size=len(table))
+    assert claims._theory("auc")(table.assign(auc=held))[0] == REPRODUCED
+    assert claims._theory("auc")(table.assign(auc=table["often"]))[0] == NOT
+
+
+def test_tasks_together_and_schedules_are_compared_seed_by_seed() -> None:
+    def cells(column: str, values: dict[str, float]) -> pd.DataFrame:
+        return pd.DataFrame(
+            [
+                {"seed": f"s{seed}", "task": "tcmp", "width": width, column: case, "auc_unmirrored": auc + 0.01 * seed}
+                for seed in range(3)
+                for width in (16, 64)
+                for case, auc in values.items()
+            ]
+        )
+
+    assert claims._together(cells("injected", {"one": 0.9, "two": 0.9, "three": 0.89}))[0] == REPRODUCED
+    assert claims._together(cells("injected", {"one": 0.9, "two": 0.9, "three": 0.7}))[0] == NOT
+    assert claims._schedule(cells("schedule", {"uniform": 0.7, "bursts": 0.6, "early": 0.9}))[0] == REPRODUCED
+    assert claims._schedule(cells("schedule", {"uniform": 0.9, "bursts": 0.6, "early": 0.8}))[0] == NOT
+    assert claims._schedule(cells("schedule", {"uniform": 0.9, "bursts": 0.6}))[0] == OPEN

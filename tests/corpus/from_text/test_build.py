@@ -440,7 +440,7 @@ def test_finished_shards_of_a_failed_build_are_not_lost(tmp_path: Path) -> None:
     stamps = [path.stat().st_mtime_ns for path in finished]
     other = replace(SMALL, shard_tokens=4000)
     with pytest.raises(
-        UserError, match="of an interrupted build with shard_tokens 3000: give that to go on, or --overwrite"
+        UserError, match="of an interrupted build with shard_tokens 3000: continue with that, or give --overwrite"
     ):
         build_corpus(out, [str(source)], other, progress=False)
     build_corpus(out, [str(source)], replace(SMALL, skip_damaged=True), progress=False)

@@ -314,7 +314,7 @@ def test_a_damaged_run_is_made_again(root: Path, tmp_path: Path, monkeypatch: py
     content = bytearray(run.read_bytes())
     content[100] ^= 1
     run.write_bytes(content)
-    with pytest.raises(UserError, match=f"{run.name} is damaged; the same command makes it again"):
+    with pytest.raises(UserError, match=f"{run.name} is damaged; the same command writes it again"):
         open_stager(shards, order, VOCABULARY, range(20), to, **how).run(lambda n: None)
     stage(shards, order, range(20), to, part_bytes=512 << 20, **how)
     check_same(to, shards, order)
@@ -409,7 +409,7 @@ def test_a_disk_that_forgets_is_not_trusted(root: Path, tmp_path: Path, monkeypa
         sound = parts._is_on_disk(path, np.frombuffer(content, np.uint8), advanced.append)
         assert sound == (kept == content)
     monkeypatch.setattr(parts, "_is_on_disk", lambda path, content, advance: False)
-    with pytest.raises(UserError, match="the disk gives back something else than was written; it is not trusted"):
+    with pytest.raises(UserError, match="the disk returns other bytes than were written, so it cannot be trusted"):
         stage(shards, order, range(5), tmp_path / "s")
     assert not (tmp_path / "s" / "stage.json").exists()
 
@@ -423,7 +423,7 @@ def test_a_disk_that_is_too_small(root: Path, tmp_path: Path, monkeypatch: pytes
     assert "for runs that are deleted at the end" in stager.describe()[-1]
     stager = open_stager(shards, order, VOCABULARY, range(20), to, read="stream", memory_bytes=needed)
     assert stager.disk_bytes == needed
-    assert "5.1 kB of memory hold what is streamed" in stager.describe()[-1]
+    assert "5.1 kB of memory for streamed sequences" in stager.describe()[-1]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 0, needed - 1))  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"needs 5\.1 kB of disk, 5\.1 kB are free"):
         stager.check_disk()

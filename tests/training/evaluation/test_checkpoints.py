@@ -98,7 +98,7 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a checkpoint nor a run"):
         checkpoints.find_steps([tmp_path])
     with pytest.raises(
-        UserError, match=r"'more' is no task of .* \(less, plus\) and no file: a run's tasks/NAME.json, or an exp"
+        UserError, match=r"'more' is neither a task of .* \(less, plus\) nor a file: a run's tasks/NAME.json, or an exp"
     ):
         checkpoints.find_tasks(["more"], run / "step4")
     with pytest.raises(UserError, match=r"'demo\.yaml' is no task"):  # not the shipped experiment of that name

@@ -1,0 +1,130 @@
+"""What bursts leave behind (docs/study.md, Fig. 8 and 9): a task's staircase over steps, and what works against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.measures import (
+    AUC,
+    TEST_ACCURACY,
+    Measure,
+    label_baselines,
+)
+from analysis.figures.style import legend, sizes_of, style
+from analysis.methods.retention import retention
+from analysis.read.runs import Run
+from olmo_inject.figure_style import GREY, MARKERS, colour_and_marker
+
+LAST_BURSTS = 5  # whose mean tells what a run has accumulated
+CHANCE = 0.5  # of AUC
+INTERFERENCE = "RMS of cos($g_{nt}$, $g_r$)"
+
+
+def bursting(runs: Sequence[Run], task: str) -> list[Run]:
+    """The runs that inject a task in bursts and evaluate it."""
+    return [run for run in runs if run.in_bursts(task) and len(measure_of(runs, task).series(run, task))]
+
+
+def measure_of(runs: Sequence[Run], task: str) -> Measure:
+    """AUC where it was measured, since it does not depend on which token is more probable; otherwise accuracy."""
+    return AUC if any(len(AUC.series(run, task)) for run in runs) else TEST_ACCURACY
+
+
+def accumulation_table(runs: Sequence[Run], task: str) -> pd.DataFrame:
+    """One row for each run that injects a task in bursts.
+
+    Columns: run, folder, model, text, text_loss (nats a token, last steps), accumulated (AUC or accuracy, mean of the
+    evaluations before the last five bursts), kept (share of a burst's gain in
+    held-out loss that is left at the next), interference and
+    null (root mean square over measured steps of the cosine of the other tokens' gradient with the task's, and with
+    that of permuted labels); NaN for what was not measured.
+    """
+    measure = measure_of(runs, task)
+    return pd.DataFrame(
+        {
+            "run": run.name,
+            "folder": str(run.folder),
+            "model": run.size,
+            "text": run.text_label,
+            "text_loss": np.nan if run.lm_loss is None else run.lm_loss,
+            "accumulated": before_bursts(run, task, measure).iloc[-LAST_BURSTS:].mean(),
+            "kept": np.nan if (found := retention(run, task)) is None else found.kept,
+            "interference": _rms(run.series(f"gradient/{task}/cos_rest")),
+            "null": _rms(run.series(f"gradient/{task}/null_rest")),
+        }
+        for run in bursting(runs, task)
+    )
+
+
+def before_bursts(run: Run, task: str, measure: Measure) -> pd.Series:
+    """A measure by step, at the evaluations with a burst in the step that follows, and at the end."""
+    values = measure.series(run, task)
+    steps = [*run.injecting_steps(task), run.experiment.steps]
+    return values.loc[values.index.isin(steps[1:])]
+
+
+def accumulation(runs: Sequence[Run], task: str) -> Figure | None:
+    """The staircases, a panel for each text and a line for each run, and the interference; None without bursts."""
+    runs = bursting(runs, task)
+    if not runs:
+        return None
+    measure, sizes = measure_of(runs, task), sizes_of(runs)
+    texts = list(dict.fromkeys(run.text_label for run in runs))
+    table = accumulation_table(runs, task)
+    measured = table["interference"].notna().any()
+    with style():
+        figure = Figure(figsize=(1.6 + 2.7 * (len(texts) + measured), 2.9))
+        axes = figure.subplots(1, len(texts) + measured, squeeze=False)[0].tolist()
+        for axis, text in zip(axes, texts, strict=False):
+            _staircases(axis, [run for run in runs if run.text_label == text], task, measure, sizes)
+            axis.set_title(f"beside {text}")
+        axes[0].set_ylabel(measure.label.replace("\n", " "))
+        for axis in axes[1 : len(texts)]:
+            axis.sharey(axes[0])
+        label_baselines(axes[len(texts) - 1], runs, task, measure)
+        if measured:
+            _interference(axes[-1], table, texts, sizes)
+        legend(figure, "model", sizes)
+    return figure
+
+
+def _staircases(axis: Axes, runs: Sequence[Run], task: str, measure: Measure, sizes: list[str]) -> None:
+    for run in runs:
+        colour, marker = colour_and_marker(sizes.index(run.size))
+        values = before_bursts(run, task, measure)
+        axis.plot(values.index, values, marker, ls="-", ms=2.5, lw=1.1, color=colour)
+    if measure is AUC:
+        axis.axhline(CHANCE, color=GREY, lw=0.8, ls=(0, (4, 2)))
+    axis.set_xlabel("step")
+    axis.grid(alpha=0.25, lw=0.5)
+
+
+def _interference(axis: Axes, table: pd.DataFrame, texts: list[str], sizes: list[str]) -> None:
+    """Filled: of the task; hollow: of permuted labels. A marker for each text."""
+    order = sizes[::-1]
+    for number, text in enumerate(texts):
+        marker = MARKERS[number % len(MARKERS)]
+        of_text = table[(table["text"] == text) & table["interference"].notna()]
+        places = np.array([order.index(size) for size in of_text["model"]], float) + 0.2 * (
+            number - (len(texts) - 1) / 2
+        )
+        colours = [colour_and_marker(sizes.index(size))[0] for size in of_text["model"]]
+        for place, colour, value, null in zip(places, colours, of_text["interference"], of_text["null"], strict=True):
+            axis.plot(place, value, marker, ms=5, color=colour)
+            axis.plot(place, null, marker, ms=8, color=colour, mfc="none")
+        axis.plot([], [], marker, ls="", ms=5, color=GREY, label=text)
+    axis.plot([], [], "o", ls="", ms=8, color=GREY, mfc="none", label="labels permuted")
+    axis.set_xticks(range(len(order)), order, rotation=30, ha="right")
+    axis.set_ylim(bottom=0)
+    axis.set_title(INTERFERENCE)
+    axis.legend(frameon=False, fontsize=7)
+    axis.grid(axis="y", alpha=0.25, lw=0.5)
+
+
+def _rms(values: pd.Series) -> float:
+    return float(np.sqrt((values**2).mean())) if len(values) else np.nan

@@ -1,0 +1,81 @@
+"""What bursts leave behind: read before each burst, told apart by text, beside the interference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.figures.accumulation import accumulation, accumulation_table
+from analysis.figures.style import svg
+from analysis.read.runs import Run, conditions, read_run
+from analysis.report.accumulation import accumulation_section
+from analysis.report.findings import sentences
+
+EVERY, STEPS = 10, 40
+
+
+def bursting_run(trained: Path, *, sequences: int | None, level: float, cosine: float) -> Run:
+    """Bursts at steps 0, 10, 20 and 30: AUC is `level` before each and 1 after it."""
+    run = read_run(trained)
+    entry = run.injection("plus")
+    assert entry is not None
+    entry.every, run.experiment.train.max_duration, run.experiment.corpus.sequences = EVERY, STEPS, sequences
+    steps = np.arange(STEPS + 1)
+    auc = np.where(steps % EVERY == 0, level, 1.0)
+    named = {"eval/plus/test/auc_unmirrored": auc, "gradient/plus/cos_rest": cosine * (-1.0) ** steps}
+    frames = [pd.DataFrame({"name": name, "step": steps, "value": values}) for name, values in named.items()]
+    kept = run.metrics[~run.metrics["name"].isin(list(named))]
+    return replace(run, metrics=pd.concat([kept, *frames], ignore_index=True))
+
+
+@pytest.fixture
+def runs(trained: Path) -> list[Run]:
+    return [
+        bursting_run(trained, sequences=None, level=0.6, cosine=0.3),
+        bursting_run(trained, sequences=8, level=0.9, cosine=0.1),
+    ]
+
+
+def test_accumulated_is_what_is_there_before_a_burst(runs: list[Run]) -> None:
+    table = accumulation_table(runs, "plus")
+    assert table["accumulated"].tolist() == pytest.approx([0.6, 0.9])
+    assert table["interference"].tolist() == pytest.approx([0.3, 0.1])
+    assert table["null"].isna().all()
+    assert table["text"].tolist() == ["its own text", "8 sequences of its own text"]
+    assert accumulation_table(runs, "less").empty  # it is injected evenly
+
+
+def test_each_text_has_a_panel_and_the_interference_one(runs: list[Run]) -> None:
+    figure = accumulation(runs, "plus")
+    assert figure is not None
+    assert [axes.get_title() for axes in figure.axes[:2]] == [
+        "beside its own text",
+        "beside 8 sequences of its own text",
+    ]
+    staircase = next(line for line in figure.axes[1].lines if len(line.get_xdata()) > 2)
+    assert list(staircase.get_xdata()) == [10, 20, 30, 40]
+    assert list(staircase.get_ydata()) == [0.9] * 4
+    assert len(figure.axes) == 3
+    svg(figure)
+    assert accumulation(runs, "less") is None
+
+
+def test_the_report_opens_with_it(runs: list[Run]) -> None:
+    section = accumulation_section(runs)
+    assert section is not None
+    assert [row["before a burst"] for row in section.tables[0].rows] == ["0.6", "0.9"]
+    [found] = [line for line in sentences(runs) if "just before a burst" in line]
+    assert "0.60" in found
+    assert "beside 8 sequences of its own text" in found
+
+
+def test_conditions_name_the_text_only_where_it_differs(runs: list[Run]) -> None:
+    assert set(conditions(runs[:1], "plus").values()) == {runs[0].schedule_label("plus")}
+    assert [label.rpartition(" beside ")[2] for label in conditions(runs, "plus").values()] == [
+        "its own text",
+        "8 sequences of its own text",
+    ]
