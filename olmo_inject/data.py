@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int64, UInt
 
 from olmo_inject.config import Described
 from olmo_inject.corpus.kinds import Corpus, find_corpus
@@ -54,11 +56,34 @@ def build_plan(experiment: Described, tasks: list[Task] | None = None, source: C
     """
     source = find_corpus(experiment.corpus) if source is None else source
     experiment.check_vocabulary(source.vocabulary)
-    tasks = build_tasks(experiment.tasks, source.vocabulary) if tasks is None else tasks
+    if tasks is None:
+        rows = partial(_rows_of, source, experiment.sequence_length)
+        tasks = build_tasks(experiment.tasks, source.vocabulary, rows)
     entries = planned_tasks(experiment, tasks)
     plan = Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps, experiment.sequence_length)
     check_fits(plan, experiment.sequence_length)
     return TaskPlan(source, tasks, plan)
+
+
+@dataclass(frozen=True)
+class _FirstRows:
+    """The rows that a run trains on: the corpus's, or its first ones."""
+
+    shards: TokenShards
+    n: int
+
+    def __len__(self) -> int:
+        return self.n
+
+    def read(self, sequences: Int64[np.ndarray, " b"]) -> UInt[np.ndarray, "b t"]:
+        return self.shards.read(sequences)
+
+
+def _rows_of(source: Corpus, sequence_length: int) -> _FirstRows:
+    shards = source.open_shards(sequence_length)
+    if shards.corpus_sequences != len(shards):
+        raise UserError("corpus: a staged corpus holds the rows of some steps; copies are drawn from the whole corpus")
+    return _FirstRows(shards, min(source.sequences or len(shards), len(shards)))
 
 
 def build_data(

@@ -13,6 +13,7 @@ import numpy as np
 
 from olmo_inject.config import Described, InjectionConfig
 from olmo_inject.errors import UserError
+from olmo_inject.files import replacing
 from olmo_inject.injection import (
     Bernoulli,
     Burst,
@@ -131,6 +132,21 @@ def _listed(experiment: Described, config: InjectionConfig, entry: PlannedTask) 
     steps, rows, instances = (np.array(column, np.int64) for column in zip(*found, strict=True))
     order = np.argsort(steps, kind="stable")
     return Listed(steps[order], rows[order], instances[order])
+
+
+def write_list(listed: Listed, task: Task, path: Path) -> None:
+    """Write a list to a Parquet file that `schedule: at` reads as the same list."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [None if number < 0 else task.instance_id(number) for number in listed.instances.tolist()]
+    columns = {
+        "step": listed.steps,
+        "row": pa.array(listed.rows, mask=listed.rows < 0),
+        "instance": pa.array(names, pa.string()),
+    }
+    with replacing(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)
 
 
 def _read_list(path: Path, where: str) -> list[Mapping[str, Any]]:

@@ -14,6 +14,8 @@ from jaxtyping import Int64, UInt64
 
 _WORD = 2**64 - 1
 _ROUNDS = 8
+_HALF = np.uint64(32)
+_LOW_HALF = np.uint64(0xFFFFFFFF)
 _NO_BUFFER = np.zeros(4, np.uint64)
 _of_thread = threading.local()
 
@@ -64,11 +66,15 @@ def integers(key: int, n: int, bound: int, counter: int = 0) -> Int64[np.ndarray
 
 def below(words: UInt64[np.ndarray, " n"], bounds: int | Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """Map random words to integers in [0, bound): floor(word * bound / 2^64). Each bound is at most 2^32."""
-    low, high = words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)
-    bound = np.asarray(bounds).astype(np.uint64)
-    # The high 64 bits of words * bound, computed in 32-bit halves since numpy has no 128-bit product.
-    carry = (low * bound) >> np.uint64(32)
-    return ((high * bound + carry) >> np.uint64(32)).astype(np.int64)
+    low, high = words & _LOW_HALF, words >> _HALF
+    bound = np.uint64(bounds) if isinstance(bounds, int) else bounds.astype(np.uint64)
+    # The high 64 bits of words * bound, computed in place in 32-bit halves since numpy has no 128-bit product.
+    low *= bound
+    low >>= _HALF
+    high *= bound
+    high += low
+    high >>= _HALF
+    return high.view(np.int64)
 
 
 def permuted(key: int, n: int, places: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:
@@ -109,6 +115,10 @@ def permutation(key: int, n: int, counter: int = 0) -> Int64[np.ndarray, " n"]:
     """
     # Each word has its index in its low bits; sorting such words is twice as fast as sorting indices by words.
     place_bits = np.uint64(max(n - 1, 1).bit_length())
-    words = bits(key, n, counter) >> place_bits << place_bits | np.arange(n, dtype=np.uint64)
+    places = np.uint64((1 << int(place_bits)) - 1)
+    words = bits(key, n, counter)
+    words &= ~places
+    words |= np.arange(n, dtype=np.uint64)
     words.sort()
-    return (words & np.uint64((1 << int(place_bits)) - 1)).astype(np.int64)
+    words &= places
+    return words.view(np.int64)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from made import write_shards
 
-from olmo_inject.config import Experiment, load_experiment
+from olmo_inject.config import Experiment, InjectionConfig, load_experiment
 from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.data import build_data, build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.runs.folder import fingerprints
+from olmo_inject.tasks import TaskConfig
 
 LENGTH, BATCH = 8, 16
 
@@ -81,6 +82,21 @@ def test_the_first_sequences_alone(shards: list[Path], tmp_path: Path) -> None:
         build_data(experiment(tmp_path, bare(shards, sequences=15)))
     with pytest.raises(UserError, match=r"corpus\.sequences: 0 must be at least 1"):
         experiment(tmp_path, bare(shards, sequences=0))
+
+
+def test_copies_are_of_the_rows_that_the_run_trains_on(shards: list[Path], tmp_path: Path) -> None:
+    described = experiment(tmp_path, bare(shards, sequences=40))
+    described.tasks = [TaskConfig("again", "copies", options={"count": 20, "of": "rows", "tokens": 5, "context": 2})]
+    described.injections = [InjectionConfig("again", schedule="repetitions", times=3)]
+    data = build_data(described)
+    task = data.tasks[0]
+    assert len(task.train_ids) == 10
+    for name, tokens in zip(task.ids, task.instances, strict=True):
+        sequence = int(name.removesuffix("+0"))
+        assert sequence < 40, "of the first sequences, which alone are read"
+        assert data.shards.read(np.array([sequence]))[0, :5].tolist() == tokens.tolist()
+    drawn = np.concatenate([data.plan.at(step).instance for step in range(7)])
+    assert np.bincount(drawn, minlength=20).tolist() == [3 if i in task.train_ids else 0 for i in range(20)]
 
 
 def test_from_bare_ids(shards: list[Path], tmp_path: Path) -> None:

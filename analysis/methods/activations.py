@@ -188,7 +188,7 @@ def check_vocabulary(model: PreTrainedModel, task: Task) -> None:
         UserError: it does not; the message names the largest token.
     """
     vocabulary = model.config.vocab_size
-    if (largest := int(task.triples.max())) >= vocabulary:
+    if (largest := int(task.instances.values.max())) >= vocabulary:
         raise UserError(f"{task.name} has token {largest}, the model's vocabulary ends at {vocabulary - 1}")
 
 

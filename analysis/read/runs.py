@@ -278,8 +278,10 @@ class Baseline:
 def baselines(task: Task) -> list[Baseline]:
     """Baselines that know label frequencies alone, and those that know one operand (the better one).
 
-    For TCMP over 100 values their accuracies are 0.505 and 0.75.
+    For TCMP over 100 values their accuracies are 0.505 and 0.75. A task of texts has none.
     """
+    if not task.is_triples:
+        return []
     labels = np.unique(task.labels, return_inverse=True)[1]
     nothing = np.zeros(len(labels), np.int64)
     of_one = [_best_given(np.unique(task.triples[:, i], return_inverse=True)[1], labels) for i in (0, 1)]
@@ -325,7 +327,7 @@ def _with_own_counts(metrics: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFra
         prefix = f"eval/{task.name}/test/"
         whole = metrics.loc[metrics["name"] == f"{prefix}accuracy"]
         mine = (metrics["name"] == f"{prefix}{UNMIRRORED}").to_numpy(bool)
-        if whole.empty:
+        if whole.empty or not task.is_triples:
             continue
         own = {n: len(unmirrored_among(task, chosen_ids(task, "test", int(n)))) for n in whole["count"].unique()}
         if mine.any():
@@ -377,6 +379,12 @@ def measurements(runs: Sequence[Run], *names: str) -> pd.DataFrame:
 def task_names(runs: Sequence[Run]) -> list[str]:
     """Names of all tasks of the runs, in the order of first appearance."""
     return list(dict.fromkeys(task.name for run in runs for task in run.tasks))
+
+
+def label_tasks(runs: Sequence[Run]) -> list[str]:
+    """Those of `task_names` whose instances are a pair and its LABEL, not texts."""
+    of_labels = {task.name for run in runs for task in run.tasks if task.is_triples}
+    return [name for name in task_names(runs) if name in of_labels]
 
 
 def conditions(runs: Sequence[Run], task: str | None = None) -> dict[Run, str]:

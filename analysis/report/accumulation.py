@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.figures.accumulation import LAST_BURSTS, accumulation, accumulation_table, measure_of
-from analysis.read.runs import Run, task_names
+from analysis.read.runs import Run, label_tasks
 from analysis.report.page import Drawing, Section, Table
 
 _ABOUT = (
@@ -32,7 +32,7 @@ _COLUMNS = {
 def accumulation_section(runs: Sequence[Run]) -> Section | None:
     """What runs in bursts accumulate, and what works against it; None where no task comes in bursts."""
     drawings, cells = [], []
-    for task in task_names(runs):
+    for task in label_tasks(runs):
         if (figure := accumulation(runs, task)) is not None:
             table = accumulation_table(runs, task)
             drawings.append(Drawing(f"accumulation-{task}", figure, _caption(runs, task), table))

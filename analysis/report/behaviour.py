@@ -12,7 +12,7 @@ from analysis.figures.gaps import gap_losses, gaps
 from analysis.figures.heatmaps import heatmap, loss_heatmap
 from analysis.methods.learning_order import learning_order, order_table
 from analysis.methods.retention import Retention, retention
-from analysis.read.runs import Run, measurements, task_names
+from analysis.read.runs import Run, label_tasks, measurements
 from analysis.read.store import Tables, rows
 from analysis.report.page import Drawing, Section, Table, tables, with_interval
 from olmo_inject.tasks.halves import UNMIRRORED
@@ -40,7 +40,7 @@ def behaviour_drawings(runs: Sequence[Run]) -> Section:
     """The accuracy heatmap and the accuracy over gaps. In the report they have sections of their own."""
     scores = score_table(runs)
     drawings = []
-    for task in task_names(runs):
+    for task in label_tasks(runs):
         for name, figure in (
             (f"test-accuracy-{task}", heatmap(runs, task)),
             (f"gap-accuracy-{task}", gaps(runs, task)),
@@ -178,7 +178,7 @@ def _drawings(runs: Sequence[Run]) -> Iterator[Drawing]:
     references = figures.reference_names(runs)
     dashed = " Dashed: reference tasks, statements found in the corpus." if references else ""
     scores = score_table(runs)
-    for task in task_names(runs):
+    for task in label_tasks(runs):
         losses = measurements(runs, f"eval/{task}/test/loss")
         of_references = [measurements(runs, f"eval/{name}/reference/loss") for name in references]
         for name, figure, caption, data in (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from analysis.figures.accumulation import accumulation_table, measure_of
 from analysis.figures.measures import AUC
-from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, task_names
+from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, label_tasks
 from analysis.report.page import Table
 from olmo_inject.words import counted
 
@@ -95,7 +95,7 @@ def audit_label(run: Run) -> str:
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     """All pairs that differ in the gap alone, and pairs that differ in size or frequency and contradict expectation."""
     found = []
-    for task in task_names(runs):
+    for task in label_tasks(runs):
         measured = [run for run in runs if run.accuracy(task) is not None]
         even = [run for run in measured if _is_even(run, task)]
         pairs = [pair for a, b in itertools.combinations(even, 2) if (pair := _even_pair(a, b, task)) is not None]
@@ -134,7 +134,7 @@ def _doubts(runs: Sequence[Run]) -> Iterator[str]:
 
 def _accumulated(runs: Sequence[Run]) -> Iterator[str]:
     """What bursts have left in each model, where several run beside the same or another text."""
-    for task in task_names(runs):
+    for task in label_tasks(runs):
         table = accumulation_table(runs, task)
         if len(table) < 2:
             continue
@@ -149,7 +149,7 @@ def _accumulated(runs: Sequence[Run]) -> Iterator[str]:
 
 def _learned(runs: Sequence[Run]) -> Iterator[str]:
     """How many runs learned each task, and which run is best."""
-    for task in task_names(runs):
+    for task in label_tasks(runs):
         judged = [run for run in runs if run.learned(task) is not None]
         if not judged:
             continue
@@ -170,7 +170,7 @@ def _stands_out(runs: Sequence[Run]) -> Iterator[str]:
                 f"{pair.task}, {pair.result}: {better[0].name} is more accurate than {worse[0].name} "
                 f"(they differ in {pair.differ_in}): {better[1]} against {worse[1]}."
             )
-    for task in task_names(runs):
+    for task in label_tasks(runs):
         even = [run for run in runs if _is_even(run, task)]
         for size, group in itertools.groupby(even, key=lambda run: run.size):
             by_rate = {run.frequency(task).per_batch: run for run in group}

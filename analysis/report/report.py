@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import curves, style
-from analysis.read.runs import Run, read_runs, task_names
+from analysis.read.runs import Run, label_tasks, read_runs
 from analysis.report.page import Drawing, write_page
 from analysis.report.sections import SECTIONS
 from olmo_inject.errors import UserError
@@ -57,6 +57,6 @@ def write_report(
 
 def _overviews(runs: Sequence[Run]) -> Iterator[Drawing]:
     """Figures for a slide or a README. The page has their parts instead."""
-    for task in task_names(runs):
+    for task in label_tasks(runs):
         if (figure := curves.overview(runs, task)) is not None:
             yield Drawing(f"overview-{task}", figure, "", pd.DataFrame())

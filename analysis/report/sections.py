@@ -19,7 +19,7 @@ from analysis.figures.measures import (
 from analysis.methods.scores import VERSION as SCORES
 from analysis.methods.scores import with_scores
 from analysis.read.in_run_gradients import in_run_cosines
-from analysis.read.runs import LEARNED_ABOVE, LM_LOSS_STEPS, Run, measurements, task_names
+from analysis.read.runs import LEARNED_ABOVE, LM_LOSS_STEPS, Run, label_tasks, measurements, task_names
 from analysis.read.samples import samples
 from analysis.read.store import kept_results, rows
 from analysis.report import stored
@@ -27,6 +27,7 @@ from analysis.report.accumulation import accumulation_section
 from analysis.report.behaviour import behaviour_section, score_table
 from analysis.report.findings import comparison_table, sentences, steps_label, verdicts
 from analysis.report.gradients import in_run_section
+from analysis.report.memory import contamination_section
 from analysis.report.page import Drawing, Section, Table, tables
 
 
@@ -49,7 +50,7 @@ _UNMIRRORED = "unmirrored test pairs (neither the pair nor its mirror, TOK2 TOK1
 def results(runs: Sequence[Run]) -> Section | None:
     """The heatmaps."""
     drawings = []
-    for task in task_names(runs):
+    for task in label_tasks(runs):
         if (figure := heatmap(runs, task)) is not None:
             caption = (
                 f"{task}: accuracy on {_UNMIRRORED} at the last evaluation, over model size and frequency, with "
@@ -73,7 +74,7 @@ _CURVES = (
 def learning(runs: Sequence[Run]) -> Section | None:
     """Curves of every task over steps."""
     drawings = []
-    for task in task_names(runs):
+    for task in label_tasks(runs):
         for name, measure, what in _CURVES:
             if (figure := curves.curves(runs, task, measure)) is not None:
                 mean = f" Mean of {curves.SMOOTHED_STEPS} batches." if measure.smoothed else ""
@@ -86,7 +87,7 @@ def learning(runs: Sequence[Run]) -> Section | None:
 def bursts(runs: Sequence[Run]) -> Section | None:
     """Accuracy and loss at equal long-run frequency and different gaps."""
     drawings = []
-    for task in task_names(runs):
+    for task in label_tasks(runs):
         if (figure := gaps(runs, task)) is not None:
             caption = f"{task}: runs of equal size and long-run frequency, injected at different intervals."
             drawings.append(Drawing(f"gaps-{task}", figure, caption, rows(score_table(runs), task=task)))
@@ -159,6 +160,8 @@ SECTIONS: tuple[Callable[[Sequence[Run]], Section | None], ...] = (
     learning,
     bursts,
     behaviour,
+    stored.memorized,
+    contamination_section,
     stored.features,
     language_model,
     in_run_interference,

@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.methods import das, gradients, patching
+from analysis.methods import das, gradients, memory, patching
 from analysis.methods.features import VERSION as FEATURES
 from analysis.read.runs import Run
 from analysis.read.store import StoredResults, Tables, kept_results
 from analysis.report.features import feature_section
 from analysis.report.gradients import section as gradient_section
 from analysis.report.interventions import das_section, patching_section
+from analysis.report.memory import memory_section
 from analysis.report.page import Section
 from olmo_inject.words import counted
 
@@ -24,6 +25,13 @@ INTERNAL = {"seed", "batch", "controls"}  # options of methods that the command 
 def features(runs: Sequence[Run]) -> Section | None:
     """The section on task features in activations."""
     return with_options(kept_results(runs, "features", FEATURES), "features", lambda of: feature_section(of, runs))
+
+
+def memorized(runs: Sequence[Run]) -> Section | None:
+    """Memorization of texts."""
+    return with_options(
+        kept_results(runs, memory.METHOD, memory.VERSION), memory.METHOD, lambda of: memory_section(of, runs)
+    )
 
 
 def interference(runs: Sequence[Run]) -> Section | None:
@@ -66,7 +74,8 @@ def with_options(results: StoredResults, method: str, make: Callable[[Tables], S
 
 def command(method: str, options: Mapping[str, Any]) -> str:
     """The command line of a method with those of its options that the command line has."""
-    words = [f"--{name.replace('_', '-')} {_value(value)}" for name, value in options.items() if name not in INTERNAL]
+    shown = {name: value for name, value in options.items() if name not in INTERNAL and value is not None}
+    words = [f"--{name.replace('_', '-')} {_value(value)}" for name, value in shown.items()]
     switches = ["--no-controls"] if options.get("controls") is False else []
     return " ".join(["olmo-inject analyze", method, "RUNS", *words, *switches])
 

@@ -1,4 +1,4 @@
-"""`olmo-inject analyze features|behaviour`, and what all commands of `analyze` share."""
+"""`olmo-inject analyze features|memory|behaviour`, and what all commands of `analyze` share."""
 
 from __future__ import annotations
 
@@ -145,6 +145,37 @@ def features(
     of_runs = list({checkpoint.run.folder: checkpoint.run for checkpoint in found if checkpoint.run}.values())
     section = feature_section(tables, of_runs)
     deliver("features", folder, tables, [section] if section else [], skipped, as_json)
+
+
+@app.command()
+def memory(
+    runs: RunsArgument,
+    steps: StepsOption = "all",
+    tasks: TasksOption = None,
+    device: DeviceOption = "auto",
+    out: OutOption = None,
+    max_instances: Annotated[
+        int | None, typer.Option(min=1, help="Maximum instances of each half.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw memorization of texts against repetitions, forgetting, contamination and exposure.
+
+    Example: `olmo-inject analyze memory runs/texts`
+    """
+    from analysis.methods.memory import METHOD, memory_method
+    from analysis.read.checkpoints import select_checkpoints
+    from analysis.read.skipped import Skipped
+    from analysis.read.store import analyze
+    from analysis.report.memory import contamination_section, memory_section
+    from olmo_inject.training.parallel import choose_device
+
+    skipped = Skipped()
+    found, folder = select_checkpoints(runs, steps, skipped, tasks or ()), output_folder(runs, out)
+    tables = analyze(found, memory_method(max_instances), choose_device(device), skipped)
+    of_runs = list({checkpoint.run.folder: checkpoint.run for checkpoint in found if checkpoint.run}.values())
+    sections = [memory_section(tables, of_runs), contamination_section(of_runs)]
+    deliver(METHOD, folder, tables, [section for section in sections if section], skipped, as_json)
 
 
 @app.command()

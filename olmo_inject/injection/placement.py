@@ -86,6 +86,32 @@ def starts_in_row(
     return (first + behind[:-1]).tolist()
 
 
+def starts_alone(
+    placement: Placement,
+    lengths: Int64[np.ndarray, " k"],
+    row_length: int,
+    words: UInt64[np.ndarray, " k"],
+    boundaries: tuple[Int64[np.ndarray, " d"], Int64[np.ndarray, " d"]],
+) -> Int64[np.ndarray, " k"]:
+    """`starts_in_row` of many rows at once, each of one instance at a place that is drawn.
+
+    Args:
+        placement: `random` or `document`.
+        lengths: tokens of each row's instance, with its end of document.
+        row_length: tokens in a row.
+        words: random, one for each row.
+        boundaries: where the host's documents begin: rows, ascending, and the places in them, ascending.
+    """
+    if placement.place == "random":
+        return randomness.below(words, row_length - lengths + 1)
+    row, place = (column[boundaries[1] + lengths[boundaries[0]] <= row_length] for column in boundaries)
+    found = np.bincount(row, minlength=len(lengths))
+    some = np.flatnonzero(found)
+    starts = np.zeros(len(lengths), np.int64)
+    starts[some] = place[(np.cumsum(found) - found)[some] + randomness.below(words[some], found[some])]
+    return starts
+
+
 def _at_documents(
     lengths: Sequence[int], row_length: int, words: UInt64[np.ndarray, " m"], boundaries: Int64[np.ndarray, " b"]
 ) -> list[int] | None:

@@ -38,6 +38,16 @@ class Injections(NamedTuple):
     piece: Int16[np.ndarray, " k"]
 
 
+class _Part(NamedTuple):
+    """What one entry adds to a step's injections; a number stands for a column of it."""
+
+    rows: Int64[np.ndarray, " k"]
+    task: int
+    instance: Int64[np.ndarray, " k"]
+    entry: int
+    piece: int | Int64[np.ndarray, " k"]
+
+
 @dataclass(frozen=True)
 class PlannedTask:
     """One entry of a plan: a task with a schedule, a way to draw its instances, and their place in a row.
@@ -178,12 +188,17 @@ class Plan:
             if parts or listed:
                 free = free[~taken[free]]
             part = self._in_rows(number, instances, free, listed.get(number))
-            taken[part[0]] = True
+            taken[part.rows] = True
             parts.append(part)
         if not parts:
             return _NOTHING
-        columns = (np.concatenate(column) for column in zip(*parts, strict=True))
-        injections = Injections(*(column.astype(kind) for column, kind in zip(columns, _KINDS, strict=True)))
+        total = sum(len(part.rows) for part in parts)
+        injections = Injections(*(np.empty(total, kind) for kind in _KINDS))
+        first = 0
+        for part in parts:
+            for column, values in zip(injections, part, strict=True):
+                column[first : first + len(part.rows)] = values
+            first += len(part.rows)
         for column in injections:
             column.flags.writeable = False
         return injections
@@ -194,15 +209,14 @@ class Plan:
         instances: Int64[np.ndarray, " c"],
         free: Int64[np.ndarray, " f"],
         listed: Int64[np.ndarray, " c"] | None,
-    ) -> tuple[np.ndarray, ...]:
-        """Rows, task, instance, entry and piece of a step's instances of one entry.
+    ) -> _Part:
+        """A step's instances of one entry in their rows.
 
         Those that have none `listed` get the rows `free`, in turn.
         """
         placement, pieces = self.entries[number].placement, self._pieces[number]
         if listed is None and pieces is None and placement.per_row == 1:
-            n = len(instances)
-            return free[:n], np.full(n, self._task_of[number]), instances, np.full(n, number), np.zeros(n, np.int64)
+            return _Part(free[: len(instances)], self._task_of[number], instances, number, 0)
         place = np.arange(len(instances)) // placement.per_row
         piece = np.zeros(len(instances), np.int64)
         if pieces is not None:  # each keeps as many rows as the longest may need, and fills its own
@@ -210,13 +224,12 @@ class Plan:
             piece = np.arange(of_each.sum()) - np.repeat(np.cumsum(of_each) - of_each, of_each)
             place = np.repeat(place * most, of_each) + piece
             instances = np.repeat(instances, of_each)
-        n = len(instances)
         if listed is None:
             rows = free[place]
         else:
             rows, others = listed.copy(), np.flatnonzero(listed < 0)
             rows[others] = free[place[: len(others)]]
-        return rows, np.full(n, self._task_of[number]), instances, np.full(n, number), piece
+        return _Part(rows, self._task_of[number], instances, number, piece)
 
     def _listed_rows(self, number: int, step: int) -> Int64[np.ndarray, " c"]:
         """The rows that a list assigns to the instances of a step; -1 for those without one."""

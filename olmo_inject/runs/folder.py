@@ -4,7 +4,8 @@ experiment.yaml   the resolved experiment          metrics.jsonl    measurements
 config.yaml       ai2-olmo's TrainConfig, if any   evidence.jsonl   what the audit checks
 plan.json         totals, units, fingerprints      data-indices/    positions seen, per rank
 tasks/NAME.json   tasks as they were built         step*/           checkpoints
-references/       reference tasks as evaluated       checkpoints/     another trainer's, beside saved.json
+references/       reference tasks as evaluated     checkpoints/     another trainer's, beside saved.json
+lists/N.parquet   lists of injections, by entry
 """
 
 from __future__ import annotations
@@ -24,20 +25,23 @@ from olmo_inject import locks
 from olmo_inject.config import Described, experiment_yaml
 from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.described_yaml import to_yaml
+from olmo_inject.entries import write_list
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
-from olmo_inject.injection import Listed
+from olmo_inject.injection import Listed, Plan
 from olmo_inject.inspect.summary import plan_summary
 from olmo_inject.owned_folder import remove_empty
 from olmo_inject.runs.read import (
     EVIDENCE_FILE,
     EXPERIMENT,
+    LISTS,
     METRICS,
     PLAN,
     SAVED,
     TASKS,
     SavedRun,
     is_run,
+    list_path,
     read_experiment,
     read_plan,
 )
@@ -108,12 +112,13 @@ def fingerprints(data: TaskPlan) -> dict[str, str]:
     return {
         **found,
         **{f"task {task.name}": task.fingerprint for task in data.tasks},
-        **{
-            f"list of injections {number}": entry.schedule.fingerprint
-            for number, entry in enumerate(data.plan.entries)
-            if isinstance(entry.schedule, Listed)
-        },
+        **{f"list of injections {number}": listed.fingerprint for number, listed in lists(data.plan)},
     }
+
+
+def lists(plan: Plan) -> list[tuple[int, Listed]]:
+    """The lists of injections that a plan follows, with the numbers of their entries."""
+    return [(n, entry.schedule) for n, entry in enumerate(plan.entries) if isinstance(entry.schedule, Listed)]
 
 
 def check_same_data(run: SavedRun, data: TaskPlan) -> None:
@@ -156,6 +161,8 @@ def prepare(experiment: Described, data: TaskPlan, first_step: int = 0) -> None:
     write_json(folder / PLAN, summary | plan_summary(experiment, data) | about)
     for task in data.tasks:
         task.save(folder / TASKS)
+    for number, listed in lists(data.plan):
+        write_list(listed, data.plan.entries[number].task, list_path(folder, number))
     if (train := getattr(experiment, "train", None)) is not None:
         write_text(folder / "config.yaml", to_yaml(train))
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
@@ -180,7 +187,7 @@ def check_no_other_folder(folder: Path, *, overwrite: bool = False) -> None:
     names = {entry.name for entry in folder.iterdir() if not entry.match(".*.tmp")} - may_be_there
     if names and not _is_marked(folder):
         raise UserError(f"{folder} exists and is not a run; choose another folder")
-    if not overwrite and not names <= {PLAN, "tasks", "config.yaml"}:
+    if not overwrite and not names <= {PLAN, TASKS, LISTS, "config.yaml"}:
         raise UserError(f"{folder} holds the rest of a run whose deletion was interrupted; --overwrite finishes it")
 
 
@@ -242,7 +249,7 @@ def delete_run(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    for place in ("tasks", "references", "data-indices", "analysis"):
+    for place in (TASKS, LISTS, "references", "data-indices", "analysis"):
         remove_empty([folder / place])
 
 
@@ -250,6 +257,7 @@ def _written(folder: Path) -> list[Path]:
     """The files of a run and of its analyses, except `plan.json` and `experiment.yaml`."""
     names = (*("config.yaml", METRICS, EVIDENCE_FILE, STOP_FILE, SAVED, "order", ".*.tmp", ".step*.old"),)
     inside = ("tasks/*.json", "references/*.json", "data-indices/*.tsv", "tasks/.*.tmp", "references/.*.tmp")
+    inside += (f"{LISTS}/*.parquet", f"{LISTS}/.*.tmp")
     analyses = [f"analysis/*.{ending}" for ending in ("json", "parquet", "svg", "png")]
     written = [path for pattern in (*names, *inside, *analyses) for path in folder.glob(pattern)]
     written += [path for path in folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
@@ -288,6 +296,8 @@ def in_use(folder: Path) -> bool:
 def _may_change(key: str, experiment: Described) -> bool:
     if key == "train.max_duration":
         return experiment.may_extend
+    if re.fullmatch(r"injections\.\d+\.file", key):  # a list may move, as a corpus may
+        return True
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE)
 
 

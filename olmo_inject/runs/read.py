@@ -27,6 +27,7 @@ PLAN = "plan.json"
 METRICS = "metrics.jsonl"
 EVIDENCE_FILE = "evidence.jsonl"
 TASKS = "tasks"
+LISTS = "lists"  # of injections, as entries of schedule `at` gave them, by number of the entry
 EXPORT = "export.json"  # describes a stream that was written to files
 SAVED = "saved.json"  # for trainers other than ai2-olmo's: the step of the last checkpoint
 AUDIT = Path("analysis", "audit.json")  # the record of the last audit
@@ -134,7 +135,10 @@ def load_run(folder: Path, corpus: Path | None = None) -> SavedRun:
         raise UserError(f"{folder} is not a run folder: it has no {EXPERIMENT} and {PLAN}")
     plan = read_plan(folder)
     experiment = read_experiment(folder)
-    experiment.folder = str(folder)  # the run may have been moved
+    experiment.folder = str(folder)  # a run may have been moved
+    for number, entry in enumerate(experiment.injections):  # the user's file may have moved or changed
+        if entry.file is not None and (kept := list_path(folder, number)).is_file():
+            entry.file = str(kept)
     _find_where_made(experiment, plan.get("made_in"))
     if corpus is not None:
         experiment.corpus = moved_corpus(experiment.corpus, corpus)
@@ -168,6 +172,11 @@ def saved_tasks(file: Path | str, experiment: Described) -> list[Task] | None:
             f"{file} is in a run folder, whose task code is not executed: copy the file to change its tasks"
         )
     return run.tasks
+
+
+def list_path(folder: Path, number: int) -> Path:
+    """Where a run keeps the list of injections of one of its entries."""
+    return folder / LISTS / f"{number}.parquet"
 
 
 def read_experiment(folder: Path) -> Described:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt
 
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
@@ -67,6 +67,17 @@ class Material:
     splittable: bool = True
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """The rows of a corpus, in the corpus's order."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, sequences: Int64[np.ndarray, " b"]) -> UInt[np.ndarray, "b t"]:
+        """The tokens of some rows."""
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
     """What a kind makes its material from.
@@ -75,11 +86,23 @@ class Source:
         vocabulary: of the corpus.
         key: returns the key of random draws for a purpose, from the task's name and seed.
         where: the task, for the start of error messages.
+        rows: opens the rows of the corpus; None where there are none.
     """
 
     vocabulary: Vocabulary
     key: Callable[[str], int] = field(repr=False)
     where: str = "tasks"
+    rows: Callable[[], Rows] | None = field(default=None, repr=False)
+
+    def host(self) -> Rows:
+        """The rows of the corpus that is injected into.
+
+        Raises:
+            UserError: there is no corpus; a shard is missing.
+        """
+        if self.rows is None:
+            raise UserError(f"{self.where}: needs the rows of the run's corpus, which this command does not open")
+        return self.rows()
 
     def encode(self, text: str) -> Tokens:
         """The tokens of a whole text, without special tokens.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -21,7 +21,7 @@ from jaxtyping import Bool, Int64, UInt32
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
-from olmo_inject.tasks.material import Checked, Probe, Source, as_record, checked, of_record, ragged_of
+from olmo_inject.tasks.material import Checked, Probe, Rows, Source, as_record, checked, of_record, ragged_of
 from olmo_inject.tasks.ragged import Ragged
 from olmo_inject.tasks.registry import MaterialKind, TaskKind, code_of, default_fraction, line_of, task_kind
 from olmo_inject.vocabulary import Vocabulary
@@ -76,13 +76,20 @@ class Task:
     probes: tuple[Probe, ...] = ()
 
     @classmethod
-    def build(cls, config: TaskConfig, vocabulary: Vocabulary, taken: Collection[int] = ()) -> Task:
+    def build(
+        cls,
+        config: TaskConfig,
+        vocabulary: Vocabulary,
+        taken: Collection[int] = (),
+        rows: Callable[[], Rows] | None = None,
+    ) -> Task:
         """Build the task that `config` describes. The same config and vocabulary give the same task.
 
         Args:
             config: name, kind, seed, split and the kind's options.
             vocabulary: supplies value and label tokens; reserved ids are never sampled.
             taken: token ids that other tasks already use.
+            rows: opens the corpus, for kinds that copy of it.
 
         Raises:
             UserError: unknown kind or option, or too few tokens left in the vocabulary.
@@ -92,7 +99,7 @@ class Task:
         if config.train_fraction is None:
             config = replace(config, train_fraction=default_fraction(config.kind))
         kind = task_kind(config.kind, config.options, where)
-        tokens, content = _content(kind, config, vocabulary, taken)
+        tokens, content = _content(kind, config, vocabulary, taken, rows)
         n, fraction = len(content.instances), config.train_fraction
         assert fraction is not None
         may_hold_none = isinstance(kind, MaterialKind)
@@ -252,8 +259,15 @@ def check_name(name: str, where: str) -> None:
         raise UserError(f"{where}: name {str(name)[:80]!r} must be a word of letters, digits and underscores")
 
 
-def build_tasks(configs: Sequence[TaskConfig], vocabulary: Vocabulary) -> list[Task]:
+def build_tasks(
+    configs: Sequence[TaskConfig], vocabulary: Vocabulary, rows: Callable[[], Rows] | None = None
+) -> list[Task]:
     """Build tasks in order. Each avoids the tokens of earlier tasks, unless it says otherwise.
+
+    Args:
+        configs: of the tasks.
+        vocabulary: the corpus's.
+        rows: as `Task.build`'s.
 
     Raises:
         UserError: as in `Task.build`, or two tasks have the same name.
@@ -263,7 +277,7 @@ def build_tasks(configs: Sequence[TaskConfig], vocabulary: Vocabulary) -> list[T
     for config in configs:
         if any(task.name == config.name for task in tasks):
             raise UserError(f"tasks: two tasks are named {config.name}; names must differ")
-        task = Task.build(config, vocabulary, taken)
+        task = Task.build(config, vocabulary, taken, rows)
         taken.update(task.tokens.tolist())
         tasks.append(task)
     return tasks
@@ -274,7 +288,11 @@ def _key(config: TaskConfig, purpose: str) -> int:
 
 
 def _content(
-    kind: TaskKind | MaterialKind, config: TaskConfig, vocabulary: Vocabulary, taken: Collection[int]
+    kind: TaskKind | MaterialKind,
+    config: TaskConfig,
+    vocabulary: Vocabulary,
+    taken: Collection[int],
+    rows: Callable[[], Rows] | None,
 ) -> tuple[UInt32[np.ndarray, " t"], Checked]:
     """The symbols of a task, if its kind has any, and its checked material.
 
@@ -283,7 +301,7 @@ def _content(
     """
     where = f"tasks: {config.name}"
     if isinstance(kind, MaterialKind):
-        source = Source(vocabulary, lambda purpose: _key(config, purpose), where)
+        source = Source(vocabulary, lambda purpose: _key(config, purpose), where, rows)
         with code_of(type(kind), where, "material() failed: "):
             material = kind.material(source)
         if config.train_fraction != 1 and not getattr(material, "splittable", True):

@@ -15,7 +15,7 @@ from plans import TASKS
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan, PlannedTask, Uniform
 from olmo_inject.injection.placement import EOS as EOS_WORDS
-from olmo_inject.injection.placement import PLACES, Placement
+from olmo_inject.injection.placement import PLACES, Placement, starts_alone, starts_in_row
 from olmo_inject.injection.splicing import Splicer
 from olmo_inject.tasks import Ragged, Task, TaskConfig
 
@@ -93,6 +93,11 @@ def test_every_token_of_every_instance_stands_once_and_nothing_else_moves(
             others = {s + n for r, s, n in zip(found.span_row, found.start, found.length, strict=True) if r == row}
             assert start in begins | others
     assert int(found.answer.sum()) == int(task.continuation[instances].sum()), "the continuation, and it alone"
+    written = host.copy()
+    found.write(written)
+    expected_rows = host.copy()
+    expected_rows[found.row, found.column] = found.value
+    assert written.tolist() == expected_rows.tolist(), "what is written is what the tokens, one by one, say"
     some = np.array(data.draw(st.lists(st.integers(0, ROWS - 1), max_size=8)), np.int64)
     again = pickle.loads(pickle.dumps(plan))
     part = Splicer(again, LENGTH, EOS).at(step, some, host[some])
@@ -110,6 +115,22 @@ def test_places_are_drawn_evenly_and_anew_in_each_step() -> None:
     assert len(counts) == LENGTH - 5, "it and its EOS fit at 19 places"
     assert counts.min() > len(starts) / len(counts) * 0.8
     assert counts.max() < len(starts) / len(counts) * 1.2
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=6), st.sampled_from(["random", "document"]), st.integers(0, 99)
+)
+def test_rows_at_once_are_placed_as_one_by_one(lengths: list[int], place: str, seed: int) -> None:
+    rng, row_length = np.random.default_rng(seed), 40
+    words = rng.integers(0, 2**64, len(lengths), np.uint64)
+    ends = rng.random((len(lengths), row_length)) < 0.1
+    row, column = np.nonzero(ends)
+    found = starts_alone(Placement(place), np.array(lengths), row_length, words, (row, column + 1))
+    each = [
+        starts_in_row(Placement(place), [length], row_length, words[i : i + 1], np.flatnonzero(ends[i]) + 1)
+        for i, length in enumerate(lengths)
+    ]
+    assert found.tolist() == [start for (start,) in each]
 
 
 def test_two_entries_never_share_a_row() -> None:

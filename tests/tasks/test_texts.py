@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import vocabulary
+from made import EOS, vocabulary, write_shards
 
+from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Material, Task, TaskConfig
 from olmo_inject.vocabulary import Vocabulary
@@ -124,6 +125,40 @@ def test_canaries() -> None:
     eligible = set(vocabulary().eligible().tolist())
     assert set(task.instances.values.tolist()) <= eligible
     assert build("canary", vocabulary(), count=10, context=3, secret=4, alternatives=7).fingerprint == task.fingerprint
+
+
+@pytest.mark.parametrize("of", ["documents", "rows"])
+def test_copies_stand_in_the_corpus(of: str, tmp_path: Path) -> None:
+    shards = TokenShards(write_shards(tmp_path, [900, 700], ids=20), 24, vocab_size=200)
+    options = {"count": 30, "of": of, "tokens": 9, "context": 3, "groups": ["often", "once"]}
+    task, again = (
+        Task.build(TaskConfig("mine", "copies", seed, options=options), vocabulary(), rows=lambda: shards)
+        for seed in (0, 1)
+    )
+    assert len(task.train_ids) == len(task.test_ids) == 15
+    assert task.groups == ("often", "once") * 15
+    assert task.ids != again.ids
+    for name, tokens in zip(task.ids, task.instances, strict=True):
+        sequence, start = map(int, name.split("+"))
+        row = shards.read(np.array([sequence]))[0]
+        assert row[start : start + len(tokens)].tolist() == tokens.tolist()
+        if of == "rows":
+            assert (start, len(tokens)) == (0, 9)
+        else:
+            assert row[start - 1] == EOS
+            assert EOS not in tokens
+            assert len(tokens) == 9 or [*row, EOS][start + len(tokens)] == EOS, "whole, or its first tokens"
+    assert len({name.split("+")[0] for name in task.ids}) == 30, "at most one of each row"
+    assert all(p.context + p.options[0] == tuple(task.instances[p.instance]) for p in task.probes)
+
+
+def test_copies_that_there_are_not(tmp_path: Path) -> None:
+    shards = TokenShards(write_shards(tmp_path, [240], ids=np.arange(2, 20)), 24, vocab_size=200)
+    config = TaskConfig("mine", "copies", options={"count": 3})
+    with pytest.raises(UserError, match="mine: 0 of 10 rows hold documents of more than 8 tokens, count asks for 3"):
+        Task.build(config, vocabulary(), rows=lambda: shards)
+    with pytest.raises(UserError, match="mine: needs the rows of the run's corpus"):
+        Task.build(config, vocabulary())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from ranks import Ranks
 from runs import VOCAB, same_bits, series, train_on_rank, write_experiment
 
 from olmo_inject.audit import audit_run
+from olmo_inject.cli import main
+from olmo_inject.config import load_experiment
+from olmo_inject.data import build_data
+from olmo_inject.runs.folder import check_same_run, delete_run, differences
 from olmo_inject.runs.read import load_run
 from olmo_inject.training.evaluation import checkpoints
 from olmo_inject.training.evaluation.probes import ProbeResult
@@ -89,6 +94,27 @@ def test_the_audit_agrees_and_counts_the_continuations(finished: Path) -> None:
     assert (listed.rows[listed.task == 3] == 3).sum() == 1
 
 
+def test_a_list_is_kept_with_the_run(path: Path, finished: Path) -> None:
+    file = path.parent / "at.jsonl"
+    file.rename(moved := path.parent / "moved.jsonl")
+    try:
+        kept = load_run(finished).build_data().plan.at(1)
+        assert (kept.rows[kept.task == 3] == 3).sum() == 1
+        assert audit_run(finished, progress=False).passed
+        elsewhere = load_experiment(path)
+        elsewhere.injections[4].file = str(moved)
+        assert differences(load_experiment(path), elsewhere) == [], "a list may move"
+        check_same_run(elsewhere, build_data(elsewhere))
+    finally:
+        moved.rename(file)
+    before = set(finished.iterdir())
+    assert "lists" in {each.name for each in before}
+    copy = path.parent / "copy"
+    shutil.copytree(finished, copy)
+    delete_run(copy)
+    assert {each.name for each in copy.iterdir()} <= {"plan.json", ".lock"}
+
+
 def test_ranks_workers_and_interruptions_change_nothing(path: Path, finished: Path, ranks: Ranks) -> None:
     folder = path.parent / "again"
     into = f"folder={folder}"
@@ -121,6 +147,31 @@ def test_a_checkpoint_answers_as_the_run_measured(finished: Path, tmp_path: Path
     assert set(answers["measure"]) == {"loss", "exact", "exposure", "accuracy", "accuracy_normalized"}
     checkpoints.write_results(results, tmp_path / "all.parquet")
     assert len(pd.read_parquet(tmp_path / "all.parquet")) == len(results)
+
+
+def test_analyses_and_report_of_texts(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["analyze", "memory", str(finished), "--steps", "last", "--out", str(tmp_path), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["left_out"] == []
+    table = pd.read_parquet(tmp_path / "memory-probes.parquet")
+    step = finished / "step12"
+    tasks = [task for task in checkpoints.find_tasks((), step) if not task.is_triples]
+    answers = [result.record() for result in checkpoints.evaluate_checkpoint(step, tasks, torch.device("cpu"), 7)]
+    assert table["value"].tolist() == pytest.approx([answer["value"] for answer in answers], rel=1e-4, abs=1e-5)
+    assert table["seen"].tolist() == [answer["seen"] for answer in answers]
+    assert {each.name for each in tmp_path.glob("*.svg")} >= {
+        "memory-repetitions-texts.svg",
+        "memory-exposure-canary.svg",
+        "memory-contamination-own.svg",
+    }
+    page = tmp_path / "report.html"
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["report", str(finished), "--out", str(page)])
+    text = page.read_text()
+    assert 'id="memorization"' in text
+    assert 'id="contamination"' in text
+    assert "olmo-inject analyze memory RUNS" in text
 
 
 def test_a_changed_file_is_not_the_same_run(path: Path, finished: Path, ranks: Ranks) -> None:
