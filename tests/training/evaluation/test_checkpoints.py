@@ -101,7 +101,7 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
         UserError, match=r"'more' is neither a task of .* \(less, plus\) nor a file: a run's tasks/NAME.json, or an exp"
     ):
         checkpoints.find_tasks(["more"], run / "step4")
-    with pytest.raises(UserError, match=r"'demo\.yaml' is no task"):  # not the shipped experiment of that name
+    with pytest.raises(UserError, match=r"'demo\.yaml' is neither a task of"):  # not the shipped experiment of that name
         checkpoints.find_tasks(["demo.yaml"], run / "step4")
     with pytest.raises(UserError, match="none does not exist"):
         checkpoints.find_steps([tmp_path / "none"])
