@@ -242,7 +242,7 @@ def test_uneven_replicas_are_refused(ranks) -> None:
         ({"distributed_strategy": None}, "use ddp or fsdp"),
         ({"distributed_strategy": "fsdp", "fsdp": None}, r"train\.fsdp is not set"),
         ({"distributed_strategy": "fsdp", "fsdp": FSDPConfig(use_orig_params=False)}, "must be true"),
-        ({"distributed_strategy": "fsdp", "max_grad_norm_ratio": 2.0}, "under ddp only"),
+        ({"distributed_strategy": "fsdp", "max_grad_norm_ratio": 2.0}, "only under ddp"),
     ],
 )
 def test_what_cannot_be_wrapped_is_refused(changes: dict, message: str) -> None:

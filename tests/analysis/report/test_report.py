@@ -86,7 +86,7 @@ def test_a_page_of_everything_is_whole_and_loads_nothing(trained: Path, copies: 
     assert not re.search(r"@import|url\(|<script src|fetch\(|import\(", source)
 
     assert page.links == page.ids  # the contents, in the order of the sections
-    assert page.links[:2] == ["findings", "accuracy-over-size-and-frequency"]
+    assert page.links[:3] == ["findings", "what-bursts-leave-behind", "accuracy-over-size-and-frequency"]
 
     assert "Two &lt;tasks&gt;" in source
     assert "Not trained to the end: begun (0 of 12 steps), cut (6 of 12 steps)" in page.text
