@@ -291,7 +291,7 @@ def test_evidence_that_says_otherwise(copies: Copies, call: Call) -> None:
         (["patching", "--pairs", "1"], "--pairs: 1 must be at least 2"),
         (["das", "--dimensions", "1;2"], "--dimensions: '1;2' is not numbers joined by commas"),
         (["das", "--steps", "first"], "--steps: 'first' is not a step"),
-        (["das", "--tasks", "none.json"], "--tasks: goes with models that are no run"),
+        (["das", "--tasks", "none.json"], "--tasks is only for models that belong to no run"),
         (["das", "--out", "/dev/null/figures"], "/dev/null"),
     ],
 )

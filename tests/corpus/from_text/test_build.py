@@ -229,7 +229,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
         kills += 1
         assert _gone_soon(children), "a killed build leaves processes behind"
         before = set(map(str, killed.glob("part-*.npy")))
-        with pytest.raises(UserError, match="killed is not finished: the `olmo-inject corpus build` that"):
+        with pytest.raises(UserError, match="killed is not finished: the same `olmo-inject corpus build`"):
             read_corpus_folder(killed)
     assert kills >= 2
     assert contents(killed) == contents(tmp_path / "whole")
