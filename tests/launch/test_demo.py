@@ -89,12 +89,12 @@ def test_one_run_from_corpus_to_report_and_again(
     figures = {path.name for path in (folder / "figures").iterdir()}
     assert changed <= {"report.html", ".submitter"} | figures
 
-    # A run of other steps is in the way: refused before anything is trained.
+    # A run of another learning rate is in the way: refused before anything is trained.
     with pytest.raises(SystemExit) as ended:
-        main(["demo", "train.max_duration=4", "--out", str(folder)])
+        main(["demo", "train.optimizer.learning_rate=0.01", "--out", str(folder)])
     assert ended.value.code == 2
     shown = capfd.readouterr()
-    assert "train.max_duration 3 -> 4" in shown.err
+    assert "train.optimizer.learning_rate 0.003 -> 0.01" in shown.err
     assert "Traceback" not in shown.err
 
     # Where one of two fails, the other is reported, and the demo is no success.

@@ -192,7 +192,7 @@ def test_what_a_run_s_own_code_made_is_not_changed_on_the_command_line(
     experiment = load_experiment(trained / "run" / "experiment.yaml")
     assert saved_tasks(trained / "experiment.yaml", experiment) is None  # one's own configuration
     experiment.tasks[0].seed += 1
-    with pytest.raises(UserError, match="copy it to change its tasks"):
+    with pytest.raises(UserError, match="copy the file to change its tasks"):
         saved_tasks(trained / "run" / "experiment.yaml", experiment)
 
 
