@@ -84,8 +84,9 @@ def accumulation(runs: Sequence[Run], task: str) -> Figure | None:
             _staircases(axis, [run for run in runs if run.text_label == text], task, measure, sizes)
             axis.set_title(f"beside {text}")
         axes[0].set_ylabel(measure.label.replace("\n", " "))
-        for axis in axes[1 : len(texts)]:
-            axis.sharey(axes[0])
+        limits = [axis.get_ylim() for axis in axes[: len(texts)]]
+        for axis in axes[: len(texts)]:
+            axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
         label_baselines(axes[len(texts) - 1], runs, task, measure)
         if measured:
             _interference(axes[-1], table, texts, sizes)
@@ -120,9 +121,9 @@ def _interference(axis: Axes, table: pd.DataFrame, texts: list[str], sizes: list
         axis.plot([], [], marker, ls="", ms=5, color=GREY, label=text)
     axis.plot([], [], "o", ls="", ms=8, color=GREY, mfc="none", label="labels permuted")
     axis.set_xticks(range(len(order)), order, rotation=30, ha="right")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.5 * axis.get_ylim()[1])  # with room for the legend
     axis.set_title(INTERFERENCE)
-    axis.legend(frameon=False, fontsize=7)
+    axis.legend(frameon=False, fontsize=7, loc="upper right")
     axis.grid(axis="y", alpha=0.25, lw=0.5)
 
 

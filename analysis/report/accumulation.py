@@ -45,7 +45,7 @@ def accumulation_section(runs: Sequence[Run]) -> Section | None:
 
 def _caption(runs: Sequence[Run], task: str) -> str:
     measure = measure_of(runs, task).label.replace("\n", " ")
-    caption = f"{task}: {measure} on held-out pairs just before each burst: what earlier bursts have left."
+    caption = f"{task}: {measure} just before each burst: what earlier bursts have left."
     if any(len(run.series(f"gradient/{task}/cos_rest")) for run in runs):
         caption += (
             " Right: root mean square over steps of the cosine of the other tokens' gradient with the task's; hollow, "

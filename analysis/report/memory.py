@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.figures import memory as figures
 from analysis.methods.memory import METHOD
-from analysis.read.runs import Run, task_names
+from analysis.read.runs import Run, label_tasks, task_names
 from analysis.read.store import Tables, last_step
 from analysis.report.page import Drawing, Section, Table, tables, with_interval
 
@@ -49,7 +49,8 @@ def memory_section(found: Tables, runs: Sequence[Run]) -> Section | None:
 def contamination_section(runs: Sequence[Run]) -> Section | None:
     """Injected against clean questions, from runs' own measurements; None where none measured both."""
     drawings, cells = [], []
-    for task in task_names(runs):
+    answered = label_tasks(runs)  # whose accuracy is of a LABEL, not of a choice
+    for task in (name for name in task_names(runs) if name not in answered):
         measured = figures.contamination_rows(runs, task)
         if (figure := figures.contamination(measured, _chance(runs, task))) is None:
             continue

@@ -63,7 +63,7 @@ def results(runs: Sequence[Run]) -> Section | None:
 
 _CURVES = (
     ("accuracy", TEST_ACCURACY, f"accuracy on {_UNMIRRORED}, with 95% intervals"),
-    ("auc", AUC, "AUC of the difference of the two labels' logits on the test half: 0.5 is chance"),
+    ("auc", AUC, "AUC of the difference of the two labels' logits on unmirrored test pairs: 0.5 is chance"),
     ("loss-among-labels", LOSS_AMONG_LABELS, "loss of LABEL on the test half, among the task's labels alone"),
     ("label-mass", LABEL_MASS, "probability of the task's labels together on the test half"),
     ("test-loss", TEST_LOSS, "loss of LABEL on the test half, over the whole vocabulary"),

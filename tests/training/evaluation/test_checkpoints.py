@@ -101,7 +101,8 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
         UserError, match=r"'more' is neither a task of .* \(less, plus\) nor a file: a run's tasks/NAME.json, or an exp"
     ):
         checkpoints.find_tasks(["more"], run / "step4")
-    with pytest.raises(UserError, match=r"'demo\.yaml' is neither a task of"):  # not the shipped experiment of that name
+    # A file that is not there is not the shipped experiment of that name.
+    with pytest.raises(UserError, match=r"'demo\.yaml' is neither a task of"):
         checkpoints.find_tasks(["demo.yaml"], run / "step4")
     with pytest.raises(UserError, match="none does not exist"):
         checkpoints.find_steps([tmp_path / "none"])
