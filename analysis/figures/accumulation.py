@@ -13,6 +13,7 @@ from analysis.figures.measures import (
     AUC,
     TEST_ACCURACY,
     Measure,
+    draw_baselines,
     label_baselines,
 )
 from analysis.figures.style import legend, sizes_of, style
@@ -101,6 +102,9 @@ def _staircases(axis: Axes, runs: Sequence[Run], task: str, measure: Measure, si
         axis.plot(values.index, values, marker, ls="-", ms=2.5, lw=1.1, color=colour)
     if measure is AUC:
         axis.axhline(CHANCE, color=GREY, lw=0.8, ls=(0, (4, 2)))
+    else:
+        axis.set_ylim(-0.02, 1.02)
+        draw_baselines(axis, runs, task, measure)
     axis.set_xlabel("step")
     axis.grid(alpha=0.25, lw=0.5)
 
