@@ -119,6 +119,17 @@ def _trend_of(x: str, y: str, sign: int, within: list[str]) -> Callable[[pd.Data
     return judge
 
 
+def _less_interference(y: str) -> Callable[[pd.DataFrame], tuple[str, str]]:
+    """Whether interference falls with width, and that with permuted labels does not (PLAN.md)."""
+
+    def judge(table: pd.DataFrame) -> tuple[str, str]:
+        verdict, number = _trend_of("width", y, -1, ["text"])(table)
+        null, of_null = _trend_of("width", "rest_null_rms", -1, ["text"])(table)
+        return (NOT if verdict == null == REPRODUCED else verdict), f"{number}; labels permuted: {of_null}"
+
+    return judge
+
+
 def _saturation(y: str, words: str) -> Callable[[pd.DataFrame], tuple[str, str]]:
     """Whether `y` falls with the residual of the common data, over widths and corpora together."""
 
@@ -257,12 +268,12 @@ CLAIMS: list[tuple[str, str, Callable[[pd.DataFrame], tuple[str, str]]]] = [
     (
         "Other tokens' gradients interfere less in wider models (Fig. 9)",
         "study-ladder",
-        _trend_of("width", "rest_cos_rms", -1, ["text"]),
+        _less_interference("rest_cos_rms"),
     ),
     (
         "The same with the loss among the labels as reference",
         "study-ladder",
-        _trend_of("width", "rest_among_rms", -1, ["text"]),
+        _less_interference("rest_among_rms"),
     ),
     (
         "The task is learned the better the smaller the text's residual",

@@ -216,3 +216,13 @@ def test_tasks_together_and_schedules_are_compared_seed_by_seed() -> None:
     assert claims._schedule(cells("schedule", {"uniform": 0.7, "bursts": 0.6, "early": 0.9}))[0] == REPRODUCED
     assert claims._schedule(cells("schedule", {"uniform": 0.9, "bursts": 0.6, "early": 0.8}))[0] == NOT
     assert claims._schedule(cells("schedule", {"uniform": 0.9, "bursts": 0.6}))[0] == OPEN
+
+
+def test_interference_that_permuted_labels_show_too_is_not_reproduced() -> None:
+    rng = np.random.default_rng(4)
+    cells = [{"seed": f"s{seed}", "text": "a", "width": width} for seed in range(3) for width in (8, 16, 32, 64, 128)]
+    table = pd.DataFrame(cells)
+    falling = 1 / np.sqrt(table["width"])
+    judge = claims._less_interference("rest_cos_rms")
+    assert judge(table.assign(rest_cos_rms=falling, rest_null_rms=falling))[0] == NOT
+    assert judge(table.assign(rest_cos_rms=falling, rest_null_rms=rng.normal(size=len(table))))[0] == REPRODUCED
