@@ -28,7 +28,8 @@ INTERFERENCE = "RMS of cos($g_{nt}$, $g_r$)"
 
 def bursting(runs: Sequence[Run], task: str) -> list[Run]:
     """The runs that inject a task in bursts and evaluate it."""
-    return [run for run in runs if run.in_bursts(task) and len(measure_of(runs, task).series(run, task))]
+    measure = measure_of(runs, task)
+    return [run for run in runs if run.in_bursts(task) and len(measure.series(run, task))]
 
 
 def measure_of(runs: Sequence[Run], task: str) -> Measure:
@@ -69,14 +70,19 @@ def before_bursts(run: Run, task: str, measure: Measure) -> pd.Series:
     return values.loc[values.index.isin(steps[1:])]
 
 
-def accumulation(runs: Sequence[Run], task: str) -> Figure | None:
-    """The staircases, a panel for each text and a line for each run, and the interference; None without bursts."""
+def accumulation(runs: Sequence[Run], task: str, table: pd.DataFrame) -> Figure | None:
+    """The staircases, a panel for each text and a line for each run, and the interference; None without bursts.
+
+    Args:
+        runs: whose metrics are drawn.
+        task: name of the task.
+        table: `accumulation_table` of the two.
+    """
     runs = bursting(runs, task)
     if not runs:
         return None
     measure, sizes = measure_of(runs, task), sizes_of(runs)
     texts = list(dict.fromkeys(run.text_label for run in runs))
-    table = accumulation_table(runs, task)
     measured = table["interference"].notna().any()
     with style():
         figure = Figure(figsize=(1.6 + 2.7 * (len(texts) + measured), 2.9))

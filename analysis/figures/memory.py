@@ -52,10 +52,7 @@ def repetitions(means: pd.DataFrame) -> Figure | None:
         figure, grid = panels(len(measures), 2.4, 2.2, share=False)
         for axes, measure in zip(grid, measures, strict=True):
             for number, run in enumerate(runs):
-                of = rows(means, measure=measure, run=run)
-                colour, marker = colour_and_marker(number)
-                axes.plot(of["seen"], of["value"], color=colour, marker=marker, ms=4, lw=1.2)
-                axes.fill_between(of["seen"], of["low"], of["high"], color=colour, alpha=0.15, lw=0)
+                _line(axes, rows(means, measure=measure, run=run), "seen", number)
             axes.set_xscale("symlog", linthresh=1, base=2)
             _times(axes, means["seen"])
             if _unit(measure) == "share":
@@ -67,6 +64,13 @@ def repetitions(means: pd.DataFrame) -> Figure | None:
         several = len(set(models.values())) > 1
         legend(figure, "run", [f"{run}, {models[run]}" if several else run for run in runs])
     return figure
+
+
+def _line(axes: Axes, of: pd.DataFrame, x: str, number: int) -> None:
+    """`value` over the column `x`, with a band from `low` to `high`."""
+    colour, marker = colour_and_marker(number)
+    axes.plot(of[x], of["value"], color=colour, marker=marker, ms=4, lw=1.2)
+    axes.fill_between(of[x], of["low"], of["high"], color=colour, alpha=0.15, lw=0)
 
 
 def forgotten(table: pd.DataFrame, task: str, measure: str) -> pd.DataFrame:
@@ -102,10 +106,7 @@ def forgetting(means: pd.DataFrame, measure: str) -> Figure | None:
         figure, grid = panels(len(runs), 2.6, 2.4)
         for axes, run in zip(grid, runs, strict=True):
             for number, seen in enumerate(times):
-                of = rows(means, run=run, seen=seen)
-                colour, marker = colour_and_marker(number)
-                axes.plot(of["since"], of["value"], color=colour, marker=marker, ms=4, lw=1.2)
-                axes.fill_between(of["since"], of["low"], of["high"], color=colour, alpha=0.15, lw=0)
+                _line(axes, rows(means, run=run, seen=seen), "since", number)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
             axes.set_title(run)
@@ -150,10 +151,7 @@ def contamination(measured: pd.DataFrame, chance: float) -> Figure | None:
         figure, grid = panels(len(runs), 2.6, 2.4)
         for axes, run in zip(grid, runs, strict=True):
             for number, half in enumerate(HALVES.values()):
-                of = rows(measured, run=run, half=half)
-                colour, marker = colour_and_marker(number)
-                axes.plot(of["step"], of["value"], color=colour, marker=marker, ms=4, lw=1.2)
-                axes.fill_between(of["step"], of["low"], of["high"], color=colour, alpha=0.15, lw=0)
+                _line(axes, rows(measured, run=run, half=half), "step", number)
             axes.axhline(chance, color=GREY, lw=1, ls=":", zorder=1)
             axes.set_ylim(-0.02, 1.02)
             axes.set_title(run)

@@ -33,8 +33,8 @@ def accumulation_section(runs: Sequence[Run]) -> Section | None:
     """What runs in bursts accumulate, and what works against it; None where no task comes in bursts."""
     drawings, cells = [], []
     for task in label_tasks(runs):
-        if (figure := accumulation(runs, task)) is not None:
-            table = accumulation_table(runs, task)
+        table = accumulation_table(runs, task)
+        if (figure := accumulation(runs, task, table)) is not None:
             drawings.append(Drawing(f"accumulation-{task}", figure, _caption(runs, task), table))
             cells += [_numbers(task, row) for row in table.to_dict("records")]
     if not drawings:

@@ -106,15 +106,20 @@ def _verdict(low: float, high: float, sign: int) -> str:
     return NOT if (high < 0 and sign > 0) or (low > 0 and sign < 0) else OPEN
 
 
+def _over_seeds(values: np.ndarray, form: str) -> tuple[float, float, str]:
+    """The ends of Student's interval of a mean over seeds, NaN with one seed, and the mean with it in words."""
+    mean, reach = float(values.mean()), student_reach(values)
+    low, high = mean - reach, mean + reach
+    return low, high, f"{mean:{form}}" + ("" if np.isnan(reach) else f" ({low:{form}} to {high:{form}})")
+
+
 def _trend_of(x: str, y: str, sign: int, within: list[str]) -> Callable[[pd.DataFrame], tuple[str, str]]:
     def judge(table: pd.DataFrame) -> tuple[str, str]:
         per_seed = trend(table, x, y, within)
         if not len(per_seed):
             return OPEN, "too few cells"
-        mean, reach = float(per_seed.mean()), student_reach(per_seed)
-        number = f"rank correlation of {y} with {x} {mean:+.2f}"
-        number += "" if np.isnan(reach) else f" ({mean - reach:+.2f} to {mean + reach:+.2f})"
-        return _verdict(mean - reach, mean + reach, sign), number
+        low, high, shown = _over_seeds(per_seed, "+.2f")
+        return _verdict(low, high, sign), f"rank correlation of {y} with {x} {shown}"
 
     return judge
 
@@ -209,13 +214,11 @@ def _together(table: pd.DataFrame) -> tuple[str, str]:
     if not {"one", "three"} <= set(auc.columns):
         return OPEN, "too few cells"
     change = (auc["three"] - auc["one"]).dropna().groupby("seed").mean().to_numpy(float)
-    mean, reach = float(change.mean()), student_reach(change)
-    number = f"AUC with two more tasks less that alone {mean:+.3f} ({mean - reach:+.3f} to {mean + reach:+.3f})"
-    if np.isnan(reach):
-        return OPEN, number
-    if max(abs(mean - reach), abs(mean + reach)) < SMALL_CHANGE:
+    low, high, shown = _over_seeds(change, "+.3f")
+    number = f"AUC with two more tasks less that alone {shown}"
+    if max(abs(low), abs(high)) < SMALL_CHANGE:
         return REPRODUCED, number
-    return (NOT if abs(mean) > reach else OPEN), number
+    return (NOT if low > 0 or high < 0 else OPEN), number
 
 
 def _schedule(table: pd.DataFrame) -> tuple[str, str]:
@@ -224,10 +227,8 @@ def _schedule(table: pd.DataFrame) -> tuple[str, str]:
     if not {"early", "uniform", "bursts"} <= set(auc.columns):
         return OPEN, "too few cells"
     ahead = (auc["early"] - auc[["uniform", "bursts"]].max(axis=1)).dropna().to_numpy(float)
-    mean, reach = float(ahead.mean()), student_reach(ahead)
-    number = f"AUC under the theory's schedule less the better of uniform and bursts {mean:+.3f}"
-    number += "" if np.isnan(reach) else f" ({mean - reach:+.3f} to {mean + reach:+.3f})"
-    return _verdict(mean - reach, mean + reach, 1), number
+    low, high, shown = _over_seeds(ahead, "+.3f")
+    return _verdict(low, high, 1), f"AUC under the theory's schedule less the better of uniform and bursts {shown}"
 
 
 FEWEST_CELLS = 8

@@ -14,6 +14,8 @@ from olmo_inject.commands.shared import DeviceOption, JsonOption, StepsOption, p
 if TYPE_CHECKING:
     import rich.table
 
+    from analysis.read.checkpoints import StoredModel
+    from analysis.read.runs import Run
     from analysis.read.skipped import Skipped
     from analysis.read.store import Tables
     from analysis.report.page import Section, Table
@@ -117,6 +119,11 @@ def _printed(table: Table) -> rich.table.Table:
     return printed
 
 
+def _runs_of(checkpoints: Sequence[StoredModel]) -> list[Run]:
+    """The runs that checkpoints belong to, each once."""
+    return list({checkpoint.run.folder: checkpoint.run for checkpoint in checkpoints if checkpoint.run}.values())
+
+
 @app.command()
 def features(
     runs: RunsArgument,
@@ -142,8 +149,7 @@ def features(
     method, skipped = features_method(components, permutations), Skipped()
     found, folder = select_checkpoints(runs, steps, skipped, tasks or ()), output_folder(runs, out)
     tables = analyze(found, method, choose_device(device), skipped)
-    of_runs = list({checkpoint.run.folder: checkpoint.run for checkpoint in found if checkpoint.run}.values())
-    section = feature_section(tables, of_runs)
+    section = feature_section(tables, _runs_of(found))
     deliver("features", folder, tables, [section] if section else [], skipped, as_json)
 
 
@@ -173,7 +179,7 @@ def memory(
     skipped = Skipped()
     found, folder = select_checkpoints(runs, steps, skipped, tasks or ()), output_folder(runs, out)
     tables = analyze(found, memory_method(max_instances), choose_device(device), skipped)
-    of_runs = list({checkpoint.run.folder: checkpoint.run for checkpoint in found if checkpoint.run}.values())
+    of_runs = _runs_of(found)
     sections = [memory_section(tables, of_runs), contamination_section(of_runs)]
     deliver(METHOD, folder, tables, [section for section in sections if section], skipped, as_json)
 

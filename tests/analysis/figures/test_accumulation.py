@@ -50,7 +50,7 @@ def test_accumulated_is_what_is_there_before_a_burst(runs: list[Run]) -> None:
 
 
 def test_each_text_has_a_panel_and_the_interference_one(runs: list[Run]) -> None:
-    figure = accumulation(runs, "plus")
+    figure = accumulation(runs, "plus", accumulation_table(runs, "plus"))
     assert figure is not None
     assert [axes.get_title() for axes in figure.axes[:2]] == [
         "beside its own text",
@@ -61,7 +61,7 @@ def test_each_text_has_a_panel_and_the_interference_one(runs: list[Run]) -> None
     assert list(staircase.get_ydata()) == [0.9] * 4
     assert len(figure.axes) == 3
     svg(figure)
-    assert accumulation(runs, "less") is None
+    assert accumulation(runs, "less", accumulation_table(runs, "less")) is None
 
 
 def test_the_report_opens_with_it(runs: list[Run]) -> None:
