@@ -222,7 +222,8 @@ def _changes(submitted: CellFiles, cell: Cell) -> list[str]:
     """What distinguishes the cell's run from the one that was submitted; [] if nothing does."""
     if not submitted.attempt.exists() or read_json(submitted.attempt)["identity"] == cell.identity:
         return []
-    return differences(load_experiment(submitted.config), cell.experiment) or ["how long it may be extended"]
+    # A later version may describe the same run otherwise, with a new key at its default: only the values count.
+    return differences(load_experiment(submitted.config), cell.experiment)
 
 
 @contextmanager

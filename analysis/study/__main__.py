@@ -51,7 +51,7 @@ def collect_all(results: ResultsOption = RESULTS) -> None:
 
 @app.command()
 def run(at_once: Annotated[int, typer.Option(help="Cells at once.")] = 2, results: ResultsOption = RESULTS) -> None:
-    """Train every sweep in the order of PLAN.md, and collect each; cells that failed are left and told of."""
+    """Train every sweep in the order of PLAN.md, failed cells once more, and collect each."""
     failed = []
     for name in SWEEPS:
         failed += [] if _train(name, at_once) else [name]
@@ -63,7 +63,7 @@ def run(at_once: Annotated[int, typer.Option(help="Cells at once.")] = 2, result
 
 
 def _train(name: str, at_once: int) -> bool:
-    command = ["-m", "olmo_inject", "sweep", "run", name, "--at-once", str(at_once)]
+    command = ["-m", "olmo_inject", "sweep", "run", name, "--at-once", str(at_once), "--retry-failed"]
     return subprocess.run([sys.executable, *command], check=False).returncode == 0
 
 

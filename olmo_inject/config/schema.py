@@ -155,7 +155,8 @@ class SafetyConfig:
     """When to stop a run that diverges."""
 
     spike_factor: float | None = 10.0
-    """Stop when the loss exceeds its running mean by this many running standard deviations; None: never."""
+    """Stop when the loss on tokens that are not injected exceeds its running mean by this many running standard
+    deviations; None: never."""
     spike_window: int = 200
     """Number of steps in the running mean and deviation. The run is not stopped before that many steps."""
 

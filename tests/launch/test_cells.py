@@ -139,6 +139,18 @@ def test_a_changed_definition_is_refused_and_under_another_name_a_new_cell(tmp_p
     assert states(file) == {RARE: "pending", OFTEN: "pending"}
 
 
+def test_cells_of_an_earlier_version_are_the_same_cells(tmp_path: Path) -> None:
+    """An earlier version hashed otherwise, and did not know a key that was added since."""
+    sweep = small_sweep(tmp_path)
+    for cell in sweep.cells:
+        cells.begin(sweep, cell, {"backend": "local"})
+        of_cell = cells.files(sweep, cell)
+        of_cell.attempt.write_text(json.dumps({"identity": "0" * 16, "backend": "local"}))
+        of_cell.config.write_text(of_cell.config.read_text().replace("  longer: refuse\n", ""))
+    cells.check_unchanged(sweep)
+    assert set(states(tmp_path / "sweep.yaml").values()) == {"pending"}
+
+
 def test_looking_at_a_run_does_not_keep_it_from_starting(tmp_path: Path) -> None:
     with locked(tmp_path):
         assert in_use(tmp_path)

@@ -15,25 +15,28 @@ from olmo_inject.config import SafetyConfig
 from olmo_inject.errors import UserError
 from olmo_inject.runs.read import read_metrics
 from olmo_inject.training.callbacks.callback import Callback, Sums
-from olmo_inject.training.callbacks.injected_loss import LOSS
+from olmo_inject.training.callbacks.injected_loss import LM_LOSS
 from olmo_inject.training.trainer import InjectionTrainer
 
 ROWS_NAMED = 5
 
 
 def past_losses(metrics: Path, n: int) -> list[float]:
-    """The last `n` losses that a run logged before a resume; empty if it has not begun."""
+    """The last `n` losses of its text that a run logged before a resume; empty if it has not begun."""
     if not metrics.exists():
         return []
-    return list(deque((line["value"] for line in read_metrics(metrics.parent) if line["name"] == LOSS), maxlen=n))
+    return list(deque((line["value"] for line in read_metrics(metrics.parent) if line["name"] == LM_LOSS), maxlen=n))
 
 
 class Safety(Callback):
-    """Stops at a loss that is not finite or that spikes. The message names the step and its worst rows.
+    """Stops at a loss that is not finite, or at a spike of the loss on tokens that are not injected.
+
+    A burst raises the loss of its step, beside text that the model knows by heart many times over, and is no spike. The
+    message names the step and its worst rows.
 
     Args:
         config: what counts as a spike.
-        history: losses of the steps before a resume, so that a resumed run stops exactly where an uninterrupted one
+        history: losses of the text before a resume, so that a resumed run stops exactly where an uninterrupted one
             does.
     """
 
@@ -46,9 +49,14 @@ class Safety(Callback):
         loss = sums["loss"] / max(sums["targets"], 1)
         if not math.isfinite(loss):
             self._stop(trainer, step, batch, f"loss is {loss}")
-        elif (limit := self._limit()) is not None and loss > limit:
-            self._stop(trainer, step, batch, f"loss {loss:.3f} spiked above {limit:.3f} (safety.spike_factor)")
-        self.recent.append(loss)
+        if not (others := sums["targets"] - sums["injected/targets"]):
+            return
+        text = (sums["loss"] - sums["injected/loss"]) / others
+        if (limit := self._limit()) is not None and text > limit:
+            self._stop(
+                trainer, step, batch, f"loss of the text {text:.3f} spiked above {limit:.3f} (safety.spike_factor)"
+            )
+        self.recent.append(text)
 
     def _limit(self) -> float | None:
         n = self.config.spike_window
