@@ -103,8 +103,8 @@ def unshard_with_optimizer(path: Path, to: Path) -> on_disk.Checkpoint:
     return on_disk.read_checkpoint(to)
 
 
-def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
-    """Write any kind of checkpoint as a transformers `OlmoForCausalLM` folder.
+def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> str:
+    """Write any kind of ai2-olmo's checkpoints as a transformers folder, and return the name of its class.
 
     `AutoModelForCausalLM.from_pretrained(to)` loads it without a network. On a CPU its logits equal the original's bit
     for bit (for the widths given in `checkpoints.transformers`).
@@ -116,25 +116,21 @@ def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
             none.
 
     Raises:
-        UserError: as in `read_model`; or the model has no equal OlmoForCausalLM; or `to` exists or cannot be written.
+        UserError: as in `read_model`; or transformers has no equal model; or `to` exists or cannot be written.
     """
-    from transformers.utils import logging as transformers_logging
-
-    from olmo_inject.training.checkpoints.transformers import to_transformers
+    from olmo_inject.training.checkpoints.transformers import to_transformers, without_progress_bars
 
     weights, config = read_model(path)
     model = to_transformers(weights, config)
     with _new_folder(to) as tmp:
-        shows_progress = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-        model.save_pretrained(tmp)
-        if shows_progress:
-            transformers_logging.enable_progress_bar()
+        with without_progress_bars():
+            model.save_pretrained(tmp)
         if vocabulary is not None and vocabulary.tokenizer is not None:
             _save_tokenizer(vocabulary, config.max_sequence_length, tmp)
         mode = (tmp / "config.json").stat().st_mode  # safetensors gives its own files another mode
         for file in tmp.iterdir():
             share(file, mode)
+    return type(model).__name__
 
 
 def find_vocabulary(path: Path, tokenizer: str | None, corpus: Path | None = None) -> tuple[Vocabulary | None, str]:

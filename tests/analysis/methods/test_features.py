@@ -20,11 +20,12 @@ from analysis.methods.feature_amounts import amounts, distinct_modes, trends
 from analysis.methods.features import features_method
 from analysis.methods.fourier import circle, spectrum
 from analysis.methods.order_probe import order_fits
-from analysis.read.checkpoints import StoredModel, load_model
+from analysis.read.checkpoints import StoredModel
 from analysis.read.runs import read_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
+from olmo_inject.training.checkpoints.transformers import load_model
 
 
 def at(found: list[Activations], site: str) -> np.ndarray:
