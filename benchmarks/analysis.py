@@ -20,7 +20,8 @@ from analysis.read.store import result
 from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.config import load_experiment
 from olmo_inject.tasks import Task, TaskConfig
-from olmo_inject.training.checkpoints.transformers import transformers_config, without_progress_bars
+from olmo_inject.training.checkpoints.load import without_progress_bars
+from olmo_inject.training.checkpoints.transformers import transformers_config
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.vocabulary import Vocabulary
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from analysis.methods.activations import recorded, residual_points
 from olmo_inject.errors import UserError
+from olmo_inject.training.evaluation.tasks import last_logits
 
 Hidden = Float[torch.Tensor, "b t d"]
 
@@ -43,12 +43,6 @@ def changed(module: nn.Module, change: Callable[[Hidden], Hidden]) -> Iterator[N
         yield
     finally:
         handle.remove()
-
-
-def last_logits(model: PreTrainedModel, tokens: Int64[torch.Tensor, "b t"]) -> Float[torch.Tensor, "b v"]:
-    """Logits after the last token. Other positions' logits are not computed if the model allows it."""
-    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    return model(input_ids=tokens, use_cache=False, **keep).logits[:, -1].float()  # pyright: ignore[reportCallIssue]
 
 
 def outputs(

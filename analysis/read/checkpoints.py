@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from analysis.read.runs import Run, order_of, read_run
 from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
-from olmo_inject.runs.checkpoints import find_checkpoints, weight_files
+from olmo_inject.runs.checkpoints import find_checkpoints, folder_of, weight_files
 from olmo_inject.tasks import Task
+from olmo_inject.training.checkpoints.load import load_model
 from olmo_inject.training.checkpoints.record import RECORD, files_of_weights, read_record, verify_length
-from olmo_inject.training.checkpoints.transformers import load_model
 
 FOLDER = "analysis"  # folder of results, in a run folder or beside a model's weights
 
@@ -103,7 +103,7 @@ def select_checkpoints(
     for message in selection.missing:
         skipped.add(message)
     order = {folder: order_of(run) for folder, run in runs.items()}
-    return [*sorted(checkpoints, key=lambda model: order[model.path.parent]), *models]  # stable: by step within a run
+    return [*sorted(checkpoints, key=lambda model: order[model.run.folder]), *models]  # stable: by step within a run
 
 
 def identity(path: Path) -> str:
@@ -133,4 +133,4 @@ def identity(path: Path) -> str:
 
 def checkpoint_of(run: Run, step: int) -> StoredModel:
     """One checkpoint of a run."""
-    return StoredModel(run.folder / f"step{step}", step, run, run.tasks, run.folder / FOLDER)
+    return StoredModel(folder_of(run.folder, step), step, run, run.tasks, run.folder / FOLDER)

@@ -17,7 +17,8 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.checkpoints.transformers import load_model, to_transformers
+from olmo_inject.training.checkpoints.load import load_model
+from olmo_inject.training.checkpoints.transformers import to_transformers
 from olmo_inject.training.gradients import MlpGradients, batch_targets
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.run import build_trainer

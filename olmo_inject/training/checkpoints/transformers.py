@@ -8,9 +8,7 @@ instructions do not divide: the CPU computes the parts by other instructions tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,15 +16,12 @@ from olmo.config import ModelConfig
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging
 
-from olmo_inject.errors import UserError
 from olmo_inject.training.checkpoints.architectures import architecture_of, settings_of
-from olmo_inject.training.checkpoints.weights import Weights, load_weights, read_model_config
+from olmo_inject.training.checkpoints.weights import Weights
 
 
 def transformers_config(config: ModelConfig) -> PreTrainedConfig:
@@ -91,48 +86,3 @@ def to_transformers(weights: Mapping[str, torch.Tensor], config: ModelConfig) ->
     model.model.rotary_emb = type(model.model.rotary_emb)(theirs)  # its frequencies are computed, not loaded
     model.model.embed_tokens.padding_idx = None  # ai2-olmo gives the padding token a gradient like any other
     return model.eval()
-
-
-def load_model(path: Path) -> PreTrainedModel:
-    """Load the weights in a folder as a transformers model on the CPU, in evaluation mode and float32.
-
-    Checkpoints of this project (unsharded, sharded or weights only) are compared with their record first. They and
-    ai2-olmo's are converted by `to_transformers`. A transformers folder is loaded as it is.
-
-    Raises:
-        UserError: the weights are missing, damaged, unsafe to read, or not of a causal language model.
-    """
-    if (path / "config.json").is_file():
-        return load_transformers(path)
-    config = read_model_config(path)
-    return to_transformers(load_weights(path, config), config)
-
-
-def load_transformers(path: Path) -> PreTrainedModel:
-    """Load a transformers folder, in evaluation mode and float32, without a network and without running its code.
-
-    Raises:
-        UserError: it cannot be read, or is not a causal language model.
-    """
-    try:
-        with without_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
-            )
-    except Exception as error:  # many types: missing weights, half a file, unknown architecture, custom code
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} cannot be read as a transformers model: {reason[:200]}") from error
-    return model.eval()
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Within the context, transformers draws no progress bars when it reads or writes weights."""
-    if not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()

@@ -97,6 +97,8 @@ def read_model_config(path: Path) -> ModelConfig:
     """
     check_is_checkpoint(path)
     file = path / "config.yaml"
+    if (path / "config.json").is_file():
+        raise UserError(f"{path} is a transformers folder; a checkpoint of ai2-olmo is needed")
     if not file.is_file():
         raise UserError(f"{path} cannot be read as a model: it has neither ai2-olmo's config.yaml nor a config.json")
     given = read_yaml(file)

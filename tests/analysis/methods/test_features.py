@@ -25,7 +25,7 @@ from analysis.read.runs import read_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
-from olmo_inject.training.checkpoints.transformers import load_model
+from olmo_inject.training.checkpoints.load import load_model
 
 
 def at(found: list[Activations], site: str) -> np.ndarray:

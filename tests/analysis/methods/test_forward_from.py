@@ -22,7 +22,8 @@ from transformers import (
 
 from analysis.methods.activations import recorded, residual_points
 from analysis.methods.forward_from import ForwardFrom
-from analysis.methods.hooks import changed, last_logits
+from analysis.methods.hooks import changed
+from olmo_inject.training.evaluation.tasks import last_logits
 
 BLOCKS, WIDTH = 3, 8
 TOKENS = torch.tensor([[3, 7], [9, 3], [11, 20], [9, 9]])

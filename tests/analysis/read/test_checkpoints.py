@@ -20,7 +20,7 @@ from analysis.read.skipped import Skipped
 from analysis.read.store import Method, Report, analyze, kept, kept_results
 from olmo_inject.errors import UserError
 from olmo_inject.runs.checkpoints import select_steps
-from olmo_inject.training.checkpoints.transformers import load_model
+from olmo_inject.training.checkpoints.load import load_model
 from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import choose_device
