@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from analysis.methods import das, patching
-from analysis.methods.activations import activations, residual_points
+from analysis.methods.activations import activations
 from analysis.methods.features import features_method
 from analysis.methods.scores import scores_method
 from analysis.read.checkpoints import StoredModel
@@ -23,6 +23,7 @@ from olmo_inject.tasks import Task, TaskConfig
 from olmo_inject.training.checkpoints.load import without_progress_bars
 from olmo_inject.training.checkpoints.transformers import transformers_config
 from olmo_inject.training.olmo_config import model_config
+from olmo_inject.training.structure import residual_points
 from olmo_inject.vocabulary import Vocabulary
 
 ROUNDS = 3

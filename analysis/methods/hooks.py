@@ -10,23 +10,10 @@ from jaxtyping import Float, Int64
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from analysis.methods.activations import recorded, residual_points
-from olmo_inject.errors import UserError
+from analysis.methods.activations import recorded
 from olmo_inject.training.evaluation.tasks import last_logits
 
 Hidden = Float[torch.Tensor, "b t d"]
-
-
-def mlps(model: PreTrainedModel) -> list[nn.Module]:
-    """The MLP of every block, from the lowest.
-
-    Raises:
-        UserError: the model's blocks cannot be found, or have no `mlp`.
-    """
-    found = [getattr(block, "mlp", None) for block in residual_points(model)[1:]]
-    if not all(isinstance(mlp, nn.Module) for mlp in found):
-        raise UserError(f"{type(model).__name__}: its blocks have no module called mlp")
-    return found  # pyright: ignore[reportReturnType]
 
 
 @contextmanager
