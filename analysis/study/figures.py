@@ -29,7 +29,10 @@ LADDER_PANELS = (
     ("within", "loss among the labels (nats)"),
     ("label_mass", "label mass"),
     ("kept", "share of a burst's gain kept"),
+    ("gain", "gain of a burst at its largest (nats)"),
     ("half_life", "half-life of a burst's gain (steps)"),
+    ("order", "order probe, held-out $R^2$"),
+    ("alignment", "alignment search,\naccuracy above controls"),
     ("rest_cos_rms", "RMS of cos($g_{nt}$, $g_r$)"),
     ("rest_null_rms", "the same, labels permuted (null)"),
     ("rest_among_rms", "the same, loss among the labels"),
@@ -61,8 +64,8 @@ def over_widths(table: pd.DataFrame) -> Figure:
     columns = [column for column, _ in LADDER_PANELS]
     summary = over_seeds(table, ["text", "width"], columns)
     with style():
-        figure = Figure(figsize=(10, 7.5))
-        for axis, (column, label) in zip(figure.subplots(3, 3).flat, LADDER_PANELS, strict=True):
+        figure = Figure(figsize=(10, 10))
+        for axis, (column, label) in zip(figure.subplots(4, 3).flat, LADDER_PANELS, strict=True):
             for number, (text, name) in enumerate(TEXTS.items()):
                 line = summary[summary["text"] == text]
                 _points(axis, line["width"], line, column, number, name)
@@ -76,7 +79,7 @@ def over_widths(table: pd.DataFrame) -> Figure:
 
 def over_residual(table: pd.DataFrame) -> Figure:
     """AUC, the share kept and interference of every cell against the residual of its text: one curve, or several?"""
-    panels = (LADDER_PANELS[1], LADDER_PANELS[4], LADDER_PANELS[6])
+    panels = [panel for panel in LADDER_PANELS if panel[0] in ("auc_unmirrored", "kept", "rest_cos_rms")]
     with style():
         figure = Figure(figsize=(10, 3.4))
         for axis, (column, label) in zip(figure.subplots(1, 3), panels, strict=True):
