@@ -1,15 +1,15 @@
 """Compare the rows that a run's model was given with those that corpus, order and plan define.
 
 The trainer wrote the evidence from the tensors that it passed to the model. The audit recomputes everything from the
-experiment in the run folder, without the loader and without the run's stored order. It uses the same `Plan` and
-`InjectedCorpus` as the run, so it finds errors between the plan and the model. Errors in the plan are left to the
-tests.
+experiment in the run folder, without the loader. It uses the same `Plan`, `InjectedCorpus` and stored shuffle as the
+run, so it finds errors between the plan and the model. Errors in the plan are left to the tests.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,9 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
         if name in recorded or name != CONTENTS:
             audit.compare("fingerprints", name, recorded.get(name), fingerprint)
     _compare_tasks(audit, run, data)
+    if isinstance(data, ExperimentData):
+        with suppress(UserError):  # no folder can be written: the order stays in memory
+            data.order.prepare(len(data.corpus))
     lines = list(read_evidence(folder))
     audit.steps = len(lines)
     begun = described.get("first_step", 0)  # not 0 in a branch of another run

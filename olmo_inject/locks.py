@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -39,6 +39,16 @@ def locked(path: Path, in_use: Callable[[], str], what: str, *, shared: bool = F
         UserError: it cannot be created or locked.
     """
     with _acquired(path, in_use, what, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` after waiting for its holder. Where it cannot be written or locked, nobody waits."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(path.open("a")), fcntl.LOCK_EX)
         yield
 
 

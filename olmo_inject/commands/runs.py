@@ -101,7 +101,8 @@ def train(
     if is_run(experiment.run_folder) and not overwrite:
         for task in (task for task in experiment.tasks if is_own_code(task.kind)):
             say_once(f"task {task.name}: resuming runs the code in {Path(task.kind.rpartition(':')[0]).resolve()}")
-    if _is_done(experiment, nodes * ranks, device, overwrite):
+    # Of several nodes rank 0 alone checks, since each node's command would look at every file of the corpus.
+    if nodes == 1 and _is_done(experiment, nodes * ranks, device, overwrite):
         return
     if nodes * ranks == 1:
         from olmo_inject.training.run import train_as_rank
