@@ -18,6 +18,7 @@ from analysis.study.theory import utilities
 NOT_RUN = "not yet run"
 REPRODUCED, PARTLY, NOT, OPEN = "reproduced", "partly", "not reproduced", "open"
 RESAMPLES = 1000
+WHOLE = 0.8  # share of a sweep's cells that a seed must have to be judged
 ROUNDING = 1e-9
 
 
@@ -53,9 +54,16 @@ def _judge(tables: Mapping[str, pd.DataFrame], words: str, sweep: str, judge: Ca
     table = tables.get(sweep)
     if table is None or table.empty:
         return Finding(words, NOT_RUN, "", "", sweep)
+    table = _nearly_whole(table)
     verdict, number = judge(table)
     seeds = table["seed"].nunique()
     return Finding(words, verdict, number, f"{table['cell'].nunique()} cells, {seeds} seed{'s' * (seeds > 1)}", sweep)
+
+
+def _nearly_whole(table: pd.DataFrame) -> pd.DataFrame:
+    """Without seeds of which most cells are still to be run: a resample of one cell says nothing."""
+    cells = table.groupby("seed")["cell"].transform("nunique")
+    return table.loc[(cells >= WHOLE * cells.max()).to_numpy(bool)]
 
 
 def trend(table: pd.DataFrame, x: str, y: str, within: list[str]) -> np.ndarray:
@@ -267,6 +275,13 @@ CLAIMS: list[tuple[str, str, Callable[[pd.DataFrame], tuple[str, str]]]] = [
         _trend_of("width", "auc_unmirrored", 1, ["text"]),
     ),
     (
+        "Alignment search finds the values further above its controls in wider models",
+        "study-ladder",
+        _trend_of("width", "alignment", 1, ["text"]),
+    ),
+    ("The same at one rate", "study-tcmp", _trend_of("width", "alignment", 1, ["rate"])),
+    ("The same by frequency", "study-tcmp", _trend_of("often", "alignment", 1, ["width"])),
+    (
         "Other tokens' gradients interfere less in wider models (Fig. 9)",
         "study-ladder",
         _less_interference("rest_cos_rms"),
@@ -276,6 +291,7 @@ CLAIMS: list[tuple[str, str, Callable[[pd.DataFrame], tuple[str, str]]]] = [
         "study-ladder",
         _less_interference("rest_among_rms"),
     ),
+    ("The same in the second MLP", "study-layer", _less_interference("rest_cos_rms")),
     (
         "The task is learned the better the smaller the text's residual",
         "study-ladder",
