@@ -79,7 +79,8 @@ def to_transformers(weights: Mapping[str, torch.Tensor], config: ModelConfig) ->
     """
     theirs = transformers_config(config)
     with torch.device("meta"):  # initial weights would only be replaced
-        model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(theirs)](theirs)
+        of_kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(theirs)]
+        model = of_kind(theirs)
     shared = {name: tensor.float() for name, tensor in transformers_weights(weights, config).items()}
     model.load_state_dict(shared, assign=True)
     model.tie_weights()
