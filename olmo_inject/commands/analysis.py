@@ -241,11 +241,12 @@ def behaviour(
     from analysis.read.runs import read_runs
     from analysis.read.skipped import Skipped
     from analysis.report.behaviour import behaviour_drawings, behaviour_section, behaviour_tables
+    from olmo_inject.runs.checkpoints import steps_of
     from olmo_inject.runs.read import expand, is_run
 
     skipped, paths, folder = Skipped(), expand(runs), output_folder(runs, out)
     # A run without checkpoints is drawn from its measurements.
-    with_weights = [path for path in paths if not is_run(path) or any(path.glob("step*"))]
+    with_weights = [path for path in paths if not is_run(path) or steps_of(path)]
     scored = unmeasured(select_checkpoints(with_weights, steps, skipped, tasks or ()))
     scores = tables_of(scored, scores_method(), device, skipped, folder, spread)
     of_runs = [path for path in paths if is_run(path)]
