@@ -197,14 +197,14 @@ def what_is_evaluated(
         rows_per_pass: its `batch_size`.
         max_instances: its `most`.
     """
-    weights = {path.name: sha256_of(path) for path in sorted(step.iterdir()) if path.name == record.RECORD}
-    if not weights:  # a model that no run wrote
-        weights = {path.name: sha256_of(path) for path in weight_files(step)}
+    files = [step / record.RECORD]
+    if not files[0].is_file():  # a model that no run wrote
+        files = [*weight_files(step), *(step / name for name in ("config.json", "config.yaml"))]
     place = run_and_step(step)
     return {
         "evaluation": VERSION,
         "checkpoint": str(step),
-        "weights": weights,
+        "weights": {path.name: sha256_of(path) for path in files if path.is_file()},
         "plan": None if place is None else sha256_of(place[0] / PLAN),
         "tasks": [[task.name, task.fingerprint] for task in tasks],
         "own_tasks": [task.fingerprint for task in own_tasks(step)],
