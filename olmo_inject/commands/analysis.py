@@ -203,12 +203,13 @@ def behaviour(
     from analysis.read.skipped import Skipped
     from analysis.read.store import analyze
     from analysis.report.behaviour import behaviour_drawings, behaviour_section, behaviour_tables
+    from olmo_inject.runs.checkpoints import steps_of
     from olmo_inject.runs.read import expand, is_run
     from olmo_inject.training.parallel import choose_device
 
     skipped, paths, folder = Skipped(), expand(runs), output_folder(runs, out)
     # A run without checkpoints is drawn from its measurements.
-    with_weights = [path for path in paths if not is_run(path) or any(path.glob("step*"))]
+    with_weights = [path for path in paths if not is_run(path) or steps_of(path)]
     scored = unmeasured(select_checkpoints(with_weights, steps, skipped, tasks or ()))
     scores = analyze(scored, scores_method(), choose_device(device), skipped)
     of_runs = [path for path in paths if is_run(path)]

@@ -65,11 +65,13 @@ def export(
     vocabulary, why_none = (None, "") if no_tokenizer else find_vocabulary(checkpoint, tokenizer, corpus)
     if vocabulary is None and not no_tokenizer:
         raise UserError(f"no tokenizer for {checkpoint}: {why_none}; give --tokenizer or --no-tokenizer")
-    write(checkpoint, out, vocabulary)
+    kind = write(checkpoint, out, vocabulary)
     if as_json:
-        print_json({"folder": str(out), "tokenizer": None if vocabulary is None else vocabulary.identifier})
+        print_json(
+            {"folder": str(out), "model": kind, "tokenizer": None if vocabulary is None else vocabulary.identifier}
+        )
     else:
-        print(f"{out}: OlmoForCausalLM {'with its' if vocabulary else 'without a'} tokenizer")
+        print(f"{out}: {kind} {'with its' if vocabulary else 'without a'} tokenizer")
 
 
 def evaluate(
