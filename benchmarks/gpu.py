@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import OlmoForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from analysis.methods import das, patching
 from analysis.methods.features import features_method
@@ -283,7 +283,7 @@ def _loader_seconds(experiment: Experiment) -> float:
 def _analyses(folder: Path, sizes: Sizes, device: torch.device, clock: Clock) -> Iterator[dict[str, Any]]:
     experiment = _experiment(folder, Case(sizes.analysed, 2, injected=True), sizes)
     with torch.device(device):
-        model = OlmoForCausalLM(transformers_config(model_config(experiment.model))).eval()
+        model = AutoModelForCausalLM.from_config(transformers_config(model_config(experiment.model))).eval()
     vocabulary = Vocabulary.without_tokenizer(experiment.model.vocab_size, experiment.model.eos_token_id, 1)
     options = {"n_values": sizes.values}
     kinds = ("comparison", "modular_addition")
@@ -300,7 +300,7 @@ def _analyses(folder: Path, sizes: Sizes, device: torch.device, clock: Clock) ->
             yield {"model": sizes.analysed, "method": name} | _measured(work, device)
 
 
-def _gradients(model: OlmoForCausalLM, experiment: Experiment) -> None:
+def _gradients(model: PreTrainedModel, experiment: Experiment) -> None:
     data = build_data(experiment)
     positions = np.arange(experiment.batch_size)
     of_row = torch.from_numpy(data.plan.tasks_of(0, positions))
@@ -378,7 +378,7 @@ def page(found: dict[str, Any]) -> str:
     )
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+def _table(columns: Sequence[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]
 
 

@@ -92,8 +92,8 @@ def as_rank(folder: Path, rank: int) -> dict[str, Any]:
     seconds["a batch"] = (time.perf_counter() - begun - sum(seconds.values())) / 20
     positions = np.arange(rank, BATCH, RANKS)
     assert batch["index"].tolist() == positions.tolist()
-    names = dict.fromkeys(("rows", "targets", "overrides", "tokens", "tcmp/labels"), 123456)
-    line = json.dumps(Evidence(None).record(STEPS - 1, names)) + "\n"
+    sums: dict[str, float | int] = dict.fromkeys(("rows", "targets", "overrides", "tokens", "tcmp/labels"), 123456)
+    line = json.dumps(Evidence(None).record(STEPS - 1, sums)) + "\n"
     return {
         "seconds": seconds,
         "memory": _status("RssAnon") - before,

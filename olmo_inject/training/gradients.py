@@ -280,9 +280,10 @@ def cosines(step: StepGradients, neurons: int) -> list[Cosine]:
     if not about:
         return []
     found = torch.stack(numbers).view(len(about), -1).tolist()  # one copy from the device for all of them
+    cosines_of = ((*map(_quotient, row[:-1:2], row[1:-1:2]), row[-1]) for row in found)
     return [
-        Cosine(*names, _quotient(*values[:2]), values[6], _quotient(*values[2:4]), _quotient(*values[4:6]))
-        for names, values in zip(about, found, strict=True)
+        Cosine(task, kind, of, whole, norm, null, among)
+        for (task, kind, of), (whole, null, among, norm) in zip(about, cosines_of, strict=True)
     ]
 
 

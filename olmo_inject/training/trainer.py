@@ -48,7 +48,7 @@ class InjectionTrainer(TrainerShims, Trainer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.device.type in LOSS_IN_PARTS_ON and not self.cfg.fused_loss:
-            self.loss_fn = loss_in_parts
+            self.loss_fn = loss_in_parts  # pyright: ignore[reportAttributeAccessIssue]
         # ai2-olmo would fetch the norm of every gradient from the device, one after the other; none is used here.
         clip: Callable[..., dict[str, torch.Tensor]] = self.optim.clip_grads_and_collect_metrics
         self.optim.clip_grads_and_collect_metrics = lambda *given, **named: {  # type: ignore[method-assign]
