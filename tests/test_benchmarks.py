@@ -10,7 +10,7 @@ from olmo_inject.errors import UserError
 
 @pytest.mark.slow
 def test_what_measures_a_card_measures_a_cpu() -> None:
-    found = gpu.measure("cpu", 120, tests=False)
+    found = gpu.measure("cpu", 3600, tests=False)  # a shared machine may be slow
     rows = found["training"]
     assert [(row["model"], row["injected"], row["compiled"]) for row in rows] == [
         (case.model, case.injected, case.compiled) for case in gpu.ON["cpu"].cases
