@@ -16,9 +16,9 @@ from torch import nn
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
-from olmo_inject.files import replacing
-from olmo_inject.runs.checkpoints import ALL, find_checkpoints, run_and_step
-from olmo_inject.runs.read import load_run, run_of
+from olmo_inject.files import replacing, sha256_of
+from olmo_inject.runs.checkpoints import ALL, find_checkpoints, run_and_step, weight_files
+from olmo_inject.runs.read import PLAN, load_run, run_of
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
@@ -26,6 +26,8 @@ from olmo_inject.training.checkpoints.convert import read_model
 from olmo_inject.training.checkpoints.on_disk import read_checkpoint
 from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of, sightings
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
+
+VERSION = 1  # increased when scores change, so that kept results of jobs are not mistaken for new ones
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,38 @@ def evaluate_checkpoint(
                 trained=task.fingerprint in trained,
                 **{name: mean.value for name, mean in means.items()},
             )
+
+
+def what_is_evaluated(
+    step: Path, tasks: Sequence[Task], rows_per_pass: int, max_instances: int | None
+) -> dict[str, Any]:
+    """What decides the results of `evaluate_checkpoint`, in JSON types.
+
+    Args:
+        step: as in `evaluate_checkpoint`.
+        tasks: as in `evaluate_checkpoint`.
+        rows_per_pass: its `batch_size`.
+        max_instances: its `most`.
+    """
+    weights = {path.name: sha256_of(path) for path in sorted(step.iterdir()) if path.name == record.RECORD}
+    if not weights:  # a model that no run wrote
+        weights = {path.name: sha256_of(path) for path in weight_files(step)}
+    place = run_and_step(step)
+    return {
+        "evaluation": VERSION,
+        "checkpoint": str(step),
+        "weights": weights,
+        "plan": None if place is None else sha256_of(place[0] / PLAN),
+        "tasks": [[task.name, task.fingerprint] for task in tasks],
+        "own_tasks": [task.fingerprint for task in own_tasks(step)],
+        "rows_per_pass": rows_per_pass,
+        "max_instances": max_instances,
+    }
+
+
+def result_of(record: dict[str, Any]) -> Result | ProbeResult:
+    """The result that `record()` gave."""
+    return ProbeResult(**record) if "instance" in record else Result(**record)
 
 
 def _ask(
