@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,17 @@ from olmo_inject.corpus.references import Reference
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.data import TaskPlan, build_plan
 from olmo_inject.errors import UserError
-from olmo_inject.injection import Frequency
+from olmo_inject.injection import Frequency, sightings
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import FoundStatements
 from olmo_inject.scan.hits import Place, TaskHits
 from olmo_inject.scan.scan import ReferenceOptions, ScanResult, count_instances, scan_corpus
 from olmo_inject.scan.statements import KINDS
+from olmo_inject.scan.text_index import TextIndex
+from olmo_inject.scan.text_report import FindPlaces, texts_record
 from olmo_inject.tasks import Task
+from olmo_inject.vocabulary import Vocabulary
 
 AS_CONFIGURED = "-"  # stands for the corpus that the experiment names
 IN_SHARDS = "offset: token of the shard; sequence: its number in the corpus; step: the first that reads it"
@@ -44,6 +49,7 @@ class ScanOptions:
     """What a scan does besides counting.
 
     Attributes:
+        near: share of a text's runs of tokens that a near occurrence has.
         references: folder for the reference tasks; None: do not look for statements.
         reference: how statements are kept.
         resample: draws of new seeds to try for tasks with natural instances.
@@ -53,6 +59,7 @@ class ScanOptions:
         manifest: manifest file of a named corpus; by default where `corpus manifest` writes it.
     """
 
+    near: float = 0.5
     references: Path | None = None
     reference: ReferenceOptions = field(default_factory=ReferenceOptions)
     resample: int = 0
@@ -86,7 +93,19 @@ def scan_experiment(
 
     how = {"processes": options.processes, "progress": options.progress}
     references = options.reference if options.references is not None else None
-    result = scan_corpus(shards, vocabulary, planned.tasks, references, **how)
+    triples = [task for task in planned.tasks if task.is_triples]
+    others = [task for task in planned.tasks if not task.is_triples]
+    texts = TextIndex(others, options.near) if others else None
+    result = scan_corpus(shards, vocabulary, triples, references, texts, **how)
+    places = partial(_places, experiment, planned, shards, order)
+    tasks_found = {
+        task.name: _triples_record(task, hits, vocabulary, places)
+        for task, hits in zip(triples, result.tasks, strict=True)
+    }
+    if texts is not None and result.texts is not None:
+        for task in others:
+            injected, _ = sightings(planned.plan, task.name, experiment.steps)
+            tasks_found[task.name] = texts_record(task, injected, texts, result.texts, places)
     report = {
         "corpus": source.location if corpus == AS_CONFIGURED else corpus,
         "tokens": result.tokens,
@@ -95,7 +114,7 @@ def scan_experiment(
         "steps": experiment.steps,
         "where": IN_SHARDS if shards.is_running_text else IN_STAGE,
         "documents": _no_documents(shards),
-        "tasks": _tasks_record(experiment, planned, shards, order, result),
+        "tasks": {task.name: tasks_found[task.name] for task in planned.tasks},
     }
     if options.references is not None:
         report["references"] = _save_references(options.references, experiment, planned, shards, result)
@@ -103,8 +122,8 @@ def scan_experiment(
         clean = clean_seeds(
             experiment.tasks,
             vocabulary,
-            [hits.instances for hits in result.tasks],
-            lambda tasks: count_instances(shards, vocabulary, tasks, **how),
+            [tasks_found[task.name]["instances"] if task.is_triples else 0 for task in planned.tasks],
+            lambda tasks: _natural_instances(shards, vocabulary, tasks, **how),
             options.resample,
         )
         report["clean_seeds"] = {config.name: config.seed for config in clean}
@@ -123,35 +142,41 @@ def _with_corpus(experiment: Experiment, corpus: str, options: ScanOptions) -> E
     return replace(experiment, corpus=config)
 
 
-def _tasks_record(
-    experiment: Experiment, planned: TaskPlan, shards: TokenShards, order: Order | None, result: ScanResult
-) -> dict[str, Any]:
-    text = planned.source.vocabulary.token_text
-    out = {}
-    for task, hits in zip(planned.tasks, result.tasks, strict=True):
-        ids = np.unique(task.tokens).tolist()
-        out[task.name] = {
-            "seed": task.config.seed,
-            "instances": hits.instances,
-            "pairs": hits.pairs,
-            "token_occurrences": int(hits.tokens.sum()),
-            "tokens": [
-                {"id": i, "text": text(i), "count": count} for i, count in zip(ids, hits.tokens.tolist(), strict=True)
-            ],
-            "places": _places(experiment, planned, shards, order, hits),
-        }
-    return out
+def _natural_instances(shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], **how: Any) -> list[int]:
+    """As `count_instances`; 0 for tasks whose instances are texts, which no seed changes."""
+    triples = [task for task in tasks if task.is_triples]
+    counts = iter(count_instances(shards, vocabulary, triples, **how))
+    return [next(counts) if task.is_triples else 0 for task in tasks]
+
+
+def _triples_record(task: Task, hits: TaskHits, vocabulary: Vocabulary, places: FindPlaces) -> dict[str, Any]:
+    """Counts and places of a task of pairs with labels."""
+    ids = np.unique(task.tokens).tolist()
+    found = [("instance", place) for place in hits.instance_places] + [("pair", place) for place in hits.pair_places]
+    return {
+        "seed": task.config.seed,
+        "instances": hits.instances,
+        "pairs": hits.pairs,
+        "token_occurrences": int(hits.tokens.sum()),
+        "tokens": [
+            {"id": i, "text": vocabulary.token_text(i), "count": count}
+            for i, count in zip(ids, hits.tokens.tolist(), strict=True)
+        ],
+        "places": places(found),
+    }
 
 
 def _places(
-    experiment: Experiment, planned: TaskPlan, shards: TokenShards, order: Order | None, hits: TaskHits
+    experiment: Experiment,
+    planned: TaskPlan,
+    shards: TokenShards,
+    order: Order | None,
+    found: Sequence[tuple[str, Place]],
 ) -> list[dict[str, Any]]:
-    """Instances first, then pairs: shard, offset, sequence, first training step, text and document."""
+    """Shard, offset, sequence, first training step, text and document of places of several kinds."""
     length, text = experiment.sequence_length, planned.source.vocabulary.token_text
-    hit_places = [("instance", place) for place in hits.instance_places]
-    hit_places += [("pair", place) for place in hits.pair_places]
     out: list[dict[str, Any]] = []
-    for kind, (shard, offset, tokens) in hit_places:
+    for kind, (shard, offset, tokens) in found:
         row = offset // length
         # A sequence holds the whole hit if the hit ends in the sequence it begins in, and not in the shard's remainder.
         whole = (offset + len(tokens) - 1) // length == row and row < int(np.diff(shards.offsets)[shard])
@@ -171,7 +196,7 @@ def _places(
         position = positions.get(place["sequence"])
         place["step"], place["row"] = (None, None) if position is None else divmod(position, experiment.batch_size)
     if shards.is_local:
-        _add_documents(shards, [place for _, place in hit_places], out)
+        _add_documents(shards, [place for _, place in found], out)
     return out
 
 

@@ -17,6 +17,7 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
+from olmo_inject.injection import sightings
 from olmo_inject.runs.checkpoints import ALL, find_checkpoints
 from olmo_inject.runs.read import is_run, load_run, run_of
 from olmo_inject.tasks import Task
@@ -24,7 +25,7 @@ from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
 from olmo_inject.training.checkpoints.convert import read_model
 from olmo_inject.training.checkpoints.on_disk import read_checkpoint
-from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of, sightings
+from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
 
 
