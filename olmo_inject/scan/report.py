@@ -28,6 +28,7 @@ from olmo_inject.scan.scan import ReferenceOptions, ScanResult, count_instances,
 from olmo_inject.scan.statements import KINDS
 from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.scan.text_report import FindPlaces, texts_record
+from olmo_inject.share import Spreading, in_one_process
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
 
@@ -57,6 +58,7 @@ class ScanOptions:
         progress: whether to show progress.
         root: where a named corpus is; by default as its file or the experiment says.
         manifest: manifest file of a named corpus; by default where `corpus manifest` writes it.
+        spreading: as in `scan_corpus`.
     """
 
     near: float = 0.5
@@ -67,12 +69,53 @@ class ScanOptions:
     progress: bool = False
     root: str | None = None
     manifest: str | None = None
+    spreading: Spreading = in_one_process
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What was found, before anything is written.
+
+    Attributes:
+        corpus: as the user gave it.
+        experiment: with the corpus that was searched.
+        planned: its tasks and corpus.
+        shards: of the corpus.
+        texts: that were searched for; None if there are none.
+        result: of the search.
+        clean_seeds: seed of each task without natural instances, if they were asked for.
+    """
+
+    corpus: str
+    experiment: Experiment
+    planned: TaskPlan
+    shards: TokenShards
+    texts: TextIndex | None
+    result: ScanResult
+    clean_seeds: dict[str, int] | None
 
 
 def scan_experiment(
     corpus: str, experiment: Experiment, options: ScanOptions, tasks: list[Task] | None = None
 ) -> dict[str, Any]:
     """Scan a corpus for the tasks of an experiment; returns the report that is written as JSON.
+
+    Args:
+        corpus: as in `search_experiment`.
+        experiment: as in `search_experiment`.
+        options: as in `search_experiment`.
+        tasks: as in `search_experiment`.
+
+    Raises:
+        UserError: as in `search_experiment`.
+    """
+    return scan_report(search_experiment(corpus, experiment, options, tasks), options.references)
+
+
+def search_experiment(
+    corpus: str, experiment: Experiment, options: ScanOptions, tasks: list[Task] | None = None
+) -> Searched:
+    """Search a corpus for the tasks of an experiment.
 
     Args:
         corpus: a name as in `open_corpus`, or `-` for the experiment's own corpus.
@@ -87,46 +130,53 @@ def scan_experiment(
     planned = build_plan(experiment, tasks)
     source, vocabulary = planned.source, planned.source.vocabulary
     shards = source.open_shards(experiment.sequence_length)
+    how = {"processes": options.processes, "progress": options.progress, "spreading": options.spreading}
+    references = options.reference if options.references is not None else None
+    texts_of = [task for task in planned.tasks if not task.is_triples]
+    texts = TextIndex(texts_of, options.near) if texts_of else None
+    triples = [task for task in planned.tasks if task.is_triples]
+    result = scan_corpus(shards, vocabulary, triples, references, texts, **how)
+    seeds = None
+    if options.resample:
+        clean = clean_seeds(
+            experiment.tasks,
+            vocabulary,
+            _of_triples(planned.tasks, [hits.instances for hits in result.tasks]),
+            lambda tasks: _natural_instances(shards, vocabulary, tasks, **how),
+            options.resample,
+        )
+        seeds = {config.name: config.seed for config in clean}
+    return Searched(corpus, experiment, planned, shards, texts, result, seeds)
+
+
+def scan_report(searched: Searched, references: Path | None = None) -> dict[str, Any]:
+    """The report of a search as plain values. Writes the reference tasks.
+
+    Args:
+        searched: from `search_experiment`.
+        references: folder for the reference tasks; None: write none.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    experiment, planned, shards, result = searched.experiment, searched.planned, searched.shards, searched.result
     order = None
     if shards.corpus_sequences >= experiment.batch_size:  # otherwise the corpus is too small to train on
-        order = source.open_order(shards, experiment.batch_size, experiment.corpus.seed)
-
-    how = {"processes": options.processes, "progress": options.progress}
-    references = options.reference if options.references is not None else None
-    triples = [task for task in planned.tasks if task.is_triples]
-    others = [task for task in planned.tasks if not task.is_triples]
-    texts = TextIndex(others, options.near) if others else None
-    result = scan_corpus(shards, vocabulary, triples, references, texts, **how)
-    places = partial(_places, experiment, planned, shards, order)
-    tasks_found = {
-        task.name: _triples_record(task, hits, vocabulary, places)
-        for task, hits in zip(triples, result.tasks, strict=True)
-    }
-    if texts is not None and result.texts is not None:
-        for task in others:
-            injected, _ = sightings(planned.plan, task.name, experiment.steps)
-            tasks_found[task.name] = texts_record(task, injected, texts, result.texts, places)
+        order = planned.source.open_order(shards, experiment.batch_size, experiment.corpus.seed)
     report = {
-        "corpus": source.location if corpus == AS_CONFIGURED else corpus,
+        "corpus": planned.source.location if searched.corpus == AS_CONFIGURED else searched.corpus,
         "tokens": result.tokens,
         "sequences": len(shards),
         "sequence_length": experiment.sequence_length,
         "steps": experiment.steps,
         "where": IN_SHARDS if shards.is_running_text else IN_STAGE,
         "documents": _no_documents(shards),
-        "tasks": {task.name: tasks_found[task.name] for task in planned.tasks},
+        "tasks": _tasks_record(searched, partial(_places, experiment, planned, shards, order)),
     }
-    if options.references is not None:
-        report["references"] = _save_references(options.references, experiment, planned, shards, result)
-    if options.resample:
-        clean = clean_seeds(
-            experiment.tasks,
-            vocabulary,
-            [tasks_found[task.name]["instances"] if task.is_triples else 0 for task in planned.tasks],
-            lambda tasks: _natural_instances(shards, vocabulary, tasks, **how),
-            options.resample,
-        )
-        report["clean_seeds"] = {config.name: config.seed for config in clean}
+    if references is not None:
+        report["references"] = _save_references(references, experiment, planned, shards, result)
+    if searched.clean_seeds is not None:
+        report["clean_seeds"] = searched.clean_seeds
     return report
 
 
@@ -145,8 +195,28 @@ def _with_corpus(experiment: Experiment, corpus: str, options: ScanOptions) -> E
 def _natural_instances(shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], **how: Any) -> list[int]:
     """As `count_instances`; 0 for tasks whose instances are texts, which no seed changes."""
     triples = [task for task in tasks if task.is_triples]
-    counts = iter(count_instances(shards, vocabulary, triples, **how))
-    return [next(counts) if task.is_triples else 0 for task in tasks]
+    return _of_triples(tasks, count_instances(shards, vocabulary, triples, **how))
+
+
+def _of_triples(tasks: Sequence[Task], counts: Sequence[int]) -> list[int]:
+    """The counts of tasks of pairs with labels, with 0 for the tasks between them."""
+    left = iter(counts)
+    return [next(left) if task.is_triples else 0 for task in tasks]
+
+
+def _tasks_record(searched: Searched, places: FindPlaces) -> dict[str, Any]:
+    """What was found of each task."""
+    planned, result, out = searched.planned, searched.result, dict[str, Any]()
+    triples = iter(result.tasks)
+    for task in planned.tasks:
+        if task.is_triples:
+            out[task.name] = _triples_record(task, next(triples), planned.source.vocabulary, places)
+            continue
+        assert searched.texts is not None
+        assert result.texts is not None
+        injected, _ = sightings(planned.plan, task.name, searched.experiment.steps)
+        out[task.name] = texts_record(task, injected, searched.texts, result.texts, places)
+    return out
 
 
 def _triples_record(task: Task, hits: TaskHits, vocabulary: Vocabulary, places: FindPlaces) -> dict[str, Any]:

@@ -5,10 +5,12 @@ Each token is looked up in one table of flags. Only the few places whose flags c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -25,6 +27,7 @@ from olmo_inject.scan.instances import MAX_IDS, InstanceIndex
 from olmo_inject.scan.prefilter import Prefilter
 from olmo_inject.scan.text_hits import TextHits, look_for_texts
 from olmo_inject.scan.text_index import TextIndex
+from olmo_inject.share import Item, Spreading, in_one_process
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
 
@@ -32,6 +35,7 @@ CHUNK = 2**16  # tokens examined at once, so that their flags stay in the proces
 PART = 2**26  # tokens per job
 _LOOKED_AT = 2**20  # tokens whose anchors are examined together, to share the cost of array operations
 _REPORT = 2**20
+VERSION = 1  # increased when other things are found, so that kept results of jobs are not mistaken for new ones
 _FIRST, _SECOND, _TASK, _ANCHOR, _FOREIGN = 1, 2, 4, 8, 128
 
 
@@ -67,6 +71,25 @@ class ScanResult:
             self.statements.setdefault(kind, FoundStatements()).add(more, items)
         if self.texts is not None and other.texts is not None:
             self.texts.add(other.texts)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "tokens": self.tokens,
+            "tasks": [hits.record() for hits in self.tasks],
+            "statements": {kind: asdict(found) for kind, found in self.statements.items()},
+            "texts": None if self.texts is None else self.texts.record(),
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> ScanResult:
+        """What `record` gave, also through JSON."""
+        return cls(
+            record["tokens"],
+            [TaskHits.from_record(hits) for hits in record["tasks"]],
+            {kind: FoundStatements.from_record(found) for kind, found in record["statements"].items()},
+            None if record["texts"] is None else TextHits.from_record(record["texts"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +150,7 @@ def scan_corpus(
     *,
     processes: int = 1,
     progress: bool = False,
+    spreading: Spreading = in_one_process,
 ) -> ScanResult:
     """Search all tokens of a corpus, including those after the last whole sequence of a shard.
 
@@ -142,6 +166,7 @@ def scan_corpus(
         texts: the texts of other tasks; None: there are none.
         processes: number of processes that search.
         progress: whether to show progress on standard error.
+        spreading: gives the results of all jobs, computed here or elsewhere.
 
     Returns:
         Counts and places, in the order of `tasks`.
@@ -151,13 +176,19 @@ def scan_corpus(
     """
     search, parts = prepare_scan(shards, vocabulary, tasks, references, texts)
     result = search.nothing()
-    for part in _results(search, parts, shards, processes, progress):
+    for part in _results(search, parts, shards, processes, progress, spreading):
         result.add(part, 0 if references is None else references.items)
     return replace(result, tokens=sum(shards.shard_tokens))
 
 
 def count_instances(
-    shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], *, processes: int = 1, progress: bool = False
+    shards: TokenShards,
+    vocabulary: Vocabulary,
+    tasks: Sequence[Task],
+    *,
+    processes: int = 1,
+    progress: bool = False,
+    spreading: Spreading = in_one_process,
 ) -> list[int]:
     """The number of natural instances of each of many tasks, in one pass over the corpus.
 
@@ -169,6 +200,7 @@ def count_instances(
         tasks: as in `scan_corpus`.
         processes: as in `scan_corpus`.
         progress: as in `scan_corpus`.
+        spreading: as in `scan_corpus`.
 
     Raises:
         UserError: ids outside the vocabulary.
@@ -176,7 +208,7 @@ def count_instances(
     index = InstanceIndex(*tasks)
     search = replace(_search_of(shards, vocabulary, [index], None), each=True)
     counts = np.zeros(len(index.instances), np.int64)
-    for part in _results(search, scan_parts(shards), shards, processes, progress):
+    for part in _results(search, scan_parts(shards), shards, processes, progress, spreading):
         (hits,) = part.tasks
         assert hits.each is not None
         counts += hits.each
@@ -184,18 +216,41 @@ def count_instances(
 
 
 def _results(
-    search: Search, parts: Sequence[ScanPart], shards: TokenShards, processes: int, progress: bool
+    search: Search,
+    parts: Sequence[ScanPart],
+    shards: TokenShards,
+    processes: int,
+    progress: bool,
+    spreading: Spreading,
 ) -> Iterator[ScanResult]:
     """The result of `scan_part` for each part, computed in several processes."""
-    return each_result(
-        partial(scan_part, search),
-        parts,
-        processes=processes,
-        what="scanning",
-        total=sum(shards.shard_tokens),
-        unit="tokens",
-        progress=progress,
-    )
+
+    def compute(todo: list[ScanPart]) -> Iterator[Any]:
+        total = sum(part.stop - part.start for part in todo)
+        how = {"processes": processes, "what": "scanning", "total": total, "unit": "tokens", "progress": progress}
+        for found in each_result(partial(scan_part, search), todo, **how):
+            yield found.record()
+
+    about = {"scan": VERSION, "search": _fingerprint(search), "corpus": shards.fingerprint()}
+    about |= {"contents": shards.contents()}
+    items = [
+        Item(part, f"{part.name} {part.start}:{part.stop}", about | {"shard": part.shard, "start": part.start})
+        for part in parts
+    ]
+    return map(ScanResult.from_record, spreading(items, compute))
+
+
+def _fingerprint(search: Search) -> str:
+    """SHA-256 of what is searched for, and of what is kept of it."""
+    digest = hashlib.sha256(search.table.tobytes())
+    for index in search.indexes:
+        digest.update(index.instances.tobytes() + b"\0")
+    if search.texts is not None:
+        digest.update(search.texts.identity)
+    finder = search.finder
+    kept = None if finder is None else (finder.context, finder.most, finder.eos_id, list(finder.token_bytes))
+    digest.update(repr((search.each, kept, PART)).encode())
+    return digest.hexdigest()
 
 
 def prepare_scan(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -46,6 +46,19 @@ class TextHits:
     def none(cls, n: int) -> TextHits:
         """No occurrences of `n` texts."""
         return cls(np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n))
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        counts = {name: getattr(self, name).tolist() for name in ("exact", "near", "nearest")}
+        return counts | {"places": [list(place) for place in self.places]}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> TextHits:
+        """What `record` gave, also through JSON."""
+        hits = cls(np.array(record["exact"], int), np.array(record["near"], int), np.array(record["nearest"], float))
+        for text, share, exact, (shard, offset, tokens) in record["places"]:
+            hits._keep(TextPlace(text, share, exact, Place(shard, offset, tuple(tokens))))
+        return hits
 
     def add(self, other: TextHits) -> None:
         """Add the hits of a later part of the corpus."""

@@ -124,6 +124,11 @@ class TextIndex:
         self._runs = [self._index(np.flatnonzero(widths == w), w) for w in np.unique(widths).tolist()]
         self.needed = np.maximum(1, np.ceil(near * self.counted - 1e-9)).astype(np.int64)
 
+    @property
+    def identity(self) -> bytes:
+        """Everything that decides what is found."""
+        return self.texts.values.tobytes() + self.texts.offsets.tobytes() + self.needed.tobytes()
+
     def find(self, tokens: np.ndarray, begin: int, end: int) -> Found:
         """The occurrences of runs that begin in `tokens[begin:end]`."""
         found = [runs.find(tokens, begin, end) for runs in self._runs]

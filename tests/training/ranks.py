@@ -42,9 +42,9 @@ class Ranks:
     """Runs a function on every rank of a fresh process group, and returns what each gave."""
 
     def __init__(self, processes: int = 4) -> None:
-        # A server imports torch once and is forked for each process, which saves most of the start.
+        # A server imports what a run needs once and is forked for each process, which saves most of the start.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ranks", "olmo_inject.training.checkpoints.save_restore"])
+        context.set_forkserver_preload(["runs", "saved", "torch._dynamo"])  # an optimizer's first step imports the last
         self.pipes: list[Connection] = []
         self.processes = []
         for _ in range(processes):
