@@ -21,6 +21,7 @@ from olmo_inject.corpus.from_text.job import BuildOptions
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.scan import scan
 from olmo_inject.scan.report import ScanOptions, scan_experiment
+from olmo_inject.scan.scan import ScanResult
 from olmo_inject.scan.text_index import RUN, SHARED, TextIndex
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
 
@@ -116,7 +117,7 @@ def test_texts_are_where_a_plain_search_finds_them(
         patch.setattr(scan, "PART", 3 * chunk)
         patch.setattr("olmo_inject.scan.text_hits.PLACES", 10**6)
         result = scan_here(shards, vocabulary(), [], None, index)
-    hits = result.texts
+        hits = ScanResult.from_record(json.loads(json.dumps(result.record()))).texts  # as a job of a cluster keeps it
     assert hits is not None
     found = {(p.text, p.place.shard, p.place.offset): EXACT if p.exact else p.share for p in hits.places}
     assert found == expected
