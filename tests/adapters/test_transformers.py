@@ -176,8 +176,8 @@ def test_a_callback_that_comes_late_is_refused(tmp_path: Path) -> None:
         train(tmp_path / "stream.yaml", tmp_path / "out", "gpt_neox", [f"folder={tmp_path}/late"], (Late(),))
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_two_processes_are_given_the_same_stream(wholes: dict[str, Path], kind: str, tmp_path: Path) -> None:
+def test_two_processes_are_given_the_same_stream(wholes: dict[str, Path], tmp_path: Path) -> None:
+    kind = "llama"  # of either kind the stream is the same
     whole, config = wholes[kind], write_stream(tmp_path, "transformers")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     arguments = ["--nproc-per-node=2", str(SCRIPT), str(config), str(tmp_path / "out"), kind]
