@@ -11,6 +11,7 @@
 #   make test-core   the tests of what needs no ai2-olmo, and of OLMo-core 3, in an environment without ai2-olmo and with
 #                numpy 2: .venv-core (`make core-env` makes it)
 #   make test-olmo-core   of these, the tests of OLMo-core 3 alone
+#   make transformers-4  transformers 4, for the test that it reads exports; without it that test is skipped
 #   make clean   remove .venv and caches, but nothing in runs/
 #
 # PYTHON=/path/to/python chooses the interpreter of .venv.
@@ -39,7 +40,7 @@ test coverage: JOBS ?= 3
 quick: JOBS ?= 2
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: env demo test quick coverage lint docs bench core-env test-core test-olmo-core clean
+.PHONY: env demo test quick coverage lint docs bench core-env test-core test-olmo-core transformers-4 clean
 demo: $(READY)
 	.venv/bin/olmo-inject demo $(ARGS)
 
@@ -73,6 +74,14 @@ CORE_TESTS := tests/adapters/test_olmo_core.py tests/adapters/test_pytorch.py te
   tests/theory/test_closed_forms.py tests/theory/test_training.py tests/theory/test_mixture.py tests/test_extras.py
 core-env: .venv-core/.installed
 
+# Put before the packages of .venv, of which it uses the others.
+transformers-4: .transformers-4/.installed
+
+.transformers-4/.installed: $(READY)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .transformers-4 \
+	  transformers==4.57.6 tokenizers==0.22.2 huggingface-hub==0.36.2
+	@touch $@
+
 .venv-core/.installed: pyproject.toml constraints-olmo-core.txt
 	$(eval FOUND := $(shell $(FIND_PYTHON)))
 	$(if $(FOUND),,$(error $(MISSING)))
@@ -91,7 +100,7 @@ test-olmo-core: .venv-core/.installed
 	.venv-core/bin/python -m pytest tests/adapters/test_olmo_core.py $(ARGS)
 
 clean:
-	rm -rf .venv .venv-core .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-core .transformers-4 .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One pip command for everything, since a second one may change the versions of the first (see constraints.txt).

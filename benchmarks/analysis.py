@@ -9,19 +9,21 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import OlmoForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from analysis.methods import das, patching
-from analysis.methods.activations import activations, residual_points
+from analysis.methods.activations import activations
 from analysis.methods.features import features_method
 from analysis.methods.scores import scores_method
-from analysis.read.checkpoints import StoredModel, without_progress_bars
+from analysis.read.checkpoints import StoredModel
 from analysis.read.store import result
 from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.config import load_experiment
 from olmo_inject.tasks import Task, TaskConfig
+from olmo_inject.training.checkpoints.load import without_progress_bars
 from olmo_inject.training.checkpoints.transformers import transformers_config
 from olmo_inject.training.olmo_config import model_config
+from olmo_inject.training.structure import residual_points
 from olmo_inject.vocabulary import Vocabulary
 
 ROUNDS = 3
@@ -32,12 +34,12 @@ SHARE_OF_DAS = "about 1/8"
 PAIRS = 256  # pairs of patching, the command's default
 
 
-def model_of(name: str, folder: Path) -> tuple[OlmoForCausalLM, int]:
+def model_of(name: str, folder: Path) -> tuple[PreTrainedModel, int]:
     """A random model of a shipped size, and the size of its vocabulary."""
     file = folder / f"{name}.yaml"
     file.write_text(f"model: {name}\ncorpus: {{folder: never-opened}}\n")
     config = load_experiment(file).model
-    return OlmoForCausalLM(transformers_config(model_config(config))).eval(), config.vocab_size
+    return AutoModelForCausalLM.from_config(transformers_config(model_config(config))).eval(), config.vocab_size
 
 
 def main() -> None:

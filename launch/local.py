@@ -40,7 +40,7 @@ def run_cells(sweep: Sweep, remaining: Sequence[Cell], *, at_once: int | None, c
             raise UserError(f"cell {cell.name} needs {cell.resources.nodes} nodes: use `olmo-inject sweep submit`")
     for cell in {repr(cell.experiment.corpus): cell for cell in remaining}.values():
         build_plan(cell.experiment)  # reports an unreadable corpus once, before any cell starts
-    gpus = _gpus() if any(cell.resources.gpus_per_node for cell in remaining) else []
+    gpus = visible_gpus() if any(cell.resources.gpus_per_node for cell in remaining) else []
     if at_once is None:
         cores = max((cell.resources.cpus_per_node for cell in remaining), default=1)
         at_once = len(gpus) or max(1, len(os.sched_getaffinity(0)) // cores)
@@ -106,7 +106,7 @@ def _record(sweep: Sweep, outcome: Outcome) -> None:
         write_text(cells.CellFiles(sweep.folder, outcome.command.name).exit_status, f"{outcome.status}\n")
 
 
-def _gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """Numbers of this machine's GPUs, or their names as in CUDA_VISIBLE_DEVICES."""
     import torch
 

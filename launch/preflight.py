@@ -20,13 +20,13 @@ from launch.cost.memory import estimate_memory
 from launch.cost.report import in_bytes
 from olmo_inject.config import Experiment
 from olmo_inject.corpus.verify import recorded_files
-from olmo_inject.data import build_data
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.progress import show_progress
 from olmo_inject.tasks import Task
-from olmo_inject.training.agreement import on_every_rank
+from olmo_inject.training.agreement import from_rank_0, on_every_rank
 from olmo_inject.training.checkpoints.on_disk import latest
 from olmo_inject.training.checks import check_before_launch
+from olmo_inject.training.rank_data import open_data
 from olmo_inject.training.timed_steps import TimedSteps, time_steps
 
 REDUCED = 4 * 2**20  # float32 numbers: 16 MiB, about the size of a bucket of DDP
@@ -175,8 +175,9 @@ def _all_reduce(device: torch.device) -> str:
 
 
 def _experiment(experiment: Experiment, world: int, device: torch.device, tasks: list[Task] | None) -> str:
-    with on_every_rank("experiment"):
-        done = check_before_launch(experiment, world, device.type, overwrite=False, tasks=tasks).done
+    done = from_rank_0(
+        lambda: check_before_launch(experiment, world, device.type, overwrite=False, tasks=tasks).done, "experiment"
+    )
     if done is not None:
         return done
     begun = latest(experiment.run_folder)
@@ -186,8 +187,8 @@ def _experiment(experiment: Experiment, world: int, device: torch.device, tasks:
 def _corpus(experiment: Experiment, quick: bool, tasks: list[Task] | None) -> str:
     """Open and sample the corpus; each rank hashes its share of the files of a corpus folder or a staged corpus."""
     rank, world = dist.get_rank(), dist.get_world_size()
+    data = open_data(experiment, tasks, every_node=True)
     with on_every_rank("corpus"):
-        data = build_data(experiment, tasks=tasks)
         hashed = experiment.corpus.folder is not None and not quick
         if hashed:
             files = recorded_files(Path(str(experiment.corpus.folder)))[rank::world]

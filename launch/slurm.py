@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from launch import cells
-from launch.sweep import Cell, Resources, Sweep
+from launch.sweep import TIME, Cell, Resources, Sweep
 from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
@@ -28,6 +29,17 @@ WAIT_SECONDS = 600  # maximum wait for a process that a lost node left running t
 EARLY_SECONDS = 60  # SLURM may send its signal this much earlier than requested
 ARRAYS = "arrays"  # folder inside the sweep's: NUMBER.sbatch, and NUMBER.cells with the names of its cells
 TEMPLATE = Path(__file__).parent / "templates" / "cells.sbatch"
+
+
+@dataclass
+class JobResources:
+    """What a job of `--submit` runs on. Cells of a sweep have resources of their own."""
+
+    cpus: int = 4
+    gpus: int = 1
+    """1 or 0; only commands with --device use it, and only if that is not cpu."""
+    time: str = "04:00:00"
+    """SLURM's time limit. A job that reaches it keeps what it has finished."""
 
 
 @dataclass
@@ -44,7 +56,8 @@ class Site:
     signal_seconds: int = 120
     """Seconds before the time limit at which a cell is told to save; `olmo-inject preflight` measures it."""
     template: str = ""
-    """A template in place of the shipped one."""
+    """A template in place of the shipped one for cells."""
+    job: JobResources = field(default_factory=JobResources)
 
 
 def load_site(path: Path | None) -> Site:
@@ -58,6 +71,10 @@ def load_site(path: Path | None) -> Site:
     site = read_described(path, Site)
     if site.signal_seconds < 1:
         raise UserError(f"{path}: signal_seconds: {site.signal_seconds} must be at least 1")
+    if site.job.cpus < 1 or site.job.gpus not in (0, 1):
+        raise UserError(f"{path}: job: cpus must be at least 1, and gpus 0 or 1")
+    if not TIME.fullmatch(site.job.time):
+        raise UserError(f"{path}: job.time: {site.job.time!r} is not [days-]hours:minutes:seconds")
     return site
 
 
@@ -80,25 +97,40 @@ def render(sweep: Sweep, resources: Resources, n_cells: int, listing: Path, site
             f"{site.signal_seconds} s before it (signal_seconds), and SLURM may signal {EARLY_SECONDS} s early"
         )
     template = Path(expanded(site.template, "template")) if site.template else TEMPLATE
+    return render_template(
+        template,
+        site,
+        sweep=sweep.name,
+        folder=sweep.folder.resolve(),
+        listing=listing.resolve(),
+        last=n_cells - 1,
+        at_once=min(sweep.at_once, n_cells),
+        resources=resources,
+        ranks=resources.ranks_per_node,
+        cpus=resources.cpus_per_node,
+        wait_seconds=WAIT_SECONDS,
+        device="cuda" if resources.gpus_per_node else "cpu",
+    )
+
+
+def render_template(template: Path, site: Site, **values: Any) -> str:
+    """A batch script.
+
+    Args:
+        template: a Jinja template.
+        site: the cluster's settings.
+        **values: what the template may use, beside `site` and `working_folder`.
+
+    Raises:
+        UserError: the template cannot be rendered.
+    """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
     try:
-        return environment.from_string(template.read_text(encoding="utf-8")).render(
-            sweep=sweep.name,
-            folder=sweep.folder.resolve(),
-            listing=listing.resolve(),
-            last=n_cells - 1,
-            at_once=min(sweep.at_once, n_cells),
-            working_folder=Path.cwd(),
-            resources=resources,
-            ranks=resources.ranks_per_node,
-            cpus=resources.cpus_per_node,
-            wait_seconds=WAIT_SECONDS,
-            device="cuda" if resources.gpus_per_node else "cpu",
-            site=site,
-        )
+        text = template.read_text(encoding="utf-8")
+        return environment.from_string(text).render(site=site, working_folder=Path.cwd(), **values)
     except OSError as error:
         raise UserError(f"{template}: cannot be read: {error.strerror}") from None
     except jinja2.TemplateError as error:
@@ -149,13 +181,58 @@ def submit(sweep: Sweep, remaining: Sequence[Cell], site: Site) -> list[str]:
         for cell in array:
             cells.begin(sweep, cell, {"backend": "slurm", "array": number})
         try:
-            job = _run(["sbatch", "--parsable", str(script.resolve())]).strip().split(";")[0]
+            job = sbatch(script)
         except UserError:
             for path in (script, listing, *(cells.files(sweep, cell).attempt for cell in array)):
                 path.unlink()  # nothing was submitted; earlier attempts are recorded in the run folders
             raise
         lines.append(f"job array {job}: {len(array)} cells, script {script}")
     return lines
+
+
+def sbatch(script: Path) -> str:
+    """Submit a batch script; returns SLURM's id of the job.
+
+    Raises:
+        UserError: sbatch is not installed, or refuses.
+    """
+    return _run(["sbatch", "--parsable", str(script.resolve())]).strip().split(";")[0]
+
+
+@dataclass(frozen=True)
+class Element:
+    """An element of a job array that SLURM runs or has in its queue.
+
+    Attributes:
+        job: SLURM's id of it, e.g. 17_3.
+        place: its number in the array.
+        script: the batch script.
+        state: running or queued.
+    """
+
+    job: str
+    place: int
+    script: Path
+    state: str
+
+
+def elements(folder: Path) -> list[Element]:
+    """The job arrays of the scripts in `folder` that SLURM runs or has in its queue; none if it is not installed.
+
+    SLURM itself is asked, by the path of the scripts. A submitter may be killed before it records what it submitted,
+    and the next one must not submit that again.
+    """
+    folder = folder.resolve()
+    if not any(folder.glob("*.sbatch")) or shutil.which("squeue") is None:
+        return []
+    listed = []
+    for line in _run(["squeue", "--noheader", "--array", "--me", "--format=%F %K %T %o"]).splitlines():
+        job, place, state, script = line.strip().split(" ", 3)
+        if Path(script).parent == folder:
+            running = state in ("RUNNING", "COMPLETING", "SIGNALING", "STOPPED", "SUSPENDED")
+            found = cells.RUNNING if running else cells.QUEUED
+            listed.append(Element(f"{job}_{place}", int(place), Path(script), found))
+    return listed
 
 
 @dataclass(frozen=True)
@@ -174,22 +251,11 @@ class SlurmCell:
 
 
 def slurm_cells(sweep: Sweep) -> list[SlurmCell]:
-    """The cells that SLURM runs or has in its queue; none if SLURM is not installed.
-
-    SLURM itself is asked, by the path of the scripts. A submitter may be killed before it records what it submitted,
-    and the next one must not submit that again.
-    """
-    folder = (sweep.folder / ARRAYS).resolve()
-    if not any(folder.glob("*.sbatch")) or shutil.which("squeue") is None:
-        return []
+    """The cells that SLURM runs or has in its queue; none if SLURM is not installed."""
     listed = []
-    for line in _run(["squeue", "--noheader", "--array", "--me", "--format=%F %K %T %o"]).splitlines():
-        job, place, state, script = line.strip().split(" ", 3)
-        if Path(script).parent != folder:
-            continue
-        names = Path(script).with_suffix(".cells").read_text(encoding="utf-8").splitlines()
-        running = state in ("RUNNING", "COMPLETING", "SIGNALING", "STOPPED", "SUSPENDED")
-        listed.append(SlurmCell(f"{job}_{place}", names[int(place)], cells.RUNNING if running else cells.QUEUED))
+    for element in elements(sweep.folder / ARRAYS):
+        names = element.script.with_suffix(".cells").read_text(encoding="utf-8").splitlines()
+        listed.append(SlurmCell(element.job, names[element.place], element.state))
     return listed
 
 

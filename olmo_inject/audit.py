@@ -1,15 +1,15 @@
 """Compare the rows that a run's model was given with those that corpus, order and plan define.
 
 The trainer wrote the evidence from the tensors that it passed to the model. The audit recomputes everything from the
-experiment in the run folder, without the loader and without the run's stored order. It uses the same `Plan` and
-`InjectedCorpus` as the run, so it finds errors between the plan and the model. Errors in the plan are left to the
-tests.
+experiment in the run folder, without the loader. It uses the same `Plan`, `InjectedCorpus` and stored shuffle as the
+run, so it finds errors between the plan and the model. Errors in the plan are left to the tests.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,27 @@ from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.export import Export, read_export
 from olmo_inject.runs.folder import CONTENTS, fingerprints
-from olmo_inject.runs.read import AUDIT, EXPORT, SavedRun, load_run, read_evidence, read_saved
+from olmo_inject.runs.read import (
+    AUDIT,
+    EVIDENCE_FILE,
+    EXPERIMENT,
+    EXPORT,
+    LISTS,
+    PLAN,
+    SAVED,
+    TASKS,
+    SavedRun,
+    load_run,
+    read_evidence,
+    read_saved,
+)
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import rebuilds
 from olmo_inject.terminal import Console
 
 DIFFERENCES_KEPT = 20
+INDICES = "data-indices"
+VERSION = 1  # increased when an audit compares other things, so that kept results of jobs are not mistaken for new ones
 
 
 @dataclass
@@ -83,6 +98,13 @@ class Audit:
         """The result as plain values."""
         return vars(self) | {"passed": self.passed, "verdict": self.verdict}
 
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Audit:
+        """The result that `record` gave."""
+        fields = {name: value for name, value in record.items() if name not in ("passed", "verdict")}
+        counted: dict[str, Any] = {name: Counter(fields[name]) for name in ("labels", "checks")}
+        return cls(**fields | counted)
+
     def compare(self, check: str, where: str, recorded: Any, expected: Any) -> None:
         """Count a comparison.
 
@@ -122,6 +144,9 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
         if name in recorded or name != CONTENTS:
             audit.compare("fingerprints", name, recorded.get(name), fingerprint)
     _compare_tasks(audit, run, data)
+    if isinstance(data, ExperimentData):
+        with suppress(UserError):  # no folder can be written: the order stays in memory
+            data.order.prepare(len(data.corpus))
     lines = list(read_evidence(folder))
     audit.steps = len(lines)
     begun = described.get("first_step", 0)  # not 0 in a branch of another run
@@ -144,6 +169,25 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
         # A kill loses the lines since the last flush; those before the last checkpoint must all be there.
         _compare_indices(audit, folder, data, first, len(lines), vouched - first)
     return audit
+
+
+def what_is_audited(folder: Path, corpus: Path | None) -> dict[str, Any]:
+    """What decides the result of an audit, for results that are kept: the run's files by length and time of change.
+
+    Args:
+        folder: the run folder.
+        corpus: as in `audit_run`.
+    """
+    files = [folder / name for name in (EXPERIMENT, PLAN, EVIDENCE_FILE, EXPORT, SAVED)]
+    files += [path for name in (TASKS, LISTS, INDICES) for path in sorted((folder / name).glob("*"))]
+    found = {str(path.relative_to(folder)): path.stat() for path in files if path.is_file()}
+    return {
+        "audit": VERSION,
+        "run": str(folder),
+        "corpus": None if corpus is None else str(corpus),
+        "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()},
+        "checkpoints": sorted(path.name for path in folder.glob("step*")),
+    }
 
 
 def _vouched(run: SavedRun, first: int) -> int:
@@ -253,7 +297,7 @@ def _compare_indices(audit: Audit, folder: Path, data: TaskPlan, first: int, ste
         steps: number of steps with evidence; index lines of later steps are not checked.
         vouched: number of steps, counted from `first`, in which no position may be missing.
     """
-    files = sorted((folder / "data-indices").glob("*.tsv"))
+    files = sorted((folder / INDICES).glob("*.tsv"))
     size = data.plan.batch_size
     seen = np.zeros(steps * size, np.uint8)
     for path in files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,14 +88,14 @@ def _rows_of(source: Corpus, sequence_length: int) -> _FirstRows:
 
 
 def build_data(
-    experiment: Described, order_folder: Path | None = None, tasks: list[Task] | None = None
+    experiment: Described, tasks: list[Task] | None = None, found: Sequence[int] | None = None
 ) -> ExperimentData:
-    """Build everything up to the dataset of rows. Opens the shards and reads a sample of them.
+    """Build everything up to the dataset of rows. Looks at every shard and reads a sample of them.
 
     Args:
         experiment: what to build.
-        order_folder: folder for stored shuffles, as in `Order`; None: shuffles stay in memory.
         tasks: tasks that its run saved; None builds them, as in `build_plan`.
+        found: bytes of each shard, if another process has looked at them; then none is looked at here.
 
     Raises:
         UserError: as in `build_plan`; or shards are missing, truncated, or of another dtype or vocabulary; or a staged
@@ -107,9 +108,12 @@ def build_data(
     masks = loading.label_mask_paths
     if masks is not None and not source.paths:
         raise UserError("train.data.label_mask_paths: a staged or remote corpus has no label masks beside its shards")
-    shards = source.open_shards(experiment.sequence_length)
-    shards.check_sample()
-    order = source.open_order(shards, experiment.batch_size, experiment.corpus.seed, order_folder)
+    shards = source.open_shards(experiment.sequence_length, found)
+    if found is None:
+        shards.check_sample()
+    # Runs of earlier versions have their shuffles in their folders; new ones do if the cache cannot be written.
+    second = Path(experiment.folder) / "order"
+    order = source.open_order(shards, experiment.batch_size, experiment.corpus.seed, second)
     order.require(range(experiment.steps - 1, experiment.steps), np.empty(0, np.int64))
     corpus = InjectedCorpus(
         shards,
@@ -118,7 +122,7 @@ def build_data(
         source.vocabulary.eos_id,
         experiment.steps * experiment.batch_size,
         instance_filter=None if loading.instance_filter is None else RepetitionFilter(**vars(loading.instance_filter)),
-        label_masks=None if masks is None else LabelMasks([Path(path) for path in masks], shards),
+        label_masks=None if masks is None else LabelMasks(list(map(Path, masks)), shards, looked_at=found is not None),
         document_lengths=loading.document_lengths,
     )
     return ExperimentData(**vars(planned), shards=shards, order=order, corpus=corpus)

@@ -18,7 +18,7 @@ from olmo_inject.files import write_bytes
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#C47A00", "#00795A", "#B0508A", "#2E86C1", "#C44E00"
 BLACK, OLIVE, GREY = "#222222", "#7A7A00", "#606060"
-COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK, OLIVE)
+COLOURS = (BLUE, ORANGE, GREEN, PINK, BLACK, SKY, RED, OLIVE)  # neighbours are easy to tell apart
 MARKERS = ("o", "s", "^", "D", "v", "P", "*", "X")
 FORMATS = ("png", "svg", "pdf")
 DOTS_PER_INCH = 200  # resolution of PNG files

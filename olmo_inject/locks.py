@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,19 +20,35 @@ from olmo_inject.errors import UserError
 ATTEMPTS = 5  # a tenth of a second apart, since a process that tests a lock holds it for a moment
 
 
+class InUse(UserError):
+    """Another process holds the lock."""
+
+
 @contextmanager
-def locked(path: Path, in_use: Callable[[], str], what: str) -> Iterator[None]:
-    """Hold the lock file `path` for this process alone; create it if necessary.
+def locked(path: Path, in_use: Callable[[], str], what: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file `path` for this process alone, or with others that share it; create it if necessary.
 
     Args:
         path: of an empty file.
         in_use: returns the message for the case that another process holds the lock.
         what: name of the locked thing, for messages.
+        shared: let others hold it that share it too.
 
     Raises:
-        UserError: another process holds it after all attempts, or it cannot be created or locked.
+        InUse: another process holds it after all attempts.
+        UserError: it cannot be created or locked.
     """
-    with _acquired(path, in_use, what):
+    with _acquired(path, in_use, what, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` after waiting for its holder. Where it cannot be written or locked, nobody waits."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(path.open("a")), fcntl.LOCK_EX)
         yield
 
 
@@ -58,7 +74,7 @@ def remove_with_lock(lock: Path) -> None:
         lock.parent.rmdir()
 
 
-def _acquired(path: Path, in_use: Callable[[], str], what: str) -> IO[str]:
+def _acquired(path: Path, in_use: Callable[[], str], what: str, how: int) -> IO[str]:
     for attempt in range(ATTEMPTS):
         time.sleep(0.1 if attempt else 0)
         try:
@@ -69,7 +85,7 @@ def _acquired(path: Path, in_use: Callable[[], str], what: str) -> IO[str]:
         except OSError as error:
             raise UserError(f"cannot write {what}: {error.strerror}") from None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, how | fcntl.LOCK_NB)
             if _is_at(file, path):
                 return file
         except BlockingIOError:
@@ -78,7 +94,7 @@ def _acquired(path: Path, in_use: Callable[[], str], what: str) -> IO[str]:
             file.close()
             raise UserError(f"cannot lock {what}: {error.strerror}") from None
         file.close()
-    raise UserError(in_use())
+    raise InUse(in_use())
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

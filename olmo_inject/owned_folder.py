@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
-from olmo_inject.locks import locked, remove_with_lock
+from olmo_inject.locks import InUse, locked, remove_with_lock
 
-LOCK = "lock"
+LOCK, READY = "lock", "ready"  # in the work folder; `ready` shows that shares may begin
+PATIENCE = 60  # attempts, each of about a second, to share a folder that another process holds for itself
 
 
 @contextmanager
@@ -136,11 +137,44 @@ class FolderKind:
         for path in sorted(own, key=lambda path: path.name in self.marks):
             path.unlink()
 
-    def held(self, folder: Path) -> AbstractContextManager[None]:
-        """Hold a folder for this process alone, as `locks.locked` does; its work folder is created."""
-        return locked(
-            folder / self.work / LOCK, lambda: f"{folder} is in use: another process is {self.busy}", str(folder)
-        )
+    def held(self, folder: Path, *, shared: bool = False) -> AbstractContextManager[None]:
+        """Hold a folder, as `locks.locked` does; its work folder is created."""
+        busy = f"{folder} is in use: another process is {self.busy}"
+        return locked(folder / self.work / LOCK, lambda: busy, str(folder), shared=shared)
+
+    @contextmanager
+    def held_together(self, folder: Path, is_begun: Callable[[], bool], begin: Callable[[], None]) -> Iterator[None]:
+        """Hold a folder with other processes that do shares of the same work. The first of them begins it.
+
+        Args:
+            folder: to hold.
+            is_begun: whether the folder holds the beginning of this work.
+            begin: checks the folder and writes what all shares need; called while this process alone holds the folder.
+
+        Raises:
+            UserError: a process that does the whole work holds the folder; as `begin`.
+        """
+        ready = folder / self.work / READY
+        waited = 0
+        while True:
+            with suppress(InUse), self.held(folder):
+                if not (ready.is_file() and is_begun()):
+                    begin()
+                    ready.touch()
+            shared = self.held(folder, shared=True)
+            try:
+                shared.__enter__()
+            except InUse:  # another share may be beginning
+                waited += 1
+                if waited == PATIENCE:
+                    raise
+                continue
+            try:
+                if ready.is_file() and is_begun():
+                    yield
+                    return
+            finally:
+                shared.__exit__(None, None, None)
 
     def remove_work(self, folder: Path) -> None:
         """Remove the work folder, for the process that holds it."""

@@ -23,7 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audit")
     path = write_experiment(folder)
     with alone():
-        assert "trained" in train_on_rank(path, "train.max_duration=5")
+        assert "trained" in train_on_rank(path, "train.max_duration=5", "train.save_data_indices=true")
     return folder
 
 

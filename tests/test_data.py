@@ -12,6 +12,7 @@ import pytest
 from made import write_shards
 
 from olmo_inject.config import Experiment, InjectionConfig, load_experiment
+from olmo_inject.corpus import kinds
 from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.data import build_data, build_plan
 from olmo_inject.errors import UserError
@@ -128,13 +129,43 @@ def test_the_plan_needs_no_shard(shards: list[Path], tmp_path: Path) -> None:
         build_data(config)
 
 
-def test_the_order_may_lie_in_files(shards: list[Path], tmp_path: Path) -> None:
+def test_a_long_order_lies_in_the_cache_or_in_the_run_folder(
+    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = experiment(tmp_path, bare(shards), f"folder={tmp_path}/run")
+    plain = build_data(config)
+    assert plain.order.folder is None
+    plain.order.prepare(len(plain.corpus))
+    expected = plain.corpus.rows(np.arange(7 * BATCH))["input_ids"]
+    monkeypatch.setattr(kinds, "SHARED_FROM", 1)
+    monkeypatch.setenv("OLMO_INJECT_CACHE", str(tmp_path / "cache"))
+    for written in (tmp_path / "cache", Path(config.folder)):
+        data = build_data(config)
+        data.order.prepare(len(data.corpus))
+        assert list((written / "order").glob("*.u32"))
+        assert (data.corpus.rows(np.arange(7 * BATCH))["input_ids"] == expected).all()
+        shutil.rmtree(written)
+        (tmp_path / "cache").write_text("")  # now it cannot be written
+
+
+def test_what_another_process_found_is_not_looked_at_again(shards: list[Path], tmp_path: Path) -> None:
+    shards = [Path(shutil.copy(path, tmp_path)) for path in shards]
     config = experiment(tmp_path, bare(shards))
-    data = build_data(config, tmp_path / "order")
-    assert data.order.folder == tmp_path / "order"
-    data.order.prepare(len(data.corpus))
-    expected = build_data(config).corpus.rows(np.arange(7 * BATCH))["input_ids"]
-    assert (data.corpus.rows(np.arange(7 * BATCH))["input_ids"] == expected).all()
+    looked = build_data(config)
+    away = [path.rename(path.with_suffix(".away")) for path in shards]
+    data = build_data(config, found=looked.shards.sizes)
+    assert data.shards.fingerprint() == looked.shards.fingerprint()
+    with pytest.raises(UserError, match=r"cannot read shard .*: No such file"):
+        data.corpus.rows(np.arange(BATCH))
+    for path, there in zip(shards, away, strict=True):
+        there.rename(path)
+    same = data.corpus.rows(np.arange(BATCH))["input_ids"] == looked.corpus.rows(np.arange(BATCH))["input_ids"]
+    assert same.all()
+    for path in shards:
+        with path.open("ab") as file:
+            file.write(bytes(2))
+    with pytest.raises(UserError, match=r"has [\d,]+ bytes and had [\d,]+: it has changed"):
+        build_data(config, found=looked.shards.sizes).corpus.rows(np.arange(BATCH))
 
 
 def test_masks_and_document_lengths_are_configured_as_ai2_olmos(shards: list[Path], tmp_path: Path) -> None:

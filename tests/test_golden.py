@@ -43,7 +43,10 @@ injections:
   - {{task: less, instances_per_batch: 5/2}}
   - {{task: plus, schedule: burst, instances: 3, every: 3}}
   - {{task: rare, schedule: bernoulli, instances_per_batch: 1/2}}
-train: {{global_train_batch_size: 24, optimizer: {{learning_rate: 0.02}}}} # so that accuracies are not all zero
+train:
+  global_train_batch_size: 24
+  save_data_indices: true
+  optimizer: {{learning_rate: 0.02}} # so that accuracies are not all zero
 """
 ANALYSES = {
     "behaviour": [],

@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import LABEL_POSITION, Task
+from olmo_inject.training.structure import residual_points
 
 TOKENS = ("TOK1", "TOK2", "LABEL")
 INSTANCES_PER_PASS = 1024
@@ -68,20 +69,6 @@ class Activations:
     means: Float64[np.ndarray, "layers values d_model"]
     balanced: Float64[np.ndarray, "layers values d_model"]
     told: Bool[np.ndarray, " values"]
-
-
-def residual_points(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules whose outputs are the residual stream: the embedding, then each block.
-
-    Raises:
-        UserError: the model has no module list with as many blocks as its configuration says.
-    """
-    n_layers = getattr(model.config, "num_hidden_layers", None)
-    blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
-    embedding = model.get_input_embeddings()
-    if not blocks or embedding is None:
-        raise UserError(f"{type(model).__name__}: cannot tell its blocks, a list of config.num_hidden_layers modules")
-    return [embedding, *blocks[0]]
 
 
 @contextmanager

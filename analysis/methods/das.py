@@ -74,6 +74,29 @@ def method(options: Options) -> Method:
     return Method(METHOD, compute, {**asdict(options), "dimensions": list(options.dimensions)}, version=VERSION)
 
 
+def best_place(sites: pd.DataFrame, question: tuple[int, str]) -> dict[str, Any]:
+    """The site where one checkpoint's value of one task is exchanged best, and `control`, the best of its controls.
+
+    The site is chosen on pairs of the train half, so the held-out accuracy is not the largest of many. The controls are
+    to change nothing, to know one operand and, if it was searched, the best site of an untrained model.
+
+    Args:
+        sites: the table `sites` of one checkpoint and task.
+        question: position and variable, one of `QUESTIONS`.
+
+    Returns:
+        The site's row, with `control` and `untrained` (NaN if not searched).
+    """
+    found = sites[
+        (sites["subspace"] == "found") & (sites["position"] == question[0]) & (sites["variable"] == question[1])
+    ].set_index("weights")
+    mine, control = found.loc[["trained"]], found[found.index == "untrained"]
+    best: dict[str, Any] = mine.iloc[int(mine["judged"].to_numpy().argmax())].to_dict()
+    untrained = np.nan if control.empty else float(control["accuracy"].iloc[int(control["judged"].to_numpy().argmax())])
+    controls = [best["no_swap"], best["one_operand"], untrained]
+    return best | {"untrained": untrained, "control": float(np.nanmax(controls))}
+
+
 def search(model: PreTrainedModel, task: Task, options: Options, report: Report = lambda _: None) -> pd.DataFrame:
     """Search at all sites, for all variables and dimensions of one task; see `method` for the columns.
 

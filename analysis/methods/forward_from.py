@@ -14,7 +14,8 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from analysis.methods.activations import recorded, residual_points
+from analysis.methods.activations import recorded
+from olmo_inject.training.structure import residual_points
 
 ROWS_PER_PASS = 512
 

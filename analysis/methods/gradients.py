@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import OlmoForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
-from olmo_inject.config import Experiment
+from olmo_inject.config import Described, Experiment
 from olmo_inject.config.ranges import CHOICES
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
@@ -41,6 +41,7 @@ from olmo_inject.training.gradients import (
 
 METHOD = "gradients"
 VERSION = 4
+ROWS_PER_PASS = 8  # for runs whose trainer does not say its micro-batch
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Options:
         layer: index of the block whose MLP is used, from 0.
         neurons: number of task neurons: those of the MLP with the largest task gradient.
         targets: the losses that make up g_t, a key of `TARGETS`.
-        rows_per_pass: rows of one forward and backward pass; None for the run's micro-batch. It decides memory, not
-            results.
+        rows_per_pass: rows of one forward and backward pass; None for the run's micro-batch, or 8. It decides memory,
+            not results.
         precision: of the matrix products: fp32 or bf16.
     """
 
@@ -104,23 +105,26 @@ def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Optio
     """The table of one checkpoint; see `method` for the columns.
 
     Args:
-        model: the checkpoint's weights, an OLMo model.
-        checkpoint: a checkpoint of a run of ai2-olmo's trainer.
+        model: the checkpoint's weights.
+        checkpoint: a checkpoint of a run.
         options: checked options.
 
     Raises:
-        UserError: not a checkpoint of a run, a run of another trainer, or a corpus that is not the run's.
+        UserError: not a checkpoint of a run, rows that cannot be read again, a corpus that is not the run's, or a model
+            whose neurons or head cannot be told.
     """
     if checkpoint.run is None or checkpoint.step is None:
         raise UserError(f"{checkpoint.path} is no checkpoint of a run: its batches are not known")
     experiment, data = run_data(checkpoint.run.folder, checkpoint.run.corpus)
-    if not isinstance(model, OlmoForCausalLM):
-        raise UserError(f"{checkpoint.path} is not an OLMo model")
+    _check_head(model)
     batch, of_row = batch_of(data, checkpoint.step)
     proven = _compare_with_evidence(checkpoint.run.folder, data, checkpoint.step, batch)
     names = [task.name for task in data.plan.tasks]
-    tokens = tokens_per_pass(experiment.train, options.rows_per_pass)
-    mlp = MlpGradients(model, options.layer, tokens, z_loss_of(experiment.train), options.precision)
+    tokens, z_loss = (options.rows_per_pass or ROWS_PER_PASS) * experiment.sequence_length, 0.0
+    if isinstance(experiment, Experiment):  # another trainer's loss is taken to be the cross-entropy
+        tokens = tokens_per_pass(experiment.train, options.rows_per_pass)
+        z_loss = z_loss_of(experiment.train)
+    mlp = MlpGradients(model, options.layer, tokens, z_loss, options.precision)
     gradients = step_gradients(mlp, batch, of_row, names, data.tasks, options.targets)
     table = pd.DataFrame([asdict(found) for found in cosines(gradients, options.neurons)])
     table[["cosine", "null", "among"]] = table[["cosine", "null", "among"]].astype(float)
@@ -132,6 +136,21 @@ def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Optio
         "precision": options.precision,
     }
     return table.assign(instances=[counts.get(task, 0) for task in table["task"]], proven=proven, **measured)
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel) -> None:
+    """Check that the logits are those of the output matrix: gradients go through it, a few positions at a time.
+
+    Raises:
+        UserError: the model scales or caps its logits, or has no such matrix.
+    """
+    head, token = model.get_output_embeddings(), torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+    if not (
+        isinstance(head, torch.nn.Linear)
+        and torch.allclose(head(model.base_model(token)[0]), model(token).logits, rtol=1e-3, atol=1e-4)  # pyright: ignore[reportCallIssue]
+    ):
+        raise UserError(f"{type(model).__name__}: its logits are not a matrix times the last hidden state")
 
 
 def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -147,16 +166,16 @@ def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], 
 
 
 @lru_cache(maxsize=1)  # checkpoints of one run come one after the other
-def run_data(folder: Path, corpus: Path | None = None) -> tuple[Experiment, ExperimentData]:
+def run_data(folder: Path, corpus: Path | None = None) -> tuple[Described, ExperimentData]:
     """A run's experiment and data, checked against what the run was trained on. The arguments are those of `load_run`.
 
     Raises:
-        UserError: not a run, a corpus that is unreadable or has changed, or document masking.
+        UserError: not a run, a corpus that is unreadable or has changed, rows of another loader, or document masking.
     """
     run = load_run(folder, corpus)
-    if not isinstance(run.experiment, Experiment):
-        raise UserError(f"{folder} was not trained by ai2-olmo: its gradients by step cannot be computed again")
-    if run.experiment.train.data.generate_doc_lengths:
+    if not run.has_host:
+        raise UserError(f"{folder}: its rows came from the trainer's own loader and cannot be read again")
+    if isinstance(run.experiment, Experiment) and run.experiment.train.data.generate_doc_lengths:
         raise UserError(f"{folder} was trained with document masking, which gradients are not computed under")
     data = run.build_data()
     check_same_data(run, data)

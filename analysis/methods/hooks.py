@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,22 +10,10 @@ from jaxtyping import Float, Int64
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from analysis.methods.activations import recorded, residual_points
-from olmo_inject.errors import UserError
+from analysis.methods.activations import recorded
+from olmo_inject.training.evaluation.tasks import last_logits
 
 Hidden = Float[torch.Tensor, "b t d"]
-
-
-def mlps(model: PreTrainedModel) -> list[nn.Module]:
-    """The MLP of every block, from the lowest.
-
-    Raises:
-        UserError: the model's blocks cannot be found, or have no `mlp`.
-    """
-    found = [getattr(block, "mlp", None) for block in residual_points(model)[1:]]
-    if not all(isinstance(mlp, nn.Module) for mlp in found):
-        raise UserError(f"{type(model).__name__}: its blocks have no module called mlp")
-    return found  # pyright: ignore[reportReturnType]
 
 
 @contextmanager
@@ -43,12 +30,6 @@ def changed(module: nn.Module, change: Callable[[Hidden], Hidden]) -> Iterator[N
         yield
     finally:
         handle.remove()
-
-
-def last_logits(model: PreTrainedModel, tokens: Int64[torch.Tensor, "b t"]) -> Float[torch.Tensor, "b v"]:
-    """Logits after the last token. Other positions' logits are not computed if the model allows it."""
-    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    return model(input_ids=tokens, use_cache=False, **keep).logits[:, -1].float()  # pyright: ignore[reportCallIssue]
 
 
 def outputs(

@@ -5,7 +5,7 @@ A task whose instances are a pair and a LABEL is left to `scores`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import chosen_ids
-from olmo_inject.training.evaluation.continuations import score_items
-from olmo_inject.training.evaluation.probes import Option, answers, probes_of, sightings
+from olmo_inject.training.evaluation.probes import ask_model, probes_of, sightings
 
 METHOD = "memory"
 VERSION = 1
@@ -61,16 +60,11 @@ def _of_task(
     if seen is not None and not len(seen):  # a task that is evaluated only
         seen, last = np.zeros(len(task.instances), np.int64), np.full(len(task.instances), -1)
 
-    def scorer(options: Sequence[Option]) -> np.ndarray:
-        longest = max(len(option.context) + len(option.answer) for option in options)
-        budget = OPTIONS_PER_PASS * longest
-        return score_items(lambda rows: model(input_ids=rows).logits, options, budget, model.device).cpu().numpy()
-
     for half in ("train", "test"):
         asked = probes_of(task, chosen_ids(task, half, most))
         if not asked:
             continue
-        for probe, values in zip(asked, answers(asked, scorer, model.config.max_position_embeddings), strict=True):
+        for probe, values in zip(asked, ask_model(model, asked, OPTIONS_PER_PASS), strict=True):
             i = probe.instance
             about = {
                 "task": task.name,

@@ -18,12 +18,14 @@ from jaxtyping import Float
 from transformers import PreTrainedModel
 
 from analysis.methods.counterfactuals import Pairs, draw_pairs
-from analysis.methods.hooks import changed, last_logits, mlps, outputs, untrained
+from analysis.methods.hooks import changed, outputs, untrained
 from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from analysis.stats import mean_intervals
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
+from olmo_inject.training.evaluation.tasks import last_logits
+from olmo_inject.training.structure import mlps
 
 METHOD = "patching"
 VERSION = 3

@@ -15,12 +15,11 @@ import torch
 from transformers import PreTrainedModel
 
 from analysis.methods.activations import check_vocabulary
-from analysis.methods.hooks import last_logits
 from analysis.read.checkpoints import StoredModel
 from analysis.read.runs import Run
 from analysis.read.store import Method, Report, Tables, rows
 from olmo_inject.tasks import LABEL_POSITION, Task
-from olmo_inject.training.evaluation.tasks import Scores, half_means, score
+from olmo_inject.training.evaluation.tasks import Scores, half_means, last_logits, score
 
 INSTANCES_PER_PASS = 512
 HALVES = ("train", "test")

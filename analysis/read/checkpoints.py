@@ -7,24 +7,21 @@ plan steps: `step{s}` holds the weights before plan step s.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
 from analysis.read.runs import Run, order_of, read_run
 from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
-from olmo_inject.runs.checkpoints import find_checkpoints, weight_files
+from olmo_inject.runs.checkpoints import find_checkpoints, folder_of, weight_files
 from olmo_inject.tasks import Task
+from olmo_inject.training.checkpoints.load import load_model
 from olmo_inject.training.checkpoints.record import RECORD, files_of_weights, read_record, verify_length
-from olmo_inject.training.checkpoints.transformers import to_transformers
-from olmo_inject.training.checkpoints.weights import load_weights, read_model_config
 
 FOLDER = "analysis"  # folder of results, in a run folder or beside a model's weights
 
@@ -106,22 +103,7 @@ def select_checkpoints(
     for message in selection.missing:
         skipped.add(message)
     order = {folder: order_of(run) for folder, run in runs.items()}
-    return [*sorted(checkpoints, key=lambda model: order[model.path.parent]), *models]  # stable: by step within a run
-
-
-def load_model(path: Path) -> PreTrainedModel:
-    """Load the weights in a folder as a transformers model on the CPU, in evaluation mode and float32.
-
-    Checkpoints of this project (unsharded, sharded or weights only) are compared with their record first. They and
-    ai2-olmo's become an OlmoForCausalLM that computes the same function. A transformers folder is loaded as it is.
-
-    Raises:
-        UserError: the weights are missing, damaged, unsafe to read, or not of a causal language model.
-    """
-    if (path / "config.json").is_file():
-        return _from_transformers(path)
-    config = read_model_config(path)
-    return to_transformers(load_weights(path, config), config)
+    return [*sorted(checkpoints, key=lambda model: order[model.run.folder]), *models]  # stable: by step within a run
 
 
 def identity(path: Path) -> str:
@@ -149,31 +131,6 @@ def identity(path: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Within the context, transformers draws no progress bars when it reads or writes weights."""
-    if not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
-
-
 def checkpoint_of(run: Run, step: int) -> StoredModel:
     """One checkpoint of a run."""
-    return StoredModel(run.folder / f"step{step}", step, run, run.tasks, run.folder / FOLDER)
-
-
-def _from_transformers(path: Path) -> PreTrainedModel:
-    try:
-        with without_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
-            )
-    except Exception as error:  # many types: missing weights, half a file, unknown architecture, custom code
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} cannot be read as a transformers model: {reason[:200]}") from error
-    return model.eval()
+    return StoredModel(folder_of(run.folder, step), step, run, run.tasks, run.folder / FOLDER)

@@ -100,15 +100,7 @@ def result(checkpoint: StoredModel, method: Method, device: torch.device, report
     Raises:
         UserError: the weights cannot be read, the method cannot use them, or the results cannot be written.
     """
-    about = {
-        "method": method.name,
-        "version": method.version,
-        "options": dict(method.options),
-        "weights": identity(checkpoint.path),
-        "inputs": method.inputs(checkpoint),
-    }
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
-    folder = checkpoint.folder / method.name / f"{checkpoint.path.name}-{key}"
+    about, folder = _place(checkpoint, method)
     if (folder / ABOUT).is_file():
         with suppress(OSError):  # another user's folder may be readable but not writable
             (folder / ABOUT).touch()  # a report shows the results that were requested last
@@ -118,6 +110,26 @@ def result(checkpoint: StoredModel, method: Method, device: torch.device, report
     tables = method.compute(checkpoint.load(device), checkpoint, report)
     _keep(folder, {**about, "step": checkpoint.step}, tables)
     return tables
+
+
+def is_kept(checkpoint: StoredModel, method: Method) -> bool:
+    """Whether the tables of a checkpoint are stored, so that `result` reads them."""
+    with suppress(UserError):  # weights that cannot be read; `analyze` says so
+        return (_place(checkpoint, method)[1] / ABOUT).is_file()
+    return False
+
+
+def _place(checkpoint: StoredModel, method: Method) -> tuple[dict[str, Any], Path]:
+    """What decides the tables of a checkpoint, and the folder that they are stored in."""
+    about = {
+        "method": method.name,
+        "version": method.version,
+        "options": dict(method.options),
+        "weights": identity(checkpoint.path),
+        "inputs": method.inputs(checkpoint),
+    }
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    return about, checkpoint.folder / method.name / f"{checkpoint.path.name}-{key}"
 
 
 def kept(folder: Path, method: str, version: int | None = None) -> Iterator[tuple[dict[str, Any], Path]]:

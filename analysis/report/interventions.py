@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.figures.interventions import MEASURES, layers, over_steps, question_label, questions, reach, sites
 from analysis.figures.patching_sizes import across_models
+from analysis.methods.das import best_place
 from analysis.read.labels import file_part
 from analysis.read.store import last_step, rows
 from analysis.report.page import Drawing, Section, Table, with_interval
@@ -109,18 +110,9 @@ def _largest(of: _Checkpoints) -> dict[str, str]:
 
 
 def _best_site(of: _Checkpoints, question: tuple[int, str]) -> dict[str, str]:
-    """The site where a value is exchanged best, with controls.
-
-    The site is chosen on pairs of the train half, so the held-out accuracy is not the largest of many.
-    """
+    """The site where a value is exchanged best, with controls."""
+    best = best_place(of.last, question)
     found = rows(of.last, subspace="found", position=question[0], variable=question[1])
-    mine, control = rows(found, weights="trained"), rows(found, weights="untrained")
-    best = mine.loc[mine["judged"].idxmax()]
-    controls = [float(best["no_swap"]), float(best["one_operand"])]
-    untrained = ""
-    if not control.empty:
-        controls.append(float(control.loc[control["judged"].idxmax(), "accuracy"]))
-        untrained = f"{controls[-1]:.3f}"
     converged = found["converged"].to_numpy(bool)
     return {
         "checkpoint": of.words,
@@ -128,10 +120,10 @@ def _best_site(of: _Checkpoints, question: tuple[int, str]) -> dict[str, str]:
         "after blocks": str(int(best["layer"])),
         "dimensions": str(int(best["dimension"])),
         "accuracy (95% CI)": with_interval(best["accuracy"], best["low"], best["high"]),
-        "above controls": "yes" if best["low"] > max(controls) else "no",
-        "no swap": f"{controls[0]:.3f}",
-        "one operand": f"{controls[1]:.3f}",
-        "untrained model": untrained,
+        "above controls": "yes" if best["low"] > best["control"] else "no",
+        "no swap": f"{best['no_swap']:.3f}",
+        "one operand": f"{best['one_operand']:.3f}",
+        "untrained model": with_interval(best["untrained"], None, None),
         "full swap": f"{best['full_swap']:.3f}",
         "on tokens not searched with": with_interval(best["unseen"], None, None),
         "searches converged": f"{converged.sum()} of {len(found)}",

@@ -267,6 +267,13 @@ CLAIMS: list[tuple[str, str, Callable[[pd.DataFrame], tuple[str, str]]]] = [
         _trend_of("width", "auc_unmirrored", 1, ["text"]),
     ),
     (
+        "Alignment search finds the values further above its controls in wider models",
+        "study-ladder",
+        _trend_of("width", "alignment", 1, ["text"]),
+    ),
+    ("The same at one rate", "study-tcmp", _trend_of("width", "alignment", 1, ["rate"])),
+    ("The same by frequency", "study-tcmp", _trend_of("often", "alignment", 1, ["width"])),
+    (
         "Other tokens' gradients interfere less in wider models (Fig. 9)",
         "study-ladder",
         _less_interference("rest_cos_rms"),
@@ -276,6 +283,7 @@ CLAIMS: list[tuple[str, str, Callable[[pd.DataFrame], tuple[str, str]]]] = [
         "study-ladder",
         _less_interference("rest_among_rms"),
     ),
+    ("The same in the second MLP", "study-layer", _less_interference("rest_cos_rms")),
     (
         "The task is learned the better the smaller the text's residual",
         "study-ladder",

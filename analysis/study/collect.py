@@ -3,7 +3,8 @@
     python -m analysis.study collect study-ladder
 
 Each call adds the cells that have finished since the last one as a part of their own: `results/SWEEP/000.parquet` holds
-measurements (cell, step, name, value) and `000.jsonl` a line for each cell: what it was, its audit, its fingerprints.
+measurements (cell, step, name, value) and `000.jsonl` a line for each cell: what it was, its audit, its fingerprints,
+and what the analyses find in its last checkpoint.
 Parts are never changed. Evaluations and gradient cosines are kept at every step, what is measured in training as means
 over blocks of steps.
 """
@@ -22,12 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from analysis.methods import das, patching
 from analysis.methods.feature_amounts import amounts
 from analysis.methods.features import FOURIER, ORDER, features_method
 from analysis.read.checkpoints import checkpoint_of
 from analysis.read.runs import Run, read_run
 from analysis.read.skipped import Skipped
-from analysis.read.store import analyze
+from analysis.read.store import Method, Tables, analyze, rows
 from launch.cells import DONE, files, statuses
 from launch.sweep import Cell, Sweep, load_sweep
 from olmo_inject.audit import audit_run
@@ -37,6 +39,9 @@ from olmo_inject.files import replacing
 RESULTS = Path(__file__).with_name("results")
 BLOCK = 50  # steps whose training measurements become one mean, named by the first of them
 COMPONENTS = 2  # of the order probe: with twelve values more would fit anything
+PATCHED_PAIRS = 256
+SEARCH = das.Options()
+NO_ROWS = pd.DataFrame(columns=["task", "weights", "layer", "effect", "effect_low", "whole"])
 LEFT_OUT = ("speed/", "optim/", "evidence/")
 
 
@@ -121,18 +126,46 @@ def _record(sweep: Sweep, cell: Cell) -> dict[str, Any]:
         "audit": {"passed": audit.passed, "comparisons": sum(audit.checks.values()), "differences": audit.differences},
         "tasks": [asdict(task.config) for task in run.tasks],
         "features": _features(run),
+        "alignment": _alignment(run),
+        "patching": _patching(run),
     }
 
 
 def _features(run: Run) -> list[dict[str, Any]]:
     """How much of each task's features the last checkpoint has (Fig. 7), with controls: a row a task and feature."""
-    skipped = Skipped()
-    method = features_method(components=COMPONENTS)
-    tables = analyze([checkpoint_of(run, run.steps_done)], method, torch.device("cpu"), skipped)
+    tables = _analyzed(run, features_method(components=COMPONENTS))
     columns = ["task", "feature", "amount", "low", "high", "untrained", "shuffled", "distinct", "distinct_shuffled"]
     found = pd.concat([amounts(tables, feature) for feature in (ORDER, FOURIER)], ignore_index=True)
-    found = found[[column for column in columns if column in found]]
-    return json.loads(str(found.to_json(orient="records")))
+    return _records(found, [column for column in columns if column in found])
+
+
+def _alignment(run: Run) -> list[dict[str, Any]]:
+    """Where the last checkpoint holds each value best, by alignment search: a row a task and value."""
+    sites = _analyzed(run, das.method(SEARCH)).get("sites", NO_ROWS)
+    columns = ["task", "position", "variable", "layer", "dimension", "accuracy", "control", "converged"]
+    found = [
+        {"task": task} | best
+        for task, of_task in sites.groupby("task")
+        for question in das.QUESTIONS
+        if (of_task[["position", "variable"]] == question).all(axis=1).any()
+        for best in [das.best_place(of_task, question)]
+    ]
+    return _records(pd.DataFrame(found, columns=columns), columns)
+
+
+def _patching(run: Run) -> list[dict[str, Any]]:
+    """The effect of every MLP of the last checkpoint, by activation patching: a row a task and layer."""
+    layers = _analyzed(run, patching.method(PATCHED_PAIRS)).get("layers", NO_ROWS)
+    return _records(rows(layers, weights="trained"), ["task", "layer", "effect", "effect_low", "whole"])
+
+
+def _analyzed(run: Run, method: Method) -> Tables:
+    """The method's tables for the last checkpoint; none, and a message, if it cannot be used on the model or tasks."""
+    return analyze([checkpoint_of(run, run.steps_done)], method, torch.device("cpu"), Skipped())
+
+
+def _records(table: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
+    return json.loads(str(table.loc[:, columns].to_json(orient="records")))
 
 
 def parts(results: Path = RESULTS) -> Iterator[Path]:

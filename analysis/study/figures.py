@@ -23,13 +23,17 @@ GRIDS = {  # measures over width and frequency, with the limits of their colours
     "study-tcmp": {"auc_unmirrored": (0.5, 1), "order": (0, 1)},
     "study-tadd": {"accuracy_unmirrored": (0, 1), "modes": (0, None)},
 }
+SEEDS_FOR_INTERVALS = 3
 LADDER_PANELS = (
     ("residual", "residual of the text (nats)"),
     ("auc_unmirrored", "AUC, unmirrored test pairs"),
     ("within", "loss among the labels (nats)"),
     ("label_mass", "label mass"),
     ("kept", "share of a burst's gain kept"),
+    ("gain", "gain of a burst at its largest (nats)"),
     ("half_life", "half-life of a burst's gain (steps)"),
+    ("order", "order probe, held-out $R^2$"),
+    ("alignment", "alignment search,\naccuracy above controls"),
     ("rest_cos_rms", "RMS of cos($g_{nt}$, $g_r$)"),
     ("rest_null_rms", "the same, labels permuted (null)"),
     ("rest_among_rms", "the same, loss among the labels"),
@@ -57,15 +61,17 @@ def all_of(tables: Mapping[str, pd.DataFrame], results: Path) -> Iterator[tuple[
 
 
 def over_widths(table: pd.DataFrame) -> Figure:
-    """Each measure of the ladder against width, a line a text, with intervals over seeds."""
+    """Each measure of the ladder against width, a line a text, with intervals over seeds; a dot is a cell."""
     columns = [column for column, _ in LADDER_PANELS]
     summary = over_seeds(table, ["text", "width"], columns)
     with style():
-        figure = Figure(figsize=(10, 7.5))
-        for axis, (column, label) in zip(figure.subplots(3, 3).flat, LADDER_PANELS, strict=True):
+        figure = Figure(figsize=(10, 10))
+        for axis, (column, label) in zip(figure.subplots(4, 3).flat, LADDER_PANELS, strict=True):
             for number, (text, name) in enumerate(TEXTS.items()):
-                line = summary[summary["text"] == text]
+                line, cells = summary[summary["text"] == text], table[table["text"] == text]
                 _points(axis, line["width"], line, column, number, name)
+                axis.plot(cells["width"], cells[column], ".", ms=2, color=colour_and_marker(number)[0])
+            _limit_to_cells(axis, table[column])
             axis.set_xscale("log", base=2)
             axis.set_xticks(sorted(table["width"].unique()), sorted(table["width"].unique()))
             axis.set_xlabel("width")
@@ -76,7 +82,7 @@ def over_widths(table: pd.DataFrame) -> Figure:
 
 def over_residual(table: pd.DataFrame) -> Figure:
     """AUC, the share kept and interference of every cell against the residual of its text: one curve, or several?"""
-    panels = (LADDER_PANELS[1], LADDER_PANELS[4], LADDER_PANELS[6])
+    panels = [panel for panel in LADDER_PANELS if panel[0] in ("auc_unmirrored", "kept", "rest_cos_rms")]
     with style():
         figure = Figure(figsize=(10, 3.4))
         for axis, (column, label) in zip(figure.subplots(1, 3), panels, strict=True):
@@ -106,15 +112,37 @@ def after_bursts(folder: Path) -> Figure:
 
 
 def cosines(folder: Path) -> Figure:
-    """cos(g_nt, g_r) at every measured step, a panel a text (Fig. 9)."""
-    lines: dict[tuple[str, str], list[pd.Series]] = {}
+    """cos(g_nt, g_r) of all measured steps and seeds by width, beside the null; a panel a text (Fig. 9)."""
+    found: dict[str, dict[int, list[tuple[pd.Series, pd.Series]]]] = {}
     metrics = {str(name): of for name, of in read_metrics(folder).groupby("cell", observed=True)}
     for cell in read_cells(folder):
-        found = series_of(metrics[cell["cell"]]).get("gradient/tcmp/cos_rest")
-        if found is not None and cell["labels"]["seed"] == "s1":
-            last = found[found.index >= cell["steps"] - 120]
-            lines[cell["labels"]["text"], cell["labels"]["model"]] = [last]
-    return _panels_of_lines(lines, "step", "cos($g_{nt}$, $g_r$), seed 1", 0.0)
+        series = series_of(metrics[cell["cell"]])
+        both = series["gradient/tcmp/cos_rest"], series["gradient/tcmp/null_rest"]
+        found.setdefault(cell["labels"]["text"], {}).setdefault(cell["width"], []).append(both)
+    with style():
+        figure = Figure(figsize=(1.2 + 2.6 * len(found), 3.2))
+        for axis, (text, of_width) in zip(
+            np.atleast_1d(figure.subplots(1, len(found), sharey=True)), found.items(), strict=True
+        ):
+            widths = sorted(of_width)
+            for kind, label in enumerate(("the task's labels", "labels permuted (null)")):
+                colour, _ = colour_and_marker(kind)
+                axis.boxplot(
+                    [np.concatenate([both[kind] for both in of_width[width]]) for width in widths],
+                    positions=np.arange(len(widths)) + 0.36 * kind - 0.18,
+                    widths=0.3,
+                    whis=(2.5, 97.5),
+                    showfliers=False,
+                    **{f"{part}props": {"color": colour} for part in ("box", "whisker", "cap", "median")},
+                )
+                axis.plot([], [], color=colour, label=label)
+            axis.set_xticks(range(len(widths)), widths)
+            axis.axhline(0, color=GREY, lw=0.6)
+            axis.set_title(TEXTS.get(text, text))
+            axis.set_xlabel("width")
+        figure.axes[0].set_ylabel("cos($g_{nt}$, $g_r$)")
+        _legend(figure)
+    return figure
 
 
 def over_steps(folder: Path, axis: str, chosen: str, by: str) -> Figure:
@@ -214,10 +242,18 @@ def _panels_of_lines(lines: Mapping[tuple[str, str], Sequence[pd.Series]], x: st
 
 
 def _points(axis: Axes, x: pd.Series, line: pd.DataFrame, column: str, number: int, label: str) -> None:
-    """Means with their intervals over seeds."""
+    """Means with their intervals over seeds, where there are enough seeds for one that says anything."""
     colour, marker = colour_and_marker(number)
-    reach = [(line[column] - line[f"{column}_low"]).fillna(0), (line[f"{column}_high"] - line[column]).fillna(0)]
+    enough = line["seeds"] >= SEEDS_FOR_INTERVALS
+    reach = [(line[column] - line[f"{column}_{end}"]).abs().where(enough, 0).fillna(0) for end in ("low", "high")]
     axis.errorbar(x, line[column], yerr=reach, fmt=marker, ls="-", ms=4, lw=1, capsize=2, color=colour, label=label)
+
+
+def _limit_to_cells(axis: Axes, values: pd.Series) -> None:
+    """Show the range of the cells, where few seeds would give intervals many times as long."""
+    low, high = values.min(), values.max()
+    if np.isfinite(low) and high > low:
+        axis.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
 
 
 def _legend(figure: Figure) -> None:

@@ -48,7 +48,8 @@ def sweep_table(folder: Path) -> pd.DataFrame:
     the loss among the labels between bursts gain (nats), kept (share of it left at the next burst) and half_life
     (steps); cosines over all measured steps with each of `REFERENCES`: rest (g_nt; with its root mean square), injected
     (g_t), and batch (g) at steps that hold the task and between; the features of the last checkpoint: order (held-out
-    R2) or modes (distinct Fourier modes), with their controls.
+    R2) or modes (distinct Fourier modes), with their controls; alignment (interchange accuracy above the best control,
+    mean over the values) and layer (of the MLP with the largest effect when patched).
     """
     cells = read_cells(folder)
     metrics = read_metrics(folder)
@@ -102,7 +103,15 @@ def _row(series: dict[str, pd.Series], cell: dict[str, Any], task: str) -> dict[
     for feature in cell["features"]:
         if feature["task"] == task:
             row |= {name: feature[column] for column, name in FEATURES[feature["feature"]].items()}
-    return row | _cosines(series, cell, task)
+    return row | _interventions(cell, task) | _cosines(series, cell, task)
+
+
+def _interventions(cell: dict[str, Any], task: str) -> dict[str, float]:
+    """How far alignment search is above its controls, mean over values, and the MLP on which the task depends most."""
+    ahead = [one["accuracy"] - one["control"] for one in cell["alignment"] if one["task"] == task]
+    effects = {one["layer"]: one["effect"] for one in cell["patching"] if one["task"] == task}
+    layer = max(effects, key=lambda layer: effects[layer]) if effects else np.nan
+    return {"alignment": float(np.mean(ahead)) if ahead else np.nan, "layer": layer}
 
 
 def _last_window(values: pd.Series | None, cell: dict[str, Any]) -> float:

@@ -12,7 +12,6 @@ from jaxtyping import Int64
 from torch.utils.data import Dataset, Sampler
 
 from olmo_inject.config import StreamExperiment, load_described
-from olmo_inject.corpus.order import SHARED_FROM
 from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import ExperimentData, TaskPlan, build_data, build_plan
 from olmo_inject.errors import UserError
@@ -65,7 +64,7 @@ class InjectedRun:
     def _open(experiment: StreamExperiment) -> TaskPlan:
         if not experiment.has_host:
             return build_plan(experiment)
-        return build_data(experiment, Path(experiment.folder) / "order")
+        return build_data(experiment)
 
     def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
         """The tokens to inject at `positions`, and where in the row."""
@@ -103,7 +102,7 @@ class InjectedRun:
 
     def prepare_order(self) -> None:
         """Shuffle a long corpus once for all processes. One process calls it before the others read."""
-        if isinstance(self.data, ExperimentData) and len(self.data.shards) >= SHARED_FROM:
+        if isinstance(self.data, ExperimentData):
             self.data.order.prepare(len(self.data.corpus))
 
 

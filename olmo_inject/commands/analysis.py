@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from olmo_inject.commands.shared import DeviceOption, JsonOption, StepsOption, print_json, table_console
+from olmo_inject.commands.spreading import JOBS, Spread, spreads
 
 if TYPE_CHECKING:
     import rich.table
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from analysis.read.checkpoints import StoredModel
     from analysis.read.runs import Run
     from analysis.read.skipped import Skipped
-    from analysis.read.store import Tables
+    from analysis.read.store import Method, Tables
     from analysis.report.page import Section, Table
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Measure what checkpoints have learned: tables, figures and sections of the report.",
-    epilog="Checkpoints that cannot be read are named and left out; the exit status is then 1.",
+    epilog="Checkpoints that cannot be read are named and left out; the exit status is then 1. The results of each "
+    "checkpoint are kept beside its run and never computed twice, so `--submit` and a later plain command share them.",
 )
 
 RunsArgument = Annotated[
@@ -61,6 +63,38 @@ def output_folder(runs: Sequence[Path], out: Path | None) -> Path:
         raise UserError(f"--out: give a folder for figures and tables; {folder} is a Python package")
     check_writable(folder)
     return folder
+
+
+def tables_of(
+    checkpoints: Sequence[StoredModel], method: Method, device: str, skipped: Skipped, folder: Path, spread: Spread
+) -> Tables:
+    """Apply a method to checkpoints, or to the part of them that this process is to do.
+
+    Args:
+        checkpoints: all of the command's.
+        method: the analysis.
+        device: auto, cpu or cuda.
+        skipped: receives a message for each checkpoint that was skipped.
+        folder: for figures and tables, from `output_folder`.
+        spread: how the work is divided.
+
+    Returns:
+        The method's tables, joined over all checkpoints.
+
+    Raises:
+        typer.Exit: this process does a part, or has submitted all parts.
+    """
+    from analysis.read.store import analyze, is_kept
+    from olmo_inject.training.parallel import choose_device
+
+    mine = spread.mine(checkpoints, lambda one: is_kept(one, method), lambda one: one.name, "checkpoint", folder / JOBS)
+    if spread.share is None:
+        spread.end_of_part()
+    before = len(skipped.messages)
+    tables = analyze(mine, method, choose_device(device), skipped)
+    left_out = len(skipped.messages) - before
+    spread.end_of_part(len(mine) - left_out, "checkpoint", status=1 if left_out else 0)
+    return tables
 
 
 def deliver(
@@ -125,6 +159,7 @@ def _runs_of(checkpoints: Sequence[StoredModel]) -> list[Run]:
 
 
 @app.command()
+@spreads
 def features(
     runs: RunsArgument,
     steps: StepsOption = "last",
@@ -134,6 +169,8 @@ def features(
     components: Annotated[int, typer.Option(help="Principal components that the order probe uses.")] = 50,
     permutations: Annotated[int, typer.Option(help="Shuffles of the values for each baseline.")] = 300,
     as_json: JsonOption = False,
+    *,
+    spread: Spread,
 ) -> None:
     """Look for features of the tasks in activations: the order of a comparison, the Fourier modes of an addition.
 
@@ -142,18 +179,17 @@ def features(
     from analysis.methods.features import features_method
     from analysis.read.checkpoints import select_checkpoints
     from analysis.read.skipped import Skipped
-    from analysis.read.store import analyze
     from analysis.report.features import feature_section
-    from olmo_inject.training.parallel import choose_device
 
     method, skipped = features_method(components, permutations), Skipped()
     found, folder = select_checkpoints(runs, steps, skipped, tasks or ()), output_folder(runs, out)
-    tables = analyze(found, method, choose_device(device), skipped)
+    tables = tables_of(found, method, device, skipped, folder, spread)
     section = feature_section(tables, _runs_of(found))
     deliver("features", folder, tables, [section] if section else [], skipped, as_json)
 
 
 @app.command()
+@spreads
 def memory(
     runs: RunsArgument,
     steps: StepsOption = "all",
@@ -164,6 +200,8 @@ def memory(
         int | None, typer.Option(min=1, help="Maximum instances of each half.", show_default=False)
     ] = None,
     as_json: JsonOption = False,
+    *,
+    spread: Spread,
 ) -> None:
     """Draw memorization of texts against repetitions, forgetting, contamination and exposure.
 
@@ -172,19 +210,18 @@ def memory(
     from analysis.methods.memory import METHOD, memory_method
     from analysis.read.checkpoints import select_checkpoints
     from analysis.read.skipped import Skipped
-    from analysis.read.store import analyze
     from analysis.report.memory import contamination_section, memory_section
-    from olmo_inject.training.parallel import choose_device
 
     skipped = Skipped()
     found, folder = select_checkpoints(runs, steps, skipped, tasks or ()), output_folder(runs, out)
-    tables = analyze(found, memory_method(max_instances), choose_device(device), skipped)
+    tables = tables_of(found, memory_method(max_instances), device, skipped, folder, spread)
     of_runs = _runs_of(found)
     sections = [memory_section(tables, of_runs), contamination_section(of_runs)]
     deliver(METHOD, folder, tables, [section for section in sections if section], skipped, as_json)
 
 
 @app.command()
+@spreads
 def behaviour(
     runs: RunsArgument,
     steps: StepsOption = "all",
@@ -192,6 +229,8 @@ def behaviour(
     device: DeviceOption = "auto",
     out: OutOption = None,
     as_json: JsonOption = False,
+    *,
+    spread: Spread,
 ) -> None:
     """Draw learning, forgetting and retention from a run's measurements, and score checkpoints it did not evaluate.
 
@@ -201,16 +240,15 @@ def behaviour(
     from analysis.read.checkpoints import select_checkpoints
     from analysis.read.runs import read_runs
     from analysis.read.skipped import Skipped
-    from analysis.read.store import analyze
     from analysis.report.behaviour import behaviour_drawings, behaviour_section, behaviour_tables
+    from olmo_inject.runs.checkpoints import steps_of
     from olmo_inject.runs.read import expand, is_run
-    from olmo_inject.training.parallel import choose_device
 
     skipped, paths, folder = Skipped(), expand(runs), output_folder(runs, out)
     # A run without checkpoints is drawn from its measurements.
-    with_weights = [path for path in paths if not is_run(path) or any(path.glob("step*"))]
+    with_weights = [path for path in paths if not is_run(path) or steps_of(path)]
     scored = unmeasured(select_checkpoints(with_weights, steps, skipped, tasks or ()))
-    scores = analyze(scored, scores_method(), choose_device(device), skipped)
+    scores = tables_of(scored, scores_method(), device, skipped, folder, spread)
     of_runs = [path for path in paths if is_run(path)]
     measured = [with_scores(run, scores) for run in read_runs(of_runs)] if of_runs else []
     sections = [behaviour_section(measured), behaviour_drawings(measured)]

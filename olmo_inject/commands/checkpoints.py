@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption, StepsOption, print_json, table_console
+from olmo_inject.commands.spreading import Spread, jobs_folder, spreads
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
+from olmo_inject.share import Item
+
+if TYPE_CHECKING:
+    from olmo_inject.tasks import Task
 
 CheckpointArgument = Annotated[
     Path, typer.Argument(help="A checkpoint, e.g. runs/my-first/step500.", show_default=False)
@@ -65,13 +72,16 @@ def export(
     vocabulary, why_none = (None, "") if no_tokenizer else find_vocabulary(checkpoint, tokenizer, corpus)
     if vocabulary is None and not no_tokenizer:
         raise UserError(f"no tokenizer for {checkpoint}: {why_none}; give --tokenizer or --no-tokenizer")
-    write(checkpoint, out, vocabulary)
+    kind = write(checkpoint, out, vocabulary)
     if as_json:
-        print_json({"folder": str(out), "tokenizer": None if vocabulary is None else vocabulary.identifier})
+        print_json(
+            {"folder": str(out), "model": kind, "tokenizer": None if vocabulary is None else vocabulary.identifier}
+        )
     else:
-        print(f"{out}: OlmoForCausalLM {'with its' if vocabulary else 'without a'} tokenizer")
+        print(f"{out}: {kind} {'with its' if vocabulary else 'without a'} tokenizer")
 
 
+@spreads
 def evaluate(
     checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, run folders, or folders of runs.")],
     steps: StepsOption = "all",
@@ -91,6 +101,8 @@ def evaluate(
     ] = None,
     parquet: Annotated[Path | None, typer.Option(help="Also write the results to this file.")] = None,
     as_json: JsonOption = False,
+    *,
+    spread: Spread,
 ) -> None:
     """Evaluate checkpoints on their own tasks, or on tasks that they were not trained on.
 
@@ -101,15 +113,25 @@ def evaluate(
     from olmo_inject.training.evaluation import probes
     from olmo_inject.training.parallel import choose_device
 
-    torch_device = choose_device(device)
     evaluation.check_sizes(rows_per_pass, max_instances)
+
+    def compute(work: list[tuple[Path, list[Task]]]) -> Iterator[list[dict[str, Any]]]:
+        torch_device = choose_device(device)
+        with show_progress("evaluating", len(work), "checkpoints", enabled=not as_json) as meter:
+            for step, chosen in work:
+                found = evaluation.evaluate_checkpoint(step, chosen, torch_device, rows_per_pass, max_instances)
+                yield [result.record() for result in found]
+                meter.advance()
+
     # Load all tasks first, so that a mistake in the last one is reported before any evaluation.
     work = [(step, evaluation.find_tasks(tasks or (), step)) for step in evaluation.find_steps(checkpoints, steps)]
-    results: list[evaluation.Result | evaluation.ProbeResult] = []
-    with show_progress("evaluating", len(work), "checkpoints", enabled=not as_json) as meter:
-        for step, chosen in work:
-            results += evaluation.evaluate_checkpoint(step, chosen, torch_device, rows_per_pass, max_instances)
-            meter.advance()
+    sizes = {"rows_per_pass": rows_per_pass, "max_instances": max_instances}
+    # What decides a result takes a while to hash, and is needed only if results are kept.
+    about = partial(evaluation.what_is_evaluated, **sizes) if spread.is_spread else lambda *_: {}
+    items = [Item(one, str(one[0]), about(*one)) for one in work]
+    records = list(spread.results(items, compute, "checkpoint", jobs_folder(checkpoints), "evaluate"))
+    spread.end_of_part()
+    results = [evaluation.result_of(record) for found in records for record in found]
     if parquet is not None:
         evaluation.write_results(results, parquet)
     if as_json:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,15 +17,18 @@ from olmo_inject.commands.corpus_options import (
     SeedOption,
 )
 from olmo_inject.commands.shared import INTERRUPTED, JsonOption, print_json
+from olmo_inject.commands.spreading import Spread, spreads
 from olmo_inject.errors import UserError
 
 if TYPE_CHECKING:
     from olmo_inject.corpus.staged import RankShard
     from olmo_inject.corpus.staging import Stager
+    from olmo_inject.corpus.staging.parts import Part
 
 SPEED = "Speed and memory"
 
 
+@spreads
 def stage(
     corpus: CorpusArgument,
     steps: Annotated[str, typer.Option(help="Steps start:stop, e.g. 0:50000; stop is not included.")],
@@ -51,10 +55,14 @@ def stage(
     sequence_length: LengthOption = None,
     seed: SeedOption = None,
     as_json: JsonOption = False,
+    *,
+    spread: Spread,
 ) -> None:
     """Copy the sequences of some steps in training order. Train on them with `corpus.folder`.
 
-    After an interruption the same command continues.
+    After an interruption the same command continues. Jobs of --submit write to the same folder, through its disk: first
+    they stream what is streamed, and when the command is given again, they make the parts. The command without
+    --submit, or with --merge, completes the stage.
 
     Example: `olmo-inject corpus stage dolma-v1_7 --root s3://bucket/dolma --steps 0:50000 --out /scratch/stage`
     """
@@ -63,6 +71,7 @@ def stage(
     from olmo_inject.corpus.staging import Staged, check_extent, open_stager
     from olmo_inject.steps import consecutive_steps
 
+    spread.check_overwrite(overwrite)
     chosen = consecutive_steps(steps)
     ranks = None if rank_shard is None else _parse_ranks(rank_shard)
     opened = open_corpus(corpus, root, manifest, Shape(batch_size, sequence_length, seed))
@@ -79,12 +88,17 @@ def stage(
             read=read,
             jobs=at_once,
             part_bytes=part_size,
-            memory_bytes=memory,
+            memory_bytes=0 if spread.is_spread else memory,  # what is kept in memory, no other process sees
             overwrite=overwrite,
         )
     except Staged:
         print_json({"folder": str(out), "already": True}) if as_json else print(f"{out}: already staged")
         return
+    if not as_json:
+        for line in stager.describe():
+            print(line, flush=True)
+    stager.check_disk()
+    _divide(stager, out, spread)
     _run_stager(stager, out, as_json)
 
 
@@ -109,14 +123,39 @@ def verify(
         raise typer.Exit(1)
 
 
+def _divide(stager: Stager, out: Path, spread: Spread) -> None:
+    """Let several processes do the work: first the runs that are streamed, then the parts, which need all of them."""
+    from olmo_inject.progress import show_progress
+    from olmo_inject.stop_signals import stop_signals
+
+    width = stager.shards.sequence_bytes
+
+    def doing(what: str, bytes_of: Callable[[Any], int], work: Callable[..., bool]) -> Callable[[list[Any]], None]:
+        def do(items: list[Any]) -> None:
+            total = sum(map(bytes_of, items))
+            with stop_signals() as stop, show_progress(what, total, "bytes", enabled=not spread.as_json) as meter:
+                complete = work(items, meter.advance, lambda: bool(stop))
+            if not complete:
+                raise typer.Exit(INTERRUPTED)
+
+        return do
+
+    def is_made(part: Part) -> bool:
+        return part.done(width) is not None
+
+    folder = Path(f"{out}.jobs")
+    if not all(map(is_made, stager.parts)):
+        spill = doing("streaming", lambda run: run.stop - run.start, stager.spill)
+        spread.step(stager.runs, lambda run: run.is_complete(), lambda run: run.path.stem, "run", folder, spill)
+    make = doing("making parts", lambda part: part.sequences * width, stager.make_parts)
+    spread.step(stager.parts, is_made, lambda part: part.path.stem, "part", folder, make)
+    spread.end_of_part()
+
+
 def _run_stager(stager: Stager, out: Path, as_json: bool) -> None:
     from olmo_inject.progress import show_progress
     from olmo_inject.stop_signals import stop_signals
 
-    if not as_json:
-        for line in stager.describe():
-            print(line, flush=True)
-    stager.check_disk()
     with stop_signals() as stop, show_progress("staging", stager.work_bytes, "bytes", enabled=not as_json) as meter:
         complete = stager.run(meter.advance, lambda: bool(stop))
     if as_json:

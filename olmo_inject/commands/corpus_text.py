@@ -9,12 +9,14 @@ import typer
 
 from olmo_inject.commands.corpus_options import ManifestOption, RootOption
 from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, available_cores, print_json
+from olmo_inject.commands.spreading import Spread, spreads
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
 
 TOKENIZER, TEXT, REFERENCES = "Tokenizer", "Text", "Reference tasks"  # panels of the help
 
 
+@spreads
 def build(
     sources: Annotated[
         list[str],
@@ -61,29 +63,37 @@ def build(
     processes: Annotated[int | None, typer.Option(help="Processes; default one per core.", show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the corpus in the folder first.")] = False,
     as_json: JsonOption = False,
+    *,
+    spread: Spread,
 ) -> None:
     """Tokenize any text into a corpus folder. After an interruption the same command continues.
 
+    Jobs of --submit write to the same folder; the command without it, or with --merge, completes the corpus. Its bytes
+    are those of one process.
+
     Example: `olmo-inject corpus build wiki/ books.jsonl.zst --out runs/mine`
     """
-    from olmo_inject.corpus.from_text.build import build_corpus
+    from olmo_inject.corpus.from_text.build import open_build
     from olmo_inject.corpus.from_text.inputs import TextOptions, skipped_files
     from olmo_inject.corpus.from_text.job import LEFT_OUT, BuildOptions
     from olmo_inject.words import counted
 
+    spread.check_overwrite(overwrite)
     skipped = skipped_files(sources)
     if skipped and not as_json:
         examples = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
         print(f"not read: {counted(len(skipped), 'file')} of unknown format, or broken links: {examples}", flush=True)
     text = TextOptions(text_field, id_field, text_unit, dataset_config, dataset_split)
-    corpus = build_corpus(
+    work = open_build(
         out,
         sources,
         BuildOptions(tokenizer, vocab_size, eos_id, pad_id, shard_tokens, skip_damaged, text),
         processes=available_cores() if processes is None else processes,
-        overwrite=overwrite,
         progress=not as_json,
     )
+    spread.step(work.jobs(), work.is_done, lambda job: f"job {job}", "job", Path(f"{out}.jobs"), work.run_jobs)
+    spread.end_of_part()
+    corpus = work.run(overwrite)
     left_out = {what: sum(source[what] for source in corpus.sources.values()) for what in LEFT_OUT}
     if as_json:
         counts = {"documents": corpus.documents, "tokens": corpus.tokens, "shards": len(corpus.shards)}
@@ -97,6 +107,7 @@ def build(
         print(f"lost: the rest of {counted(files, 'file')} that {'breaks' if files == 1 else 'break'} off")
 
 
+@spreads
 def scan(
     corpus: Annotated[
         str,
@@ -124,11 +135,13 @@ def scan(
     root: RootOption = None,
     manifest: ManifestOption = None,
     as_json: JsonOption = False,
+    *,
+    spread: Spread,
 ) -> None:
     """Search a corpus for instances of an experiment's tasks, which should occur in it only by injection.
 
     Exit status 1 if there are some and no clean seeds were found; `--resample 64` tries other seeds. A remote corpus
-    is streamed whole, and again for every 64 seeds of `--resample`.
+    is streamed whole, and again for every 64 seeds of `--resample`; jobs of `--submit` share each of these passes.
 
     Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
     """
@@ -137,13 +150,15 @@ def scan(
     from olmo_inject.owned_folder import check_writable
     from olmo_inject.runs.read import run_of
     from olmo_inject.scan.print import print_scan
-    from olmo_inject.scan.report import ScanOptions, scan_experiment
+    from olmo_inject.scan.report import ScanOptions, scan_report, search_experiment
     from olmo_inject.scan.scan import ReferenceOptions
     from olmo_inject.terminal import Console
 
     processes = available_cores() if processes is None else processes
     if out is not None and out.is_dir():
         raise UserError(f"--out: {out} is a folder; give the file to write")
+    if spread.is_spread and out is None:
+        raise UserError("--out: needed with --submit, --shard and --merge, which keep what they find beside it")
     experiment = load_experiment(config, overrides or ())
     options = ScanOptions(
         references,
@@ -153,6 +168,7 @@ def scan(
         not as_json,
         root,
         manifest,
+        lambda items, compute: spread.results(items, compute, "piece", Path(f"{out}.jobs"), "scan"),
     )
     for folder in (references, None if out is None else out.parent):
         if folder is not None:
@@ -160,7 +176,9 @@ def scan(
     run = run_of(config)
     if run is not None and run.has_own_code and (resample or overrides):
         raise UserError(f"{config}: a run's own task code is not executed; copy the file to use --resample or changes")
-    report = scan_experiment(corpus, experiment, options, None if run is None or overrides else run.tasks)
+    searched = search_experiment(corpus, experiment, options, None if run is None or overrides else run.tasks)
+    spread.end_of_part()
+    report = scan_report(searched, references)
     if out is not None:
         write_json(out, report)
     if as_json:

@@ -13,8 +13,10 @@ from olmo_inject.commands.analysis import (
     app,
     deliver,
     output_folder,
+    tables_of,
 )
 from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption, StepsOption
+from olmo_inject.commands.spreading import Spread, spreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +31,7 @@ METHOD = "Method"
 
 
 @app.command()
+@spreads
 def gradients(
     runs: RunsArgument,
     steps: StepsOption = "all",
@@ -61,16 +64,19 @@ def gradients(
     device: DeviceOption = "auto",
     out: OutOption = None,
     as_json: JsonOption = False,
+    *,
+    spread: Spread,
 ) -> None:
     """Measure gradient interference: cosines of a batch's gradient, and of its parts, with each task's gradient."""
     from analysis.methods.gradients import Options, method
     from analysis.report.gradients import section
 
     options = Options(layer, neurons, targets, rows_per_pass, precision)
-    _analyze(method(options), "cosines", section, runs, steps, None, device, out, as_json, corpus)
+    _analyze(method(options), "cosines", section, runs, steps, None, device, out, as_json, spread, corpus)
 
 
 @app.command()
+@spreads
 def patching(
     runs: RunsArgument,
     steps: StepsOption = "last",
@@ -79,15 +85,18 @@ def patching(
     device: DeviceOption = "auto",
     out: OutOption = None,
     as_json: JsonOption = False,
+    *,
+    spread: Spread,
 ) -> None:
     """Rank the layers by how much exchanging the outputs of their MLPs changes the answers."""
     from analysis.methods.patching import method
     from analysis.report.interventions import patching_section
 
-    _analyze(method(pairs), "layers", patching_section, runs, steps, tasks or (), device, out, as_json)
+    _analyze(method(pairs), "layers", patching_section, runs, steps, tasks or (), device, out, as_json, spread)
 
 
 @app.command()
+@spreads
 def das(
     runs: RunsArgument,
     steps: StepsOption = "last",
@@ -104,13 +113,15 @@ def das(
     device: DeviceOption = "auto",
     out: OutOption = None,
     as_json: JsonOption = False,
+    *,
+    spread: Spread,
 ) -> None:
     """Run distributed alignment search: which subspaces, at which sites, hold operands and results."""
     from analysis.methods.das import Options, method, parse_dimensions
     from analysis.report.interventions import das_section
 
     options = Options(parse_dimensions(dimensions), updates, pairs=pairs, controls=controls)
-    _analyze(method(options), "sites", das_section, runs, steps, tasks or (), device, out, as_json)
+    _analyze(method(options), "sites", das_section, runs, steps, tasks or (), device, out, as_json, spread)
 
 
 def _analyze(
@@ -123,16 +134,15 @@ def _analyze(
     device: str,
     out: Path | None,
     as_json: bool,
+    spread: Spread,
     corpus: Path | None = None,
 ) -> None:
     """Apply a method to checkpoints and deliver its table and section."""
     from analysis.read.checkpoints import select_checkpoints
     from analysis.read.skipped import Skipped
-    from analysis.read.store import analyze
-    from olmo_inject.training.parallel import choose_device
 
-    skipped, chosen = Skipped(), choose_device(device)
+    skipped = Skipped()
     checkpoints, folder = select_checkpoints(runs, steps, skipped, tasks, corpus), output_folder(runs, out)
-    tables = analyze(checkpoints, method, chosen, skipped)
+    tables = tables_of(checkpoints, method, device, skipped, folder, spread)
     written = section(tables[table]) if table in tables else None
     deliver(method.name, folder, tables, [] if written is None else [written], skipped, as_json)

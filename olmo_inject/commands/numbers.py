@@ -16,6 +16,7 @@ _BYTES = Range(1, 2**62)
 NUMBERS = {
     "processes": _MANY,
     "at_once": _MANY,
+    "parts": _MANY,
     "gpus": _MANY,
     "nodes": Range(1, MOST_ROWS),
     "price": NOT_NEGATIVE,

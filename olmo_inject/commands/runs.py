@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,8 +22,10 @@ from olmo_inject.commands.shared import (
     say_once,
     table_console,
 )
+from olmo_inject.commands.spreading import Spread, jobs_folder, spreads
 from olmo_inject.errors import UserError
 from olmo_inject.rank_environment import is_rank
+from olmo_inject.share import Item
 from olmo_inject.terminal import Console
 
 if TYPE_CHECKING:
@@ -98,7 +101,8 @@ def train(
     if is_run(experiment.run_folder) and not overwrite:
         for task in (task for task in experiment.tasks if is_own_code(task.kind)):
             say_once(f"task {task.name}: resuming runs the code in {Path(task.kind.rpartition(':')[0]).resolve()}")
-    if _is_done(experiment, nodes * ranks, device, overwrite):
+    # Of several nodes rank 0 alone checks, since each node's command would look at every file of the corpus.
+    if nodes == 1 and _is_done(experiment, nodes * ranks, device, overwrite):
         return
     if nodes * ranks == 1:
         from olmo_inject.training.run import train_as_rank
@@ -133,19 +137,28 @@ def _is_done(experiment: Experiment, ranks: int, device: str, overwrite: bool) -
     return True
 
 
+@spreads
 def audit(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.")],
     corpus: CorpusOption = None,
     as_json: JsonOption = False,
+    *,
+    spread: Spread,
 ) -> None:
     """Recompute every step's inputs and compare them with what the model received.
 
-    Exit status 1 if anything differs.
+    Exit status 1 if anything differs. Verdicts of jobs count as long as the run's files stay as they were.
     """
-    from olmo_inject.audit import audit_run, print_audits, save_audit
+    from olmo_inject.audit import Audit, audit_run, print_audits, save_audit, what_is_audited
     from olmo_inject.runs.read import expand
 
-    audits = [audit_run(run, progress=not as_json, corpus=corpus) for run in expand(runs)]
+    def compute(folders: list[Path]) -> Iterator[dict[str, Any]]:
+        return (audit_run(run, progress=not as_json, corpus=corpus).record() for run in folders)
+
+    items = [Item(run, run.name, what_is_audited(run, corpus)) for run in expand(runs)]
+    results = spread.results(items, compute, "run", jobs_folder(runs), "audit")
+    audits = [Audit.from_record(record) for record in results]
+    spread.end_of_part()
     if as_json:
         print_json([result.record() for result in audits])
     else:

@@ -122,14 +122,20 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
 class LabelMasks:
     """Boolean shards beside the token shards, one byte per token, which say which tokens are targets.
 
+    Args:
+        paths: of the masks, in the order of the shards.
+        shards: the token shards.
+        looked_at: as in `TokenShards`.
+
     Raises:
         UserError: a mask shard is missing or does not have its token shard's length.
     """
 
-    def __init__(self, paths: Sequence[Path], shards: TokenShards) -> None:
+    def __init__(self, paths: Sequence[Path], shards: TokenShards, *, looked_at: bool = False) -> None:
         if len(paths) != len(shards.paths):
             raise UserError(f"corpus: {len(paths)} label masks for {len(shards.paths)} shards; give one each")
-        self._masks = TokenShards(paths, shards.sequence_length, "uint8")
+        sizes = shards.shard_tokens if looked_at else None
+        self._masks = TokenShards(paths, shards.sequence_length, "uint8", sizes=sizes, looked_at=looked_at)
         for mask, shard, n_mask, n_shard in zip(
             paths, shards.paths, self._masks.shard_tokens, shards.shard_tokens, strict=True
         ):

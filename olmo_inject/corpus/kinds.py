@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from olmo_inject.config import CorpusConfig
+from olmo_inject.corpus.cache import cache_folder
 from olmo_inject.corpus.catalog import NamedCorpus, find_named
 from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
 from olmo_inject.corpus.manifest import Manifest, default_path, read_manifest
-from olmo_inject.corpus.order import Order
+from olmo_inject.corpus.order import SHARED_FROM, Order
 from olmo_inject.corpus.remote import RemoteShards
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import is_remote, open_source
@@ -63,21 +64,25 @@ class Corpus(ABC):
         return ()
 
     @abstractmethod
-    def open_shards(self, sequence_length: int) -> TokenShards:
+    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
         """Open the shards as sequences of `sequence_length` tokens.
+
+        Args:
+            sequence_length: tokens.
+            found: bytes of each shard, if another process has looked at all files; then none is looked at here.
 
         Raises:
             UserError: a shard is missing, unreadable or changed; a stage was made for another sequence length.
         """
 
-    def open_order(self, shards: TokenShards, batch_size: int, seed: int, folder: Path | None = None) -> Order:
-        """Open the order of training.
+    def open_order(self, shards: TokenShards, batch_size: int, seed: int, second: Path | None = None) -> Order:
+        """Open the order of training. The shuffles of a long one are stored in the cache, for every run and command.
 
         Args:
             shards: from `open_shards`.
             batch_size: sequences of a step.
             seed: of the shuffle.
-            folder: as in `Order`.
+            second: as in `Order`.
 
         Raises:
             UserError: as in `Order`; a stage was made for another batch size or seed; too few sequences.
@@ -85,7 +90,8 @@ class Corpus(ABC):
         n = len(shards) if self.sequences is None else self.sequences
         if n > len(shards):
             raise UserError(f"corpus.sequences: {n:,} are more than the {len(shards):,} of the corpus")
-        return Order(n, batch_size, seed, folder)
+        stored = (cache_folder() / "order", second) if n >= SHARED_FROM else ()
+        return Order(n, batch_size, seed, *stored)
 
 
 @dataclass(frozen=True)
@@ -105,9 +111,9 @@ class ShardFiles(Corpus):
         """As `Corpus.paths`."""
         return self.files
 
-    def open_shards(self, sequence_length: int) -> TokenShards:
+    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
-        return TokenShards(self.files, sequence_length, self.dtype, self.vocabulary.size)
+        return _open_files(self.files, sequence_length, self.dtype, self.vocabulary, found)
 
 
 @dataclass(frozen=True)
@@ -126,11 +132,10 @@ class FolderCorpus(Corpus):
         """As `Corpus.paths`."""
         return [shard.path for shard in self.description.shards]
 
-    def open_shards(self, sequence_length: int) -> TokenShards:
+    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
         sums = [shard.sha256 for shard in self.description.shards]
-        dtype, size = self.description.dtype, self.vocabulary.size
-        return TokenShards(self.paths, sequence_length, dtype, size, sums=sums)
+        return _open_files(self.paths, sequence_length, self.description.dtype, self.vocabulary, found, sums=sums)
 
 
 @dataclass(frozen=True)
@@ -157,11 +162,12 @@ class CatalogCorpus(Corpus):
         """As `Corpus.paths`."""
         return [Path(self.root) / shard for shard in self.named.shards]
 
-    def open_shards(self, sequence_length: int) -> TokenShards:
+    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
         open_source(self.root)  # reports a missing root before a missing shard
         sizes = None if self.manifest is None else self.manifest.sizes
-        return TokenShards(self.paths, sequence_length, self.named.entry.dtype, self.vocabulary.size, sizes)
+        dtype = self.named.entry.dtype
+        return _open_files(self.paths, sequence_length, dtype, self.vocabulary, found, sizes=sizes)
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ class RemoteCorpus(CatalogCorpus):
         """Empty, since no shard is a local file."""
         return ()
 
-    def open_shards(self, sequence_length: int) -> TokenShards:
+    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
         source, named = open_source(self.root), self.named
         dtype, size = named.entry.dtype, self.vocabulary.size
@@ -198,18 +204,19 @@ class StagedCorpus(Corpus):
         """Its folder."""
         return str(self.record.folder)
 
-    def open_shards(self, sequence_length: int) -> TokenShards:
+    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
-        return StagedShards(self.record, sequence_length, self.vocabulary.size)
+        # Another node's stage may hold other rows, so its sizes are not this one's.
+        return StagedShards(self.record, sequence_length, self.vocabulary.size, looked_at=found is not None)
 
-    def open_order(self, shards: TokenShards, batch_size: int, seed: int, folder: Path | None = None) -> Order:
+    def open_order(self, shards: TokenShards, batch_size: int, seed: int, second: Path | None = None) -> Order:
         """The order of the stage, which is already on disk.
 
         Args:
             shards: from `open_shards`.
             batch_size: must be that of the stage.
             seed: must be that of the stage.
-            folder: not used.
+            second: not used.
 
         Raises:
             UserError: the stage was made for another batch size or seed, or `corpus.sequences` is set.
@@ -217,6 +224,21 @@ class StagedCorpus(Corpus):
         if self.sequences is not None:
             raise UserError("corpus.sequences: not with a staged corpus, whose order is fixed")
         return StageOrder(self.record, batch_size, seed)
+
+
+def _open_files(
+    paths: Sequence[Path],
+    sequence_length: int,
+    dtype: str,
+    vocabulary: Vocabulary,
+    found: Sequence[int] | None,
+    *,
+    sizes: Sequence[int] | None = None,
+    sums: Sequence[str] | None = None,
+) -> TokenShards:
+    known = sizes if found is None else found
+    looked_at = found is not None
+    return TokenShards(paths, sequence_length, dtype, vocabulary.size, known, sums, looked_at=looked_at)
 
 
 def find_corpus(config: CorpusConfig) -> Corpus:

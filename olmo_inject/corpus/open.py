@@ -8,14 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from olmo_inject.config import CorpusConfig, Described, load_described, shipped_configs
-from olmo_inject.corpus.cache import cache_folder
 from olmo_inject.corpus.kinds import Corpus, Shape, find_corpus
-from olmo_inject.corpus.order import SHARED_FROM, Order
+from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.errors import UserError
 from olmo_inject.yaml_text import read_yaml
-
-STEPS_AT_ONCE = 50_000  # steps whose order is written together when one is requested: 205 MB at 1,024 rows
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,7 @@ class OpenCorpus:
         """
         order = self.order
         order.require(steps, np.empty(0, np.int64), option)
-        if order.folder is not None:
-            whole = -(-steps.stop // STEPS_AT_ONCE) * STEPS_AT_ONCE
-            last_epoch = (steps.stop - 1) // order.epoch_steps
-            beyond = min(whole, (last_epoch + 1) * order.epoch_steps)
-            order.prepare(beyond * order.batch_size, steps.start * order.batch_size)
+        order.prepare(steps.stop * order.batch_size, steps.start * order.batch_size)
 
 
 def open_corpus(name: str, root: str | None, manifest: str | None, shape: Shape) -> OpenCorpus:
@@ -74,8 +67,7 @@ def open_corpus(name: str, root: str | None, manifest: str | None, shape: Shape)
     assert shape.sequence_length is not None
     assert shape.seed is not None
     shards = corpus.open_shards(shape.sequence_length)
-    folder = cache_folder() / "order" if len(shards) >= SHARED_FROM else None
-    return OpenCorpus(name, corpus, shards, corpus.open_order(shards, shape.batch_size, shape.seed, folder))
+    return OpenCorpus(name, corpus, shards, corpus.open_order(shards, shape.batch_size, shape.seed))
 
 
 def shape_of(experiment: Described) -> Shape:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt32
 
+from olmo_inject import locks
 from olmo_inject.errors import UserError
-from olmo_inject.files import replacing
+from olmo_inject.files import replacing, write_bytes
 
 # Processes share shuffles on disk from this number of sequences on. Below it each process shuffles 4 MB in 10 ms, and
 # the many epochs of a small corpus would need many files.
 SHARED_FROM = 2**20
+STORED_AT_ONCE = 50_000 * 1024  # positions in a file, or a multiple, so that runs of several lengths share it: 205 MB
 WRITTEN_AT_ONCE = SEARCHED_AT_ONCE = 2**22  # positions
 MAX_SEQUENCES = 2**32 - 1  # ai2-olmo's indices are uint32
 
@@ -29,14 +32,17 @@ class Order:
         n_sequences: number of sequences in the corpus, at most 2^32 - 1.
         batch_size: the global batch size.
         seed: ai2-olmo's `data.seed`; epoch e is shuffled with seed + e.
-        folder: where `prepare` stores shuffles that the processes of a run then map. None: the last two epochs used are
-            kept in memory (4 bytes per sequence).
+        folder: where `prepare` stores shuffles that all processes then map. None: nothing is stored, and the last two
+            epochs used are kept in memory (4 bytes per sequence).
+        second: where `prepare` stores them if it cannot write `folder`. Both are read.
 
     Raises:
         UserError: the batch is larger than the corpus, or the corpus has too many sequences.
     """
 
-    def __init__(self, n_sequences: int, batch_size: int, seed: int, folder: Path | None = None) -> None:
+    def __init__(
+        self, n_sequences: int, batch_size: int, seed: int, folder: Path | None = None, second: Path | None = None
+    ) -> None:
         if batch_size < 1:
             raise UserError(f"corpus: a batch of {batch_size} sequences; it must have at least 1")
         if n_sequences < batch_size:
@@ -46,12 +52,12 @@ class Order:
         self.n_sequences = n_sequences
         self.batch_size = batch_size
         self.seed = seed
-        self.folder = folder
+        self.folder, self.second = folder, second
         self.epoch_length = n_sequences // batch_size * batch_size  # positions
         self._epoch = lru_cache(maxsize=2)(self._load_epoch)
 
-    def __reduce__(self) -> tuple[type[Order], tuple[int, int, int, Path | None]]:
-        return Order, (self.n_sequences, self.batch_size, self.seed, self.folder)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Order, (self.n_sequences, self.batch_size, self.seed, self.folder, self.second)
 
     def __getitem__(self, positions: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
         """The sequences at `positions`."""
@@ -71,13 +77,20 @@ class Order:
         return self.n_sequences // self.batch_size
 
     def prepare(self, n_positions: int, first: int = 0) -> None:
-        """Write the shuffles of positions `first` to `n_positions` to `folder`; the last one only as far as needed."""
+        """Store the shuffles of positions `first` to `n_positions`, unless they are stored already or have no folder.
+
+        Of the last epoch `STORED_AT_ONCE` positions are stored, or as many times that as needed. If several processes
+        ask for a shuffle at once, one computes it and the others wait.
+
+        Raises:
+            UserError: no folder can be written.
+        """
+        if self.folder is None:
+            return
         for epoch in range(first // self.epoch_length, -(-n_positions // self.epoch_length)):
             needed = min(self.epoch_length, n_positions - epoch * self.epoch_length)
-            path = self._path(epoch)
-            if not path.is_file() or path.stat().st_size < 4 * needed:
-                with replacing(path) as temporary:
-                    temporary.write_bytes(self._shuffle(epoch)[:needed].data)
+            if self._stored(epoch, needed) is None:
+                self._store(epoch, min(self.epoch_length, -(-needed // STORED_AT_ONCE) * STORED_AT_ONCE))
         self._epoch.cache_clear()  # a mapped file may be shorter than the new one
 
     @property
@@ -111,7 +124,7 @@ class Order:
         return first
 
     def _load_epoch(self, epoch: int) -> UInt32[np.ndarray, " n"]:
-        if self.folder is not None and (path := self._path(epoch)).is_file():
+        if (path := self._stored(epoch)) is not None:
             return np.memmap(path, np.uint32, mode="r").view(np.ndarray)
         return self._shuffle(epoch)
 
@@ -121,9 +134,31 @@ class Order:
         np.random.Generator(np.random.PCG64(seed=self.seed + epoch)).shuffle(indices)
         return indices
 
-    def _path(self, epoch: int) -> Path:
-        assert self.folder is not None
-        return self.folder / f"epoch{epoch}-n{self.n_sequences}-seed{self.seed}.u32"
+    def _store(self, epoch: int, length: int) -> None:
+        """Write the first `length` positions of an epoch to the first folder that can be written."""
+        shuffled: UInt32[np.ndarray, " n"] | None = None
+        problem: UserError | None = None
+        for path in self._paths(epoch):
+            try:
+                with locks.in_turn(path.with_suffix(".lock")):
+                    if self._stored(epoch, length) is None:  # its writer may have been waited for
+                        shuffled = self._shuffle(epoch) if shuffled is None else shuffled
+                        write_bytes(path, shuffled[:length].data)
+                return
+            except UserError as error:
+                problem = problem or error
+        assert problem is not None
+        raise problem
+
+    def _stored(self, epoch: int, length: int = 0) -> Path | None:
+        """The longest file of an epoch if it holds `length` positions."""
+        sizes = {path: path.stat().st_size for path in self._paths(epoch) if path.is_file()}
+        longest = max(sizes, key=lambda path: sizes[path], default=None)
+        return longest if longest is not None and sizes[longest] >= 4 * length else None
+
+    def _paths(self, epoch: int) -> Iterator[Path]:
+        name = f"epoch{epoch}-n{self.n_sequences}-seed{self.seed}.u32"
+        return (folder / name for folder in (self.folder, self.second) if folder is not None)
 
 
 def write_order(order: Order, positions: range, path: Path) -> None:

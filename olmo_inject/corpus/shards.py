@@ -6,6 +6,7 @@ import hashlib
 import json
 import resource
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class TokenShards:
         vocab_size: an id at or above it raises an error; None accepts all ids.
         sizes: bytes of each shard, from a manifest; another size raises an error.
         sums: SHA-256 of each shard, as its folder records it; `corpus verify` checks them, reading does not.
+        looked_at: False: no file is looked at before a sequence of it is read, since another process has looked at all
+            of them, and `sizes` are what it found.
 
     Attributes:
         is_running_text: whether consecutive sequences of a shard are consecutive text; in a stage they are not.
@@ -41,7 +44,7 @@ class TokenShards:
 
     Raises:
         UserError: a file is missing, empty, truncated or holds no token ids; the dtype is not a token type or cannot
-            hold the vocabulary.
+            hold the vocabulary. When reading, also a file that has changed.
     """
 
     is_running_text = True
@@ -54,14 +57,20 @@ class TokenShards:
         vocab_size: int | None = None,
         sizes: Sequence[int] | None = None,
         sums: Sequence[str] | None = None,
+        *,
+        looked_at: bool = False,
     ) -> None:
         self._sums = None if sums is None else list(sums)
         self._describe([str(path) for path in paths], sequence_length, dtype, vocab_size)
         distinct = list(dict.fromkeys(self.paths))
         _allow_open_files(len(distinct))
-        mapped = {path: _map(path, self.dtype) for path in distinct}
-        self._arrays = [mapped[path] for path in self.paths]
-        self._lay_out([array.nbytes for array in self._arrays])
+        self._mapped: dict[str, np.ndarray] = {}  # by name, each from its first read on
+        if looked_at:
+            assert sizes is not None
+            self._lay_out(sizes)
+            return
+        found = {path: _look_at(path, self.dtype) for path in distinct}
+        self._lay_out([found[path] for path in self.paths])
         if sizes is not None:
             for name, size, expected in zip(self.names, self.sizes, sizes, strict=True):
                 self.source.check_size(name, size, expected)
@@ -93,7 +102,9 @@ class TokenShards:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TokenShards, (self.paths, self.sequence_length, self.dtype.name, self.vocab_size, None, self._sums)
+        vocabulary, sums = self.vocab_size, self._sums
+        known = (self.paths, self.sequence_length, self.dtype.name, vocabulary, self.sizes, sums)
+        return partial(TokenShards, looked_at=True), known
 
     def __len__(self) -> int:
         """The number of sequences."""
@@ -117,9 +128,24 @@ class TokenShards:
         return out
 
     def _fill(self, out: np.ndarray, shards: np.ndarray, starts: np.ndarray) -> None:
-        arrays, length = self._arrays, self.sequence_length
+        length = self.sequence_length
         for row, (shard, start) in enumerate(zip(shards.tolist(), starts.tolist(), strict=True)):
-            out[row] = arrays[shard][start : start + length]
+            array = self._mapped.get(self.names[shard])
+            if array is None:
+                array = self._map(shard)
+            out[row] = array[start : start + length]
+
+    def _map(self, shard: int) -> np.ndarray:
+        name, path = self.names[shard], self.paths[shard]
+        try:
+            # A plain view, since slicing an np.memmap costs microseconds for its subclass.
+            array = np.memmap(path, self.dtype, mode="r").view(np.ndarray)
+        except (OSError, ValueError) as error:  # ValueError: of another size than whole ids
+            raise UserError(f"corpus: cannot read shard {path}: {getattr(error, 'strerror', None) or error}") from None
+        if array.nbytes != self.sizes[shard]:
+            raise UserError(f"corpus: {path} has {array.nbytes:,} bytes and had {self.sizes[shard]:,}: it has changed")
+        self._mapped[name] = array
+        return array
 
     @property
     def source(self) -> Source:
@@ -193,7 +219,8 @@ def fingerprint(names: Sequence[str], sizes: Sequence[int], dtype: str, sequence
     return hashlib.sha256(json.dumps([record, dtype, sequence_length]).encode()).hexdigest()
 
 
-def _map(path: Path, dtype: np.dtype) -> np.ndarray:
+def _look_at(path: Path, dtype: np.dtype) -> int:
+    """The bytes of a shard, whose first ones can be token ids."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -205,8 +232,7 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
         raise UserError(
             f"corpus: {path} has {size} bytes, not a positive multiple of {dtype.itemsize} ({dtype.name}): truncated?"
         )
-    # A plain view, since slicing an np.memmap costs microseconds for its subclass.
-    return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
+    return size
 
 
 def _allow_open_files(n: int) -> None:

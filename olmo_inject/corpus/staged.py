@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,7 @@ class StagedShards(TokenShards):
         stage: the stage.
         sequence_length: must be that of the stage.
         vocab_size: as in `TokenShards`.
+        looked_at: as in `TokenShards`; the stage records the sizes.
 
     Raises:
         UserError: a file is missing or of another size, or the stage was made for another sequence length.
@@ -228,7 +230,9 @@ class StagedShards(TokenShards):
 
     is_running_text = False
 
-    def __init__(self, stage: StageRecord, sequence_length: int, vocab_size: int | None = None) -> None:
+    def __init__(
+        self, stage: StageRecord, sequence_length: int, vocab_size: int | None = None, *, looked_at: bool = False
+    ) -> None:
         if sequence_length != stage.sequence_length:
             raise UserError(
                 f"model.max_sequence_length: {sequence_length}, but {stage.folder} was staged with "
@@ -242,10 +246,11 @@ class StagedShards(TokenShards):
             stage.dtype,
             vocab_size,
             [part.sequences * nbytes for part in stage.parts],
+            looked_at=looked_at,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StagedShards, (self.stage, self.sequence_length, self.vocab_size)
+        return partial(StagedShards, looked_at=True), (self.stage, self.sequence_length, self.vocab_size)
 
     @property
     def corpus_sequences(self) -> int:

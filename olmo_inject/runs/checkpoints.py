@@ -12,7 +12,7 @@ from olmo_inject.runs.read import expand, is_run
 from olmo_inject.steps import parse_step_range
 
 LAST, ALL = "last", "all"
-_STEP = re.compile(r"step(\d+)")
+_PLACES = ("step{}", "checkpoints/checkpoint-{}")  # in a run folder; transformers' Trainer writes the second
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,37 @@ def find_checkpoints(paths: Sequence[Path], steps: str = ALL) -> Selection:
     for path in expand(paths):
         if is_run(path):
             chosen, messages = _of_run(path, steps)
-            found += [CheckpointFolder(path / f"step{step}", path, step) for step in chosen]
+            found += [CheckpointFolder(folder_of(path, step), path, step) for step in chosen]
             missing += messages
-        elif is_run(path.parent) and (match := _STEP.fullmatch(path.name)):
-            found.append(CheckpointFolder(path, path.parent, int(match[1])))
+        elif (place := run_and_step(path)) is not None:
+            found.append(CheckpointFolder(path, *place))
         elif holds_model(path):
             found.append(CheckpointFolder(path, None, None))
         else:
             raise UserError(f"{path} is neither a checkpoint nor a run folder, a folder of runs or a model")
     return Selection(list(dict.fromkeys(found)), missing)
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """The folder of a run's checkpoint: `step{step}`, or transformers' own `checkpoints/checkpoint-{step}`."""
+    places = [run / place.format(step) for place in _PLACES]
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def steps_of(run: Path) -> list[int]:
+    """The steps of a run that have a checkpoint, ascending."""
+    found = [run_and_step(path) for place in _PLACES for path in run.glob(place.format("*"))]
+    return sorted({place[1] for place in found if place is not None})
+
+
+def run_and_step(path: Path) -> tuple[Path, int] | None:
+    """The run folder and step of a checkpoint; None if it belongs to no run."""
+    for place in _PLACES:
+        match = re.fullmatch(place.format(r"(\d+)"), "/".join(path.parts[-1 - place.count("/") :]))
+        run = path.parents[place.count("/")] if match else path
+        if match and is_run(run):
+            return run, int(match[1])
+    return None
 
 
 def select_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -110,7 +132,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def _of_run(run: Path, steps: str) -> tuple[list[int], list[str]]:
-    existing = sorted(int(match[1]) for path in run.glob("step*") if (match := _STEP.fullmatch(path.name)))
+    existing = steps_of(run)
     chosen, absent = select_steps(steps, existing)
     if not chosen and not absent:
         return [], [f"{run} has no checkpoint" + (f" in --steps {steps}: {_listed(existing)}" if existing else "")]

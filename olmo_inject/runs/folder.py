@@ -259,7 +259,7 @@ def _written(folder: Path) -> list[Path]:
     names = (*("config.yaml", METRICS, EVIDENCE_FILE, STOP_FILE, SAVED, "order", ".*.tmp", ".step*.old"),)
     inside = ("tasks/*.json", "references/*.json", "data-indices/*.tsv", "tasks/.*.tmp", "references/.*.tmp")
     inside += (f"{LISTS}/*.parquet", f"{LISTS}/.*.tmp")
-    analyses = [f"analysis/*.{ending}" for ending in ("json", "parquet", "svg", "png")]
+    analyses = ["analysis/jobs", *(f"analysis/*.{ending}" for ending in ("json", "parquet", "svg", "png"))]
     written = [path for pattern in (*names, *inside, *analyses) for path in folder.glob(pattern)]
     written += [path for path in folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
     return written + [about.parent.parent for about in folder.glob("analysis/*/*/about.json")]

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -35,6 +35,16 @@ class FoundStatements:
     false: int = 0
     unaligned: int = 0
     items: list[ReferenceItem] = field(default_factory=list)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> FoundStatements:
+        """What `dataclasses.asdict` gave, also through JSON."""
+        found = {**record}
+        found["items"] = [
+            ReferenceItem(**item | {name: tuple(item[name]) for name in ("context", "answer")})
+            for item in record["items"]
+        ]
+        return cls(**found)
 
     def add(self, other: FoundStatements, most: int) -> None:
         """Add the statements of another part of the corpus, keeping at most `most` items."""

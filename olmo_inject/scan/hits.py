@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -42,6 +42,25 @@ class TaskHits:
     instance_places: list[Place] = field(default_factory=list)
     pair_places: list[Place] = field(default_factory=list)
     each: Int64[np.ndarray, " i"] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As JSON. Of `each`, what is not zero."""
+        each = None
+        if self.each is not None:
+            found = np.flatnonzero(self.each)
+            each = {"length": len(self.each), "instances": found.tolist(), "counts": self.each[found].tolist()}
+        return vars(self) | {"tokens": self.tokens.tolist(), "each": each}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> TaskHits:
+        """What `record` gave, also through JSON."""
+        found = {**record, "tokens": np.array(record["tokens"], np.int64)}
+        for name in ("instance_places", "pair_places"):
+            found[name] = [Place(shard, offset, tuple(tokens)) for shard, offset, tokens in record[name]]
+        if (each := record["each"]) is not None:
+            found["each"] = np.zeros(each["length"], np.int64)
+            found["each"][np.array(each["instances"], np.int64)] = each["counts"]
+        return cls(**found)
 
     def add(self, other: TaskHits) -> None:
         """Add the hits of a later part of the corpus."""

@@ -24,6 +24,7 @@ from olmo_inject.scan.finder import FoundStatements
 from olmo_inject.scan.hits import Place, TaskHits
 from olmo_inject.scan.scan import ReferenceOptions, ScanResult, count_instances, scan_corpus
 from olmo_inject.scan.statements import KINDS
+from olmo_inject.share import Spreading, in_one_process
 from olmo_inject.tasks import Task
 
 AS_CONFIGURED = "-"  # stands for the corpus that the experiment names
@@ -51,6 +52,7 @@ class ScanOptions:
         progress: whether to show progress.
         root: where a named corpus is; by default as its file or the experiment says.
         manifest: manifest file of a named corpus; by default where `corpus manifest` writes it.
+        spreading: as in `scan_corpus`.
     """
 
     references: Path | None = None
@@ -60,12 +62,51 @@ class ScanOptions:
     progress: bool = False
     root: str | None = None
     manifest: str | None = None
+    spreading: Spreading = in_one_process
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What was found, before anything is written.
+
+    Attributes:
+        corpus: as the user gave it.
+        experiment: with the corpus that was searched.
+        planned: its tasks and corpus.
+        shards: of the corpus.
+        result: of the search.
+        clean_seeds: seed of each task without natural instances, if they were asked for.
+    """
+
+    corpus: str
+    experiment: Experiment
+    planned: TaskPlan
+    shards: TokenShards
+    result: ScanResult
+    clean_seeds: dict[str, int] | None
 
 
 def scan_experiment(
     corpus: str, experiment: Experiment, options: ScanOptions, tasks: list[Task] | None = None
 ) -> dict[str, Any]:
     """Scan a corpus for the tasks of an experiment; returns the report that is written as JSON.
+
+    Args:
+        corpus: as in `search_experiment`.
+        experiment: as in `search_experiment`.
+        options: as in `search_experiment`.
+        tasks: as in `search_experiment`.
+
+    Raises:
+        UserError: as in `search_experiment`.
+    """
+    return scan_report(search_experiment(corpus, experiment, options, tasks), options.references)
+
+
+def search_experiment(
+    corpus: str, experiment: Experiment, options: ScanOptions, tasks: list[Task] | None = None
+) -> Searched:
+    """Search a corpus for the tasks of an experiment.
 
     Args:
         corpus: a name as in `open_corpus`, or `-` for the experiment's own corpus.
@@ -80,25 +121,10 @@ def scan_experiment(
     planned = build_plan(experiment, tasks)
     source, vocabulary = planned.source, planned.source.vocabulary
     shards = source.open_shards(experiment.sequence_length)
-    order = None
-    if shards.corpus_sequences >= experiment.batch_size:  # otherwise the corpus is too small to train on
-        order = source.open_order(shards, experiment.batch_size, experiment.corpus.seed)
-
-    how = {"processes": options.processes, "progress": options.progress}
+    how = {"processes": options.processes, "progress": options.progress, "spreading": options.spreading}
     references = options.reference if options.references is not None else None
     result = scan_corpus(shards, vocabulary, planned.tasks, references, **how)
-    report = {
-        "corpus": source.location if corpus == AS_CONFIGURED else corpus,
-        "tokens": result.tokens,
-        "sequences": len(shards),
-        "sequence_length": experiment.sequence_length,
-        "steps": experiment.steps,
-        "where": IN_SHARDS if shards.is_running_text else IN_STAGE,
-        "documents": _no_documents(shards),
-        "tasks": _tasks_record(experiment, planned, shards, order, result),
-    }
-    if options.references is not None:
-        report["references"] = _save_references(options.references, experiment, planned, shards, result)
+    seeds = None
     if options.resample:
         clean = clean_seeds(
             experiment.tasks,
@@ -107,7 +133,38 @@ def scan_experiment(
             lambda tasks: count_instances(shards, vocabulary, tasks, **how),
             options.resample,
         )
-        report["clean_seeds"] = {config.name: config.seed for config in clean}
+        seeds = {config.name: config.seed for config in clean}
+    return Searched(corpus, experiment, planned, shards, result, seeds)
+
+
+def scan_report(searched: Searched, references: Path | None = None) -> dict[str, Any]:
+    """The report of a search as plain values. Writes the reference tasks.
+
+    Args:
+        searched: from `search_experiment`.
+        references: folder for the reference tasks; None: write none.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    experiment, planned, shards, result = searched.experiment, searched.planned, searched.shards, searched.result
+    order = None
+    if shards.corpus_sequences >= experiment.batch_size:  # otherwise the corpus is too small to train on
+        order = planned.source.open_order(shards, experiment.batch_size, experiment.corpus.seed)
+    report = {
+        "corpus": planned.source.location if searched.corpus == AS_CONFIGURED else searched.corpus,
+        "tokens": result.tokens,
+        "sequences": len(shards),
+        "sequence_length": experiment.sequence_length,
+        "steps": experiment.steps,
+        "where": IN_SHARDS if shards.is_running_text else IN_STAGE,
+        "documents": _no_documents(shards),
+        "tasks": _tasks_record(experiment, planned, shards, order, result),
+    }
+    if references is not None:
+        report["references"] = _save_references(references, experiment, planned, shards, result)
+    if searched.clean_seeds is not None:
+        report["clean_seeds"] = searched.clean_seeds
     return report
 
 

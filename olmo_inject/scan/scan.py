@@ -5,10 +5,12 @@ Each token is looked up in one table of flags. Only the few places whose flags c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -23,6 +25,7 @@ from olmo_inject.scan.finder import AROUND, SLACK, FoundStatements, StatementFin
 from olmo_inject.scan.hits import TaskHits, add_hits, no_hits
 from olmo_inject.scan.instances import MAX_IDS, InstanceIndex
 from olmo_inject.scan.prefilter import Prefilter
+from olmo_inject.share import Item, Spreading, in_one_process
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
 
@@ -30,6 +33,7 @@ CHUNK = 2**16  # tokens examined at once, so that their flags stay in the proces
 PART = 2**26  # tokens per job
 _LOOKED_AT = 2**20  # tokens whose anchors are examined together, to share the cost of array operations
 _REPORT = 2**20
+VERSION = 1  # increased when other things are found, so that kept results of jobs are not mistaken for new ones
 _FIRST, _SECOND, _TASK, _ANCHOR, _FOREIGN = 1, 2, 4, 8, 128
 
 
@@ -100,6 +104,7 @@ def scan_corpus(
     *,
     processes: int = 1,
     progress: bool = False,
+    spreading: Spreading = in_one_process,
 ) -> ScanResult:
     """Search all tokens of a corpus, including those after the last whole sequence of a shard.
 
@@ -114,6 +119,7 @@ def scan_corpus(
         references: also find natural statements and keep some of them; None: do not.
         processes: number of processes that search.
         progress: whether to show progress on standard error.
+        spreading: gives the results of all jobs, computed here or elsewhere.
 
     Returns:
         Counts and places, in the order of `tasks`.
@@ -123,7 +129,7 @@ def scan_corpus(
     """
     search, parts = prepare_scan(shards, vocabulary, tasks, references)
     result = ScanResult(sum(shards.shard_tokens), [no_hits(index) for index in search.indexes], {})
-    for hits, statements in _results(search, parts, shards, processes, progress):
+    for hits, statements in _results(search, parts, shards, processes, progress, spreading):
         for task_hits, more in zip(result.tasks, hits, strict=True):
             task_hits.add(more)
         for kind, more in statements.items():
@@ -133,7 +139,13 @@ def scan_corpus(
 
 
 def count_instances(
-    shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], *, processes: int = 1, progress: bool = False
+    shards: TokenShards,
+    vocabulary: Vocabulary,
+    tasks: Sequence[Task],
+    *,
+    processes: int = 1,
+    progress: bool = False,
+    spreading: Spreading = in_one_process,
 ) -> list[int]:
     """The number of natural instances of each of many tasks, in one pass over the corpus.
 
@@ -145,6 +157,7 @@ def count_instances(
         tasks: as in `scan_corpus`.
         processes: as in `scan_corpus`.
         progress: as in `scan_corpus`.
+        spreading: as in `scan_corpus`.
 
     Raises:
         UserError: ids outside the vocabulary.
@@ -152,25 +165,49 @@ def count_instances(
     index = InstanceIndex(*tasks)
     search = replace(_search_of(shards, vocabulary, [index], None), each=True)
     counts = np.zeros(len(index.instances), np.int64)
-    for (hits,), _ in _results(search, scan_parts(shards), shards, processes, progress):
+    for (hits,), _ in _results(search, scan_parts(shards), shards, processes, progress, spreading):
         assert hits.each is not None
         counts += hits.each
     return [int(counts[index.numbers_of(task)].sum()) for task in tasks]
 
 
 def _results(
-    search: Search, parts: Sequence[ScanPart], shards: TokenShards, processes: int, progress: bool
+    search: Search,
+    parts: Sequence[ScanPart],
+    shards: TokenShards,
+    processes: int,
+    progress: bool,
+    spreading: Spreading,
 ) -> Iterator[tuple[list[TaskHits], dict[str, FoundStatements]]]:
     """The result of `scan_part` for each part, computed in several processes."""
-    return each_result(
-        partial(scan_part, search),
-        parts,
-        processes=processes,
-        what="scanning",
-        total=sum(shards.shard_tokens),
-        unit="tokens",
-        progress=progress,
-    )
+
+    def compute(todo: list[ScanPart]) -> Iterator[Any]:
+        total = sum(part.stop - part.start for part in todo)
+        how = {"processes": processes, "what": "scanning", "total": total, "unit": "tokens", "progress": progress}
+        for hits, statements in each_result(partial(scan_part, search), todo, **how):
+            found = {kind: asdict(of_kind) for kind, of_kind in statements.items()}
+            yield {"tasks": [of_task.record() for of_task in hits], "statements": found}
+
+    about = {"scan": VERSION, "search": _fingerprint(search), "corpus": shards.fingerprint()}
+    about |= {"contents": shards.contents()}
+    items = [
+        Item(part, f"{part.name} {part.start}:{part.stop}", about | {"shard": part.shard, "start": part.start})
+        for part in parts
+    ]
+    for record in spreading(items, compute):
+        statements = {kind: FoundStatements.from_record(found) for kind, found in record["statements"].items()}
+        yield [TaskHits.from_record(hits) for hits in record["tasks"]], statements
+
+
+def _fingerprint(search: Search) -> str:
+    """SHA-256 of what is searched for, and of what is kept of it."""
+    digest = hashlib.sha256(search.table.tobytes())
+    for index in search.indexes:
+        digest.update(index.instances.tobytes() + b"\0")
+    finder = search.finder
+    kept = None if finder is None else (finder.context, finder.most, finder.eos_id, list(finder.token_bytes))
+    digest.update(repr((search.each, kept, PART)).encode())
+    return digest.hexdigest()
 
 
 def prepare_scan(

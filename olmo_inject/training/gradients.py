@@ -9,9 +9,10 @@ All gradients are at the weights before a step (docs/study.md, Gradient analysis
     g_t    the part of g from the losses of injected tokens
     g_nt   the rest, g - g_t
 
-A neuron is its gate row, its up row and its down column, so a gradient is [neurons, 3 d_model]. Only the chosen MLP's
-weights require gradients, so the backward pass ends there. Logits are computed for a part of the targets at a time,
-since those of a whole pass would take most of the memory.
+A neuron is its row in each matrix into the MLP (gate and up, or one), its bias if there is one, and its column in the
+matrix out of it (down). So a gated MLP's gradient is [neurons, 3 d_model], a plain one's [neurons, 2 d_model], and one
+more with biases. Only the chosen MLP's weights require gradients, so the backward pass ends there. Logits are computed
+for a part of the targets at a time, since those of a whole pass would take most of the memory.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from olmo_inject.config.olmo_settings import TrainConfig
 from olmo_inject.errors import UserError
 from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import LABEL_POSITION, SPLICED_TOKENS, Task
+from olmo_inject.training.structure import neuron_parameters
 
 if TYPE_CHECKING:
     from olmo.config import TrainConfig as OlmoTrainConfig
@@ -41,14 +43,15 @@ TARGETS: Mapping[str, tuple[int, int]] = {
     "injected": (0, SPLICED_TOKENS - 1),  # TOK2, LABEL and EOS
     "label": (LABEL_POSITION - 1, LABEL_POSITION),
 }
-NeuronGradient = Float[torch.Tensor, "neurons three_d"]
+NeuronGradient = Float[torch.Tensor, "neurons weights"]
 
 
 class MlpGradients:
     """Gradients of one MLP of a model, in passes of bounded size.
 
     Args:
-        model: a transformers OlmoForCausalLM. All its weights but the MLP's stop requiring gradients.
+        model: a causal language model of transformers whose head is one matrix. All its weights but the MLP's stop
+            requiring gradients.
         layer: index of the block, from 0.
         tokens_per_pass: maximum tokens of one forward and backward pass, which bounds memory. A pass has at least one
             row, and gradients add over passes.
@@ -56,7 +59,7 @@ class MlpGradients:
         precision: of the matrix products: `fp32` or `bf16`. Losses and sums keep the precision of the weights.
 
     Raises:
-        UserError: the model has no such layer.
+        UserError: the model has no such layer, or its neurons cannot be found.
     """
 
     def __init__(
@@ -68,13 +71,11 @@ class MlpGradients:
         precision: str = "fp32",
     ) -> None:
         self.model: Any = model
-        if not 0 <= layer < (layers := self.model.config.num_hidden_layers):
-            raise UserError(f"layer {layer} is not in 0..{layers - 1}, the model's layers")
-        mlp: Any = self.model.model.layers[layer].mlp
+        self.head = self.model.get_output_embeddings()
         self.tokens_per_pass = tokens_per_pass
         self.z_loss = z_loss
         self.half = precision == "bf16"
-        self.parameters: list[torch.Tensor] = [mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight]
+        self.parameters = neuron_parameters(model, layer)
         model.requires_grad_(False)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
@@ -104,9 +105,11 @@ class MlpGradients:
         device = total.device
         for chosen in rows.split(max(1, self.tokens_per_pass // length)):
             with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
-                hidden = self.model.model(input_ids=tokens[chosen, :length].to(device), use_cache=False)[0]
+                hidden = self.model.base_model(input_ids=tokens[chosen, :length].to(device), use_cache=False)[0]
                 wanted = targets[chosen, :length].to(device)
-                upstream = loss_gradient(self.model.lm_head, hidden.detach(), wanted, self.z_loss, among)
+                upstream = loss_gradient(
+                    self.model.get_output_embeddings(), hidden.detach(), wanted, self.z_loss, among
+                )
             total += by_neuron(torch.autograd.grad(hidden, self.parameters, upstream))
         return total
 
@@ -151,9 +154,14 @@ def loss_gradient(
 
 
 def by_neuron(parameters: Sequence[torch.Tensor]) -> NeuronGradient:
-    """Gate rows, up rows and down columns, with one neuron per row."""
-    gate, up, down = parameters
-    return torch.cat([gate.detach(), up.detach(), down.detach().T], dim=1)
+    """Rows and biases into the neurons, then columns out of them, with one neuron per row.
+
+    Args:
+        parameters: as `neuron_parameters` returns them, or their gradients.
+    """
+    *into, out = (parameter.detach() for parameter in parameters)
+    rows = [part.unflatten(0, (-1, out.shape[1])).transpose(0, 1).flatten(1) for part in into]
+    return torch.cat([*rows, out.T], dim=1)
 
 
 def top_neurons(gradient: NeuronGradient, k: int) -> Int64[torch.Tensor, " k"]:

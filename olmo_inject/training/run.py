@@ -16,9 +16,8 @@ import torch.distributed as dist
 from olmo.config import DDPConfig, DistributedStrategy, TrainConfig
 
 from olmo_inject.config import Experiment
-from olmo_inject.corpus.order import SHARED_FROM
 from olmo_inject.corpus.references import Reference, load_references
-from olmo_inject.data import ExperimentData, build_data
+from olmo_inject.data import ExperimentData
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.owned_folder import absent
 from olmo_inject.runs.folder import (
@@ -57,6 +56,7 @@ from olmo_inject.training.parallel import (
     process_group,
     settle_ddp_buckets,
 )
+from olmo_inject.training.rank_data import open_data, prepare_order
 from olmo_inject.training.trainer import InjectionTrainer
 
 OPTIMIZER_SETTINGS = ("betas", "eps", "weight_decay")
@@ -136,8 +136,7 @@ def _check_and_lock(experiment: Experiment, device: torch.device, stack: ExitSta
     """Check everything that needs no model, on every rank; rank 0 locks the folder. Nothing else is written."""
     folder, first = experiment.run_folder, dist.get_rank() == 0
     check_ranks(experiment, dist.get_world_size(), device.type)
-    with on_every_rank("cannot read the corpus"):
-        data = build_data(experiment, folder / "order")
+    data = open_data(experiment)
     with on_every_rank(f"cannot prepare {folder}"):
         if first:
             check_no_other_folder(folder, overwrite=overwrite)
@@ -150,14 +149,12 @@ def _check_and_lock(experiment: Experiment, device: torch.device, stack: ExitSta
 
 
 def _write_folder(experiment: Experiment, data: ExperimentData, overwrite: bool) -> None:
-    """Write the run folder and the shuffles that ranks share, after all checks have passed (one process)."""
+    """Write the run folder, after all checks have passed (one process)."""
     folder = experiment.run_folder
     if overwrite:
         delete_run(folder)
     prepare(experiment, data, first_step_of(experiment, on_disk.latest(folder)))
     remove_leftovers(experiment)
-    if data.order.n_sequences >= SHARED_FROM:
-        data.order.prepare(len(data.corpus))
     (folder / STOP_FILE).unlink(missing_ok=True)
 
 
@@ -231,16 +228,17 @@ def build_trainer(
             keep = belongs_before(trainer.global_step) if restored else lambda line: False
             for name in (METRICS, EVIDENCE_FILE):
                 cut_back(folder / name, keep)
-        indices = folder / "data-indices" / f"rank{rank}-of-{world}.tsv"
-        if rank == 0:
-            for old in (folder / "data-indices").glob("*.tsv"):
-                # ai2-olmo counts from 1: step n in the file is plan step n - 1.
-                cut_back(old, lambda line: restored and int(line.split("\t", 1)[0]) <= trainer.global_step)
+    with on_every_rank(f"cannot write {folder}"):  # after rank 0, which may have deleted an older run
+        for old in sorted((folder / "data-indices").glob("*.tsv"))[rank::world]:
+            # ai2-olmo counts from 1: step n in the file is plan step n - 1.
+            cut_back(old, lambda line: restored and int(line.split("\t", 1)[0]) <= trainer.global_step)
+    prepare_order(data)
     losses = from_rank_0(lambda: past_losses(folder / METRICS, experiment.safety.spike_window), f"cannot read {folder}")
     with on_every_rank(f"cannot write {folder}"):
         if cfg.save_data_indices:
-            indices.parent.mkdir(exist_ok=True)
-            trainer.indices_file = indices.open("a", encoding="utf-8")
+            indices = folder / "data-indices"
+            indices.mkdir(exist_ok=True)
+            trainer.indices_file = (indices / f"rank{rank}-of-{world}.tsv").open("a", encoding="utf-8")
         trainer.metrics = Metrics(folder / METRICS if rank == 0 else None)
         trainer.resumed = restored
         trainer.callbacks = _build_callbacks(experiment, data, references, trainer.metrics, losses)

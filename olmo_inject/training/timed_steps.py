@@ -20,19 +20,19 @@ import torch
 import torch.distributed as dist
 
 from olmo_inject.config import CheckpointConfig, EvaluationConfig, Experiment, load_experiment
-from olmo_inject.data import build_data
 from olmo_inject.errors import UserError, report
 from olmo_inject.files import write_json
 from olmo_inject.runs.read import TASKS, load_tasks
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import Task
-from olmo_inject.training.agreement import from_rank_0, on_every_rank
+from olmo_inject.training.agreement import from_rank_0
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.evaluation import Evaluation
 from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.checkpoints.on_disk import latest
 from olmo_inject.training.checks import check_ranks, first_step_of
 from olmo_inject.training.parallel import process_group
+from olmo_inject.training.rank_data import open_data
 from olmo_inject.training.run import build_trainer
 from olmo_inject.training.trainer import InjectionTrainer
 
@@ -114,8 +114,7 @@ def time_steps(
         run_folder = experiment.run_folder
         first_step = from_rank_0(lambda: first_step_of(experiment, latest(run_folder)), f"cannot read {run_folder}")
         shortened = _shortened(experiment, folder, first_step, WARM_UP + steps)
-        with on_every_rank("cannot read the corpus"):
-            data = build_data(shortened, tasks=tasks)
+        data = open_data(shortened, tasks)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         trainer = build_trainer(shortened, data, device, first_step)

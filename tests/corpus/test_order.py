@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from olmo.data import IterableDataset
 
+from olmo_inject.corpus import order as orders
 from olmo_inject.corpus.order import Order
 from olmo_inject.errors import UserError
 
@@ -61,11 +64,16 @@ def test_golden_order() -> None:
     assert Order(10**6, 1024, 6198)[np.arange(6)].tolist() == [896398, 797198, 937343, 811700, 994647, 26449]
 
 
+@pytest.fixture(autouse=True)
+def _only_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "STORED_AT_ONCE", 1)
+
+
 @pytest.mark.parametrize("n_positions", [1, 19, 20, 21, 40, 57])
 def test_prepared_files_hold_the_same_order(n_positions: int, tmp_path: Path) -> None:
     order = Order(23, 4, 7, tmp_path)
     order.prepare(n_positions)
-    sizes = {path.name: path.stat().st_size // 4 for path in tmp_path.iterdir()}
+    sizes = {path.name: path.stat().st_size // 4 for path in tmp_path.glob("*.u32")}
     assert sum(sizes.values()) == n_positions, "of the last epoch only its beginning"
     expected = Order(23, 4, 7)[np.arange(n_positions)]
     for each in (order, pickle.loads(pickle.dumps(order))):
@@ -75,7 +83,7 @@ def test_prepared_files_hold_the_same_order(n_positions: int, tmp_path: Path) ->
 def test_only_the_epochs_asked_for_are_prepared(tmp_path: Path) -> None:
     order = Order(23, 4, 7, tmp_path)
     order.prepare(45, 41)
-    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {"epoch2-n23-seed7.u32": 4 * 5}
+    assert {path.name: path.stat().st_size for path in tmp_path.glob("*.u32")} == {"epoch2-n23-seed7.u32": 4 * 5}
     np.testing.assert_array_equal(order[np.arange(41, 45)], Order(23, 4, 7)[np.arange(41, 45)])
 
 
@@ -128,7 +136,54 @@ def test_refused(n: int, batch_size: int, message: str) -> None:
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """The second folder takes its place, and one that an earlier version filled is read."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         Order(23, 4, 7, tmp_path / "file").prepare(8)
     assert os.listdir(tmp_path) == ["file"]
+    Order(23, 4, 7, tmp_path / "file", tmp_path / "run").prepare(8)
+    (path,) = (tmp_path / "run").glob("*.u32")
+    path.write_bytes(np.arange(8, dtype=np.uint32).tobytes())
+    order = Order(23, 4, 7, tmp_path / "cache", tmp_path / "run")
+    order.prepare(8)
+    assert order[np.arange(8)].tolist() == list(range(8))
+    order.prepare(9)
+    assert [path.stat().st_size for path in (tmp_path / "cache").glob("*.u32")] == [4 * 9]
+    np.testing.assert_array_equal(order[np.arange(9)], Order(23, 4, 7)[np.arange(9)])
+
+
+def _prepare(folder: Path, barrier: Any, shuffled: Any) -> None:
+    order = Order(5_000_000, 4, 7, folder)
+    plain = order._shuffle
+
+    def counted(epoch: int) -> Any:
+        with shuffled.get_lock():
+            shuffled.value += 1
+        return plain(epoch)
+
+    order._shuffle = counted
+    barrier.wait()
+    order.prepare(20)
+
+
+def test_of_two_writers_one_waits_for_the_other(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, shuffled = context.Barrier(2), context.Value("i", 0)
+    writers = [context.Process(target=_prepare, args=(tmp_path, barrier, shuffled)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert shuffled.value == 1
+    assert len(list(tmp_path.glob("*.u32"))) == 1
+
+
+def test_runs_of_different_lengths_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "STORED_AT_ONCE", 8)
+    sizes = []
+    for n_positions in (3, 8, 9, 17, 20):
+        Order(23, 4, 7, tmp_path).prepare(n_positions)
+        (path,) = tmp_path.glob("*.u32")
+        sizes.append(path.stat().st_size // 4)
+    assert sizes == [8, 8, 16, 20, 20], "of an epoch of 20 positions"

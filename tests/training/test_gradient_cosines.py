@@ -11,12 +11,13 @@ from ranks import Ranks
 from runs import metrics, train_on_rank, write_experiment
 
 from analysis.methods.gradients import Options, batch_of, run_data, step_cosines
-from analysis.read.checkpoints import load_model, select_checkpoints
+from analysis.read.checkpoints import select_checkpoints
 from analysis.read.skipped import Skipped
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
 from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.checkpoints.load import load_model
 from olmo_inject.training.checkpoints.transformers import to_transformers
 from olmo_inject.training.gradients import MlpGradients, batch_targets
 from olmo_inject.training.olmo_config import model_config

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from made import tasks_of
 from olmo.config import ModelConfig, TrainConfig
 from torch.nn import functional
-from transformers import OlmoConfig, OlmoForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Olmo2Config,
+    Olmo3Config,
+    OlmoConfig,
+    OlmoForCausalLM,
+    Phi3Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from olmo_inject.errors import UserError
 from olmo_inject.randomness import key, permutation
@@ -78,7 +92,7 @@ def plain_gradient(model: OlmoForCausalLM, layer: int, loss: torch.Tensor) -> to
     return by_neuron(grads)  # pyright: ignore[reportArgumentType]
 
 
-def plain_losses(model: OlmoForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def plain_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The loss of every target of a batch, zero where masked, [n, T - 1]."""
     model.requires_grad_(True)
     targets = batch_targets(batch)
@@ -109,6 +123,62 @@ def test_the_split_equals_three_passes_over_the_whole_batch(layer: int, targets:
         assert part.norm() > 0
     rest = plain_gradient(model, layer, (plain_losses(model, batch) * ~of_tasks).sum() / count)
     torch.testing.assert_close(found.rest, rest, rtol=1e-9, atol=1e-14)
+
+
+SHAPE = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+SHAPE |= {"max_position_embeddings": LENGTH, "initializer_range": 0.2}
+GATED = ("gate_proj.weight", "up_proj.weight"), "down_proj.weight"
+PLAIN = ("dense_h_to_4h.weight", "dense_h_to_4h.bias"), "dense_4h_to_h.weight"
+FAMILIES: dict[str, tuple[Any, tuple[tuple[str, ...], str]]] = {
+    "olmo2": (Olmo2Config(**SHAPE, intermediate_size=24), GATED),
+    "olmo3": (Olmo3Config(**SHAPE, intermediate_size=24, sliding_window=8), GATED),
+    "llama": (LlamaConfig(**SHAPE, intermediate_size=16, num_key_value_heads=1), GATED),  # as many neurons as width
+    "qwen3": (
+        Qwen3Config(**SHAPE, intermediate_size=24, head_dim=8, num_key_value_heads=2, tie_word_embeddings=True),
+        GATED,
+    ),
+    "gpt_neox": (GPTNeoXConfig(**SHAPE, intermediate_size=24), PLAIN),
+    "phi3": (
+        Phi3Config(**SHAPE, intermediate_size=24, pad_token_id=0, eos_token_id=0),
+        (("gate_up_proj.weight",), "down_proj.weight"),
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_s_neurons_have_the_gradient_of_a_pass_through_everything(family: str) -> None:
+    """Neuron n alone: its row (rows, where matrices are joined) and bias on the way in, its column on the way out."""
+    config, (into, out) = FAMILIES[family]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    batch, _, _ = spliced_batch(masked=True)
+    found = MlpGradients(model, 1, tokens_per_pass=3 * LENGTH).summed(batch["input_ids"], batch_targets(batch))
+    model.requires_grad_(True)
+    plain_losses(model, batch).sum().backward()
+    [mlp] = [module for name, module in model.named_modules() if name.endswith("layers.1.mlp")]
+    grads = {name: parameter.grad for name, parameter in mlp.named_parameters()}
+    assert found.shape[0] == config.intermediate_size
+    for n in (0, 7, config.intermediate_size - 1):
+        rows = [part[n] for name in into for part in grads[name].chunk(2 if name.startswith("gate_up") else 1)]
+        wanted = torch.cat([*(row.reshape(-1) for row in rows), grads[out][:, n]])
+        torch.testing.assert_close(found[n], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(vocab_size=VOCAB, n_layer=1, n_head=2, n_embd=16, n_positions=LENGTH, eos_token_id=EOS),
+        Qwen3MoeConfig(
+            **SHAPE, intermediate_size=24, head_dim=8, num_key_value_heads=2, num_experts=4, moe_intermediate_size=8
+        ),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_an_mlp_of_other_parts_is_refused(config: Any) -> None:
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UserError, match=r"cannot tell the neurons of its (GPT2MLP|Qwen3MoeSparseMoeBlock)"):
+        MlpGradients(model, 0, LENGTH)
 
 
 def test_the_reference_is_the_mean_label_loss_of_all_instances() -> None:

@@ -8,11 +8,12 @@ corpus.json        written last: the corpus is complete
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from olmo_inject.corpus.folder import (
+    DESCRIPTION,
     TOKENIZER,
     CorpusDescription,
     Shard,
@@ -20,9 +21,18 @@ from olmo_inject.corpus.folder import (
     write_description,
 )
 from olmo_inject.corpus.from_text.documents import Reading, read_documents
-from olmo_inject.corpus.from_text.folder import prepared
+from olmo_inject.corpus.from_text.folder import is_of, prepared, prepared_for_shares
 from olmo_inject.corpus.from_text.inputs import DATASET, Input, find_inputs
-from olmo_inject.corpus.from_text.job import LEFT_OUT, BuildOptions, Job, make_jobs, run_job, token_dtype
+from olmo_inject.corpus.from_text.job import (
+    LEFT_OUT,
+    BuildOptions,
+    Job,
+    grouped,
+    job_marker,
+    make_jobs,
+    run_job,
+    token_dtype,
+)
 from olmo_inject.corpus.from_text.sample import (
     DOLMA,
     LARGEST_BPE,
@@ -65,6 +75,108 @@ def build_corpus(
     Raises:
         UserError: an invalid argument, damaged text, something else in the folder, or a full disk.
     """
+    return open_build(folder, sources, options, processes=processes, progress=progress).run(overwrite)
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build that passed all checks; made by `open_build`.
+
+    Attributes:
+        folder: absolute.
+        inputs: of all sources.
+        options: everything that decides the bytes.
+        processes: as in `build_corpus`.
+        progress: as in `build_corpus`.
+    """
+
+    folder: Path
+    inputs: Sequence[Input]
+    options: BuildOptions
+    processes: int
+    progress: bool
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What must be equal for an interrupted build to continue."""
+        # A build that stopped at a damaged line can continue with `skip_damaged`: its finished shards are the same.
+        return {
+            "options": asdict(replace(self.options, skip_damaged=False)),
+            "inputs": [asdict(i) for i in self.inputs],
+        }
+
+    def jobs(self) -> list[int]:
+        """The numbers of its jobs, which do not depend on each other."""
+        return list(range(sum(1 for _ in grouped(self.inputs))))
+
+    def is_done(self, job: int) -> bool:
+        """Whether a job is finished."""
+        if not is_of(self.folder, self.plan):
+            return False
+        return (self.folder / DESCRIPTION).is_file() or job_marker(self.folder, job).is_file()
+
+    def run(self, overwrite: bool = False) -> CorpusDescription:
+        """Do what is missing, and complete the folder.
+
+        Args:
+            overwrite: as in `build_corpus`.
+
+        Raises:
+            UserError: as in `build_corpus`.
+        """
+        with prepared(self.folder, self.plan, overwrite) as done:
+            if done:
+                return read_corpus_folder(self.folder)
+            vocabulary = _vocabulary(self.folder, self.inputs, self.options)
+            jobs = make_jobs(self.inputs, self.folder, self.options, vocabulary)
+            corpus = _describe(self.folder, vocabulary, jobs, self._results(jobs))
+            write_description(corpus)
+        return read_corpus_folder(self.folder)
+
+    def run_jobs(self, numbers: Sequence[int]) -> None:
+        """Do some jobs, while other processes do others.
+
+        Raises:
+            UserError: as in `build_corpus`.
+        """
+
+        def vocabulary() -> Vocabulary:
+            return _vocabulary(self.folder, self.inputs, self.options)
+
+        with prepared_for_shares(self.folder, self.plan, vocabulary):
+            jobs = make_jobs(self.inputs, self.folder, self.options, vocabulary())
+            self._results([jobs[number] for number in numbers])
+
+    def _results(self, jobs: Sequence[Job]) -> list[dict[str, int]]:
+        return list(
+            each_result(
+                run_job,
+                jobs,
+                processes=self.processes,
+                threads=max(1, self.processes // max(1, len(jobs))),
+                what="building",
+                total=sum(i.size for job in jobs for i in job.inputs),
+                unit="bytes",
+                progress=self.progress,
+            )
+        )
+
+
+def open_build(
+    folder: Path, sources: Sequence[str], options: BuildOptions, *, processes: int = 1, progress: bool = True
+) -> Build:
+    """Check the arguments of a build and find its inputs. Nothing is written.
+
+    Args:
+        folder: as in `build_corpus`.
+        sources: as in `build_corpus`.
+        options: as in `build_corpus`.
+        processes: as in `build_corpus`.
+        progress: as in `build_corpus`.
+
+    Raises:
+        UserError: an invalid argument.
+    """
     folder = folder.resolve()
     _check_options(options)
     if processes < 1:
@@ -74,28 +186,7 @@ def build_corpus(
     for source in sources:
         if not source.startswith(DATASET) and folder in (path := Path(source).resolve(), *path.parents):
             raise UserError(f"--out: {folder} is or holds the source {source}: give the corpus a folder of its own")
-    # A build that stopped at a damaged line can continue with `skip_damaged`, since its finished shards are the same.
-    plan = {"options": asdict(replace(options, skip_damaged=False)), "inputs": [asdict(i) for i in inputs]}
-    with prepared(folder, plan, overwrite) as done:
-        if done:
-            return read_corpus_folder(folder)
-        vocabulary = _vocabulary(folder, inputs, options)
-        jobs = make_jobs(inputs, folder, options, vocabulary)
-        counts = list(
-            each_result(
-                run_job,
-                jobs,
-                processes=processes,
-                threads=max(1, processes // len(jobs)),
-                what="building",
-                total=sum(i.size for i in inputs),
-                unit="bytes",
-                progress=progress,
-            )
-        )
-        corpus = _describe(folder, vocabulary, jobs, counts)
-        write_description(corpus)
-    return read_corpus_folder(folder)
+    return Build(folder, inputs, options, processes, progress)
 
 
 def _check_options(options: BuildOptions) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,63 @@ def prepared(folder: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[bo
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    plan, made = json.loads(json.dumps({"format": FORMAT} | plan)), absent(folder)
+    plan, made = _with_format(plan), absent(folder)
     with CORPUS_FOLDER.held(folder):  # first, since until then another build may fill the folder
-        try:
-            if _begun(folder) != plan or overwrite:
-                _check_unfinished(folder, plan, overwrite)
-                check_free(folder, overwrite or _is_unfinished(folder))
-                CORPUS_FOLDER.clear(folder)
-                write_json(folder / PLAN, plan)
+        with _cleaned_up(folder, plan, made):
+            _begin(folder, plan, overwrite)
             yield (folder / DESCRIPTION).is_file()
-        except BaseException:
-            _leave(folder, plan, made)
-            raise
         CORPUS_FOLDER.remove_work(folder)
+
+
+@contextmanager
+def prepared_for_shares(folder: Path, plan: dict[str, Any], first: Callable[[], object]) -> Iterator[None]:
+    """Hold the folder together with other processes that do shares of this build.
+
+    Args:
+        folder: absolute.
+        plan: as in `prepared`.
+        first: what the first of them does for all.
+
+    Raises:
+        UserError: as in `prepared`, and as `first`.
+    """
+    plan, made = _with_format(plan), absent(folder)
+
+    def begin() -> None:
+        with _cleaned_up(folder, plan, made):
+            _begin(folder, plan, overwrite=False)
+            first()
+
+    with CORPUS_FOLDER.held_together(folder, lambda: _begun(folder) == plan, begin):
+        yield
+
+
+def is_of(folder: Path, plan: dict[str, Any]) -> bool:
+    """Whether the folder holds this build, finished or not."""
+    return _begun(folder) == _with_format(plan)
+
+
+def _with_format(plan: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps({"format": FORMAT} | plan))
+
+
+@contextmanager
+def _cleaned_up(folder: Path, plan: dict[str, Any], made: Sequence[Path]) -> Iterator[None]:
+    """Clean up after a failure in the body."""
+    try:
+        yield
+    except BaseException:
+        _leave(folder, plan, made)
+        raise
+
+
+def _begin(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
+    """Clear the folder for this build, unless it has begun there."""
+    if _begun(folder) != plan or overwrite:
+        _check_unfinished(folder, plan, overwrite)
+        check_free(folder, overwrite or _is_unfinished(folder))
+        CORPUS_FOLDER.clear(folder)
+        write_json(folder / PLAN, plan)
 
 
 def _begun(folder: Path) -> dict[str, Any] | None:

@@ -82,11 +82,12 @@ def make_jobs(inputs: Sequence[Input], folder: Path, options: BuildOptions, voca
     """
     ids = vocabulary.eos_id, vocabulary.pad_id
     return [
-        Job(number, group, folder, options, vocabulary.identifier, *ids) for number, group in enumerate(_groups(inputs))
+        Job(number, group, folder, options, vocabulary.identifier, *ids) for number, group in enumerate(grouped(inputs))
     ]
 
 
-def _groups(inputs: Sequence[Input]) -> Iterator[tuple[Input, ...]]:
+def grouped(inputs: Sequence[Input]) -> Iterator[tuple[Input, ...]]:
+    """The inputs of each job."""
     for _, members in groupby(inputs, key=lambda i: i.source):
         group: list[Input] = []
         for member in members:
@@ -98,9 +99,14 @@ def _groups(inputs: Sequence[Input]) -> Iterator[tuple[Input, ...]]:
         yield tuple(group)
 
 
+def job_marker(folder: Path, number: int) -> Path:
+    """The file that shows that a job is finished."""
+    return folder / WORK / f"job-{number:05d}.json"
+
+
 def run_job(job: Job, report: Report) -> dict[str, int]:
     """Write the missing shards of a job. Returns the numbers of documents or lines left out, by reason."""
-    path = job.folder / WORK / f"job-{job.number:05d}.json"
+    path = job_marker(job.folder, job.number)
     if path.is_file():
         report(sum(i.size for i in job.inputs), 0)
         return read_json(path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from olmo_inject.corpus.staging.layout import READS, Layout, Reads, choose_reads
 from olmo_inject.corpus.staging.parts import Part
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
 from olmo_inject.corpus.staging.request import REQUEST, bytes_here, check_room, look_at_folder, make_record, request_of
-from olmo_inject.corpus.staging.spill_runs import Advance, SpilledRuns, StageInMemory, plan_spill_runs
+from olmo_inject.corpus.staging.spill_runs import Advance, SpilledRuns, SpillRun, StageInMemory, plan_spill_runs
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 from olmo_inject.vocabulary import Vocabulary
@@ -145,13 +146,8 @@ class Stager:
         """
         folder, width = self.record.folder, self.shards.sequence_bytes
         with STAGE_FOLDER.held(folder):
-            self._check_unchanged()
-            write_json(folder / REQUEST, self._request())
-            for leftover in (*folder.glob(".*.tmp"), *(folder / STAGING).glob(".*.tmp")):
-                if leftover.parent.name == STAGING or STAGE_FOLDER.files.fullmatch(leftover.name):
-                    leftover.unlink()
-            halt = Halt(advance, should_stop)
-            self.shards.source.should_stop = lambda: halt.is_on
+            self._begin()
+            halt = self._halt(advance, should_stop)
             missing = [part for part in self.parts if part.done(width) is None]
             if missing:
                 streamed = self._stream(halt)
@@ -162,6 +158,60 @@ class Stager:
             self._finish()
             STAGE_FOLDER.remove_work(folder)
         return True
+
+    def spill(self, runs: Sequence[SpillRun], advance: Advance, should_stop: Callable[[], bool]) -> bool:
+        """Stream some runs to the disk while other processes stream others. False if it was stopped first.
+
+        Args:
+            runs: some of `runs`.
+            advance: called with numbers of bytes read.
+            should_stop: as in `run`.
+
+        Raises:
+            UserError: as in `run`.
+        """
+        width = self.shards.sequence_bytes
+        with self._together(advance, should_stop) as halt:
+            return in_parallel([partial(run.spill, width, halt.advance) for run in runs], self.jobs, halt)
+
+    def make_parts(self, parts: Sequence[Part], advance: Advance, should_stop: Callable[[], bool]) -> bool:
+        """Make some parts while other processes make others. All runs are complete. False if it was stopped first.
+
+        Args:
+            parts: some of `parts`.
+            advance: called with numbers of bytes written and read back.
+            should_stop: as in `run`.
+
+        Raises:
+            UserError: as in `run`.
+        """
+        with self._together(advance, should_stop) as halt:
+            return self._make(parts, SpilledRuns(self.runs, self.shards.sequence_bytes), halt)
+
+    @contextmanager
+    def _together(self, advance: Advance, should_stop: Callable[[], bool]) -> Iterator[Halt]:
+        """Hold the folder with other processes that do shares of this staging."""
+        folder = self.record.folder
+
+        def is_begun() -> bool:
+            return (folder / REQUEST).is_file() and read_json(folder / REQUEST) == self._request()
+
+        with STAGE_FOLDER.held_together(folder, is_begun, self._begin):
+            yield self._halt(advance, should_stop)
+
+    def _begin(self) -> None:
+        """Write the request and remove what a kill left, while this process alone holds the folder."""
+        folder = self.record.folder
+        self._check_unchanged()
+        write_json(folder / REQUEST, self._request())
+        for leftover in (*folder.glob(".*.tmp"), *(folder / STAGING).glob(".*.tmp")):
+            if leftover.parent.name == STAGING or STAGE_FOLDER.files.fullmatch(leftover.name):
+                leftover.unlink()
+
+    def _halt(self, advance: Advance, should_stop: Callable[[], bool]) -> Halt:
+        halt = Halt(advance, should_stop)
+        self.shards.source.should_stop = lambda: halt.is_on
+        return halt
 
     def _check_unchanged(self) -> None:
         """Check that no other process staged in the folder since `open_stager` looked at it."""
@@ -187,6 +237,9 @@ class Stager:
 
     def _assemble(self, missing: Sequence[Part], streamed: StageInMemory | SpilledRuns, halt: Halt) -> bool:
         halt.advance(self.stage_bytes - sum(part.sequences for part in missing) * self.shards.sequence_bytes)
+        return self._make(missing, streamed, halt)
+
+    def _make(self, missing: Sequence[Part], streamed: StageInMemory | SpilledRuns, halt: Halt) -> bool:
         connections = -(-self.shards.source.connections // max(1, min(self.jobs, len(missing))))
 
         def make(part: Part) -> None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from olmo_inject.corpus.kinds import find_corpus
 from olmo_inject.errors import UserError
+from olmo_inject.files import read_json, write_json
 from olmo_inject.owned_folder import new_folder
 from olmo_inject.runs.read import is_run, load_run
 from olmo_inject.training.checkpoints import on_disk, save_restore
@@ -103,11 +104,11 @@ def unshard_with_optimizer(path: Path, to: Path) -> on_disk.Checkpoint:
     return on_disk.read_checkpoint(to)
 
 
-def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
-    """Write any kind of checkpoint as a transformers `OlmoForCausalLM` folder.
+def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> str:
+    """Write any kind of ai2-olmo's checkpoints as a transformers folder, and return the name of its class.
 
-    `AutoModelForCausalLM.from_pretrained(to)` loads it without a network. On a CPU its logits equal the original's bit
-    for bit (for the widths given in `checkpoints.transformers`).
+    `AutoModelForCausalLM.from_pretrained(to)` of transformers 4 or 5 loads it without a network. On a CPU its logits
+    equal the original's bit for bit (for the widths given in `checkpoints.transformers`).
 
     Args:
         path: the checkpoint.
@@ -116,25 +117,23 @@ def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> None:
             none.
 
     Raises:
-        UserError: as in `read_model`; or the model has no equal OlmoForCausalLM; or `to` exists or cannot be written.
+        UserError: as in `read_model`; or transformers has no equal model; or `to` exists or cannot be written.
     """
-    from transformers.utils import logging as transformers_logging
-
+    from olmo_inject.training.checkpoints.load import without_progress_bars
     from olmo_inject.training.checkpoints.transformers import to_transformers
 
     weights, config = read_model(path)
     model = to_transformers(weights, config)
     with _new_folder(to) as tmp:
-        shows_progress = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-        model.save_pretrained(tmp)
-        if shows_progress:
-            transformers_logging.enable_progress_bar()
+        with without_progress_bars():
+            model.save_pretrained(tmp)
         if vocabulary is not None and vocabulary.tokenizer is not None:
             _save_tokenizer(vocabulary, config.max_sequence_length, tmp)
+        _add_older_names(tmp)
         mode = (tmp / "config.json").stat().st_mode  # safetensors gives its own files another mode
         for file in tmp.iterdir():
             share(file, mode)
+    return type(model).__name__
 
 
 def find_vocabulary(path: Path, tokenizer: str | None, corpus: Path | None = None) -> tuple[Vocabulary | None, str]:
@@ -169,6 +168,15 @@ def _save_tokenizer(vocabulary: Vocabulary, longest: int, folder: Path) -> None:
         tokenizer_object=vocabulary.tokenizer, eos_token=eos, pad_token=pad, model_max_length=longest
     )
     fast.save_pretrained(folder)
+
+
+def _add_older_names(folder: Path) -> None:
+    """Add what transformers 4 reads to the files that transformers 5 wrote. Both versions read the result."""
+    described = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**described, "rope_theta": described["rope_parameters"]["rope_theta"]})
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file():
+        write_json(tokenizer, {**read_json(tokenizer), "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def _step(path: Path) -> int:

@@ -21,6 +21,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
 from olmo_inject.runs.read import is_run
 from olmo_inject.training.checkpoints import record, sharded
+from olmo_inject.training.checkpoints.architectures import ARCHITECTURES, architecture_of, settings_of
 from olmo_inject.training.parallel import DistModel
 from olmo_inject.yaml_text import read_yaml, typed
 
@@ -96,6 +97,8 @@ def read_model_config(path: Path) -> ModelConfig:
     """
     check_is_checkpoint(path)
     file = path / "config.yaml"
+    if (path / "config.json").is_file():
+        raise UserError(f"{path} is a transformers folder; a checkpoint of ai2-olmo is needed")
     if not file.is_file():
         raise UserError(f"{path} cannot be read as a model: it has neither ai2-olmo's config.yaml nor a config.json")
     given = read_yaml(file)
@@ -115,8 +118,9 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
     Files of this project's checkpoints are compared with their record first.
 
     Args:
-        path: a checkpoint of this project or of ai2-olmo (unsharded), or a folder of transformers' `OlmoForCausalLM`.
-        config: the model that the weights are for. If given, names and shapes must fit it exactly.
+        path: a checkpoint of this project or of ai2-olmo (unsharded), or a transformers folder of one of
+            `ARCHITECTURES`.
+        config: the model that the weights are for. If given, names, shapes and settings must fit it exactly.
 
     Raises:
         UserError: there are no weights, they cannot be read safely, or they do not fit `config`.
@@ -129,7 +133,7 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
     elif (path / "model" / "metadata.json").is_file():
         weights = sharded.read_whole(path / "model")
     elif (path / "config.json").is_file():
-        weights = _from_transformers(path)
+        weights = _from_transformers(path, config)
     elif (path / "model.safetensors").is_file():
         weights = load_safetensors(path / "model.safetensors")
     else:
@@ -153,11 +157,15 @@ def assign_weights(dist_model: DistModel, weights: Mapping[str, torch.Tensor]) -
         sharded.fill(view, weights[name])
 
 
-def _from_transformers(path: Path) -> Weights:
-    """Read transformers' OlmoForCausalLM: q, k, v joined into `att_proj`; up, then gate, into `ff_proj`."""
+def _from_transformers(path: Path, config: ModelConfig | None) -> Weights:
+    """Read a folder of transformers: q, k, v joined into `att_proj`; up, then gate, into `ff_proj`."""
     kind = read_json(path / "config.json").get("model_type")
-    if kind != "olmo":
-        raise UserError(f"{path} is a transformers model of type {kind!r}: only 'olmo' can be read")
+    if kind not in ARCHITECTURES:
+        *rest, last = sorted(ARCHITECTURES)
+        raise UserError(f"{path} is a transformers model of type {kind!r}; ai2-olmo can be {', '.join(rest)} or {last}")
+    if config is not None:
+        _check_settings(path, config)
+    architecture = ARCHITECTURES[kind]
     index = path / "model.safetensors.index.json"
     names = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
     theirs: Weights = {}
@@ -165,22 +173,33 @@ def _from_transformers(path: Path) -> Weights:
         theirs |= load_safetensors(path / Path(name).name)
     ours: Weights = {}
     try:
-        ours["transformer.wte.weight"] = theirs.pop("model.embed_tokens.weight")
-        if "lm_head.weight" in theirs:  # absent if the head is tied to the embedding
-            ours["transformer.ff_out.weight"] = theirs.pop("lm_head.weight")
-        layers = {int(m[1]) for name in theirs if (m := re.match(r"model\.layers\.(\d+)\.", name))}
-        for layer in sorted(layers):
-
-            def take(*modules: str, layer: int = layer) -> torch.Tensor:
-                return torch.cat([theirs.pop(f"model.layers.{layer}.{module}.weight") for module in modules])
-
-            block = f"transformer.blocks.{layer}"
-            ours[f"{block}.att_proj.weight"] = take("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-            ours[f"{block}.attn_out.weight"] = take("self_attn.o_proj")
-            ours[f"{block}.ff_proj.weight"] = take("mlp.up_proj", "mlp.gate_proj")
-            ours[f"{block}.ff_out.weight"] = take("mlp.down_proj")
+        for name, their_name in architecture.outer.items():
+            if their_name != "lm_head" or "lm_head.weight" in theirs:  # absent if the head is tied to the embedding
+                ours[f"{name}.weight"] = theirs.pop(f"{their_name}.weight")
+        for layer in sorted({int(m[1]) for name in theirs if (m := re.match(r"model\.layers\.(\d+)\.", name))}):
+            for name, parts in architecture.block.items():
+                joined = [theirs.pop(f"model.layers.{layer}.{part}.weight") for part in parts]
+                ours[f"transformer.blocks.{layer}.{name}.weight"] = torch.cat(joined)
     except KeyError as error:
-        raise UserError(f"{path} is not a whole OlmoForCausalLM: {error.args[0]} is missing") from None
+        raise UserError(f"{path} is not a whole {architecture.name}: {error.args[0]} is missing") from None
     if theirs:
-        raise UserError(f"{path} is not an OlmoForCausalLM: it holds {min(theirs)}")
+        raise UserError(f"{path} is not an {architecture.name} that ai2-olmo can be: it holds {min(theirs)}")
     return ours
+
+
+def _check_settings(path: Path, config: ModelConfig) -> None:
+    """Compare what `config.json` says of the model with `config`; shapes of tensors do not tell all of it."""
+    from transformers import AutoConfig  # seconds
+
+    try:
+        described: dict[str, Any] = AutoConfig.from_pretrained(path, local_files_only=True).to_dict()
+    except Exception as error:  # many types, of wrong values
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} has a config.json that transformers cannot read: {reason[:200]}") from error
+    wanted = {"model_type": architecture_of(config).kind, **settings_of(config)}
+    for name, value in wanted.items():
+        found = described.get(name)
+        if isinstance(value, dict):  # the rotation, with keys that do not matter for the default kind
+            found = {key: (found or {}).get(key) for key in value}
+        if found != value:
+            raise UserError(f"{path} has {name} {found}; the experiment's `model` has {value}")

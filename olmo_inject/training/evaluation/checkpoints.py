@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from olmo.config import ModelConfig
 from olmo.model import OLMo
 from rich.box import SIMPLE
 from rich.table import Table
+from torch import nn
 
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
-from olmo_inject.files import replacing
-from olmo_inject.runs.checkpoints import ALL, find_checkpoints
-from olmo_inject.runs.read import is_run, load_run, run_of
+from olmo_inject.files import replacing, sha256_of
+from olmo_inject.runs.checkpoints import ALL, find_checkpoints, run_and_step, weight_files
+from olmo_inject.runs.read import PLAN, load_run, run_of
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
@@ -26,6 +26,8 @@ from olmo_inject.training.checkpoints.convert import read_model
 from olmo_inject.training.checkpoints.on_disk import read_checkpoint
 from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of, sightings
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
+
+VERSION = 1  # increased when scores change, so that kept results of jobs are not mistaken for new ones
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ def find_tasks(chosen: Sequence[str], step: Path) -> list[Task]:
 
 def own_tasks(step: Path) -> list[Task]:
     """The tasks of the run that a checkpoint belongs to; empty if it belongs to none."""
-    return load_run(step.parent).tasks if is_run(step.parent) else []
+    place = run_and_step(step)
+    return load_run(place[0]).tasks if place is not None else []
 
 
 def evaluate_checkpoint(
@@ -148,7 +151,7 @@ def evaluate_checkpoint(
     """Evaluate both halves of each task; for a task with probes, each probe.
 
     Args:
-        step: a checkpoint of any kind.
+        step: a checkpoint of any kind, or a transformers folder.
         tasks: what to evaluate it on.
         device: where to compute, in float32.
         batch_size: instances per forward pass.
@@ -157,13 +160,13 @@ def evaluate_checkpoint(
     Raises:
         UserError: as in `read_model`, or the model lacks a task's tokens.
     """
-    weights, config = read_model(step)
-    model = _build(weights, config, device)
+    model = _load(step, device)
     trained = {task.fingerprint for task in own_tasks(step)}
-    number = read_checkpoint(step).step if (step / record.RECORD).is_file() else None
+    number = _number(step)
+    vocabulary = model.config.vocab_size
     for task in tasks:
-        if (largest := int(task.instances.values.max())) >= config.vocab_size:
-            raise UserError(f"{step}: its vocabulary of {config.vocab_size} lacks token {largest} of task {task.name}")
+        if (largest := int(task.instances.values.max())) >= vocabulary:
+            raise UserError(f"{step}: its vocabulary of {vocabulary} lacks token {largest} of task {task.name}")
         if not task.is_triples:
             yield from _ask(model, step, number, task, batch_size, most, task.fingerprint in trained)
             continue
@@ -183,13 +186,45 @@ def evaluate_checkpoint(
             )
 
 
+def what_is_evaluated(
+    step: Path, tasks: Sequence[Task], rows_per_pass: int, max_instances: int | None
+) -> dict[str, Any]:
+    """What decides the results of `evaluate_checkpoint`, in JSON types.
+
+    Args:
+        step: as in `evaluate_checkpoint`.
+        tasks: as in `evaluate_checkpoint`.
+        rows_per_pass: its `batch_size`.
+        max_instances: its `most`.
+    """
+    weights = {path.name: sha256_of(path) for path in sorted(step.iterdir()) if path.name == record.RECORD}
+    if not weights:  # a model that no run wrote
+        weights = {path.name: sha256_of(path) for path in weight_files(step)}
+    place = run_and_step(step)
+    return {
+        "evaluation": VERSION,
+        "checkpoint": str(step),
+        "weights": weights,
+        "plan": None if place is None else sha256_of(place[0] / PLAN),
+        "tasks": [[task.name, task.fingerprint] for task in tasks],
+        "own_tasks": [task.fingerprint for task in own_tasks(step)],
+        "rows_per_pass": rows_per_pass,
+        "max_instances": max_instances,
+    }
+
+
+def result_of(record: dict[str, Any]) -> Result | ProbeResult:
+    """The result that `record()` gave."""
+    return ProbeResult(**record) if "instance" in record else Result(**record)
+
+
 def _ask(
-    model: OLMo, step: Path, number: int | None, task: Task, batch_size: int, most: int | None, trained: bool
+    model: nn.Module, step: Path, number: int | None, task: Task, batch_size: int, most: int | None, trained: bool
 ) -> Iterator[ProbeResult]:
     """The answers to a task's probes, with how often its run had injected each instance before."""
     seen = last = None
-    if trained and number is not None:
-        seen, last = sightings(load_run(step.parent).build_plan().plan, task.name, number)
+    if trained and number is not None and (place := run_and_step(step)) is not None:
+        seen, last = sightings(load_run(place[0]).build_plan().plan, task.name, number)
     for half in ("train", "test"):
         asked = probes_of(task, chosen_ids(task, half, most))
         if not asked:
@@ -250,8 +285,22 @@ def write_results(results: Sequence[Result | ProbeResult], path: Path) -> None:
         pq.write_table(pa.table(columns), temporary)
 
 
-def _build(weights: dict[str, torch.Tensor], config: ModelConfig, device: torch.device) -> OLMo:
-    # In float32, which flash attention does not support.
+def _number(step: Path) -> int | None:
+    """The completed steps of a checkpoint; None if it does not say."""
+    if (step / record.RECORD).is_file():
+        return read_checkpoint(step).step
+    place = run_and_step(step)
+    return None if place is None else place[1]
+
+
+def _load(step: Path, device: torch.device) -> Any:
+    """A model of ai2-olmo or transformers, in float32 and evaluation mode."""
+    if (step / "config.json").is_file():
+        from olmo_inject.training.checkpoints.load import load_transformers  # imports transformers: seconds
+
+        return load_transformers(step).to(device)  # pyright: ignore[reportArgumentType]
+    weights, config = read_model(step)
+    # Flash attention does not support float32.
     model = OLMo(config.update_with(init_device="cpu", flash_attention=False), init_params=False)
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return model.to(device)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64
 from rich.box import SIMPLE
 from rich.table import Table
+from torch import nn
 
 from olmo_inject.injection import Plan
 from olmo_inject.tasks import Probe, Task
@@ -21,8 +22,6 @@ from olmo_inject.training.evaluation.continuations import score_items
 from olmo_inject.training.evaluation.tasks import Mean
 
 if TYPE_CHECKING:
-    from olmo.model import OLMo
-
     from olmo_inject.training.trainer import InjectionTrainer
 
 MOST_GROUPS = 64  # maximum groups in metrics; with more, only the halves' means are logged
@@ -132,11 +131,11 @@ def ask_trainer(trainer: InjectionTrainer, probes: Sequence[Probe]) -> list[dict
     return answers(probes, scorer, trainer.cfg.model.max_sequence_length)
 
 
-def ask_model(model: OLMo, probes: Sequence[Probe], batch_size: int) -> list[dict[str, float]]:
+def ask_model(model: nn.Module, probes: Sequence[Probe], batch_size: int) -> list[dict[str, float]]:
     """The answers of a plain model, in the precision of its weights.
 
     Args:
-        model: any OLMo model.
+        model: any model of ai2-olmo or transformers.
         probes: what to ask.
         batch_size: number of options per forward pass, if they have the longest length.
     """
@@ -149,7 +148,9 @@ def ask_model(model: OLMo, probes: Sequence[Probe], batch_size: int) -> list[dic
             score_items(lambda rows: model(input_ids=rows).logits, options, batch_size * longest, device).cpu().numpy()
         )
 
-    return answers(probes, scorer, model.config.max_sequence_length)
+    config: Any = model.config
+    longest_row = getattr(config, "max_sequence_length", None) or config.max_position_embeddings
+    return answers(probes, scorer, longest_row)
 
 
 @dataclass(frozen=True)

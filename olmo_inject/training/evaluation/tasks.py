@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -11,14 +12,13 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
+from torch import nn
 
 from olmo_inject.tasks import LABEL_POSITION, Task
 from olmo_inject.tasks.halves import unmirrored_among
 from olmo_inject.training.compat import quiet_autocast
 
 if TYPE_CHECKING:
-    from olmo.model import OLMo
-
     from olmo_inject.training.trainer import InjectionTrainer
 
 OF_UNMIRRORED = ("accuracy", "accuracy_among_labels", "loss_among_labels", "auc")  # also measured on unmirrored pairs
@@ -186,22 +186,30 @@ def evaluate_shared(
     return Scores.of(results.cpu().numpy())
 
 
-def evaluate_model(model: OLMo, task: Task, ids: Int64[np.ndarray, " n"], batch_size: int) -> Scores:
+def evaluate_model(model: nn.Module, task: Task, ids: Int64[np.ndarray, " n"], batch_size: int) -> Scores:
     """Score a plain model, in the precision of its weights.
 
     Args:
-        model: any OLMo model.
+        model: any model of ai2-olmo or transformers.
         task: supplies instances and labels.
         ids: indices into `task.triples`.
         batch_size: instances per forward pass.
     """
     model.eval()
     device = next(model.parameters()).device
+    return Scores.of(_scored(lambda rows: last_logits(model, rows), task, ids, batch_size, device).cpu().numpy())
 
-    def next_logits(rows: torch.Tensor) -> torch.Tensor:
-        return model(input_ids=rows, last_logits_only=True).logits[:, -1].float()
 
-    return Scores.of(_scored(next_logits, task, ids, batch_size, device).cpu().numpy())
+def last_logits(model: nn.Module, tokens: Int64[torch.Tensor, "b t"]) -> Float[torch.Tensor, "b v"]:
+    """Logits after the last token. Other positions' logits are not computed if the model allows it.
+
+    Args:
+        model: any model of ai2-olmo or transformers.
+        tokens: input tokens.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    only = {name: value for name, value in (("last_logits_only", True), ("logits_to_keep", 1)) if name in accepted}
+    return model(input_ids=tokens, use_cache=False, **only).logits[:, -1].float()
 
 
 def _scored(

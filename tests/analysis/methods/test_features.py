@@ -16,16 +16,18 @@ from known_models import KnownModel, known_addition, known_comparison, random_mo
 from memorizing import memorizing, solved, task_of
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from analysis.methods.activations import Activations, activations, recorded, residual_points, sites_of, values_of
+from analysis.methods.activations import Activations, activations, recorded, sites_of, values_of
 from analysis.methods.feature_amounts import amounts, distinct_modes, trends
 from analysis.methods.features import features_method
 from analysis.methods.fourier import circle, spectrum
 from analysis.methods.order_probe import order_fits
-from analysis.read.checkpoints import StoredModel, load_model
+from analysis.read.checkpoints import StoredModel
 from analysis.read.runs import read_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
+from olmo_inject.training.checkpoints.load import load_model
+from olmo_inject.training.structure import residual_points
 
 
 def at(found: list[Activations], site: str) -> np.ndarray:

@@ -12,22 +12,32 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Olmo3Config,
+    Olmo3ForCausalLM,
     OlmoConfig,
     OlmoForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
-from analysis.methods.activations import recorded, residual_points
+from analysis.methods.activations import recorded
 from analysis.methods.forward_from import ForwardFrom
-from analysis.methods.hooks import changed, last_logits
+from analysis.methods.hooks import changed
+from olmo_inject.training.evaluation.tasks import last_logits
+from olmo_inject.training.structure import residual_points
 
 BLOCKS, WIDTH = 3, 8
 TOKENS = torch.tensor([[3, 7], [9, 3], [11, 20], [9, 9]])
 LABELS = np.array([4, 30, 49], np.uint32)
-KINDS = ["olmo", "gpt2", "gemma2", "llama", "mamba"]
+KINDS = ["olmo", "olmo2", "olmo3", "gpt_neox", "qwen3", "gpt2", "gemma2", "llama", "mamba"]
 
 
 def tiny(kind: str) -> Any:
@@ -45,6 +55,14 @@ def tiny(kind: str) -> Any:
             return LlamaForCausalLM(LlamaConfig(**heads, num_key_value_heads=1)).eval()
         if kind == "mamba":  # keeps a state and no keys
             return MambaForCausalLM(MambaConfig(**config, state_size=4, initializer_range=0.5)).eval()
+        if kind == "olmo2":  # norms after attention and MLP
+            return Olmo2ForCausalLM(Olmo2Config(**heads)).eval()
+        if kind == "olmo3":  # the same with windows in three of four blocks
+            return Olmo3ForCausalLM(Olmo3Config(**heads, sliding_window=4)).eval()
+        if kind == "gpt_neox":  # attention and MLP read the same stream; a plain MLP with biases
+            return GPTNeoXForCausalLM(GPTNeoXConfig(**heads)).eval()
+        if kind == "qwen3":  # norms of each head's queries and keys
+            return Qwen3ForCausalLM(Qwen3Config(**heads, num_key_value_heads=1, head_dim=4)).eval()
         return OlmoForCausalLM(OlmoConfig(**heads)).eval()
 
 

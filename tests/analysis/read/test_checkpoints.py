@@ -14,12 +14,13 @@ from ranks import alone
 from runs import train_on_rank, write_experiment
 from transformers import GPT2Config, GPT2LMHeadModel, OlmoForCausalLM, PreTrainedModel
 
-from analysis.read.checkpoints import StoredModel, identity, load_model, select_checkpoints
+from analysis.read.checkpoints import StoredModel, identity, select_checkpoints
 from analysis.read.runs import read_run
 from analysis.read.skipped import Skipped
 from analysis.read.store import Method, Report, analyze, kept, kept_results
 from olmo_inject.errors import UserError
 from olmo_inject.runs.checkpoints import select_steps
+from olmo_inject.training.checkpoints.load import load_model
 from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import choose_device

@@ -12,6 +12,7 @@ import pytest
 from ranks import alone
 from runs import series, train_on_rank, write_experiment
 
+from analysis.methods import das
 from analysis.study import claims
 from analysis.study.claims import NOT, NOT_RUN, OPEN, REPRODUCED
 from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
@@ -57,7 +58,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 @pytest.fixture(scope="module")
 def results(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("collected") / "results"
-    assert collect(str(sweep.folder.parent / "sweep.yaml"), results) == 3
+    with pytest.MonkeyPatch.context() as quick:
+        quick.setattr("analysis.study.collect.SEARCH", das.Options((1,), updates=10, batch=16, pairs=32))
+        quick.setattr("analysis.study.collect.PATCHED_PAIRS", 32)
+        assert collect(str(sweep.folder.parent / "sweep.yaml"), results) == 3
     return results
 
 
@@ -99,6 +103,12 @@ def test_a_cell_is_one_row_of_its_task(results: Path) -> None:
     assert less["rest_cos"].iloc[0] == pytest.approx(first["value"].mean(), rel=1e-5)
     assert less["rest_cos_rms"].iloc[0] == pytest.approx(np.sqrt((first["value"] ** 2).mean()), rel=1e-5)
     assert table.loc[table["task"] == "plus", "kept"].isna().all()  # it is not injected
+    [cell, *_] = read_cells(results / "study-ladder")
+    ahead = [one["accuracy"] - one["control"] for one in cell["alignment"] if one["task"] == "tcmp"]
+    assert len(ahead) == len(das.QUESTIONS)
+    assert less["alignment"].iloc[0] == pytest.approx(np.mean(ahead))
+    effects = [one["effect"] for one in cell["patching"] if one["task"] == "tcmp"]
+    assert less["layer"].iloc[0] == int(np.argmax(effects))
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -146,29 +148,54 @@ if len(sys.argv) > 4:
 """
 
 
-def loaded_elsewhere(to: Path, rows: torch.Tensor, folder: Path, *more: str) -> torch.Tensor:
-    """The logits of `rows` by transformers alone, in a fresh process without a network."""
+@dataclass(frozen=True)
+class Exported:
+    """An exported model, the original's logits of some rows, and a text with its token ids."""
+
+    folder: Path
+    rows: torch.Tensor
+    logits: torch.Tensor
+    text: tuple[str, str]
+
+
+VERSION_4 = Path(__file__).parents[3] / ".transformers-4"
+
+
+def loaded_elsewhere(to: Path, rows: torch.Tensor, folder: Path, *more: str, packages: str = "") -> torch.Tensor:
+    """The logits of `rows` by transformers alone, in a fresh process without a network; `packages` come first."""
     torch.save(rows, folder / "rows.pt")
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": packages}
     command = [sys.executable, "-c", LOAD, str(to), str(folder / "rows.pt"), str(folder / "logits.pt"), *more]
     done = subprocess.run(command, env=os.environ | offline, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return torch.load(folder / "logits.pt")
 
 
-def test_exports_compute_the_same_bits(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+OLMO2 = (
+    *("model.layer_norm_type=rms", "model.layer_norm_with_affine=true", "model.norm_after=true"),
+    *("model.attention_layer_norm=true", "model.layer_norm_eps=1e-6"),
+)
+
+
+@pytest.fixture(scope="module", params=["OlmoForCausalLM", "Olmo2ForCausalLM"])
+def exported(
+    request: pytest.FixtureRequest, path: Path, tmp_path_factory: pytest.TempPathFactory, ranks: Ranks
+) -> Exported:
+    """An exported model of each kind, with another base of the rotation than the usual one."""
+    folder = tmp_path_factory.mktemp("exported")
     tokenizer = train_bpe(["a little text, and a little more of it"] * 3, 270)
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     wide = ["model.d_model=64", "model.n_heads=4", "train.max_duration=2", "train.distributed_strategy=fsdp"]
-    of_corpus = [f"corpus.tokenizer={tmp_path / 'tokenizer.json'}", "corpus.vocab_size=null"]
+    wide += ["model.rope_theta=500", *(OLMO2 if request.param == "Olmo2ForCausalLM" else ())]
+    of_corpus = [f"corpus.tokenizer={folder / 'tokenizer.json'}", "corpus.vocab_size=null"]
     vocabulary = ["model.vocab_size=300", "model.embedding_size=384"]  # with padding rows
-    run = tmp_path / "run"
+    run = folder / "run"
     said = ranks.run(2, train_on_rank, path, f"folder={run}", *wide, *of_corpus, *vocabulary)
     assert "trained to step 2" in said[0]
-    step, to = run / "step2", tmp_path / "exported"
+    step, to = run / "step2", folder / "exported"
     found, why = convert.find_vocabulary(step, None)
     assert not why
-    convert.export(step, to, found)
+    assert convert.export(step, to, found) == request.param
     weights, config = convert.read_model(step)
     model = OLMo(config.update_with(init_device="cpu"), init_params=False)
     model.load_state_dict(weights)
@@ -177,10 +204,28 @@ def test_exports_compute_the_same_bits(path: Path, tmp_path: Path, ranks: Ranks)
     with torch.no_grad():
         ours = model.eval()(input_ids=rows).logits
     text = "a little more"
-    theirs = loaded_elsewhere(to, rows, tmp_path, text, str(tokenizer.encode(text).ids))
-    assert torch.equal(ours, theirs)
-    assert not list(to.glob("*.bin"))
-    assert {file.stat().st_mode & 0o777 for file in to.iterdir()} == {0o666 & ~UMASK}
+    return Exported(to, rows, ours, (text, str(tokenizer.encode(text).ids)))
+
+
+def test_exports_compute_the_same_bits(exported: Exported, tmp_path: Path) -> None:
+    assert torch.equal(exported.logits, loaded_elsewhere(exported.folder, exported.rows, tmp_path, *exported.text))
+    assert not list(exported.folder.glob("*.bin"))
+    assert {file.stat().st_mode & 0o777 for file in exported.folder.iterdir()} == {0o666 & ~UMASK}
+
+
+@pytest.mark.skipif(not VERSION_4.is_dir(), reason="`make transformers-4` installs transformers 4, for this test alone")
+def test_transformers_4_reads_exports(exported: Exported, tmp_path: Path) -> None:
+    """The logits within rounding: this version may add up in another order."""
+    its_own = str(VERSION_4)
+    theirs = loaded_elsewhere(exported.folder, exported.rows, tmp_path, *exported.text, packages=its_own)
+    torch.testing.assert_close(theirs, exported.logits, rtol=1e-5, atol=1e-6)
+
+
+def test_exports_say_what_transformers_4_reads(exported: Exported) -> None:
+    """It knows no `rope_parameters`, and no class of tokenizers that transformers 5 made."""
+    assert json.loads((exported.folder / "config.json").read_text())["rope_theta"] == 500
+    tokenizer = json.loads((exported.folder / "tokenizer_config.json").read_text())
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_a_corpus_without_a_tokenizer_is_exported_without(steps: dict[str, Path], tmp_path: Path) -> None:

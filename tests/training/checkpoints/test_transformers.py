@@ -41,11 +41,19 @@ def model_config(**changes: Any) -> ModelConfig:
 
 
 def olmo(config: ModelConfig, seed: int = 0) -> OLMo:
+    """A random model, with norms that have learned something."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return OLMo(config).eval()
+        model = OLMo(config).eval()
+        for name, parameter in model.named_parameters():
+            if "norm" in name or "ln_f" in name:
+                torch.nn.init.uniform_(parameter, 0.5, 2)
+    return model
 
 
+RMS: dict[str, Any] = {"layer_norm_type": LayerNormType.rms, "layer_norm_with_affine": True}
+OLMO2: dict[str, Any] = {**RMS, "norm_after": True, "attention_layer_norm": True, "layer_norm_eps": 1e-6}
+KINDS: dict[str, dict[str, Any]] = {"olmo": {}, "llama": RMS, "olmo2": OLMO2}
 tokens = torch.arange(60).reshape(5, 12) % 50
 
 
@@ -56,7 +64,7 @@ tokens = torch.arange(60).reshape(5, 12) % 50
     tied=st.booleans(),
     layers=st.sampled_from([1, 2, 4]),
     more=st.sampled_from(
-        [{}, {"clip_qkv": 0.3}, {"mlp_hidden_size": 128}, {"rope_theta": 500}, {"embedding_size": None}]
+        [{}, {"clip_qkv": 0.3}, {"mlp_hidden_size": 128}, {"rope_theta": 500}, {"embedding_size": None}, RMS, OLMO2]
     ),
 )
 def test_same_logits_to_the_bit(
@@ -88,11 +96,11 @@ def test_blocks_in_groups() -> None:
         assert torch.equal(to_transformers(weights, grouped)(tokens).logits, ours(tokens).logits)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [False, True])
-def test_same_gradients(tied: bool) -> None:
-    config = model_config(
-        weight_tying=tied, attention_dropout=0.0, residual_dropout=0.0, embedding_dropout=0.0, n_layers=1
-    )
+def test_same_gradients(tied: bool, kind: str) -> None:
+    none = dict.fromkeys(("attention_dropout", "residual_dropout", "embedding_dropout"), 0.0)
+    config = model_config(weight_tying=tied, n_layers=1, **none, **KINDS[kind])
     ours = olmo(config)
     theirs = to_transformers(ours.state_dict(), config)
     for model in (ours, theirs):
@@ -103,10 +111,13 @@ def test_same_gradients(tied: bool) -> None:
         torch.testing.assert_close(parameter.grad, mapped[name], rtol=1e-4, atol=1e-4)
 
 
-def test_there_and_back(tmp_path: Path) -> None:
-    config = model_config()
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_and_back(tmp_path: Path, kind: str) -> None:
+    config = model_config(**KINDS[kind], n_kv_heads=2)
     weights = olmo(config).state_dict()
-    to_transformers(weights, config).save_pretrained(tmp_path)
+    theirs = to_transformers(weights, config)
+    assert theirs.config.model_type == kind
+    theirs.save_pretrained(tmp_path)
     back = load_weights(tmp_path, config)
     assert back.keys() == weights.keys()
     assert all(torch.equal(back[name], weights[name]) for name in weights)
@@ -115,8 +126,31 @@ def test_there_and_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"rope_theta": 500}, r"has rope_parameters {.*10000.*}; the experiment's `model` has {.*500.*}"),
+        ({"layer_norm_eps": 1e-5}, "has rms_norm_eps 1e-06; the experiment's `model` has 1e-05"),
+        ({"n_heads": 8, "n_kv_heads": 4}, "has num_attention_heads 4; the experiment's `model` has 8"),
+        ({**RMS, "norm_after": False, "attention_layer_norm": False}, "has model_type olmo2; .* has llama"),
+        ({"weight_tying": True}, "has tie_word_embeddings False"),
+    ],
+)
+def test_weights_of_a_model_with_other_settings_are_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    config = model_config(**OLMO2, n_kv_heads=2)
+    to_transformers(olmo(config).state_dict(), config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=message):
+        load_weights(tmp_path, config.update_with(**change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"block_type": BlockType.llama}, "model.block_type: llama does not exist .* which has sequential"),
-        ({"layer_norm_type": LayerNormType.rms}, "model.layer_norm_type: rms .* default or low_precision"),
+        ({"layer_norm_type": LayerNormType.rms}, "layer_norm_with_affine: False .* LlamaForCausalLM, which has True"),
+        ({**RMS, "clip_qkv": 8.0}, "clip_qkv: 8.0 .* LlamaForCausalLM, which has None"),
+        ({**RMS, "attention_layer_norm": True}, "attention_layer_norm: True .* LlamaForCausalLM, which has False"),
+        ({**OLMO2, "attention_layer_norm": False}, "attention_layer_norm: False .* Olmo2ForCausalLM, which has True"),
+        ({**OLMO2, "layer_norm_type": LayerNormType.default}, "layer_norm_type: default .* Olmo2ForCausalLM"),
         ({"layer_norm_with_affine": True}, "layer_norm_with_affine: True"),
         ({"layer_norm_eps": 1e-6}, "layer_norm_eps: 1e-06"),
         ({"include_bias": True}, "include_bias: True"),
@@ -124,7 +158,7 @@ def test_there_and_back(tmp_path: Path) -> None:
         ({"rope": False, "alibi": True}, "rope: False"),
         ({"attention_layer_norm": True}, "attention_layer_norm: True"),
         ({"embedding_layer_norm": True}, "embedding_layer_norm: True"),
-        ({"norm_after": True}, "norm_after: True"),
+        ({"norm_after": True}, "layer_norm_type: default"),
         ({"scale_logits": True}, "scale_logits: True"),
     ],
 )
