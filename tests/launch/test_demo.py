@@ -95,7 +95,7 @@ def test_one_run_from_corpus_to_report_and_again(
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert not demo(folder, at_once=1)
     shown = capfd.readouterr()
-    assert "1 of 2 cells to train: 1 pending, 1 done" in shown.err
+    assert "1 of 2 cells to train: 1 done" in shown.err
     assert "width-8: started" not in shown.err
     assert "width-16: FAILED with status 2" in shown.err
     changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
