@@ -103,8 +103,8 @@ def test_a_resume_is_exact(wholes: dict[str, Path], kind: str, tmp_path: Path) -
         train(config, out, kind, [])
     train(config, out, kind, [], resume_from_checkpoint=str(out / "checkpoint-4"))
     for name in ("evidence.jsonl", "metrics.jsonl"):
-        assert (tmp_path / "run" / name).read_bytes() == (pair / "run" / name).read_bytes()
-    theirs = weights(pair, 8)
+        assert (tmp_path / "run" / name).read_bytes() == (whole / "run" / name).read_bytes()
+    theirs = weights(whole, 8)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in weights(tmp_path, 8).items())
 
 

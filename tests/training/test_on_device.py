@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from runs import same_bits, series, write_experiment
 
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.config import load_experiment
 from olmo_inject.training import parallel, trainer
 from olmo_inject.training.run import train
-from runs import same_bits, series, write_experiment
 
 DEVICES = [
     pytest.param("cpu", marks=pytest.mark.slow),
