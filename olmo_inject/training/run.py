@@ -199,6 +199,7 @@ def build_trainer(
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     cfg = runtime_config(experiment, world)
+    cfg.data.pin_memory |= device.type == "cuda"  # else a copy to the device is not asynchronous
     model, dist_model = build_model(cfg, device)
     settle_ddp_buckets(dist_model, cfg)
     optim = build_optimizer(cfg, dist_model)
