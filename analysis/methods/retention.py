@@ -31,34 +31,17 @@ LONGEST = 10.0  # a decay time of this many gaps or more cannot be told from no 
 
 @dataclass(frozen=True)
 class Retention:
-    """What one run keeps of one task between bursts.
+    """What one run keeps of one task between bursts. What is fitted or resampled is computed when it is asked for.
 
     Attributes:
         bursts: steps of the bursts that begin the intervals.
         after: steps since the burst that were evaluated in every interval.
         gains: gain of each interval at each of these steps, in nats.
-        peak: number of steps after the burst at which the mean gain is largest.
-        decay: A (nats), tau (steps) and C (nats) of the fit; None if it could not be fitted.
-        r2: of the fit to the mean gain from its peak on; 0 without a fit.
-        tau_interval: 95% interval of tau; None with fewer than three intervals or too few fits.
-        half_life: steps from the largest gain until half of it is gone; None if that does not happen.
-        half_life_interval: its 95% interval; None with fewer than three intervals, or if some bootstrap sample has no
-            half-life.
-        kept: share of the largest gain that is left just before the next burst.
-        kept_interval: its 95% interval; None with fewer than three intervals.
     """
 
     bursts: Int64[np.ndarray, " k"]
     after: Int64[np.ndarray, " u"]
     gains: Float64[np.ndarray, "k u"]
-    peak: int
-    decay: tuple[float, float, float] | None
-    r2: float
-    tau_interval: tuple[float, float] | None
-    half_life: float | None
-    half_life_interval: tuple[float, float] | None
-    kept: float
-    kept_interval: tuple[float, float] | None
 
     @property
     def mean(self) -> Float64[np.ndarray, " u"]:
@@ -71,9 +54,68 @@ class Retention:
         k = len(self.gains)
         return self.gains.std(axis=0, ddof=1) / np.sqrt(k) if k > 1 else np.zeros(len(self.after))
 
+    @property
+    def peak(self) -> int:
+        """Number of steps after the burst at which the mean gain is largest."""
+        return int(self.after[self._best])
+
+    @property
+    def half_life(self) -> float | None:
+        """Steps from the largest gain until half of it is gone; None if that does not happen."""
+        return _half_life(self.after, self.mean, self._best)
+
+    @property
+    def half_life_interval(self) -> tuple[float, float] | None:
+        """Its 95% interval; None with fewer than three intervals, or if some bootstrap sample has no half-life."""
+        halves = [_half_life(self.after, sample, self._best) for sample in self._samples]
+        found = [half for half in halves if half is not None]
+        return percentile_interval(np.array(found)) if self._enough and len(found) == BOOTSTRAPS else None
+
+    @property
+    def kept(self) -> float:
+        """Share of the largest gain that is left just before the next burst."""
+        mean, best = self.mean, self._best
+        return float(mean[-1] / mean[best]) if mean[best] > 0 else 0.0
+
+    @property
+    def kept_interval(self) -> tuple[float, float] | None:
+        """Its 95% interval; None with fewer than three intervals."""
+        kept = self._samples[:, -1] / np.maximum(self._samples[:, self._best], 1e-12)
+        return percentile_interval(kept) if self._enough and self.mean[self._best] > 0 else None
+
+    @functools.cached_property
+    def decay(self) -> tuple[float, float, float] | None:
+        """A (nats), tau (steps) and C (nats) of the fit; None if it could not be fitted."""
+        return _fit(self.after, self.mean, self._best)
+
+    @property
+    def r2(self) -> float:
+        """R2 of the fit to the mean gain from its peak on; 0 without a fit."""
+        fitted = self.fitted(self.after[self._best :].astype(float))
+        return 0.0 if fitted is None else _r2(self.mean[self._best :], fitted)
+
+    @functools.cached_property
+    def tau_interval(self) -> tuple[float, float] | None:
+        """95% interval of tau; None with fewer than three intervals or too few fits."""
+        taus = [fit[1] for sample in self._samples if (fit := _fit(self.after, sample, self._best)) is not None]
+        return percentile_interval(np.array(taus)) if self._enough and len(taus) > BOOTSTRAPS // 2 else None
+
     def fitted(self, after: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"] | None:
         """The fitted gain at steps since the burst, from the peak on; None without a fit."""
         return None if self.decay is None else _decay(after - self.peak, *self.decay)
+
+    @property
+    def _best(self) -> int:
+        return int(self.mean.argmax())
+
+    @property
+    def _enough(self) -> bool:
+        return len(self.gains) >= 3
+
+    @functools.cached_property
+    def _samples(self) -> Float64[np.ndarray, "s u"]:
+        """Mean gains of bootstrap samples of the intervals."""
+        return self.gains[resamples(len(self.gains), BOOTSTRAPS, "retention", "bootstrap")].mean(axis=1)
 
 
 @functools.cache
@@ -112,33 +154,7 @@ def between(bursts: Sequence[int], losses: pd.Series) -> Retention | None:
     if len(after) < FEWEST_EVALUATIONS:
         return None
     gains = np.array([[of[u] for u in after] for of in intervals.values()], np.float64)
-    return _measured(np.array(list(intervals), np.int64), np.array(after, np.int64), gains)
-
-
-def _measured(
-    bursts: Int64[np.ndarray, " k"], after: Int64[np.ndarray, " u"], gains: Float64[np.ndarray, "k u"]
-) -> Retention:
-    mean = gains.mean(axis=0)
-    best = int(mean.argmax())
-    samples = gains[resamples(len(gains), BOOTSTRAPS, "retention", "bootstrap")].mean(axis=1)
-    taus = [fit[1] for sample in samples if (fit := _fit(after, sample, best)) is not None]
-    enough = len(gains) >= 3
-    halves = [half for sample in samples if (half := _half_life(after, sample, best)) is not None]
-    kept = samples[:, -1] / np.maximum(samples[:, best], 1e-12)
-    decay = _fit(after, mean, best)
-    return Retention(
-        bursts,
-        after,
-        gains,
-        peak=int(after[best]),
-        decay=decay,
-        r2=0.0 if decay is None else _r2(mean[best:], _decay((after - after[best])[best:].astype(float), *decay)),
-        tau_interval=percentile_interval(np.array(taus)) if enough and len(taus) > BOOTSTRAPS // 2 else None,
-        half_life=_half_life(after, mean, best),
-        half_life_interval=percentile_interval(np.array(halves)) if enough and len(halves) == BOOTSTRAPS else None,
-        kept=float(mean[-1] / mean[best]) if mean[best] > 0 else 0.0,
-        kept_interval=percentile_interval(kept) if enough and mean[best] > 0 else None,
-    )
+    return Retention(np.array(list(intervals), np.int64), np.array(after, np.int64), gains)
 
 
 def _fit(

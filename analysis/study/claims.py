@@ -18,6 +18,7 @@ from analysis.study.theory import utilities
 NOT_RUN = "not yet run"
 REPRODUCED, PARTLY, NOT, OPEN = "reproduced", "partly", "not reproduced", "open"
 RESAMPLES = 1000
+WHOLE = 0.8  # share of a sweep's cells that a seed must have to be judged
 ROUNDING = 1e-9
 
 
@@ -53,9 +54,16 @@ def _judge(tables: Mapping[str, pd.DataFrame], words: str, sweep: str, judge: Ca
     table = tables.get(sweep)
     if table is None or table.empty:
         return Finding(words, NOT_RUN, "", "", sweep)
+    table = _nearly_whole(table)
     verdict, number = judge(table)
     seeds = table["seed"].nunique()
     return Finding(words, verdict, number, f"{table['cell'].nunique()} cells, {seeds} seed{'s' * (seeds > 1)}", sweep)
+
+
+def _nearly_whole(table: pd.DataFrame) -> pd.DataFrame:
+    """Without seeds of which most cells are still to be run: a resample of one cell says nothing."""
+    cells = table.groupby("seed")["cell"].transform("nunique")
+    return table.loc[(cells >= WHOLE * cells.max()).to_numpy(bool)]
 
 
 def trend(table: pd.DataFrame, x: str, y: str, within: list[str]) -> np.ndarray:

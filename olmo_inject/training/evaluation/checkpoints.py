@@ -17,6 +17,7 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing, sha256_of
+from olmo_inject.injection import sightings
 from olmo_inject.runs.checkpoints import ALL, find_checkpoints, run_and_step, weight_files
 from olmo_inject.runs.read import PLAN, load_run, run_of
 from olmo_inject.tasks import Task
@@ -24,7 +25,8 @@ from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
 from olmo_inject.training.checkpoints.convert import read_model
 from olmo_inject.training.checkpoints.on_disk import read_checkpoint
-from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of, sightings
+from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of
+from olmo_inject.training.evaluation.suites import SuiteResult
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
 
 VERSION = 1  # increased when scores change, so that kept results of jobs are not mistaken for new ones
@@ -213,8 +215,10 @@ def what_is_evaluated(
     }
 
 
-def result_of(record: dict[str, Any]) -> Result | ProbeResult:
+def result_of(record: dict[str, Any]) -> Result | ProbeResult | SuiteResult:
     """The result that `record()` gave."""
+    if "suite" in record:
+        return SuiteResult(**record)
     return ProbeResult(**record) if "instance" in record else Result(**record)
 
 
@@ -273,7 +277,7 @@ def results_table(results: Sequence[Result]) -> Table:
     return table
 
 
-def write_results(results: Sequence[Result | ProbeResult], path: Path) -> None:
+def write_results(results: Sequence[Result | ProbeResult | SuiteResult], path: Path) -> None:
     """Write results to a Parquet file, one per row. Fields that a kind of result does not have are null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
