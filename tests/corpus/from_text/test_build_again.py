@@ -128,11 +128,11 @@ def test_another_build_that_came_first_is_left_alone(tmp_path: Path, monkeypatch
     arguments, held = (tmp_path / "out", [str(tmp_path / "t.txt")]), owned_folder.locked
     before: list[dict[Path, int]] = []
 
-    def after_another(*rest: Any) -> AbstractContextManager[None]:
+    def after_another(*rest: Any, **more: Any) -> AbstractContextManager[None]:
         monkeypatch.setattr(owned_folder, "locked", held)
         build_corpus(*arguments, SMALL, progress=False)
         before.append({path: path.stat().st_mtime_ns for path in arguments[0].iterdir()})
-        return held(*rest)
+        return held(*rest, **more)
 
     for options in (SMALL, replace(SMALL, shard_tokens=9)):
         monkeypatch.setattr(owned_folder, "locked", after_another)
