@@ -3,6 +3,7 @@
 #   make demo    train small models with an injected task on this machine, and write a report
 #   make test    the test suite; ARGS="-k plan" goes to pytest, JOBS=4 uses four processes
 #   make quick   the fast tests, to run while you write
+#   make env     only what all of these begin with: .venv, and the installation into it
 #   make coverage  the test suite, and the lines that it does not reach (in this process, not in ranks and commands)
 #   make lint    ruff and pyright
 #   make docs    the documentation site, in site/; fails on a broken link
@@ -17,9 +18,11 @@
 # PYTHON=/path/to/python chooses the interpreter of .venv.
 
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.10 python3 python)
-JOBS ?= 2
 ARGS ?=
 READY := .venv/.installed
+# pip compiles modules on one core, `compile` on all; some packages hold files that are no Python.
+PIP := --quiet --disable-pip-version-check --no-compile
+compile = $(1)/bin/python -m compileall -q -j 0 $(1)/lib >/dev/null 2>&1 || true
 
 # A Python on PATH may not work: a version manager's shim may have nothing behind it, and some distributions
 # ship Python without what a virtual environment needs. So each candidate is run.
@@ -33,11 +36,16 @@ MISSING = no Python 3.10, 3.11 or 3.12 with venv and pip here (tried: $(CANDIDAT
 test quick coverage: export OMP_NUM_THREADS := 1
 # And compiled modules are kept, whatever the shell says, since tests start many a process.
 test quick coverage: export PYTHONDONTWRITEBYTECODE :=
+# One process more than a small machine has cores, since some tests wait for others' processes.
+test coverage: JOBS ?= 3
+quick: JOBS ?= 2
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test quick coverage lint docs bench gpu core-env test-core test-olmo-core transformers-4 clean
+.PHONY: env demo test quick coverage lint docs bench gpu core-env test-core test-olmo-core transformers-4 clean
 demo: $(READY)
 	.venv/bin/olmo-inject demo $(ARGS)
+
+env: $(READY)
 
 test: $(READY)
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
@@ -54,7 +62,7 @@ lint: $(READY)
 	.venv/bin/pyright
 
 docs: $(READY)
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	.venv/bin/python -m pip install $(PIP) -c constraints.txt -e '.[dev,docs]'
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir site
 
 bench: $(READY)
@@ -82,11 +90,13 @@ transformers-4: .transformers-4/.installed
 	$(eval FOUND := $(shell $(FIND_PYTHON)))
 	$(if $(FOUND),,$(error $(MISSING)))
 	"$(FOUND)" -m venv .venv-core
-	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-olmo-core.txt \
+	.venv-core/bin/python -m pip install $(PIP) -c constraints-olmo-core.txt \
 	  -e '.[olmo-core]' pytest pytest-timeout hypothesis beartype
+	@$(call compile,.venv-core)
 	@touch $@
 
 test-core test-olmo-core: export OMP_NUM_THREADS := 1
+test-core test-olmo-core: export PYTHONDONTWRITEBYTECODE :=
 test-core: .venv-core/.installed
 	.venv-core/bin/python -m pytest $(CORE_TESTS) $(ARGS)
 
@@ -102,5 +112,6 @@ $(READY): pyproject.toml constraints.txt
 	$(eval FOUND := $(shell $(FIND_PYTHON)))
 	$(if $(FOUND),,$(error $(MISSING)))
 	"$(FOUND)" -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	.venv/bin/python -m pip install $(PIP) -c constraints.txt -e '.[dev]'
+	@$(call compile,.venv)
 	@touch $@

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from olmo_inject.errors import UserError
-from olmo_inject.yaml_text import in_flow, read_yaml, typed, without_none
+from olmo_inject.yaml_text import field_types, in_flow, read_yaml, typed, without_none
 
 Described = TypeVar("Described")
 
@@ -108,7 +108,7 @@ def check_lists(value: Any, hint: Any, where: str = "") -> None:
         for entry in value:
             check_lists(entry, (typing.get_args(hint) or (Any,))[0], where)
     elif isinstance(value, dict) and dataclasses.is_dataclass(hint):
-        for name, inner in typing.get_type_hints(hint).items():
+        for name, inner in field_types(hint).items():
             check_lists(value.get(name), inner, f"{where}.{name}".lstrip("."))
     elif isinstance(value, dict) and hint in (str, int, float, bool):
         raise ListError(f"{where}: must be one value, not keys and values")

@@ -107,7 +107,7 @@ def typed(value: Any, hint: Any) -> Any:
     arguments = typing.get_args(hint)
     if isinstance(value, dict):
         if dataclasses.is_dataclass(hint):
-            hints = _hints(hint)
+            hints = field_types(hint)
             return {key: typed(inner, hints.get(key, Any)) for key, inner in value.items()}
         of_key, of_value = arguments if typing.get_origin(hint) is dict else (str, Any)
         return {int(key) if of_key is int and _INT.fullmatch(key) else key: typed(inner, of_value)
@@ -143,7 +143,8 @@ def in_flow(value: Any) -> str:
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
+def field_types(kind: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields."""
     return typing.get_type_hints(kind)
 
 

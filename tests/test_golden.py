@@ -17,13 +17,13 @@ import pandas as pd
 import pytest
 import torch
 from ranks import alone
+from runs import metrics, train_on_rank, write_experiment
 
 from analysis.figures import style
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
-from runs import metrics, train_on_rank, write_experiment
 
 pytestmark = pytest.mark.slow
 

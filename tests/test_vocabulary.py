@@ -84,6 +84,7 @@ def test_the_ways_to_name_a_tokenizer(identifier: str, dolma: Vocabulary) -> Non
     assert Vocabulary.load(str(find_tokenizer(DOLMA))) == dolma
 
 
+@pytest.mark.slow
 def test_fingerprint_follows_content_and_not_layout(dolma: Vocabulary, tmp_path: Path) -> None:
     content = json.loads(find_tokenizer(DOLMA).read_text(encoding="utf-8"))
     path = tmp_path / "tokenizer.json"

@@ -86,11 +86,12 @@ def select_checkpoints(
     """
     selection = find_checkpoints(paths, steps)
     runs = {folder: read_run(folder, corpus) for folder in dict.fromkeys(of.run for of in selection.found if of.run)}
-    checkpoints: list[StoredModel] = []
+    order = {folder: order_of(run) for folder, run in runs.items()}
+    checkpoints: list[tuple[Any, StoredModel]] = []
     models: list[StoredModel] = []
     for found in selection.found:
         if found.run is not None and found.step is not None:
-            checkpoints.append(checkpoint_of(runs[found.run], found.step))
+            checkpoints.append((order[found.run], checkpoint_of(runs[found.run], found.step)))
         elif tasks is None:
             raise UserError(f"{found.path} is a model and not a checkpoint of a run: its batches are not known")
         elif not tasks:
@@ -102,8 +103,8 @@ def select_checkpoints(
         raise UserError("--tasks is only for models that belong to no run; a run has its own tasks")
     for message in selection.missing:
         skipped.add(message)
-    order = {folder: order_of(run) for folder, run in runs.items()}
-    return [*sorted(checkpoints, key=lambda model: order[model.run.folder]), *models]  # stable: by step within a run
+    in_order = sorted(checkpoints, key=lambda place: place[0])  # stable: by step within a run
+    return [*(model for _, model in in_order), *models]
 
 
 def identity(path: Path) -> str:

@@ -63,7 +63,7 @@ def _judge(tables: Mapping[str, pd.DataFrame], words: str, sweep: str, judge: Ca
 def _nearly_whole(table: pd.DataFrame) -> pd.DataFrame:
     """Without seeds of which most cells are still to be run: a resample of one cell says nothing."""
     cells = table.groupby("seed")["cell"].transform("nunique")
-    return table[cells >= WHOLE * cells.max()]
+    return table.loc[(cells >= WHOLE * cells.max()).to_numpy(bool)]
 
 
 def trend(table: pd.DataFrame, x: str, y: str, within: list[str]) -> np.ndarray:

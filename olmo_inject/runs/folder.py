@@ -95,6 +95,7 @@ MAY_CHANGE = (
     "corpus.eos_token_id",
     "corpus.pad_token_id",
 )
+_WITHIN = tuple(f"{key}." for key in MAY_CHANGE)
 CONTENTS = "corpus contents"  # name of a fingerprint that only some kinds of corpus have
 
 
@@ -298,7 +299,7 @@ def _may_change(key: str, experiment: Described) -> bool:
         return experiment.may_extend
     if re.fullmatch(r"injections\.\d+\.file", key):  # a list may move, as a corpus may
         return True
-    return any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE)
+    return key in MAY_CHANGE or key.startswith(_WITHIN)
 
 
 def _flat(experiment: Described) -> dict[str, str]:

@@ -6,12 +6,16 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 from copies import Copies
+from pages import sections_of, write_text
 from runs import LENGTH
 
 from analysis.methods.gradients import run_data
@@ -55,21 +59,23 @@ RESULTS = {
     "gradients": {"Mean cosines over steps (95% CI)", "Rebuilt batches against the run's evidence"},
 }
 
+STEPS = (8, 12)  # the checkpoints that are analyzed
+
 Call = Callable[..., tuple[int, str, str]]
 
 
+def run_command(*arguments: object) -> tuple[int, str, str]:
+    """The command line's status, and what it said."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    assert isinstance(end.value.code, int)
+    return end.value.code, out.getvalue(), err.getvalue()
+
+
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs the command line; gives its status and what it said."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, captured.out, captured.err
-
-    return run
+def call() -> Call:
+    return run_command
 
 
 def analyze(method: str, *runs: Path, steps: str = "all") -> list[object]:
@@ -85,21 +91,42 @@ def when_written(run: Path, method: str) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in (run / "analysis" / method).glob("*/*.parquet")}
 
 
-@pytest.mark.parametrize("method", COMMANDS)
-def test_tables_figures_cache_and_report(method: str, copies: Copies, call: Call) -> None:
-    run = copies.make("whole")
-    shutil.move(run / "step12", copies.folder / "away")
-    status, out, err = call(*analyze(method, run))
-    assert status == 0
-    assert all(line.startswith(f"{method}: ") for line in err.splitlines())  # the progress, after ten seconds
-    first = when_written(run, method)
-    assert {name.split("-")[0] for name in first} == {"step4", "step8"}
+class Analyzed(NamedTuple):
+    """A method's results of a run, computed for its first checkpoint and then for both."""
 
-    # A further checkpoint computes itself alone: what is kept is not written again.
-    shutil.move(copies.folder / "away", run / "step12")
-    status, out, _ = call(*analyze(method, run))
-    second = when_written(run, method)
+    method: str
+    run: Path
+    first: dict[str, int]  # of `when_written`, with one checkpoint
+    second: dict[str, int]
+    out: str
+    err: str
+
+    @property
+    def table(self) -> pd.DataFrame:
+        return table_of(self.method, self.run / "analysis")
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def analyzed(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Analyzed:
+    """Of both tasks; the tests change nothing but the weights."""
+    method, copies = request.param, Copies(trained, tmp_path_factory.mktemp(request.param))
+    run = copies.make("whole")
+    shutil.rmtree(run / "step4")
+    shutil.move(run / "step12", copies.folder / "away")
+    status, _, err = run_command(*analyze(method, run))
     assert status == 0
+    first = when_written(run, method)
+    shutil.move(copies.folder / "away", run / "step12")
+    status, out, _ = run_command(*analyze(method, run))
+    assert status == 0
+    return Analyzed(method, run, first, when_written(run, method), out, err)
+
+
+def test_tables_figures_cache_and_report(analyzed: Analyzed, call: Call) -> None:
+    method, run, first, second, out, err = analyzed
+    assert all(line.startswith(f"{method}: ") for line in err.splitlines())  # the progress, after ten seconds
+    assert {name.split("-")[0] for name in first} == {"step8"}
+    # A further checkpoint computes itself alone: what is kept is not written again.
     assert {name.split("-")[0] for name in second.keys() - first.keys()} == {"step12"}
     assert first.items() <= second.items()
 
@@ -112,13 +139,13 @@ def test_tables_figures_cache_and_report(method: str, copies: Copies, call: Call
     assert {file.name for file in files} == wanted | {f"{method}-{TABLE[method]}.parquet"}
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files if file.suffix == ".png")
 
-    table = table_of(method, run / "analysis")
+    table = analyzed.table
     assert set(table) == {"run", "folder", "model", "step", "task"} | OWN[method]
-    assert set(table["step"]) == {4, 8, 12}
+    assert set(table["step"]) == set(STEPS)
     assert set(table["task"]) == {"less", "plus"}
 
     # Nothing is computed a third time: the weights could not even be read.
-    for step in (4, 8, 12):
+    for step in STEPS:
         weights = run / f"step{step}" / "model.pt"
         weights.write_bytes(bytes(weights.stat().st_size))
     status, out, _ = call(*analyze(method, run), "--json")
@@ -139,9 +166,12 @@ def test_tables_figures_cache_and_report(method: str, copies: Copies, call: Call
     assert section.count("<img") == len(names)
 
 
-def test_what_patching_says_holds_together(copies: Copies, call: Call) -> None:
-    assert call(*analyze("patching", copies.make("run")), "--out", copies.folder)[0] == 0
-    table = table_of("patching", copies.folder)
+def test_what_a_method_says_holds_together(analyzed: Analyzed, trained: Path) -> None:
+    {"patching": check_patching, "das": check_das, "gradients": check_gradients}[analyzed.method](analyzed, trained)
+
+
+def check_patching(analyzed: Analyzed, trained: Path) -> None:
+    table = analyzed.table
     for _, of in table.groupby(["step", "task", "weights"]):
         assert sorted(of["rank"]) == list(range(1, len(of) + 1))
         assert of.sort_values("rank")["effect"].is_monotonic_decreasing
@@ -150,29 +180,27 @@ def test_what_patching_says_holds_together(copies: Copies, call: Call) -> None:
         assert (table[name] <= table[f"{name}_high"]).all()
     untrained = table[table["weights"] == "untrained"].groupby(["task", "layer"])["effect"]
     assert (untrained.nunique() == 1).all()  # the same random weights at every checkpoint
-    assert (table[table["weights"] == "trained"].groupby(["task", "layer"])["effect"].nunique() == 3).all()
+    trained_effects = table[table["weights"] == "trained"].groupby(["task", "layer"])["effect"]
+    assert (trained_effects.nunique() == len(STEPS)).all()
 
 
-def test_what_das_says_holds_together(trained: Path, copies: Copies, call: Call) -> None:
-    assert call(*analyze("das", copies.make("run"), steps="last"), "--out", copies.folder)[0] == 0
-    table = table_of("das", copies.folder)
+def check_das(analyzed: Analyzed, trained: Path) -> None:
+    table = analyzed.table
     depth = read_run(trained).experiment.model.n_layers + 1
-    assert len(table) == 2 * depth * 4 * (2 + 2)  # tasks, layers, questions, subspaces of both models
+    assert len(table) == len(STEPS) * 2 * depth * 4 * (2 + 2)  # tasks, layers, questions, subspaces of both models
     assert (table["low"] <= table["accuracy"]).all()
     assert (table["accuracy"] <= table["high"]).all()
     assert table["accuracy"].between(0, 1).all()
-    assert (table.groupby(["task", "weights", "position", "variable"])["no_swap"].nunique() == 1).all()
+    assert (table.groupby(["step", "task", "weights", "position", "variable"])["no_swap"].nunique() == 1).all()
     # TOK1's stream after the last block is read by nothing.
     unread = table[(table["layer"] == depth - 1) & (table["position"] == 0)]
     assert (unread["accuracy"] == unread["no_swap"]).all()
 
 
-def test_what_gradients_say_holds_together(trained: Path, copies: Copies, call: Call) -> None:
-    status, out, _ = call(*analyze("gradients", copies.make("run")), "--out", copies.folder)
-    assert status == 0
-    table = table_of("gradients", copies.folder)
+def check_gradients(analyzed: Analyzed, trained: Path) -> None:
+    table = analyzed.table
     plan = run_data(trained)[1].plan
-    for step, task in ((step, number) for step in (4, 8, 12) for number in (0, 1)):
+    for step, task in ((step, number) for step in STEPS for number in (0, 1)):
         name = plan.tasks[task].name
         of = table[(table["step"] == step) & (table["task"] == name)].set_index(["kind", "of"])
         assert of.loc[("reference", name), "cosine"] == pytest.approx(1)
@@ -182,10 +210,11 @@ def test_what_gradients_say_holds_together(trained: Path, copies: Copies, call: 
         whole, parts = projected["batch", ""], projected["injected", ""] + projected["rest", ""]
         assert whole == pytest.approx(parts, rel=1e-5, abs=1e-7 * of["norm"].max())
     silent = table[(table["kind"] == "injected") & (table["of"] == "plus") & (table["step"] % 3 != 0)]
-    assert len(silent) == 4  # at steps 4 and 8, on the neurons of both tasks: no burst
+    assert len(silent) == 2  # at step 8, on the neurons of both tasks: no burst
     assert silent["cosine"].isna().all()
-    assert set(table[table["proven"]]["step"]) == {4, 8}
-    assert [line.split() for line in out.splitlines() if line.split()[:2] == ["run", "2"]] == [["run", "2", "12"]]
+    assert set(table[table["proven"]]["step"]) == {8}
+    lines = [line.split() for line in analyzed.out.splitlines()]
+    assert ["whole", "1", "12"] in lines
 
 
 def test_a_corrupt_checkpoint_is_named_and_left_out(copies: Copies, call: Call) -> None:
@@ -221,8 +250,7 @@ def test_runs_of_one_name_stay_apart(copies: Copies, call: Call) -> None:
     both = {name.format(run=run).replace("step12", step) for name in one for run, step in TWINS}
     across = {f"layers-models-{task}" for task in ("less", "plus")}
     assert drawn == {f"{method}-{name}.png" for name in both | across}
-    assert call("report", *runs, "--out", to / "page.html")[0] == 0
-    assert "a/twin" in (to / "page.html").read_text()
+    assert "a/twin" in write_text(runs, to / "page.html").read_text()
 
 
 def test_results_of_another_version_are_not_shown(copies: Copies, call: Call) -> None:
@@ -232,8 +260,7 @@ def test_results_of_another_version_are_not_shown(copies: Copies, call: Call) ->
     [about] = (run / "analysis" / method).glob("*/about.json")
     about.write_text(json.dumps(json.loads(about.read_text()) | {"version": 0}))
     (about.parent / f"{TABLE[method]}.parquet").write_bytes(b"of a kind that is no longer read")
-    assert call("report", run, "--out", run / "page.html")[0] == 0
-    assert TITLES[method].replace("'", "&#39;") not in (run / "page.html").read_text()
+    assert TITLES[method] not in [section.title for section in sections_of([run])]
 
 
 TWINS = (("a-twin", "step12"), ("b-twin", "step8"))

@@ -18,6 +18,8 @@ from olmo_inject.injection.schedules import Window
 from olmo_inject.tasks import build_tasks
 from olmo_inject.vocabulary import Vocabulary
 
+IDS = Vocabulary.without_tokenizer(50280, 50279, 1)
+
 
 @pytest.mark.parametrize(
     ("written", "steps"),
@@ -88,8 +90,8 @@ def test_frequencies_in_every_unit(base: Path, entry: str, per_batch: Fraction) 
     assert planned(experiment)[0].schedule.rate == per_batch
 
 
-def planned(experiment: Experiment) -> list[PlannedTask]:
-    return planned_tasks(experiment, build_tasks(experiment.tasks, Vocabulary.load(DOLMA)))
+def planned(experiment: Experiment, vocabulary: Vocabulary = IDS) -> list[PlannedTask]:
+    return planned_tasks(experiment, build_tasks(experiment.tasks, vocabulary))
 
 
 def test_schedules(base: Path) -> None:
@@ -278,9 +280,18 @@ def test_extends_a_chain(base: Path, tmp_path: Path) -> None:
     assert (experiment.name, experiment.plan_seed, len(experiment.tasks)) == ("two", 1, 1)
 
 
+def test_extends_a_shipped_experiment_by_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: demo\nname: mine")
+    mine = load_experiment(tmp_path / "mine.yaml")
+    assert (mine.name, mine.tasks) == ("mine", load_experiment("demo").tasks)
+    (tmp_path / "demo.yaml").write_text("extends: demo\nplan_seed: 4")  # the shipped one: not itself
+    assert load_experiment(tmp_path / "demo.yaml").plan_seed == 4
+
+
 def test_extends_what_is_not_there_or_itself(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: absent.yaml")
-    assert refusal(tmp_path / "a.yaml").endswith("a.yaml: extends absent.yaml, which is not a file beside it")
+    refused = refusal(tmp_path / "a.yaml")
+    assert refused.endswith("a.yaml: extends absent.yaml, which is neither a file beside it nor a shipped experiment")
     for first, second in (("a", "b"), ("b", "c"), ("c", "a")):
         (tmp_path / f"{first}.yaml").write_text(f"extends: {second}.yaml")
     assert refusal(tmp_path / "a.yaml").endswith("a.yaml: extends itself")
@@ -334,5 +345,5 @@ def test_every_shipped_model_loads(tmp_path: Path, path: Path) -> None:
 def test_every_shipped_experiment_loads(path: Path) -> None:
     experiment = load_experiment(path)
     assert load_experiment(path.stem) == experiment
-    for entry in planned(experiment):
+    for entry in planned(experiment, Vocabulary.load(DOLMA)):
         assert entry.schedule.max_count <= experiment.batch_size

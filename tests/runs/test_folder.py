@@ -150,7 +150,7 @@ def test_reading_a_run_runs_none_of_its_code(
     (trained / "canary").unlink(missing_ok=True)
     for command in (
         ("audit", run),
-        ("report", run, "--out", tmp_path / "page.html", "--figures", tmp_path / "figures"),
+        ("report", run, "--out", tmp_path / "page.html"),
         ("export", run / "step4", "--out", tmp_path / "exported", "--no-tokenizer"),
         ("export", run / "step4", "--out", tmp_path / "none"),  # refused for want of a tokenizer
         ("unshard", run / "step4", "--out", tmp_path / "unsharded"),

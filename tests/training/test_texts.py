@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pages import write_text
 from ranks import Ranks
 from runs import VOCAB, same_bits, series, train_on_rank, write_experiment
 
@@ -165,10 +166,7 @@ def test_analyses_and_report_of_texts(finished: Path, tmp_path: Path, capsys: py
         "memory-exposure-canary.svg",
         "memory-contamination-own.svg",
     }
-    page = tmp_path / "report.html"
-    with pytest.raises(SystemExit, match="^0$"):
-        main(["report", str(finished), "--out", str(page)])
-    text = page.read_text()
+    text = write_text([finished], tmp_path / "report.html").read_text()
     assert 'id="memorization"' in text
     assert 'id="contamination"' in text
     assert "olmo-inject analyze memory RUNS" in text

@@ -43,7 +43,7 @@ def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> No
     while not happened():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def processes_of(run: Path) -> list[int]:
@@ -127,8 +127,13 @@ def test_a_second_command_is_refused_and_ranks_do_not_outlive_theirs(tmp_path: P
     long = "train.max_duration=20000"
     first = start(path, run, long)
     wait_for(lambda: len(processes_of(run)) == 3 and (run / "evidence.jsonl").exists(), first)
+    held = processes_of(run)
+    for pid in held:  # it leaves the cores to the second
+        os.kill(pid, signal.SIGSTOP)
     second = start(path, run, long)
     _, said = second.communicate()
+    for pid in held:
+        os.kill(pid, signal.SIGCONT)
     assert second.returncode == 2
     assert [line for line in said.splitlines() if "is in use" in line]
     assert "Traceback" not in said

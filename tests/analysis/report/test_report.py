@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from copies import Copies
 from matplotlib.figure import Figure
+from pages import write_text
 
 from analysis.read.in_run_gradients import in_run_cosines
 from analysis.read.runs import read_run
@@ -129,7 +130,7 @@ def test_cosines_measured_while_training_have_a_section(copies: Copies, tmp_path
     )
     assert table["norm"].equals(table["cosine"])
     assert set(table.loc[table["instances"] > 0, "step"]) == {0, 3, 6}  # a burst every three steps
-    page = Page(write_report([run], tmp_path / "page.html")[0])
+    page = Page(write_text([run], tmp_path / "page.html"))
     assert "gradient-interference-measured-while-training" in page.ids
     assert page.text.count("-0.300") == 2  # mean cosines with and without the task
 
@@ -149,7 +150,7 @@ def test_a_run_that_outlived_its_corpus(copies: Copies, tmp_path: Path) -> None:
     pattern = re.search(r"- (.*/part-\*\.npy)", text)
     assert pattern is not None
     run = copies.make("moved", (pattern[1], "/nowhere/part-*.npy"))
-    page = Page(write_report([run], tmp_path / "page.html")[0])
+    page = Page(write_text([run], tmp_path / "page.html"))
     assert "cannot be shown: corpus.paths: nothing matches /nowhere" in page.text
     assert "Learning curves" in page.text
 
@@ -159,7 +160,7 @@ def test_a_failed_audit_is_the_page_s_verdict_and_a_name_cannot_write_html(copie
     evidence = (run / "evidence.jsonl").read_text()
     (run / "evidence.jsonl").write_text(evidence.replace('"rows": 12', '"rows": 11', 2))
     write_json(run / AUDIT, audit_run(run, progress=False).record())
-    source = write_report([run], tmp_path / "page.html")[0].read_text()
+    source = write_text([run], tmp_path / "page.html").read_text()
     page = Page(tmp_path / "page.html")
     assert "The audit found differences in spoilt" in page.text
     assert "2 differences" in page.text
