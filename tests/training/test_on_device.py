@@ -123,16 +123,16 @@ def ends_well(*arguments: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "table"),
+    ("method", "options"),
     [
-        ("features", ["--components", "4"], "order"),
-        ("patching", ["--pairs", "8"], "layers"),
-        ("gradients", ["--neurons", "4"], "cosines"),
-        ("das", ["--updates", "2", "--pairs", "8", "--dimensions", "1"], "sites"),
+        ("features", ["--components", "4"]),
+        ("patching", ["--pairs", "8"]),
+        ("gradients", ["--neurons", "4"]),
+        ("das", ["--updates", "2", "--pairs", "8", "--dimensions", "1"]),
     ],
 )
 def test_an_analysis_gives_what_it_gives_on_a_cpu(
-    device: str, plain: Path, tmp_path: Path, method: str, options: list[str], table: str
+    device: str, plain: Path, tmp_path: Path, method: str, options: list[str]
 ) -> None:
     if device == "cpu" and method == "das":
         pytest.skip("takes minutes, and other tests search on a CPU")
@@ -140,17 +140,17 @@ def test_an_analysis_gives_what_it_gives_on_a_cpu(
     for where in dict.fromkeys((device, "cpu")):
         run = shutil.copytree(plain, tmp_path / where)  # results are kept beside the run
         ends_well("analyze", method, run, "--steps", 8, *options, "--device", where, "--out", run / "tables")
-        tables.append(pd.read_parquet(run / "tables" / f"{table}.parquet").select_dtypes("number"))
-    assert len(tables[0])
+        found = sorted((run / "tables").glob("*.parquet"))
+        tables.append({path.name: pd.read_parquet(path).select_dtypes("number") for path in found})
+    assert any(len(table) for table in tables[0].values())
     if method != "das":  # whose search may take another way
-        pd.testing.assert_frame_equal(tables[0], tables[-1], rtol=1e-2, atol=1e-3, check_dtype=False)
+        for name, table in tables[0].items():
+            pd.testing.assert_frame_equal(table, tables[-1][name], rtol=1e-2, atol=1e-3, check_dtype=False)
 
 
-def test_a_checkpoint_is_evaluated_and_exported(device: str, plain: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_evaluated(device: str, plain: Path, tmp_path: Path) -> None:
     found = []
     for where in dict.fromkeys((device, "cpu")):
         ends_well("evaluate", plain / "step12", "--device", where, "--parquet", tmp_path / f"{where}.parquet")
         found.append(pd.read_parquet(tmp_path / f"{where}.parquet")["loss"])
     np.testing.assert_allclose(found[0], found[-1], rtol=1e-4)
-    ends_well("unshard", plain / "step12", tmp_path / "unsharded")
-    assert list((tmp_path / "unsharded").glob("*.safetensors"))
