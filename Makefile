@@ -8,6 +8,7 @@
 #   make lint    ruff and pyright
 #   make docs    the documentation site, in site/; fails on a broken link
 #   make bench   costs against plain ai2-olmo; ARGS goes to `python -m benchmarks`
+#   make gpu     prove and measure one GPU in ten minutes, and write docs/gpu.md; ARGS="--device cpu --out /tmp" tries it
 #   make test-core   the tests of what needs no ai2-olmo, and of OLMo-core 3, in an environment without ai2-olmo and with
 #                numpy 2: .venv-core (`make core-env` makes it)
 #   make test-olmo-core   of these, the tests of OLMo-core 3 alone
@@ -40,7 +41,7 @@ test coverage: JOBS ?= 3
 quick: JOBS ?= 2
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: env demo test quick coverage lint docs bench core-env test-core test-olmo-core transformers-4 clean
+.PHONY: env demo test quick coverage lint docs bench gpu core-env test-core test-olmo-core transformers-4 clean
 demo: $(READY)
 	.venv/bin/olmo-inject demo $(ARGS)
 
@@ -66,6 +67,9 @@ docs: $(READY)
 
 bench: $(READY)
 	.venv/bin/python -m benchmarks $(ARGS)
+
+gpu: $(READY)
+	.venv/bin/python -m benchmarks gpu $(ARGS)
 
 # ai2-olmo 0.6.0 pins ai2-olmo-core 0.1.0, so OLMo-core 3 has an environment of its own, and this project in it
 # without ai2-olmo. It is also where the core is tested with numpy 2.

@@ -7,6 +7,7 @@ were measured is taken first and not timed; else a fast loader would have a good
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,8 +27,10 @@ from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.injection import Plan
+from olmo_inject.injection import Placement, Plan, PlannedTask, Uniform
+from olmo_inject.tasks import Task, TaskConfig
 from olmo_inject.training.loader import build_loader
+from olmo_inject.vocabulary import Vocabulary
 
 LENGTH = 4096
 BATCH = 1024
@@ -105,11 +108,13 @@ def main() -> None:
             length = SEQUENCES // BATCH * BATCH
             clean = InjectedCorpus(shards, order, NO_PLAN, 50279, length)
             full = InjectedCorpus(shards, order, plan_at(Fraction(BATCH)), 50279, length)
+            texts = InjectedCorpus(shards, order, plan_of_texts(Path(folder)), 50279, length)
             for ranks, workers in CASES:
                 loaders = {
                     "ai2-olmo": theirs(MemMapDataset(*paths, chunk_size=LENGTH), ranks, workers),
                     "ours": ours(clean, ranks, workers),
                     "ours, every row injected": ours(full, ranks, workers),
+                    "ours, 512 tokens in every row": ours(texts, ranks, workers),
                     "ours, nothing to read": ours(FreeRows(), ranks, workers),
                     "ai2-olmo, nothing to read": theirs(FreeItems(), ranks, workers),
                 }
@@ -132,10 +137,20 @@ def main() -> None:
                 path.unlink()
     print_table(
         f"Loader, a rank's rows of {LENGTH} tokens from a batch of {BATCH} (to reach: 3x ai2-olmo at 1,033 shards and "
-        "0 workers, never below 1x; injection at every row at most 5%; with workers within 10% of nothing to read)",
+        "0 workers, never below 1x; injection at every row at most 5%, of 512 tokens at most 10%; with workers within "
+        "10% of nothing to read)",
         ["loader", "shards", "rows", "workers", "sequences/s", "x ai2-olmo", "x ours", "x nothing to read"],
         rows,
     )
+
+
+def plan_of_texts(folder: Path) -> Plan:
+    """A text of 512 tokens at a random place in every row."""
+    tokens = np.random.default_rng(1).integers(2, 50000, (100, 512)).tolist()
+    (folder / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in tokens))
+    vocabulary = Vocabulary.without_tokenizer(50280, 50279, 1)
+    task = Task.build(TaskConfig("texts", "texts", options={"file": str(folder / "texts.jsonl")}), vocabulary)
+    return Plan([PlannedTask(task, Uniform(Fraction(BATCH)), placement=Placement("random"))], BATCH, seed=0)
 
 
 def warm(paths: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,12 +14,15 @@ from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.corpus.from_text.sample import build_sample
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.scan.scan import ReferenceOptions, prepare_scan, scan_part
-from olmo_inject.tasks import TaskConfig, build_tasks
+from olmo_inject.scan.text_index import TextIndex
+from olmo_inject.tasks import Task, TaskConfig, build_tasks
+from olmo_inject.vocabulary import Vocabulary
 
 TOKENS = 50_000_000  # the real text again and again, shuffled by document
 PIECE = 2**21
 ROUNDS = 5
 PROSE = ["boolq", "hellaswag"]
+TEXTS, TEXT_TOKENS = 1000, 64
 
 
 def main() -> None:
@@ -37,9 +41,11 @@ def main() -> None:
             shards = TokenShards([path], 4096, vocab_size=vocabulary.size)
             configs = [TaskConfig("less", "comparison"), TaskConfig("plus", "modular_addition")]
             tasks = build_tasks(configs, vocabulary)
+            texts = TextIndex([texts_of(documents, Path(folder), vocabulary)], near=0.5)
             rivals = {
                 "np.bincount": _timed(lambda tokens=tokens: count_all(tokens)),
                 "two tasks": _scanner(shards, vocabulary, tasks, None),
+                f"{TEXTS} texts of {TEXT_TOKENS} tokens": _scanner(shards, vocabulary, [], None, texts),
                 "two tasks and both references": _scanner(shards, vocabulary, tasks, ReferenceOptions()),
             }
             seconds = in_turns(rivals, ROUNDS)
@@ -71,8 +77,23 @@ def _timed(work: Callable[[], object]) -> Callable[[], float]:
     return measure
 
 
-def _scanner(shards, vocabulary, tasks, references) -> Callable[[], float]:
-    search, parts = prepare_scan(shards, vocabulary, tasks, references)
+def texts_of(documents: list[np.ndarray], folder: Path, vocabulary: Vocabulary) -> Task:
+    """A task of texts from the corpus, every other token pair of which is swapped, so that they are near at best."""
+    rng, lines = np.random.default_rng(1), []
+    for number in rng.permutation(len(documents)):
+        text = documents[number][:-1][:TEXT_TOKENS].copy()
+        if len(text) == TEXT_TOKENS:
+            text[1::16], text[2::16] = text[2::16].copy(), text[1::16].copy()
+            lines.append(json.dumps({"text": text.tolist()}))
+        if len(lines) == TEXTS:
+            break
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    config = TaskConfig("texts", "texts", options={"file": str(folder / "texts.jsonl")})
+    return build_tasks([config], vocabulary)[0]
+
+
+def _scanner(shards, vocabulary, tasks, references, texts=None) -> Callable[[], float]:
+    search, parts = prepare_scan(shards, vocabulary, tasks, references, texts)
     return _timed(lambda: [scan_part(search, part, lambda done, tokens: None) for part in parts])
 
 

@@ -289,7 +289,7 @@ def summary(current: Sequence[Status]) -> str:
 def status_table(current: Sequence[Status]) -> Table:
     """A table with a row for each cell."""
     table = Table()
-    for column in ("cell", "state", "step", "steps/s", "left", "unmirrored accuracy"):
+    for column in ("cell", "state", "step", "steps/s", "left", "test accuracy"):
         right = column in ("step", "steps/s", "left")
         table.add_column(column, justify="right" if right else "left", no_wrap=column in ("cell", "step", "state"))
     for status in current:

@@ -18,6 +18,7 @@ BRINGS: Mapping[str, Mapping[str, str]] = {
     "transformers": {"accelerate": "accelerate"},
     "build": {"datasets": "datasets", "zstandard": "zstandard"},
     "s3": {"boto3": "boto3", "botocore": "botocore"},
+    "suites": {"lm_eval": "lm-eval"},
 }
 PYTHONS = {"olmo": " (Python 3.10 to 3.12)"}
 

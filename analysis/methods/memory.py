@@ -16,10 +16,10 @@ from analysis.methods.activations import check_vocabulary
 from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from olmo_inject.errors import UserError
-from olmo_inject.injection import Plan
+from olmo_inject.injection import Plan, sightings
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import chosen_ids
-from olmo_inject.training.evaluation.probes import ask_model, probes_of, sightings
+from olmo_inject.training.evaluation.probes import ask_model, probes_of
 
 METHOD = "memory"
 VERSION = 1

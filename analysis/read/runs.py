@@ -144,10 +144,14 @@ class Run:
         """The configuration of the task's injections, or None if it is only evaluated."""
         return next((entry for entry in self.experiment.injections if entry.task == task), None)
 
+    def _rates(self, task: str) -> list[Fraction]:
+        """The long-run rate of each of the task's entries."""
+        described = [each for name, each in self.plan["injections"].items() if name.partition("/")[0] == task]
+        return [Fraction(each["instances_per_batch"]) for each in described]
+
     def frequency(self, task: str) -> Frequency:
         """The task's long-run frequency; zero if it is not injected."""
-        described = [each for name, each in self.plan["injections"].items() if name.partition("/")[0] == task]
-        rate = sum((Fraction(each["instances_per_batch"]) for each in described), Fraction(0))
+        rate = sum(self._rates(task), Fraction(0))
         return Frequency(rate, self.experiment.batch_size, self.experiment.sequence_length)
 
     @cached_property
@@ -187,24 +191,10 @@ class Run:
         return name if corpus.sequences is None else f"{corpus.sequences:,} sequences of {name}"
 
     def schedule_label(self, task: str) -> str:
-        """How the run injects `task`, in a few words, such as `10 every 10 batches`."""
-        entry = self.injection(task)
-        if entry is None:
-            return "not injected"
-        if entry.schedule == "burst":
-            label = f"{entry.instances} every {entry.every} batches"
-        elif entry.schedule == "repetitions":
-            label = f"each {entry.times} times"
-        elif entry.schedule in ("at", "phases"):
-            label = f"{self.frequency(task).per_batch} per batch, " + (
-                "listed" if entry.schedule == "at" else "in phases"
-            )
-        else:
-            label = f"{self.frequency(task).per_batch} per batch"
-            label += ", drawn by row" if entry.schedule == "bernoulli" else ""
-        if entry.start or entry.stop is not None:
-            label += f", steps {entry.start} to {'end' if entry.stop is None else entry.stop}"
-        return label
+        """How the run injects `task`, in a few words, such as `10 every 10 batches`; all its entries."""
+        entries = [entry for entry in self.experiment.injections if entry.task == task]
+        labels = [_entry_label(entry, rate) for entry, rate in zip(entries, self._rates(task), strict=True)]
+        return "; ".join(labels) or "not injected"
 
     def plan_label(self) -> str:
         """How the run injects all its tasks."""
@@ -395,3 +385,17 @@ def conditions(runs: Sequence[Run], task: str | None = None) -> dict[Run, str]:
         + (f" beside {run.text_label}" if several else "")
         for run in runs
     }
+
+
+def _entry_label(entry: InjectionConfig, rate: Fraction) -> str:
+    """How one entry of `injections` injects its task, at a long-run rate of instances per batch."""
+    if entry.schedule == "burst":
+        label = f"{entry.instances} every {entry.every} batches"
+    elif entry.schedule == "repetitions":
+        label = f"each {entry.times} times"
+    else:
+        beside = {"at": ", listed", "phases": ", in phases", "bernoulli": ", drawn by row"}
+        label = f"{rate} per batch{beside.get(entry.schedule, '')}"
+    if entry.start or entry.stop is not None:
+        label += f", steps {entry.start} to {'end' if entry.stop is None else entry.stop}"
+    return f"{' and '.join(entry.groups)} {label}" if entry.groups else label

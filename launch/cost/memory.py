@@ -116,7 +116,8 @@ def activation_bytes(model: ModelConfig, train: TrainConfig, sequences: int) -> 
 
     For each token, a block keeps its input and its middle in fp32; and in the precision of the matrix products two
     outputs of norms, q, k, v, the attention's output, the MLP's joined up and gate, silu(gate) and their product. Each
-    logit is kept four times at the peak: as computed, without the last position, as log probability, and as gradient.
+    logit is kept three times at the peak, in that precision: without the last position, and as the gradient with and
+    without it. The loss of `LOGITS_AT_ONCE` of them at a time takes three more in fp32 (`olmo_inject.training.loss`).
 
     Args:
         model: the model.
@@ -136,8 +137,11 @@ def activation_bytes(model: ModelConfig, train: TrainConfig, sequences: int) -> 
     kept = sum(FP32 * model.d_model if again else block for again in recomputed)
     if any(recomputed):
         kept += block  # the block that is being recomputed
-    logits = (2 * b + 2 * FP32) * (model.embedding_size or model.vocab_size)
-    return sequences * model.max_sequence_length * (kept + logits)
+    tokens = sequences * model.max_sequence_length
+    logits = tokens * (model.embedding_size or model.vocab_size)
+    from olmo_inject.training.loss import LOGITS_AT_ONCE
+
+    return tokens * kept + 3 * b * logits + 3 * FP32 * min(logits, LOGITS_AT_ONCE)
 
 
 def _shards(fsdp: FSDPConfig, gpus: int, gpus_per_node: int) -> int:

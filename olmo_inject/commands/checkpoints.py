@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,41 +94,63 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of tasks, a task or group of lm-eval, EleutherAI's harness; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    suites_in: Annotated[
+        Path | None,
+        typer.Option(help="Folder with YAML files of further lm-eval tasks.", show_default=False),
+    ] = None,
     device: DeviceOption = "auto",
     rows_per_pass: Annotated[int, typer.Option(help="Instances per forward pass, which bounds memory.")] = 512,
     max_instances: Annotated[
-        int | None, typer.Option(help="Maximum instances of each half.", show_default=False)
+        int | None, typer.Option(help="Maximum instances of each half, or of each suite.", show_default=False)
     ] = None,
     parquet: Annotated[Path | None, typer.Option(help="Also write the results to this file.")] = None,
     as_json: JsonOption = False,
     *,
     spread: Spread,
 ) -> None:
-    """Evaluate checkpoints on their own tasks, or on tasks that they were not trained on.
+    """Evaluate checkpoints on their own tasks, on tasks that they were not trained on, or on suites of lm-eval.
 
     Example: `olmo-inject evaluate runs/a runs/b/step500 --tasks less --tasks other.yaml`
     """
     from olmo_inject.progress import show_progress
     from olmo_inject.training.evaluation import checkpoints as evaluation
     from olmo_inject.training.evaluation import probes
+    from olmo_inject.training.evaluation.suites import SuiteResult, Suites, suites_table
     from olmo_inject.training.parallel import choose_device
 
     evaluation.check_sizes(rows_per_pass, max_instances)
+    if tasks and suite:
+        raise UserError("--suite: give either suites or --tasks")
+    if suites_in is not None and not suite:
+        raise UserError("--suites-in: name the tasks in it with --suite")
+    found_steps = evaluation.find_steps(checkpoints, steps)
+    suites = Suites.find(suite, suites_in) if suite else None
 
     def compute(work: list[tuple[Path, list[Task]]]) -> Iterator[list[dict[str, Any]]]:
         torch_device = choose_device(device)
         with show_progress("evaluating", len(work), "checkpoints", enabled=not as_json) as meter:
             for step, chosen in work:
-                found = evaluation.evaluate_checkpoint(step, chosen, torch_device, rows_per_pass, max_instances)
+                if suites is not None:
+                    found: Iterable[Any] = suites.evaluate(step, torch_device, rows_per_pass, max_instances)
+                else:
+                    found = evaluation.evaluate_checkpoint(step, chosen, torch_device, rows_per_pass, max_instances)
                 yield [result.record() for result in found]
                 meter.advance()
 
     # Load all tasks first, so that a mistake in the last one is reported before any evaluation.
-    work = [(step, evaluation.find_tasks(tasks or (), step)) for step in evaluation.find_steps(checkpoints, steps)]
+    work = [(step, [] if suites else evaluation.find_tasks(tasks or (), step)) for step in found_steps]
     sizes = {"rows_per_pass": rows_per_pass, "max_instances": max_instances}
     # What decides a result takes a while to hash, and is needed only if results are kept.
     about = partial(evaluation.what_is_evaluated, **sizes) if spread.is_spread else lambda *_: {}
-    items = [Item(one, str(one[0]), about(*one)) for one in work]
+    asked = suites.identity() if suites is not None else {}
+    items = [Item(one, str(one[0]), about(*one) | asked) for one in work]
     records = list(spread.results(items, compute, "checkpoint", jobs_folder(checkpoints), "evaluate"))
     spread.end_of_part()
     results = [evaluation.result_of(record) for found in records for record in found]
@@ -139,6 +161,8 @@ def evaluate(
     else:
         labels = [result for result in results if isinstance(result, evaluation.Result)]
         answers = [result for result in results if isinstance(result, evaluation.ProbeResult)]
+        if suites is not None:
+            table_console().print(suites_table([each for each in results if isinstance(each, SuiteResult)]))
         if labels:
             table_console().print(evaluation.results_table(labels))
         if answers:

@@ -128,6 +128,9 @@ def scan(
     ] = None,
     items: Annotated[int, typer.Option(help="Statements of each kind to write.", rich_help_panel=REFERENCES)] = 1000,
     context: Annotated[int, typer.Option(help="Tokens of text before each answer.", rich_help_panel=REFERENCES)] = 64,
+    near: Annotated[
+        float, typer.Option(help="Share of a text's runs of four tokens that a near occurrence of it has.")
+    ] = 0.5,
     resample: Annotated[int, typer.Option(help="Task seeds to try until the corpus holds no instance.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the full report to this JSON file.")] = None,
     show: Annotated[int, typer.Option(help="Matches to print per task.")] = 5,
@@ -140,8 +143,9 @@ def scan(
 ) -> None:
     """Search a corpus for instances of an experiment's tasks, which should occur in it only by injection.
 
-    Exit status 1 if there are some and no clean seeds were found; `--resample 64` tries other seeds. A remote corpus
-    is streamed whole, and again for every 64 seeds of `--resample`; jobs of `--submit` share each of these passes.
+    Texts are also found near, with words changed. Exit status 1 if there are exact instances and no clean seeds were
+    found; `--resample 64` tries other seeds. A remote corpus is streamed whole, and again for every 64 seeds of
+    `--resample`; jobs of `--submit` share each of these passes.
 
     Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
     """
@@ -161,6 +165,7 @@ def scan(
         raise UserError("--out: needed with --submit, --shard and --merge, which keep what they find beside it")
     experiment = load_experiment(config, overrides or ())
     options = ScanOptions(
+        near,
         references,
         ReferenceOptions(context, items),
         resample,

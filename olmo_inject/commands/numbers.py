@@ -34,6 +34,7 @@ NUMBERS = {
     "memory": Range(0, 2**62),
     "items": COUNT,
     "context": COUNT,
+    "near": Range(0, 1, above=True),
     "resample": FROM_0,
     "resamples": FROM_0,
     "show": FROM_0,

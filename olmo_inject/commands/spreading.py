@@ -203,6 +203,8 @@ class Spread:
         """
         if self.share is None:
             self.mine(items, is_kept, name, noun, folder)
+            if self.submit == "local" and (missing := [name(item) for item in items if not is_kept(item)]):
+                raise UserError(f"{counted(len(missing), noun)} not done, {missing[0]}: see the logs in {folder}")
         elif not all(map(is_kept, items)):
             mine = self.share.of(items)
             if todo := [item for item in mine if not is_kept(item)]:

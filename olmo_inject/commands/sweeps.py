@@ -130,7 +130,10 @@ def submit(file: FileArgument, site: SiteOption = None, retry_failed: RetryOptio
 
 @app.command()
 def status(file: FileArgument, as_json: JsonOption = False) -> None:
-    """Show the state of each cell: steps done, speed, time left, accuracies, and why it failed."""
+    """Show the state of each cell: steps done, speed, time left, test accuracies, and why it failed.
+
+    The accuracy of a task of pairs is over test pairs whose mirror is not injected.
+    """
     from launch import cells, local, slurm
     from launch.sweep import load_sweep
 

@@ -171,7 +171,10 @@ def _check_choices(experiment: Experiment) -> None:
     experiment.evaluation.also.check("evaluation.also")
     _check_gradients(experiment)
     if experiment.start_from is not None and "://" in experiment.start_from:
-        raise UserError(f"start_from: {experiment.start_from} is an address; it must be a folder of this machine")
+        raise UserError(
+            f"start_from: {experiment.start_from} is an address; give a folder of this machine, or OWNER/NAME@REVISION "
+            "of the Hugging Face hub"
+        )
     check_corpus(experiment)
 
 

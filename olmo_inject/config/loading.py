@@ -135,8 +135,10 @@ def _read_extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return config
     extended = path.parent / expanded(str(base), f"{path}: extends")
+    if not extended.is_file() and base in shipped_configs("experiments"):
+        extended = configs_folder() / "experiments" / f"{base}.yaml"
     if not extended.is_file():
-        raise UserError(f"{path}: extends {base}, which is not a file beside it")
+        raise UserError(f"{path}: extends {base}, which is neither a file beside it nor a shipped experiment")
     return _over(_read_extended(extended, (*seen, path.resolve())), config)
 
 

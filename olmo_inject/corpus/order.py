@@ -55,6 +55,7 @@ class Order:
         self.folder, self.second = folder, second
         self.epoch_length = n_sequences // batch_size * batch_size  # positions
         self._epoch = lru_cache(maxsize=2)(self._load_epoch)
+        self._in_memory = lru_cache(maxsize=2)(self._shuffle)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Order, (self.n_sequences, self.batch_size, self.seed, self.folder, self.second)
@@ -64,11 +65,11 @@ class Order:
         epochs, places = np.divmod(positions, self.epoch_length)
         first = int(epochs[0]) if len(epochs) else 0
         if (epochs == first).all():
-            return self._epoch(first)[places].astype(np.int64)
+            return self._at(first, places).astype(np.int64)
         out = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
             mine = epochs == epoch
-            out[mine] = self._epoch(int(epoch))[places[mine]]
+            out[mine] = self._at(int(epoch), places[mine])
         return out
 
     @property
@@ -123,10 +124,16 @@ class Order:
                 break
         return first
 
+    def _at(self, epoch: int, places: Int64[np.ndarray, " b"]) -> UInt32[np.ndarray, " b"]:
+        shuffled = self._epoch(epoch)
+        if len(places) and places.max() >= len(shuffled):  # a shorter run stored it, and nobody prepared more
+            shuffled = self._in_memory(epoch)
+        return shuffled[places]
+
     def _load_epoch(self, epoch: int) -> UInt32[np.ndarray, " n"]:
         if (path := self._stored(epoch)) is not None:
             return np.memmap(path, np.uint32, mode="r").view(np.ndarray)
-        return self._shuffle(epoch)
+        return self._in_memory(epoch)
 
     def _shuffle(self, epoch: int) -> UInt32[np.ndarray, " n"]:
         # Equal to olmo.data.IterableDataset._build_global_indices, on which the order of the OLMo runs depends.

@@ -19,6 +19,7 @@ from olmo_inject.injection.schedules import (
     is_exact,
     windowed,
 )
+from olmo_inject.injection.sightings import sightings
 
 __all__ = [
     "Bernoulli",
@@ -36,5 +37,6 @@ __all__ = [
     "Uniform",
     "is_exact",
     "parse_fraction",
+    "sightings",
     "windowed",
 ]

@@ -31,7 +31,7 @@ def hash_rows(positions: Int64[np.ndarray, " b"], tokens: Int64[np.ndarray, "b t
 
 def hash_sum(positions: Int64[torch.Tensor, " b"], tokens: Int64[torch.Tensor, "b t"]) -> Int64[torch.Tensor, ""]:
     """The sum of `hash_rows` modulo 2^64, on the tensors' device, as a signed 64-bit integer."""
-    weights = torch.from_numpy(_weights(tokens.shape[1]).view(np.int64)).to(tokens.device)
+    weights = _weights_on(tokens.device, tokens.shape[1])
     x = (tokens * weights).sum(dim=1) + positions * _signed(_POSITION)
     for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):
         # torch shifts signed integers arithmetically; the mask turns this into an unsigned shift.
@@ -54,6 +54,11 @@ def to_hex(total: int) -> str:
 def _weights(length: int) -> UInt64[np.ndarray, " t"]:
     # Odd, so that a change of one token always changes the hash.
     return randomness.bits(randomness.key("evidence"), length) | np.uint64(1)
+
+
+@lru_cache(maxsize=4)
+def _weights_on(device: torch.device, length: int) -> Int64[torch.Tensor, " t"]:
+    return torch.from_numpy(_weights(length).view(np.int64)).to(device)
 
 
 def _signed(word: int) -> int:

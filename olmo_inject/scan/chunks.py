@@ -32,14 +32,19 @@ class Stretch:
     end: int
     row: int | None
 
+    def first(self, places: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """First token of the text that contains each place; it may be before those at hand."""
+        row = self.row
+        return np.full(len(places), -self.base) if row is None else (self.base + places) // row * row - self.base
+
     def bounds(self, place: int) -> tuple[int, int]:
         """First and last (exclusive) token of the text that contains `place`."""
         if self.row is None:
             return 0, len(self.tokens)
-        first = (self.base + place) // self.row * self.row - self.base
+        first = int(self.first(np.array([place]))[0])
         return max(0, first), min(first + self.row, len(self.tokens))
 
-    def whole(self, places: Int64[np.ndarray, " n"], length: int) -> Bool[np.ndarray, " n"]:
+    def whole(self, places: Int64[np.ndarray, " n"], length: int | Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Whether the `length` tokens from each place on belong to one text."""
         if self.row is None:
             return np.ones(len(places), bool)

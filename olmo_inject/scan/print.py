@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from olmo_inject.scan.text_report import texts_table
 from olmo_inject.terminal import Console
 from olmo_inject.words import counted
 
@@ -27,16 +28,21 @@ def print_scan(report: dict[str, Any], console: Console, shown: int) -> None:
         f"{report['corpus']}: {report['tokens']:,} tokens, "
         f"{report['sequences']:,} sequences of {report['sequence_length']:,}"
     )
+    texts = {name: task for name, task in report["tasks"].items() if "texts" in task}
+    triples = {name: task for name, task in report["tasks"].items() if "texts" not in task}
     table = Table()
     for column in ("task", "seed", "instances found", "TOK1 TOK2 found", "its tokens occur"):
         table.add_column(column, justify="left" if column == "task" else "right")
-    for name, task in report["tasks"].items():
+    for name, task in triples.items():
         table.add_row(name, *(f"{task[key]:,}" for key in ("seed", "instances", "pairs", "token_occurrences")))
-    console.print(table, markup=False)
+    if triples:
+        console.print(table, markup=False)
+    if texts:
+        console.print(texts_table(texts, shown), markup=False)
     for name, task in report["tasks"].items():
         for place in task["places"][:shown]:
             say(f"{name}: {_place_line(place)}")
-        more = task["instances"] + task["pairs"] - min(shown, len(task["places"]))
+        more = task["instances"] + task["near" if "texts" in task else "pairs"] - min(shown, len(task["places"]))
         if more > 0:
             say(f"{name}: {more:,} more")
     if shown and any(task["places"] for task in report["tasks"].values()):
@@ -69,6 +75,10 @@ def _place_line(place: dict[str, Any]) -> str:
         where += f", sequence {place['sequence']:,}, {step}"
     if document := place.get("document"):
         where += f", {document['source']} line {document['line']:,}"
+    if "instance" in place:
+        near = "" if place["kind"] == "exact" else f" ({place['share']:.0%})"
+        text = "".join(place["text"]).replace("␣", " ")
+        return f"{place['instance']} {place['kind']}{near}: {text!r} at {where}"
     return f"{place['kind']} {' | '.join(place['text'])} at {where}"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,18 @@ from olmo_inject.corpus.references import Reference
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.data import TaskPlan, build_plan
 from olmo_inject.errors import UserError
-from olmo_inject.injection import Frequency
+from olmo_inject.injection import Frequency, sightings
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import FoundStatements
 from olmo_inject.scan.hits import Place, TaskHits
 from olmo_inject.scan.scan import ReferenceOptions, ScanResult, count_instances, scan_corpus
 from olmo_inject.scan.statements import KINDS
+from olmo_inject.scan.text_index import TextIndex
+from olmo_inject.scan.text_report import FindPlaces, texts_record
 from olmo_inject.share import Spreading, in_one_process
 from olmo_inject.tasks import Task
+from olmo_inject.vocabulary import Vocabulary
 
 AS_CONFIGURED = "-"  # stands for the corpus that the experiment names
 IN_SHARDS = "offset: token of the shard; sequence: its number in the corpus; step: the first that reads it"
@@ -45,6 +50,7 @@ class ScanOptions:
     """What a scan does besides counting.
 
     Attributes:
+        near: share of a text's runs of tokens that a near occurrence has.
         references: folder for the reference tasks; None: do not look for statements.
         reference: how statements are kept.
         resample: draws of new seeds to try for tasks with natural instances.
@@ -55,6 +61,7 @@ class ScanOptions:
         spreading: as in `scan_corpus`.
     """
 
+    near: float = 0.5
     references: Path | None = None
     reference: ReferenceOptions = field(default_factory=ReferenceOptions)
     resample: int = 0
@@ -74,6 +81,7 @@ class Searched:
         experiment: with the corpus that was searched.
         planned: its tasks and corpus.
         shards: of the corpus.
+        texts: that were searched for; None if there are none.
         result: of the search.
         clean_seeds: seed of each task without natural instances, if they were asked for.
     """
@@ -82,6 +90,7 @@ class Searched:
     experiment: Experiment
     planned: TaskPlan
     shards: TokenShards
+    texts: TextIndex | None
     result: ScanResult
     clean_seeds: dict[str, int] | None
 
@@ -123,18 +132,21 @@ def search_experiment(
     shards = source.open_shards(experiment.sequence_length)
     how = {"processes": options.processes, "progress": options.progress, "spreading": options.spreading}
     references = options.reference if options.references is not None else None
-    result = scan_corpus(shards, vocabulary, planned.tasks, references, **how)
+    texts_of = [task for task in planned.tasks if not task.is_triples]
+    texts = TextIndex(texts_of, options.near) if texts_of else None
+    triples = [task for task in planned.tasks if task.is_triples]
+    result = scan_corpus(shards, vocabulary, triples, references, texts, **how)
     seeds = None
     if options.resample:
         clean = clean_seeds(
             experiment.tasks,
             vocabulary,
-            [hits.instances for hits in result.tasks],
-            lambda tasks: count_instances(shards, vocabulary, tasks, **how),
+            _of_triples(planned.tasks, [hits.instances for hits in result.tasks]),
+            lambda tasks: _natural_instances(shards, vocabulary, tasks, **how),
             options.resample,
         )
         seeds = {config.name: config.seed for config in clean}
-    return Searched(corpus, experiment, planned, shards, result, seeds)
+    return Searched(corpus, experiment, planned, shards, texts, result, seeds)
 
 
 def scan_report(searched: Searched, references: Path | None = None) -> dict[str, Any]:
@@ -159,7 +171,7 @@ def scan_report(searched: Searched, references: Path | None = None) -> dict[str,
         "steps": experiment.steps,
         "where": IN_SHARDS if shards.is_running_text else IN_STAGE,
         "documents": _no_documents(shards),
-        "tasks": _tasks_record(experiment, planned, shards, order, result),
+        "tasks": _tasks_record(searched, partial(_places, experiment, planned, shards, order)),
     }
     if references is not None:
         report["references"] = _save_references(references, experiment, planned, shards, result)
@@ -180,35 +192,61 @@ def _with_corpus(experiment: Experiment, corpus: str, options: ScanOptions) -> E
     return replace(experiment, corpus=config)
 
 
-def _tasks_record(
-    experiment: Experiment, planned: TaskPlan, shards: TokenShards, order: Order | None, result: ScanResult
-) -> dict[str, Any]:
-    text = planned.source.vocabulary.token_text
-    out = {}
-    for task, hits in zip(planned.tasks, result.tasks, strict=True):
-        ids = np.unique(task.tokens).tolist()
-        out[task.name] = {
-            "seed": task.config.seed,
-            "instances": hits.instances,
-            "pairs": hits.pairs,
-            "token_occurrences": int(hits.tokens.sum()),
-            "tokens": [
-                {"id": i, "text": text(i), "count": count} for i, count in zip(ids, hits.tokens.tolist(), strict=True)
-            ],
-            "places": _places(experiment, planned, shards, order, hits),
-        }
+def _natural_instances(shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], **how: Any) -> list[int]:
+    """As `count_instances`; 0 for tasks whose instances are texts, which no seed changes."""
+    triples = [task for task in tasks if task.is_triples]
+    return _of_triples(tasks, count_instances(shards, vocabulary, triples, **how))
+
+
+def _of_triples(tasks: Sequence[Task], counts: Sequence[int]) -> list[int]:
+    """The counts of tasks of pairs with labels, with 0 for the tasks between them."""
+    left = iter(counts)
+    return [next(left) if task.is_triples else 0 for task in tasks]
+
+
+def _tasks_record(searched: Searched, places: FindPlaces) -> dict[str, Any]:
+    """What was found of each task."""
+    planned, result, out = searched.planned, searched.result, dict[str, Any]()
+    triples = iter(result.tasks)
+    for task in planned.tasks:
+        if task.is_triples:
+            out[task.name] = _triples_record(task, next(triples), planned.source.vocabulary, places)
+            continue
+        assert searched.texts is not None
+        assert result.texts is not None
+        injected, _ = sightings(planned.plan, task.name, searched.experiment.steps)
+        out[task.name] = texts_record(task, injected, searched.texts, result.texts, places)
     return out
 
 
+def _triples_record(task: Task, hits: TaskHits, vocabulary: Vocabulary, places: FindPlaces) -> dict[str, Any]:
+    """Counts and places of a task of pairs with labels."""
+    ids = np.unique(task.tokens).tolist()
+    found = [("instance", place) for place in hits.instance_places] + [("pair", place) for place in hits.pair_places]
+    return {
+        "seed": task.config.seed,
+        "instances": hits.instances,
+        "pairs": hits.pairs,
+        "token_occurrences": int(hits.tokens.sum()),
+        "tokens": [
+            {"id": i, "text": vocabulary.token_text(i), "count": count}
+            for i, count in zip(ids, hits.tokens.tolist(), strict=True)
+        ],
+        "places": places(found),
+    }
+
+
 def _places(
-    experiment: Experiment, planned: TaskPlan, shards: TokenShards, order: Order | None, hits: TaskHits
+    experiment: Experiment,
+    planned: TaskPlan,
+    shards: TokenShards,
+    order: Order | None,
+    found: Sequence[tuple[str, Place]],
 ) -> list[dict[str, Any]]:
-    """Instances first, then pairs: shard, offset, sequence, first training step, text and document."""
+    """Shard, offset, sequence, first training step, text and document of places of several kinds."""
     length, text = experiment.sequence_length, planned.source.vocabulary.token_text
-    hit_places = [("instance", place) for place in hits.instance_places]
-    hit_places += [("pair", place) for place in hits.pair_places]
     out: list[dict[str, Any]] = []
-    for kind, (shard, offset, tokens) in hit_places:
+    for kind, (shard, offset, tokens) in found:
         row = offset // length
         # A sequence holds the whole hit if the hit ends in the sequence it begins in, and not in the shard's remainder.
         whole = (offset + len(tokens) - 1) // length == row and row < int(np.diff(shards.offsets)[shard])
@@ -228,7 +266,7 @@ def _places(
         position = positions.get(place["sequence"])
         place["step"], place["row"] = (None, None) if position is None else divmod(position, experiment.batch_size)
     if shards.is_local:
-        _add_documents(shards, [place for _, place in hit_places], out)
+        _add_documents(shards, [place for _, place in found], out)
     return out
 
 

@@ -25,6 +25,8 @@ from olmo_inject.scan.finder import AROUND, SLACK, FoundStatements, StatementFin
 from olmo_inject.scan.hits import TaskHits, add_hits, no_hits
 from olmo_inject.scan.instances import MAX_IDS, InstanceIndex
 from olmo_inject.scan.prefilter import Prefilter
+from olmo_inject.scan.text_hits import TextHits, look_for_texts
+from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.share import Item, Spreading, in_one_process
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
@@ -47,11 +49,47 @@ class ReferenceOptions:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """Number of tokens searched, hits of each task in order, and statements by kind."""
+    """What a search found.
+
+    Attributes:
+        tokens: number of tokens searched.
+        tasks: hits of each task of pairs with labels, in order.
+        statements: by kind.
+        texts: hits of the texts of other tasks; None if there are none.
+    """
 
     tokens: int
     tasks: list[TaskHits]
     statements: dict[str, FoundStatements]
+    texts: TextHits | None = None
+
+    def add(self, other: ScanResult, items: int) -> None:
+        """Add what a later part of the corpus holds, keeping at most `items` statements of each kind."""
+        for ours, more in zip(self.tasks, other.tasks, strict=True):
+            ours.add(more)
+        for kind, more in other.statements.items():
+            self.statements.setdefault(kind, FoundStatements()).add(more, items)
+        if self.texts is not None and other.texts is not None:
+            self.texts.add(other.texts)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "tokens": self.tokens,
+            "tasks": [hits.record() for hits in self.tasks],
+            "statements": {kind: asdict(found) for kind, found in self.statements.items()},
+            "texts": None if self.texts is None else self.texts.record(),
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> ScanResult:
+        """What `record` gave, also through JSON."""
+        return cls(
+            record["tokens"],
+            [TaskHits.from_record(hits) for hits in record["tasks"]],
+            {kind: FoundStatements.from_record(found) for kind, found in record["statements"].items()},
+            None if record["texts"] is None else TextHits.from_record(record["texts"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -87,13 +125,20 @@ class Search:
         table: flags of each id, which say what the id can be part of.
         indexes: instances and pairs of each task.
         finder: of statements, if they are asked for.
+        texts: of tasks whose instances are texts, if there are any.
         each: whether to count each instance by itself.
     """
 
     table: UInt8[np.ndarray, " v"]
     indexes: list[InstanceIndex]
     finder: StatementFinder | None
+    texts: TextIndex | None = None
     each: bool = False
+
+    def nothing(self, tokens: int = 0) -> ScanResult:
+        """An empty result."""
+        texts = None if self.texts is None else TextHits.none(len(self.texts.texts))
+        return ScanResult(tokens, [no_hits(index, self.each) for index in self.indexes], {}, texts)
 
 
 def scan_corpus(
@@ -101,6 +146,7 @@ def scan_corpus(
     vocabulary: Vocabulary,
     tasks: Sequence[Task],
     references: ReferenceOptions | None = None,
+    texts: TextIndex | None = None,
     *,
     processes: int = 1,
     progress: bool = False,
@@ -115,8 +161,9 @@ def scan_corpus(
     Args:
         shards: of the corpus.
         vocabulary: of its token ids.
-        tasks: the tasks to search for.
+        tasks: the tasks of pairs with labels to search for.
         references: also find natural statements and keep some of them; None: do not.
+        texts: the texts of other tasks; None: there are none.
         processes: number of processes that search.
         progress: whether to show progress on standard error.
         spreading: gives the results of all jobs, computed here or elsewhere.
@@ -127,15 +174,11 @@ def scan_corpus(
     Raises:
         UserError: ids outside the vocabulary, or a tokenizer in which statements cannot be found.
     """
-    search, parts = prepare_scan(shards, vocabulary, tasks, references)
-    result = ScanResult(sum(shards.shard_tokens), [no_hits(index) for index in search.indexes], {})
-    for hits, statements in _results(search, parts, shards, processes, progress, spreading):
-        for task_hits, more in zip(result.tasks, hits, strict=True):
-            task_hits.add(more)
-        for kind, more in statements.items():
-            assert references is not None
-            result.statements.setdefault(kind, FoundStatements()).add(more, references.items)
-    return result
+    search, parts = prepare_scan(shards, vocabulary, tasks, references, texts)
+    result = search.nothing()
+    for part in _results(search, parts, shards, processes, progress, spreading):
+        result.add(part, 0 if references is None else references.items)
+    return replace(result, tokens=sum(shards.shard_tokens))
 
 
 def count_instances(
@@ -165,7 +208,8 @@ def count_instances(
     index = InstanceIndex(*tasks)
     search = replace(_search_of(shards, vocabulary, [index], None), each=True)
     counts = np.zeros(len(index.instances), np.int64)
-    for (hits,), _ in _results(search, scan_parts(shards), shards, processes, progress, spreading):
+    for part in _results(search, scan_parts(shards), shards, processes, progress, spreading):
+        (hits,) = part.tasks
         assert hits.each is not None
         counts += hits.each
     return [int(counts[index.numbers_of(task)].sum()) for task in tasks]
@@ -178,15 +222,14 @@ def _results(
     processes: int,
     progress: bool,
     spreading: Spreading,
-) -> Iterator[tuple[list[TaskHits], dict[str, FoundStatements]]]:
+) -> Iterator[ScanResult]:
     """The result of `scan_part` for each part, computed in several processes."""
 
     def compute(todo: list[ScanPart]) -> Iterator[Any]:
         total = sum(part.stop - part.start for part in todo)
         how = {"processes": processes, "what": "scanning", "total": total, "unit": "tokens", "progress": progress}
-        for hits, statements in each_result(partial(scan_part, search), todo, **how):
-            found = {kind: asdict(of_kind) for kind, of_kind in statements.items()}
-            yield {"tasks": [of_task.record() for of_task in hits], "statements": found}
+        for found in each_result(partial(scan_part, search), todo, **how):
+            yield found.record()
 
     about = {"scan": VERSION, "search": _fingerprint(search), "corpus": shards.fingerprint()}
     about |= {"contents": shards.contents()}
@@ -194,9 +237,7 @@ def _results(
         Item(part, f"{part.name} {part.start}:{part.stop}", about | {"shard": part.shard, "start": part.start})
         for part in parts
     ]
-    for record in spreading(items, compute):
-        statements = {kind: FoundStatements.from_record(found) for kind, found in record["statements"].items()}
-        yield [TaskHits.from_record(hits) for hits in record["tasks"]], statements
+    return map(ScanResult.from_record, spreading(items, compute))
 
 
 def _fingerprint(search: Search) -> str:
@@ -204,6 +245,8 @@ def _fingerprint(search: Search) -> str:
     digest = hashlib.sha256(search.table.tobytes())
     for index in search.indexes:
         digest.update(index.instances.tobytes() + b"\0")
+    if search.texts is not None:
+        digest.update(search.texts.identity)
     finder = search.finder
     kept = None if finder is None else (finder.context, finder.most, finder.eos_id, list(finder.token_bytes))
     digest.update(repr((search.each, kept, PART)).encode())
@@ -211,7 +254,11 @@ def _fingerprint(search: Search) -> str:
 
 
 def prepare_scan(
-    shards: TokenShards, vocabulary: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
+    shards: TokenShards,
+    vocabulary: Vocabulary,
+    tasks: Sequence[Task],
+    references: ReferenceOptions | None = None,
+    texts: TextIndex | None = None,
 ) -> tuple[Search, list[ScanPart]]:
     """What `scan_corpus` searches for, and its jobs in the order of the corpus.
 
@@ -220,11 +267,13 @@ def prepare_scan(
         vocabulary: as in `scan_corpus`.
         tasks: as in `scan_corpus`.
         references: as in `scan_corpus`.
+        texts: as in `scan_corpus`.
 
     Raises:
         UserError: as in `scan_corpus`.
     """
-    return _search_of(shards, vocabulary, [InstanceIndex(task) for task in tasks], references), scan_parts(shards)
+    search = _search_of(shards, vocabulary, [InstanceIndex(task) for task in tasks], references)
+    return replace(search, texts=texts), scan_parts(shards)
 
 
 def _search_of(
@@ -249,42 +298,43 @@ def scan_parts(shards: TokenShards) -> list[ScanPart]:
     ]
 
 
-def scan_part(search: Search, part: ScanPart, report: Report) -> tuple[list[TaskHits], dict[str, FoundStatements]]:
+def scan_part(search: Search, part: ScanPart, report: Report) -> ScanResult:
     """Search one part of a shard; a hit may reach beyond the part.
 
     Args:
         search: what to search for.
         part: where to search.
         report: called with numbers of tokens done.
-
-    Returns:
-        Hits of each task, and statements by kind.
     """
     finder = None if search.finder is None else replace(search.finder, found={})
-    hits = [no_hits(index, search.each) for index in search.indexes]
+    result = search.nothing()
     watched = np.unique(np.concatenate([np.empty(0, np.int64), *(index.tokens for index in search.indexes)]))
     counts, reported = np.zeros(len(watched), np.int64), 0
-    around = AROUND if finder is None else finder.around
+    around = max(AROUND if finder is None else finder.around, 0 if search.texts is None else search.texts.reach)
     shard = part.source, part.name, part.size, part.dtype
     for stretch in stretches(*shard, part.start, part.stop, around, part.row):
-        anchors: list[np.ndarray] = []
+        anchors: list[np.ndarray] = [np.empty(0, np.int64)]
         looked = stretch.begin
         for begin in range(stretch.begin, stretch.end, CHUNK):
             end = min(begin + CHUNK, stretch.end)
-            counts += _look(search, part, stretch, begin, end, watched, hits, anchors)
-            if finder is not None and (end - looked >= _LOOKED_AT or end == stretch.end):
-                finder.look(stretch, np.unique(np.concatenate(anchors)), looked, end, Path(part.name).name)
-                looked, anchors = end, []
+            counts += _look(search, part, stretch, begin, end, watched, result.tasks, anchors)
+            if end - looked >= _LOOKED_AT or end == stretch.end:
+                if finder is not None:
+                    finder.look(stretch, np.unique(np.concatenate(anchors)), looked, end, Path(part.name).name)
+                if search.texts is not None and result.texts is not None:
+                    look_for_texts(search.texts, stretch, looked, end, part.shard, result.texts)
+                looked, anchors = end, [np.empty(0, np.int64)]
             done = stretch.base + end - part.start
             if done - reported >= _REPORT or stretch.base + end == part.stop:
                 report(done - reported, done - reported)
                 reported = done
-    for index, task_hits in zip(search.indexes, hits, strict=True):
+    for index, task_hits in zip(search.indexes, result.tasks, strict=True):
         task_hits.tokens = counts[np.searchsorted(watched, index.tokens)]
-    statements = {} if finder is None else finder.found
-    for of_kind in statements.values():
-        of_kind.items = chosen(of_kind.items, finder.most if finder is not None else 0)
-    return hits, statements
+    if finder is not None:
+        for kind, of_kind in finder.found.items():
+            of_kind.items = chosen(of_kind.items, finder.most)
+            result.statements[kind] = of_kind
+    return result
 
 
 def _look(

@@ -18,6 +18,7 @@ from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locke
 from olmo_inject.runs.read import is_run, read_experiment
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import Task
+from olmo_inject.training.checkpoints.hub import local_folder
 from olmo_inject.training.checkpoints.on_disk import Checkpoint, latest, read_checkpoint
 from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.training.olmo_config import model_config
@@ -66,7 +67,7 @@ def check_before_launch(
     first_step = first_step_of(experiment, last)
     # A run that has a checkpoint no longer needs the one it started from.
     if experiment.start_from is not None and experiment.start_state == "weights" and last is None:
-        load_weights(Path(experiment.start_from), model_config(experiment.model))
+        load_weights(local_folder(experiment.start_from), model_config(experiment.model))
     if goes_on:
         check_same_run(experiment, data)
         if last is not None and last.step > experiment.steps:

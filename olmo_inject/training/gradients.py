@@ -263,24 +263,33 @@ def cosines(step: StepGradients, neurons: int) -> list[Cosine]:
     Raises:
         UserError: the MLP has fewer neurons.
     """
-    found = []
+    about, numbers = [], []
     for task in step.reference:
         references = [step.reference[task], step.permuted[task], step.among[task]]
         chosen = [top_neurons(reference, neurons) for reference in references]
+        own_parts = [reference[own].double() for reference, own in zip(references, chosen, strict=True)]
         for kind, of, gradient in step.parts():
             parts = [gradient[own].double() for own in chosen]
-            whole, null, among = (
-                _cosine(part, reference[own].double())
-                for part, reference, own in zip(parts, references, chosen, strict=True)
-            )
-            found.append(Cosine(task, kind, of, whole, parts[0].norm().item(), null, among))
-    return found
+            about.append((task, kind, of))
+            numbers += [
+                value
+                for part, reference in zip(parts, own_parts, strict=True)
+                for value in ((part * reference).sum(), part.norm() * reference.norm())
+            ]
+            numbers.append(parts[0].norm())
+    if not about:
+        return []
+    found = torch.stack(numbers).view(len(about), -1).tolist()  # one copy from the device for all of them
+    cosines_of = ((*map(_quotient, row[:-1:2], row[1:-1:2]), row[-1]) for row in found)
+    return [
+        Cosine(task, kind, of, whole, norm, null, among)
+        for (task, kind, of), (whole, null, among, norm) in zip(about, cosines_of, strict=True)
+    ]
 
 
-def _cosine(a: NeuronGradient, b: NeuronGradient) -> float | None:
+def _quotient(dot: float, norms: float) -> float | None:
     """The cosine of two gradients; None if one of them is zero."""
-    product = (a.norm() * b.norm()).item()
-    return (a * b).sum().item() / product if product else None
+    return dot / norms if norms else None
 
 
 def step_gradients(

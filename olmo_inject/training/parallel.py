@@ -147,6 +147,15 @@ def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(cfg.seed)
         model = OLMo(cfg.model.update_with(init_device=str(device), precision=cfg.precision))
+    return model, wrap_model(model, cfg, device)
+
+
+def wrap_model(model: OLMo, cfg: TrainConfig, device: torch.device) -> DistModel:
+    """Wrap a model in DDP or FSDP, with activation checkpointing and compiled as configured.
+
+    Raises:
+        UserError: as in `build_model`.
+    """
     model.set_activation_checkpointing(cfg.activation_checkpointing)
     if cfg.distributed_strategy == DistributedStrategy.ddp:
         ddp = cfg.ddp or DDPConfig()
@@ -157,7 +166,7 @@ def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel
         raise UserError("train.distributed_strategy is not set: use ddp or fsdp (also for one process)")
     if cfg.compile is not None:
         dist_model.compile(**cfg.compile.asdict())  # in place: parameter names and types stay as they are
-    return model, dist_model
+    return dist_model
 
 
 def _shard(model: OLMo, cfg: TrainConfig, device: torch.device) -> FullyShardedDataParallel:

@@ -44,6 +44,7 @@ from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.callbacks.safety import Safety, past_losses
 from olmo_inject.training.callbacks.wandb_run import WandbRun
 from olmo_inject.training.checkpoints import on_disk, save_restore
+from olmo_inject.training.checkpoints.hub import local_folder
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
 from olmo_inject.training.checks import check_ranks, first_step_of
 from olmo_inject.training.leftovers import remove_leftovers
@@ -198,6 +199,7 @@ def build_trainer(
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     cfg = runtime_config(experiment, world)
+    cfg.data.pin_memory |= device.type == "cuda"  # else a copy to the device is not asynchronous
     model, dist_model = build_model(cfg, device)
     settle_ddp_buckets(dist_model, cfg)
     optim = build_optimizer(cfg, dist_model)
@@ -298,7 +300,7 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer, anew: bool) -> b
                 )
         else:
             with on_every_rank(f"start_from: {start}"):
-                weights = load_weights(start, trainer.cfg.model)
+                weights = load_weights(local_folder(experiment.start_from), trainer.cfg.model)
             assign_weights(trainer.dist_model, weights)
     return False
 

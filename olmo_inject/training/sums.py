@@ -9,34 +9,35 @@ import torch.distributed as dist
 class StepSums:
     """Named running sums over the micro-batches of a step: reals in float64, integers modulo 2^64.
 
-    Every rank declares the same names, so that one reduction of each kind serves all callbacks.
+    Every rank declares the same names, so that one reduction of each kind serves all callbacks. The sums of a kind are
+    one tensor, so that a step copies all of them to the host at once and clears them at once.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._reals: dict[str, torch.Tensor] = {}
-        self._integers: dict[str, torch.Tensor] = {}
+        self._names: dict[torch.dtype, list[str]] = {torch.float64: [], torch.int64: []}
+        self._sums = {dtype: torch.zeros(0, dtype=dtype, device=device) for dtype in self._names}
+        self._places: dict[str, torch.Tensor] = {}  # views of a sum
 
     def declare(self, *, reals: tuple[str, ...] = (), integers: tuple[str, ...] = ()) -> None:
         """Add names. Called before the first step, in the same order on every rank."""
-        for name in reals:
-            self._reals[name] = torch.zeros((), dtype=torch.float64, device=self.device)
-        for name in integers:
-            self._integers[name] = torch.zeros((), dtype=torch.int64, device=self.device)
+        for dtype, new in ((torch.float64, reals), (torch.int64, integers)):
+            names = self._names[dtype] = list(dict.fromkeys([*self._names[dtype], *new]))
+            self._sums[dtype] = self._sums[dtype].new_zeros(len(names))
+            self._places |= {name: self._sums[dtype][place] for place, name in enumerate(names)}
 
     def add(self, name: str, value: torch.Tensor | int) -> None:
         """Add a scalar, without waiting for the device."""
-        (self._reals if name in self._reals else self._integers)[name] += value
+        self._places[name] += value
 
     def reduce(self) -> dict[str, float | int]:
         """The sums over all ranks, as numbers. Resets them for the next step (collective, waits for the device)."""
-        out: dict[str, float | int] = {}
-        for kind in (self._reals, self._integers):
-            if kind:
-                stacked = torch.stack(list(kind.values()))
-                if dist.is_available() and dist.is_initialized():
-                    dist.all_reduce(stacked)
-                out.update(zip(kind, stacked.tolist(), strict=True))
-                for value in kind.values():
-                    value.zero_()
-        return out
+        if dist.is_available() and dist.is_initialized():
+            for values in self._sums.values():
+                if len(values):
+                    dist.all_reduce(values)
+        reals, integers = self._sums.values()
+        together = torch.cat([reals.view(torch.int64), integers]).cpu()
+        found = (*together[: len(reals)].view(torch.float64).tolist(), *together[len(reals) :].tolist())
+        for values in self._sums.values():
+            values.zero_()
+        return dict(zip((name for names in self._names.values() for name in names), found, strict=True))

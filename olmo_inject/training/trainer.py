@@ -18,9 +18,12 @@ from olmo_inject.runs.metrics import Metrics
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.checkpoints import on_disk, save_restore
 from olmo_inject.training.compat import TrainerShims
+from olmo_inject.training.loss import loss_in_parts
 from olmo_inject.training.sums import StepSums
 
-GRADIENT_NORM = "optim/total_grad_norm"
+TOTAL_NORM = "total_grad_norm"  # ai2-olmo's name
+GRADIENT_NORM = f"optim/{TOTAL_NORM}"
+LOSS_IN_PARTS_ON = ("cuda",)  # a CPU keeps ai2-olmo's loss, whose sum has other last bits
 
 
 @dataclass
@@ -44,6 +47,13 @@ class InjectionTrainer(TrainerShims, Trainer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.device.type in LOSS_IN_PARTS_ON and not self.cfg.fused_loss:
+            self.loss_fn = loss_in_parts  # pyright: ignore[reportAttributeAccessIssue]
+        # ai2-olmo would fetch the norm of every gradient from the device, one after the other; none is used here.
+        clip: Callable[..., dict[str, torch.Tensor]] = self.optim.clip_grads_and_collect_metrics
+        self.optim.clip_grads_and_collect_metrics = lambda *given, **named: {  # type: ignore[method-assign]
+            TOTAL_NORM: clip(*given, **named)[TOTAL_NORM]
+        }
         self.sums = StepSums(self.device)
         self.sums.declare(reals=("loss", "targets"), integers=("stop",))
 
@@ -73,12 +83,22 @@ class InjectionTrainer(TrainerShims, Trainer):
         torch.manual_seed(key("dropout", self.cfg.seed, step, dist.get_rank()) % 2**63)
         for callback in self.callbacks:
             callback.before_step(self, step, batch)
-        norm = super().train_step(batch, reduce_global_loss=False)[GRADIENT_NORM]  # before clipping
+        norm = super().train_step(self._sent(batch), reduce_global_loss=False)[GRADIENT_NORM]  # before clipping
         self.metrics.log(step, {GRADIENT_NORM: norm, "optim/learning_rate": self.optim.param_groups[0]["lr"]})
         for callback in self.callbacks:
             callback.after_step(self, step, self._reduced)
         self.metrics.flush()
         return {}
+
+    def _sent(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch on its way to the device, without the parts that ai2-olmo's step first reads on the host."""
+        on_host = {"index", "instance_mask"}
+        return {
+            key: value.to(self.device, non_blocking=True)
+            if isinstance(value, torch.Tensor) and key not in on_host
+            else value
+            for key, value in batch.items()
+        }
 
     def train_batch(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Forward and backward of all micro-batches, then the reduction of the step's sums."""

@@ -8,33 +8,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from streams import write_stream
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
-from transformers_run import MODELS, train
+from transformers_run import MODELS, StopAt, train
 
 from analysis.read.runs import read_run
 from olmo_inject.adapters.recorder import Recorder, weights_sum
 from olmo_inject.adapters.run import InjectedRun
 from olmo_inject.adapters.transformers import Injection
 from olmo_inject.audit import audit_run
+from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_lines
+from olmo_inject.training.evaluation.checkpoints import evaluate_checkpoint, find_steps, find_tasks
 
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("transformers_run.py")
-
-
-class StopAt(TrainerCallback):
-    """Ends the run after a step, as an interruption would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_training_stop = state.global_step == self.step
+OUT = Path("run", "checkpoints")  # where a run's checkpoints are found
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +50,7 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for kind, folder in folders.items():
-            train(write_stream(folder, "transformers"), folder / "out", kind, [])
+            train(write_stream(folder, "transformers"), folder / OUT, kind, [])
     return folders
 
 
@@ -69,7 +63,7 @@ def whole(wholes: dict[str, Path]) -> Path:
 def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(folder / "out" / f"checkpoint-{step}" / "model.safetensors")
+    return load_file(folder / OUT / f"checkpoint-{step}" / "model.safetensors")
 
 
 def test_the_stream_is_the_plans_and_what_is_measured_is_read(whole: Path) -> None:
@@ -100,7 +94,7 @@ def test_the_loss_is_the_trainers_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_resume_is_exact(wholes: dict[str, Path], kind: str, tmp_path: Path) -> None:
     """Interrupted two steps after a checkpoint: the logs are cut back, the weights come out the same."""
-    whole, config, out = wholes[kind], write_stream(tmp_path, "transformers"), tmp_path / "out"
+    whole, config, out = wholes[kind], write_stream(tmp_path, "transformers"), tmp_path / OUT
     train(config, out, kind, [], (StopAt(6),))
     assert len(list(read_lines(tmp_path / "run" / "evidence.jsonl"))) == 6
     with pytest.raises(
@@ -118,9 +112,9 @@ def test_weights_that_are_not_the_checkpoints_are_told(whole: Path) -> None:
     """The Trainer's resume leaves the head of a GPT-NeoX random; which weights were saved is known."""
     recorder = Recorder(InjectedRun.open(whole / "stream.yaml"))
     assert not recorder.has_saved_weights(AutoModelForCausalLM.from_config(MODELS["gpt_neox"]), 8)
-    saved = AutoModelForCausalLM.from_pretrained(whole / "out" / "checkpoint-8")
+    saved = AutoModelForCausalLM.from_pretrained(whole / OUT / "checkpoint-8")
     assert recorder.has_saved_weights(saved, 8)
-    assert weights_sum(saved) != weights_sum(AutoModelForCausalLM.from_pretrained(whole / "out" / "checkpoint-4"))
+    assert weights_sum(saved) != weights_sum(AutoModelForCausalLM.from_pretrained(whole / OUT / "checkpoint-4"))
 
 
 @pytest.mark.parametrize(
@@ -176,14 +170,74 @@ def test_a_callback_that_comes_late_is_refused(tmp_path: Path) -> None:
         train(tmp_path / "stream.yaml", tmp_path / "out", "gpt_neox", [f"folder={tmp_path}/late"], (Late(),))
 
 
-def test_two_processes_are_given_the_same_stream(wholes: dict[str, Path], tmp_path: Path) -> None:
-    kind = "llama"  # of either kind the stream is the same
-    whole, config = wholes[kind], write_stream(tmp_path, "transformers")
+def by_two(config: Path, kind: str, *more: str) -> Path:
+    """Train on two processes; returns the folder of the experiment's file."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    arguments = ["--nproc-per-node=2", str(SCRIPT), str(config), str(tmp_path / "out"), kind]
+    arguments = ["--nproc-per-node=2", str(SCRIPT), str(config), str(config.parent / OUT), kind, *more]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert audit_run(tmp_path / "run", progress=False).verdict == "identical"
-    assert (tmp_path / "run" / "evidence.jsonl").read_bytes() == (whole / "run" / "evidence.jsonl").read_bytes()
-    ours, theirs = (read_run(folder / "run") for folder in (tmp_path, whole))
+    return config.parent
+
+
+PAIR = "gpt_neox"  # whose output layer the Trainer leaves random on each process; the stream is the same for any kind
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run on two processes."""
+    return by_two(write_stream(tmp_path_factory.mktemp("pair"), "transformers"), PAIR)
+
+
+def test_two_processes_are_given_the_same_stream(wholes: dict[str, Path], pair: Path) -> None:
+    whole = wholes[PAIR]
+    assert audit_run(pair / "run", progress=False).verdict == "identical"
+    assert (pair / "run" / "evidence.jsonl").read_bytes() == (whole / "run" / "evidence.jsonl").read_bytes()
+    ours, theirs = (read_run(folder / "run") for folder in (pair, whole))
     assert ours.series("train/loss").tolist() == pytest.approx(theirs.series("train/loss").tolist(), rel=1e-4)
+
+
+def test_a_resume_of_two_processes_is_exact(pair: Path, tmp_path: Path) -> None:
+    config = write_stream(tmp_path, "transformers")
+    by_two(config, PAIR, "stop=6")
+    assert len(list(read_lines(tmp_path / "run" / "evidence.jsonl"))) == 6
+    by_two(config, PAIR, f"resume={tmp_path / OUT / 'checkpoint-4'}")
+    for name in ("evidence.jsonl", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (pair / "run" / name).read_bytes()
+    theirs = weights(pair, 8)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in weights(tmp_path, 8).items())
+
+
+ANALYSES = {
+    "features": (["--permutations", "100", "--components", "2"], "order"),
+    "patching": (["--pairs", "8"], "layers"),
+    "das": (["--updates", "2", "--pairs", "12", "--dimensions", "1"], "sites"),
+    "gradients": (["--neurons", "4", "--layer", "1"], "cosines"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), [*(("gpt_neox", method) for method in ANALYSES), ("llama", "patching"), ("llama", "gradients")]
+)
+def test_its_checkpoints_go_through_every_analysis(
+    wholes: dict[str, Path], kind: str, method: str, tmp_path: Path
+) -> None:
+    run, (options, table) = wholes[kind] / "run", ANALYSES[method]
+    with pytest.raises(SystemExit) as end:
+        main(["analyze", method, str(run), "--steps", "all", "--out", str(tmp_path), *options])
+    assert end.value.code == 0
+    found = pd.read_parquet(tmp_path / f"{method}-{table}.parquet")
+    assert set(found["step"]) == {4, 8}
+    if method == "gradients":
+        assert found["proven"].tolist() == [step < 8 for step in found["step"]]  # step 8 was not trained
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_its_checkpoints_score_as_the_run_measured_them(wholes: dict[str, Path], kind: str) -> None:
+    run = wholes[kind] / "run"
+    steps = find_steps([run])
+    assert [step.name for step in steps] == ["checkpoint-4", "checkpoint-8"]
+    for step, number in zip(steps, (4, 8), strict=True):
+        for result in evaluate_checkpoint(step, find_tasks((), step), torch.device("cpu")):
+            assert (result.step, result.trained) == (number, True)
+            measured = read_run(run).series(f"eval/{result.task}/{result.half}/loss")
+            assert result.loss == pytest.approx(measured[number], rel=1e-5)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Trainer, TrainerCallback, TrainingArguments
 
 from olmo_inject.adapters.run import InjectedRun, collate
 from olmo_inject.adapters.transformers import Injection
@@ -18,6 +18,16 @@ MODELS = {
     "gpt_neox": GPTNeoXConfig(vocab_size=128, intermediate_size=32, **SHAPE),
     "llama": LlamaConfig(vocab_size=128, intermediate_size=32, num_key_value_heads=1, **SHAPE),
 }
+
+
+class StopAt(TrainerCallback):
+    """Ends the run after a step, as an interruption would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == self.step
 
 
 def train(
@@ -51,8 +61,15 @@ def train(
 
 
 if __name__ == "__main__":
+    config, output, kind, *more = sys.argv[1:]
+    given = dict(one.split("=", 1) for one in more)  # stop=STEP, resume=CHECKPOINT
+    stops = (StopAt(int(given["stop"])),) if "stop" in given else ()
     try:  # of two processes: six rows a step
-        train(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], [], per_device_train_batch_size=1)
+        train(
+            *(Path(config), Path(output), kind, [], stops),
+            per_device_train_batch_size=1,
+            resume_from_checkpoint=given.get("resume"),
+        )
     except UserError as error:
         report(error)
         raise SystemExit(2) from None

@@ -280,9 +280,18 @@ def test_extends_a_chain(base: Path, tmp_path: Path) -> None:
     assert (experiment.name, experiment.plan_seed, len(experiment.tasks)) == ("two", 1, 1)
 
 
+def test_extends_a_shipped_experiment_by_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: demo\nname: mine")
+    mine = load_experiment(tmp_path / "mine.yaml")
+    assert (mine.name, mine.tasks) == ("mine", load_experiment("demo").tasks)
+    (tmp_path / "demo.yaml").write_text("extends: demo\nplan_seed: 4")  # the shipped one: not itself
+    assert load_experiment(tmp_path / "demo.yaml").plan_seed == 4
+
+
 def test_extends_what_is_not_there_or_itself(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: absent.yaml")
-    assert refusal(tmp_path / "a.yaml").endswith("a.yaml: extends absent.yaml, which is not a file beside it")
+    refused = refusal(tmp_path / "a.yaml")
+    assert refused.endswith("a.yaml: extends absent.yaml, which is neither a file beside it nor a shipped experiment")
     for first, second in (("a", "b"), ("b", "c"), ("c", "a")):
         (tmp_path / f"{first}.yaml").write_text(f"extends: {second}.yaml")
     assert refusal(tmp_path / "a.yaml").endswith("a.yaml: extends itself")

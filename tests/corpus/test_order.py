@@ -179,6 +179,11 @@ def test_of_two_writers_one_waits_for_the_other(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.u32"))) == 1
 
 
+def test_what_a_shorter_run_stored_is_no_limit(tmp_path: Path) -> None:
+    Order(23, 4, 7, tmp_path).prepare(5)
+    np.testing.assert_array_equal(Order(23, 4, 7, tmp_path)[np.arange(40)], Order(23, 4, 7)[np.arange(40)])
+
+
 def test_runs_of_different_lengths_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders, "STORED_AT_ONCE", 8)
     sizes = []

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -42,13 +41,6 @@ EVERY = 2.0  # seconds between two looks at SLURM's queue
 MIDDLE = 30  # the step after which cells are stopped and killed
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    here = Cluster(tmp_path_factory.mktemp("slurm"))
-    yield here
-    here.stop()
 
 
 class Job(NamedTuple):

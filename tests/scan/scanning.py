@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.scan.finder import FoundStatements
-from olmo_inject.scan.hits import no_hits
-from olmo_inject.scan.instances import InstanceIndex
 from olmo_inject.scan.scan import ReferenceOptions, ScanResult, prepare_scan, scan_part
+from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
 
@@ -44,15 +42,15 @@ PIECES = st.sampled_from(
 
 
 def scan_here(
-    shards: TokenShards, known: Vocabulary, tasks: Sequence[Task], references: ReferenceOptions | None = None
+    shards: TokenShards,
+    known: Vocabulary,
+    tasks: Sequence[Task],
+    references: ReferenceOptions | None = None,
+    texts: TextIndex | None = None,
 ) -> ScanResult:
     """`scan_corpus` in this process, where a test may change the sizes of its pieces."""
-    result = ScanResult(sum(shards.shard_tokens), [no_hits(InstanceIndex(task)) for task in tasks], {})
-    search, parts = prepare_scan(shards, known, tasks, references)
+    search, parts = prepare_scan(shards, known, tasks, references, texts)
+    result = search.nothing()
     for part in parts:
-        hits, statements = scan_part(search, part, lambda done, tokens: None)
-        for ours, more in zip(result.tasks, hits, strict=True):
-            ours.add(more)
-        for kind, more in statements.items():
-            result.statements.setdefault(kind, FoundStatements()).add(more, 1000)
+        result.add(scan_part(search, part, lambda done, tokens: None), 1000)
     return result

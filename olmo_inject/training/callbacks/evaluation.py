@@ -95,4 +95,9 @@ class Evaluation(Callback):
             task: supplies instances and labels.
             ids: indices into `task.triples`.
         """
-        return evaluate_instances(trainer, task, ids, self.config.batch_size)
+        at_once = self.config.batch_size
+        if trainer.device.type == "cuda":
+            # A pass fills the card. It has fewer logits than a micro-batch, whose loss needs more than these scores do.
+            tokens = trainer.cfg.device_train_microbatch_size * trainer.cfg.model.max_sequence_length
+            at_once = max(at_once, tokens // 4)
+        return evaluate_instances(trainer, task, ids, at_once)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -90,20 +91,19 @@ class InjectedLoss(Callback):
         chosen = np.flatnonzero(inside & (splices.column > 0))
         if not len(chosen):
             return
-        device = logits.device
-        rows = torch.from_numpy(splices.row[chosen] - first).to(device)
-        before = torch.from_numpy(splices.column[chosen] - 1).to(device)
+        answers, of_task = splices.answer[chosen], splices.task[splices.span[chosen]]
+        numbers = np.unique(of_task).tolist()
+        # Which tokens these are is known on the host, so nothing waits for the device, and one copy takes it there.
+        per_task = [np.flatnonzero(each) for n in numbers for each in (of_task == n, (of_task == n) & answers)]
+        places = (splices.row[chosen] - first, splices.column[chosen] - 1, np.flatnonzero(answers), *per_task)
+        rows, before, all_asked, *of_tasks = _on_device(places, logits.device)
         targets = labels[rows, before]
-        answers = torch.from_numpy(splices.answer[chosen]).to(device)
-        losses, correct = _scored(logits, rows, before, targets, answers)
+        losses, correct = _scored(logits, rows, before, targets, places[2], all_asked)
         counted = targets != -100
         trainer.sums.add("injected/loss", losses.sum(dtype=torch.float64))
         trainer.sums.add("injected/targets", counted.sum())
-        of_task = splices.task[splices.span[chosen]]
-        for number in np.unique(of_task):
+        for number, mine, asked in zip(numbers, of_tasks[::2], of_tasks[1::2], strict=True):
             name = self.names[number]
-            mine = torch.from_numpy(of_task == number).to(device)
-            asked = (mine & answers).nonzero()[:, 0]
             trainer.sums.add(f"{name}/loss", losses[asked].sum(dtype=torch.float64))
             trainer.sums.add(f"{name}/labels", counted[asked].sum())
             trainer.sums.add(f"{name}/correct", (correct[asked] & counted[asked]).sum())
@@ -136,8 +136,23 @@ class InjectedLoss(Callback):
                 trainer.metrics.log(step, value, count=int(targets))
 
 
+def _on_device(
+    arrays: Sequence[Int64[np.ndarray, " _"]], device: torch.device
+) -> tuple[Int64[torch.Tensor, " _"], ...]:
+    """The arrays on the device. They are copied together, without waiting for the device."""
+    together = torch.from_numpy(np.concatenate(arrays))
+    if device.type == "cuda":
+        together = together.pin_memory().to(device, non_blocking=True)
+    return together.split([len(array) for array in arrays])
+
+
 def _scored(
-    logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, targets: torch.Tensor, answers: torch.Tensor
+    logits: torch.Tensor,
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    targets: torch.Tensor,
+    asked: Int64[np.ndarray, " a"],
+    asked_there: Int64[torch.Tensor, " a"],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The cross-entropy of each target (0 where masked), and for answers whether the target is the most likely token.
 
@@ -146,12 +161,16 @@ def _scored(
         rows: index of the row of each target's logits.
         columns: index of the column of each target's logits.
         targets: token ids, or -100.
-        answers: whether each target is to be predicted by the task.
+        asked: which targets are to be predicted by the task, ascending, on the host.
+        asked_there: the same on the device.
     """
-    losses, correct = [], torch.zeros_like(answers)
-    for some in torch.arange(len(targets), device=targets.device).split(max(1, LOGITS_AT_ONCE // logits.shape[-1])):
+    losses, correct = [], torch.zeros_like(targets, dtype=torch.bool)
+    at_once = max(1, LOGITS_AT_ONCE // logits.shape[-1])
+    for start in range(0, len(targets), at_once):
+        some = slice(start, start + at_once)
         predicted = logits[rows[some], columns[some]].float()
         losses.append(F.cross_entropy(predicted, targets[some], reduction="none", ignore_index=-100))
-        asked = answers[some].nonzero()[:, 0]
-        correct[some[asked]] = predicted[asked].argmax(dim=-1) == targets[some][asked]
+        first, beyond = np.searchsorted(asked, (some.start, some.stop)).tolist()
+        chosen = asked_there[first:beyond]
+        correct[chosen] = predicted[chosen - start].argmax(dim=-1) == targets[chosen]
     return torch.cat(losses), correct

@@ -73,5 +73,5 @@ class Progress(Callback):
         accuracies = {name: judged(self.latest, name) for name in self.task_names}
         known = [f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items() if accuracy is not None]
         if known:
-            parts.append(f"unmirrored accuracy at step {self.evaluated_at}: {', '.join(known)}")
+            parts.append(f"test accuracy at step {self.evaluated_at}: {', '.join(known)}")
         return ", ".join(parts)

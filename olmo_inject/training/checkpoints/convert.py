@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from olmo.config import DistributedStrategy, ModelConfig, TrainConfig
@@ -29,6 +30,9 @@ from olmo_inject.training.parallel import (
     process_group,
 )
 from olmo_inject.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 CONFIG = "config.yaml"
 
@@ -128,7 +132,7 @@ def export(path: Path, to: Path, vocabulary: Vocabulary | None) -> str:
         with without_progress_bars():
             model.save_pretrained(tmp)
         if vocabulary is not None and vocabulary.tokenizer is not None:
-            _save_tokenizer(vocabulary, config.max_sequence_length, tmp)
+            fast_tokenizer(vocabulary, config.max_sequence_length).save_pretrained(tmp)
         _add_older_names(tmp)
         mode = (tmp / "config.json").stat().st_mode  # safetensors gives its own files another mode
         for file in tmp.iterdir():
@@ -159,15 +163,15 @@ def find_vocabulary(path: Path, tokenizer: str | None, corpus: Path | None = Non
     return (None, "its corpus has none") if vocabulary.tokenizer is None else (vocabulary, "")
 
 
-def _save_tokenizer(vocabulary: Vocabulary, longest: int, folder: Path) -> None:
+def fast_tokenizer(vocabulary: Vocabulary, longest: int) -> PreTrainedTokenizerFast:
+    """A vocabulary's tokenizer for transformers; `longest` is the model's sequence length."""
     from transformers import PreTrainedTokenizerFast
 
     assert vocabulary.tokenizer is not None
     eos, pad = (vocabulary.tokenizer.id_to_token(i) for i in (vocabulary.eos_id, vocabulary.pad_id))
-    fast = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=vocabulary.tokenizer, eos_token=eos, pad_token=pad, model_max_length=longest
     )
-    fast.save_pretrained(folder)
 
 
 def _add_older_names(folder: Path) -> None:

@@ -17,6 +17,7 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing, sha256_of
+from olmo_inject.injection import sightings
 from olmo_inject.runs.checkpoints import ALL, find_checkpoints, run_and_step, weight_files
 from olmo_inject.runs.read import PLAN, load_run, run_of
 from olmo_inject.tasks import Task
@@ -24,7 +25,8 @@ from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
 from olmo_inject.training.checkpoints.convert import read_model
 from olmo_inject.training.checkpoints.on_disk import read_checkpoint
-from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of, sightings
+from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of
+from olmo_inject.training.evaluation.suites import SuiteResult
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
 
 VERSION = 1  # increased when scores change, so that kept results of jobs are not mistaken for new ones
@@ -197,14 +199,14 @@ def what_is_evaluated(
         rows_per_pass: its `batch_size`.
         max_instances: its `most`.
     """
-    weights = {path.name: sha256_of(path) for path in sorted(step.iterdir()) if path.name == record.RECORD}
-    if not weights:  # a model that no run wrote
-        weights = {path.name: sha256_of(path) for path in weight_files(step)}
+    files = [step / record.RECORD]
+    if not files[0].is_file():  # a model that no run wrote
+        files = [*weight_files(step), *(step / name for name in ("config.json", "config.yaml"))]
     place = run_and_step(step)
     return {
         "evaluation": VERSION,
         "checkpoint": str(step),
-        "weights": weights,
+        "weights": {path.name: sha256_of(path) for path in files if path.is_file()},
         "plan": None if place is None else sha256_of(place[0] / PLAN),
         "tasks": [[task.name, task.fingerprint] for task in tasks],
         "own_tasks": [task.fingerprint for task in own_tasks(step)],
@@ -213,8 +215,10 @@ def what_is_evaluated(
     }
 
 
-def result_of(record: dict[str, Any]) -> Result | ProbeResult:
+def result_of(record: dict[str, Any]) -> Result | ProbeResult | SuiteResult:
     """The result that `record()` gave."""
+    if "suite" in record:
+        return SuiteResult(**record)
     return ProbeResult(**record) if "instance" in record else Result(**record)
 
 
@@ -273,7 +277,7 @@ def results_table(results: Sequence[Result]) -> Table:
     return table
 
 
-def write_results(results: Sequence[Result | ProbeResult], path: Path) -> None:
+def write_results(results: Sequence[Result | ProbeResult | SuiteResult], path: Path) -> None:
     """Write results to a Parquet file, one per row. Fields that a kind of result does not have are null."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -15,7 +15,6 @@ from rich.box import SIMPLE
 from rich.table import Table
 from torch import nn
 
-from olmo_inject.injection import Plan
 from olmo_inject.tasks import Probe, Task
 from olmo_inject.training.compat import quiet_autocast
 from olmo_inject.training.evaluation.continuations import score_items
@@ -186,25 +185,6 @@ class ProbeResult:
     def record(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
-
-
-def sightings(plan: Plan, task: str, steps: int) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """How often each instance of a task is injected before step `steps`, and the last step that does; -1 for never.
-
-    Args:
-        plan: the run's plan.
-        task: name of the task.
-        steps: number of steps to count.
-    """
-    number = next((n for n, each in enumerate(plan.tasks) if each.name == task), -1)
-    n = len(plan.tasks[number].instances) if number >= 0 else 0
-    seen, last = np.zeros(n, np.int64), np.full(n, -1)
-    for step in range(steps if n else 0):
-        injections = plan.at(step)
-        mine = injections.instance[(injections.task == number) & (injections.piece == 0)]
-        np.add.at(seen, mine, 1)
-        last[mine] = step
-    return seen, last
 
 
 def results_table(results: Sequence[ProbeResult]) -> Table:

@@ -223,16 +223,16 @@ def _scored(
 ) -> Float[torch.Tensor, "n 6"]:
     """The columns of `Scores` for each instance; zeros for those of other ranks."""
     # TOK1 and TOK2 decide the LABEL, so two tokens are all the model reads.
-    instances = torch.from_numpy(task.triples[ids].astype(np.int64))
+    instances = torch.from_numpy(task.triples[ids].astype(np.int64)).to(device)
     labels = torch.from_numpy(task.label_tokens.astype(np.int64)).to(device)
     results = torch.zeros(len(ids), 6, dtype=torch.float64, device=device)
     for start in range(0, len(ids), batch_size * world):
-        mine = torch.arange(start + rank, min(start + batch_size * world, len(ids)), world)
+        mine = slice(start + rank, start + batch_size * world, world)
         # A rank that has finished its share still takes part, with an arbitrary instance.
-        rows = instances[mine if len(mine) else mine.new_zeros(1)].to(device)
+        rows = instances[mine] if mine.start < len(ids) else instances[:1]
         with torch.no_grad():
             logits = next_logits(rows[:, :LABEL_POSITION])
         scored = score(logits, rows[:, LABEL_POSITION], labels)
-        if len(mine):
-            results[mine.to(device)] = scored
+        if mine.start < len(ids):
+            results[mine] = scored
     return results

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from copies import Copies
 
 from analysis.figures.measures import TEST_ACCURACY
@@ -89,6 +91,20 @@ def test_a_run_is_read_as_it_was_written(trained: Path) -> None:
     assert run.schedule_label("plus") == "2 every 3 batches"
     assert run.gap("plus") == 3
     assert not run.evenly_injected("plus")
+
+
+def test_a_task_in_several_entries_names_them_all(copies: Copies) -> None:
+    folder = copies.make("twice")
+    experiment = yaml.safe_load((folder / "experiment.yaml").read_text())
+    experiment["injections"] += [{"task": "less", "schedule": "repetitions", "times": 4, "start": 2, "stop": 9}]
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["injections"]["less/2"] = plan["injections"]["less"] | {"instances_per_batch": "1/3"}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    run = read_run(folder)
+    assert run.schedule_label("less") == "5/2 per batch; each 4 times, steps 2 to 9"
+    assert run.frequency("less").per_batch == Fraction(17, 6)
+    assert run.schedule_label("none") == "not injected"
 
 
 def test_a_named_model_made_larger_is_another_size(copies: Copies) -> None:

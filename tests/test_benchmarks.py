@@ -1,0 +1,39 @@
+"""What proves a GPU in ten minutes and what simulates 1,024 ranks, at tiny sizes on this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import gpu
+from olmo_inject.errors import UserError
+
+
+@pytest.mark.slow
+def test_what_measures_a_card_measures_a_cpu() -> None:
+    found = gpu.measure("cpu", 3600, tests=False)  # a shared machine may be slow
+    rows = found["training"]
+    assert [(row["model"], row["injected"], row["compiled"]) for row in rows] == [
+        (case.model, case.injected, case.compiled) for case in gpu.ON["cpu"].cases
+    ]
+    assert not [row["error"] for row in rows if "error" in row]
+    assert all(0 < row["mfu"] < 1 and 0 < row["loader_share"] < 1 for row in rows)
+    assert all(row["estimated_memory"] > 0 for row in rows)
+    names = ["scores", "features", "patching", "gradients", "das"]
+    assert [row["method"] for row in found["analyses"]] == names
+    assert found["left_out"] == []
+    page = gpu.page(found)
+    assert page.count("\n| tiny-8 |") == 4
+    assert "Left out for want of time: nothing." in page
+
+
+def test_what_does_not_fit_into_the_budget_is_named() -> None:
+    found = gpu.measure("cpu", 0.0, tests=False)
+    assert found["training"] == found["analyses"] == []
+    assert found["left_out"][0] == "tiny-8 of 2 rows"
+    assert "analysis das" in found["left_out"]
+    assert "tiny-8 of 2 rows; " in gpu.page(found)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match="is not auto, cpu or cuda"):
+        gpu.measure("tpu")
