@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pages import write_text
+from pages import sections_of
 from ranks import Ranks
 from runs import VOCAB, same_bits, series, train_on_rank, write_experiment
 
@@ -166,10 +166,9 @@ def test_analyses_and_report_of_texts(finished: Path, tmp_path: Path, capsys: py
         "memory-exposure-canary.svg",
         "memory-contamination-own.svg",
     }
-    text = write_text([finished], tmp_path / "report.html").read_text()
-    assert 'id="memorization"' in text
-    assert 'id="contamination"' in text
-    assert "olmo-inject analyze memory RUNS" in text
+    sections = sections_of([finished])
+    assert {"memorization", "contamination"} <= {section.anchor for section in sections}
+    assert any("olmo-inject analyze memory RUNS" in section.command for section in sections)
 
 
 def test_a_changed_file_is_not_the_same_run(path: Path, finished: Path, ranks: Ranks) -> None:
