@@ -48,10 +48,14 @@ def when(condition: Callable[[], bool], act: Callable[[], object]) -> threading.
 
 @pytest.mark.slow
 def test_no_two_jobs_share_a_gpu(tmp_path: Path) -> None:
-    """Each says when it began and ended and which GPUs it saw."""
+    """Each says when it began and ended and which GPUs it saw; the first waits for a second."""
+    begun = tmp_path / "begun"
+    begun.mkdir()
     code = (
-        "import os, time; begun = time.monotonic(); time.sleep(0.3);"
-        "print(begun, time.monotonic(), os.environ['CUDA_VISIBLE_DEVICES'])"
+        "import os, pathlib, time; begun = time.monotonic();"
+        f"folder = pathlib.Path({str(begun)!r}); (folder / str(os.getpid())).touch()\n"
+        "while len(list(folder.iterdir())) < 2 and time.monotonic() < begun + 60: time.sleep(0.02)\n"
+        "time.sleep(0.1); print(begun, time.monotonic(), os.environ['CUDA_VISIBLE_DEVICES'])"
     )
     counts = [1, 2, 1, 3, 1, 1]
     commands = [replace(command(tmp_path, f"job{i}", code), gpus=n) for i, n in enumerate(counts)]
