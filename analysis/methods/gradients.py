@@ -145,10 +145,11 @@ def _check_head(model: PreTrainedModel) -> None:
     Raises:
         UserError: the model scales or caps its logits, or has no such matrix.
     """
-    head, token = model.get_output_embeddings(), torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+    head, size = model.get_output_embeddings(), model.config.vocab_size
+    tokens = torch.tensor([[1, size // 2, size - 1]], device=model.device)  # several: one of padding embeds as zeros
     if not (
         isinstance(head, torch.nn.Linear)
-        and torch.allclose(head(model.base_model(token)[0]), model(token).logits, rtol=1e-3, atol=1e-4)  # pyright: ignore[reportCallIssue]
+        and torch.allclose(head(model.base_model(tokens)[0]), model(tokens).logits, rtol=1e-3, atol=1e-4)  # pyright: ignore[reportCallIssue]
     ):
         raise UserError(f"{type(model).__name__}: its logits are not a matrix times the last hidden state")
 
