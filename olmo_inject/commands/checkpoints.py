@@ -23,6 +23,8 @@ CheckpointArgument = Annotated[
 ]
 OutOption = Annotated[Path, typer.Option(help="Folder to write; must not exist.", show_default=False)]
 
+SUITES = "Evaluation suites"
+
 
 def unshard(
     checkpoint: CheckpointArgument,
@@ -99,11 +101,14 @@ def evaluate(
         typer.Option(
             help="Instead of tasks, a task or group of lm-eval, EleutherAI's harness; may be repeated.",
             show_default=False,
+            rich_help_panel=SUITES,
         ),
     ] = None,
     suites_in: Annotated[
         Path | None,
-        typer.Option(help="Folder with YAML files of further lm-eval tasks.", show_default=False),
+        typer.Option(
+            help="Folder with YAML files of further lm-eval tasks.", show_default=False, rich_help_panel=SUITES
+        ),
     ] = None,
     device: DeviceOption = "auto",
     rows_per_pass: Annotated[int, typer.Option(help="Instances per forward pass, which bounds memory.")] = 512,
