@@ -256,7 +256,7 @@ def _compare_step(audit: Audit, length: int, data: TaskPlan, line: dict[str, Any
     of_token = splices.task[splices.span]
     for number, task in enumerate(data.plan.tasks):
         expected = int((splices.answer & (splices.column > 0) & (of_token == number)).sum())
-        audit.compare("LABELs in the loss", f"{where}, {task.name}", line["labels"].get(task.name, 0), expected)
+        audit.compare("answer tokens in the loss", f"{where}, {task.name}", line["labels"].get(task.name, 0), expected)
         audit.labels[task.name] += line["labels"].get(task.name, 0)
     audit.overrides += line["overrides"]
 
@@ -328,7 +328,7 @@ def _index_lines(path: Path) -> Iterator[tuple[int, np.ndarray]]:
 def print_audits(audits: list[Audit], console: Console) -> None:
     """Print the verdict of each run, and the differences."""
     table = Table(title="Audit", title_justify="left")
-    for column in ("run", "steps", "comparisons", "LABELs in the loss", "masks lifted", "verdict"):
+    for column in ("run", "steps", "comparisons", "answer tokens in the loss", "masks lifted", "verdict"):
         table.add_column(column, justify="left" if column in ("run", "verdict") else "right", overflow="fold")
     for audit in audits:
         labels = ", ".join(f"{name} {count:,}" for name, count in audit.labels.items()) or "0"

@@ -115,7 +115,7 @@ def _other_plan_seed(run: Path) -> None:
     ("spoil", "found"),
     [
         (_edit_evidence("tokens", "0" * 16), "step 3: tokens given to the model"),
-        (_edit_evidence("labels", {"less": 1, "plus": 2}), "step 3, less: LABELs in the loss"),
+        (_edit_evidence("labels", {"less": 1, "plus": 2}), "step 3, less: answer tokens in the loss"),
         (_edit_evidence("rows", BATCH - 1), "step 3: rows"),
         (_edit_evidence("overrides", 1), "step 3: masks lifted"),
         (_drop_a_step, "steps without a gap"),
@@ -124,7 +124,7 @@ def _other_plan_seed(run: Path) -> None:
         (_drop_the_end, "up to the last checkpoint"),
         (lambda run: shutil.rmtree(run / "data-indices"), "positions missing"),
         (_swap_positions, "data-indices"),
-        (_other_rate, "LABELs in the loss"),
+        (_other_rate, "answer tokens in the loss"),
         (_other_plan_seed, "tokens given to the model"),
     ],
 )
