@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from olmo.train import cross_entropy_loss
 
-LOGITS_AT_ONCE = 2**26  # in float32: 256 MiB; a pass over them holds about three such tensors
+LOGITS_AT_ONCE = 2**26  # copied to float32: 256 MiB; the loss holds about three such tensors
 
 
 def loss_in_parts(
@@ -35,6 +34,8 @@ def loss_in_parts(
         z_loss_multiplier: its weight.
     """
     if reduction != "sum":
+        from olmo.train import cross_entropy_loss  # seconds, which those who want the constant alone do not have
+
         return cross_entropy_loss(logits, labels, ignore_index, reduction, compute_z_loss, z_loss_multiplier)
     found: Any = _SummedLoss.apply(logits, labels, ignore_index, z_loss_multiplier)
     return found[0], found[1] if compute_z_loss else None

@@ -14,6 +14,7 @@ from olmo_inject.injection import Plan
 from olmo_inject.injection.splicing import Splices
 from olmo_inject.training.callbacks.callback import Callback, Sums
 from olmo_inject.training.evaluation.tasks import COLUMNS, score
+from olmo_inject.training.loss import LOGITS_AT_ONCE
 
 if TYPE_CHECKING:
     from olmo_inject.training.trainer import InjectionTrainer
@@ -26,7 +27,6 @@ OF_LABELS = {
     "label_mass": "label_mass",  # probability of the task's labels together
     "loss_among_labels": "loss_among_labels",  # cross-entropy if only the task's labels are possible
 }
-LOGITS_AT_ONCE = 2**26  # logits copied to float32 at once: 256 MiB
 
 
 @runtime_checkable
@@ -122,8 +122,8 @@ class InjectedLoss(Callback):
         values = {}
         if targets := sums["targets"]:
             values[LOSS] = sums["loss"] / targets
-        if others := targets - sums["injected/targets"]:
-            values[LM_LOSS] = (sums["loss"] - sums["injected/loss"]) / others
+        if (text := text_loss(sums)) is not None:
+            values[LM_LOSS] = text
         trainer.metrics.log(step, values)
         for name in self.names:
             if labels := sums[f"{name}/labels"]:
@@ -134,6 +134,12 @@ class InjectedLoss(Callback):
             if targets := sums[f"{name}/targets"]:
                 value = {f"train/{name}/loss_all": sums[f"{name}/loss_all"] / targets}
                 trainer.metrics.log(step, value, count=int(targets))
+
+
+def text_loss(sums: Sums) -> float | None:
+    """Cross-entropy per target token that is not injected, in nats; None for a batch of injected ones alone."""
+    others = sums["targets"] - sums["injected/targets"]
+    return (sums["loss"] - sums["injected/loss"]) / others if others else None
 
 
 def _on_device(

@@ -15,7 +15,7 @@ from olmo_inject.config import SafetyConfig
 from olmo_inject.errors import UserError
 from olmo_inject.runs.read import read_metrics
 from olmo_inject.training.callbacks.callback import Callback, Sums
-from olmo_inject.training.callbacks.injected_loss import LM_LOSS
+from olmo_inject.training.callbacks.injected_loss import LM_LOSS, text_loss
 from olmo_inject.training.trainer import InjectionTrainer
 
 ROWS_NAMED = 5
@@ -49,9 +49,8 @@ class Safety(Callback):
         loss = sums["loss"] / max(sums["targets"], 1)
         if not math.isfinite(loss):
             self._stop(trainer, step, batch, f"loss is {loss}")
-        if not (others := sums["targets"] - sums["injected/targets"]):
+        if (text := text_loss(sums)) is None:
             return
-        text = (sums["loss"] - sums["injected/loss"]) / others
         if (limit := self._limit()) is not None and text > limit:
             self._stop(
                 trainer, step, batch, f"loss of the text {text:.3f} spiked above {limit:.3f} (safety.spike_factor)"
