@@ -107,9 +107,7 @@ class MlpGradients:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
                 hidden = self.model.base_model(input_ids=tokens[chosen, :length].to(device), use_cache=False)[0]
                 wanted = targets[chosen, :length].to(device)
-                upstream = loss_gradient(
-                    self.model.get_output_embeddings(), hidden.detach(), wanted, self.z_loss, among
-                )
+                upstream = loss_gradient(self.head, hidden.detach(), wanted, self.z_loss, among)
             total += by_neuron(torch.autograd.grad(hidden, self.parameters, upstream))
         return total
 

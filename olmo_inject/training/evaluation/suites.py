@@ -17,7 +17,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.extras import require
 from olmo_inject.files import sha256_of
 from olmo_inject.runs.checkpoints import run_and_step
-from olmo_inject.training.checkpoints.convert import fast_tokenizer, find_vocabulary, read_model
+from olmo_inject.training.checkpoints.convert import fast_tokenizer, find_vocabulary
 
 
 @dataclass(frozen=True)
@@ -101,27 +101,22 @@ class Suites:
             most: maximum items of each suite; None: all.
 
         Raises:
-            UserError: as in `read_model`; no tokenizer; or a suite failed, for example since its data are not here.
+            UserError: as in `load_model`; no tokenizer; or a suite failed, for example since its data are not here.
         """
         from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
         from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
 
-        from olmo_inject.training.checkpoints.transformers import to_transformers
+        from olmo_inject.training.checkpoints.load import load_model
 
         vocabulary, why_none = find_vocabulary(step, None)
         if vocabulary is None:
             raise UserError(f"{step}: a suite needs a tokenizer: {why_none}")
-        weights, config = read_model(step)
-        model: Any = to_transformers({name: tensor.float() for name, tensor in weights.items()}, config)
-        tokenizer: Any = fast_tokenizer(vocabulary, config.max_sequence_length)
+        model: Any = load_model(step)
+        longest = model.config.max_position_embeddings
+        tokenizer: Any = fast_tokenizer(vocabulary, longest)
         try:
             with torch.no_grad():
-                harness = HFLM(
-                    model.to(device).eval(),
-                    tokenizer=tokenizer,
-                    batch_size=batch_size,
-                    max_length=config.max_sequence_length,
-                )
+                harness = HFLM(model.to(device), tokenizer=tokenizer, batch_size=batch_size, max_length=longest)
                 found = simple_evaluate(
                     harness, tasks=self.names, limit=most, task_manager=self.manager, log_samples=False
                 )
