@@ -21,7 +21,13 @@ from olmo_inject.errors import UserError
 from olmo_inject.runs.checkpoints import find_checkpoints, folder_of, weight_files
 from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.load import load_model
-from olmo_inject.training.checkpoints.record import RECORD, files_of_weights, read_record, verify_length
+from olmo_inject.training.checkpoints.record import (
+    RECORD,
+    files_of_weights,
+    identifying_files,
+    read_record,
+    verify_length,
+)
 
 FOLDER = "analysis"  # folder of results, in a run folder or beside a model's weights
 
@@ -120,15 +126,13 @@ def identity(path: Path) -> str:
         verify_length(path, files_of_weights(read_record(path)))
         return hashlib.sha256((path / RECORD).read_bytes()).hexdigest()
     digest = hashlib.sha256()
-    files = [*weight_files(path), *(path / name for name in ("config.json", "config.yaml"))]
-    if len(files) == 2:
+    if not weight_files(path):
         raise UserError(f"{path} is not a complete checkpoint: it has no {RECORD} and no weights")
-    for file in files:
-        if file.is_file():
-            digest.update(file.name.encode() + b"\0")
-            with file.open("rb") as content:
-                while block := content.read(1 << 22):
-                    digest.update(block)
+    for file in identifying_files(path):
+        digest.update(file.name.encode() + b"\0")
+        with file.open("rb") as content:
+            while block := content.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ from olmo_inject.runs.read import expand, is_run
 from olmo_inject.steps import parse_step_range
 
 LAST, ALL = "last", "all"
+MODEL_CONFIGS = ("config.json", "config.yaml")  # of transformers, and of ai2-olmo
 _PLACES = ("step{}", "checkpoints/checkpoint-{}")  # in a run folder; transformers' Trainer writes the second
 
 
@@ -121,7 +122,7 @@ def select_steps(text: str, existing: Sequence[int]) -> tuple[list[int], list[in
 
 def holds_model(path: Path) -> bool:
     """Whether the folder holds a model of any kind."""
-    return any((path / name).is_file() for name in ("config.json", "config.yaml")) or any(weight_files(path))
+    return any((path / name).is_file() for name in MODEL_CONFIGS) or any(weight_files(path))
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from typing import Any
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, sha256_of, write_json
 from olmo_inject.owned_folder import sync
+from olmo_inject.runs.checkpoints import MODEL_CONFIGS, weight_files
 from olmo_inject.shapes import check_shape
 
 FORMAT = 1
@@ -26,6 +27,13 @@ _RECORD = {
     "world_size": int,
     "files": {str: {"bytes": int, "sha256": str}},
 }
+
+
+def identifying_files(path: Path) -> list[Path]:
+    """The files whose bytes tell one model from another: the record, or else the weights and the configuration."""
+    if (path / RECORD).is_file():
+        return [path / RECORD]
+    return [*weight_files(path), *(path / name for name in MODEL_CONFIGS if (path / name).is_file())]
 
 
 def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:

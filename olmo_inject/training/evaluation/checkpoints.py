@@ -18,7 +18,7 @@ from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing, sha256_of
 from olmo_inject.injection import sightings
-from olmo_inject.runs.checkpoints import ALL, find_checkpoints, run_and_step, weight_files
+from olmo_inject.runs.checkpoints import ALL, find_checkpoints, run_and_step
 from olmo_inject.runs.read import PLAN, load_run, run_of
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
@@ -199,14 +199,11 @@ def what_is_evaluated(
         rows_per_pass: its `batch_size`.
         max_instances: its `most`.
     """
-    files = [step / record.RECORD]
-    if not files[0].is_file():  # a model that no run wrote
-        files = [*weight_files(step), *(step / name for name in ("config.json", "config.yaml"))]
     place = run_and_step(step)
     return {
         "evaluation": VERSION,
         "checkpoint": str(step),
-        "weights": {path.name: sha256_of(path) for path in files if path.is_file()},
+        "weights": {path.name: sha256_of(path) for path in record.identifying_files(step)},
         "plan": None if place is None else sha256_of(place[0] / PLAN),
         "tasks": [[task.name, task.fingerprint] for task in tasks],
         "own_tasks": [task.fingerprint for task in own_tasks(step)],
