@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from olmo_inject.config import Described, InjectionConfig
-from olmo_inject.errors import UserError
+from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.files import replacing
 from olmo_inject.injection import (
     Bernoulli,
@@ -157,7 +157,7 @@ def _read_list(path: Path, where: str) -> list[Mapping[str, Any]]:
             return pq.read_table(path).to_pylist()
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise UserError(f"{where}: cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: cannot be read: {in_one_line(error)}") from None
     if not all(isinstance(record, dict) for record in records):
         raise UserError(f"{where}: each line must be an object with a step")
     return records

@@ -19,6 +19,11 @@ class FoundByOneRank(UserError):
     """A user's mistake that only one rank knows of. That rank reports it, instead of rank 0."""
 
 
+def in_one_line(error: Exception) -> str:
+    """What an error of a library says, in one line; the name of its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def report(error: UserError) -> None:
     """Print the message on standard error. If all ranks know of the mistake, only rank 0 prints it."""
     if isinstance(error, FoundByOneRank) or is_first_rank():

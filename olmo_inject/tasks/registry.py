@@ -35,7 +35,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Int64, UInt32
 
-from olmo_inject.errors import UserError
+from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.paths import expanded
 from olmo_inject.tasks.material import Material, Source
 
@@ -132,7 +132,7 @@ def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind | M
         try:
             kind = cls(**options)
         except (TypeError, ValueError) as error:  # a kind raises these to refuse its options
-            raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+            raise UserError(f"{where}: {in_one_line(error)}") from None
         if isinstance(kind, MaterialKind):
             return kind
         if not isinstance(kind, TaskKind):  # evaluates its properties

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from olmo_inject.errors import UserError
+from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.yaml_text import plain_value, read_yaml
 
 EXPERIMENT, PLAN, METRICS = "experiment.yaml", "plan.json", "metrics.jsonl"
@@ -99,7 +99,7 @@ def _from_csv(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"cannot read {path} as CSV: {' '.join(str(error).split())}") from None
+        raise UserError(f"cannot read {path} as CSV: {in_one_line(error)}") from None
     if "loss" not in table or table.empty:
         raise UserError(f"{path} must have a column loss and one or more rows; it has {', '.join(table.columns)}")
     if "task" not in table:
@@ -141,7 +141,7 @@ def _of_run(folder: Path) -> pd.DataFrame:
         per_step = int(plan["batch_size"]) * int(plan["sequence_length"])
         injections = plan["injections"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read the run {folder}: {' '.join(str(error).split())}") from None
+        raise UserError(f"cannot read the run {folder}: {in_one_line(error)}") from None
     rows = []
     for line in metrics:
         parts = str(line.get("name")).split("/")

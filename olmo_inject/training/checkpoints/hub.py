@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from olmo_inject.errors import UserError
+from olmo_inject.errors import UserError, in_one_line
 
 # The revision must be named: another one would be another model under the same name.
 _NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)")
@@ -39,6 +39,7 @@ def local_folder(text: str) -> Path:
             match["repository"], revision=match["revision"], allow_patterns=_FILES
         )
     except Exception as error:  # many types: of the hub, of HTTP and of the network
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"start_from: {text} cannot be had from the Hugging Face hub: {reason[:300]}") from error
+        raise UserError(
+            f"start_from: {text} cannot be had from the Hugging Face hub: {in_one_line(error)[:300]}"
+        ) from error
     return Path(folder)

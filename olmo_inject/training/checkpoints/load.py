@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from olmo_inject.errors import UserError
+from olmo_inject.errors import UserError, in_one_line
 
 
 def load_model(path: Path) -> PreTrainedModel:
@@ -43,8 +43,7 @@ def load_transformers(path: Path) -> PreTrainedModel:
                 path, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # many types: missing weights, half a file, unknown architecture, custom code
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} cannot be read as a transformers model: {reason[:200]}") from error
+        raise UserError(f"{path} cannot be read as a transformers model: {in_one_line(error)[:200]}") from error
     return model.eval()
 
 

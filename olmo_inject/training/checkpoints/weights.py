@@ -17,7 +17,7 @@ from olmo.model import OLMo
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from olmo_inject.errors import UserError
+from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.files import read_json
 from olmo_inject.runs.read import is_run
 from olmo_inject.training.checkpoints import record, sharded
@@ -194,8 +194,8 @@ def _check_settings(path: Path, config: ModelConfig) -> None:
     try:
         described: dict[str, Any] = AutoConfig.from_pretrained(path, local_files_only=True).to_dict()
     except Exception as error:  # many types, of wrong values
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} has a config.json that transformers cannot read: {reason[:200]}") from error
+        reason = in_one_line(error)[:200]
+        raise UserError(f"{path} has a config.json that transformers cannot read: {reason}") from error
     wanted = {"model_type": architecture_of(config).kind, **settings_of(config)}
     for name, value in wanted.items():
         found = described.get(name)
