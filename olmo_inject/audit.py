@@ -33,6 +33,7 @@ from olmo_inject.runs.read import (
     EVIDENCE_FILE,
     EXPERIMENT,
     EXPORT,
+    INDICES,
     LISTS,
     PLAN,
     SAVED,
@@ -47,7 +48,6 @@ from olmo_inject.tasks.registry import rebuilds
 from olmo_inject.terminal import Console
 
 DIFFERENCES_KEPT = 20
-INDICES = "data-indices"
 VERSION = 1  # increased when an audit compares other things, so that kept results of jobs are not mistaken for new ones
 
 

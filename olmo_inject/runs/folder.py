@@ -34,6 +34,7 @@ from olmo_inject.owned_folder import remove_empty
 from olmo_inject.runs.read import (
     EVIDENCE_FILE,
     EXPERIMENT,
+    INDICES,
     LISTS,
     METRICS,
     PLAN,
@@ -250,14 +251,14 @@ def delete_run(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    for place in (TASKS, LISTS, "references", "data-indices", "analysis"):
+    for place in (TASKS, LISTS, "references", INDICES, "analysis"):
         remove_empty([folder / place])
 
 
 def _written(folder: Path) -> list[Path]:
     """The files of a run and of its analyses, except `plan.json` and `experiment.yaml`."""
     names = (*("config.yaml", METRICS, EVIDENCE_FILE, STOP_FILE, SAVED, "order", ".*.tmp", ".step*.old"),)
-    inside = ("tasks/*.json", "references/*.json", "data-indices/*.tsv", "tasks/.*.tmp", "references/.*.tmp")
+    inside = ("tasks/*.json", "references/*.json", f"{INDICES}/*.tsv", "tasks/.*.tmp", "references/.*.tmp")
     inside += (f"{LISTS}/*.parquet", f"{LISTS}/.*.tmp")
     analyses = ["analysis/jobs", *(f"analysis/*.{ending}" for ending in ("json", "parquet", "svg", "png"))]
     written = [path for pattern in (*names, *inside, *analyses) for path in folder.glob(pattern)]

@@ -27,6 +27,7 @@ PLAN = "plan.json"
 METRICS = "metrics.jsonl"
 EVIDENCE_FILE = "evidence.jsonl"
 TASKS = "tasks"
+INDICES = "data-indices"  # positions seen, as ai2-olmo writes them, a file a rank
 LISTS = "lists"  # of injections, as entries of schedule `at` gave them, by number of the entry
 EXPORT = "export.json"  # describes a stream that was written to files
 SAVED = "saved.json"  # for trainers other than ai2-olmo's: the step of the last checkpoint

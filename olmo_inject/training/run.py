@@ -30,7 +30,7 @@ from olmo_inject.runs.folder import (
     remove_unused,
 )
 from olmo_inject.runs.metrics import Metrics, belongs_before, cut_back
-from olmo_inject.runs.read import METRICS, is_run
+from olmo_inject.runs.read import INDICES, METRICS, is_run
 from olmo_inject.steps import StepSelection
 from olmo_inject.stop_signals import stop_signals, stop_with_parent
 from olmo_inject.training.agreement import from_rank_0, on_every_rank
@@ -231,14 +231,14 @@ def build_trainer(
             for name in (METRICS, EVIDENCE_FILE):
                 cut_back(folder / name, keep)
     with on_every_rank(f"cannot write {folder}"):  # after rank 0, which may have deleted an older run
-        for old in sorted((folder / "data-indices").glob("*.tsv"))[rank::world]:
+        for old in sorted((folder / INDICES).glob("*.tsv"))[rank::world]:
             # ai2-olmo counts from 1: step n in the file is plan step n - 1.
             cut_back(old, lambda line: restored and int(line.split("\t", 1)[0]) <= trainer.global_step)
     prepare_order(data)
     losses = from_rank_0(lambda: past_losses(folder / METRICS, experiment.safety.spike_window), f"cannot read {folder}")
     with on_every_rank(f"cannot write {folder}"):
         if cfg.save_data_indices:
-            indices = folder / "data-indices"
+            indices = folder / INDICES
             indices.mkdir(exist_ok=True)
             trainer.indices_file = (indices / f"rank{rank}-of-{world}.tsv").open("a", encoding="utf-8")
         trainer.metrics = Metrics(folder / METRICS if rank == 0 else None)
