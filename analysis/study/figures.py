@@ -14,8 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.style import style
-from analysis.study.collect import read_cells, read_metrics
-from analysis.study.measures import LEARNED_AUC, over_seeds, retained, series_of
+from analysis.study.measures import LEARNED_AUC, cells_with_series, over_seeds, retained
 from olmo_inject.figure_style import GREY, colour_and_marker
 
 TEXTS = {"t128": "128 sequences", "t1024": "1,024", "t8192": "8,192", "whole": "the whole corpus"}
@@ -102,9 +101,8 @@ def over_residual(table: pd.DataFrame) -> Figure:
 def after_bursts(folder: Path) -> Figure:
     """How far the held-out loss among the labels falls after a burst and comes back (Fig. 8), a panel a text."""
     lines: dict[tuple[str, str], list[pd.Series]] = {}
-    metrics = {str(name): of for name, of in read_metrics(folder).groupby("cell", observed=True)}
-    for cell in read_cells(folder):
-        found = retained(series_of(metrics[cell["cell"]]), cell, "tcmp")
+    for cell, series in cells_with_series(folder):
+        found = retained(series, cell, "tcmp")
         if found is not None:
             key = cell["labels"]["text"], cell["labels"]["model"]
             lines.setdefault(key, []).append(pd.Series(found.mean, found.after))
@@ -114,9 +112,7 @@ def after_bursts(folder: Path) -> Figure:
 def cosines(folder: Path) -> Figure:
     """cos(g_nt, g_r) of all measured steps and seeds by width, beside the null; a panel a text (Fig. 9)."""
     found: dict[str, dict[int, list[tuple[pd.Series, pd.Series]]]] = {}
-    metrics = {str(name): of for name, of in read_metrics(folder).groupby("cell", observed=True)}
-    for cell in read_cells(folder):
-        series = series_of(metrics[cell["cell"]])
+    for cell, series in cells_with_series(folder):
         both = series["gradient/tcmp/cos_rest"], series["gradient/tcmp/null_rest"]
         found.setdefault(cell["labels"]["text"], {}).setdefault(cell["width"], []).append(both)
     with style():
@@ -152,14 +148,12 @@ def over_steps(folder: Path, axis: str, chosen: str, by: str) -> Figure:
         ("loss_among_labels_unmirrored", "loss among the labels (nats)"),
         ("label_mass", "label mass"),
     )
-    cells = [cell for cell in read_cells(folder) if cell["labels"][axis] == chosen]
-    metrics = {str(name): of for name, of in read_metrics(folder).groupby("cell", observed=True)}
+    cells = [(cell["labels"][by], of) for cell, of in cells_with_series(folder) if cell["labels"][axis] == chosen]
     with style():
         figure = Figure(figsize=(10, 3.2))
         for panel, (measure, label) in zip(figure.subplots(1, 3), measures, strict=True):
-            for number, line in enumerate(dict.fromkeys(cell["labels"][by] for cell in cells)):
-                mine = [cell for cell in cells if cell["labels"][by] == line]
-                all_series = [series_of(metrics[cell["cell"]])[f"eval/tcmp/test/{measure}"] for cell in mine]
+            for number, line in enumerate(dict.fromkeys(label for label, _ in cells)):
+                all_series = [series[f"eval/tcmp/test/{measure}"] for label, series in cells if label == line]
                 mean = pd.concat(all_series, axis=1).mean(axis=1)
                 mean = mean[mean.index % 40 == 0]  # just before bursts
                 colour, marker = colour_and_marker(number)
@@ -211,9 +205,8 @@ def gaps(table: pd.DataFrame) -> Figure:
 def stopped(folder: Path) -> Figure:
     """AUC after the last injection, a panel a text and learning rate, mean over seeds."""
     lines: dict[tuple[str, str], list[pd.Series]] = {}
-    metrics = {str(name): of for name, of in read_metrics(folder).groupby("cell", observed=True)}
-    for cell in read_cells(folder):
-        labels, found = cell["labels"], series_of(metrics[cell["cell"]])["eval/tcmp/test/auc_unmirrored"]
+    for cell, series in cells_with_series(folder):
+        labels, found = cell["labels"], series["eval/tcmp/test/auc_unmirrored"]
         lines.setdefault((f"{labels['text']}, {labels['lr']} rate", labels["model"]), []).append(
             found[found.index >= 1400]
         )

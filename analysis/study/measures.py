@@ -5,7 +5,7 @@
 # pyright: reportIndexIssue=false
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -51,17 +51,19 @@ def sweep_table(folder: Path) -> pd.DataFrame:
     R2) or modes (distinct Fourier modes), with their controls; alignment (interchange accuracy above the best control,
     mean over the values) and layer (of the MLP with the largest effect when patched).
     """
-    cells = read_cells(folder)
-    metrics = read_metrics(folder)
-    by_cell = {str(name): group for name, group in metrics.groupby("cell", observed=True)}
     rows = []
-    for cell in cells:
-        series = series_of(by_cell[cell["cell"]])
+    for cell, series in cells_with_series(folder):
         for task in cell["tasks"]:
             about = {"sweep": cell["sweep"], "cell": cell["cell"], "task": task["name"], "kind": task["kind"]}
             about |= cell["labels"] | {"passed": cell["audit"]["passed"], "often": _often(cell, task["name"])}
             rows.append(about | _row(series, cell, task["name"]))
     return pd.DataFrame(rows)
+
+
+def cells_with_series(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, pd.Series]]]:
+    """Each collected cell of a sweep with `series_of` its measurements."""
+    by_cell = {str(name): group for name, group in read_metrics(folder).groupby("cell", observed=True)}
+    return ((cell, series_of(by_cell[cell["cell"]])) for cell in read_cells(folder))
 
 
 def series_of(metrics: pd.DataFrame) -> dict[str, pd.Series]:

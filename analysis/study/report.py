@@ -14,6 +14,7 @@ from analysis.figures.style import style
 from analysis.study import figures
 from analysis.study.claims import Finding, findings
 from analysis.study.measures import LEARNED_AUC, collected
+from olmo_inject.figure_style import save
 from olmo_inject.files import replacing, write_text
 
 BEGIN, END = "<!-- verdicts: written by python -m analysis.study -->", "<!-- end of verdicts -->"
@@ -32,8 +33,8 @@ def write_study(results: Path, to: Path) -> list[str]:
         with replacing(to / "tables" / f"{name}.parquet") as temporary:
             table.to_parquet(temporary, index=False)
     for name, figure in figures.all_of(tables, results):
-        with style(), replacing(to / "figures" / f"{name}.svg") as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
+        with style():
+            save(figure, to / "figures" / f"{name}.svg")
     found = findings(tables)
     _write_between_marks(to / "README.md", "\n\n".join([_markdown(found), *_failures(tables)]))
     return [f"{finding.verdict}: {finding.claim}. {finding.number}" for finding in found]
