@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class Build:
     processes: int
     progress: bool
 
-    @property
+    @cached_property
     def plan(self) -> dict[str, Any]:
         """What must be equal for an interrupted build to continue."""
         # A build that stopped at a damaged line can continue with `skip_damaged`: its finished shards are the same.
