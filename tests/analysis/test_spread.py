@@ -10,25 +10,11 @@ import pandas as pd
 import pytest
 from copies import Copies
 
-from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.share import Share
 
 Call = Callable[..., tuple[int, str, str]]
 PATCHING = ("--steps", "all", "--pairs", "8")
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs the command line; gives its status and what it said."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.mark.parametrize("text", ["8/8", "1", "1/0", "-1/2", "a/b", "1/2/3", "0/1000000000000"])

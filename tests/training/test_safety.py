@@ -38,6 +38,7 @@ def safety(monkeypatch: pytest.MonkeyPatch) -> Safety:
 def test_a_burst_beside_text_known_by_heart_is_no_spike(safety: Safety) -> None:
     for number in range(20, 60):
         step(safety, number, 0.1 + 0.001 * math.sin(number), injected=9.0 if number % 10 == 0 else None)
+    assert list(safety.recent) == pytest.approx([0.1 + 0.001 * math.sin(number) for number in range(40, 60)])
 
 
 @pytest.mark.parametrize("injected", [None, 0.1])
@@ -57,3 +58,4 @@ def test_without_a_factor_nothing_spikes() -> None:
     guard = Safety(SafetyConfig(spike_factor=None, spike_window=2))
     for number, loss in enumerate((0.1, 0.1, 50.0)):
         step(guard, number, loss)
+    assert list(guard.recent) == pytest.approx([0.1, 50.0])
