@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -27,6 +28,21 @@ from olmo_inject.errors import UserError, report
 from olmo_inject.paths import with_expanded_paths
 from olmo_inject.terminal import drop_output, prepare_output
 from olmo_inject.theory import commands as theory
+
+
+
+def _aborted_by_ctrl_c(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, whose KeyboardInterrupt becomes an Abort: `main` reports that, while typer ends in silence."""
+
+    @functools.wraps(command)
+    def aborted(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+    return aborted
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +69,7 @@ app.add_typer(theory.app, name="theory")
 for group in (app, sweeps.app, corpora, interventions.app, theory.app):
     for registered in group.registered_commands:
         assert registered.callback is not None
-        registered.callback = with_checked_numbers(with_expanded_paths(registered.callback))
+        registered.callback = _aborted_by_ctrl_c(with_checked_numbers(with_expanded_paths(registered.callback)))
 
 # The base class of usage errors has different names in typer's versions; this subclass of it is public.
 _UsageError: Any = typer.BadParameter.__bases__[0]
