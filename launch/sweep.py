@@ -15,8 +15,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,26 @@ class Sweep:
                 return cell
         raise UserError(f"{name!r} is not a cell of sweep {self.name}; `olmo-inject sweep show` lists them")
 
+    def only(self, labels: Sequence[str]) -> Sweep:
+        """The sweep with some of its cells.
+
+        Args:
+            labels: each axis=label or axis=label,label; a cell is kept that has one of the labels of each axis.
+
+        Raises:
+            UserError: the sweep has no such axis, label or cell.
+        """
+        axes: dict[str, dict[str, None]] = {}
+        for cell in self.cells:
+            for axis, label in cell.labels.items():
+                axes.setdefault(axis, {})[label] = None
+        wanted = {axis: chosen.split(",") for axis, _, chosen in (text.partition("=") for text in labels)}
+        _check_labels(wanted, axes, "--only")
+        kept = [cell for cell in self.cells if _matches(wanted, cell.labels)]
+        if not kept:
+            raise UserError(f"--only: no cell of sweep {self.name} has {' and '.join(labels)}")
+        return replace(self, cells=kept)
+
 
 def load_sweep(path: Path | str, *, folder: Path | None = None, overrides: Sequence[str] = ()) -> Sweep:
     """Read and check a sweep file, and resolve every cell.
@@ -259,7 +279,7 @@ def _label(value: Any) -> str:
     return str(value).replace("/", "of")
 
 
-def _check_labels(labels: Mapping[str, Any], axes: Mapping[str, Mapping[str, Any]], where: str) -> None:
+def _check_labels(labels: Mapping[str, Any], axes: Mapping[str, Collection[str]], where: str) -> None:
     for axis, wanted in labels.items():
         if axis not in axes:
             raise UserError(f"{where}: {axis!r} is not an axis: {', '.join(axes)}")

@@ -17,10 +17,12 @@ import typer
 from analysis.study.collect import RESULTS, collect
 from analysis.study.measures import LEARNED_AUC, collected
 from analysis.study.report import write_study
+from launch.sweep import load_sweep
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
 
 LADDER = "study-ladder"
+SEEDS = ("s1", "s2", "s3")
 FEW, MANY = 4, 16  # cells of the ladder's first seed, of 20
 AGAIN = {"few": "study-ladder-often", "many": "study-ladder-rare"}  # where the ladder says nothing (PLAN.md)
 SWEEPS = (
@@ -52,19 +54,24 @@ def collect_all(results: ResultsOption = RESULTS) -> None:
 @app.command()
 def run(at_once: Annotated[int, typer.Option(help="Cells at once.")] = 2, results: ResultsOption = RESULTS) -> None:
     """Train every sweep in the order of PLAN.md, failed cells once more, and collect each."""
-    failed = []
-    for name in SWEEPS:
-        failed += [] if _train(name, at_once) else [name]
-        collect_all(results)
-        if name == LADDER and (again := _again(results)) is not None:
-            failed += [] if _train(again, at_once) else [again]
+    _train(LADDER, None, at_once)
+    collect_all(results)
+    again = _again(results)
+    sweeps = {name: load_sweep(name) for name in (*([] if again is None else [again]), *SWEEPS)}
+    failed = set()
+    for seed in SEEDS:
+        for name, sweep in sweeps.items():
+            if any(cell.labels["seed"] == seed for cell in sweep.cells) and not _train(name, seed, at_once):
+                failed.add(name)
+            collect_all(results)
     if failed:
-        raise UserError(f"cells failed in {', '.join(failed)}: `olmo-inject sweep status NAME` says why")
+        raise UserError(f"cells failed in {', '.join(sorted(failed))}: `olmo-inject sweep status NAME` says why")
 
 
-def _train(name: str, at_once: int) -> bool:
+def _train(name: str, seed: str | None, at_once: int) -> bool:
     command = ["-m", "olmo_inject", "sweep", "run", name, "--at-once", str(at_once), "--retry-failed"]
-    return subprocess.run([sys.executable, *command], check=False).returncode == 0
+    only = [] if seed is None else ["--only", f"seed={seed}"]
+    return subprocess.run([sys.executable, *command, *only], check=False).returncode == 0
 
 
 def _again(results: Path) -> str | None:

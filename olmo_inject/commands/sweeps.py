@@ -30,6 +30,12 @@ app = typer.Typer(
 
 FileArgument = Annotated[str, PATH, typer.Argument(help="A sweep: a YAML file, or the name of one in configs/sweeps.")]
 SiteOption = Annotated[Path | None, typer.Option(help="The cluster's settings, a YAML file.", show_default=False)]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="AXIS=LABEL[,LABEL]", help="Only the cells with one of these labels; repeatable.", show_default=False
+    ),
+]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Also train cells that failed before.")]
 
 
@@ -39,6 +45,7 @@ def show(
     cell: Annotated[
         str | None, typer.Argument(help="Print this cell's resolved experiment.", show_default=False)
     ] = None,
+    only: OnlyOption = None,
     site: SiteOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,7 +60,7 @@ def show(
 
     if site is not None and as_json:
         raise UserError("--site: batch scripts are not JSON; leave out --json")
-    sweep = load_sweep(file)
+    sweep = load_sweep(file).only(only or [])
     cells = sweep.cells if cell is None else [sweep.cell(cell)]
     batch_scripts = [] if site is None else scripts(sweep, cells, load_site(site))
     if as_json:
@@ -69,6 +76,7 @@ def show(
 @app.command()
 def cost(
     file: FileArgument,
+    only: OnlyOption = None,
     accelerator: AcceleratorOption = "h100",
     accelerators: AcceleratorsOption = None,
     price: PriceOption = None,
@@ -82,7 +90,7 @@ def cost(
     from launch.sweep import load_sweep
 
     chosen = find_accelerator(accelerator, accelerators).with_changes(price, utilization)
-    costs = cell_costs(load_sweep(file), chosen)
+    costs = cell_costs(load_sweep(file).only(only or []), chosen)
     if as_json:
         print_json([cost.record() for cost in costs])
     else:
@@ -90,17 +98,19 @@ def cost(
 
 
 @app.command()
-def run(file: FileArgument, at_once: AtOnceOption = None, retry_failed: RetryOption = False) -> None:
+def run(
+    file: FileArgument, only: OnlyOption = None, at_once: AtOnceOption = None, retry_failed: RetryOption = False
+) -> None:
     """Train the cells on this machine, and wait for them. Ctrl-C lets them save first.
 
-    Exit status 1 if a cell failed.
+    Exit status 1 if a cell failed. Example: `olmo-inject sweep run study-tcmp --only seed=s1 --at-once 2`
     """
     from launch.submit import run_sweep
     from launch.sweep import load_sweep
     from olmo_inject.extras import require
 
     require("olmo")
-    sweep = load_sweep(file)
+    sweep = load_sweep(file).only(only or [])
     with stoppable():
         succeeded = run_sweep(sweep, at_once=at_once, retry_failed=retry_failed, console=Console(stderr=True))
     if not succeeded:
@@ -109,7 +119,9 @@ def run(file: FileArgument, at_once: AtOnceOption = None, retry_failed: RetryOpt
 
 
 @app.command()
-def submit(file: FileArgument, site: SiteOption = None, retry_failed: RetryOption = False) -> None:
+def submit(
+    file: FileArgument, only: OnlyOption = None, site: SiteOption = None, retry_failed: RetryOption = False
+) -> None:
     """Submit the cells to SLURM, as one job array for all cells of the same resources.
 
     Exit status 1 if cells that failed before were left out.
@@ -120,7 +132,7 @@ def submit(file: FileArgument, site: SiteOption = None, retry_failed: RetryOptio
     from olmo_inject.extras import require
 
     require("olmo")
-    sweep = load_sweep(file)
+    sweep = load_sweep(file).only(only or [])
     submitted = submit_sweep(sweep, load_site(site), retry_failed=retry_failed, console=Console(stderr=True))
     for line in submitted.arrays:
         print(line)
@@ -129,7 +141,7 @@ def submit(file: FileArgument, site: SiteOption = None, retry_failed: RetryOptio
 
 
 @app.command()
-def status(file: FileArgument, as_json: JsonOption = False) -> None:
+def status(file: FileArgument, only: OnlyOption = None, as_json: JsonOption = False) -> None:
     """Show the state of each cell: steps done, speed, time left, test accuracies, and why it failed.
 
     The accuracy of a task of pairs is over test pairs whose mirror is not injected.
@@ -137,7 +149,7 @@ def status(file: FileArgument, as_json: JsonOption = False) -> None:
     from launch import cells, local, slurm
     from launch.sweep import load_sweep
 
-    sweep = load_sweep(file)
+    sweep = load_sweep(file).only(only or [])
     active, unanswered = local.waiting(sweep), ""
     try:
         active |= slurm.active(sweep)

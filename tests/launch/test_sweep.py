@@ -80,6 +80,26 @@ def test_rules_and_exclusions(tmp_path: Path) -> None:
     assert sweep.cells[0].experiment.train.device_train_microbatch_size == 64
 
 
+def test_some_cells_are_chosen_by_label(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path))
+    assert sweep.only([]).cells == sweep.cells
+    assert [cell.labels for cell in sweep.only(["rate=1/10"]).cells] == [
+        {"model": "tiny-8", "rate": "1of10"},
+        {"model": "tiny-16", "rate": "1of10"},
+    ]
+    assert sweep.only(["model=tiny-8,tiny-16", "rate=1"]).cells == [sweep.cells[0], sweep.cells[2]]
+    for wrong, said in [
+        ("rat=1", "--only: 'rat' is not an axis: model, rate"),
+        ("rate=2", "--only: rate: '2' is not one of 1, 1of10"),
+        ("rate", "--only: rate: '' is not one of 1, 1of10"),
+    ]:
+        with pytest.raises(UserError, match=f"^{said}$"):
+            sweep.only([wrong])
+    excluding = load_sweep(write(tmp_path, exclude=[{"model": "tiny-8", "rate": 1}]))
+    with pytest.raises(UserError, match="no cell of sweep grid has model=tiny-8 and rate=1$"):
+        excluding.only(["model=tiny-8", "rate=1"])
+
+
 def test_cases_set_several_keys_together(tmp_path: Path) -> None:
     burst = {"task": "tcmp", "schedule": "burst"}
     cases = {f"n{n}": {"injections": [burst | {"instances": n, "every": n}], "plan_seed": n} for n in (1, 10)}
