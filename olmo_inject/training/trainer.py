@@ -80,7 +80,7 @@ class InjectionTrainer(TrainerShims, Trainer):
         step = self.global_step - 1
         self._batch = batch
         # Dropout depends on nothing else, so a resume repeats it, and ranks differ.
-        torch.manual_seed(key("dropout", self.cfg.seed, step, dist.get_rank()) % 2**63)
+        _seed_dropout(self.device, key("dropout", self.cfg.seed, step, dist.get_rank()) % 2**63)
         for callback in self.callbacks:
             callback.before_step(self, step, batch)
         norm = super().train_step(self._sent(batch), reduce_global_loss=False)[GRADIENT_NORM]  # before clipping
@@ -185,3 +185,13 @@ class InjectionTrainer(TrainerShims, Trainer):
             callback.on_close(self)
         self.metrics.close()
         super().close(exit_code)
+
+
+def _seed_dropout(device: torch.device, seed: int) -> None:
+    """Seed the generators that a step draws from.
+
+    `torch.manual_seed` seeds all kinds of devices, and where there is none it remembers each call, with its traceback.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
