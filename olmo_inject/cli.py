@@ -30,7 +30,6 @@ from olmo_inject.terminal import drop_output, prepare_output
 from olmo_inject.theory import commands as theory
 
 
-
 def _aborted_by_ctrl_c(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command, whose KeyboardInterrupt becomes an Abort: `main` reports that, while typer ends in silence."""
 
