@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.stats import percentile_interval, resamples, spearman
 from analysis.study.measures import LEARNED_AUC, student_reach
 from analysis.study.theory import utilities
+from olmo_inject.theory.prediction.estimate import estimate_utilities
 
 NOT_RUN = "not yet run"
 REPRODUCED, PARTLY, NOT, OPEN = "reproduced", "partly", "not reproduced", "open"
@@ -214,6 +215,21 @@ def _ahead(utility: np.ndarray, often: np.ndarray, width: np.ndarray, of: np.nda
     return spearman(utility, of) - max(spearman(often, of), spearman(width, of))
 
 
+def _from_others(table: pd.DataFrame) -> tuple[str, str]:
+    """Whether `theory predict --from`'s estimate predicts cells left out better than the mean of the others does."""
+    explained = []
+    for _, cells in table.dropna(subset=["within"]).groupby("seed"):
+        if len(cells) < FEWEST_CELLS or cells["width"].nunique() < 2 or cells["often"].nunique() < 2:
+            continue
+        width, often, loss = cells[["width", "often", "within"]].to_numpy(float).T
+        of_the_mean = (loss - loss.mean()) * len(loss) / (len(loss) - 1)  # each loss less the mean of the others
+        explained.append(1 - estimate_utilities(width, often, loss).held_out ** 2 / (of_the_mean**2).mean())
+    if not explained:
+        return OPEN, "too few cells"
+    low, high, shown = _over_seeds(np.array(explained), "+.2f")
+    return _verdict(low, high, 1), f"share of the variance of the loss within labels that is predicted {shown}"
+
+
 def _together(table: pd.DataFrame) -> tuple[str, str]:
     """Whether a task is learned as well beside other tasks as alone."""
     auc = table[table["task"] == "tcmp"].pivot_table(
@@ -307,6 +323,8 @@ CLAIMS: list[tuple[str, str, Callable[[pd.DataFrame], tuple[str, str]]]] = [
     ("The theory ranks the cells of size and frequency", "study-tcmp", _theory("auc_unmirrored")),
     ("The same of addition", "study-tadd", _theory("accuracy_unmirrored")),
     ("The theory ranks the cells of the ladder", "study-ladder", _theory("auc_unmirrored", "text")),
+    ("The theory predicts cells from the others (size and frequency)", "study-tcmp", _from_others),
+    ("The same of addition", "study-tadd", _from_others),
     ("Several tasks in one run leave each other as they are", "study-together", _together),
     ("A schedule chosen from the theory keeps what others lose", "study-schedules", _schedule),
 ]

@@ -210,6 +210,23 @@ def test_the_theory_must_rank_better_than_frequency_or_width_alone() -> None:
     assert claims._theory("auc")(table.assign(auc=table["often"]))[0] == NOT
 
 
+def test_cells_left_out_are_predicted_where_frequency_and_width_act_as_one() -> None:
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame(
+        [
+            {"seed": seed, "width": width, "often": often, "within": 0.1 + 0.6 / (1 + often * width / 32)}
+            for seed in ("s1", "s2", "s3")
+            for width in (8, 16, 32, 64, 128)
+            for often in (0.25, 1, 4, 16, 64)
+        ]
+    )
+    verdict, number = claims._from_others(table.assign(within=table["within"] + 0.02 * rng.normal(size=len(table))))
+    assert verdict == REPRODUCED
+    assert float(number.split("predicted +")[1][:4]) > 0.9
+    assert claims._from_others(table.assign(within=rng.normal(1, 0.1, len(table))))[0] != REPRODUCED
+    assert claims._from_others(table.iloc[:5])[0] == OPEN
+
+
 def test_tasks_together_and_schedules_are_compared_seed_by_seed() -> None:
     def cells(column: str, values: dict[str, float]) -> pd.DataFrame:
         return pd.DataFrame(
