@@ -38,7 +38,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import write_json, write_text
 from olmo_inject.tasks import Task, TaskConfig
 from olmo_inject.training.checkpoints.transformers import transformers_config
-from olmo_inject.training.gradients import MlpGradients, step_gradients
+from olmo_inject.training.gradients import MlpGradients, injected_targets, step_gradients
 from olmo_inject.training.loader import build_loader
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import choose_device, destroy, init_process_group
@@ -303,9 +303,9 @@ def _analyses(folder: Path, sizes: Sizes, device: torch.device, clock: Clock) ->
 def _gradients(model: PreTrainedModel, experiment: Experiment) -> None:
     data = build_data(experiment)
     positions = np.arange(experiment.batch_size)
-    of_row = torch.from_numpy(data.plan.tasks_of(0, positions))
+    of_target = injected_targets(data.corpus.splices(positions), len(positions), experiment.sequence_length)
     mlp = MlpGradients(model, 0, experiment.train.device_train_microbatch_size * experiment.sequence_length)
-    step_gradients(mlp, data.corpus.rows(positions), of_row, [task.name for task in data.tasks], data.tasks)
+    step_gradients(mlp, data.corpus.rows(positions), of_target, [task.name for task in data.tasks], data.tasks)
 
 
 def _measured(work: Callable[[], object], device: torch.device) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from olmo_inject.config import Described, Experiment
 from olmo_inject.config.ranges import CHOICES
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
+from olmo_inject.injection.splicing import Splices
 from olmo_inject.runs.evidence import step_hash
 from olmo_inject.runs.folder import check_same_data, identity
 from olmo_inject.runs.read import load_run, read_evidence
@@ -34,13 +35,15 @@ from olmo_inject.training.gradients import (
     MlpGradients,
     batch_targets,
     cosines,
+    injected_targets,
     step_gradients,
     tokens_per_pass,
+    with_references,
     z_loss_of,
 )
 
 METHOD = "gradients"
-VERSION = 4
+VERSION = 5
 ROWS_PER_PASS = 8  # for runs whose trainer does not say its micro-batch
 
 
@@ -51,7 +54,7 @@ class Options:
     Attributes:
         layer: index of the block whose MLP is used, from 0.
         neurons: number of task neurons: those of the MLP with the largest task gradient.
-        targets: the losses that make up g_t, a key of `TARGETS`.
+        targets: the losses that make up g_t, one of `TARGETS`.
         rows_per_pass: rows of one forward and backward pass; None for the run's micro-batch, or 8. It decides memory,
             not results.
         precision: of the matrix products: fp32 or bf16.
@@ -117,7 +120,7 @@ def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Optio
         raise UserError(f"{checkpoint.path} is no checkpoint of a run: its batches are not known")
     experiment, data = run_data(checkpoint.run.folder, checkpoint.run.corpus)
     _check_head(model)
-    batch, of_row = batch_of(data, checkpoint.step)
+    batch, splices = batch_of(data, checkpoint.step)
     proven = _compare_with_evidence(checkpoint.run.folder, data, checkpoint.step, batch)
     names = [task.name for task in data.plan.tasks]
     tokens, z_loss = (options.rows_per_pass or ROWS_PER_PASS) * experiment.sequence_length, 0.0
@@ -125,10 +128,12 @@ def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Optio
         tokens = tokens_per_pass(experiment.train, options.rows_per_pass)
         z_loss = z_loss_of(experiment.train)
     mlp = MlpGradients(model, options.layer, tokens, z_loss, options.precision)
-    gradients = step_gradients(mlp, batch, of_row, names, data.tasks, options.targets)
+    of_target = injected_targets(splices, *batch["input_ids"].shape, options.targets)
+    gradients = step_gradients(mlp, batch, of_target, names, with_references(data.tasks))
     table = pd.DataFrame([asdict(found) for found in cosines(gradients, options.neurons)])
     table[["cosine", "null", "among"]] = table[["cosine", "null", "among"]].astype(float)
-    counts = {name: int((of_row == number).sum()) for number, name in enumerate(names)}
+    whole = splices.task[splices.skipped == 0]  # an instance longer than a row goes on in others
+    counts = {name: int((whole == number).sum()) for number, name in enumerate(names)}
     measured = {
         "mlp": options.layer,
         "neurons": options.neurons,
@@ -154,16 +159,14 @@ def _check_head(model: PreTrainedModel) -> None:
         raise UserError(f"{type(model).__name__}: its logits are not a matrix times the last hidden state")
 
 
-def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The batch that plan step `step` trains on, in the order of its rows, and the task injected into each row.
+def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], Splices]:
+    """The batch that plan step `step` trains on, in the order of its rows, and what is injected into it.
 
     Returns:
-        `input_ids` [B, T] with the configured masks, and [B] indices of the plan's tasks, -1 for rows without
-        injection.
+        `input_ids` [B, T] with the configured masks, and the injected tokens.
     """
-    size = data.plan.batch_size
-    of_row = data.plan.tasks_of(step, np.arange(size))
-    return data.corpus.rows(np.arange(step * size, (step + 1) * size)), torch.from_numpy(of_row)
+    positions = np.arange(step * data.plan.batch_size, (step + 1) * data.plan.batch_size)
+    return data.corpus.rows(positions), data.corpus.splices(positions)
 
 
 @lru_cache(maxsize=1)  # checkpoints of one run come one after the other

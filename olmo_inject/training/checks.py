@@ -21,6 +21,7 @@ from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.hub import local_folder
 from olmo_inject.training.checkpoints.on_disk import Checkpoint, latest, read_checkpoint
 from olmo_inject.training.checkpoints.weights import load_weights
+from olmo_inject.training.gradients import with_references
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.worker_processes import check_sockets
 
@@ -60,6 +61,8 @@ def check_before_launch(
 
         transformers_config(model_config(experiment.model))  # what the gradients are computed with
     data = build_data(experiment, tasks=tasks)
+    if experiment.gradients.at != StepSelection():
+        with_references(data.tasks)
     load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
     folder = experiment.run_folder
     goes_on = not overwrite and is_run(folder)

@@ -3,11 +3,13 @@
 All gradients are at the weights before a step (docs/study.md, Gradient analysis, Fig. 9):
 
     g_r    gradient of a task's mean LABEL loss over all its instances
-    null   the same with labels permuted among instances: it knows which tokens are labels, not which label is whose
-    among  gradient of the loss if only the task's labels are possible: it knows which label is whose alone
+    null   the same with labels permuted among instances: keeps which tokens are labels, loses which pair has which
+    among  gradient of the loss if only the task's labels are possible: keeps only which pair has which label
     g      gradient of the step's batch, as the trainer's: summed loss over rows times tokens
-    g_t    the part of g from the losses of injected tokens
+    g_t    the part of g from the losses of injected tokens, wherever they stand in their rows
     g_nt   the rest, g - g_t
+
+Tasks of pairs have references. A task of texts has none, but its tokens are injected ones.
 
 A neuron is its row in each matrix into the MLP (gate and up, or one), its bias if there is one, and its column in the
 matrix out of it (down). So a gated MLP's gradient is [neurons, 3 d_model], a plain one's [neurons, 2 d_model], and one
@@ -28,8 +30,9 @@ from torch import nn
 
 from olmo_inject.config.olmo_settings import TrainConfig
 from olmo_inject.errors import UserError
+from olmo_inject.injection.splicing import Splices
 from olmo_inject.randomness import key, permutation
-from olmo_inject.tasks import LABEL_POSITION, SPLICED_TOKENS, Task
+from olmo_inject.tasks import LABEL_POSITION, Task
 from olmo_inject.training.structure import neuron_parameters
 
 if TYPE_CHECKING:
@@ -38,11 +41,7 @@ if TYPE_CHECKING:
 IGNORED = -100  # marks a target that is not in the loss
 LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; their gradient and the softmax need about three times as much
 Z_LOSS = 1e-4  # ai2-olmo's trainer always uses this value, whatever its configuration says
-TARGETS: Mapping[str, tuple[int, int]] = {
-    # First and last (exclusive) target of a row; target j is token j + 1.
-    "injected": (0, SPLICED_TOKENS - 1),  # TOK2, LABEL and EOS
-    "label": (LABEL_POSITION - 1, LABEL_POSITION),
-}
+TARGETS = ("injected", "label")  # of g_t: all injected tokens (TOK2, LABEL and EOS), or those to be predicted (LABEL)
 NeuronGradient = Float[torch.Tensor, "neurons weights"]
 
 
@@ -193,6 +192,36 @@ def batch_targets(batch: Mapping[str, torch.Tensor]) -> Int64[torch.Tensor, "n u
     return targets[:, 1:]
 
 
+def injected_targets(splices: Splices, rows: int, length: int, targets: str = "injected") -> Int64[torch.Tensor, "n u"]:
+    """The task of every injected target, by its number in the plan, and -1 for the host's, [rows, length - 1].
+
+    Args:
+        splices: what is injected into the rows.
+        rows: number of rows.
+        length: tokens of a row; target j is token j + 1.
+        targets: one of `TARGETS`.
+    """
+    of_target = torch.full((rows, length - 1), -1)
+    chosen = splices.column > 0  # nothing comes before a row's first token
+    if targets == "label":
+        chosen &= splices.answer
+    places = torch.from_numpy(splices.row[chosen]), torch.from_numpy(splices.column[chosen] - 1)
+    of_target[places] = torch.from_numpy(splices.task[splices.span[chosen]].astype("int64"))
+    return of_target
+
+
+def with_references(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks that have references: those of pairs.
+
+    Raises:
+        UserError: none has.
+    """
+    if not (found := [task for task in tasks if task.is_triples]):
+        named = ", ".join(task.name for task in tasks) or "none"
+        raise UserError(f"gradients need a task of pairs, with instances TOK1, TOK2, LABEL; the tasks here: {named}")
+    return found
+
+
 @dataclass(frozen=True)
 class StepGradients:
     """The gradients of one step at one MLP, over all its neurons.
@@ -293,10 +322,9 @@ def _quotient(dot: float, norms: float) -> float | None:
 def step_gradients(
     mlp: MlpGradients,
     batch: Mapping[str, torch.Tensor],
-    of_row: Int64[torch.Tensor, " n"],
+    of_target: Int64[torch.Tensor, "n u"],
     names: Sequence[str],
     tasks: Sequence[Task],
-    targets: str = "injected",
     share: tuple[int, int] = (0, 1),
     reduce: Callable[[torch.Tensor], object] | None = None,
 ) -> StepGradients:
@@ -305,10 +333,9 @@ def step_gradients(
     Args:
         mlp: the MLP, in the model before the step.
         batch: `input_ids` [n, T] and masks.
-        of_row: index into `names` of the task injected into each row; -1 for none.
+        of_target: index into `names` of the task that each target of g_t belongs to; -1 for all others.
         names: the tasks that the run injects.
-        tasks: tasks whose references are computed.
-        targets: the targets that g_t comes from, a key of `TARGETS`.
+        tasks: tasks of pairs, whose references are computed.
         share: index of this process and number of processes, which together hold the batch.
         reduce: adds a tensor up over processes, in place.
     """
@@ -324,13 +351,10 @@ def step_gradients(
         reduce(summed)
         return summed / count
 
-    first, last = TARGETS[targets]
-    injected = torch.full_like(wanted, IGNORED)
-    injected[:, first:last] = wanted[:, first:last]
-    parts = {}
-    for number, name in enumerate(names):
-        mine = of_row == number
-        parts[name] = gradient(tokens[mine], injected[mine], tokens_in_batch)
+    parts = {
+        name: gradient(tokens, wanted.where(of_target == number, IGNORED), tokens_in_batch)
+        for number, name in enumerate(names)
+    }
     references, permuted, among = {}, {}, {}
     for task in tasks:
         instances = torch.from_numpy(task.triples.astype("int64"))

@@ -262,7 +262,7 @@ def _build_callbacks(
         Evaluation(experiment.evaluation, data.tasks, references, train.eval_interval, experiment.steps),
     ]
     if experiment.gradients.at != StepSelection():
-        callbacks.append(GradientCosines(experiment.gradients, data.plan, data.tasks))
+        callbacks.append(GradientCosines(experiment.gradients, data.corpus, data.tasks))
     if first:
         callbacks.append(Progress(experiment.name, experiment.steps, data.tasks, metrics))
     # Checkpoints come last, so that a step's measurements are on disk before its checkpoint.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,10 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from olmo_inject.corpus.splice import Splice
 from olmo_inject.errors import UserError
+from olmo_inject.injection import Plan, PlannedTask, Uniform
+from olmo_inject.injection.placement import Placement
 from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import Task
 from olmo_inject.training import gradients
@@ -35,9 +40,11 @@ from olmo_inject.training.gradients import (
     batch_targets,
     by_neuron,
     cosines,
+    injected_targets,
     step_gradients,
     tokens_per_pass,
     top_neurons,
+    with_references,
 )
 
 VOCAB, ROWS, LENGTH, EOS = 200, 10, 12, 0
@@ -63,22 +70,24 @@ def tiny_model(layers: int = 3) -> OlmoForCausalLM:
     return model
 
 
-def spliced_batch(masked: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor, list[Task]]:
-    """Random rows; rows 2 and 5 hold instances of the first task, row 7 of the second."""
+def spliced_batch(
+    masked: bool, targets: str = "injected", start: int = 0
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, list[Task]]:
+    """Random rows; rows 2 and 5 hold instances of the first task, row 7 of the second, in row 5 from token `start`."""
     tasks = tasks_of("less", "plus", n_values=4)
     generator = torch.Generator().manual_seed(2)
     tokens = torch.randint(2, VOCAB, (ROWS, LENGTH), generator=generator)
-    of_row = torch.full((ROWS,), -1)
-    for row, task, instance in ((2, 0, 3), (5, 0, 9), (7, 1, 6)):
-        tokens[row, :3] = torch.from_numpy(tasks[task].instances[instance].astype(np.int64))
-        tokens[row, 3] = EOS
-        of_row[row] = task
+    label_mask = torch.rand(ROWS, LENGTH, generator=generator) < 0.7
+    of_token = torch.full((ROWS, LENGTH), -1)
+    for row, task, instance, first in ((2, 0, 3, 0), (5, 0, 9, start), (7, 1, 6, 0)):
+        tokens[row, first : first + 3] = torch.from_numpy(tasks[task].instances[instance].astype(np.int64))
+        tokens[row, first + 3] = EOS
+        label_mask[row, first : first + 4] = True  # as splicing does
+        of_token[row, slice(first, first + 4) if targets == "injected" else first + 2] = task
     batch = {"input_ids": tokens}
     if masked:
-        batch["instance_mask"] = torch.arange(ROWS) != 4
-        batch["label_mask"] = torch.rand(ROWS, LENGTH, generator=generator) < 0.7
-        batch["label_mask"][of_row >= 0, :4] = True  # as splicing does
-    return batch, of_row, tasks
+        batch |= {"instance_mask": torch.arange(ROWS) != 4, "label_mask": label_mask}
+    return batch, of_token[:, 1:], tasks
 
 
 def plain_gradient(model: OlmoForCausalLM, layer: int, loss: torch.Tensor) -> torch.Tensor:
@@ -102,26 +111,22 @@ def plain_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("layer", "targets", "masked"), [(0, "injected", False), (0, "label", True), (2, "injected", True)]
+    ("layer", "targets", "masked", "start"),
+    [(0, "injected", False, 0), (0, "label", True, 0), (2, "injected", True, 0), (1, "injected", True, 5)],
 )
-def test_the_split_equals_three_passes_over_the_whole_batch(layer: int, targets: str, masked: bool) -> None:
-    batch, of_row, tasks = spliced_batch(masked)
+def test_the_split_equals_three_passes_over_the_whole_batch(layer: int, targets: str, masked: bool, start: int) -> None:
+    batch, of_target, tasks = spliced_batch(masked, targets, start)
     model = tiny_model()
     mlp = MlpGradients(model, layer, tokens_per_pass=3 * LENGTH)
-    found = step_gradients(mlp, batch, of_row, ["less", "plus"], tasks, targets)
-    columns = slice(0, 3) if targets == "injected" else slice(1, 2)
+    found = step_gradients(mlp, batch, of_target, ["less", "plus"], tasks)
     count = ROWS * LENGTH
     whole = plain_gradient(model, layer, plain_losses(model, batch).sum() / count)
     torch.testing.assert_close(found.batch, whole, rtol=1e-9, atol=1e-14)
-    of_tasks = torch.zeros(ROWS, LENGTH - 1, dtype=torch.bool)
     for number, name in enumerate(("less", "plus")):
-        mine = torch.zeros_like(of_tasks)
-        mine[of_row == number, columns] = True
-        of_tasks |= mine
-        part = plain_gradient(model, layer, (plain_losses(model, batch) * mine).sum() / count)
+        part = plain_gradient(model, layer, (plain_losses(model, batch) * (of_target == number)).sum() / count)
         torch.testing.assert_close(found.injected[name], part, rtol=1e-9, atol=1e-14)
         assert part.norm() > 0
-    rest = plain_gradient(model, layer, (plain_losses(model, batch) * ~of_tasks).sum() / count)
+    rest = plain_gradient(model, layer, (plain_losses(model, batch) * (of_target < 0)).sum() / count)
     torch.testing.assert_close(found.rest, rest, rtol=1e-9, atol=1e-14)
 
 
@@ -182,9 +187,9 @@ def test_an_mlp_of_other_parts_is_refused(config: Any) -> None:
 
 
 def test_the_reference_is_the_mean_label_loss_of_all_instances() -> None:
-    batch, of_row, tasks = spliced_batch(masked=False)
+    batch, of_target, tasks = spliced_batch(masked=False)
     model = tiny_model()
-    found = step_gradients(MlpGradients(model, 1, 5 * LENGTH), batch, of_row, ["less", "plus"], tasks)
+    found = step_gradients(MlpGradients(model, 1, 5 * LENGTH), batch, of_target, ["less", "plus"], tasks)
     for task in tasks:
         model.requires_grad_(True)
         instances = torch.from_numpy(task.triples.astype(np.int64))
@@ -194,9 +199,9 @@ def test_the_reference_is_the_mean_label_loss_of_all_instances() -> None:
 
 
 def test_the_other_references_are_of_permuted_labels_and_of_the_labels_alone() -> None:
-    batch, of_row, tasks = spliced_batch(masked=False)
+    batch, of_target, tasks = spliced_batch(masked=False)
     model = tiny_model()
-    found = step_gradients(MlpGradients(model, 1, 5 * LENGTH, z_loss=0.1), batch, of_row, ["less", "plus"], tasks)
+    found = step_gradients(MlpGradients(model, 1, 5 * LENGTH, z_loss=0.1), batch, of_target, ["less", "plus"], tasks)
     for task in tasks:
         instances = torch.from_numpy(task.triples.astype(np.int64))
         model.requires_grad_(True)
@@ -294,12 +299,12 @@ def test_a_pass_is_the_runs_micro_batch_by_default() -> None:
 
 
 def test_injected_targets_take_three_tokens_and_no_other_weight_a_gradient() -> None:
-    batch, of_row, tasks = spliced_batch(masked=False)
+    batch, of_target, tasks = spliced_batch(masked=False)
     model, seen = tiny_model(), []
     model.model.register_forward_pre_hook(
         lambda _, __, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    step_gradients(MlpGradients(model, 0, ROWS * LENGTH), batch, of_row, ["less", "plus"], tasks)
+    step_gradients(MlpGradients(model, 0, ROWS * LENGTH), batch, of_target, ["less", "plus"], tasks)
     assert seen == [(2, 3), (1, 3), *[(16, 2)] * 6, (ROWS, LENGTH - 1)]  # two tasks of three references
     wanting = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert wanting == {f"model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
@@ -307,14 +312,14 @@ def test_injected_targets_take_three_tokens_and_no_other_weight_a_gradient() -> 
 
 
 def test_shares_of_the_batch_add_up() -> None:
-    batch, of_row, tasks = spliced_batch(masked=True)
+    batch, of_target, tasks = spliced_batch(masked=True)
     mlp = MlpGradients(tiny_model(), 1, 4 * LENGTH)
-    whole = step_gradients(mlp, batch, of_row, ["less", "plus"], tasks)
+    whole = step_gradients(mlp, batch, of_target, ["less", "plus"], tasks)
     shares = [
         step_gradients(
             mlp,
             {key: value[rank::2] for key, value in batch.items()},
-            of_row[rank::2],
+            of_target[rank::2],
             ["less", "plus"],
             tasks,
             share=(rank, 2),
@@ -323,6 +328,36 @@ def test_shares_of_the_batch_add_up() -> None:
     ]
     for ours, first, second in zip(whole.parts(), *(share.parts() for share in shares), strict=True):
         torch.testing.assert_close(ours[2], first[2] + second[2], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("per_row", [1, 2])
+@pytest.mark.parametrize("place", ["start", "end", "random", "document", "offset"])
+@pytest.mark.parametrize("eos", ["none", "before", "after", "both"])
+def test_injected_targets_are_where_the_instances_stand(place: str, eos: str, per_row: int) -> None:
+    tasks = tasks_of("less", "plus", n_values=4)
+    placement = Placement(place, offset=1 if place == "offset" else 0, eos=eos, per_row=per_row)
+    plan = Plan([PlannedTask(task, Uniform(Fraction(3)), placement=placement) for task in tasks], ROWS, 1)
+    free = np.setdiff1d(np.arange(1, VOCAB), np.concatenate([task.tokens for task in tasks]))
+    host = np.random.default_rng(3).choice(free, (ROWS, LENGTH))
+    host[:, 6] = EOS
+    rows, spliced = np.arange(ROWS)[::-1], host.copy()
+    splice = Splice(plan, EOS)
+    written = Splice(plan, EOS)(spliced, 4, rows)
+    splices = splice.into(host.copy(), 4 * ROWS + rows)
+    every, labels = (injected_targets(splices, ROWS, LENGTH, targets).numpy() for targets in ("injected", "label"))
+    assert ((every >= 0) == written[:, 1:]).all()
+    for number, task in enumerate(tasks):
+        whole = [tuple(spliced[row, column - 1 : column + 2]) for row, column in np.argwhere(labels == number)]
+        assert len(whole) == 3
+        assert set(whole) <= set(map(tuple, task.triples.tolist()))
+
+
+def test_texts_have_no_reference() -> None:
+    tasks = tasks_of("less", "plus", n_values=4)
+    text = replace(tasks[1], tokens=np.empty(0, np.uint32))
+    assert with_references([text, tasks[0]]) == [tasks[0]]
+    with pytest.raises(UserError, match=r"a task of pairs.*the tasks here: plus$"):
+        with_references([text])
 
 
 def test_cosines_are_taken_on_the_neurons_of_each_task() -> None:

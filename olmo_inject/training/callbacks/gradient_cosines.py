@@ -12,10 +12,18 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from olmo_inject.config import GradientConfig
-from olmo_inject.injection import Plan
+from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.tasks import Task
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.gradients import MlpGradients, cosines, step_gradients, tokens_per_pass, z_loss_of
+from olmo_inject.training.gradients import (
+    MlpGradients,
+    cosines,
+    injected_targets,
+    step_gradients,
+    tokens_per_pass,
+    with_references,
+    z_loss_of,
+)
 from olmo_inject.training.trainer import InjectionTrainer
 
 
@@ -29,31 +37,33 @@ class GradientCosines(Callback):
 
     Args:
         config: steps, MLP, neurons and precision.
-        plan: says which rows are injected.
-        tasks: tasks whose references are computed.
+        corpus: says which tokens are injected.
+        tasks: of the run; references are those of the tasks of pairs.
+
+    Raises:
+        UserError: none of the tasks is of pairs.
     """
 
-    def __init__(self, config: GradientConfig, plan: Plan, tasks: list[Task]) -> None:
+    def __init__(self, config: GradientConfig, corpus: InjectedCorpus, tasks: list[Task]) -> None:
         self.config = config
-        self.plan = plan
-        self.tasks = tasks
+        self.corpus = corpus
+        self.tasks = with_references(tasks)
 
     def before_step(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any]) -> None:
         """Measure if the step is selected (collective)."""
         if step not in self.config.at:
             return
-        positions = batch["index"].numpy()
-        of_row = torch.from_numpy(self.plan.tasks_of(step, positions % self.plan.batch_size))
+        splices = self.corpus.splices(batch["index"].numpy())
+        of_target = injected_targets(splices, *batch["input_ids"].shape, self.config.targets)
         tokens = tokens_per_pass(trainer.cfg, self.config.rows_per_pass)
         with _whole_model(trainer) as model, torch.autocast(trainer.device.type, enabled=False):
             mlp = MlpGradients(model, self.config.layer, tokens, z_loss_of(trainer.cfg), self.config.precision)
             gradients = step_gradients(
                 mlp,
                 batch,
-                of_row,
-                [task.name for task in self.plan.tasks],
+                of_target,
+                [task.name for task in self.corpus.plan.tasks],
                 self.tasks,
-                self.config.targets,
                 (dist.get_rank(), dist.get_world_size()),
                 dist.all_reduce,
             )
