@@ -16,6 +16,7 @@ from analysis.read.labels import labels
 from analysis.stats import wilson
 from olmo_inject.config import Described, Experiment, InjectionConfig, StreamExperiment, named_model
 from olmo_inject.entries import planned_tasks
+from olmo_inject.entry_names import task_of_entry
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency, PlannedTask
 from olmo_inject.runs.read import SavedRun, load_run, read_audit, read_metrics
@@ -146,8 +147,11 @@ class Run:
 
     def _rates(self, task: str) -> list[Fraction]:
         """The long-run rate of each of the task's entries."""
-        described = [each for name, each in self.plan["injections"].items() if name.partition("/")[0] == task]
-        return [Fraction(each["instances_per_batch"]) for each in described]
+        return [Fraction(each["instances_per_batch"]) for each in self._planned(task)]
+
+    def _planned(self, task: str) -> list[dict[str, Any]]:
+        """What the plan says of each of the task's entries."""
+        return [each for name, each in self.plan["injections"].items() if task_of_entry(name) == task]
 
     def frequency(self, task: str) -> Frequency:
         """The task's long-run frequency; zero if it is not injected."""
@@ -196,6 +200,14 @@ class Run:
         labels = [_entry_label(entry, rate) for entry, rate in zip(entries, self._rates(task), strict=True)]
         return "; ".join(labels) or "not injected"
 
+    def entry_labels(self) -> dict[str, str]:
+        """How the run injects each entry of its plan, in a few words, by the entry's name."""
+        planned = self.plan["injections"].items()
+        return {
+            name: _entry_label(entry, Fraction(each["instances_per_batch"]))
+            for entry, (name, each) in zip(self.experiment.injections, planned, strict=True)
+        }
+
     def plan_label(self) -> str:
         """How the run injects all its tasks."""
         tasks = list(dict.fromkeys(entry.task for entry in self.experiment.injections))
@@ -205,8 +217,11 @@ class Run:
 
     def gap(self, task: str) -> float | None:
         """Mean number of steps between batches that hold the task; None if fewer than two do."""
-        described = self.plan["injections"].get(task)
-        between = described and described["steps_between_observations"]
+        planned = self._planned(task)
+        if len(planned) > 1:
+            steps = self.injecting_steps(task)
+            return float(np.diff(steps).mean()) if len(steps) > 1 else None
+        between = planned[0]["steps_between_observations"] if planned else None
         return between["mean"] if between else None
 
     def accuracies(self, task: str, measure: str | None = None) -> dict[int, Accuracy]:

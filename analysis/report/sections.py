@@ -117,7 +117,7 @@ def table(runs: Sequence[Run]) -> Section:
 
 def plan(runs: Sequence[Run]) -> Section | None:
     """Which rows the plans inject."""
-    cells = [_planned(run, task) for run in runs for task in run.plan["injections"]]
+    cells = [_planned(run, entry, label) for run in runs for entry, label in run.entry_labels().items()]
     if not cells:
         return None
     text = [
@@ -191,17 +191,18 @@ def _numbers(run: Run, task: str | None) -> dict[str, str]:
     }
 
 
-def _planned(run: Run, task: str) -> dict[str, str]:
-    described, gap = run.plan["injections"][task], run.gap(task)
+def _planned(run: Run, entry: str, label: str) -> dict[str, str]:
+    described = run.plan["injections"][entry]
+    between = described["steps_between_observations"]
     about = "" if described["instances_are"] == "exact" else "about "
     sighting = described["mean_steps_between_sightings_of_one_instance"]
     return {
         "run": run.name,
-        "task": task,
-        "schedule": run.schedule_label(task),
+        "task": entry,
+        "schedule": label,
         "draw": described["draw"],
         "instances in the run": f"{about}{described['instances']:,.0f}",
-        "steps between observations": "" if gap is None else f"{gap:.4g}",
+        "steps between observations": "" if between is None else f"{between['mean']:.4g}",
         "steps between sightings of one instance": "" if sighting is None else f"{sighting:,.4g}",
         "train / test instances": f"{described['train_instances']:,} / {described['test_instances']:,}",
         "injected share of tokens": f"{run.plan['injected_share_of_tokens']:.3%}",

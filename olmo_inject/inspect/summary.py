@@ -8,6 +8,7 @@ import numpy as np
 
 from olmo_inject.config import Described, InjectionConfig
 from olmo_inject.data import TaskPlan
+from olmo_inject.entry_names import entry_name
 from olmo_inject.injection.frequency import Frequency
 from olmo_inject.injection.plan import PlannedTask
 from olmo_inject.injection.schedules import is_exact
@@ -24,8 +25,7 @@ def plan_summary(experiment: Described, planned: TaskPlan) -> dict[str, Any]:
         lengths = entry.task.instances.lengths[entry.ids] + entry.placement.beside
         spliced += described["instances"] * float(lengths.mean())
         sizes |= {int(lengths.min()), int(lengths.max())}
-        name, again = entry.task.name, sum(each.startswith(f"{entry.task.name}/") for each in tasks)
-        tasks[f"{name}/{again + 2}" if name in tasks else name] = described
+        tasks[entry_name(entry.task.name, tasks)] = described
     tokens = experiment.steps * experiment.batch_size * experiment.sequence_length
     return {
         "steps": experiment.steps,

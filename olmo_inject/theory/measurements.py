@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from olmo_inject.entry_names import task_of_entry
 from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.yaml_text import plain_value, read_yaml
 
@@ -149,7 +150,9 @@ def _of_run(folder: Path) -> pd.DataFrame:
         if line.get("value") is None or not (corpus or (parts[0] == "eval" and parts[2:] == ["train", "loss"])):
             continue
         task = CORPUS if corpus else parts[1]
-        entry = injections.get(task, {})
+        entries = [entry for name, entry in injections.items() if task_of_entry(name) == task]
+        rates = [Fraction(str(entry.get("instances_per_batch", 0))) for entry in entries]
+        most = entries[rates.index(max(rates))] if entries else {}  # whose gap stands for the task's
         rows.append(
             {
                 "run": folder.name,
@@ -158,8 +161,8 @@ def _of_run(folder: Path) -> pd.DataFrame:
                 "width": width,
                 # An evaluation at step s comes after s steps; a training loss at step s belongs to the next step.
                 "data": per_step * (int(line["step"]) + corpus),
-                "frequency": float(Fraction(str(entry.get("instances_per_batch", 0)))),
-                "gap": (entry.get("steps_between_observations") or {}).get("mean"),
+                "frequency": float(sum(rates)),
+                "gap": (most.get("steps_between_observations") or {}).get("mean"),
                 "loss": float(line["value"]),
             }
         )

@@ -105,8 +105,9 @@ def test_run_folders_are_read_from_their_files(tmp_path: Path) -> None:
             f"model: {{d_model: {width}, n_heads: 2, n_kv_heads: null, n_layers: 2, mlp_ratio: 8, "
             "mlp_hidden_size: null, activation_type: swiglu, vocab_size: 2048, embedding_size: 2048}\n"
         )
-        injected = {"instances_per_batch": "1/4", "steps_between_observations": {"mean": 4.0}}
-        plan = {"batch_size": 64, "sequence_length": 32, "injections": {"a": injected}}
+        injected = {"instances_per_batch": "3/16", "steps_between_observations": {"mean": 4.0}}
+        again = {"instances_per_batch": "1/16", "steps_between_observations": None}
+        plan = {"batch_size": 64, "sequence_length": 32, "injections": {"a": injected, "a/2": again}}
         (folder / "plan.json").write_text(json.dumps(plan))
         lines = [("train/lm_loss", 0, 7.0), ("eval/a/train/loss", 0, 6.0), ("eval/a/train/loss", 10, 3.0)]
         written = [json.dumps({"step": step, "name": name, "value": value}) for name, step, value in lines]

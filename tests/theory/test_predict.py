@@ -98,7 +98,8 @@ def test_a_plan_says_rates_of_every_schedule_and_the_batch(files, tmp_path: Path
         "sequence_length": 32,
         "injections": {
             "common": {**entry, "instances_per_batch": "8"},
-            "rare": {**entry, "schedule": "uniform", "instances_per_batch": "1/30"},
+            "rare": {**entry, "schedule": "uniform", "instances_per_batch": "1/60"},
+            "rare/2": {**entry, "schedule": "repetitions", "instances_per_batch": "1/60"},  # of the same task
         },
     }
     path = tmp_path / "plan.json"
@@ -246,7 +247,10 @@ def test_every_mistake_is_one_line(files, tmp_path: Path, name: str, overrides: 
         ("injections: [{task: a, per_token: 1e-6}]", "does not give instances_per_batch; use the JSON of `olmo-inject"),
         ("extends: base.yaml\ninjections: [{task: a, instances_per_batch: 1}]", "extends another .* use the JSON"),
         ("extends: base.yaml", "extends another .* use the JSON of `olmo-inject plan EXPERIMENT --json`"),
-        ("injections: [{task: a, schedule: often, instances_per_batch: 1}]", "'often' is not one of uniform, burst"),
+        (
+            "injections: [{task: a, schedule: often, instances_per_batch: 1}]",
+            "'often' is not uniform, .* use the JSON",
+        ),
         ("injections: [{task: a, schedule: burst, instances: 1}]", "a burst must give instances and every"),
         ("injections: [{task: a, schedule: burst, instances: 1, every: 0}]", r"\[0\].every must be above 0"),
         ('{"injections": {}, "batch_size": 8}', "the plan injects no task"),

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from olmo_inject.entry_names import task_of_entry
 from olmo_inject.errors import UserError
 from olmo_inject.theory.mixtures.frequencies import parse_rate
 from olmo_inject.yaml_text import typed
@@ -44,14 +45,14 @@ def _of_plan(path: Path, plan: dict[Any, Any]) -> dict[str, Any]:
     batch_size = typed(plan.get("batch_size"), Any)
     if not isinstance(batch_size, int):
         raise UserError(f"{path} must give batch_size, as every plan does")
-    tasks = {}
+    rates: dict[str, Fraction] = {}
     for name, task in plan["injections"].items():
         where = f"{path}: injections.{name}"
         if not isinstance(task, dict) or "instances_per_batch" not in task:
             raise UserError(f"{where} must give instances_per_batch, as every plan does")
         rate = parse_rate(task["instances_per_batch"], f"{where}.instances_per_batch")
-        tasks[name] = {"instances_per_batch": str(rate)}
-    return {"tasks": tasks, "batch": batch_size}
+        rates[task_of_entry(name)] = rates.get(task_of_entry(name), Fraction(0)) + rate
+    return {"tasks": _as_tasks(rates), "batch": batch_size}
 
 
 def _of_experiment(path: Path, entries: object) -> dict[str, Any]:
@@ -64,13 +65,19 @@ def _of_experiment(path: Path, entries: object) -> dict[str, Any]:
         if not isinstance(entry, dict) or not isinstance(entry.get("task"), str):
             raise UserError(f"{where} must name its task")
         rates[entry["task"]] = rates.get(entry["task"], Fraction(0)) + _entry_rate(where, entry)
+    return _as_tasks(rates)
+
+
+def _as_tasks(rates: dict[str, Fraction]) -> dict[str, Any]:
     return {task: {"instances_per_batch": str(rate)} for task, rate in rates.items()}
 
 
 def _entry_rate(where: str, entry: dict[Any, Any]) -> Fraction:
     schedule = entry.get("schedule", "uniform")
     if schedule not in SCHEDULES:
-        raise UserError(f"{where}: schedule {schedule!r} is not one of {', '.join(SCHEDULES)}")
+        raise UserError(
+            f"{where}: schedule {schedule!r} is not {', '.join(SCHEDULES)}, whose rate is known; {PLAN_SAYS}"
+        )
     if schedule == "burst":
         for key in ("instances", "every"):
             if key not in entry:

@@ -103,7 +103,13 @@ def test_a_task_in_several_entries_names_them_all(copies: Copies) -> None:
     (folder / "plan.json").write_text(json.dumps(plan))
     run = read_run(folder)
     assert run.schedule_label("less") == "5/2 per batch; each 4 times, steps 2 to 9"
+    assert list(run.entry_labels().items()) == [
+        ("less", "5/2 per batch"),
+        ("plus", "2 every 3 batches"),
+        ("less/2", "each 4 times, steps 2 to 9"),
+    ]
     assert run.frequency("less").per_batch == Fraction(17, 6)
+    assert run.gap("less") == 1  # between the steps of both entries
     assert run.schedule_label("none") == "not injected"
 
 
