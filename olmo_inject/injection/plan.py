@@ -100,6 +100,7 @@ class Plan:
 
     Attributes:
         tasks: the tasks of the entries, each once, indexed by `Injections.task`.
+        number_in_task: for each entry, its number among those of its task, from 0.
         overflow_chance: probability that drawn schedules fill more than a step's rows: below 1e-18, and usually 0. In
             that case the drawn entries that are declared last get fewer.
 
@@ -135,8 +136,8 @@ class Plan:
                     f"injections: {entry.task.name}: draw {entry.draw!r} needs an exact schedule, not a random one"
                 )
         # A task's first entry is keyed by its name alone, further entries also by their number.
-        further = [self._task_of[:number].count(task) for number, task in enumerate(self._task_of)]
-        beside = [(n,) if n else () for n in further]
+        self.number_in_task = [self._task_of[:number].count(task) for number, task in enumerate(self._task_of)]
+        beside = [(n,) if n else () for n in self.number_in_task]
         self._row_keys = [
             randomness.key("rows", seed, entry.task.name, *also)
             for entry, also in zip(self.entries, beside, strict=True)

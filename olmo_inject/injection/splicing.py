@@ -116,7 +116,10 @@ class Splicer:
         self._lengths = lengths
         self._values = np.concatenate([np.empty(0, np.uint32), *(values for values, _, _ in forms)])
         self._answers = np.concatenate([np.empty(0, bool), *(answers for _, _, answers in forms)])
-        self._keys = [randomness.key("place", plan.seed, entry.task.name, n) for n, entry in enumerate(plan.entries)]
+        self._keys = [
+            randomness.key("place", plan.seed, entry.task.name, n)
+            for entry, n in zip(plan.entries, plan.number_in_task, strict=True)
+        ]
         places = [entry.placement for entry in plan.entries]
         alone = [each.per_row == 1 and not each.words for each in places]  # in its row, at a place that is not drawn
         self._fixed = np.array([each.offset if each.place == "offset" else 0 for each in places], np.int64)

@@ -154,6 +154,17 @@ def test_two_entries_never_share_a_row() -> None:
         Plan([entries[0], PlannedTask(task, Uniform(Fraction(8)), "epochs", Placement(per_row=2)), entries[2]], ROWS, 1)
 
 
+def test_another_task_does_not_move_the_drawn_places() -> None:
+    entry = PlannedTask(task_of([5]), Uniform(Fraction(1)), placement=Placement("random"))
+    other = PlannedTask(TASKS[0], Uniform(Fraction(1)), placement=Placement("random"))
+    alone, second = (Splicer(Plan(entries, ROWS, 0), LENGTH, EOS) for entries in ([entry], [other, entry]))
+    for step in range(50):
+        found, beside = alone.at(step, np.arange(ROWS)), second.at(step, np.arange(ROWS))
+        mine = beside.entry == 1
+        if beside.span_row[mine].tolist() == found.span_row.tolist():  # else the other task took its row
+            assert beside.start[mine].tolist() == found.start.tolist()
+
+
 def test_two_entries_of_a_task_draw_apart() -> None:
     entry = PlannedTask(TASKS[0], Uniform(Fraction(2)))
     found = [Plan([entry, entry], ROWS, 0).at(step) for step in range(20)]
