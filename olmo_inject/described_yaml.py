@@ -44,7 +44,7 @@ def described(kind: type[Described] | Described, *layers: tuple[str, Any]) -> De
         for where, values in layers:  # noqa: B007
             given = typed(values, of_type)
             check_lists(given, of_type)
-            merged = OmegaConf.merge(merged, given)
+            merged = OmegaConf.unsafe_merge(merged, given)  # which copies neither
         read: Any = OmegaConf.to_object(merged)
     except Exception as error:  # OmegaConf's errors have no common base class
         raise UserError(f"{where}: {one_line(error)}") from None

@@ -64,9 +64,7 @@ def load_described(path: Path | str, overrides: Sequence[str] = (), changed_by: 
     )  # checks that no list is given instead of keys and values, which OmegaConf does not
     try:
         check_lists(given, kind)
-        merged = defaults(kind)
-        merged.merge_with(given)
-        experiment = OmegaConf.to_object(merged)
+        experiment = OmegaConf.to_object(OmegaConf.unsafe_merge(defaults(kind), given))  # which copies neither
     except (OmegaConfBaseException, ListError) as error:
         raise UserError(f"{changed_by if _good_without(path, overrides) else path}: {one_line(error)}") from None
     assert isinstance(experiment, Experiment | StreamExperiment)

@@ -205,7 +205,7 @@ def test_a_request_to_stop_does_not_wait_for_a_server(
         assert time.monotonic() < begun + 10
         while threading.active_count() > before and time.monotonic() < begun + 15:
             time.sleep(0.05)  # the server's own threads
-        assert threading.active_count() == before  # none is left to try again
+        assert threading.active_count() <= before  # none is left to try again
         faults.next_fault = lambda number: None
         stage(shards, order, range(20), tmp_path / "s", read=read, part_bytes=512 << 20)
 
