@@ -23,7 +23,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "*", "X")
 FORMATS = ("png", "svg", "pdf")
 DOTS_PER_INCH = 200  # resolution of PNG files
 _METADATA: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-_WRITING: Any = {"svg.hashsalt": "olmo-inject", "pdf.fonttype": 42}  # equal figures give equal files
+_WRITING: Any = {
+    "svg.hashsalt": "olmo-inject",  # equal figures give equal files
+    "pdf.fonttype": 42,
+    "figure.constrained_layout.use": False,  # of a figure that is laid out
+}
 
 
 def colour_and_marker(number: int) -> tuple[str, str]:
@@ -35,6 +39,10 @@ def drawn(figure: Figure, kind: str) -> bytes:
     """The bytes of the figure in one of `FORMATS`, without a date. SVG text becomes paths."""
     buffer = io.BytesIO()
     with mpl.rc_context(_WRITING):
+        if figure.get_layout_engine() is not None:  # laid out once for all formats; `savefig` would for each
+            figure.set_dpi(DOTS_PER_INCH)
+            figure.draw_without_rendering()
+            figure.set_layout_engine(None)
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=_METADATA[kind])
     return buffer.getvalue()
 

@@ -130,7 +130,7 @@ def test_a_second_command_is_refused_and_ranks_do_not_outlive_theirs(tmp_path: P
     held = processes_of(run)
     for pid in held:  # it leaves the cores to the second
         os.kill(pid, signal.SIGSTOP)
-    second = start(path, run, long)
+    second = start(path, run, long, ranks=1)
     _, said = second.communicate()
     for pid in held:
         os.kill(pid, signal.SIGCONT)
