@@ -303,9 +303,10 @@ def _analyses(folder: Path, sizes: Sizes, device: torch.device, clock: Clock) ->
 def _gradients(model: PreTrainedModel, experiment: Experiment) -> None:
     data = build_data(experiment)
     positions = np.arange(experiment.batch_size)
-    of_target = injected_targets(data.corpus.splices(positions), len(positions), experiment.sequence_length)
+    batch = data.corpus.rows(positions)
+    of_target = injected_targets(data.corpus.splices(positions), batch["input_ids"])
     mlp = MlpGradients(model, 0, experiment.train.device_train_microbatch_size * experiment.sequence_length)
-    step_gradients(mlp, data.corpus.rows(positions), of_target, [task.name for task in data.tasks], data.tasks)
+    step_gradients(mlp, batch, of_target, [task.name for task in data.tasks], data.tasks)
 
 
 def _measured(work: Callable[[], object], device: torch.device) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def run_commands(
         raise UserError(f"--at-once: {at_once} must be at least 1")
     names = [command.name for command in commands]
     if len(set(names)) != len(names):
-        raise UserError(f"two runs have the name {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
+        raise UserError(f"two commands have the name {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
     for command in commands:
         if command.gpus > len(gpus):
             raise UserError(f"{command.name} needs {command.gpus} GPUs; this machine has {len(gpus)}")
@@ -152,7 +152,7 @@ def run_commands(
                 time.sleep(POLL_SECONDS)
         finally:
             if running:
-                display.say(f"stopping {len(running)} runs; they write a checkpoint first")
+                display.say(f"stopping {len(running)} commands; those that train write a checkpoint first")
                 for ended in _end(running, outcomes, display):
                     on_end(outcomes[ended.command.name])
     ordered = [outcomes.get(command.name, Outcome(command, None, 0.0, "")) for command in commands]

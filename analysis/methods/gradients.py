@@ -128,7 +128,7 @@ def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Optio
         tokens = tokens_per_pass(experiment.train, options.rows_per_pass)
         z_loss = z_loss_of(experiment.train)
     mlp = MlpGradients(model, options.layer, tokens, z_loss, options.precision)
-    of_target = injected_targets(splices, *batch["input_ids"].shape, options.targets)
+    of_target = injected_targets(splices, batch["input_ids"], options.targets)
     gradients = step_gradients(mlp, batch, of_target, names, with_references(data.tasks))
     table = pd.DataFrame([asdict(found) for found in cosines(gradients, options.neurons)])
     table[["cosine", "null", "among"]] = table[["cosine", "null", "among"]].astype(float)

@@ -1,6 +1,6 @@
 """Collect finished cells of a sweep into small files of the repository, so that no result depends on a run folder.
 
-    python -m analysis.study collect study-ladder
+    python -m analysis.study collect
 
 Each call adds the cells that have finished since the last one as a part of their own: `results/SWEEP/000.parquet` holds
 measurements (cell, step, name, value) and `000.jsonl` a line for each cell: what it was, its audit, its fingerprints,
@@ -42,7 +42,7 @@ COMPONENTS = 2  # of the order probe: with twelve values more would fit anything
 PATCHED_PAIRS = 256
 SEARCH = das.Options()
 NO_ROWS = pd.DataFrame(columns=["task", "weights", "layer", "effect", "effect_low", "whole"])
-LEFT_OUT = ("speed/", "optim/", "evidence/")
+LEFT_OUT = ("speed/", "optim/")
 
 
 def collect(name: str, results: Path = RESULTS) -> int:

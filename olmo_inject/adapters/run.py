@@ -21,7 +21,6 @@ from olmo_inject.runs.read import run_of
 
 IGNORED = -100  # label of a token that is not a target
 INDEX = "index"  # batch key for the position p of each row: row p % B of step p // B
-ROW_KEYS = ("input_ids", "labels", INDEX)
 
 
 class InjectedRun:

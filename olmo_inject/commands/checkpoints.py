@@ -130,7 +130,6 @@ def evaluate(
     from olmo_inject.training.evaluation.suites import SuiteResult, Suites, suites_table
     from olmo_inject.training.parallel import choose_device
 
-    evaluation.check_sizes(rows_per_pass, max_instances)
     if tasks and suite:
         raise UserError("--suite: give either suites or --tasks")
     if suites_in is not None and not suite:

@@ -157,7 +157,11 @@ def show(
         experiment, run = load_experiment(injections), run_of(injections)
         shape = shape.filled(shape_of(experiment))
         if shape != shape_of(experiment):
-            raise UserError(f"--injections: {injections} has {shape_of(experiment)}, not {shape}")
+            own = shape_of(experiment)
+            raise UserError(
+                f"--injections: {injections} has {own.batch_size} rows of {own.sequence_length} tokens and seed "
+                f"{own.seed}: leave out --batch-size, --sequence-length and --seed"
+            )
     opened = open_corpus(corpus, root, manifest, shape)
     opened.prepare(range(step, step + 1), "--step")
     what = None

@@ -268,11 +268,9 @@ def _check_schedule_keys(experiment: Described, injection: InjectionConfig, wher
     needed = {"repetitions": "times", "at": "file", "phases": "phases"}
     for schedule, name in needed.items():
         if (schedule == injection.schedule) != (given[name] is not None):
-            missing = "needs" if schedule == injection.schedule else f"belongs to schedule {schedule}, not to"
-            told = (
-                f"schedule {schedule} needs {name}" if missing == "needs" else f"{name} {missing} {injection.schedule}"
-            )
-            raise UserError(f"{where}: {told}")
+            if schedule == injection.schedule:
+                raise UserError(f"{where}: schedule {schedule} needs {name}")
+            raise UserError(f"{where}: {name} belongs to schedule {schedule}, not to {injection.schedule}")
     if injection.schedule == "repetitions":
         _positive(f"{where}: times", injection.times)
     elif injection.spread != "even":

@@ -150,7 +150,7 @@ class StageOrder(Order):
 
     def __init__(self, stage: StageRecord, batch_size: int, seed: int) -> None:
         for name, given, staged in (
-            ("train.global_train_batch_size", batch_size, stage.batch_size),
+            ("batch size", batch_size, stage.batch_size),
             ("corpus.seed", seed, stage.seed),
         ):
             if given != staged:
@@ -235,8 +235,7 @@ class StagedShards(TokenShards):
     ) -> None:
         if sequence_length != stage.sequence_length:
             raise UserError(
-                f"model.max_sequence_length: {sequence_length}, but {stage.folder} was staged with "
-                f"{stage.sequence_length}"
+                f"sequence length: {sequence_length}, but {stage.folder} was staged with {stage.sequence_length}"
             )
         self.stage = stage
         nbytes = np.dtype(stage.dtype).itemsize * sequence_length

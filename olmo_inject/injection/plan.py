@@ -83,8 +83,8 @@ class Plan:
 
     A task's rows at a step are a prefix of its own permutation of the batch's rows, without the rows of tasks that are
     declared earlier. So a task that is declared after others does not move their injections. A task that is declared
-    before others, or a change of its rate, moves those of their injections whose rows it takes, and with them the rows
-    that follow in that step. Instances are drawn by step (with `epochs`, by a running count), and another task never
+    before others takes its rows first, so from the first row that it takes from them on, they move on to their next
+    free rows of that step. Instances are drawn by step (with `epochs`, by a running count), and another task never
     changes them.
 
     A run at a whole multiple of a task's rate contains the task's injections of the run at that rate, if the schedule

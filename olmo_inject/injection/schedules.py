@@ -253,8 +253,8 @@ class Listed:
 class Bernoulli:
     """Every row of every batch gets an instance with probability `rate / batch_size`, so counts are binomial.
 
-    At one probability a multiple of another, the counts are at least those of the other (the rows' uniform
-    draws are the same). Counts beyond the 1e-18 tail are cut to `max_count`.
+    Of two rates the higher gives every step at least as many instances, since both compare the same draws with their
+    probability. Counts beyond the 1e-18 tail are cut to `max_count`.
     """
 
     rate: Fraction

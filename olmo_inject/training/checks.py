@@ -1,4 +1,4 @@
-"""Checks that run before any rank starts."""
+"""Checks of a run: before its launch, and those that every rank repeats."""
 
 from __future__ import annotations
 

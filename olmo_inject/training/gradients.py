@@ -192,16 +192,17 @@ def batch_targets(batch: Mapping[str, torch.Tensor]) -> Int64[torch.Tensor, "n u
     return targets[:, 1:]
 
 
-def injected_targets(splices: Splices, rows: int, length: int, targets: str = "injected") -> Int64[torch.Tensor, "n u"]:
-    """The task of every injected target, by its number in the plan, and -1 for the host's, [rows, length - 1].
+def injected_targets(
+    splices: Splices, tokens: Int64[torch.Tensor, "n t"], targets: str = "injected"
+) -> Int64[torch.Tensor, "n u"]:
+    """The task of every injected target, by its number in the plan, and -1 for the host's, [n, t - 1].
 
     Args:
         splices: what is injected into the rows.
-        rows: number of rows.
-        length: tokens of a row; target j is token j + 1.
+        tokens: the rows; target j is token j + 1.
         targets: one of `TARGETS`.
     """
-    of_target = torch.full((rows, length - 1), -1)
+    of_target = torch.full_like(tokens[:, 1:], -1)
     chosen = splices.column > 0  # nothing comes before a row's first token
     if targets == "label":
         chosen &= splices.answer

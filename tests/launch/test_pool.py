@@ -187,7 +187,7 @@ def test_a_command_that_cannot_start_is_the_users_error_and_leaves_nothing_runni
 
 
 @pytest.mark.parametrize(
-    ("at_once", "names", "message"), [(0, ["a"], "--at-once: 0"), (1, ["a", "b", "a"], "two runs have the name a")]
+    ("at_once", "names", "message"), [(0, ["a"], "--at-once: 0"), (1, ["a", "b", "a"], "two commands have the name a")]
 )
 def test_impossible_requests(tmp_path: Path, at_once: int, names: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):

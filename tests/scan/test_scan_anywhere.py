@@ -264,7 +264,7 @@ def test_statements_over_the_cuts_of_a_stream(
 def test_what_contradicts_the_experiment_is_refused(folder: Path, tmp_path: Path) -> None:
     staged(folder, tmp_path / "stage")
     experiment = load_experiment(folder / "anywhere-run.yaml", ["train.global_train_batch_size=16"])
-    with pytest.raises(UserError, match="global_train_batch_size: 16, but .* was staged with 8"):
+    with pytest.raises(UserError, match="batch size: 16, but .* was staged with 8"):
         scan_experiment(str(tmp_path / "stage"), experiment, ScanOptions())
     with pytest.raises(UserError, match="--root and --manifest: for a named corpus, and .* is a folder"):
         scanned(str(tmp_path / "stage"), folder, root="/x")

@@ -344,7 +344,9 @@ def test_injected_targets_are_where_the_instances_stand(place: str, eos: str, pe
     splice = Splice(plan, EOS)
     written = Splice(plan, EOS)(spliced, 4, rows)
     splices = splice.into(host.copy(), 4 * ROWS + rows)
-    every, labels = (injected_targets(splices, ROWS, LENGTH, targets).numpy() for targets in ("injected", "label"))
+    every, labels = (
+        injected_targets(splices, torch.from_numpy(spliced), targets).numpy() for targets in ("injected", "label")
+    )
     assert ((every >= 0) == written[:, 1:]).all()
     for number, task in enumerate(tasks):
         whole = [tuple(spliced[row, column - 1 : column + 2]) for row, column in np.argwhere(labels == number)]

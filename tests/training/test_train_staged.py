@@ -91,8 +91,8 @@ def test_a_node_has_the_rows_of_its_ranks_alone(path: Path, tmp_path: Path, rank
     ("change", "said"),
     [
         ("corpus.seed=9", "corpus.seed: 9, but .* was staged with 6198"),
-        ("train.global_train_batch_size=6", f"global_train_batch_size: 6, but .* was staged with {BATCH}"),
-        ("model.max_sequence_length=8", "model.max_sequence_length: 8, but .* was staged with 16"),
+        ("train.global_train_batch_size=6", f"batch size: 6, but .* was staged with {BATCH}"),
+        ("model.max_sequence_length=8", "sequence length: 8, but .* was staged with 16"),
         ("corpus.eos_token_id=5", "corpus.eos_token_id: 5, but .* was written with 0"),
         ("train.data.label_mask_paths=[a.npy]", "label_mask_paths: a staged or remote corpus has no label masks"),
     ],

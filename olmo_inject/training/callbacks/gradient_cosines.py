@@ -54,7 +54,7 @@ class GradientCosines(Callback):
         if step not in self.config.at:
             return
         splices = self.corpus.splices(batch["index"].numpy())
-        of_target = injected_targets(splices, *batch["input_ids"].shape, self.config.targets)
+        of_target = injected_targets(splices, batch["input_ids"], self.config.targets)
         tokens = tokens_per_pass(trainer.cfg, self.config.rows_per_pass)
         with _whole_model(trainer) as model, torch.autocast(trainer.device.type, enabled=False):
             mlp = MlpGradients(model, self.config.layer, tokens, z_loss_of(trainer.cfg), self.config.precision)

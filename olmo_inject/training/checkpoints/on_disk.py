@@ -53,9 +53,9 @@ def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
     return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
 
 
-def latest(run_folder: Path, full: bool = True) -> Checkpoint | None:
-    """The newest checkpoint of a run; if `full`, the newest that a run can resume from."""
-    checkpoints = [each for each in find_checkpoints(run_folder) if not (full and each.weights_only)]
+def latest(run_folder: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run that it can resume from."""
+    checkpoints = [each for each in find_checkpoints(run_folder) if not each.weights_only]
     return checkpoints[-1] if checkpoints else None
 
 

@@ -96,17 +96,6 @@ def find_steps(paths: Sequence[Path], steps: str = ALL) -> list[Path]:
     return [found.path for found in selection.found]
 
 
-def check_sizes(batch_size: int, most: int | None) -> None:
-    """Check that sizes are at least 1.
-
-    Raises:
-        UserError: one is not; the message names the option.
-    """
-    for name, value in (("--rows-per-pass", batch_size), ("--max-instances", most)):
-        if value is not None and value < 1:
-            raise UserError(f"{name}: {value} must be at least 1")
-
-
 def find_tasks(chosen: Sequence[str], step: Path) -> list[Task]:
     """The tasks that a checkpoint is to be evaluated on.
 
