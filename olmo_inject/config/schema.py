@@ -256,7 +256,7 @@ class Experiment(Described):
     # Evidence says which rows were given; ai2-olmo's lists of their positions take 450 MB in 50,000 steps.
     train: TrainConfig = field(default_factory=lambda: TrainConfig(save_data_indices=False))
     start_from: str | None = None
-    """Where to start: a checkpoint of this project or ai2-olmo, a transformers folder or hub name (OLMo, OLMo-2, Llama)."""
+    """Where to start: a checkpoint (of this project or ai2-olmo), a transformers folder or a hub name."""
     start_state: str = "weights"
     """`weights` starts at step 0 with a new optimizer; `full` branches off and continues optimizer and step."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
