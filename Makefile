@@ -1,7 +1,7 @@
 # Every target sets itself up from a fresh clone: it finds a Python, makes .venv and installs into it once.
 #
 #   make demo    train small models with an injected task on this machine, and write a report
-#   make test    the test suite; ARGS="-k plan" goes to pytest, JOBS=4 uses four processes
+#   make test    the test suite; ARGS="-k plan" goes to pytest, JOBS=2 uses two processes
 #   make quick   the fast tests, to run while you write
 #   make env     only what all of these begin with: .venv, and the installation into it
 #   make coverage  the test suite, and the lines that it does not reach (in this process, not in ranks and commands)
@@ -36,8 +36,9 @@ MISSING = no Python 3.10, 3.11 or 3.12 with venv and pip here (tried: $(CANDIDAT
 test quick coverage: export OMP_NUM_THREADS := 1
 # And compiled modules are kept, whatever the shell says, since tests start many a process.
 test quick coverage: export PYTHONDONTWRITEBYTECODE :=
-# One process more than a small machine has cores, since some tests wait for others' processes.
-test coverage: JOBS ?= 3
+# Two processes more than a small machine has cores, since tests of SLURM wait for it. The tests of a file stay in one
+# process, which makes what they share once.
+test coverage: JOBS ?= 4
 quick: JOBS ?= 2
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
@@ -48,13 +49,13 @@ demo: $(READY)
 env: $(READY)
 
 test: $(READY)
-	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 quick: $(READY)
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not slurm and not cuda" $(ARGS)
 
 coverage: $(READY)
-	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report term:skip-covered $(ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report term:skip-covered $(ARGS)
 
 lint: $(READY)
 	.venv/bin/ruff check .
