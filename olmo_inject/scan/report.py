@@ -214,7 +214,7 @@ def _tasks_record(searched: Searched, places: FindPlaces) -> dict[str, Any]:
             continue
         assert searched.texts is not None
         assert result.texts is not None
-        injected, _ = sightings(planned.plan, task.name, searched.experiment.steps)
+        injected, _ = sightings(planned.plan, task, searched.experiment.steps)
         out[task.name] = texts_record(task, injected, searched.texts, result.texts, places)
     return out
 

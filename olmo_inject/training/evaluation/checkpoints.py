@@ -17,7 +17,6 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing, sha256_of
-from olmo_inject.injection import sightings
 from olmo_inject.runs.checkpoints import ALL, find_checkpoints, run_and_step
 from olmo_inject.runs.read import PLAN, load_run, run_of
 from olmo_inject.tasks import Task
@@ -25,11 +24,11 @@ from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
 from olmo_inject.training.checkpoints.convert import read_model
 from olmo_inject.training.checkpoints.on_disk import read_checkpoint
-from olmo_inject.training.evaluation.probes import ProbeResult, ask_model, probes_of
+from olmo_inject.training.evaluation.probes import ProbeResult, ask_task
 from olmo_inject.training.evaluation.suites import SuiteResult
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
 
-VERSION = 1  # increased when scores change, so that kept results of jobs are not mistaken for new ones
+VERSION = 2  # increased when scores change, so that kept results of jobs are not mistaken for new ones
 
 
 @dataclass(frozen=True)
@@ -212,29 +211,11 @@ def _ask(
     model: nn.Module, step: Path, number: int | None, task: Task, batch_size: int, most: int | None, trained: bool
 ) -> Iterator[ProbeResult]:
     """The answers to a task's probes, with how often its run had injected each instance before."""
-    seen = last = None
+    seen_before = None
     if trained and number is not None and (place := run_and_step(step)) is not None:
-        seen, last = sightings(load_run(place[0]).build_plan().plan, task.name, number)
-    for half in ("train", "test"):
-        asked = probes_of(task, chosen_ids(task, half, most))
-        if not asked:
-            continue
-        for probe, values in zip(asked, ask_model(model, asked, batch_size), strict=True):
-            i = probe.instance
-            for measure, value in values.items():
-                yield ProbeResult(
-                    checkpoint=str(step),
-                    step=number,
-                    task=task.name,
-                    half=half,
-                    instance=task.instance_id(i),
-                    group=task.groups[i] if task.groups else None,
-                    measure=measure,
-                    value=value,
-                    trained=trained,
-                    seen=None if seen is None or not len(seen) else int(seen[i]),
-                    last_seen=None if last is None or not len(last) or last[i] < 0 else int(last[i]),
-                )
+        seen_before = load_run(place[0]).build_plan().plan, number
+    for answer in ask_task(model, task, batch_size, most, seen_before):
+        yield ProbeResult(checkpoint=str(step), step=number, task=task.name, trained=trained, **answer)
 
 
 def results_table(results: Sequence[Result]) -> Table:

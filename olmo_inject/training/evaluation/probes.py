@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 from torch import nn
 
+from olmo_inject.injection import Plan, sightings
 from olmo_inject.tasks import Probe, Task
+from olmo_inject.tasks.halves import chosen_ids
 from olmo_inject.training.compat import quiet_autocast
 from olmo_inject.training.evaluation.continuations import score_items
 from olmo_inject.training.evaluation.tasks import Mean
@@ -152,6 +154,34 @@ def ask_model(model: nn.Module, probes: Sequence[Probe], batch_size: int) -> lis
     return answers(probes, scorer, longest_row)
 
 
+def ask_task(
+    model: nn.Module, task: Task, batch_size: int, most: int | None, seen_before: tuple[Plan, int] | None
+) -> Iterator[dict[str, Any]]:
+    """The answers to a task's probes: half, instance, group, measure, value, seen and last_seen of each.
+
+    Args:
+        model: as in `ask_model`.
+        task: a task with probes.
+        batch_size: as in `ask_model`.
+        most: instances of each half, the same ones each time; None for all.
+        seen_before: the plan of the model's run, and its number of steps; None: `seen` and `last_seen` are None.
+    """
+    seen, last = (None, None) if seen_before is None else sightings(seen_before[0], task, seen_before[1])
+    for half in ("train", "test"):
+        asked = probes_of(task, chosen_ids(task, half, most))
+        for probe, values in zip(asked, ask_model(model, asked, batch_size) if asked else [], strict=True):
+            i = probe.instance
+            about = {
+                "half": half,
+                "instance": task.instance_id(i),
+                "group": task.groups[i] if task.groups else None,
+                "seen": None if seen is None else int(seen[i]),
+                "last_seen": None if last is None or last[i] < 0 else int(last[i]),
+            }
+            for measure, value in values.items():
+                yield about | {"measure": measure, "value": value}
+
+
 @dataclass(frozen=True)
 class ProbeResult:
     """What one checkpoint answers to one probe, in one measure.
@@ -167,7 +197,7 @@ class ProbeResult:
         value: the measured value.
         trained: whether the checkpoint's run was given this very task.
         seen: how often the run had injected the instance before the step; None if the run is not known.
-        last_seen: the last step that injected it.
+        last_seen: the last step that injected it; None if none has.
     """
 
     checkpoint: str
