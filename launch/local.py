@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from launch import cells
 from launch.pool import GRACE_SECONDS, Command, Outcome, run_commands
 from launch.sweep import Cell, Sweep
+from olmo_inject.cores import available_cores
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_text
@@ -43,7 +44,7 @@ def run_cells(sweep: Sweep, remaining: Sequence[Cell], *, at_once: int | None, c
     gpus = visible_gpus() if any(cell.resources.gpus_per_node for cell in remaining) else []
     if at_once is None:
         cores = max((cell.resources.cpus_per_node for cell in remaining), default=1)
-        at_once = len(gpus) or max(1, len(os.sched_getaffinity(0)) // cores)
+        at_once = len(gpus) or max(1, available_cores() // cores)
     commands = []
     for cell in remaining:
         files, resources = cells.files(sweep, cell), cell.resources

@@ -18,6 +18,7 @@ from pathlib import Path
 from launch.local import visible_gpus
 from launch.pool import Command, run_commands
 from launch.slurm import Element, Site, elements, render_template, sbatch
+from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
 from olmo_inject.locks import locked
@@ -54,7 +55,7 @@ class Parts:
 
 def processes_here(wants_gpu: bool) -> int:
     """How many parts this machine does at once: one per GPU, or per core."""
-    return len(visible_gpus() if wants_gpu else []) or len(os.sched_getaffinity(0))
+    return len(visible_gpus() if wants_gpu else []) or available_cores()
 
 
 def run_parts(parts: Parts, at_once: int) -> None:
@@ -69,7 +70,7 @@ def run_parts(parts: Parts, at_once: int) -> None:
         Stopped: after Ctrl-C or SIGTERM.
     """
     gpus = visible_gpus() if parts.wants_gpu else []
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // at_once))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, available_cores() // at_once))
     commands = [
         Command(
             f"part {part} of {parts.count}",

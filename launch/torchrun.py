@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
 from olmo_inject.rank_environment import VARIABLES, leftovers
 
@@ -66,7 +67,7 @@ def be_the_only_rank() -> None:
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(available_cores())
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     for name, (value, parameter) in _ALLOCATOR.items():
         if mallopt is not None and name not in os.environ:
@@ -107,7 +108,7 @@ def run_ranks(
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # If OMP_NUM_THREADS is unset, every rank would start a thread per core.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
     for name, (value, _) in _ALLOCATOR.items():
         os.environ.setdefault(name, str(value))
     try:

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from olmo_inject.commands.corpus_options import ManifestOption, RootOption
-from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, available_cores, print_json
+from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, print_json
 from olmo_inject.commands.spreading import Spread, spreads
+from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,11 +82,6 @@ def say_once(message: str) -> None:
     """Print a line on one rank only."""
     if is_first_rank():
         print(message, flush=True)
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use. A container or a SLURM job may have fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
