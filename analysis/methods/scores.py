@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from transformers import PreTrainedModel
 
 from analysis.methods.activations import check_vocabulary
 from analysis.read.checkpoints import StoredModel
 from analysis.read.runs import Run
 from analysis.read.store import Method, Report, Tables, rows
-from olmo_inject.tasks import LABEL_POSITION, Task
-from olmo_inject.training.evaluation.tasks import Scores, half_means, last_logits, score
+from olmo_inject.tasks import Task
+from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
 
 INSTANCES_PER_PASS = 512
 HALVES = ("train", "test")
@@ -67,14 +66,7 @@ def _scores(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> 
 
 def _of_task(model: PreTrainedModel, task: Task) -> Iterator[dict[str, Any]]:
     check_vocabulary(model, task)
-    instances = torch.from_numpy(task.triples.astype(np.int64)).to(model.device)
-    labels = torch.from_numpy(task.label_tokens.astype(np.int64)).to(model.device)
-    scored = []
-    for chunk in instances.split(INSTANCES_PER_PASS):
-        with torch.no_grad():
-            logits = last_logits(model, chunk[:, :LABEL_POSITION])
-        scored.append(score(logits, chunk[:, LABEL_POSITION], labels).cpu())
-    scores = Scores.of(torch.cat(scored).numpy())
+    scores = evaluate_model(model, task, np.arange(len(task.triples)), INSTANCES_PER_PASS)
     for half, ids in zip(HALVES, (task.train_ids, task.test_ids), strict=True):
         for measure, mean in half_means(task, half, ids, scores.at(ids)).items():
             yield {"task": task.name, "half": half, "measure": measure, "value": mean.value, "count": mean.count}
