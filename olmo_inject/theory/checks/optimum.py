@@ -21,7 +21,7 @@ def trained_optimum(effort: Effort) -> Iterator[Measure]:
         mixture, widths, seeds = TaskMixture.power_law(), (1, 2, 4, 8, 16, 32, 64, 128), (0, 1, 2)
     for width in widths:
         # Near-ties of utilities, which the widest has most of, take longest to tell apart.
-        recipe = Recipe(steps=effort.choose(20_000 if width > 64 else 5_000, 800))
+        recipe = Recipe(steps=effort.choose(8_000 if width > 64 else 5_000, 800))
         result = train(mixture, width, recipe, seeds)
         error = np.abs(result.task_losses - task_losses(mixture, [width])[0]).max()
         label = f"N={width}, {len(seeds)} seeds, {recipe.steps} steps"
