@@ -50,8 +50,9 @@ def _planned(experiment: Described, config: InjectionConfig, task: Task, number:
     """The plan's entry for `config`, which is the task's entry number `number`, counted from 0."""
     where = f"injections: {config.task}"
     if unknown := [group for group in config.groups if group not in task.groups]:
-        known = ", ".join(dict.fromkeys(task.groups)) or "none"
-        raise UserError(f"{where}: groups: {unknown[0]!r} is not one of the task's groups: {known}")
+        known = ", ".join(dict.fromkeys(task.groups))
+        told = f"is not one of the task's groups: {known}" if known else "is no group: the task's instances have none"
+        raise UserError(f"{where}: groups: {unknown[0]!r} {told}")
     draw: Any = config.draw
     if config.schedule == "repetitions":
         draw = "epochs" if config.spread == "even" else "shuffled"

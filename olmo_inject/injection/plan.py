@@ -72,10 +72,11 @@ class PlannedTask:
     @cached_property
     def ids(self) -> Int64[np.ndarray, " n"]:
         """Ids of the instances to draw from, ascending."""
-        train = self.task.train_ids
-        if not self.groups:
-            return train
-        return train[np.isin(np.array(self.task.groups)[train], list(self.groups))]
+        return self.in_groups(self.task.train_ids)
+
+    def in_groups(self, ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
+        """Those of some instances that are of the entry's groups."""
+        return ids[np.isin(np.array(self.task.groups)[ids], list(self.groups))] if self.groups else ids
 
 
 class Plan:

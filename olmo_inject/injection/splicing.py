@@ -261,15 +261,18 @@ def check_fits(plan: Plan, row_length: int) -> None:
     """
     for entry in plan.entries:
         placement = entry.placement
-        longest = int(entry.task.instances.lengths[entry.ids].max()) + placement.beside
+        lengths = entry.task.instances.lengths[entry.ids]
+        longest = int(lengths.max()) + placement.beside
         if placement.split and plan.row_length == row_length:
             continue
         needed = placement.offset + placement.per_row * longest
         if needed > row_length:
-            what = "an instance" if placement.per_row == 1 else f"{placement.per_row} instances"
+            named = entry.task.instance_id(int(entry.ids[lengths.argmax()]))
+            what = f"instance {named}" if placement.per_row == 1 else f"{placement.per_row} instances such as {named}"
             what += " and EOS" if placement.beside else ""
             what += f" after {placement.offset} tokens" if placement.offset else ""
-            advice = "" if placement.per_row > 1 or placement.offset else "; longer: split continues it in further rows"
+            splits = placement.per_row == 1 and not placement.offset
+            advice = "; longer: split with place: start continues it in further rows" if splits else ""
             raise UserError(
                 f"injections: {entry.task.name}: sequences of {row_length} tokens; {what} need {needed}{advice}"
             )

@@ -70,5 +70,5 @@ def _of_task(experiment: Described, config: InjectionConfig, entry: PlannedTask)
         if not frequency.per_batch
         else float(n_train / frequency.per_batch),
         "train_instances": n_train,
-        "test_instances": len(entry.task.test_ids),
+        "test_instances": len(entry.in_groups(entry.task.test_ids)),
     }

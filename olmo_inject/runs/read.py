@@ -153,22 +153,24 @@ def run_of(file: Path | str) -> SavedRun | None:
 
 
 def saved_tasks(file: Path | str, experiment: Described) -> list[Task] | None:
-    """The saved tasks of a run, if building them anew would execute code of the run.
+    """The saved tasks of a run, so that no code and no file of texts is read that may have changed since.
 
     Args:
         file: the file that the experiment was loaded from.
         experiment: the experiment with the changes of the command line.
 
     Returns:
-        The saved tasks; None if they are to be built.
+        The saved tasks; None if they are to be built: the file is in no run, or the command line changes its tasks.
 
     Raises:
         UserError: as in `load_run`, or the command line changes a task of such a run.
     """
     run = run_of(file)
-    if run is None or not run.has_own_code:
+    if run is None:
         return None
     if run.experiment.tasks != experiment.tasks:
+        if not run.has_own_code:
+            return None
         raise UserError(
             f"{file} is in a run folder, whose task code is not executed: copy the file to change its tasks"
         )

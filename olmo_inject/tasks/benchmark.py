@@ -35,7 +35,6 @@ class Benchmark:
     def material(self, source: Source) -> Material:
         """The questions."""
         found = list(read_records(self.file, source.where))
-        records = [record for _, record in found]
         instances, continuation, probes = [], [], []
         for number, (place, record) in enumerate(found):
             question, choices, answer = text_of(record, "question", place), record.get("choices"), record.get("answer")
@@ -48,4 +47,4 @@ class Benchmark:
             instances.append(context + options[answer])
             continuation.append(len(options[answer]))
             probes.append(Probe(number, "choice", "", context, options, answer))
-        return Material(instances, continuation, labels_of(records, "id"), labels_of(records, "group"), tuple(probes))
+        return Material(instances, continuation, labels_of(found, "id"), labels_of(found, "group"), tuple(probes))

@@ -34,8 +34,8 @@ class Facts:
         """The passages with their probes."""
         found = list(read_records(self.file, source.where))
         instances, ids, groups, probes = [], [], [], []
-        names = labels_of([record for _, record in found], "id") or tuple(map(str, range(len(found))))
-        group_of = labels_of([record for _, record in found], "group")
+        names = labels_of(found, "id") or tuple(map(str, range(len(found))))
+        group_of = labels_of(found, "group")
         for number, (place, record) in enumerate(found):
             probes += self._probes(record, len(instances), place, source)
             versions = [text_of(record, "passage", place), *_paraphrases(record, place)]

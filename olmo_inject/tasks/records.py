@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,38 @@ def read_records(file: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]
     if not path.exists() and (shipped := configs_folder() / path).is_file():
         path = shipped
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not `splitlines`: a text may hold U+2028
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    numbered = [(number, line.rstrip("\r")) for number, line in enumerate(lines, 1) if line.strip()]
+    in_json = path.suffix == ".jsonl"
+    if not in_json and numbered and all(_is_object(line) for _, line in numbered):
+        raise UserError(f"{where}: {path}: every line is a JSON object: a file of JSON lines is named .jsonl")
+    for number, line in numbered:
         place = f"{where}: {path}, line {number}"
-        if path.suffix != ".jsonl":
-            yield place, {"text": line}
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{place}: not JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{place}: must be an object with keys")
-        yield place, record
+        yield place, _object_of(line, place) if in_json else {"text": line}
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _object_of(line: str, place: str) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(record := dict(pairs)) < len(pairs):
+            raise UserError(f"{place}: a key stands twice")
+        return record
+
+    try:
+        record = json.loads(line, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}, column {error.colno}: not JSON: {error.msg}") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{place}: must be an object with keys")
+    return record
 
 
 def text_of(record: Mapping[str, Any], name: str, place: str) -> str:
@@ -58,13 +73,33 @@ def text_of(record: Mapping[str, Any], name: str, place: str) -> str:
     Raises:
         UserError: the text is missing or empty, or the value is not text.
     """
-    value = record.get(name)
+    if name not in record:
+        raise UserError(f"{place}: there is no {name}; its keys are {', '.join(record) or 'none'}")
+    value = record[name]
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{place}: {name} must be text, got {value!r}")
     return value
 
 
-def labels_of(records: list[Mapping[str, Any]], name: str) -> tuple[str, ...]:
-    """The records' values of `id` or `group`; all records must have one, or none of them."""
-    values = [record.get(name) for record in records]
-    return () if all(value is None for value in values) else tuple("" if v is None else str(v) for v in values)
+def labels_of(found: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> tuple[str, ...]:
+    """The records' values of `id` or `group`.
+
+    Args:
+        found: records and their places.
+        name: the key.
+
+    Raises:
+        UserError: some records have one and others none, or two have the same `id`.
+    """
+    if all(record.get(name) is None for _, record in found):
+        return ()
+    values: dict[str, None] = {}
+    labels = []
+    for place, record in found:
+        if (value := record.get(name)) is None:
+            raise UserError(f"{place}: there is no {name}; give one to every line, or to none")
+        if name == "id" and str(value) in values:
+            raise UserError(f"{place}: the id {str(value)!r} is that of an earlier line")
+        values[str(value)] = None
+        labels.append(str(value))
+    return tuple(labels)

@@ -38,15 +38,17 @@ class Texts:
     def material(self, source: Source) -> Material:
         """The lines, with their `id` and `group`, if they have any."""
         found = list(read_records(self.file, source.where))
-        records = [record for _, record in found]
         instances = [self._tokens(record, place, source) for place, record in found]
+        first: dict[Tokens, str] = {}
+        for (place, _), tokens in zip(found, instances, strict=True):
+            if tokens in first:
+                raise UserError(f"{place}: the same text as {first[tokens]}; give it once, so that its number is exact")
+            first[tokens] = place.rpartition(", ")[2]
         probes = []
         for number, tokens in enumerate(instances):
             context = self.context if len(tokens) > self.context else len(tokens) // 2
             probes.append(Probe(number, "continuation", "", tokens[:context], (tokens[context:],)))
-        return Material(
-            instances, ids=labels_of(records, "id"), groups=labels_of(records, "group"), probes=tuple(probes)
-        )
+        return Material(instances, ids=labels_of(found, "id"), groups=labels_of(found, "group"), probes=tuple(probes))
 
     def _tokens(self, record: Mapping[str, Any], place: str, source: Source) -> Tokens:
         value = record.get(self.key)

@@ -254,7 +254,7 @@ def test_a_sequence_as_long_as_the_splice(tmp_path: Path) -> None:
 def test_sequences_too_short_for_an_instance(tmp_path: Path) -> None:
     shards = TokenShards(write_shards(tmp_path, [48]), 3)
     plan = Plan([PlannedTask(tasks_of("t")[0], Uniform(Fraction(1)))], 4, 0)
-    with pytest.raises(UserError, match="sequences of 3 tokens; an instance and EOS need 4"):
+    with pytest.raises(UserError, match=r"sequences of 3 tokens; instance \d+ and EOS need 4"):
         InjectedCorpus(shards, Order(16, 4, 0), plan, EOS, 16)
     assert InjectedCorpus(shards, Order(16, 4, 0), Plan([], 4, 0), EOS, 16)[0]["input_ids"].shape == (3,)
 

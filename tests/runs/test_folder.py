@@ -191,6 +191,7 @@ def test_what_a_run_s_own_code_made_is_not_changed_on_the_command_line(
 ) -> None:
     experiment = load_experiment(trained / "run" / "experiment.yaml")
     assert saved_tasks(trained / "experiment.yaml", experiment) is None  # one's own configuration
+    assert saved_tasks(trained / "run" / "experiment.yaml", experiment) is not None
     experiment.tasks[0].seed += 1
     with pytest.raises(UserError, match="copy the file to change its tasks"):
         saved_tasks(trained / "run" / "experiment.yaml", experiment)

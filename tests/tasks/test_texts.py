@@ -164,15 +164,18 @@ def test_copies_that_there_are_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "record", "message"),
     [
-        ("texts", "{", "line 2: not JSON"),
+        ("texts", "{", "line 2, column 2: not JSON: Expecting property name"),
+        ("texts", '{"text": "x y", "text": "z"}', "line 2: a key stands twice"),
         ("texts", [1], "line 2: must be an object with keys"),
-        ("texts", {"body": "x"}, "line 2: text must be text, got None"),
+        ("texts", {"body": "x", "id": "b"}, "line 2: there is no text; its keys are id, group, body"),
+        ("texts", {"text": " "}, "line 2: text must be text, got ' '"),
+        ("texts", {"text": "so it is"}, "line 2: the same text as line 1"),
         ("texts", {"text": [5]}, "line 2: a text needs two tokens or more, text has 1"),
         ("texts", {"text": [5, 99999999]}, "token 99999999 is not in the vocabulary"),
-        ("texts", {"text": "one two", "id": None}, "ids: give a text to each of the 2 instances, or to none"),
-        ("texts", {"text": "one two", "id": "a"}, "two instances have the id 'a'"),
+        ("texts", {"text": "one two", "id": None}, "line 2: there is no id; give one to every line, or to none"),
+        ("texts", {"text": "one two", "id": "a"}, "line 2: the id 'a' is that of an earlier line"),
         ("texts", {"text": "one two", "group": "two words"}, "group 'two words' must be a word"),
-        ("facts", {"text": "x"}, "line 2: passage must be text, got None"),
+        ("facts", {"text": "x"}, "line 2: there is no passage; its keys are id, group, text"),
         ("facts", {"passage": "x y", "probes": {"known": []}}, "under memorized, paraphrased, composed, not 'known'"),
         ("facts", {"passage": "x y", "probes": {"composed": ["a"]}}, "composed must be a list of pairs"),
         ("facts", {"passage": "x y", "paraphrases": "z"}, "paraphrases must be a list of texts, got 'z'"),
@@ -192,11 +195,26 @@ def test_what_is_wrong_with_a_file_is_one_line(
     assert str(refused.value).startswith("tasks: mine: ")
 
 
+def test_lines_end_at_line_feeds_alone(gpt: Vocabulary, tmp_path: Path) -> None:
+    for name, text in (
+        ("lines.txt", "one\u2028two three\r\n\x0cfour five\r\n"),
+        ("marked.jsonl", '\ufeff{"text": "one\u2028two three"}\n{"text": "\\u000cfour five"}'),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+        task = build("texts", gpt, file=str(tmp_path / name))
+        assert gpt.tokenizer is not None
+        assert [gpt.tokenizer.decode(each.tolist()) for each in task.instances] == [
+            "one\u2028two three",
+            "\x0cfour five",
+        ]
+
+
 def test_other_refusals(gpt: Vocabulary, tmp_path: Path) -> None:
     for options, message in (
         ({}, "option file is missing"),
         ({"file": str(tmp_path / "absent")}, "absent cannot be read: No such file"),
         ({"file": lines(tmp_path / "empty.txt")}, "there is no instance"),
+        ({"file": lines(tmp_path / "texts.json", {"text": "one two"})}, "every line is a JSON object: .* named .jsonl"),
         ({"file": "x", "context": 0}, "context must be at least 1, got 0"),
     ):
         with pytest.raises(UserError, match=message):
