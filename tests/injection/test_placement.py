@@ -178,7 +178,7 @@ def test_two_entries_of_a_task_draw_apart() -> None:
     [
         (
             Placement(),
-            "sequences of 24 tokens; instance 1 and EOS need 41; longer: split with place: start continues it in f.* rows",
+            "sequences of 24 tokens; instance 1 and EOS need 41; longer: split with place: start continues it .* rows",
         ),
         (Placement("offset", 3, "none"), "sequences of 24 tokens; instance 1 after 3 tokens need 43"),
         (Placement("end", 0, "both", 2), "sequences of 24 tokens; 2 instances such as 1 and EOS need 84"),
