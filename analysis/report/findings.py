@@ -68,6 +68,8 @@ def verdicts(runs: Sequence[Run]) -> Table:
 def verdict(run: Run, task: str) -> str:
     """Whether a run learned a task, or why there is no verdict."""
     accuracy, built = run.accuracy(task), run.task(task)
+    if built is not None and not built.is_triples:
+        return "no criterion"
     if accuracy is None or built is None:
         return "not evaluated"
     learned = run.learned(task)

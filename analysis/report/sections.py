@@ -135,11 +135,9 @@ def plan(runs: Sequence[Run]) -> Section | None:
 def decoded(runs: Sequence[Run]) -> Section | None:
     """Rows of a batch as text."""
     shown = list(samples(runs))
-    text = [
-        "Rows that the model was given. Marked: the instance (TOK1, TOK2, LABEL) and the end-of-document token "
-        "that replace the first four tokens. A task's tokens are drawn at random from the vocabulary, so they look "
-        "like any others; ␣ is a space."
-    ]
+    pairs = any(task.is_triples for run in runs for task in run.tasks)
+    about = " (TOK1, TOK2, LABEL: drawn at random from the vocabulary, so they look like any others)" if pairs else ""
+    text = [f"Rows that the model was given. Marked: the injected tokens{about}; ␣ is a space."]
     return Section("What the model reads", text, samples=shown) if shown else None
 
 

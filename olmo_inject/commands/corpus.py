@@ -162,6 +162,8 @@ def show(
                 f"--injections: {injections} has {own.batch_size} rows of {own.sequence_length} tokens and seed "
                 f"{own.seed}: leave out --batch-size, --sequence-length and --seed"
             )
+        if not 0 <= step < experiment.steps:
+            raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}, the steps of {injections}")
     opened = open_corpus(corpus, root, manifest, shape)
     opened.prepare(range(step, step + 1), "--step")
     what = None

@@ -275,6 +275,8 @@ def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capf
         assert [row["row"] for row in shown["rows"] if row["injected"]] == [r for r in (0, 1, 2, 7) if r in planned]
         by_default = run(capfd, "show", catalog, *web, "--step", 3, "--injections", tmp_path / "x.yaml")
         assert [row["row"] for row in by_default["rows"]] == sorted(planned)
+        with pytest.raises(UserError, match=r"--step: 7 is not in 0\.\.6, the steps of"):
+            run(capfd, "show", catalog, *web, "--step", 7, "--injections", tmp_path / "x.yaml")
         staged = run(capfd, "stage", catalog, *web, "--steps", "2:9", "--out", tmp_path / "stage")
         assert staged["complete"]
         assert staged["bytes"] == 7 * BATCH * 2 * LENGTH
