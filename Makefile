@@ -49,13 +49,13 @@ demo: $(READY)
 env: $(READY)
 
 test: $(READY)
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 quick: $(READY)
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not slurm and not cuda" $(ARGS)
 
 coverage: $(READY)
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report term:skip-covered $(ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report term:skip-covered $(ARGS)
 
 lint: $(READY)
 	.venv/bin/ruff check .
