@@ -72,6 +72,7 @@ if __name__ == "__main__":
     try:
         if "stop" in given:
             train_here(StopAt(int(given["stop"])))
+            torch.distributed.barrier()  # as between two launches
             print("lines of evidence:", len(list(read_lines(Path(config).parent / "run" / "evidence.jsonl"))))
         train_here(resume=given.get("resume"))
     except UserError as error:
