@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Train
 from olmo_inject.adapters.run import InjectedRun, collate
 from olmo_inject.adapters.transformers import Injection
 from olmo_inject.errors import UserError, report
-from olmo_inject.files import read_lines
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 16}
 MODELS = {
@@ -63,18 +62,14 @@ def train(
 
 if __name__ == "__main__":
     config, output, kind, *more = sys.argv[1:]
-    given = dict(one.split("=", 1) for one in more)  # stop=STEP and then resume=CHECKPOINT, or neither
-
-    def train_here(*callbacks: TrainerCallback, resume: str | None = None) -> None:  # of two processes: six rows a step
-        arguments = {"per_device_train_batch_size": 1, "resume_from_checkpoint": resume}
-        train(Path(config), Path(output), kind, [], callbacks, **arguments)
-
-    try:
-        if "stop" in given:
-            train_here(StopAt(int(given["stop"])))
-            torch.distributed.barrier()  # as between two launches
-            print("lines of evidence:", len(list(read_lines(Path(config).parent / "run" / "evidence.jsonl"))))
-        train_here(resume=given.get("resume"))
+    given = dict(one.split("=", 1) for one in more)  # stop=STEP, resume=CHECKPOINT
+    stops = (StopAt(int(given["stop"])),) if "stop" in given else ()
+    try:  # of two processes: six rows a step
+        train(
+            *(Path(config), Path(output), kind, [], stops),
+            per_device_train_batch_size=1,
+            resume_from_checkpoint=given.get("resume"),
+        )
     except UserError as error:
         report(error)
         raise SystemExit(2) from None
