@@ -70,7 +70,7 @@ def plain_search(text: list[int], row: list[int], all_texts: list[list[int]], ne
 def corpora(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]]]:
     """Texts over few tokens, and shards that hold them whole, with tokens changed, missing and added."""
     tokens = st.integers(5, draw(st.sampled_from([6, 9, 150])))
-    texts = draw(st.lists(st.lists(tokens, min_size=2, max_size=24), min_size=1, max_size=4))
+    texts = draw(st.lists(st.lists(tokens, min_size=2, max_size=24), min_size=1, max_size=4, unique_by=tuple))
     shards = []
     for _ in range(draw(st.integers(1, 3))):
         shard: list[int] = draw(st.lists(tokens, min_size=8, max_size=20))
@@ -86,7 +86,9 @@ def corpora(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]]]:
 
 @given(corpora(), st.sampled_from([0.3, 0.5, 1.0]), st.sampled_from([3, 16, 64]), st.sampled_from([None, 8, 31]))
 @example(([[7] * 9], [[7] * 40, [7] * 12]), 0.5, 3, None)
-@example(([[5, 6, 7, 8, 9]] * 20 + [[5, 6, 7, 8, 10, 11]], [[5, 6, 7, 8, 10, 9, 9, 9]]), 0.5, 16, None)
+@example(
+    ([[5, 6, 7, 8, 20 + n] for n in range(20)] + [[5, 6, 7, 8, 10, 11]], [[5, 6, 7, 8, 10, 9, 9, 9]]), 0.5, 16, None
+)
 def test_texts_are_where_a_plain_search_finds_them(
     tmp_path_factory: pytest.TempPathFactory,
     corpus: tuple[list[list[int]], list[list[int]]],
