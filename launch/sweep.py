@@ -175,7 +175,9 @@ class Sweep:
         for cell in self.cells:
             for axis, label in cell.labels.items():
                 axes.setdefault(axis, {})[label] = None
-        wanted = {axis: chosen.split(",") for axis, _, chosen in (text.partition("=") for text in labels)}
+        wanted: dict[str, list[str]] = {}
+        for axis, _, chosen in (text.partition("=") for text in labels):
+            wanted.setdefault(axis, []).extend(chosen.split(","))
         _check_labels(wanted, axes, "--only")
         kept = [cell for cell in self.cells if _matches(wanted, cell.labels)]
         if not kept:

@@ -88,6 +88,7 @@ def test_some_cells_are_chosen_by_label(tmp_path: Path) -> None:
         {"model": "tiny-16", "rate": "1of10"},
     ]
     assert sweep.only(["model=tiny-8,tiny-16", "rate=1"]).cells == [sweep.cells[0], sweep.cells[2]]
+    assert sweep.only(["model=tiny-8", "model=tiny-16", "rate=1"]).cells == [sweep.cells[0], sweep.cells[2]]
     for wrong, said in [
         ("rat=1", "--only: 'rat' is not an axis: model, rate"),
         ("rate=2", "--only: rate: '2' is not one of 1, 1of10"),
