@@ -145,17 +145,13 @@ class Run:
         """The configuration of the task's injections, or None if it is only evaluated."""
         return next((entry for entry in self.experiment.injections if entry.task == task), None)
 
-    def _rates(self, task: str) -> list[Fraction]:
-        """The long-run rate of each of the task's entries."""
-        return [Fraction(each["instances_per_batch"]) for each in self._planned(task)]
-
     def _planned(self, task: str) -> list[dict[str, Any]]:
         """What the plan says of each of the task's entries."""
         return [each for name, each in self.plan["injections"].items() if task_of_entry(name) == task]
 
     def frequency(self, task: str) -> Frequency:
         """The task's long-run frequency; zero if it is not injected."""
-        rate = sum(self._rates(task), Fraction(0))
+        rate = sum((Fraction(each["instances_per_batch"]) for each in self._planned(task)), Fraction(0))
         return Frequency(rate, self.experiment.batch_size, self.experiment.sequence_length)
 
     @cached_property
@@ -196,8 +192,7 @@ class Run:
 
     def schedule_label(self, task: str) -> str:
         """How the run injects `task`, in a few words, such as `10 every 10 batches`; all its entries."""
-        entries = [entry for entry in self.experiment.injections if entry.task == task]
-        labels = [_entry_label(entry, rate) for entry, rate in zip(entries, self._rates(task), strict=True)]
+        labels = [label for name, label in self.entry_labels().items() if task_of_entry(name) == task]
         return "; ".join(labels) or "not injected"
 
     def entry_labels(self) -> dict[str, str]:

@@ -143,6 +143,10 @@ def _of_run(folder: Path) -> pd.DataFrame:
         injections = plan["injections"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot read the run {folder}: {in_one_line(error)}") from None
+    planned: dict[str, list[dict[str, Any]]] = {}
+    for name, entry in injections.items():
+        planned.setdefault(task_of_entry(name), []).append(entry)
+    injected = {task: _frequency_and_gap(entries) for task, entries in planned.items()}
     rows = []
     for line in metrics:
         parts = str(line.get("name")).split("/")
@@ -150,9 +154,7 @@ def _of_run(folder: Path) -> pd.DataFrame:
         if line.get("value") is None or not (corpus or (parts[0] == "eval" and parts[2:] == ["train", "loss"])):
             continue
         task = CORPUS if corpus else parts[1]
-        entries = [entry for name, entry in injections.items() if task_of_entry(name) == task]
-        rates = [Fraction(str(entry.get("instances_per_batch", 0))) for entry in entries]
-        most = entries[rates.index(max(rates))] if entries else {}  # whose gap stands for the task's
+        frequency, gap = injected.get(task, (0.0, None))
         rows.append(
             {
                 "run": folder.name,
@@ -161,12 +163,19 @@ def _of_run(folder: Path) -> pd.DataFrame:
                 "width": width,
                 # An evaluation at step s comes after s steps; a training loss at step s belongs to the next step.
                 "data": per_step * (int(line["step"]) + corpus),
-                "frequency": float(sum(rates)),
-                "gap": (most.get("steps_between_observations") or {}).get("mean"),
+                "frequency": frequency,
+                "gap": gap,
                 "loss": float(line["value"]),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _frequency_and_gap(entries: Sequence[Mapping[str, Any]]) -> tuple[float, float | None]:
+    """Of a task's entries: instances per batch of all, and the mean steps between batches of the most frequent."""
+    rates = [Fraction(str(entry.get("instances_per_batch", 0))) for entry in entries]
+    most = entries[rates.index(max(rates))]
+    return float(sum(rates)), (most.get("steps_between_observations") or {}).get("mean")
 
 
 def _model_size(model: Mapping[str, Any]) -> tuple[int, int]:
