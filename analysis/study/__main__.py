@@ -47,23 +47,22 @@ def study(context: typer.Context, results: ResultsOption = RESULTS) -> None:
 def collect_all(results: ResultsOption = RESULTS) -> None:
     """Add the cells that have finished to the results; to be called where the sweeps ran."""
     for name in (*SWEEPS, *AGAIN.values()):
-        if added := collect(name, results):
-            print(f"{name}: {added} cells", flush=True)
+        _collect(name, results)
 
 
 @app.command()
 def run(at_once: Annotated[int, typer.Option(help="Cells at once.")] = 2, results: ResultsOption = RESULTS) -> None:
     """Train every sweep in the order of PLAN.md, failed cells once more, and collect each."""
-    _train(LADDER, None, at_once)
-    collect_all(results)
+    failed = set() if _train(LADDER, None, at_once) else {LADDER}
+    _collect(LADDER, results)
     again = _again(results)
-    sweeps = {name: load_sweep(name) for name in (*([] if again is None else [again]), *SWEEPS)}
-    failed = set()
+    sweeps = {name: load_sweep(name) for name in (*([] if again is None else [again]), *SWEEPS) if name != LADDER}
     for seed in SEEDS:
         for name, sweep in sweeps.items():
-            if any(cell.labels["seed"] == seed for cell in sweep.cells) and not _train(name, seed, at_once):
-                failed.add(name)
-            collect_all(results)
+            if any(cell.labels["seed"] == seed for cell in sweep.cells):
+                if not _train(name, seed, at_once):
+                    failed.add(name)
+                _collect(name, results)
     if failed:
         raise UserError(f"cells failed in {', '.join(sorted(failed))}: `olmo-inject sweep status NAME` says why")
 
@@ -72,6 +71,11 @@ def _train(name: str, seed: str | None, at_once: int) -> bool:
     command = ["-m", "olmo_inject", "sweep", "run", name, "--at-once", str(at_once), "--retry-failed"]
     only = [] if seed is None else ["--only", f"seed={seed}"]
     return subprocess.run([sys.executable, *command, *only], check=False).returncode == 0
+
+
+def _collect(name: str, results: Path) -> None:
+    if added := collect(name, results):
+        print(f"{name}: {added} cells", flush=True)
 
 
 def _again(results: Path) -> str | None:
