@@ -20,9 +20,8 @@
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.10 python3 python)
 ARGS ?=
 READY := .venv/.installed
-# pip compiles modules on one core, `compile` on all; some packages hold files that are no Python.
+# Compiling all 25,000 modules would take minutes; a tenth of them is ever imported.
 PIP := --quiet --disable-pip-version-check --no-compile
-compile = $(1)/bin/python -m compileall -q -j 0 $(1)/lib >/dev/null 2>&1 || true
 
 # A Python on PATH may not work: a version manager's shim may have nothing behind it, and some distributions
 # ship Python without what a virtual environment needs. So each candidate is run.
@@ -93,7 +92,6 @@ transformers-4: .transformers-4/.installed
 	"$(FOUND)" -m venv .venv-core
 	.venv-core/bin/python -m pip install $(PIP) -c constraints-olmo-core.txt \
 	  -e '.[olmo-core]' pytest pytest-timeout hypothesis beartype
-	@$(call compile,.venv-core)
 	@touch $@
 
 test-core test-olmo-core: export OMP_NUM_THREADS := 1
@@ -114,5 +112,5 @@ $(READY): pyproject.toml constraints.txt
 	$(if $(FOUND),,$(error $(MISSING)))
 	"$(FOUND)" -m venv .venv
 	.venv/bin/python -m pip install $(PIP) -c constraints.txt -e '.[dev]'
-	@$(call compile,.venv)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -c "import olmo_inject.training.run" # compiled once, before many import it
 	@touch $@

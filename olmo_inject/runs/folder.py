@@ -39,6 +39,7 @@ from olmo_inject.runs.read import (
     METRICS,
     PLAN,
     SAVED,
+    TASK_FINGERPRINT,
     TASKS,
     SavedRun,
     is_run,
@@ -113,7 +114,7 @@ def fingerprints(data: TaskPlan) -> dict[str, str]:
         }
     return {
         **found,
-        **{f"task {task.name}": task.fingerprint for task in data.tasks},
+        **{f"{TASK_FINGERPRINT}{task.name}": task.fingerprint for task in data.tasks},
         **{f"list of injections {number}": listed.fingerprint for number, listed in lists(data.plan)},
     }
 

@@ -1,4 +1,4 @@
-"""A sweep on a real SLURM, through what happens on clusters, and the same sweep on this machine."""
+"""A sweep on a real SLURM, through what happens on clusters, and the same cells trained here without interruption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import pytest
 from cluster import Cluster, missing, wait_until
-from runs import metrics, same_bits, write_experiment
+from ranks import Ranks
+from runs import metrics, same_bits, train_on_rank, write_experiment
 
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
@@ -31,7 +32,7 @@ axes:
   - {{name: rate, key: injections.0.instances_per_batch, values: [1/2, 1, 2]}}
   - {{name: ranks, cases: {{one: {{}}, two: {{}}}}}}
 exclude: [{{ranks: two, rate: [1, 2]}}]
-rules: [{{when: {{ranks: two}}, resources: {two}}}]
+rules: [{{when: {{ranks: two}}, resources: {{nodes: 2}}}}]
 resources: {{gpus_per_node: 0, time: "01:00:00"}}
 """
 WIDE = "rate-1of2_ranks-two"  # over both nodes
@@ -134,12 +135,14 @@ class Sweeping:
 
 @pytest.mark.timeout(1800)
 def test_through_faults_every_cell_is_trained_once_and_as_on_one_machine(
-    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
     begun = time.monotonic()
-    slurm, local = (write_sweep(tmp_path, name, cluster) for name in ("slurm", "local"))
+    file, experiment = tmp_path / "sweep.yaml", write_experiment(tmp_path / "data")
+    file.write_text(SWEEP.format(folder=tmp_path / "slurm", experiment=experiment, steps=STEPS))
+    slurm = Sweeping(file, tmp_path / "slurm", cluster)
     site = tmp_path / "site.yaml"
     site.write_text("{sbatch: [--partition=all], setup: [export FROM_SITE=yes], signal_seconds: 115}")
     submit = ("submit", "--site", str(site))
@@ -193,24 +196,17 @@ def test_through_faults_every_cell_is_trained_once_and_as_on_one_machine(
     assert "saved before the time limit" in (slurm.folder / "logs" / f"{limited}.log").read_text()
     assert "0 of 4 cells to train" in slurm.say(*submit, "--retry-failed")
 
-    local.say("run", "--at-once", "2")
-    assert local.states() == dict.fromkeys(CELLS, "done")
+    # Two ranks on two nodes there are two ranks of one node here.
+    ranks = Ranks(2)
+    request.addfinalizer(ranks.close)
     for cell in CELLS:
-        run, same = slurm.folder / "runs" / cell, local.folder / "runs" / cell
+        run, same = slurm.folder / "runs" / cell, tmp_path / "same" / cell
+        world, config = 2 if cell == WIDE else 1, slurm.folder / "configs" / f"{cell}.yaml"
+        ranks.run(world, train_on_rank, config, f"folder={same}")
         assert audit_run(run, progress=False).passed
         steps = [line["step"] for line in metrics(run) if line["name"] == "train/loss"]
         assert steps == list(range(STEPS)), cell
         assert same_bits(run, same, STEPS), cell
-
-
-def write_sweep(folder: Path, name: str, cluster: Cluster) -> Sweeping:
-    """The sweep in a folder of its own; here two ranks run on two nodes, there on one."""
-    two = "{nodes: 2}" if name == "slurm" else "{processes_per_node: 2}"
-    file = folder / f"{name}.yaml"
-    file.write_text(
-        SWEEP.format(folder=folder / name, experiment=write_experiment(folder / "data"), steps=STEPS, two=two)
-    )
-    return Sweeping(file, folder / name, cluster)
 
 
 def logs(sweep: Sweeping) -> str:

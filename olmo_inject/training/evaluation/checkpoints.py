@@ -18,7 +18,7 @@ from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing, sha256_of
 from olmo_inject.runs.checkpoints import ALL, find_checkpoints, run_and_step
-from olmo_inject.runs.read import PLAN, load_run, run_of
+from olmo_inject.runs.read import PLAN, load_run, load_tasks, run_of
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
@@ -132,7 +132,7 @@ def find_tasks(chosen: Sequence[str], step: Path) -> list[Task]:
 def own_tasks(step: Path) -> list[Task]:
     """The tasks of the run that a checkpoint belongs to; empty if it belongs to none."""
     place = run_and_step(step)
-    return load_run(place[0]).tasks if place is not None else []
+    return load_tasks(place[0]) if place is not None else []
 
 
 def evaluate_checkpoint(
