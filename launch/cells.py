@@ -29,7 +29,7 @@ from launch.sweep import Cell, Sweep
 from olmo_inject.config import experiment_yaml, load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
-from olmo_inject.locks import locked
+from olmo_inject.locks import LOCK, locked
 from olmo_inject.runs.folder import differences, in_use
 from olmo_inject.runs.read import EXPERIMENT, METRICS
 from olmo_inject.tasks.halves import judged
@@ -37,7 +37,7 @@ from olmo_inject.training.checkpoints.on_disk import latest
 
 DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, PENDING = "done", "running", "queued", "failed", "interrupted", "pending"
 CHANGED = "changed"
-LOCK, SUBMITTER = ".lock", ".submitter"  # the locked file, and the file that names the process that locked it
+SUBMITTER = ".submitter"  # names the process that holds the sweep's lock
 WHY_LINES = 5
 TAIL_BYTES = 2**16  # the end of metrics.jsonl that is read for the last evaluations and losses
 

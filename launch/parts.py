@@ -21,7 +21,7 @@ from launch.slurm import Element, Site, elements, render_template, sbatch
 from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
-from olmo_inject.locks import locked
+from olmo_inject.locks import LOCK, locked
 
 TEMPLATE = Path(__file__).parent / "templates" / "parts.sbatch"
 MOST_PARTS = 1000  # SLURM's default limit of a job array is 1,001
@@ -108,7 +108,7 @@ def submit_parts(parts: Parts, site: Site) -> str:
     def busy() -> str:
         return f"{parts.folder} is in use: another process is submitting these parts"
 
-    with locked(parts.folder / ".lock", busy, str(parts.folder)):
+    with locked(parts.folder / LOCK, busy, str(parts.folder)):
         active = elements(parts.folder)
         _check_division(parts, active)
         queued = {element.place for element in active}

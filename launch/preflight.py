@@ -20,7 +20,7 @@ from launch.cost.memory import estimate_memory
 from launch.cost.report import in_bytes
 from olmo_inject.config import Experiment
 from olmo_inject.corpus.verify import recorded_files
-from olmo_inject.errors import FoundByOneRank, UserError
+from olmo_inject.errors import FoundByOneRank, UserError, in_one_line
 from olmo_inject.progress import show_progress
 from olmo_inject.tasks import Task
 from olmo_inject.training.agreement import from_rank_0, on_every_rank
@@ -142,7 +142,7 @@ def _try(name: str, work: Callable[[], str]) -> Check:
     try:
         return Check(name, True, work())
     except (UserError, torch.OutOfMemoryError) as error:
-        message = " ".join(str(error).split())
+        message = in_one_line(error)
         if (isinstance(error, FoundByOneRank) or not isinstance(error, UserError)) and dist.get_world_size() > 1:
             raise FoundByOneRank(f"{name}: rank {dist.get_rank()}: {message}") from None
         return Check(name, False, message)

@@ -19,8 +19,8 @@ class FoundByOneRank(UserError):
     """A user's mistake that only one rank knows of. That rank reports it, instead of rank 0."""
 
 
-def in_one_line(error: Exception) -> str:
-    """What an error of a library says, in one line; the name of its type if it says nothing."""
+def in_one_line(error: Exception | str) -> str:
+    """What a library says, in one line; the name of the error's type if it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

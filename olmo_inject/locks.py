@@ -17,6 +17,7 @@ from typing import IO
 
 from olmo_inject.errors import UserError
 
+LOCK = ".lock"  # name of a folder's lock file
 ATTEMPTS = 5  # a tenth of a second apart, since a process that tests a lock holds it for a moment
 
 

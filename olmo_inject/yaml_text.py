@@ -19,7 +19,7 @@ from typing import Any, Union
 import yaml
 from yaml.constructor import ConstructorError
 
-from olmo_inject.errors import UserError
+from olmo_inject.errors import UserError, in_one_line
 
 _PLAIN = "!plain"
 _NULL = re.compile(r"~|null|Null|NULL|")
@@ -162,7 +162,7 @@ _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)
 def _reason(error: Exception) -> str:
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
     if problem is None or mark is None:
-        return " ".join(str(error).split())
+        return in_one_line(error)
     return f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
 
 

@@ -6,7 +6,9 @@ that it passes to the model. The audit hashes the rows that corpus, order and pl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +45,29 @@ def step_hash(positions: Int64[np.ndarray, " b"], tokens: Int64[np.ndarray, "b t
     """The `tokens` value in the evidence of a step with these rows."""
     with np.errstate(over="ignore"):
         return to_hex(int(hash_rows(positions, tokens).sum(dtype=np.uint64)))
+
+
+def step_line(
+    step: int, rows: int, tokens: str, targets: int, labels: Mapping[str, int], overrides: int = 0
+) -> dict[str, Any]:
+    """A step's line in `evidence.jsonl`.
+
+    Args:
+        step: its number.
+        rows: rows that the model was given.
+        tokens: as of `step_hash`.
+        targets: tokens in the loss.
+        labels: LABELs in the loss, by task.
+        overrides: rows in which the spliced tokens count although the host's masks leave them out.
+    """
+    return {
+        "step": step,
+        "rows": rows,
+        "tokens": tokens,
+        "targets": targets,
+        "labels": dict(labels),
+        "overrides": overrides,
+    }
 
 
 def to_hex(total: int) -> str:

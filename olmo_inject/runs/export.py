@@ -124,17 +124,9 @@ def _lines(data: ExperimentData, steps: range) -> Iterator[tuple[np.ndarray, dic
         tokens = data.corpus.rows(positions)["input_ids"].numpy()
         splices = data.corpus.splices(positions)
         counted = splices.task[splices.span][splices.answer & (splices.column > 0)]
-        yield (
-            tokens,
-            {
-                "step": step,
-                "rows": size,
-                "tokens": evidence.step_hash(positions, tokens),
-                "targets": size * (tokens.shape[1] - 1),
-                "labels": {task.name: int((counted == number).sum()) for number, task in enumerate(data.plan.tasks)},
-                "overrides": 0,
-            },
-        )
+        labels = {task.name: int((counted == number).sum()) for number, task in enumerate(data.plan.tasks)}
+        hashed, targets = evidence.step_hash(positions, tokens), size * (tokens.shape[1] - 1)
+        yield tokens, evidence.step_line(step, size, hashed, targets, labels)
 
 
 def read_export(folder: Path) -> Export:

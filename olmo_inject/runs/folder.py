@@ -186,7 +186,7 @@ def check_no_other_folder(folder: Path, *, overwrite: bool = False) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} exists and is not a run; choose another folder")
     # A killed command may leave a temporary file.
-    may_be_there = {".lock", "order", STOP_FILE, CHECKPOINTS}
+    may_be_there = {locks.LOCK, "order", STOP_FILE, CHECKPOINTS}
     names = {entry.name for entry in folder.iterdir() if not entry.match(".*.tmp")} - may_be_there
     if names and not _is_marked(folder):
         raise UserError(f"{folder} exists and is not a run; choose another folder")
@@ -275,7 +275,7 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: another process trains in it, or the file system cannot lock.
     """
     in_use = f"{folder} is in use: another process is training this run"
-    with locks.locked(folder / ".lock", lambda: in_use, f"the run folder {folder}"):
+    with locks.locked(folder / locks.LOCK, lambda: in_use, f"the run folder {folder}"):
         yield
 
 
@@ -286,14 +286,14 @@ def remove_unused(folder: Path, made: Sequence[Path]) -> None:
         folder: the run folder.
         made: the run folder and those of its parents that were created for it.
     """
-    if made and [entry.name for entry in folder.iterdir()] == [".lock"]:
-        (folder / ".lock").unlink()
+    if made and [entry.name for entry in folder.iterdir()] == [locks.LOCK]:
+        (folder / locks.LOCK).unlink()
         remove_empty(made)
 
 
 def in_use(folder: Path) -> bool:
     """Whether a process trains in the folder: on this machine, or on any if the shared file system has locks."""
-    return locks.is_held(folder / ".lock")
+    return locks.is_held(folder / locks.LOCK)
 
 
 def _may_change(key: str, experiment: Described) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from olmo_inject.errors import UserError
+from olmo_inject.errors import UserError, in_one_line
 
 OFF = 1e-4
 """Allowed error of the products of an encoder's rows, which are float32 in training and orthonormalised cheaply."""
@@ -105,6 +105,4 @@ def check_device(value: object) -> None:
     try:
         torch.empty(0, device=value)  # type: ignore[arg-type]
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise UserError(
-            f"device must be one that torch has here, got {value!r}: {str(error).splitlines()[0]}"
-        ) from None
+        raise UserError(f"device must be one that torch has here, got {value!r}: {in_one_line(error)}") from None

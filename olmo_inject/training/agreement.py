@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 
 import torch.distributed as dist
 
-from olmo_inject.errors import UserError
+from olmo_inject.errors import UserError, in_one_line
 
 T = TypeVar("T")
 
@@ -39,8 +39,8 @@ def on_every_rank(what: str) -> Iterator[None]:
     except UserError as error:
         problem, cause = str(error), error
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        problem, cause = f"{what}: {' '.join(reason.split()) or type(error).__name__}", error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else in_one_line(error)
+        problem, cause = f"{what}: {reason}", error
     problems = [problem]
     if is_group():
         problems = [None] * dist.get_world_size()

@@ -20,7 +20,7 @@ from olmo.util import roundrobin, threaded_generator
 from torch.utils.data import DataLoader, get_worker_info
 
 from olmo_inject.corpus.injected import InjectedCorpus
-from olmo_inject.errors import FoundByOneRank, UserError
+from olmo_inject.errors import FoundByOneRank, UserError, in_one_line
 from olmo_inject.worker_processes import end_with_parent
 
 READ_AHEAD_THREADS = 4  # used if there are no worker processes, as in ai2-olmo
@@ -140,7 +140,7 @@ def worker_deaths_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = " ".join(str(error).split())
+        said = in_one_line(error)
         if not said.startswith("DataLoader worker"):
             raise
         raise FoundByOneRank(f"{said.rstrip('.')}: is there too little memory for train.data.num_workers?") from None

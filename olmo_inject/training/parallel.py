@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from olmo_inject.config.train_checks import check_fsdp
-from olmo_inject.errors import FoundByOneRank, UserError, report
+from olmo_inject.errors import FoundByOneRank, UserError, in_one_line, report
 from olmo_inject.rank_environment import is_rank
 
 DistModel = DistributedDataParallel | FullyShardedDataParallel
@@ -91,7 +91,7 @@ def process_group(device: str = "auto") -> Iterator[torch.device]:
     try:
         yield chosen
     except torch.OutOfMemoryError as error:
-        _leave_after(FoundByOneRank(f"rank {dist.get_rank()}: {' '.join(str(error).split())}"))
+        _leave_after(FoundByOneRank(f"rank {dist.get_rank()}: {in_one_line(error)}"))
     except Exception as error:
         _leave_after(error)
     except BaseException:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from olmo_inject.corpus.from_text.inputs import COMPRESSIONS, Input, TextOptions, joined, open_dataset
-from olmo_inject.errors import UserError
+from olmo_inject.corpus.from_text.inputs import COMPRESSIONS, Input, TextOptions, open_dataset
+from olmo_inject.errors import UserError, in_one_line
 
 LONGEST_LINE = 2**30  # bytes; a longer line is a file of another format
 ROWS = 512  # rows of a table that are in memory at once
@@ -48,7 +48,7 @@ class Reading:
         self.broken_off = 0  # number of files whose rest cannot be read
         self.position = 0  # progress within the input's `size`
 
-    def damage(self, path: str, line: int, reason: object) -> None:
+    def damage(self, path: str, line: int, reason: Exception | str) -> None:
         """Count a damaged line.
 
         Args:
@@ -60,9 +60,8 @@ class Reading:
             UserError: damaged lines are not skipped.
         """
         if not self.skip_damaged:
-            raise UserError(
-                f"{path}: line {line} is damaged: {joined(reason)} (--skip-damaged counts such lines and continues)"
-            )
+            why = f"{path}: line {line} is damaged: {in_one_line(reason)}"
+            raise UserError(f"{why} (--skip-damaged counts such lines and continues)")
         self.damaged += 1
 
 
@@ -87,7 +86,7 @@ def read_documents(source: Input, options: TextOptions, reading: Reading) -> Ite
     try:
         yield from readers[source.kind](source, options, reading)
     except OSError as error:
-        raise UserError(f"{source.path}: cannot be read: {joined(error)}") from None
+        raise UserError(f"{source.path}: cannot be read: {in_one_line(error)}") from None
 
 
 def _lines(source: Input, reading: Reading) -> Iterator[tuple[int, bytes]]:
@@ -162,7 +161,7 @@ def _parquet_documents(source: Input, options: TextOptions, reading: Reading) ->
                     yield from _row(fields, source.path, number, options, reading)
                 reading.position = source.size * number // rows
     except pa.ArrowInvalid as error:
-        raise UserError(f"{source.path}: is not a Parquet file: {joined(error)}") from None
+        raise UserError(f"{source.path}: is not a Parquet file: {in_one_line(error)}") from None
 
 
 def _dataset_documents(source: Input, options: TextOptions, reading: Reading) -> Iterator[Document]:
@@ -186,7 +185,7 @@ def _dataset_documents(source: Input, options: TextOptions, reading: Reading) ->
         except StopIteration:
             break
         except Exception as error:  # as in `open_dataset`
-            raise UserError(f"{name}: cannot be read beyond row {number}: {joined(error)}") from None
+            raise UserError(f"{name}: cannot be read beyond row {number}: {in_one_line(error)}") from None
         number += 1
         yield from _row(fields, name, number, options, reading)
     reading.position = source.size

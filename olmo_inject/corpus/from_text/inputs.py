@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from olmo_inject.errors import UserError
+from olmo_inject.errors import UserError, in_one_line
 
 DATASET = "hf:"  # before the name of a Hugging Face dataset
 TEXT_UNITS = ("file", "line")
@@ -174,14 +174,9 @@ def open_dataset(source: str, options: TextOptions) -> Any:
             )
         dataset = datasets.load_from_disk(source)
     except Exception as error:  # many types: of names, configurations, the network
-        raise UserError(f"{source}: cannot be opened: {joined(error)}") from None
+        raise UserError(f"{source}: cannot be opened: {in_one_line(error)}") from None
     if isinstance(dataset, datasets.DatasetDict):
         if options.dataset_split not in dataset:
             raise UserError(f"{source}: no split {options.dataset_split}; there are {', '.join(map(str, dataset))}")
         return dataset[options.dataset_split]
     return dataset
-
-
-def joined(message: object) -> str:
-    """Another library's message on one line."""
-    return " ".join(str(message).split())

@@ -17,6 +17,7 @@ from olmo.config import DistributedStrategy, ModelConfig, TrainConfig
 from safetensors import SafetensorError
 
 from olmo_inject.corpus.kinds import find_corpus
+from olmo_inject.described_yaml import one_line
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 from olmo_inject.owned_folder import new_folder
@@ -51,7 +52,7 @@ def read_config(path: Path) -> TrainConfig:
             warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated", UserWarning)
             return TrainConfig.load(path / CONFIG)
     except Exception as error:  # errors of ai2-olmo and of OmegaConf
-        raise UserError(f"{path / CONFIG} cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path / CONFIG} cannot be read: {one_line(error)}") from None
 
 
 def read_model(path: Path) -> tuple[Weights, ModelConfig]:

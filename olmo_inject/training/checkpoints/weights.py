@@ -17,6 +17,7 @@ from olmo.model import OLMo
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
+from olmo_inject.described_yaml import one_line
 from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.files import read_json
 from olmo_inject.runs.read import is_run
@@ -107,7 +108,7 @@ def read_model_config(path: Path) -> ModelConfig:
         described = OmegaConf.select(OmegaConf.create(given), "model", throw_on_missing=True)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), described))
     except Exception as error:  # many types: of YAML, OmegaConf and ai2-olmo
-        raise UserError(f"{file} does not describe an ai2-olmo model: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{file} does not describe an ai2-olmo model: {one_line(error)}") from error
     assert isinstance(config, ModelConfig)
     return config
 

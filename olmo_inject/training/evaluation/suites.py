@@ -13,7 +13,7 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
-from olmo_inject.errors import UserError
+from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.extras import require
 from olmo_inject.files import sha256_of
 from olmo_inject.runs.checkpoints import run_and_step
@@ -121,7 +121,7 @@ class Suites:
                     harness, tasks=self.names, limit=most, task_manager=self.manager, log_samples=False
                 )
         except Exception as error:  # whatever lm-eval, a task's code or the loading of its data raises
-            message = " ".join(str(error).split())[:300]
+            message = in_one_line(error)[:300]
             raise UserError(f"--suite {', '.join(self.names)}: {type(error).__name__}: {message}") from error
         assert found is not None
         place = run_and_step(step)
