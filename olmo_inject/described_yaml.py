@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from olmo_inject.errors import UserError
 from olmo_inject.yaml_text import field_types, in_flow, read_yaml, typed, without_none
 
-Described = TypeVar("Described")
+T = TypeVar("T")
 
 
-def read_described(path: Path, kind: type[Described]) -> Described:
+def read_described(path: Path, kind: type[T]) -> T:
     """Read a YAML file as the dataclass `kind`.
 
     Raises:
@@ -27,7 +27,7 @@ def read_described(path: Path, kind: type[Described]) -> Described:
     return described(kind, (str(path), read_yaml(path)))
 
 
-def described(kind: type[Described] | Described, *layers: tuple[str, Any]) -> Described:
+def described(kind: type[T] | T, *layers: tuple[str, Any]) -> T:
     """Convert plain values to a dataclass.
 
     Args:

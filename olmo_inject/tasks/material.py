@@ -125,7 +125,7 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class Checked:
+class CheckedMaterial:
     """A `Material` as arrays, after its checks.
 
     Attributes:
@@ -143,7 +143,7 @@ class Checked:
     probes: tuple[Probe, ...] = ()
 
 
-def checked(material: object, vocabulary: Vocabulary, where: str) -> Checked:
+def checked(material: object, vocabulary: Vocabulary, where: str) -> CheckedMaterial:
     """Check a kind's material like any input, since the kind may be the user's own.
 
     Args:
@@ -177,7 +177,7 @@ def checked(material: object, vocabulary: Vocabulary, where: str) -> Checked:
         raise UserError(f"{where}: token {largest} is not in the vocabulary of {size}")
     for probe in material.probes:
         _check_probe(probe, n, size, where)
-    return Checked(instances, wanted, tuple(material.ids), tuple(material.groups), tuple(material.probes))
+    return CheckedMaterial(instances, wanted, tuple(material.ids), tuple(material.groups), tuple(material.probes))
 
 
 def ragged_of(sequences: Any, where: str) -> Ragged:

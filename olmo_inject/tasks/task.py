@@ -21,7 +21,7 @@ from jaxtyping import Bool, Int64, UInt32
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
-from olmo_inject.tasks.material import Checked, Probe, Rows, Source, as_record, checked, of_record, ragged_of
+from olmo_inject.tasks.material import CheckedMaterial, Probe, Rows, Source, as_record, checked, of_record, ragged_of
 from olmo_inject.tasks.ragged import Ragged
 from olmo_inject.tasks.registry import MaterialKind, TaskKind, code_of, default_fraction, line_of, task_kind
 from olmo_inject.vocabulary import Vocabulary
@@ -293,7 +293,7 @@ def _content(
     vocabulary: Vocabulary,
     taken: Collection[int],
     rows: Callable[[], Rows] | None,
-) -> tuple[UInt32[np.ndarray, " t"], Checked]:
+) -> tuple[UInt32[np.ndarray, " t"], CheckedMaterial]:
     """The symbols of a task, if its kind has any, and its checked material.
 
     Raises:
@@ -325,4 +325,4 @@ def _content(
     contexts = {sequence[:-1].tobytes() for sequence in instances}
     if len(contexts) != len(instances):
         raise UserError(f"{returning} must not repeat the tokens before a label")
-    return tokens, Checked(instances, np.ones(len(instances), np.int64))
+    return tokens, CheckedMaterial(instances, np.ones(len(instances), np.int64))

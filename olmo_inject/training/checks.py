@@ -26,7 +26,7 @@ from olmo_inject.training.olmo_config import model_config
 from olmo_inject.worker_processes import check_sockets
 
 
-class Checked(NamedTuple):
+class CheckedRun(NamedTuple):
     """A run that passed all checks before its launch.
 
     Attributes:
@@ -40,7 +40,7 @@ class Checked(NamedTuple):
 
 def check_before_launch(
     experiment: Experiment, processes: int, device: str, overwrite: bool, tasks: list[Task] | None = None
-) -> Checked:
+) -> CheckedRun:
     """Check a run as its ranks will, so that a mistake gives one line instead of one per rank.
 
     Args:
@@ -76,10 +76,10 @@ def check_before_launch(
         if last is not None and last.step > experiment.steps:
             raise UserError(f"train.max_duration: {experiment.steps} steps, but {folder} is at step {last.step}")
         if last is not None and last.step == experiment.steps:
-            return Checked(data, f"already trained to step {last.step}: nothing to do")
+            return CheckedRun(data, f"already trained to step {last.step}: nothing to do")
     # A staged corpus may hold only the rows of this node's ranks; each rank checks its own.
     data.order.require(range(first_step, experiment.steps), np.empty(0, np.int64))
-    return Checked(data, None)
+    return CheckedRun(data, None)
 
 
 def record_changes(experiment: Experiment, data: ExperimentData) -> None:

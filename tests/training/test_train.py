@@ -41,7 +41,7 @@ def test_losses_are_golden(finished: Path) -> None:
 
 def test_exactly_the_steps_asked_for_are_trained(finished: Path) -> None:
     assert list(series(finished, "train/loss")) == list(range(12))
-    assert [c.step for c in on_disk.find_checkpoints(finished)] == [4, 8, 12]
+    assert [c.step for c in on_disk.checkpoints_of(finished)] == [4, 8, 12]
     assert list(series(finished, "eval/less/test/loss")) == [0, 4, 8, 12]
     evidence = [json.loads(line) for line in (finished / "evidence.jsonl").read_text().splitlines()]
     assert [line["step"] for line in evidence] == list(range(12))
@@ -91,7 +91,7 @@ def test_measuring_changes_nothing(finished: Path, path: Path, tmp_path: Path, r
     ranks.run(1, train_on_rank, path, *into(run, *more))
     assert (run / "step12/model.pt").read_bytes() == (finished / "step12/model.pt").read_bytes()
     assert series(run, "train/loss") == series(finished, "train/loss")
-    kinds = {c.step: c.weights_only for c in on_disk.find_checkpoints(run)}
+    kinds = {c.step: c.weights_only for c in on_disk.checkpoints_of(run)}
     assert kinds == {step: step not in (4, 8, 12) for step in range(13)}
 
 
@@ -99,7 +99,7 @@ def test_keeping_few_checkpoints(path: Path, tmp_path: Path, ranks: Ranks) -> No
     run = tmp_path / "run"
     more = ("train.save_interval=2", "train.save_num_checkpoints_to_keep=2", "train.max_duration=8")
     ranks.run(1, train_on_rank, path, *into(run, *more, "checkpoints.also.steps=[1,3]"))
-    assert [c.step for c in on_disk.find_checkpoints(run)] == [1, 3, 6, 8]  # what was listed stays
+    assert [c.step for c in on_disk.checkpoints_of(run)] == [1, 3, 6, 8]  # what was listed stays
 
 
 def _dropout_masks(path: Path, folder: Path) -> list[list[bool]]:

@@ -41,7 +41,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, record["step"], record["kind"] == "weights", record["sharded"])
 
 
-def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
+def checkpoints_of(run_folder: Path) -> list[Checkpoint]:
     """The complete checkpoints of a run, by step.
 
     Raises:
@@ -55,7 +55,7 @@ def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
 
 def latest(run_folder: Path) -> Checkpoint | None:
     """The newest checkpoint of a run that it can resume from."""
-    checkpoints = [each for each in find_checkpoints(run_folder) if not each.weights_only]
+    checkpoints = [each for each in checkpoints_of(run_folder) if not each.weights_only]
     return checkpoints[-1] if checkpoints else None
 
 
@@ -69,7 +69,7 @@ def prune(run_folder: Path, keep: int, listed: Container[int] = ()) -> None:
         keep: number of full checkpoints to keep, at least 1.
         listed: steps whose checkpoints are never removed.
     """
-    full = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.weights_only]
+    full = [checkpoint for checkpoint in checkpoints_of(run_folder) if not checkpoint.weights_only]
     counted = [checkpoint for checkpoint in full if checkpoint is full[-1] or checkpoint.step not in listed]
     for checkpoint in counted[: -max(keep, 1)]:
         discard(checkpoint.path)

@@ -19,7 +19,7 @@ from saved import (
 )
 
 from olmo_inject.training.checkpoints import save_restore
-from olmo_inject.training.checkpoints.on_disk import find_checkpoints
+from olmo_inject.training.checkpoints.on_disk import checkpoints_of
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def test_a_killed_save_leaves_no_step(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(save_restore.__file__).parents[3])}
     assert subprocess.run(command, env=environment, check=False).returncode == 9
     assert [path.name for path in tmp_path.iterdir()] == [".step3.tmp"]
-    assert find_checkpoints(tmp_path) == []
+    assert checkpoints_of(tmp_path) == []
     saved_steps(tmp_path, full=[3], weights=[])
     assert [path.name for path in tmp_path.iterdir()] == ["step3"]
 
