@@ -29,7 +29,7 @@ from olmo_inject.vocabulary import Vocabulary
 ROUNDS = 3
 # One task takes eight to eighteen minutes on two cores, so only a part is timed: one of two dimensions, no untrained
 # model, and the updates of the trial of two starts, which are about half of those that a search takes.
-SHORT_DAS = das.Options(dimensions=(1,), updates=20, controls=False)
+SHORT_DAS = das.SearchOptions(dimensions=(1,), updates=20, controls=False)
 SHARE_OF_DAS = "about 1/8"
 PAIRS = 256  # pairs of patching, the command's default
 

@@ -30,7 +30,7 @@ GOLDEN = 0.6180339887498949  # its multiples modulo 1 are evenly spread, however
 
 
 @dataclass(frozen=True)
-class Options:
+class SearchOptions:
     """Options of the search.
 
     Attributes:
@@ -110,7 +110,7 @@ class _Search:
     """The search for one subspace at one site: its candidates that are still trained."""
 
     def __init__(
-        self, upper: ForwardFrom, task: Task, site: Alignment, dimension: int, fitting: Fitting, options: Options
+        self, upper: ForwardFrom, task: Task, site: Alignment, dimension: int, fitting: Fitting, options: SearchOptions
     ):
         self.site, self.fitting = site, fitting
         self.candidates = [_Candidate(start) for start in starts(upper, task, site, dimension, fitting.train)]
@@ -136,7 +136,7 @@ def align(
     task: Task,
     asked: Sequence[tuple[Alignment, int]],
     fittings: Sequence[Fitting],
-    options: Options,
+    options: SearchOptions,
     check: Callable[[], None] = lambda: None,
 ) -> list[SearchResult]:
     """Search for several subspaces independently, in shared forward passes.

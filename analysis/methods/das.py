@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from analysis.methods.alignment import Fitting, Options, SearchResult, align
+from analysis.methods.alignment import Fitting, SearchOptions, SearchResult, align
 from analysis.methods.counterfactuals import TOK1, TOK2, by_tokens, draw_pairs, one_operand_accuracy, operand_tokens
 from analysis.methods.forward_from import ForwardFrom
 from analysis.methods.hooks import untrained
@@ -43,7 +43,7 @@ JUDGES = 4  # one judging pair for this many train pairs
 QUESTIONS = ((TOK1, "first"), (TOK2, "first"), (TOK2, "second"), (TOK2, "result"))
 
 
-def method(options: Options) -> Method:
+def method(options: SearchOptions) -> Method:
     """The analysis of one checkpoint, which writes the table `sites`.
 
     Columns that say what a row is about: task, weights (`trained`, or `untrained` as a control), subspace (`found`, or
@@ -97,7 +97,7 @@ def best_place(sites: pd.DataFrame, question: tuple[int, str]) -> dict[str, Any]
     return best | {"untrained": untrained, "control": float(np.nanmax(controls))}
 
 
-def search(model: PreTrainedModel, task: Task, options: Options, report: Report = lambda _: None) -> pd.DataFrame:
+def search(model: PreTrainedModel, task: Task, options: SearchOptions, report: Report = lambda _: None) -> pd.DataFrame:
     """Search at all sites, for all variables and dimensions of one task; see `method` for the columns.
 
     Args:
@@ -118,7 +118,7 @@ def search(model: PreTrainedModel, task: Task, options: Options, report: Report 
         return _search(model, task, options, cores, report)
 
 
-def _search(model: PreTrainedModel, task: Task, options: Options, cores: int, report: Report) -> pd.DataFrame:
+def _search(model: PreTrainedModel, task: Task, options: SearchOptions, cores: int, report: Report) -> pd.DataFrame:
     upper = ForwardFrom(model, task.label_tokens, operand_tokens(task, np.arange(len(task.triples)))[:, TOK1].numpy())
     pairs = {question: _pairs(upper, task, question, options) for question in QUESTIONS}
     # The lowest layers take longest, since all blocks above them are computed. So they go first.
@@ -156,7 +156,7 @@ class _Pairs:
     one_operand: float
 
 
-def _pairs(upper: ForwardFrom, task: Task, question: tuple[int, str], options: Options) -> _Pairs:
+def _pairs(upper: ForwardFrom, task: Task, question: tuple[int, str], options: SearchOptions) -> _Pairs:
     position, variable = question
     [train, _], [test, others] = (by_tokens(task, ids) for ids in (task.train_ids, task.test_ids))
     fitting = [
@@ -178,7 +178,7 @@ def _search_place(
     position: int,
     layer: int,
     pairs: Mapping[str, _Pairs],
-    options: Options,
+    options: SearchOptions,
     check: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """Table rows of one layer and position, for each variable in `pairs`."""

@@ -48,7 +48,7 @@ ROWS_PER_PASS = 8  # for runs whose trainer does not say its micro-batch
 
 
 @dataclass(frozen=True)
-class Options:
+class GradientOptions:
     """What to compare.
 
     Attributes:
@@ -83,7 +83,7 @@ class Options:
             raise UserError(f"--layer: {self.layer} must be at least 0")
 
 
-def method(options: Options) -> Method:
+def method(options: GradientOptions) -> Method:
     """The analysis of one checkpoint, which writes the table `cosines`.
 
     Columns: task (whose reference gradient g_r and whose neurons are used), kind of the other gradient (`batch`,
@@ -104,7 +104,7 @@ def method(options: Options) -> Method:
     return Method(METHOD, compute, decisive, version=VERSION, inputs=_inputs)
 
 
-def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Options) -> pd.DataFrame:
+def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: GradientOptions) -> pd.DataFrame:
     """The table of one checkpoint; see `method` for the columns.
 
     Args:

@@ -20,7 +20,7 @@ Worker = TypeVar("Worker")
 Result = TypeVar("Result")
 
 
-class Stopped(Exception):
+class OtherFailed(Exception):
     """Raised within a piece of work if another has failed or the user has interrupted."""
 
 
@@ -42,7 +42,7 @@ def side_by_side(
 
     Args:
         work: takes a worker, an item and a function. It should call the function now and then: the function raises
-            `Stopped` once another item has failed.
+            `OtherFailed` once another item has failed.
         items: started in this order, so the longest should come first.
         workers: one per thread: what two threads cannot share. Until the end, other threads of this process have one
             core too.
@@ -60,7 +60,7 @@ def side_by_side(
 
     def check() -> None:
         if over.is_set():
-            raise Stopped
+            raise OtherFailed
 
     def one(item: Item) -> Result:
         check()
@@ -80,6 +80,6 @@ def side_by_side(
         finally:
             over.set()  # before the pool waits for the items that still run
     for error in (future.exception() for future in futures):
-        if error is not None and not isinstance(error, Stopped):  # this error caused the others to stop
+        if error is not None and not isinstance(error, OtherFailed):  # this error caused the others to stop
             raise error
     return [future.result() for future in futures]

@@ -40,7 +40,7 @@ RESULTS = Path(__file__).with_name("results")
 BLOCK = 50  # steps whose training measurements become one mean, named by the first of them
 COMPONENTS = 2  # of the order probe: with twelve values more would fit anything
 PATCHED_PAIRS = 256
-SEARCH = das.Options()
+SEARCH = das.SearchOptions()
 NO_ROWS = pd.DataFrame(columns=["task", "weights", "layer", "effect", "effect_low", "whole"])
 LEFT_OUT = ("speed/", "optim/")
 

@@ -68,10 +68,10 @@ def gradients(
     spread: Spread,
 ) -> None:
     """Measure gradient interference: cosines of a batch's gradient, and of its parts, with each task's gradient."""
-    from analysis.methods.gradients import Options, method
+    from analysis.methods.gradients import GradientOptions, method
     from analysis.report.gradients import section
 
-    options = Options(layer, neurons, targets, rows_per_pass, precision)
+    options = GradientOptions(layer, neurons, targets, rows_per_pass, precision)
     _analyze(method(options), "cosines", section, runs, steps, None, device, out, as_json, spread, corpus)
 
 
@@ -117,10 +117,10 @@ def das(
     spread: Spread,
 ) -> None:
     """Run distributed alignment search: which subspaces, at which sites, hold operands and results."""
-    from analysis.methods.das import Options, method, parse_dimensions
+    from analysis.methods.das import SearchOptions, method, parse_dimensions
     from analysis.report.interventions import das_section
 
-    options = Options(parse_dimensions(dimensions), updates, pairs=pairs, controls=controls)
+    options = SearchOptions(parse_dimensions(dimensions), updates, pairs=pairs, controls=controls)
     _analyze(method(options), "sites", das_section, runs, steps, tasks or (), device, out, as_json, spread)
 
 

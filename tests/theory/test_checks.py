@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
 from olmo_inject.theory.checks.registry import CHECKS
 from olmo_inject.theory.forms.closed_forms import frequent_tasks
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
@@ -57,4 +57,4 @@ def test_they_are_numbered_in_order() -> None:
     ],
 )
 def test_verdicts(value: float, relation, passed: bool) -> None:
-    assert Measure(1, "x", value, relation, 1.0).passed is passed
+    assert AcceptanceMeasure(1, "x", value, relation, 1.0).passed is passed

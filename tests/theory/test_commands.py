@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from olmo_inject.errors import UserError
 from olmo_inject.theory.checks import registry as validate
-from olmo_inject.theory.checks.measure import Measure
+from olmo_inject.theory.checks.measure import AcceptanceMeasure
 from olmo_inject.theory.commands import app
 from olmo_inject.theory.drawing import injection, style
 from olmo_inject.theory.drawing.figures import FIGURES
@@ -34,7 +34,7 @@ def drawn(name: str) -> Figure:
 
 @pytest.mark.parametrize(("value", "status"), [(0.5, 0), (2.0, 1)])
 def test_validate_prints_every_measure_and_fails_with_one(monkeypatch, value: float, status: int) -> None:
-    measures = [Measure(1, "first thing", 0.1, "<=", 1), Measure(1, "second thing", value, "<=", 1)]
+    measures = [AcceptanceMeasure(1, "first thing", 0.1, "<=", 1), AcceptanceMeasure(1, "second thing", value, "<=", 1)]
     monkeypatch.setattr(validate, "CHECKS", {1: ("a title", lambda effort: iter(measures))})
     shown = CliRunner().invoke(app, ["validate", "--quick"])
     assert shown.exit_code == status

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from ranks import Ranks
 from runs import metrics, train_on_rank, write_experiment
 
-from analysis.methods.gradients import Options, batch_of, run_data, step_cosines
+from analysis.methods.gradients import GradientOptions, batch_of, run_data, step_cosines
 from analysis.read.checkpoints import select_checkpoints
 from analysis.read.skipped import Skipped
 from olmo_inject.config import load_experiment
@@ -66,7 +66,7 @@ def test_in_the_run_and_afterwards_agree(
     assert {step for step, _ in found} == set(STEPS)
     compared = 0
     for checkpoint in select_checkpoints([folder], ",".join(map(str, STEPS)), skipped):
-        options = Options(config.layer, config.neurons, config.targets, rows_per_pass=7)  # not the run's
+        options = GradientOptions(config.layer, config.neurons, config.targets, rows_per_pass=7)  # not the run's
         for row in step_cosines(load_model(checkpoint.path), checkpoint, options).to_dict("records"):
             ending = f"{row['kind']}/{row['of']}" if row["of"] else row["kind"]
             cosine = found.get((checkpoint.step, f"gradient/{row['task']}/cos_{ending}"))

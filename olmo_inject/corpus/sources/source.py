@@ -27,7 +27,7 @@ NETWORK_CHUNK = 1 << 18  # bytes that a dropped connection loses at most
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
-class Stopped(Exception):
+class Halted(Exception):
     """Raised in a piece of work that is to end early."""
 
 
@@ -219,5 +219,5 @@ class Source(ABC):
         ends = time.monotonic() + self.pause_s * 2 ** (failures - 1)
         while (left := ends - time.monotonic()) > 0:
             if self.should_stop():
-                raise Stopped
+                raise Halted
             time.sleep(min(left, _POLL_S))

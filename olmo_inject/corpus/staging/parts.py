@@ -14,7 +14,7 @@ from jaxtyping import Int64, UInt8
 
 from olmo_inject.corpus.foreign import LOOKED_AT, check_tokens
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus.sources.source import Stopped
+from olmo_inject.corpus.sources.source import Halted
 from olmo_inject.corpus.staged import StagePart
 from olmo_inject.corpus.staging.layout import Layout
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
@@ -68,7 +68,7 @@ class Part:
             halt: ends the reading of ranges.
 
         Raises:
-            Stopped: it was halted.
+            Halted: it was halted.
             UserError: as in `Source.read`; a run is damaged; a file holds something other than token ids.
         """
         part, filled = streamed.part(self.first, self.sequences)
@@ -105,7 +105,7 @@ class Part:
             source.read_rows(layout.files[file], (indices[group] * width).tolist(), rows, layout.file_sizes[file])
 
         if not in_parallel([partial(fetch, group) for group in groups], connections, halt):
-            raise Stopped
+            raise Halted
 
     def write(self, part: UInt8[np.ndarray, "n b"], advance: Advance) -> None:
         """Write the part, read it back from the disk, compare, and write the marker.

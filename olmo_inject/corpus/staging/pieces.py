@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from olmo_inject.corpus.sources.source import Stopped
+from olmo_inject.corpus.sources.source import Halted
 from olmo_inject.corpus.staging.spill_runs import Advance
 
 GRACE_S = 2.0  # seconds for pieces to end; one that waits for a server may need minutes and is left behind
@@ -31,10 +31,10 @@ class Halt:
         """Count `n` bytes.
 
         Raises:
-            Stopped: all pieces of work are to end.
+            Halted: all pieces of work are to end.
         """
         if self.is_on:
-            raise Stopped
+            raise Halted
         self._advance(n)
 
 
@@ -73,6 +73,6 @@ def in_parallel(pieces: Sequence[Callable[[], None]], at_once: int, halt: Halt) 
             if ends is None and halt.is_on:
                 ends = time.monotonic() + GRACE_S
     for error in errors:
-        if not isinstance(error, Stopped):
+        if not isinstance(error, Halted):
             raise error
     return not errors and not waiting and not any(thread.is_alive() for thread in threads)

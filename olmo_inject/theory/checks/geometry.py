@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.training import gradients
@@ -19,7 +19,7 @@ from olmo_inject.theory.training.streams import SampleStream
 RATIOS = (0.5, 0.9, 0.99, 1.01, 1.1, 2.0)
 
 
-def gradient_formulas(effort: Effort) -> Iterator[Measure]:
+def gradient_formulas(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 4."""
     mixture = TaskMixture.power_law(5, 4, null_directions=10)
     bank = FeatureBank(mixture, torch.float64, "cpu")
@@ -33,7 +33,7 @@ def gradient_formulas(effort: Effort) -> Iterator[Measure]:
         assert free.grad is not None
         difference = gradients.population_gradient(encoder, encoder @ moment) - free.grad
         worst = max(worst, float(difference.abs().max()))
-    yield Measure(4, "gradient with optimal decoders against autograd", worst, "<=", 1e-12)
+    yield AcceptanceMeasure(4, "gradient with optimal decoders against autograd", worst, "<=", 1e-12)
 
     encoder = random_encoder(7, mixture.dimension, seed=0) * 1.3
     decoders = random_encoder(7, mixture.features, seed=1).T.contiguous()
@@ -45,7 +45,7 @@ def gradient_formulas(effort: Effort) -> Iterator[Measure]:
     assert heads.grad is not None
     by_encoder, by_decoder = gradients.learned_population_gradient(encoder, decoders, bank, weights)
     worst = max(float((by_encoder - free.grad).abs().max()), float((by_decoder - heads.grad).abs().max()))
-    yield Measure(4, "gradients of learned decoders against autograd", worst, "<=", 1e-12)
+    yield AcceptanceMeasure(4, "gradients of learned decoders against autograd", worst, "<=", 1e-12)
 
     encoder = random_encoder(6, mixture.dimension, seed=2)
     exact = gradients.population_gradient(encoder, encoder @ moment)
@@ -56,10 +56,10 @@ def gradient_formulas(effort: Effort) -> Iterator[Measure]:
         errors.append(float((estimates - exact).square().sum((-2, -1)).mean().sqrt() / exact.norm()))
     ratios = [later / earlier for earlier, later in pairwise(errors)]
     off = max(abs(ratio / 0.5 - 1) for ratio in ratios)
-    yield Measure(4, "sampled gradient: error halves per 4x samples, off by", off, "<=", 0.2)
+    yield AcceptanceMeasure(4, "sampled gradient: error halves per 4x samples, off by", off, "<=", 0.2)
 
 
-def interference_bound(effort: Effort) -> Iterator[Measure]:
+def interference_bound(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 5: Theorem 4 over random, nearly optimal and rotated encoders of several widths."""
     mixture = TaskMixture.power_law(4, 4, null_directions=6)
     common = torch.tensor(mixture.gram([0, 1, 2]))
@@ -75,16 +75,16 @@ def interference_bound(effort: Effort) -> Iterator[Measure]:
             for bound in (found.bound, found.swapped_bound, found.loose_bound):
                 violations += int((found.gradient > bound + 1e-12).sum())
             total += draws
-    yield Measure(5, f"bound violations in {total} encoders x 3 bounds", violations, "==", 0)
-    yield Measure(5, "encoders tried", total, ">=", 10_000)
+    yield AcceptanceMeasure(5, f"bound violations in {total} encoders x 3 bounds", violations, "==", 0)
+    yield AcceptanceMeasure(5, "encoders tried", total, ">=", 10_000)
 
     rank = 12
     complete = rotated(vectors[:rank], 0, vectors[-1], 0.01)
     found = gradients.interference(complete, common)
-    yield Measure(5, "tightness, one slot rotated by .01", float(found.gradient / found.bound), ">=", 0.9999)
+    yield AcceptanceMeasure(5, "tightness, one slot rotated by .01", float(found.gradient / found.bound), ">=", 0.9999)
 
 
-def stability(effort: Effort) -> Iterator[Measure]:
+def stability(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 6: curvature towards a rare direction, and whether plain descent lets it grow."""
     mixture = TaskMixture.power_law(5, 4, null_directions=4, basis="axis")
     common = torch.tensor(np.diag(np.append(mixture.utilities, np.zeros(mixture.null_directions))))
@@ -106,9 +106,9 @@ def stability(effort: Effort) -> Iterator[Measure]:
             curvature_error = max(curvature_error, abs(measured / expected - 1))
             wrong_signs += (_growth(best, rare, moment, step_size) > 1) != (ratio > 1)
     cases = mixture.features * len(RATIOS)
-    yield Measure(6, "Hessian by finite differences, relative", curvature_error, "<=", 1e-5)
-    yield Measure(6, f"stability sign wrong, {cases} cases, every N", wrong_signs, "==", 0)
-    yield Measure(6, "growth at a tie, from 1", drift, "<=", 1e-8)
+    yield AcceptanceMeasure(6, "Hessian by finite differences, relative", curvature_error, "<=", 1e-5)
+    yield AcceptanceMeasure(6, f"stability sign wrong, {cases} cases, every N", wrong_signs, "==", 0)
+    yield AcceptanceMeasure(6, "growth at a tie, from 1", drift, "<=", 1e-8)
 
 
 def _growth(best: Tensor, rare: Tensor, moment: Tensor, step_size: float) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
 from olmo_inject.theory.forms import gaps, kept
 from olmo_inject.theory.forms.closed_forms import critical_widths, retained_features
 from olmo_inject.theory.mixtures.features import FeatureBank, random_encoder
@@ -18,7 +18,7 @@ from olmo_inject.theory.training.streams import Bursts
 from olmo_inject.theory.training.train import Recipe, train
 
 
-def flow_order(effort: Effort) -> Iterator[Measure]:
+def flow_order(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 8: under gradient flow the gap leaves no mark at the end of a period."""
     mixture = TaskMixture.power_law(4, 3, null_directions=4)
     rare = mixture.tasks - 1
@@ -36,12 +36,12 @@ def flow_order(effort: Effort) -> Iterator[Measure]:
     for gap in (1, 10, 100, steps // 2):
         period = [(steady, (gap - 1) * per_step), (steady + gap * burst, per_step)]
         ends.append(signal(flowed(start, period * (steps // gap), longest_step=0.02)))
-    yield Measure(8, f"flow: spread of s over T = 1 to {steps // 2}", max(ends) - min(ends), "<=", 1e-8)
+    yield AcceptanceMeasure(8, f"flow: spread of s over T = 1 to {steps // 2}", max(ends) - min(ends), "<=", 1e-8)
     worst = max(abs(end - expected) for end in ends)
-    yield Measure(8, "flow against the exponential form", worst, "<=", 1e-8)
+    yield AcceptanceMeasure(8, "flow against the exponential form", worst, "<=", 1e-8)
 
 
-def gap_growth(effort: Effort) -> Iterator[Measure]:
+def gap_growth(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 9: one period of plain descent near the common solution against exp(Gamma)."""
     mixture = TaskMixture.power_law(5, 4, null_directions=4, basis="axis")
     common = torch.tensor(np.diag(np.append(mixture.utilities, np.zeros(4))))
@@ -66,19 +66,19 @@ def gap_growth(effort: Effort) -> Iterator[Measure]:
         if abs(growth) > 1e-3:
             signs += 1
             wrong += (factor > 1) != (growth > 0)
-    yield Measure(9, f"growth per period against exp(Gamma), {large} with 2 eta T nu > 1", worst, "<=", 1e-6)
-    yield Measure(9, "cases with 2 eta T nu > 1", large, ">=", 1)
-    yield Measure(9, f"sign of Gamma wrong, {signs} cases", wrong, "==", 0)
+    yield AcceptanceMeasure(9, f"growth per period against exp(Gamma), {large} with 2 eta T nu > 1", worst, "<=", 1e-6)
+    yield AcceptanceMeasure(9, "cases with 2 eta T nu > 1", large, ">=", 1)
+    yield AcceptanceMeasure(9, f"sign of Gamma wrong, {signs} cases", wrong, "==", 0)
 
     periods = np.arange(1, 3001)
     rises = 0
     for eigenvalue, utility in ((0.05, 0.02), (0.05, 0.1), (0.001, 0.01), (0.3, 0.3)):
         rate = gaps.period_growth(periods, eigenvalue, utility, 0.5) / periods
         rises += int((np.diff(rate) >= 0).sum())
-    yield Measure(9, "rises of Gamma(T)/T over T = 1 to 3000", rises, "==", 0)
+    yield AcceptanceMeasure(9, "rises of Gamma(T)/T over T = 1 to 3000", rises, "==", 0)
 
 
-def kept_state(effort: Effort) -> Iterator[Measure]:
+def kept_state(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 15: a small tilt away from a learned state, and whether plain descent keeps what it learned."""
     mixture = TaskMixture.power_law(5, 4, null_directions=4, basis="axis")
     identity = torch.eye(mixture.dimension, dtype=torch.float64)
@@ -105,18 +105,18 @@ def kept_state(effort: Effort) -> Iterator[Measure]:
         worst = max(worst, abs(away / there / np.tan(1e-6) / np.exp(growth) - 1)) if np.exp(growth) > 1e-3 else worst
         tried += 1
         wrong += (away / there > np.tan(1e-6)) != (growth > 0)
-    yield Measure(15, f"tilt per period against exp(Gamma_held), {tried} cases", worst, "<=", 1e-5)
-    yield Measure(15, "sign of Gamma_held wrong", wrong, "==", 0)
+    yield AcceptanceMeasure(15, f"tilt per period against exp(Gamma_held), {tried} cases", worst, "<=", 1e-5)
+    yield AcceptanceMeasure(15, "sign of Gamma_held wrong", wrong, "==", 0)
 
     rises = 0
     for unheld, rare in ((0.02, 0.05), (0.0, 0.1), (0.3, 0.31)):
         growth = kept.tilt_growth(np.arange(1, 3001), unheld, rare, 0.5)
         rises += int(np.diff(growth < 0).sum() != 1)
-    yield Measure(15, "learned states that do not end at one gap", rises, "==", 0)
+    yield AcceptanceMeasure(15, "learned states that do not end at one gap", rises, "==", 0)
     yield from _long_runs(effort)
 
 
-def _long_runs(effort: Effort) -> Iterator[Measure]:
+def _long_runs(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Plain steps over many periods, from a trace of the rare feature and from the learned state."""
     mixture, task = TaskMixture.power_law(8, 1, null_directions=4, basis="axis"), 4
     step_size, rare = 0.2 / float(mixture.utilities.max()), float(mixture.utilities[task])
@@ -140,11 +140,13 @@ def _long_runs(effort: Effort) -> Iterator[Measure]:
         grown += int(((run.high[0] > 0.01) != (growth > 0))[sure].sum())
         kept_wrong += int(((run.low[1] > 0.99) != (tilt < 0))[held].sum())
         told += int(sure.sum() + held.sum())
-    yield Measure(15, f"learned from nothing against the sign of Gamma, {told} long runs, wrong", grown, "==", 0)
-    yield Measure(15, "kept once learned against the sign of Gamma_held, wrong", kept_wrong, "==", 0)
+    yield AcceptanceMeasure(
+        15, f"learned from nothing against the sign of Gamma, {told} long runs, wrong", grown, "==", 0
+    )
+    yield AcceptanceMeasure(15, "kept once learned against the sign of Gamma_held, wrong", kept_wrong, "==", 0)
 
 
-def adam_displacement(effort: Effort) -> Iterator[Measure]:
+def adam_displacement(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 10: torch's Adam on gradients that come once in T steps."""
     periods = (1, 2, 5, 10, 30, 100, 300) + (() if effort.quick else (1000, 3000, 10_000))
     # Long enough for the second moment to settle, and whole periods of every gap.
@@ -161,10 +163,10 @@ def adam_displacement(effort: Effort) -> Iterator[Measure]:
     measured = np.array([abs(float(position[i] - before[period][i])) for i, period in enumerate(periods)])
     expected = gaps.adam_displacement(np.array(periods), 1e-3)
     worst = float(np.abs(measured / expected - 1).max())
-    yield Measure(10, f"Adam's displacement per period, T = 1 to {periods[-1]}, relative", worst, "<=", 0.01)
+    yield AcceptanceMeasure(10, f"Adam's displacement per period, T = 1 to {periods[-1]}, relative", worst, "<=", 0.01)
 
 
-def matched_frequency(effort: Effort) -> Iterator[Measure]:
+def matched_frequency(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 12: bursts of the thirteenth task at matched frequency, and the task on its own."""
     if effort.quick:
         yield from _matched_frequency_quick()
@@ -177,17 +179,17 @@ def matched_frequency(effort: Effort) -> Iterator[Measure]:
     for width in (16, 32, 96):
         troughs[width] = train(mixture, width, recipe, (0,), Bursts(task, periods)).troughs().median[0]
         rise = float(np.diff(troughs[width]).max())
-        yield Measure(12, f"N={width}: rise of the trough with T", rise, "<=", 0.02)
+        yield AcceptanceMeasure(12, f"N={width}: rise of the trough with T", rise, "<=", 0.02)
         if width < critical:
-            yield Measure(12, f"N={width} < N_crit: signal at any T", float(troughs[width].max()), "<", 0.02)
-    yield Measure(12, "N=32: least signal at T <= 10", float(troughs[32][:2].min()), ">=", 0.7)
-    yield Measure(12, "N=32: most signal at T >= 1000", float(troughs[32][4:].max()), "<", 0.05)
-    yield Measure(12, "N=96: signal at T = 300", float(troughs[96][3]), ">=", 0.6)
+            yield AcceptanceMeasure(12, f"N={width} < N_crit: signal at any T", float(troughs[width].max()), "<", 0.02)
+    yield AcceptanceMeasure(12, "N=32: least signal at T <= 10", float(troughs[32][:2].min()), ">=", 0.7)
+    yield AcceptanceMeasure(12, "N=32: most signal at T >= 1000", float(troughs[32][4:].max()), "<", 0.05)
+    yield AcceptanceMeasure(12, "N=96: signal at T = 300", float(troughs[96][3]), ">=", 0.6)
     alone = train(mixture.alone(task), 16, replace(recipe, steps=2_000), (0,)).signals
-    yield Measure(12, "N=16 trained on the task alone: signal", float(alone.min()), ">=", 0.99)
+    yield AcceptanceMeasure(12, "N=16 trained on the task alone: signal", float(alone.min()), ">=", 0.99)
 
 
-def _matched_frequency_quick() -> Iterator[Measure]:
+def _matched_frequency_quick() -> Iterator[AcceptanceMeasure]:
     mixture, task = TaskMixture.power_law(8, 6, null_directions=16), 5
     periods = (1, 10, 100, 333)
     recipe = Recipe(steps=1_000, learning_rate=4e-3, schedule="constant")
@@ -198,10 +200,10 @@ def _matched_frequency_quick() -> Iterator[Measure]:
         for width in (narrow, middle, wide)
     }
     rise = max(float(np.diff(trough).max()) for trough in troughs.values())
-    yield Measure(12, "rise of the trough with T", rise, "<=", 0.02)
-    yield Measure(12, f"N={narrow} < N_crit: signal at any T", float(troughs[narrow].max()), "<", 0.02)
-    yield Measure(12, f"N={middle}: least signal at T <= 10", float(troughs[middle][:2].min()), ">=", 0.7)
-    yield Measure(12, f"N={middle}: signal at T = 333", float(troughs[middle][3]), "<", 0.05)
-    yield Measure(12, f"N={wide}: signal at T = 100", float(troughs[wide][2]), ">=", 0.6)
+    yield AcceptanceMeasure(12, "rise of the trough with T", rise, "<=", 0.02)
+    yield AcceptanceMeasure(12, f"N={narrow} < N_crit: signal at any T", float(troughs[narrow].max()), "<", 0.02)
+    yield AcceptanceMeasure(12, f"N={middle}: least signal at T <= 10", float(troughs[middle][:2].min()), ">=", 0.7)
+    yield AcceptanceMeasure(12, f"N={middle}: signal at T = 333", float(troughs[middle][3]), "<", 0.05)
+    yield AcceptanceMeasure(12, f"N={wide}: signal at T = 100", float(troughs[wide][2]), ">=", 0.6)
     alone = train(mixture.alone(task), narrow, replace(recipe, steps=400), (0,)).signals
-    yield Measure(12, f"N={narrow} trained on the task alone: signal", float(alone.min()), ">=", 0.99)
+    yield AcceptanceMeasure(12, f"N={narrow} trained on the task alone: signal", float(alone.min()), ">=", 0.99)

@@ -11,7 +11,7 @@ _COMPARE = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, "==": operat
 
 
 @dataclass(frozen=True)
-class Measure:
+class AcceptanceMeasure:
     """A measured number with its tolerance.
 
     Args:

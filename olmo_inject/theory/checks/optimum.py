@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
 from olmo_inject.theory.forms.closed_forms import task_losses, task_signals
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.training.train import Recipe, Trained, train
 
 
-def trained_optimum(effort: Effort) -> Iterator[Measure]:
+def trained_optimum(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 11: Adam with QR and the expected gradient against the closed forms."""
     if effort.quick:
         mixture, widths, seeds = TaskMixture.power_law(8, 5, null_directions=40), (1, 4, 16), (0, 1)
@@ -25,27 +25,27 @@ def trained_optimum(effort: Effort) -> Iterator[Measure]:
         result = train(mixture, width, recipe, seeds)
         error = np.abs(result.task_losses - task_losses(mixture, [width])[0]).max()
         label = f"N={width}, {len(seeds)} seeds, {recipe.steps} steps"
-        yield Measure(11, f"{label}: feature overlap", float(result.overlap.min()), "==", 1.0)
+        yield AcceptanceMeasure(11, f"{label}: feature overlap", float(result.overlap.min()), "==", 1.0)
         allowed_excess, allowed_error = (1e-6, 1e-4) if width <= 64 else (1e-4, 1e-2)
-        yield Measure(11, f"{label}: excess loss", float(result.excess.max()), "<=", allowed_excess)
-        yield Measure(11, f"{label}: task loss, absolute error", error, "<=", allowed_error)
+        yield AcceptanceMeasure(11, f"{label}: excess loss", float(result.excess.max()), "<=", allowed_excess)
+        yield AcceptanceMeasure(11, f"{label}: task loss, absolute error", error, "<=", allowed_error)
     # The excess above bounds what any longer run could gain. Of all widths up to 64 the widest takes longest to settle.
     if not effort.quick:
         short, longer = (_loss(train(mixture, 64, Recipe(steps=steps), (0,))) for steps in (2_000, 20_000))
-        yield Measure(11, "N=64, one seed: gain from 2,000 to 20,000 steps", 1 - longer / short, "<", 1e-4)
+        yield AcceptanceMeasure(11, "N=64, one seed: gain from 2,000 to 20,000 steps", 1 - longer / short, "<", 1e-4)
 
 
-def complexity_sweep(effort: Effort) -> Iterator[Measure]:
+def complexity_sweep(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 13: rare simple tasks overtake frequent complex ones, and training agrees."""
     mixture = complexity_mixture(2.0)
     order = frequency_correlation(mixture)
-    yield Measure(13, "s=2: Spearman of frequency and width to half signal", order, "<=", 0.2)
-    yield Measure(13, "s=0: the same", frequency_correlation(complexity_mixture(0.0)), ">=", 1 - 1e-12)
+    yield AcceptanceMeasure(13, "s=2: Spearman of frequency and width to half signal", order, "<=", 0.2)
+    yield AcceptanceMeasure(13, "s=0: the same", frequency_correlation(complexity_mixture(0.0)), ">=", 1 - 1e-12)
     recipe = Recipe(steps=effort.choose(3_000, 800))
     for width in (16,) if effort.quick else (8, 16, 32, 64):
         result = train(mixture, width, recipe, (0,))
-        yield Measure(13, f"s=2, N={width}: feature overlap", float(result.overlap.min()), "==", 1.0)
-        yield Measure(13, f"s=2, N={width}: excess loss", float(result.excess.max()), "<=", 1e-6)
+        yield AcceptanceMeasure(13, f"s=2, N={width}: feature overlap", float(result.overlap.min()), "==", 1.0)
+        yield AcceptanceMeasure(13, f"s=2, N={width}: excess loss", float(result.excess.max()), "<=", 1e-6)
 
 
 def complexity_mixture(spread: float, tasks: int = 20, features: int = 10) -> TaskMixture:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
 from olmo_inject.theory.forms import closed_forms, overlap
 from olmo_inject.theory.mixtures.features import orthonormalised, random_encoder
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
@@ -17,7 +17,7 @@ from olmo_inject.theory.training.streams import Bursts
 from olmo_inject.theory.training.train import Recipe, train
 
 
-def overlapping_optimum(effort: Effort) -> Iterator[Measure]:
+def overlapping_optimum(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 16: golden values without overlap; dense matrices, brackets and training with it."""
     mixture = TaskMixture.power_law()
     same = OverlappingMixture.of(mixture)
@@ -26,9 +26,9 @@ def overlapping_optimum(effort: Effort) -> Iterator[Measure]:
         float(np.abs(same.mixture_losses(widths) - closed_forms.mixture_losses(mixture, widths)).max()),
         float(np.abs(same.task_losses(widths) - closed_forms.task_losses(mixture, widths)).max()),
     )
-    yield Measure(16, "orthogonal: losses against TaskMixture's, every N", worst, "<=", 1e-12)
+    yield AcceptanceMeasure(16, "orthogonal: losses against TaskMixture's, every N", worst, "<=", 1e-12)
     firsts = [same.width_to(task, float(mixture.spectra[task][0])) for task in (12, 19)]
-    yield Measure(16, "orthogonal: critical widths wrong", int(firsts != [23, 40]), "==", 0)
+    yield AcceptanceMeasure(16, "orthogonal: critical widths wrong", int(firsts != [23, 40]), "==", 0)
 
     dense, low, monotone = 0.0, 0.0, 0.0
     for seed in range(effort.choose(50, 15)):
@@ -48,15 +48,15 @@ def overlapping_optimum(effort: Effort) -> Iterator[Measure]:
         losses = problem.mixture_losses(every)
         low = max(low, float((lower - losses).max()), float((losses - upper).max()))
         monotone = max(monotone, float(-np.diff(signals, axis=0).min()))
-    yield Measure(16, "slots and signals against dense matrices", dense, "<=", 1e-12)
-    yield Measure(16, "loss outside its bracket by", low, "<=", 1e-12)
-    yield Measure(16, "signal falls with width by", monotone, "<=", 1e-12)
+    yield AcceptanceMeasure(16, "slots and signals against dense matrices", dense, "<=", 1e-12)
+    yield AcceptanceMeasure(16, "loss outside its bracket by", low, "<=", 1e-12)
+    yield AcceptanceMeasure(16, "signal falls with width by", monotone, "<=", 1e-12)
     problem, recipe = random_overlap(3), Recipe(steps=effort.choose(3000, 800))
     excess = max(float(train(problem, width, recipe, (0,)).excess.max()) for width in (3, 6))
-    yield Measure(16, "trained encoders: excess loss", excess, "<=", 1e-6)
+    yield AcceptanceMeasure(16, "trained encoders: excess loss", excess, "<=", 1e-6)
 
 
-def overlapping_gradients(effort: Effort) -> Iterator[Measure]:
+def overlapping_gradients(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 17: inner products, cosines at random and at the optimum."""
     worst, highest, mean, rest, opposed = 0.0, -1.0, 0.0, 0.0, 0.0
     for seed in range(6):
@@ -82,10 +82,10 @@ def overlapping_gradients(effort: Effort) -> Iterator[Measure]:
         cosines = overlap.gradient_cosines(apart, random_encoder(4, apart.dimension, seed).numpy())
         highest = max(highest, float((cosines - 2 * np.eye(apart.tasks)).max()))
         rest = max(rest, float(overlap.gradient_norms(apart, 4).max()))
-    yield Measure(17, "inner products against autograd", worst, "<=", 1e-12)
-    yield Measure(17, "orthogonal: largest cosine", highest, "<=", 1e-12)
-    yield Measure(17, "at the optimum, one task against the rest: 1 + cos", opposed, "<=", 1e-10)
-    yield Measure(17, "commuting: gradients at the optimum", rest, "<=", 1e-12)
+    yield AcceptanceMeasure(17, "inner products against autograd", worst, "<=", 1e-12)
+    yield AcceptanceMeasure(17, "orthogonal: largest cosine", highest, "<=", 1e-12)
+    yield AcceptanceMeasure(17, "at the optimum, one task against the rest: 1 + cos", opposed, "<=", 1e-10)
+    yield AcceptanceMeasure(17, "commuting: gradients at the optimum", rest, "<=", 1e-12)
 
     problem, draws = random_overlap(1), effort.choose(40_000, 4_000)
     generator = torch.Generator().manual_seed(17)
@@ -105,10 +105,10 @@ def overlapping_gradients(effort: Effort) -> Iterator[Measure]:
     grams = [problem.gram([k]) / problem.frequencies[k] for k in (0, 1)]
     expected = 4 * scale * (size * np.trace(grams[0] @ grams[1]) - np.trace(grams[0]) * np.trace(grams[1]))
     mean = abs(products.mean() - expected) / (products.std() / np.sqrt(draws))
-    yield Measure(17, f"mean product at random, {draws} draws, standard errors off", mean, "<=", 3)
+    yield AcceptanceMeasure(17, f"mean product at random, {draws} draws, standard errors off", mean, "<=", 3)
 
 
-def overlapping_gaps(effort: Effort) -> Iterator[Measure]:
+def overlapping_gaps(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 18: the flow's order, its cycles and floors, and a floor under Adam."""
     problem = random_overlap(2)
     rare = problem.tasks - 1
@@ -120,12 +120,12 @@ def overlapping_gaps(effort: Effort) -> Iterator[Measure]:
         ordered = flow_span(ordered, moment * time)
     stepped = flowed(start, pieces, longest_step=0.01)
     apart = float((ordered.T @ ordered - stepped.T @ stepped).norm())
-    yield Measure(18, "flow through four pieces against Runge-Kutta", apart, "<=", 1e-8)
+    yield AcceptanceMeasure(18, "flow through four pieces against Runge-Kutta", apart, "<=", 1e-8)
 
     same = OverlappingMixture.of(TaskMixture.power_law(4, 3, null_directions=4))
     step = 0.02 / float(same.slots[0])
     troughs = [overlap.flow_cycle(same, 3, gap, 9, step).trough for gap in (1, 10, 100, 400)]
-    yield Measure(18, "commuting: spread of troughs over T", max(troughs) - min(troughs), "<=", 1e-10)
+    yield AcceptanceMeasure(18, "commuting: spread of troughs over T", max(troughs) - min(troughs), "<=", 1e-10)
 
     off, rise, below = 0.0, 0.0, 0.0
     gaps = (1, 3, 10, 30, 100) if effort.quick else (1, 3, 10, 30, 100, 300)
@@ -140,16 +140,16 @@ def overlapping_gaps(effort: Effort) -> Iterator[Measure]:
             lows = [overlap.flow_cycle(problem, rare, gap, width, small).trough for gap in gaps]
             rise = max(rise, float(np.diff(lows).max()))
             below = max(below, floor - min(lows))
-    yield Measure(18, "swing against its closed form, 2 eta T mu_1 = .1", off, "<=", 0.01)
-    yield Measure(18, "rise of the trough with T", rise, "<=", 0.002)
-    yield Measure(18, "trough below the floor by", below, "<=", 0.005)
+    yield AcceptanceMeasure(18, "swing against its closed form, 2 eta T mu_1 = .1", off, "<=", 0.01)
+    yield AcceptanceMeasure(18, "rise of the trough with T", rise, "<=", 0.002)
+    yield AcceptanceMeasure(18, "trough below the floor by", below, "<=", 0.005)
 
     problem = shared_slot(0.3)
     gap = effort.choose(3000, 600)
     recipe = Recipe(steps=2 * gap, learning_rate=1e-3, schedule="constant")
     trough = float(train(problem, 6, recipe, (0,), Bursts(1, (gap,))).troughs().median[0, 0])
     held = overlap.floor(problem, 1, 6)
-    yield Measure(
+    yield AcceptanceMeasure(
         18, f"Adam at T={gap}, overlap with the first slot: trough from the floor", abs(trough - held), "<=", 0.02
     )
 

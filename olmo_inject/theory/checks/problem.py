@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 
-from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
 from olmo_inject.theory.forms import closed_forms, gaps
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
@@ -24,7 +24,7 @@ LAWS = [
 ]
 
 
-def scaling_laws(effort: Effort) -> Iterator[Measure]:
+def scaling_laws(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 1."""
     size_errors, loss_errors = [], []
     for law in LAWS:
@@ -42,8 +42,8 @@ def scaling_laws(effort: Effort) -> Iterator[Measure]:
             size_errors.append(abs(np.exp(found.x) / size - 1))
             predicted = law.frontier().loss(size) - law.irreducible
             loss_errors.append(abs(found.fun / predicted - 1))
-    yield Measure(1, "N_opt against minimisation, relative", max(size_errors), "<=", 1e-5)
-    yield Measure(1, "L_C against minimisation, relative", max(loss_errors), "<=", 1e-5)
+    yield AcceptanceMeasure(1, "N_opt against minimisation, relative", max(size_errors), "<=", 1e-5)
+    yield AcceptanceMeasure(1, "L_C against minimisation, relative", max(loss_errors), "<=", 1e-5)
 
     wrong = 0
     for law in LAWS:
@@ -54,10 +54,10 @@ def scaling_laws(effort: Effort) -> Iterator[Measure]:
                 small = [n for n in range(1, large + 1) if regimes.needs_size(n, large, margin)]
                 closed = math.ceil(regimes.small_limit(large, margin)) - 1
                 wrong += {closed, regimes.largest_small(large, margin)} != {max(small, default=0)}
-    yield Measure(1, "N_s* against brute force, 12 cases, wrong", wrong, "==", 0)
+    yield AcceptanceMeasure(1, "N_s* against brute force, 12 cases, wrong", wrong, "==", 0)
 
 
-def teacher_loss(effort: Effort) -> Iterator[Measure]:
+def teacher_loss(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 2: sampled loss with the closed-form decoder, for the right and the wrong reading of C_k."""
     count, chunks = 400_000, 20
     mixture = TaskMixture.power_law(4, 5, null_directions=12)
@@ -88,17 +88,17 @@ def teacher_loss(effort: Effort) -> Iterator[Measure]:
         for task, encoder in students.items()
     }
     off = max(abs(right[task] / loss - 1) for task, loss in losses.items())
-    yield Measure(2, "sampled loss against tr((I-P)C), relative", off, "<=", 0.01)
+    yield AcceptanceMeasure(2, "sampled loss against tr((I-P)C), relative", off, "<=", 0.01)
     off = min(abs(wrong[task] / loss - 1) for task, loss in losses.items())
-    yield Measure(2, "the same if C were the input covariance (must be wrong)", off, ">=", 0.5)
+    yield AcceptanceMeasure(2, "the same if C were the input covariance (must be wrong)", off, ">=", 0.5)
 
 
-def golden_values(effort: Effort) -> Iterator[Measure]:
+def golden_values(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 3: closed forms of the default mixture against numbers computed elsewhere."""
     mixture = TaskMixture.power_law()
     spectrum = np.linalg.eigvalsh(mixture.gram())[::-1][: mixture.features]
     ordered = mixture.utilities[mixture.learning_order]
-    yield Measure(3, "eig(M) against sorted utilities", np.abs(spectrum - ordered).max(), "<=", 1e-12)
+    yield AcceptanceMeasure(3, "eig(M) against sorted utilities", np.abs(spectrum - ordered).max(), "<=", 1e-12)
 
     common = closed_forms.frequent_tasks(mixture)
     numbers = [
@@ -109,9 +109,9 @@ def golden_values(effort: Effort) -> Iterator[Measure]:
     ]
     losses = closed_forms.mixture_losses(mixture, [1, 16, 32, 64])
     golden = np.array([0.61942265, 0.15270063, 0.07439622, 0.02298656])
-    yield Measure(3, "L* at N = 1, 16, 32, 64 against golden", np.abs(losses - golden).max(), "<=", 1e-7)
-    yield Measure(3, "frequencies and spectrum against golden", np.abs(numbers[:3]).max(), "<=", 1e-7)
-    yield Measure(3, "share of the frequent set against golden", abs(numbers[3]), "<=", 5e-7)
+    yield AcceptanceMeasure(3, "L* at N = 1, 16, 32, 64 against golden", np.abs(losses - golden).max(), "<=", 1e-7)
+    yield AcceptanceMeasure(3, "frequencies and spectrum against golden", np.abs(numbers[:3]).max(), "<=", 1e-7)
+    yield AcceptanceMeasure(3, "share of the frequent set against golden", abs(numbers[3]), "<=", 5e-7)
 
     step_size = 0.1 / mixture.utilities.max()
     against_all = closed_forms.critical_widths(mixture)
@@ -133,15 +133,15 @@ def golden_values(effort: Effort) -> Iterator[Measure]:
             [23, 24, 25, 29, 39],
         ),
     }
-    yield Measure(3, "integers against golden, wrong", sum(a != b for a, b in integers.values()), "==", 0)
+    yield AcceptanceMeasure(3, "integers against golden, wrong", sum(a != b for a, b in integers.values()), "==", 0)
 
     widths = range(1, mixture.dimension + 1)
     weighted = closed_forms.task_losses(mixture, widths) @ mixture.frequencies
     gap = np.abs(weighted - closed_forms.mixture_losses(mixture, widths)).max()
-    yield Measure(3, "sum of pi_k L_k against L*, every N", gap, "<=", 1e-12)
+    yield AcceptanceMeasure(3, "sum of pi_k L_k against L*, every N", gap, "<=", 1e-12)
 
 
-def random_encoders(effort: Effort) -> Iterator[Measure]:
+def random_encoders(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 7: the signal of Haar-random encoders, and of one that holds the task."""
     draws, dimension = effort.choose(20_000, 5_000), 40
     mixture = TaskMixture.power_law(3, 6, null_directions=dimension - 18)
@@ -155,11 +155,11 @@ def random_encoders(effort: Effort) -> Iterator[Measure]:
         mean, variance = metrics.haar_moments(mixture.spectra[1], width, dimension)
         means.append(abs(signals.mean() / mean - 1))
         variances.append(abs(signals.var() / variance - 1))
-    yield Measure(7, f"Haar mean of s, {draws} draws x 3 widths, relative", max(means), "<=", 0.01)
-    yield Measure(7, "Haar variance of s, relative", max(variances), "<=", 0.05)
+    yield AcceptanceMeasure(7, f"Haar mean of s, {draws} draws x 3 widths, relative", max(means), "<=", 0.01)
+    yield AcceptanceMeasure(7, "Haar variance of s, relative", max(variances), "<=", 0.05)
 
     chosen = mixture.directions[:, mixture.starts[1] : mixture.starts[2]].T
     captured = metrics.captures(mixture, torch.tensor(chosen))
     complete = metrics.signals_from_captures(mixture, captured)[1]
     normalised = metrics.normalised_signal(complete, len(chosen), dimension)
-    yield Measure(7, "normalised s of a complete encoder, from 1", abs(float(normalised) - 1), "<=", 1e-12)
+    yield AcceptanceMeasure(7, "normalised s of a complete encoder, from 1", abs(float(normalised) - 1), "<=", 1e-12)

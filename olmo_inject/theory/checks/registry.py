@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from olmo_inject.theory.checks import geometry, injection, optimum, overlap, problem, speed
-from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
 
-Check = Callable[[Effort], Iterator[Measure]]
+Check = Callable[[Effort], Iterator[AcceptanceMeasure]]
 
 CHECKS: dict[int, tuple[str, Check]] = {
     1: ("scaling laws", problem.scaling_laws),

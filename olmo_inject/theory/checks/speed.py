@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
 from olmo_inject.theory.forms import closed_forms, gaps
 from olmo_inject.theory.mixtures.features import random_encoder
 from olmo_inject.theory.mixtures.task_mixture import Basis, TaskMixture
@@ -37,17 +37,17 @@ class Speed:
         return self.naive / self.batched
 
 
-def speed(effort: Effort) -> Iterator[Measure]:
+def speed(effort: Effort) -> Iterator[AcceptanceMeasure]:
     """Check 14, on one thread."""
     steps, rounds, widths, tasks = (40, 2, WIDTHS[::2], 300) if effort.quick else (150, 3, WIDTHS, 1000)
     axis = compare_training("axis", steps, rounds, widths)
-    yield Measure(14, "batched training, diagonal: times faster", axis.ratio, ">=", 5)
+    yield AcceptanceMeasure(14, "batched training, diagonal: times faster", axis.ratio, ">=", 5)
     dense = compare_training("random", steps, rounds, widths)
-    yield Measure(14, "batched training, dense: times faster", dense.ratio, ">=", 3)
+    yield AcceptanceMeasure(14, "batched training, dense: times faster", dense.ratio, ">=", 3)
     difference = max(axis.difference, dense.difference)
-    yield Measure(14, "loss of both ways, absolute difference", difference, "<=", 1e-4)
+    yield AcceptanceMeasure(14, "loss of both ways, absolute difference", difference, "<=", 1e-4)
     seconds = min(closed_form_seconds(tasks) for _ in range(rounds))
-    yield Measure(14, f"closed forms of {tasks * 1000:,} features, seconds", seconds, "<", 1)
+    yield AcceptanceMeasure(14, f"closed forms of {tasks * 1000:,} features, seconds", seconds, "<", 1)
 
 
 def compare_training(basis: Basis, steps: int, rounds: int = 3, widths: Sequence[int] = WIDTHS) -> Speed:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from olmo_inject.progress import show_progress
-from olmo_inject.theory.checks.measure import Effort, Measure
+from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller problems and fewer steps.")]
@@ -26,7 +26,7 @@ def validate(quick: Quick = False, as_json: AsJson = False) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if quick else threads)  # small products lose more to threads than they gain
     started = time.perf_counter()
-    rows: list[tuple[str, Measure]] = []
+    rows: list[tuple[str, AcceptanceMeasure]] = []
     # Without --json every measure is a line of its own, which shows the progress.
     with show_progress("validating", len(CHECKS), "checks", enabled=as_json) as meter:
         for number, (title, check) in CHECKS.items():
@@ -51,7 +51,7 @@ def validate(quick: Quick = False, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _document(rows: list[tuple[str, Measure]], passed: bool, quick: bool, seconds: float) -> dict[str, Any]:
+def _document(rows: list[tuple[str, AcceptanceMeasure]], passed: bool, quick: bool, seconds: float) -> dict[str, Any]:
     measures = [
         {
             "check": measure.check,
@@ -67,7 +67,7 @@ def _document(rows: list[tuple[str, Measure]], passed: bool, quick: bool, second
     return {"passed": passed, "quick": quick, "seconds": seconds, "measures": measures}
 
 
-def _verdict(measure: Measure) -> str:
+def _verdict(measure: AcceptanceMeasure) -> str:
     verdict = "[green]pass[/]" if measure.passed else "[bold red]FAIL[/]"
     allowed = f"{measure.relation} {measure.tolerance:.6g}"
     return f"  {verdict}  {escape(measure.what)}: {measure.value:.4g} (allowed {allowed})"

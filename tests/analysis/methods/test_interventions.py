@@ -11,7 +11,7 @@ from known_models import KnownModel, known_addition, known_comparison, random_mo
 from pandas.testing import assert_frame_equal
 
 from analysis.methods import alignment, das, patching
-from analysis.methods.alignment import Fitting, Options, align
+from analysis.methods.alignment import Fitting, SearchOptions, align
 from analysis.methods.counterfactuals import by_tokens, draw_pairs, one_operand_accuracy
 from analysis.methods.forward_from import ForwardFrom
 from analysis.methods.interchange import Alignment, Streams, interchange
@@ -23,7 +23,7 @@ from olmo_inject.tasks.ragged import Ragged
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = Options()
+OPTIONS = SearchOptions()
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_either_start_suffices(comparison: KnownModel, monkeypatch: pytest.Monke
 
 def test_tokens_told_apart_are_no_value(comparison: KnownModel) -> None:
     """An untrained model's searches do not carry over to tokens that they did not see; the known direction does."""
-    options, task = Options((1,), controls=False), comparison.task
+    options, task = SearchOptions((1,), controls=False), comparison.task
     known = das.search(comparison.model, task, options)
     noise = das.search(random_model(comparison), task, options)
     best = known.query("subspace == 'found' and layer == 0 and position == 0").iloc[0]
@@ -223,7 +223,9 @@ def test_intervals_hold_for_all_layers_at_once() -> None:
 
 
 def test_figures_and_tables_tell_what_a_search_is_compared_with(comparison: KnownModel) -> None:
-    table = das.search(comparison.model, comparison.task, Options((1,), updates=5, pairs=200)).assign(weights="trained")
+    table = das.search(comparison.model, comparison.task, SearchOptions((1,), updates=5, pairs=200)).assign(
+        weights="trained"
+    )
     section = das_section(table.assign(run="r", step=12, folder="r"))
     assert section is not None
     one, [first, *_] = table["one_operand"].iloc[0], section.tables[0].rows
@@ -236,7 +238,7 @@ def test_figures_and_tables_tell_what_a_search_is_compared_with(comparison: Know
 
 
 def test_the_same_bits_on_any_number_of_cores(comparison: KnownModel) -> None:
-    options, before = Options((1, 2), updates=3, pairs=64), torch.get_num_threads()
+    options, before = SearchOptions((1, 2), updates=3, pairs=64), torch.get_num_threads()
     model = random_model(comparison)  # where the least difference grows fastest
     found = []
     try:
@@ -263,7 +265,7 @@ def test_changing_nothing_is_measured_in_the_model_itself(comparison: KnownModel
 
 def test_the_table_has_every_site_and_control(comparison: KnownModel) -> None:
     shares: list[float] = []
-    table = das.search(comparison.model, comparison.task, Options((1, 2), updates=1, pairs=20), shares.append)
+    table = das.search(comparison.model, comparison.task, SearchOptions((1, 2), updates=1, pairs=20), shares.append)
     assert len(shares) == 3 * 2  # a layer and token each
     assert max(shares) == 1
     assert len(table) == 4 * 3 * 2 * 2
@@ -273,11 +275,11 @@ def test_the_table_has_every_site_and_control(comparison: KnownModel) -> None:
 
 def test_impossible_options_are_refused(comparison: KnownModel) -> None:
     with pytest.raises(UserError, match="65 is more than the model's width 64"):
-        das.search(comparison.model, comparison.task, Options((65,)))
+        das.search(comparison.model, comparison.task, SearchOptions((65,)))
     with pytest.raises(UserError, match="--dimensions"):
-        das.method(Options((0,)))
+        das.method(SearchOptions((0,)))
     with pytest.raises(UserError, match="--updates: 0"):
-        das.method(Options(updates=0))
+        das.method(SearchOptions(updates=0))
     with pytest.raises(UserError, match="--dimensions: '1;2'"):
         das.parse_dimensions("1;2")
     with pytest.raises(UserError, match="--pairs: 1 must be at least 2"):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from analysis.methods.side_by_side import Stopped, side_by_side
+from analysis.methods.side_by_side import OtherFailed, side_by_side
 
 Check = Callable[[], None]
 
@@ -81,7 +81,7 @@ def test_an_interrupt_ends_what_runs() -> None:
             signal.pthread_kill(ident, signal.SIGINT)
         try:
             until_stopped(check)
-        except Stopped:
+        except OtherFailed:
             ended.append(item)
             raise
 

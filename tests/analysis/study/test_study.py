@@ -59,7 +59,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 def results(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("collected") / "results"
     with pytest.MonkeyPatch.context() as quick:
-        quick.setattr("analysis.study.collect.SEARCH", das.Options((1,), updates=10, batch=16, pairs=32))
+        quick.setattr("analysis.study.collect.SEARCH", das.SearchOptions((1,), updates=10, batch=16, pairs=32))
         quick.setattr("analysis.study.collect.PATCHED_PAIRS", 32)
         assert collect(str(sweep.folder.parent / "sweep.yaml"), results) == 3
     return results
