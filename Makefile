@@ -35,9 +35,9 @@ MISSING = no Python 3.10, 3.11 or 3.12 with venv and pip here (tried: $(CANDIDAT
 test quick coverage: export OMP_NUM_THREADS := 1
 # And compiled modules are kept, whatever the shell says, since tests start many a process.
 test quick coverage: export PYTHONDONTWRITEBYTECODE :=
-# Two processes more than a small machine has cores, since tests of SLURM wait for it. The tests of a file stay in one
-# process, which makes what they share once.
-test coverage: JOBS ?= 4
+# Three processes more than a small machine has cores, since tests of SLURM and of signals wait for others. The tests of
+# a file stay in one process, which makes what they share once.
+test coverage: JOBS ?= 5
 quick: JOBS ?= 2
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 

@@ -22,7 +22,8 @@ from transformers import OlmoConfig, OlmoForCausalLM
 
 from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.tasks import SPLICED_TOKENS
-from olmo_inject.training.gradients import IGNORED, MlpGradients, by_neuron
+from olmo_inject.training.gradients import MlpGradients, by_neuron
+from olmo_inject.training.loss import IGNORED
 
 ROUNDS = 3
 VOCABULARY = 2048

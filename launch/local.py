@@ -18,6 +18,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_text
 from olmo_inject.runs.folder import in_use
 from olmo_inject.terminal import Console
+from olmo_inject.words import counted
 
 
 def run_cells(sweep: Sweep, remaining: Sequence[Cell], *, at_once: int | None, console: Console) -> bool:
@@ -93,7 +94,7 @@ def cancel(sweep: Sweep) -> str | None:
         raise UserError(f"{sweep.folder} is in use by process {process} on host {host}: cancel it there")
     running = sum(in_use(cells.files(sweep, cell).run) for cell in sweep.cells)
     os.kill(process, signal.SIGTERM)
-    return f"asked process {process} to stop; {running} running cells save first"
+    return f"asked process {process} to stop; {counted(running, 'running cell')} will save first"
 
 
 def _begun_here(sweep: Sweep, cell: Cell) -> bool:

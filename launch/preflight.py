@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -215,7 +216,8 @@ def _disk(experiment: Experiment) -> str:
 
 
 def _memory(experiment: Experiment, timed: TimedSteps) -> Check:
-    estimated = in_bytes(estimate_memory(experiment, timed.ranks, timed.ranks).total)
+    on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE", timed.ranks))
+    estimated = in_bytes(estimate_memory(experiment, timed.ranks, on_this_node).total)
     peak = in_bytes(timed.peak_memory)
     if timed.memory is not None:
         return Check("memory", True, f"{peak} of {in_bytes(timed.memory)} on each GPU; estimated {estimated}")

@@ -24,6 +24,7 @@ from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
 from olmo_inject.paths import expanded
+from olmo_inject.words import counted
 
 WAIT_SECONDS = 600  # maximum wait for a process that a lost node left running to release the run folder
 EARLY_SECONDS = 60  # SLURM may send its signal this much earlier than requested
@@ -186,7 +187,7 @@ def submit(sweep: Sweep, remaining: Sequence[Cell], site: Site) -> list[str]:
             for path in (script, listing, *(cells.files(sweep, cell).attempt for cell in array)):
                 path.unlink()  # nothing was submitted; earlier attempts are recorded in the run folders
             raise
-        lines.append(f"job array {job}: {len(array)} cells, script {script}")
+        lines.append(f"job array {job}: {counted(len(array), 'cell')}, script {script}")
     return lines
 
 
@@ -280,7 +281,8 @@ def cancel(sweep: Sweep) -> str | None:
     queued = [cell.job for cell in listed if cell.state == cells.QUEUED]
     if queued:
         _run(["scancel", *queued])
-    return f"took {len(queued)} cells out of SLURM's queue and asked {len(listed) - len(queued)} to save and stop"
+    taken = counted(len(queued), "cell")
+    return f"took {taken} out of SLURM's queue and asked {len(listed) - len(queued)} to save and stop"
 
 
 def _seconds(time: str) -> int:

@@ -20,6 +20,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
 from olmo_inject.injection.splicing import check_fits
 from olmo_inject.tasks import Task, build_tasks
+from olmo_inject.tasks.material import Rows
 
 if TYPE_CHECKING:
     from olmo_inject.corpus.injected import InjectedCorpus
@@ -58,7 +59,7 @@ def build_plan(experiment: Described, tasks: list[Task] | None = None, source: C
     source = find_corpus(experiment.corpus) if source is None else source
     experiment.check_vocabulary(source.vocabulary)
     if tasks is None:
-        rows = partial(_rows_of, source, experiment.sequence_length)
+        rows = partial(rows_of, source, experiment.sequence_length)
         tasks = build_tasks(experiment.tasks, source.vocabulary, rows)
     entries = planned_tasks(experiment, tasks)
     plan = Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps, experiment.sequence_length)
@@ -80,9 +81,14 @@ class _FirstRows:
         return self.shards.read(sequences)
 
 
-def _rows_of(source: Corpus, sequence_length: int) -> _FirstRows:
+def rows_of(source: Corpus, sequence_length: int) -> Rows:
+    """The rows of a corpus that a run trains on, from which tasks may be made.
+
+    Raises:
+        UserError: it is a stage, which holds the rows of some steps.
+    """
     shards = source.open_shards(sequence_length)
-    if shards.corpus_sequences != len(shards):
+    if not shards.is_running_text:
         raise UserError("corpus: a staged corpus holds the rows of some steps; copies are drawn from the whole corpus")
     return _FirstRows(shards, min(source.sequences or len(shards), len(shards)))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +29,7 @@ from olmo_inject.injection import (
 )
 from olmo_inject.randomness import key
 from olmo_inject.tasks import Task
+from olmo_inject.tasks.records import read_records
 
 
 def planned_tasks(experiment: Described, tasks: Sequence[Task]) -> list[PlannedTask]:
@@ -117,16 +117,16 @@ def _listed(experiment: Described, config: InjectionConfig, entry: PlannedTask) 
     numbers = {entry.task.instance_id(i): i for i in range(len(entry.task.instances))}
     allowed = set(entry.ids.tolist())
     found = []
-    for line, record in enumerate(_read_list(Path(config.file), where), 1):
+    for place, record in _read_list(config.file, f"injections: {config.task}"):
         if unknown := record.keys() - {"step", "row", "instance"}:
-            raise UserError(f"{where}, line {line}: {min(unknown)!r} is not one of step, row, instance")
+            raise UserError(f"{place}: {min(unknown)!r} is not one of step, row, instance")
         step, row, name = (record.get(column) for column in ("step", "row", "instance"))
-        _check_number(step, experiment.steps, f"{where}, line {line}: step")
+        _check_number(step, experiment.steps, f"{place}: step")
         if row is not None:
-            _check_number(row, experiment.batch_size, f"{where}, line {line}: row")
+            _check_number(row, experiment.batch_size, f"{place}: row")
         instance = -1 if name is None else numbers.get(str(name), -2)
         if instance != -1 and instance not in allowed:
-            raise UserError(f"{where}, line {line}: instance {name!r} is not one of those that may be injected")
+            raise UserError(f"{place}: instance {name!r} is not one of those that may be injected")
         found.append((step, -1 if row is None else row, instance))
     if not found:
         raise UserError(f"{where} lists nothing")
@@ -150,18 +150,19 @@ def write_list(listed: Listed, task: Task, path: Path) -> None:
         pq.write_table(pa.table(columns), temporary)
 
 
-def _read_list(path: Path, where: str) -> list[Mapping[str, Any]]:
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
+def _read_list(file: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The entries of a list with their places for messages, from Parquet or JSON lines."""
+    if not file.endswith(".parquet"):
+        yield from read_records(file, where)
+        return
+    import pyarrow.parquet as pq
 
-            return pq.read_table(path).to_pylist()
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        records = pq.read_table(file).to_pylist()
     except (OSError, ValueError) as error:
-        raise UserError(f"{where}: cannot be read: {in_one_line(error)}") from None
-    if not all(isinstance(record, dict) for record in records):
-        raise UserError(f"{where}: each line must be an object with a step")
-    return records
+        raise UserError(f"{where}: {file}: cannot be read: {in_one_line(error)}") from None
+    for number, record in enumerate(records, 1):
+        yield f"{where}: {file}, row {number}", record
 
 
 def _check_number(value: object, beyond: int, where: str) -> None:

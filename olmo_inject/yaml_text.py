@@ -12,6 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Union
@@ -123,10 +124,11 @@ def plain_value(text: str) -> Any:
         return _BOOL[text]
     if len(text) > MOST_DIGITS:
         return str(text)
-    if _INT.fullmatch(text):
-        return int(text, 0) if text.startswith(("0x", "0o")) else int(text.rstrip("_"))
-    if _FLOAT.fullmatch(text):
-        return float(text)
+    with suppress(ValueError):  # of underscores that do not stand between digits: text
+        if _INT.fullmatch(text):
+            return int(text, 0) if text.startswith(("0x", "0o")) else int(text)
+        if _FLOAT.fullmatch(text):
+            return float(text)
     return float(text.replace(".", "")) if _SPECIAL.fullmatch(text) else str(text)
 
 

@@ -44,8 +44,8 @@ settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest test, beside which the others run; at the end every process would wait for it."""
-    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+    """Begin with the longest tests, beside which the others run; at the end every process would wait for them."""
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("slurm", "slow")])
 
 
 @pytest.fixture

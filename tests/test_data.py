@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from made import write_shards
+from rich.console import Console
 
 from olmo_inject.config import Experiment, InjectionConfig, load_experiment
 from olmo_inject.corpus import kinds
 from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.data import build_data, build_plan
 from olmo_inject.errors import UserError
+from olmo_inject.inspect.plan import print_step
+from olmo_inject.inspect.summary import plan_summary
 from olmo_inject.runs.folder import fingerprints
 from olmo_inject.tasks import TaskConfig
 
@@ -50,6 +54,17 @@ def experiment(tmp_path: Path, corpus: dict[str, Any], *overrides: str, **model:
 def bare(shards: list[Path], **more: Any) -> dict[str, Any]:
     ids = {"vocab_size": 200, "eos_token_id": 0, "pad_token_id": 1}
     return {"paths": [str(path) for path in shards], **ids, **more}
+
+
+def test_a_gap_longer_than_what_is_looked_at(folder: Path, tmp_path: Path) -> None:
+    rare = experiment(tmp_path, {"folder": str(folder)}, "train.max_duration=100000", "injections.0.per_row=2")
+    rare.injections[0].schedule, rare.injections[0].instances_per_batch = "burst", None
+    rare.injections[0].instances, rare.injections[0].every = 8, 25_000
+    planned = build_plan(rare)
+    told = plan_summary(rare, planned)["injections"]["tcmp"]["steps_between_observations"]
+    assert told == {"least": 25_000, "mean": 25_000.0, "most": 25_000}
+    print_step(planned, 25_000, Console(file=(shown := StringIO()), width=100))
+    assert "Step 25000: 4 of 16 rows injected" in shown.getvalue()  # eight instances, two in a row
 
 
 def test_from_a_corpus_folder(folder: Path, tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ from olmo_inject.runs.folder import check_same_data, identity
 from olmo_inject.runs.read import load_run, read_evidence
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
 from olmo_inject.training.gradients import (
-    IGNORED,
     TARGETS,
     MlpGradients,
     batch_targets,
@@ -41,6 +40,7 @@ from olmo_inject.training.gradients import (
     with_references,
     z_loss_of,
 )
+from olmo_inject.training.loss import IGNORED
 
 METHOD = "gradients"
 VERSION = 5

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from analysis.methods.activations import check_vocabulary
 from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
-from olmo_inject.errors import UserError
 from olmo_inject.training.evaluation.probes import ask_task
 
 METHOD = "memory"
@@ -33,19 +32,16 @@ def memory_method(most: int | None = None) -> Method:
     """
 
     def compute(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> Tables:
-        tasks = [task for task in checkpoint.tasks if not task.is_triples]
-        if not tasks:
-            raise UserError("it has no task of texts; `analyze behaviour` shows the others")
         seen_before = None
         if checkpoint.run is not None and checkpoint.step is not None:
             seen_before = checkpoint.run.saved.build_plan().plan, checkpoint.step
         found: list[dict[str, Any]] = []
-        for number, task in enumerate(tasks):
+        for number, task in enumerate(checkpoint.tasks):
             check_vocabulary(model, task)
             answers = ask_task(model, task, OPTIONS_PER_PASS, most, seen_before)
             found += [{"task": task.name, **answer} for answer in answers]
-            report((number + 1) / len(tasks))
+            report((number + 1) / len(checkpoint.tasks))
         table = pd.DataFrame(found, columns=list(_COLUMNS))
         return {"probes": table.astype({"seen": "Int64", "last_seen": "Int64"})}
 
-    return Method(METHOD, compute, {"max_instances": most}, VERSION)
+    return Method(METHOD, compute, {"max_instances": most}, VERSION, pairs=False)

@@ -31,7 +31,7 @@ def scores_method() -> Method:
 
 
 def unmeasured(checkpoints: Sequence[StoredModel]) -> list[StoredModel]:
-    """The checkpoints that lack an evaluation of some task at their step, and all models that belong to no run."""
+    """The checkpoints that lack an evaluation of a task of pairs at their step, and all models of no run."""
     return [
         checkpoint
         for checkpoint in checkpoints
@@ -39,6 +39,7 @@ def unmeasured(checkpoints: Sequence[StoredModel]) -> list[StoredModel]:
         or any(
             checkpoint.step not in checkpoint.run.series(f"eval/{task.name}/{half}/accuracy").index
             for task in checkpoint.tasks
+            if task.is_triples
             for half in HALVES
         )
     ]

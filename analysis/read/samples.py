@@ -11,7 +11,7 @@ from analysis.read.runs import Run
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.runs.folder import check_same_data
-from olmo_inject.tasks import INSTANCE_TOKENS, Task
+from olmo_inject.tasks import Task
 
 INJECTED_ROWS = 5
 OTHER_ROWS = 2
@@ -111,5 +111,5 @@ def _row(data: ExperimentData, number: int, tokens: np.ndarray, task: Task | Non
     if task is None or not task.is_triples:
         return Row(number, None if task is None else task.name, spliced, None, before, host)
     value_of = {token: value for value, token in enumerate(task.tokens.tolist())}
-    values = [value_of[token] for token in tokens[start : start + INSTANCE_TOKENS - 1].tolist()]
+    values = [value_of[token] for token in tokens[start:beyond].tolist() if token in value_of]  # EOS may come first
     return Row(number, task.name, spliced, (values[0], values[1]), before, host)

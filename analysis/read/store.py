@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Method:
         options: everything beside the weights that decides the result, in JSON types.
         version: increased when the computation changes, so that older results are not mistaken for new ones.
         inputs: everything about the checkpoint beside its weights that decides the result, in JSON types.
+        pairs: whether it is of tasks of pairs, with instances TOK1, TOK2, LABEL, or of tasks of texts.
     """
 
     name: str
@@ -66,6 +67,20 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1
     inputs: Callable[[StoredModel], Any] = task_fingerprints
+    pairs: bool = True
+
+    def with_its_tasks(self, checkpoint: StoredModel) -> StoredModel:
+        """The checkpoint with those of its tasks that the method is of.
+
+        Raises:
+            UserError: it has none.
+        """
+        tasks = [task for task in checkpoint.tasks if task.is_triples == self.pairs]
+        if not tasks:
+            kind, other = ("pairs", "memory") if self.pairs else ("texts", "behaviour")
+            shown = f"; `analyze {other}` shows its others" if checkpoint.tasks else ""
+            raise UserError(f"it has no task of {kind}{shown}")
+        return replace(checkpoint, tasks=tasks)
 
 
 def analyze(checkpoints: Sequence[StoredModel], method: Method, device: torch.device, skipped: Skipped) -> Tables:
@@ -105,8 +120,7 @@ def result(checkpoint: StoredModel, method: Method, device: torch.device, report
         with suppress(OSError):  # another user's folder may be readable but not writable
             (folder / ABOUT).touch()  # a report shows the results that were requested last
         return read_tables(folder)
-    if not checkpoint.tasks:
-        raise UserError("it has no task")
+    checkpoint = method.with_its_tasks(checkpoint)
     tables = method.compute(checkpoint.load(device), checkpoint, report)
     _keep(folder, {**about, "step": checkpoint.step}, tables)
     return tables

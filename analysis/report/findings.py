@@ -10,6 +10,7 @@ from analysis.figures.accumulation import accumulation_table, measure_of
 from analysis.figures.measures import AUC
 from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, label_tasks
 from analysis.report.page import Table
+from olmo_inject.runs.folder import differences
 from olmo_inject.words import counted
 
 MOST = 5  # findings in a report, at most
@@ -190,12 +191,10 @@ def _is_even(run: Run, task: str) -> bool:
 
 def _even_pair(a: Run, b: Run, task: str) -> Comparison | None:
     """Two evenly injected runs that differ in size or frequency alone, the one expected to be better first."""
-    if a.text_label != b.text_label:
-        return None
-    rates = a.frequency(task).per_batch, b.frequency(task).per_batch
-    if rates[0] == rates[1] and a.parameters != b.parameters:
+    as_often = a.frequency(task) == b.frequency(task)
+    if as_often and a.parameters != b.parameters and _differ_in(a, b, "model.", "model_name"):
         return _comparison(task, "model size", *sorted((a, b), key=lambda run: -run.parameters))
-    if a.size == b.size and rates[0] != rates[1]:
+    if not as_often and a.size == b.size and _differ_in(a, b, *_schedules_of(a, task)):
         return _comparison(task, "frequency", *sorted((a, b), key=lambda run: -run.frequency(task).per_batch))
     return None
 
@@ -204,9 +203,25 @@ def _gap_pairs(runs: Sequence[Run], task: str) -> Iterator[Comparison]:
     """Runs of equal size and long-run frequency that differ in the gap, the shorter gap first."""
     spread = sorted((run for run in runs if run.gap(task) is not None), key=lambda run: run.gap(task) or 0)
     for a, b in itertools.combinations(spread, 2):
-        same = (a.size, a.text_label, a.frequency(task)) == (b.size, b.text_label, b.frequency(task))
-        if same and a.gap(task) != b.gap(task):
+        same = (a.size, a.frequency(task)) == (b.size, b.frequency(task)) and a.gap(task) != b.gap(task)
+        if same and _differ_in(a, b, *_schedules_of(a, task)):
             yield _comparison(task, "gap", a, b)
+
+
+def _schedules_of(run: Run, task: str) -> list[str]:
+    """The beginnings of the settings that say how often a task is injected."""
+    return [f"injections.{number}." for number, entry in enumerate(run.experiment.injections) if entry.task == task]
+
+
+def _differ_in(a: Run, b: Run, *settings: str) -> bool:
+    """Whether two runs of one text and length differ in no other settings; the arguments are beginnings of names."""
+    read = ("corpus", "order")  # these fingerprints tell texts apart, wherever their files are
+    texts = [
+        {name: value for name, value in run.plan["fingerprints"].items() if name.startswith(read)} for run in (a, b)
+    ]
+    if texts[0] != texts[1] or a.experiment.steps != b.experiment.steps:
+        return False
+    return all(each.startswith(settings) for each in differences(a.experiment, b.experiment))
 
 
 def _comparison(task: str, differ_in: str, a: Run, b: Run) -> Comparison:

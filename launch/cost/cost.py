@@ -7,15 +7,19 @@ is assumed until `calibrate` measures it. `memory` says which of its numbers are
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from launch.cost.accelerators import Accelerator
 from launch.cost.memory import FP32, Memory, Parameters, count_parameters, estimate_memory
-from olmo_inject.config import Experiment
+from olmo_inject.config import Experiment, find_config
 from olmo_inject.config.olmo_settings import ModelConfig, OptimizerType
+from olmo_inject.corpus.catalog import read_catalog
+from olmo_inject.corpus.folder import DESCRIPTION, read_corpus_folder
 from olmo_inject.errors import UserError
-
-TOKEN_BYTES = {"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "int32": 4, "int64": 8}
+from olmo_inject.training.checkpoints.on_disk import first_step_of
 
 
 @dataclass(frozen=True)
@@ -105,21 +109,17 @@ def estimate(
     *,
     nodes: int = 1,
     gpus_per_node: int = 1,
-    corpus_tokens: int | None = None,
-    first_step: int = 0,
 ) -> Cost:
-    """Estimate the cost of one run.
+    """Estimate the cost of one run, from the step at which it branches off another.
 
     Args:
         experiment: the run.
         accelerator: what it runs on, with price and utilization.
         nodes: number of nodes, at least 1.
         gpus_per_node: accelerators of each node, at least 1.
-        corpus_tokens: tokens of the corpus; None: as many as the run reads.
-        first_step: first step to train, which is not 0 if the run branches off or resumes.
 
     Raises:
-        UserError: there is no GPU, or the GPUs cannot share the batch evenly.
+        UserError: there is no GPU, or the GPUs cannot share the batch evenly; the catalog has no such corpus.
     """
     gpus = nodes * gpus_per_node
     if nodes < 1 or gpus_per_node < 1:
@@ -129,10 +129,9 @@ def estimate(
     model, train = experiment.model, experiment.train
     assert train.distributed_strategy is not None
     count = count_parameters(model)
+    first_step = first_step_of(experiment, None)
     steps = max(0, experiment.steps - first_step)
     tokens = steps * experiment.batch_size * experiment.sequence_length
-    read = experiment.steps * experiment.batch_size * experiment.sequence_length
-    staged = read if corpus_tokens is None else min(read, corpus_tokens)
     return Cost(
         name=experiment.name,
         parameters=count,
@@ -145,8 +144,22 @@ def estimate(
         accelerator=accelerator,
         memory=estimate_memory(experiment, gpus, gpus_per_node),
         checkpoints=count_checkpoints(experiment, first_step),
-        corpus_bytes=staged * TOKEN_BYTES.get(experiment.corpus.dtype, 2),
+        corpus_bytes=corpus_bytes(experiment),
     )
+
+
+def corpus_bytes(experiment: Experiment) -> int:
+    """Bytes of the tokens that a run reads up to its end, or of its whole corpus where that is known to be smaller."""
+    corpus, dtype = experiment.corpus, experiment.corpus.dtype
+    tokens = experiment.steps * experiment.batch_size * experiment.sequence_length
+    if corpus.name is not None:
+        dtype = read_catalog(find_config(corpus.name, "corpora")).entry.dtype
+    elif corpus.folder is not None and (Path(corpus.folder) / DESCRIPTION).is_file():
+        described = read_corpus_folder(Path(corpus.folder))
+        dtype, tokens = described.dtype, min(tokens, described.tokens)
+    if corpus.sequences is not None:
+        tokens = min(tokens, corpus.sequences * experiment.sequence_length)
+    return tokens * np.dtype(dtype).itemsize
 
 
 def flops_per_token(model: ModelConfig) -> int:

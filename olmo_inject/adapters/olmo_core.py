@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from olmo_inject.adapters.recorder import Recorder
-from olmo_inject.adapters.run import IGNORED, INDEX, InjectedRun, RankBatches, collate
+from olmo_inject.adapters.run import INDEX, InjectedRun, RankBatches, collate
 from olmo_inject.corpus.splice import lift_masks, padded_lengths
 from olmo_inject.errors import UserError
 from olmo_inject.extras import require_olmo_core
 from olmo_inject.injection.splicing import Splices
+from olmo_inject.training.loss import IGNORED
 
 require_olmo_core("3.", "ai2-olmo 0.6.0 pins another, so give OLMo-core an environment of its own (make core-env)")
 

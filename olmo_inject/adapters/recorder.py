@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch.distributed.tensor import DTensor
 
-from olmo_inject.adapters.run import IGNORED, InjectedRun
+from olmo_inject.adapters.run import InjectedRun
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.files import write_json
 from olmo_inject.owned_folder import absent
@@ -28,6 +28,7 @@ from olmo_inject.training.callbacks.evidence import Evidence
 from olmo_inject.training.callbacks.injected_loss import InjectedLoss
 from olmo_inject.training.evaluation.probes import Probe
 from olmo_inject.training.evaluation.tasks import NextLogits, Scores, evaluate_shared
+from olmo_inject.training.loss import IGNORED
 from olmo_inject.training.sums import StepSums
 
 

@@ -18,8 +18,8 @@ from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
 from olmo_inject.injection.splicing import Splices
 from olmo_inject.runs.read import run_of
+from olmo_inject.training.loss import IGNORED
 
-IGNORED = -100  # label of a token that is not a target
 INDEX = "index"  # batch key for the position p of each row: row p % B of step p // B
 
 

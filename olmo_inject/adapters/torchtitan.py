@@ -16,8 +16,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from olmo_inject.adapters.run import IGNORED, InjectedRun, RankBatches
+from olmo_inject.adapters.run import InjectedRun, RankBatches
 from olmo_inject.errors import UserError
+from olmo_inject.training.loss import IGNORED
 
 
 class TitanDataLoader:

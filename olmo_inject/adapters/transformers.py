@@ -19,8 +19,9 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from olmo_inject.adapters.recorder import Recorder
-from olmo_inject.adapters.run import IGNORED, INDEX, InjectedRun
+from olmo_inject.adapters.run import INDEX, InjectedRun
 from olmo_inject.errors import UserError
+from olmo_inject.training.loss import IGNORED
 
 # Settings that decide the weights, beside the model and the rows.
 SETTINGS = (

@@ -134,7 +134,7 @@ def evaluate(
         raise UserError("--suite: give either suites or --tasks")
     if suites_in is not None and not suite:
         raise UserError("--suites-in: name the tasks in it with --suite")
-    found_steps = evaluation.find_steps(checkpoints, steps)
+    found_steps = evaluation.find_checkpoint_paths(checkpoints, steps)
     suites = Suites.find(suite, suites_in) if suite else None
 
     def compute(work: list[tuple[Path, list[Task]]]) -> Iterator[list[dict[str, Any]]]:

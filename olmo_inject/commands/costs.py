@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -26,9 +25,6 @@ from olmo_inject.commands.shared import (
     table_console,
 )
 from olmo_inject.rank_environment import is_first_rank, is_rank
-
-if TYPE_CHECKING:
-    from olmo_inject.config import Experiment
 
 CALIBRATION = "Calibration"
 
@@ -86,14 +82,7 @@ def cost(
         used = calibrated(experiment, used, timed)
         if (warning := another_card(used, timed)) is not None:
             print(f"olmo-inject: {warning}", file=sys.stderr)
-    result = estimate(
-        experiment,
-        used,
-        nodes=nodes,
-        gpus_per_node=gpus,
-        corpus_tokens=_corpus_tokens(experiment),
-        first_step=_first_step(experiment),
-    )
+    result = estimate(experiment, used, nodes=nodes, gpus_per_node=gpus)
     if as_json:
         print_json(result.record() | {"timed_steps": None if timed is None else asdict(timed)})
         return
@@ -152,22 +141,3 @@ def preflight(
             print(f"{experiment.name}: {'ready' if result.passed else 'not ready'}", flush=True)
     if not result.passed:
         raise typer.Exit(1)
-
-
-def _corpus_tokens(experiment: Experiment) -> int | None:
-    """Tokens of the corpus, if it is a folder on this machine."""
-    from olmo_inject.corpus.folder import DESCRIPTION, read_corpus_folder
-
-    folder = experiment.corpus.folder
-    if folder is None or not (Path(folder) / DESCRIPTION).is_file():
-        return None
-    return read_corpus_folder(Path(folder)).tokens
-
-
-def _first_step(experiment: Experiment) -> int:
-    """First step of a run, which is not 0 if it branches off another."""
-    if experiment.start_from is None or experiment.start_state != "full":
-        return 0
-    from olmo_inject.training.checkpoints.on_disk import read_checkpoint
-
-    return read_checkpoint(Path(experiment.start_from)).step

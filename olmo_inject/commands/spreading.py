@@ -49,7 +49,7 @@ OPTIONS: dict[str, Any] = {
     "parts": Annotated[
         int | None,
         typer.Option(
-            help="How many parts to submit; default one per item, at most 1,000; with local one per GPU or core.",
+            help="How many parts to make; default one per item, at most 1,000; with local one per GPU or core.",
             show_default=False,
             rich_help_panel=PANEL,
         ),
@@ -246,9 +246,9 @@ class Spread:
 
         left = f"{total - len(missing):,} of {counted(total, noun)} kept"
         if self.submit == "local":
-            count = self.parts or processes_here(self.wants_gpu)
+            at_once = processes_here(self.wants_gpu)
             with stoppable():
-                run_parts(self._parts(min(count, total), missing, folder), count)
+                run_parts(self._parts(min(self.parts or at_once, total), missing, folder), at_once)
             return
         parts = self._parts(min(self.parts or MOST_PARTS, total), missing, folder)
         said = submit_parts(parts, load_site(self.site))

@@ -21,6 +21,7 @@ from olmo_inject.commands.shared import (
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
 from olmo_inject.terminal import Console
+from olmo_inject.words import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -160,7 +161,7 @@ def status(file: FileArgument, only: OnlyOption = None, as_json: JsonOption = Fa
         print_json([status.record() for status in statuses])
     else:
         table_console().print(cells.status_table(statuses))
-        print(f"{len(statuses)} cells: {cells.summary(statuses)}")
+        print(f"{counted(len(statuses), 'cell')}: {cells.summary(statuses)}")
         print(cells.failures(statuses), end="")
     if unanswered:
         raise UserError(unanswered)

@@ -71,6 +71,7 @@ def check_stream(experiment: Described, length: str) -> None:
             task.train_fraction = default_fraction(task.kind)
 
 
+NOTHING = "nothing: "  # instead of a key: begins the reason why there is none
 # Keys of ai2-olmo's TrainConfig that this project sets itself, and what to use instead. An OLMo user's file may hold
 # them with their default values. Another value is an error, since it would have no effect.
 OWNED = {
@@ -140,7 +141,9 @@ def _check_owned_keys(train: TrainConfig) -> None:
     ):
         for name, instead in keys.items():
             if getattr(given, name) != getattr(default, name):
-                raise UserError(f"{prefix}.{name}: not set here; use {instead}")
+                reason = instead.removeprefix(NOTHING)
+                said = f"not set here; use {instead}" if reason == instead else f"has no effect here: {reason}"
+                raise UserError(f"{prefix}.{name}: {said}")
 
 
 def _whole_steps(experiment: Experiment) -> int:
@@ -304,8 +307,8 @@ def _check_place(injection: InjectionConfig, where: str) -> None:
         raise UserError(f"{where}: per_row: schedule bernoulli draws each row for one instance")
     if injection.longer == "split" and (injection.place != "start" or injection.per_row > 1):
         raise UserError(f"{where}: longer: split needs place start and one instance per_row")
-    if injection.longer == "split" and injection.schedule == "at":
-        raise UserError(f"{where}: longer: split: not with schedule at")
+    if injection.longer == "split" and injection.schedule in ("at", "bernoulli"):
+        raise UserError(f"{where}: longer: split: not with schedule {injection.schedule}")
 
 
 def _check_references(experiment: Described, tasks: Sequence[str]) -> None:

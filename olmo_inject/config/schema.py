@@ -29,13 +29,13 @@ class CorpusConfig:
     """The corpus: a named one, a folder written by `olmo-inject corpus`, or shards of your own."""
 
     name: str | None = None
-    """One of configs/corpora, or a file like them; it decides everything but `root` and `seed`."""
+    """One of configs/corpora, or a file like them; it decides everything but `root`, `seed` and `sequences`."""
     root: str | None = None
     """Location of a named corpus: the folder, http(s)://... or s3://... of its shards."""
     manifest: str | None = None
     """Manifest of a named corpus, if it is not where `olmo-inject corpus manifest` writes it."""
     folder: str | None = None
-    """A corpus folder or a staged corpus; its `corpus.json` or `stage.json` decides everything but `seed`."""
+    """A corpus folder or a staged corpus; its description decides everything but `seed` and `sequences`."""
     paths: list[str] = field(default_factory=list)
     """Shards in order: raw arrays of token ids. A path may be a glob."""
     dtype: str = "uint16"
@@ -117,7 +117,7 @@ class EvaluationConfig:
 
     also: StepSelection = field(default_factory=StepSelection)
     batch_size: int = 512
-    """Instances per forward pass on each rank."""
+    """Pairs per forward pass on each rank; a GPU takes more, to fill it. Texts and references have their own sizes."""
     max_instances: int | None = None
     """Instances of each half to evaluate, the same ones each time; None: all."""
 

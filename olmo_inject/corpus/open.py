@@ -94,6 +94,8 @@ def corpus_config(name: str, root: str | None, manifest: str | None) -> tuple[Co
     if _is_experiment(name):
         experiment = load_described(name)
         config = experiment.corpus
+        if config.name is None and (root is not None or manifest is not None):
+            raise UserError(f"--root and --manifest: for a named corpus, which the corpus of {name} is not")
         config.root, config.manifest = root or config.root, manifest or config.manifest
         return config, shape_of(experiment)
     shipped = shipped_configs("corpora")

@@ -33,8 +33,8 @@ class TokenShards:
         vocab_size: an id at or above it raises an error; None accepts all ids.
         sizes: bytes of each shard, from a manifest; another size raises an error.
         sums: SHA-256 of each shard, as its folder records it; `corpus verify` checks them, reading does not.
-        looked_at: False: no file is looked at before a sequence of it is read, since another process has looked at all
-            of them, and `sizes` are what it found.
+        looked_at: True: another process has looked at all files, and `sizes` are what it found. This one looks at a
+            file when it first reads a sequence of it.
 
     Attributes:
         is_running_text: whether consecutive sequences of a shard are consecutive text; in a stage they are not.

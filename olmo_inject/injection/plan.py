@@ -129,7 +129,12 @@ class Plan:
         self._task_of = [names.index(entry.task.name) for entry in self.entries]
         self._lists = {n: each.schedule for n, each in enumerate(self.entries) if isinstance(each.schedule, Listed)}
         self._check_lists()
+        self._demands = [  # what is to have room in a step: a list's rows, the instances of other schedules
+            entry.schedule.of_rows(entry.placement.per_row) if isinstance(entry.schedule, Listed) else entry.schedule
+            for entry in self.entries
+        ]
         self._pieces = [self._pieces_of(entry) for entry in self.entries]
+        self._splits = any(pieces is not None for pieces in self._pieces)
         self.overflow_chance = self._check_room()
         for entry in self.entries:
             if entry.draw != "independent" and not is_exact(entry.schedule):
@@ -261,8 +266,8 @@ class Plan:
         """Number of instances of each entry. If they exceed the batch, the last declared drawn entries get fewer."""
         counts = [entry.schedule.count(step) for entry in self.entries]
         excess = sum(counts) - self.batch_size
-        if excess > 0:  # several instances may share a row, so count the rows
-            excess = int(sum(self._rows(n, np.asarray(count)) for n, count in enumerate(counts))) - self.batch_size
+        if excess > 0 or self._splits:  # several instances may share a row, or one take several: count the rows
+            excess = sum(self._rows_at(number, step) for number in range(len(counts))) - self.batch_size
         if excess > 0:
             for number in sorted(range(len(counts)), key=lambda n: (is_exact(self.entries[n].schedule), -n)):
                 given_up = min(excess, counts[number])
@@ -270,25 +275,32 @@ class Plan:
                 excess -= given_up
         return counts
 
+    def _rows_at(self, number: int, step: int) -> int:
+        """Number of rows that an entry takes in a step."""
+        return int(self._rows(number, np.asarray(self._demands[number].count(step))))
+
     def _rows(self, number: int, counts: Int64[np.ndarray, ...]) -> np.ndarray | np.integer:
-        """Number of rows of a step that this many instances of an entry take."""
+        """Number of rows of a step that this many of an entry's `_demands` take."""
+        if number in self._lists:
+            return counts
         pieces = self._pieces[number]
         most = 1 if pieces is None else int(pieces[self.entries[number].ids].max())
         return self.entries[number].placement.rows_of(counts, most)
 
     def _check_room(self) -> float:
         """The probability of an overflow in a step, which must be negligible."""
-        schedules, rows = [entry.schedule for entry in self.entries], self.batch_size
-        found = worst(schedules, rows, self.steps, [partial(self._rows, n) for n in range(len(schedules))])
-        if found.exact > rows:
+        batch, demands = self.batch_size, self._demands
+        found = worst(demands, batch, self.steps, [partial(self._rows, n) for n in range(len(demands))])
+        if found.exact > batch:
             step, at = found.step, "a step could get" if found.step is None else f"step {found.step} gets"
-            counts = [each.max_count if step is None else each.count(step) for each in schedules if is_exact(each)]
-            names = [entry.task.name for entry in self.entries if is_exact(entry.schedule)]
-            parts = " + ".join(f"{n} of {name}" for n, name in zip(counts, names, strict=True) if n)
-            raise UserError(f"injections: {at} {parts} instances, more than its {rows} rows")
+            exact = [entry for entry in self.entries if is_exact(entry.schedule)]
+            counts = [each.schedule.max_count if step is None else each.schedule.count(step) for each in exact]
+            parts = " + ".join(f"{n} of {entry.task.name}" for n, entry in zip(counts, exact, strict=True) if n)
+            in_rows = "" if found.exact == sum(counts) else f" in {found.exact} rows"
+            raise UserError(f"injections: {at} {parts} instances{in_rows}, more than its {batch} rows")
         if found.chance > TAIL:
             raise UserError(
-                f"injections: a step gets more instances than its {rows} rows with chance {found.chance:.2g}; "
+                f"injections: a step gets more instances than its {batch} rows with chance {found.chance:.2g}; "
                 f"drawn schedules are allowed {TAIL:g}"
             )
         return found.chance

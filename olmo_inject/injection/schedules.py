@@ -241,6 +241,19 @@ class Listed:
         """`count` of the steps `start + steps`."""
         return np.searchsorted(self.steps, start + steps + 1) - np.searchsorted(self.steps, start + steps)
 
+    def of_rows(self, per_row: int) -> Listed:
+        """A list with one injection for each row that this one fills.
+
+        Those are the rows that it names, and as many as the others need with `per_row` in each.
+        """
+        named = self.rows >= 0
+        drawn, counts = np.unique(self.steps[~named], return_counts=True)
+        steps = np.concatenate(
+            [np.unique(np.stack([self.steps, self.rows])[:, named], axis=1)[0], np.repeat(drawn, -(-counts // per_row))]
+        )
+        none = np.full(len(steps), -1)
+        return Listed(np.sort(steps), none, none)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the list."""

@@ -69,7 +69,8 @@ def print_step(planned: TaskPlan, step: int, console: Console, most: int | None 
         most: maximum number of rows, some of each task; None: all.
     """
     entries = step_record(planned, step)["injections"]
-    table = Table(title=f"Step {step}: {len(entries)} of {planned.plan.batch_size} rows injected", title_justify="left")
+    rows = len({entry["row"] for entry in entries})
+    table = Table(title=f"Step {step}: {rows} of {planned.plan.batch_size} rows injected", title_justify="left")
     triples = all(task.is_triples for task in planned.plan.tasks)
     for column in ("row", "task", "instance", *(("TOK1", "TOK2", "LABEL") if triples else ("text",))):
         table.add_column(column, justify="right" if column in ("row", "instance") else "left")
@@ -145,7 +146,7 @@ def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> No
     console.print(rates, gaps, markup=False)
     console.print(
         f"Injected tokens: {summary['injected_share_of_tokens']:.4g} of all tokens "
-        f"({summary['tokens_of_an_instance']} per instance, with its end-of-document token).",
+        f"({summary['tokens_of_an_instance']} per instance, with what `eos` adds).",
         highlight=False,
     )
     if planned.plan.overflow_chance:
@@ -160,7 +161,6 @@ def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> No
             "Without document masking the text after an instance attends to it; the instance comes first, so it "
             "attends to nothing else."
         )
-    # This is the only place that enumerates steps; it ends at the first injection.
     first = min(injection.start for injection in experiment.injections)
     for step in range(first, min(first + 10_000, experiment.steps)):
         if len(planned.plan.at(step).rows):

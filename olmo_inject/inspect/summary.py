@@ -13,7 +13,8 @@ from olmo_inject.injection.frequency import Frequency
 from olmo_inject.injection.plan import PlannedTask
 from olmo_inject.injection.schedules import is_exact
 
-GAP_STEPS = 20_000  # steps over which gaps are measured; schedules repeat long before that
+GAP_STEPS = 20_000  # steps over which gaps are measured, or two periods of an exact schedule, as far as
+MOST_GAP_STEPS = 2**22  # these
 
 
 def plan_summary(experiment: Described, planned: TaskPlan) -> dict[str, Any]:
@@ -48,7 +49,12 @@ def _of_task(experiment: Described, config: InjectionConfig, entry: PlannedTask)
         total: float = schedule.before(steps)
     else:
         total = float(frequency.per_batch * (beyond - first))
-    counts = np.array([schedule.count(step) for step in range(first, min(beyond, first + GAP_STEPS))])
+    if is_exact(schedule):
+        two_periods = MOST_GAP_STEPS if schedule.period is None else 2 * schedule.period
+        n = min(beyond - first, max(GAP_STEPS, min(two_periods, MOST_GAP_STEPS)))
+        counts = schedule.counts(first, np.arange(n))
+    else:
+        counts = np.array([schedule.count(step) for step in range(first, min(beyond, first + GAP_STEPS))])
     injected = np.flatnonzero(counts)
     gaps = np.diff(injected)
     n_train = len(entry.ids)

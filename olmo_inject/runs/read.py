@@ -245,8 +245,10 @@ def moved_corpus(corpus: CorpusConfig, folder: Path) -> CorpusConfig:
     """The configuration of a corpus that has moved to `folder`; fingerprints show later whether it is the same."""
     if not folder.is_dir():
         raise UserError(f"--corpus: {folder} is not a folder")
-    if (folder / DESCRIPTION).is_file() or (folder / STAGE).is_file():
+    if (folder / STAGE).is_file():  # of the sequences of certain steps
         return CorpusConfig(folder=str(folder), seed=corpus.seed)
+    if (folder / DESCRIPTION).is_file():
+        return CorpusConfig(folder=str(folder), seed=corpus.seed, sequences=corpus.sequences)
     if corpus.name is not None:
         return replace(corpus, root=str(folder))
     if corpus.paths:

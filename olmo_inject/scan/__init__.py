@@ -1,5 +1,6 @@
 """Search a corpus for what tasks inject, and for natural statements about numbers.
 
-`report.scan_experiment` is what `corpus scan` calls. `scan` searches in several processes; `instances` recognizes the
-tokens of tasks; `prefilter`, `finder` and `statements` find statements; `clean_seeds` draws other task seeds.
+`report.search_experiment` is what `corpus scan` calls, and `scan_report` what it writes. `scan` searches in several
+processes; `instances` recognizes the tokens of tasks; `prefilter`, `finder` and `statements` find statements;
+`clean_seeds` draws other task seeds.
 """

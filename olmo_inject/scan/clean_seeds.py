@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
+from olmo_inject.tasks.material import Rows
 from olmo_inject.vocabulary import Vocabulary
 
 AT_ONCE = 64  # draws that one pass over the corpus tests
@@ -14,7 +15,12 @@ Count = Callable[[Sequence[Task]], list[int]]
 
 
 def clean_seeds(
-    configs: Sequence[TaskConfig], vocabulary: Vocabulary, instances: Sequence[int], count: Count, most: int
+    configs: Sequence[TaskConfig],
+    vocabulary: Vocabulary,
+    instances: Sequence[int],
+    count: Count,
+    most: int,
+    rows: Callable[[], Rows] | None = None,
 ) -> list[TaskConfig]:
     """Draw new seeds for the tasks with natural instances until no task has any.
 
@@ -27,6 +33,7 @@ def clean_seeds(
         instances: natural instances of each task with its own seed.
         count: gives the natural instances of each of many tasks, in one pass over the corpus.
         most: draws to try.
+        rows: opens the rows of the corpus, for tasks that are made of them.
 
     Raises:
         UserError: no draw was clean; the message gives the instances of the best draw.
@@ -40,7 +47,7 @@ def clean_seeds(
             for offset in range(tried + 1, min(tried + AT_ONCE, most) + 1)
         ]
         tried += len(draws)
-        tasks = [build_tasks(draw, vocabulary) for draw in draws]
+        tasks = [build_tasks(draw, vocabulary, rows) for draw in draws]
         counts = count([task for drawn in tasks for task in drawn])
         for number, draw in enumerate(draws):
             natural = sum(counts[number * len(configs) : (number + 1) * len(configs)])

@@ -17,7 +17,7 @@ from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.provenance import origins_at, provenance_path
 from olmo_inject.corpus.references import Reference
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.data import TaskPlan, build_plan
+from olmo_inject.data import TaskPlan, build_plan, rows_of
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency, sightings
 from olmo_inject.injection.frequency import UNITS
@@ -144,6 +144,7 @@ def search_experiment(
             _of_triples(planned.tasks, [hits.instances for hits in result.tasks]),
             lambda tasks: _natural_instances(shards, vocabulary, tasks, **how),
             options.resample,
+            partial(rows_of, source, experiment.sequence_length),
         )
         seeds = {config.name: config.seed for config in clean}
     return Searched(corpus, experiment, planned, shards, texts, result, seeds)

@@ -1,7 +1,8 @@
 """What is injected: tasks, their kinds, and the registry of kinds.
 
 `task` builds a task's instances and its train and test half. `comparison` and `modular_addition` are the study's kinds;
-`texts`, `facts`, `benchmark` and `canary` take other material. `halves` chooses which held-out pairs are evaluated.
+`texts`, `facts`, `benchmark`, `canary` and `copies` take other material. `halves` chooses which held-out pairs are
+evaluated.
 """
 
 from olmo_inject.tasks import (  # registers the built-in kinds

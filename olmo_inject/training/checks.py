@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from olmo_inject.runs.read import is_run, read_experiment
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.hub import local_folder
-from olmo_inject.training.checkpoints.on_disk import Checkpoint, latest, read_checkpoint
+from olmo_inject.training.checkpoints.on_disk import first_step_of, latest
 from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.training.gradients import with_references
 from olmo_inject.training.olmo_config import model_config
@@ -96,19 +95,6 @@ def record_changes(experiment: Experiment, data: ExperimentData) -> None:
     if experiment_yaml(read_experiment(folder)) != experiment_yaml(experiment):
         with locked(folder):
             prepare(experiment, data)
-
-
-def first_step_of(experiment: Experiment, last: Checkpoint | None) -> int:
-    """The first step of a run: after its `last` checkpoint, or where it branches off another run.
-
-    Raises:
-        UserError: the record of the checkpoint that it branches off is damaged.
-    """
-    if last is not None:
-        return last.step
-    if experiment.start_from is not None and experiment.start_state == "full":
-        return read_checkpoint(Path(experiment.start_from)).step
-    return 0
 
 
 def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:

@@ -33,13 +33,13 @@ from olmo_inject.errors import UserError
 from olmo_inject.injection.splicing import Splices
 from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import LABEL_POSITION, Task
+from olmo_inject.training.loss import IGNORED
 from olmo_inject.training.structure import neuron_parameters
 
 if TYPE_CHECKING:
     from olmo.config import TrainConfig as OlmoTrainConfig
 
-IGNORED = -100  # marks a target that is not in the loss
-LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; their gradient and the softmax need about three times as much
+LOGITS_IN_A_PASS = 2**24  # 64 MiB in float32; their gradient and the softmax need about three times as much
 Z_LOSS = 1e-4  # ai2-olmo's trainer always uses this value, whatever its configuration says
 TARGETS = ("injected", "label")  # of g_t: all injected tokens (TOK2, LABEL and EOS), or those to be predicted (LABEL)
 NeuronGradient = Float[torch.Tensor, "neurons weights"]
@@ -134,7 +134,7 @@ def loss_gradient(
     counted = targets != IGNORED
     places, wanted = counted.nonzero(as_tuple=True), targets[counted]
     vocabulary = head.out_features
-    for some in torch.arange(len(wanted), device=wanted.device).split(max(1, LOGITS_AT_ONCE // vocabulary)):  # pyright: ignore[reportArgumentType]
+    for some in torch.arange(len(wanted), device=wanted.device).split(max(1, LOGITS_IN_A_PASS // vocabulary)):  # pyright: ignore[reportArgumentType]
         where = tuple(place[some] for place in places)
         part = hidden[where].requires_grad_(True)
         logits = head(part)

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 
+IGNORED = -100  # target of a token that is not in the loss
 LOGITS_AT_ONCE = 2**26  # copied to float32: 256 MiB; the loss holds about three such tensors
 
 
 def loss_in_parts(
     logits: torch.Tensor,
     labels: torch.Tensor,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORED,
     reduction: str = "mean",
     compute_z_loss: bool = False,
     z_loss_multiplier: float = 1e-4,

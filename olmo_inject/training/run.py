@@ -46,7 +46,7 @@ from olmo_inject.training.callbacks.wandb_run import WandbRun
 from olmo_inject.training.checkpoints import on_disk, save_restore
 from olmo_inject.training.checkpoints.hub import local_folder
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
-from olmo_inject.training.checks import check_ranks, first_step_of
+from olmo_inject.training.checks import check_ranks
 from olmo_inject.training.leftovers import remove_leftovers
 from olmo_inject.training.loader import build_loader, worker_deaths_told
 from olmo_inject.training.olmo_config import model_config, train_config
@@ -154,7 +154,7 @@ def _write_folder(experiment: Experiment, data: ExperimentData, overwrite: bool)
     folder = experiment.run_folder
     if overwrite:
         delete_run(folder)
-    prepare(experiment, data, first_step_of(experiment, on_disk.latest(folder)))
+    prepare(experiment, data, on_disk.first_step_of(experiment, on_disk.latest(folder)))
     remove_leftovers(experiment)
     (folder / STOP_FILE).unlink(missing_ok=True)
 

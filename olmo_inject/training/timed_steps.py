@@ -29,8 +29,8 @@ from olmo_inject.training.agreement import from_rank_0
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.evaluation import Evaluation
 from olmo_inject.training.callbacks.progress import Progress
-from olmo_inject.training.checkpoints.on_disk import latest
-from olmo_inject.training.checks import check_ranks, first_step_of
+from olmo_inject.training.checkpoints.on_disk import first_step_of, latest
+from olmo_inject.training.checks import check_ranks
 from olmo_inject.training.parallel import process_group
 from olmo_inject.training.rank_data import open_data
 from olmo_inject.training.run import build_trainer

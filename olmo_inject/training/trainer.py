@@ -18,7 +18,7 @@ from olmo_inject.runs.metrics import Metrics
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.checkpoints import on_disk, save_restore
 from olmo_inject.training.compat import TrainerShims
-from olmo_inject.training.loss import loss_in_parts
+from olmo_inject.training.loss import IGNORED, loss_in_parts
 from olmo_inject.training.sums import StepSums
 
 TOTAL_NORM = "total_grad_norm"  # ai2-olmo's name
@@ -133,7 +133,7 @@ class InjectionTrainer(TrainerShims, Trainer):
             with torch.no_grad():
                 labels = self.get_labels(batch)
                 self.sums.add("loss", ce_loss.detach())
-                self.sums.add("targets", (labels != -100).sum())
+                self.sums.add("targets", (labels != IGNORED).sum())
                 for callback in self.callbacks:
                     callback.on_forward(self, batch, labels, logits.detach())
         return ce_loss, z_loss, logits

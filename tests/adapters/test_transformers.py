@@ -23,7 +23,7 @@ from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_lines
-from olmo_inject.training.evaluation.checkpoints import evaluate_checkpoint, find_steps, find_tasks
+from olmo_inject.training.evaluation.checkpoints import evaluate_checkpoint, find_checkpoint_paths, find_tasks
 
 pytestmark = pytest.mark.slow
 
@@ -234,7 +234,7 @@ def test_its_checkpoints_go_through_every_analysis(
 @pytest.mark.parametrize("kind", MODELS)
 def test_its_checkpoints_score_as_the_run_measured_them(wholes: dict[str, Path], kind: str) -> None:
     run = wholes[kind] / "run"
-    steps = find_steps([run])
+    steps = find_checkpoint_paths([run])
     assert [step.name for step in steps] == ["checkpoint-4", "checkpoint-8"]
     for step, number in zip(steps, (4, 8), strict=True):
         for result in evaluate_checkpoint(step, find_tasks((), step), torch.device("cpu")):

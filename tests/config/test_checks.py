@@ -119,6 +119,7 @@ RATE = "injections: [{{task: tcmp, instances_per_batch: 1, {}}}]"
         (INJECTION.format("per_token: 0, eos: never"), "eos 'never' is not one of none, before, after, both"),
         (INJECTION.format("per_token: 0, per_row: 0"), "tcmp: per_row: 0 must be at least 1"),
         (INJECTION.format("schedule: bernoulli, per_token: 0, per_row: 2"), "per_row: schedule bernoulli draws"),
+        (INJECTION.format("schedule: bernoulli, per_token: 0, longer: split"), "split: not with schedule bernoulli"),
         (INJECTION.format("per_token: 0, longer: split, place: end"), "longer: split needs place start and one"),
         (RATE.format("schedule: poisson"), "tcmp: schedule 'poisson' is not one of uniform, burst, bernoulli"),
         (RATE.format("draw: shuffled"), "injections: tcmp: draw 'shuffled' is not one of independent, epochs"),
@@ -173,19 +174,25 @@ def other_value(name: str, default: Any) -> str:
     return "elsewhere" if name in text else "true" if name == "new_style_checkpoints" else "7"
 
 
+def said_of(instead: str) -> str:
+    """Of a key that something replaces, and of one that nothing does."""
+    nothing, _, reason = instead.partition(": ")
+    return f"has no effect here: {reason}" if nothing == "nothing" else f"not set here; use {instead}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "instead"), OWNED.items())
 def test_owned_keys_point_to_where_it_is_said(base: Path, name: str, instead: str) -> None:
     value = other_value(name, getattr(Experiment().train, name))
     message = refusal(changed(base, f"train: {{{name}: {value}}}"))
-    assert message == f"train.{name}: not set here; use {instead}"
+    assert message == f"train.{name}: {said_of(instead)}"
 
 
 @pytest.mark.parametrize(("name", "instead"), OWNED_DATA.items())
 def test_owned_data_keys_point_to_where_it_is_said(base: Path, name: str, instead: str) -> None:
     value = other_value(name, getattr(Experiment().train.data, name))
     message = refusal(changed(base, f"train: {{data: {{{name}: {value}}}}}"))
-    assert message == f"train.data.{name}: not set here; use {instead}"
+    assert message == f"train.data.{name}: {said_of(instead)}"
 
 
 @pytest.mark.parametrize(("name", "instead"), [*OWNED_OPTIMIZER.items(), *OWNED_WANDB.items()])
@@ -193,7 +200,7 @@ def test_owned_keys_of_parts_point_to_where_it_is_said(base: Path, name: str, in
     part = "optimizer" if name in OWNED_OPTIMIZER else "wandb"
     value = {"metrics_log_interval": "5", "rank_zero_only": "false"}.get(name, "true")
     message = refusal(changed(base, f"train: {{{part}: {{{name}: {value}}}}}"))
-    assert message == f"train.{part}.{name}: not set here; use {instead}"
+    assert message == f"train.{part}.{name}: {said_of(instead)}"
 
 
 def test_owned_keys_may_stand_with_their_defaults(base: Path) -> None:

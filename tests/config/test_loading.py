@@ -17,6 +17,7 @@ from olmo_inject.injection import Bernoulli, Burst, PlannedTask, Uniform
 from olmo_inject.injection.schedules import Window
 from olmo_inject.tasks import build_tasks
 from olmo_inject.vocabulary import Vocabulary
+from olmo_inject.yaml_text import plain_value
 
 IDS = Vocabulary.without_tokenizer(50280, 50279, 1)
 
@@ -44,6 +45,14 @@ def test_text_stays_as_it_was_written(base: Path, word: str) -> None:
         resolved = base.with_name("resolved.yaml")
         resolved.write_text(experiment_yaml(experiment))
         assert load_experiment(resolved) == experiment
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1_000", 1000), ("1_0.5", 10.5), ("1__0", "1__0"), ("1_", "1_"), ("1_.5", "1_.5"), ("1__0.5", "1__0.5")],
+)
+def test_underscores_stand_between_digits(text: str, value: object) -> None:
+    assert plain_value(text) == value
 
 
 def test_numbers_are_what_they_look_like(base: Path) -> None:

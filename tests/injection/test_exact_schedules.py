@@ -121,6 +121,23 @@ def test_a_list_is_followed_to_the_letter(lines: list[tuple[int, int, bool]]) ->
             assert found.instance[at] in TRAIN
 
 
+@pytest.mark.parametrize(
+    ("rows", "takes"),
+    [([*range(8)], 8), ([0, 0, 0, 0, 7, 7, 7, 7], 2), ([3, 3, 5, -1, -1, -1, -1, -1], 4), ([-1] * 8, 2)],
+)
+def test_a_list_takes_the_rows_that_it_names(rows: list[int], takes: int) -> None:
+    listed = Listed(np.full(8, 2), np.array(rows), np.full(8, -1))
+    shared = PlannedTask(TASK, listed, placement=Placement(per_row=4))
+    plan = Plan([PlannedTask(TASKS[1], Uniform(Fraction(10 - takes))), shared], 10, 0, 4)
+    found = plan.at(2)
+    assert len(set(found.rows.tolist())) == 10
+    assert len(set(found.rows[found.entry == 1].tolist())) == takes
+    with pytest.raises(
+        UserError, match=r"step 2 gets \d of second \+ 8 of first instances(?: in 11 rows)?, more than its 10"
+    ):
+        Plan([PlannedTask(TASKS[1], Uniform(Fraction(11 - takes))), shared], 10, 0, 4)
+
+
 def test_a_row_is_listed_once() -> None:
     listed = Listed(np.array([3, 3]), np.array([5, 5]), np.array([-1, -1]))
     with pytest.raises(UserError, match="injections: first: row 5 of step 3 is listed too often"):

@@ -150,7 +150,8 @@ def test_two_entries_never_share_a_row() -> None:
         assert len(set.union(*rows)) == 5
         assert set(found.instance[found.entry == 0].tolist()) <= {0, 2}
         assert set(found.instance[found.entry == 1].tolist()) == {1}
-    with pytest.raises(UserError, match=r"step 0 gets 2 of ragged \+ 8 of ragged \+ 1 of first instances, more than"):
+    too_many = r"step 0 gets 2 of ragged \+ 8 of ragged \+ 1 of first instances in 7 rows, more than its 6"
+    with pytest.raises(UserError, match=too_many):
         Plan([entries[0], PlannedTask(task, Uniform(Fraction(8)), "epochs", Placement(per_row=2)), entries[2]], ROWS, 1)
 
 

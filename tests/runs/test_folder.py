@@ -17,11 +17,11 @@ from analysis.figures import style
 from analysis.read.runs import read_run
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
-from olmo_inject.config import load_experiment
+from olmo_inject.config import CorpusConfig, load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 from olmo_inject.runs.folder import delete_run
-from olmo_inject.runs.read import load_run, read_evidence, saved_tasks
+from olmo_inject.runs.read import load_run, moved_corpus, read_evidence, saved_tasks
 from olmo_inject.tasks import Task
 
 pytestmark = pytest.mark.slow
@@ -225,6 +225,9 @@ def test_a_run_is_read_from_anywhere_and_with_a_moved_corpus(
     config.write_text(config.read_text().replace("part-*.npy", "part-0.npy\n  - part-1.npy"))
     assert audit_run(run, progress=False, corpus=moved).passed
     assert load_run(run, moved).experiment.corpus.paths == [str(moved / f"part-{i}.npy") for i in (0, 1)]
+    (moved / "corpus.json").touch()
+    cut = CorpusConfig(folder=str(tmp_path / "gone"), seed=3, sequences=5)
+    assert moved_corpus(cut, moved) == CorpusConfig(folder=str(moved), seed=3, sequences=5)
 
 
 def test_a_finished_run_takes_on_where_its_corpus_is_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

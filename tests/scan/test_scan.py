@@ -330,6 +330,8 @@ def test_seeds_are_drawn_until_clean(tmp_path: Path) -> None:
     assert clean[0].seed > 2
     assert count(build_tasks(clean, known)) == [0, 0]
     assert clean_seeds(configs, known, [0, 0], count, 64) == configs
+    copies = TaskConfig("c", "copies", options={"count": 2, "of": "rows", "tokens": 3, "context": 1})
+    assert clean_seeds([*configs, copies], known, [*found, 0], lambda tasks: [*count(tasks[:2]), 0], 64, lambda: shards)
     with pytest.raises(UserError, match="none of 2 draws is clean; the best leaves"):
         clean_seeds(configs, known, found, count, 2)
 

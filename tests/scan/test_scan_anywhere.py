@@ -17,8 +17,10 @@ from named import Faults, served
 from scanning import scan_here
 
 from olmo_inject.cli import main
-from olmo_inject.config import load_experiment
+from olmo_inject.config import experiment_yaml, load_experiment
 from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
+from olmo_inject.corpus.kinds import Shape
+from olmo_inject.corpus.open import open_corpus
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.references import Reference
 from olmo_inject.corpus.remote import RemoteShards
@@ -273,6 +275,10 @@ def test_what_contradicts_the_experiment_is_refused(folder: Path, tmp_path: Path
     )
     with pytest.raises(UserError, match="for a named corpus, and the experiment's is none"):
         scan_experiment("-", experiment, ScanOptions(root="/x"))
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(experiment_yaml(experiment))
+    with pytest.raises(UserError, match="--root and --manifest: for a named corpus, which the corpus of .* is not"):
+        open_corpus(str(resolved), "/x", None, Shape())
 
 
 def test_a_shard_that_has_changed_ends_the_search_in_one_line(folder: Path, web: tuple[str, Faults]) -> None:

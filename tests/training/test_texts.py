@@ -14,10 +14,14 @@ from pages import sections_of
 from ranks import Ranks
 from runs import VOCAB, same_bits, series, train_on_rank, write_experiment
 
+from analysis.methods.scores import unmeasured
+from analysis.read.checkpoints import select_checkpoints
+from analysis.read.skipped import Skipped
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.config import load_experiment
-from olmo_inject.data import build_data
+from olmo_inject.data import build_data, build_plan
+from olmo_inject.errors import UserError
 from olmo_inject.runs.folder import check_same_run, delete_run, differences
 from olmo_inject.runs.read import load_run
 from olmo_inject.training.evaluation import checkpoints
@@ -32,7 +36,7 @@ tasks:
   - {{name: canary, kind: canary, options: {{count: 6, context: 3, secret: 3, alternatives: 5}}}}
   - {{name: own, kind: "{folder}/own.py:Quiz"}}
 injections:
-  - {{task: less, instances_per_batch: 5/2}}
+  - {{task: less, instances_per_batch: 5/2, eos: both}}
   - {{task: texts, groups: [a], schedule: repetitions, times: 6, place: random, eos: both}}
   - {{task: texts, groups: [b], schedule: repetitions, times: 3, spread: random, longer: split}}
   - {{task: canary, schedule: phases, phases: [{{start: 2, stop: 5, instances_per_batch: 2}}], per_row: 2, place: end}}
@@ -166,9 +170,23 @@ def test_analyses_and_report_of_texts(finished: Path, tmp_path: Path, capsys: py
         "memory-exposure-canary.svg",
         "memory-contamination-own.svg",
     }
+    # Of its task of pairs the run has the other analyses, and its evaluations are read from its log.
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["analyze", "patching", str(finished), "--pairs", "8", "--out", str(tmp_path), "--json"])
+    assert json.loads(capsys.readouterr().out)["left_out"] == []
+    assert set(pd.read_parquet(tmp_path / "patching-layers.parquet")["task"]) == {"less"}
+    assert unmeasured(select_checkpoints([finished], "all", Skipped())) == []
     sections = sections_of([finished])
     assert {"memorization", "contamination"} <= {section.anchor for section in sections}
     assert any("olmo-inject analyze memory RUNS" in section.command for section in sections)
+
+
+def test_a_line_of_a_list_is_named(path: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "at.jsonl"
+    listed.write_text('{"step": 1}\n\n{"step": 2}\n{"stepp": 3}\n')
+    experiment = load_experiment(path, [f"injections.4.file={listed}"])
+    with pytest.raises(UserError, match=r"at\.jsonl, line 4: 'stepp' is not one of step, row, instance"):
+        build_plan(experiment)
 
 
 def test_a_changed_file_is_not_the_same_run(path: Path, finished: Path, ranks: Ranks) -> None:

@@ -128,7 +128,7 @@ def request_of(record: StageRecord, part_sequences: int) -> dict[str, Any]:
     return json.loads(json.dumps(fields | {"part_sequences": part_sequences}))
 
 
-def look_at_folder(record: StageRecord, part_sequences: int, overwrite: bool) -> list[int] | None:
+def claim_folder(record: StageRecord, part_sequences: int, overwrite: bool) -> list[int] | None:
     """Check the folder of a stage, and clear it of another stage if it may be overwritten.
 
     Args:

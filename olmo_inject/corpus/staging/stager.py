@@ -19,7 +19,7 @@ from olmo_inject.corpus.staged import STAGE, STAGE_FOLDER, RankShard, StageRecor
 from olmo_inject.corpus.staging.layout import READS, Layout, Reads, choose_reads
 from olmo_inject.corpus.staging.parts import Part
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
-from olmo_inject.corpus.staging.request import REQUEST, bytes_here, check_room, look_at_folder, make_record, request_of
+from olmo_inject.corpus.staging.request import REQUEST, bytes_here, check_room, claim_folder, make_record, request_of
 from olmo_inject.corpus.staging.spill_runs import Advance, SpilledRuns, SpillRun, StageInMemory, plan_spill_runs
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
@@ -309,7 +309,7 @@ def open_stager(
         raise UserError(f"--part-size: {part_bytes} bytes do not hold a sequence of {shards.sequence_bytes}")
     # Checked before anything takes long or is removed. The room for runs is known and checked later.
     check_room(to, record.nbytes, bytes_here(to))
-    streamed = look_at_folder(record, part_sequences, overwrite)
+    streamed = claim_folder(record, part_sequences, overwrite)
     prepare()
     layout = Layout(record, shards, order)
     reads = choose_reads(layout, shards.sequence_bytes, shards.source.range_cost, read, streamed)

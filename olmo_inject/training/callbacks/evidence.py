@@ -47,8 +47,8 @@ class Evidence(Callback):
     def record(self, step: int, sums: Sums) -> dict[str, Any]:
         """The contents of a step's line."""
         labels = {name.removesuffix("/labels"): int(value) for name, value in sums.items() if name.endswith("/labels")}
-        tokens = evidence.to_hex(int(sums["tokens"]))
-        return evidence.step_line(step, sums["rows"], tokens, int(sums["targets"]), labels, sums["overrides"])
+        rows, tokens, targets, overrides = (int(sums[name]) for name in ("rows", "tokens", "targets", "overrides"))
+        return evidence.step_line(step, rows, evidence.to_hex(tokens), targets, labels, overrides)
 
     def flush(self) -> None:
         """Pass the lines to the system, so that they outlive this process."""

@@ -14,7 +14,7 @@ from olmo_inject.injection import Plan
 from olmo_inject.injection.splicing import Splices
 from olmo_inject.training.callbacks.callback import Callback, Sums
 from olmo_inject.training.evaluation.tasks import COLUMNS, score
-from olmo_inject.training.loss import LOGITS_AT_ONCE
+from olmo_inject.training.loss import IGNORED, LOGITS_AT_ONCE
 
 if TYPE_CHECKING:
     from olmo_inject.training.trainer import InjectionTrainer
@@ -99,7 +99,7 @@ class InjectedLoss(Callback):
         rows, before, all_asked, *of_tasks = _on_device(places, logits.device)
         targets = labels[rows, before]
         losses, correct = _scored(logits, rows, before, targets, places[2], all_asked)
-        counted = targets != -100
+        counted = targets != IGNORED
         trainer.sums.add("injected/loss", losses.sum(dtype=torch.float64))
         trainer.sums.add("injected/targets", counted.sum())
         for number, mine, asked in zip(numbers, of_tasks[::2], of_tasks[1::2], strict=True):
@@ -175,7 +175,7 @@ def _scored(
     for start in range(0, len(targets), at_once):
         some = slice(start, start + at_once)
         predicted = logits[rows[some], columns[some]].float()
-        losses.append(F.cross_entropy(predicted, targets[some], reduction="none", ignore_index=-100))
+        losses.append(F.cross_entropy(predicted, targets[some], reduction="none", ignore_index=IGNORED))
         first, beyond = np.searchsorted(asked, (some.start, some.stop)).tolist()
         chosen = asked_there[first:beyond]
         correct[chosen] = predicted[chosen - start].argmax(dim=-1) == targets[chosen]

@@ -160,7 +160,7 @@ def find_vocabulary(path: Path, tokenizer: str | None, corpus: Path | None = Non
     else:
         return None, f"{path} does not lie in its run's folder"
     if vocabulary.size > model.vocab_size:
-        raise UserError(f"{path}: its vocabulary of {model.vocab_size} is less than tokenizer {tokenizer}'s")
+        raise UserError(f"{path}: its vocabulary of {model.vocab_size} is less than that of {vocabulary.identifier}")
     return (None, "its corpus has none") if vocabulary.tokenizer is None else (vocabulary, "")
 
 

@@ -8,7 +8,9 @@ from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
+from olmo_inject.config import Experiment
 from olmo_inject.owned_folder import discard
+from olmo_inject.runs.checkpoints import run_and_step
 from olmo_inject.training.checkpoints.record import RECORD, read_record
 
 
@@ -41,6 +43,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, record["step"], record["kind"] == "weights", record["sharded"])
 
 
+def step_of(path: Path) -> int | None:
+    """The completed steps of a checkpoint; None if it does not say."""
+    if (path / RECORD).is_file():
+        return read_checkpoint(path).step
+    place = run_and_step(path)
+    return None if place is None else place[1]
+
+
 def checkpoints_of(run_folder: Path) -> list[Checkpoint]:
     """The complete checkpoints of a run, by step.
 
@@ -51,6 +61,19 @@ def checkpoints_of(run_folder: Path) -> list[Checkpoint]:
     folders = [path for path in run_folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
     checkpoints = [read_checkpoint(path) for path in folders if (path / RECORD).is_file()]
     return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
+
+
+def first_step_of(experiment: Experiment, last: Checkpoint | None) -> int:
+    """The first step of a run: after its `last` checkpoint, or where it branches off another run.
+
+    Raises:
+        UserError: the record of the checkpoint that it branches off is damaged.
+    """
+    if last is not None:
+        return last.step
+    if experiment.start_from is not None and experiment.start_state == "full":
+        return read_checkpoint(Path(experiment.start_from)).step
+    return 0
 
 
 def latest(run_folder: Path) -> Checkpoint | None:

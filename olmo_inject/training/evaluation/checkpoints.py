@@ -23,7 +23,7 @@ from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
 from olmo_inject.training.checkpoints import record
 from olmo_inject.training.checkpoints.convert import read_model
-from olmo_inject.training.checkpoints.on_disk import read_checkpoint
+from olmo_inject.training.checkpoints.on_disk import step_of
 from olmo_inject.training.evaluation.probes import ProbeResult, ask_task
 from olmo_inject.training.evaluation.suites import SuiteResult
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
@@ -79,7 +79,7 @@ class Result:
         return asdict(self)
 
 
-def find_steps(paths: Sequence[Path], steps: str = ALL) -> list[Path]:
+def find_checkpoint_paths(paths: Sequence[Path], steps: str = ALL) -> list[Path]:
     """The checkpoints at `paths`, by step within a run.
 
     Args:
@@ -152,7 +152,7 @@ def evaluate_checkpoint(
     """
     model = _load(step, device)
     trained = {task.fingerprint for task in own_tasks(step)}
-    number = _number(step)
+    number = step_of(step)
     vocabulary = model.config.vocab_size
     for task in tasks:
         if (largest := int(task.instances.values.max())) >= vocabulary:
@@ -254,14 +254,6 @@ def write_results(results: Sequence[Result | ProbeResult | SuiteResult], path: P
         names = dict.fromkeys(name for record in records for name in record)
         columns = {name: [record.get(name) for record in records] for name in names}
         pq.write_table(pa.table(columns), temporary)
-
-
-def _number(step: Path) -> int | None:
-    """The completed steps of a checkpoint; None if it does not say."""
-    if (step / record.RECORD).is_file():
-        return read_checkpoint(step).step
-    place = run_and_step(step)
-    return None if place is None else place[1]
 
 
 def _load(step: Path, device: torch.device) -> Any:

@@ -16,8 +16,8 @@ from rich.table import Table
 from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.extras import require
 from olmo_inject.files import sha256_of
-from olmo_inject.runs.checkpoints import run_and_step
 from olmo_inject.training.checkpoints.convert import fast_tokenizer, find_vocabulary
+from olmo_inject.training.checkpoints.on_disk import step_of
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,8 @@ class Suites:
             message = in_one_line(error)[:300]
             raise UserError(f"--suite {', '.join(self.names)}: {type(error).__name__}: {message}") from error
         assert found is not None
-        place = run_and_step(step)
-        number = None if place is None else place[1]
         return [
-            SuiteResult(str(step), number, suite, key.removesuffix(",none"), float(value), _stderr(values, key))
+            SuiteResult(str(step), step_of(step), suite, key.removesuffix(",none"), float(value), _stderr(values, key))
             for suite, values in found["results"].items()
             for key, value in values.items()
             if isinstance(value, float | int) and "," in key and not key.partition(",")[0].endswith("_stderr")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from copies import Copies
 
@@ -45,6 +47,16 @@ def test_a_narrow_model_that_does_better_is_said_to(copies: Copies) -> None:
     assert compared(runs) == [("model size", "b", "a", "against expectation")]
     [found] = [sentence for sentence in sentences(runs) if "against expectation" in sentence]
     assert "a is more accurate than b" in found
+
+
+@pytest.mark.parametrize("other", ["learning_rate: 0.001", "plan_seed: 7"])
+def test_runs_that_differ_in_more_are_not_compared(copies: Copies, other: str) -> None:
+    """Another learning rate or seed may be what makes the difference."""
+    key, _, value = other.partition(": ")
+    [before] = re.findall(rf"^ *{key}: .*$", (copies.trained / "experiment.yaml").read_text(), re.MULTILINE)
+    change = (before, before.partition(":")[0] + f": {value}")
+    assert before != change[1]
+    assert compared(made(copies, ("a", [], (950, 1000)), ("b", [WIDER, wide(), change], (800, 1000)))) == []
 
 
 def test_frequencies(copies: Copies) -> None:

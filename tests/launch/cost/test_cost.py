@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.cost.accelerators import Accelerator, find_accelerator, read_accelerators
-from launch.cost.cost import count_checkpoints, estimate, flops_per_token
+from launch.cost.cost import corpus_bytes, count_checkpoints, estimate, flops_per_token
 from launch.cost.memory import activation_bytes, count_parameters, estimate_memory
 from launch.cost.report import cost_table, hours, in_bytes, money, room_table, run_table, short
 from launch.grid import cell_costs
 from launch.sweep import load_sweep
-from olmo_inject.config import Experiment, configs_folder, load_experiment
+from olmo_inject.config import CorpusConfig, Experiment, configs_folder, load_experiment
 from olmo_inject.config.olmo_settings import ActivationCheckpointingStrategy
 from olmo_inject.errors import UserError
+from olmo_inject.training.checkpoints.record import write_record
 from olmo_inject.training.loss import LOGITS_AT_ONCE
 from olmo_inject.training.olmo_config import model_config
 
@@ -67,10 +68,24 @@ def test_time_and_money_in_closed_form(tmp_path: Path) -> None:
     assert cost.step_seconds == pytest.approx(cost.flops / 50_000 / 32 / 0.5e15)
     assert cost.money == pytest.approx(2 * cost.gpu_hours)
     assert cost.corpus_bytes == 2 * tokens
-    assert estimate(run, GPU, corpus_tokens=10**9).corpus_bytes == 2 * 10**9
-    branched = estimate(run, GPU, first_step=40_000)
-    assert (branched.tokens, branched.corpus_bytes) == (tokens // 5, 2 * tokens)
     assert cost.record()["memory"]["total"] == cost.memory.total
+    (tmp_path / "step40000").mkdir()
+    write_record(
+        tmp_path / "step40000", {"step": 40_000, "kind": "full", "sharded": False, "world_size": 1, "files": {}}
+    )
+    run.start_from, run.start_state = str(tmp_path / "step40000"), "full"
+    branched = estimate(run, GPU)
+    assert (branched.tokens, branched.corpus_bytes) == (tokens // 5, 2 * tokens)
+
+
+def test_bytes_of_the_corpus(tmp_path: Path) -> None:
+    run = experiment(tmp_path, "tiny-8")
+    read = 1000 * run.batch_size * run.sequence_length
+    assert corpus_bytes(run) == 2 * read
+    run.corpus.sequences = 10
+    assert corpus_bytes(run) == 2 * 10 * run.sequence_length
+    run.corpus = CorpusConfig(name="olmo-mix-1124", root="never-opened")  # its ids need 32 bits
+    assert corpus_bytes(run) == 4 * read
 
 
 def test_memory_of_the_strategies(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def run(path: Path, ranks: Ranks) -> Path:
 
 
 def test_own_tasks_as_the_run_measured_them(run: Path) -> None:
-    steps = checkpoints.find_steps([run])
+    steps = checkpoints.find_checkpoint_paths([run])
     assert [step.name for step in steps] == ["step4", "step8", "step12"]
     for step in steps:
         tasks = checkpoints.find_tasks((), step)
@@ -96,7 +96,7 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
 
 def test_mistakes(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a checkpoint nor a run"):
-        checkpoints.find_steps([tmp_path])
+        checkpoints.find_checkpoint_paths([tmp_path])
     with pytest.raises(
         UserError, match=r"'more' is neither a task of .* \(less, plus\) nor a file: a run's tasks/NAME.json, or an exp"
     ):
@@ -105,7 +105,7 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'demo\.yaml' is neither a task of"):
         checkpoints.find_tasks(["demo.yaml"], run / "step4")
     with pytest.raises(UserError, match="none does not exist"):
-        checkpoints.find_steps([tmp_path / "none"])
+        checkpoints.find_checkpoint_paths([tmp_path / "none"])
     with pytest.raises(UserError, match="does not lie in a run"):
         checkpoints.find_tasks([], tmp_path / "step4")
     task = Task.load(run / "tasks" / "less.json")
