@@ -165,7 +165,7 @@ def over_steps(folder: Path, axis: str, chosen: str, by: str) -> Figure:
 
 
 def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> Figure:
-    """A measure over width and frequency (Fig. 5, 7), mean over seeds and in brackets the lowest and highest."""
+    """A measure over width and frequency (Fig. 5, 7), mean over seeds and in brackets the least and most."""
     widths, rates = sorted(table["width"].unique()), sorted(table["often"].unique())
     with style():
         figure = Figure(figsize=(1.8 + 0.95 * len(rates), 1.4 + 0.55 * len(widths)))
@@ -174,7 +174,8 @@ def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> F
         for (width, rate), cells in table.groupby(["width", "often"]):
             row, column = widths.index(width), rates.index(rate)
             values[row, column] = cells[measure].mean()
-            text = f"{values[row, column]:.2f}\n({cells[measure].min():.2f}-{cells[measure].max():.2f})"
+            over_seeds = f"\n({cells[measure].min():.2f}-{cells[measure].max():.2f})" if len(cells) > 1 else ""
+            text = f"{values[row, column]:.2f}{over_seeds}"
             axis.text(column, row, text, ha="center", va="center", fontsize=7)
         image = axis.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto", alpha=0.6)
         axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
