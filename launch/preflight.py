@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from olmo_inject.config import Experiment
 from olmo_inject.corpus.verify import recorded_files
 from olmo_inject.errors import FoundByOneRank, UserError, in_one_line
 from olmo_inject.progress import show_progress
+from olmo_inject.rank_environment import ranks_on_this_node
 from olmo_inject.tasks import Task
 from olmo_inject.training.agreement import from_rank_0, on_every_rank
 from olmo_inject.training.checkpoints.on_disk import latest
@@ -216,8 +216,7 @@ def _disk(experiment: Experiment) -> str:
 
 
 def _memory(experiment: Experiment, timed: TimedSteps) -> Check:
-    on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE", timed.ranks))
-    estimated = in_bytes(estimate_memory(experiment, timed.ranks, on_this_node).total)
+    estimated = in_bytes(estimate_memory(experiment, timed.ranks, ranks_on_this_node(timed.ranks)).total)
     peak = in_bytes(timed.peak_memory)
     if timed.memory is not None:
         return Check("memory", True, f"{peak} of {in_bytes(timed.memory)} on each GPU; estimated {estimated}")

@@ -24,7 +24,7 @@ from olmo_inject.commands import (
 )
 from olmo_inject.commands.numbers import with_checked_numbers
 from olmo_inject.commands.shared import INTERRUPTED
-from olmo_inject.errors import UserError, report
+from olmo_inject.errors import UserError, in_one_line, report
 from olmo_inject.paths import with_expanded_paths
 from olmo_inject.terminal import drop_output, prepare_output
 from olmo_inject.theory import commands as theory
@@ -106,7 +106,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         elif message:
             context = error.ctx
             where = f"; see `{context.command_path} --help`" if context else ""
-            report(UserError(" ".join(message.split()).removesuffix(".") + where))
+            report(UserError(in_one_line(message).removesuffix(".") + where))
     except UserError as error:
         report(error)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Read from the environment whether this process is a rank of a run."""
+"""Read from the environment whether this process is a rank of a run, and which ranks are beside it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def is_rank() -> bool:
 def is_first_rank() -> bool:
     """Whether this process reports for all ranks. A process that is not a rank does."""
     return not is_rank() or os.environ["RANK"] == "0"
+
+
+def ranks_on_this_node(ranks: int) -> int:
+    """How many of a run's `ranks` are on this node; all of them where the launcher does not say."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or ranks)
 
 
 def leftovers() -> list[str]:

@@ -11,6 +11,7 @@ from analysis.read.runs import Run
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.runs.folder import check_same_data
+from olmo_inject.runs.read import TASK_FINGERPRINT
 from olmo_inject.tasks import Task
 
 INJECTED_ROWS = 5
@@ -62,7 +63,7 @@ def samples(runs: Sequence[Run]) -> Iterator[Sample]:
     seen = set()
     for run in runs:
         same = run.plan["fingerprints"]
-        key = tuple(value for name, value in same.items() if name.startswith(("corpus", "task ")))
+        key = tuple(value for name, value in same.items() if name.startswith(("corpus", TASK_FINGERPRINT)))
         if key in seen or not run.experiment.injections:
             continue
         seen.add(key)

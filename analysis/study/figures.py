@@ -165,7 +165,7 @@ def over_steps(folder: Path, axis: str, chosen: str, by: str) -> Figure:
 
 
 def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> Figure:
-    """A measure over width and frequency (Fig. 5, 7), mean over seeds and in brackets the least and most."""
+    """A measure over width and frequency (Fig. 5, 7), mean over seeds and in brackets the lowest and highest."""
     widths, rates = sorted(table["width"].unique()), sorted(table["often"].unique())
     with style():
         figure = Figure(figsize=(1.8 + 0.95 * len(rates), 1.4 + 0.55 * len(widths)))

@@ -7,6 +7,7 @@ is assumed until `calibrate` measures it. `memory` says which of its numbers are
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +154,18 @@ def corpus_bytes(experiment: Experiment) -> int:
     corpus, dtype = experiment.corpus, experiment.corpus.dtype
     tokens = experiment.steps * experiment.batch_size * experiment.sequence_length
     if corpus.name is not None:
-        dtype = read_catalog(find_config(corpus.name, "corpora")).entry.dtype
+        dtype = _dtype_of(corpus.name)
     elif corpus.folder is not None and (Path(corpus.folder) / DESCRIPTION).is_file():
         described = read_corpus_folder(Path(corpus.folder))
         dtype, tokens = described.dtype, min(tokens, described.tokens)
     if corpus.sequences is not None:
         tokens = min(tokens, corpus.sequences * experiment.sequence_length)
     return tokens * np.dtype(dtype).itemsize
+
+
+@lru_cache(maxsize=8)  # the cells of a sweep share a corpus, whose file lists thousands of shards
+def _dtype_of(name: str) -> str:
+    return read_catalog(find_config(name, "corpora")).entry.dtype
 
 
 def flops_per_token(model: ModelConfig) -> int:

@@ -134,7 +134,10 @@ class Plan:
             for entry in self.entries
         ]
         self._pieces = [self._pieces_of(entry) for entry in self.entries]
-        self._splits = any(pieces is not None for pieces in self._pieces)
+        self._most_rows = [  # that one instance of an entry takes
+            1 if pieces is None else int(pieces[entry.ids].max())
+            for pieces, entry in zip(self._pieces, self.entries, strict=True)
+        ]
         self.overflow_chance = self._check_room()
         for entry in self.entries:
             if entry.draw != "independent" and not is_exact(entry.schedule):
@@ -227,7 +230,7 @@ class Plan:
         place = np.arange(len(instances)) // placement.per_row
         piece = np.zeros(len(instances), np.int64)
         if pieces is not None:  # each keeps as many rows as the longest may need, and fills its own
-            most, of_each = int(self._rows(number, np.asarray(1))), pieces[instances]
+            most, of_each = self._most_rows[number], pieces[instances]
             piece = np.arange(of_each.sum()) - np.repeat(np.cumsum(of_each) - of_each, of_each)
             place = np.repeat(place * most, of_each) + piece
             instances = np.repeat(instances, of_each)
@@ -266,7 +269,8 @@ class Plan:
         """Number of instances of each entry. If they exceed the batch, the last declared drawn entries get fewer."""
         counts = [entry.schedule.count(step) for entry in self.entries]
         excess = sum(counts) - self.batch_size
-        if excess > 0 or self._splits:  # several instances may share a row, or one take several: count the rows
+        # Several instances may share a row, or one take several: count the rows.
+        if excess > 0 or max(self._most_rows, default=1) > 1:
             excess = sum(self._rows_at(number, step) for number in range(len(counts))) - self.batch_size
         if excess > 0:
             for number in sorted(range(len(counts)), key=lambda n: (is_exact(self.entries[n].schedule), -n)):
@@ -283,9 +287,7 @@ class Plan:
         """Number of rows of a step that this many of an entry's `_demands` take."""
         if number in self._lists:
             return counts
-        pieces = self._pieces[number]
-        most = 1 if pieces is None else int(pieces[self.entries[number].ids].max())
-        return self.entries[number].placement.rows_of(counts, most)
+        return self.entries[number].placement.rows_of(counts, self._most_rows[number])
 
     def _check_room(self) -> float:
         """The probability of an overflow in a step, which must be negligible."""

@@ -157,8 +157,8 @@ def time_steps_as_rank(experiment_file: Path, result: Path, steps: int, device: 
     """
     logging.getLogger("olmo").setLevel(logging.ERROR)
     experiment, folder = load_experiment(experiment_file), experiment_file.parent
-    saved = [task.name for task in experiment.tasks] if (folder / TASKS).is_dir() else None
-    tasks = None if saved is None else load_tasks(folder, saved)
+    names = [task.name for task in experiment.tasks]
+    tasks = load_tasks(folder, names) if (folder / TASKS).is_dir() else None
     with process_group(device) as torch_device:
         timed = time_steps(experiment, torch_device, steps=steps, checkpoint=False, tasks=tasks)
         if dist.get_rank() == 0:

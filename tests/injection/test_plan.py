@@ -241,7 +241,7 @@ def test_beyond_its_rows_a_step_gives_up_what_was_drawn_last() -> None:
     plan = Plan(entries[:1], 8, 0)
     crowded = [Plan([entry], 8, 0) for entry in entries]  # what a plan of all would hold, which none is made with
     plan.entries, plan.tasks, plan._task_of, plan._pieces = tuple(entries), TASKS[:3], [0, 1, 2], [None] * 3
-    plan._demands = [entry.schedule for entry in entries]
+    plan._demands, plan._most_rows = [entry.schedule for entry in entries], [1] * 3
     plan._row_keys, plan._draw_keys = [each._row_keys[0] for each in crowded], [each._draw_keys[0] for each in crowded]
     assert [plan.at(5).task.tolist().count(number) for number in range(3)] == [6, 2, 0]
     assert rows_of(plan.at(5))[:6] == rows_of(alone.at(5))
