@@ -23,10 +23,12 @@ def sized(name: str, value: object, *last: int | None) -> Tensor:
     if not isinstance(value, Tensor) or value.dtype not in (torch.float32, torch.float64):
         got = f"one of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise UserError(f"{name} must be a tensor of torch.float32 or torch.float64, got {got}")
-    shape, count = value.shape, len(last)
-    fits = len(shape) >= count
-    for size, wanted in zip(shape[-count:], last, strict=False):
-        fits = fits and (size == wanted if wanted is not None else size > 0)
+    shape = value.shape
+    position = len(shape) - len(last)
+    fits = position >= 0
+    for wanted in last if fits else ():
+        fits = fits and (shape[position] == wanted if wanted is not None else shape[position] > 0)
+        position += 1
     if not fits:
         words = ", ".join("any" if wanted is None else str(wanted) for wanted in last)
         raise UserError(f"{name} must be a tensor whose last sizes are ({words}), got the shape {tuple(shape)}")

@@ -111,8 +111,8 @@ def retracted(rows: Float[Tensor, "*batch N d"]) -> Float[Tensor, "*batch N d"]:
     _independent(sized("rows", rows, None, None))
     factor, failed = torch.linalg.cholesky_ex(rows @ rows.mT)
     # If rows are dependent, the last pivot is rounding, and whether Cholesky fails depends on the machine.
-    lost = torch.diagonal(factor, dim1=-2, dim2=-1).amin() < 1e-3
-    return _by_reflections(rows) if failed.any() | lost else _solved(factor, rows)
+    independent = torch.diagonal(factor, dim1=-2, dim2=-1).amin() >= 1e-3
+    return _solved(factor, rows) if independent and not failed.any() else _by_reflections(rows)
 
 
 def _independent(rows: Tensor) -> None:
