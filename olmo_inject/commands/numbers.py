@@ -30,7 +30,7 @@ NUMBERS = {
     "eos_id": FROM_0,
     "pad_id": FROM_0,
     "shard_tokens": _BYTES,
-    "part_size": _BYTES,
+    "file_size": _BYTES,
     "memory": Range(0, 2**62),
     "items": COUNT,
     "context": COUNT,

@@ -45,7 +45,7 @@ def recorded_files(folder: Path, *, provenance: bool = False) -> list[RecordedFi
     """
     if (folder / STAGE).is_file():
         stage = read_stage(folder)
-        return [RecordedFile(stage.folder / part.name, part.sha256) for part in stage.parts]
+        return [RecordedFile(stage.folder / file.name, file.sha256) for file in stage.files]
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
     if not any((folder / name).exists() for name in (DESCRIPTION, BUILDING, STAGING)):

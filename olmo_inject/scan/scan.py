@@ -20,6 +20,7 @@ from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source
 from olmo_inject.errors import UserError
 from olmo_inject.parallel_jobs import Report, each_result
+from olmo_inject.parts_of_work import Item, Spreading, in_one_process
 from olmo_inject.scan.chunks import Stretch, stretches
 from olmo_inject.scan.finder import AROUND, SLACK, FoundStatements, StatementFinder
 from olmo_inject.scan.hits import TaskHits, add_hits, no_hits
@@ -27,7 +28,6 @@ from olmo_inject.scan.instances import MAX_IDS, InstanceIndex
 from olmo_inject.scan.prefilter import Prefilter
 from olmo_inject.scan.text_hits import TextHits, look_for_texts
 from olmo_inject.scan.text_index import TextIndex
-from olmo_inject.share import Item, Spreading, in_one_process
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
 

@@ -22,7 +22,7 @@ from olmo_inject.corpus.folder import (
     write_description,
 )
 from olmo_inject.corpus.from_text.documents import Reading, read_documents
-from olmo_inject.corpus.from_text.folder import is_of, prepared, prepared_for_shares
+from olmo_inject.corpus.from_text.folder import is_of, prepared, prepared_for_parts
 from olmo_inject.corpus.from_text.inputs import DATASET, Input, find_inputs
 from olmo_inject.corpus.from_text.job import (
     LEFT_OUT,
@@ -144,7 +144,7 @@ class Build:
         def vocabulary() -> Vocabulary:
             return _vocabulary(self.folder, self.inputs, self.options)
 
-        with prepared_for_shares(self.folder, self.plan, vocabulary):
+        with prepared_for_parts(self.folder, self.plan, vocabulary):
             jobs = make_jobs(self.inputs, self.folder, self.options, vocabulary())
             self._results([jobs[number] for number in numbers])
 
