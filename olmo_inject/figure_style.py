@@ -39,9 +39,9 @@ def drawn(figure: Figure, kind: str) -> bytes:
     """The bytes of the figure in one of `FORMATS`, without a date. SVG text becomes paths."""
     buffer = io.BytesIO()
     with mpl.rc_context(_WRITING):
-        if figure.get_layout_engine() is not None:  # laid out once for all formats; `savefig` would for each
+        if engine := figure.get_layout_engine():  # laid out once for all formats; `savefig` would for each
             figure.set_dpi(DOTS_PER_INCH)
-            figure.draw_without_rendering()
+            engine.execute(figure)
             figure.set_layout_engine(None)
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=_METADATA[kind])
     return buffer.getvalue()
