@@ -304,7 +304,7 @@ def _gradients(model: PreTrainedModel, experiment: Experiment) -> None:
     data = build_data(experiment)
     positions = np.arange(experiment.batch_size)
     batch = data.corpus.rows(positions)
-    of_target = injected_targets(data.corpus.splices(positions), batch["input_ids"])
+    of_target = injected_targets(data.corpus.spans(positions), batch["input_ids"])
     mlp = MlpGradients(model, 0, experiment.train.device_train_microbatch_size * experiment.sequence_length)
     step_gradients(mlp, batch, of_target, [task.name for task in data.tasks], data.tasks)
 

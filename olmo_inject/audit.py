@@ -23,7 +23,7 @@ from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
 from olmo_inject.injection.placement import EOS
-from olmo_inject.injection.splicing import Splices
+from olmo_inject.injection.splicing import InjectedSpans
 from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.export import Export, read_export
@@ -245,17 +245,17 @@ def _compare_step(audit: Audit, length: int, data: TaskPlan, line: dict[str, Any
         audit.compare("targets", where, line["targets"], _targets(batch))
         overrides = int(batch["mask_overridden"].sum()) if "mask_overridden" in batch else 0
         audit.compare("masks lifted", where, line["overrides"], overrides)
-        splices = data.corpus.splices(positions)
+        spans = data.corpus.spans(positions)
     else:
         tokens = np.zeros((size, length), np.int64)
-        splices = Splice(data.plan, data.source.vocabulary.eos_id).into(tokens, positions)
-        rows = np.unique(splices.row)
+        spans = Splice(data.plan, data.source.vocabulary.eos_id).into(tokens, positions)
+        rows = np.unique(spans.row)
         expected = evidence.step_hash(positions[rows], tokens[rows])
         audit.compare("tokens injected into what the model was given", where, line.get("injected"), expected)
-    _compare_rows(audit, data, where, splices, tokens)
-    of_token = splices.task[splices.span]
+    _compare_rows(audit, data, where, spans, tokens)
+    of_token = spans.task[spans.span]
     for number, task in enumerate(data.plan.tasks):
-        expected = int((splices.answer & (splices.column > 0) & (of_token == number)).sum())
+        expected = int((spans.answer & (spans.column > 0) & (of_token == number)).sum())
         audit.compare("answer tokens in the loss", f"{where}, {task.name}", line["labels"].get(task.name, 0), expected)
         audit.labels[task.name] += line["labels"].get(task.name, 0)
     audit.overrides += line["overrides"]
@@ -271,10 +271,10 @@ def _targets(batch: dict[str, Any]) -> int:
     return int(counts[:, 1:].sum())
 
 
-def _compare_rows(audit: Audit, data: TaskPlan, where: str, splices: Splices, tokens: np.ndarray) -> None:
+def _compare_rows(audit: Audit, data: TaskPlan, where: str, spans: InjectedSpans, tokens: np.ndarray) -> None:
     """Compare the spliced rows: the instance, its EOS, and that it is in the train half."""
-    spans = (splices.span_row, splices.start, splices.length, splices.skipped, splices.entry, splices.instance)
-    for row, start, length, skipped, number, instance in zip(*(column.tolist() for column in spans), strict=True):
+    columns = (spans.span_row, spans.start, spans.length, spans.skipped, spans.entry, spans.instance)
+    for row, start, length, skipped, number, instance in zip(*(column.tolist() for column in columns), strict=True):
         entry = data.plan.entries[number]
         task, placed = entry.task, f"{where}, row {row}"
         before, after = ([data.source.vocabulary.eos_id] * n for n in EOS[entry.placement.eos])

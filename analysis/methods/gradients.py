@@ -24,7 +24,7 @@ from olmo_inject.config import Described, Experiment
 from olmo_inject.config.ranges import CHOICES
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
-from olmo_inject.injection.splicing import Splices
+from olmo_inject.injection.splicing import InjectedSpans
 from olmo_inject.runs.evidence import step_hash
 from olmo_inject.runs.folder import check_same_data, identity
 from olmo_inject.runs.read import load_run, read_evidence
@@ -120,7 +120,7 @@ def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Gradi
         raise UserError(f"{checkpoint.path} is no checkpoint of a run: its batches are not known")
     experiment, data = run_data(checkpoint.run.folder, checkpoint.run.corpus)
     _check_head(model)
-    batch, splices = batch_of(data, checkpoint.step)
+    batch, spans = batch_of(data, checkpoint.step)
     proven = _compare_with_evidence(checkpoint.run.folder, data, checkpoint.step, batch)
     names = [task.name for task in data.plan.tasks]
     tokens, z_loss = (options.rows_per_pass or ROWS_PER_PASS) * experiment.sequence_length, 0.0
@@ -128,11 +128,11 @@ def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Gradi
         tokens = tokens_per_pass(experiment.train, options.rows_per_pass)
         z_loss = z_loss_of(experiment.train)
     mlp = MlpGradients(model, options.layer, tokens, z_loss, options.precision)
-    of_target = injected_targets(splices, batch["input_ids"], options.targets)
+    of_target = injected_targets(spans, batch["input_ids"], options.targets)
     gradients = step_gradients(mlp, batch, of_target, names, with_references(data.tasks))
     table = pd.DataFrame([asdict(found) for found in cosines(gradients, options.neurons)])
     table[["cosine", "null", "among"]] = table[["cosine", "null", "among"]].astype(float)
-    whole = splices.task[splices.skipped == 0]  # an instance longer than a row goes on in others
+    whole = spans.task[spans.skipped == 0]  # an instance longer than a row goes on in others
     counts = {name: int((whole == number).sum()) for number, name in enumerate(names)}
     measured = {
         "mlp": options.layer,
@@ -159,14 +159,14 @@ def _check_head(model: PreTrainedModel) -> None:
         raise UserError(f"{type(model).__name__}: its logits are not a matrix times the last hidden state")
 
 
-def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], Splices]:
+def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], InjectedSpans]:
     """The batch that plan step `step` trains on, in the order of its rows, and what is injected into it.
 
     Returns:
         `input_ids` [B, T] with the configured masks, and the injected tokens.
     """
     positions = np.arange(step * data.plan.batch_size, (step + 1) * data.plan.batch_size)
-    return data.corpus.rows(positions), data.corpus.splices(positions)
+    return data.corpus.rows(positions), data.corpus.spans(positions)
 
 
 @lru_cache(maxsize=1)  # checkpoints of one run come one after the other

@@ -16,7 +16,7 @@ from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import ExperimentData, TaskPlan, build_data, build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
-from olmo_inject.injection.splicing import Splices
+from olmo_inject.injection.splicing import InjectedSpans
 from olmo_inject.runs.read import run_of
 from olmo_inject.training.loss import IGNORED
 
@@ -65,10 +65,10 @@ class InjectedRun:
             return build_plan(experiment)
         return build_data(experiment)
 
-    def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
+    def spans(self, positions: Int64[np.ndarray, " b"]) -> InjectedSpans:
         """The tokens to inject at `positions`, and where in the row."""
         if isinstance(self.data, ExperimentData):
-            return self.data.corpus.splices(positions)
+            return self.data.corpus.spans(positions)
         return self.splice.at(positions, self.experiment.sequence_length, None)
 
     @property

@@ -22,7 +22,7 @@ from olmo_inject.tasks import Ragged
 
 
 @dataclass(frozen=True, eq=False)
-class Splices:
+class InjectedSpans:
     """Spans of injected tokens, in the order of the requested rows.
 
     Attributes:
@@ -83,7 +83,7 @@ class Splices:
         if len(self.length):
             _write(tokens, self.values, self.span_row, self.start, self.source, self.length)
 
-    def followed_by(self, others: Sequence[Splices]) -> Splices:
+    def followed_by(self, others: Sequence[InjectedSpans]) -> InjectedSpans:
         """These spans and then those of others of the same plan."""
         if not others:
             return self
@@ -93,7 +93,7 @@ class Splices:
         )
 
 
-class Splicer:
+class InstanceLayout:
     """Lays a plan's injections out in rows.
 
     Args:
@@ -127,7 +127,9 @@ class Splicer:
         self._others = [n for n in range(len(places)) if not alone[n]]
         self._share_rows = any(each.per_row > 1 for each in places)
 
-    def at(self, step: int, rows: Int64[np.ndarray, " b"], host: Shaped[np.ndarray, "b t"] | None = None) -> Splices:
+    def at(
+        self, step: int, rows: Int64[np.ndarray, " b"], host: Shaped[np.ndarray, "b t"] | None = None
+    ) -> InjectedSpans:
         """The injected tokens in `rows` of `step`.
 
         Args:
@@ -145,7 +147,7 @@ class Splicer:
         length = np.minimum(self._lengths[number] - skipped, self.row_length)
         start = self._starts(step, rows, span_row, entry, length, host)
         source = self._offsets[number] + skipped
-        return Splices(
+        return InjectedSpans(
             span_row,
             start,
             length,

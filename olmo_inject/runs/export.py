@@ -122,8 +122,8 @@ def _lines(data: ExperimentData, steps: range) -> Iterator[tuple[np.ndarray, dic
     for step in steps:
         positions = np.arange(step * size, (step + 1) * size)
         tokens = data.corpus.rows(positions)["input_ids"].numpy()
-        splices = data.corpus.splices(positions)
-        counted = splices.task[splices.span][splices.answer & (splices.column > 0)]
+        spans = data.corpus.spans(positions)
+        counted = spans.task[spans.span][spans.answer & (spans.column > 0)]
         labels = {task.name: int((counted == number).sum()) for number, task in enumerate(data.plan.tasks)}
         hashed, targets = evidence.step_hash(positions, tokens), size * (tokens.shape[1] - 1)
         yield tokens, evidence.step_line(step, size, hashed, targets, labels)

@@ -30,7 +30,7 @@ from torch import nn
 
 from olmo_inject.config.olmo_settings import TrainConfig
 from olmo_inject.errors import UserError
-from olmo_inject.injection.splicing import Splices
+from olmo_inject.injection.splicing import InjectedSpans
 from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import LABEL_POSITION, Task
 from olmo_inject.training.loss import IGNORED
@@ -193,21 +193,21 @@ def batch_targets(batch: Mapping[str, torch.Tensor]) -> Int64[torch.Tensor, "n u
 
 
 def injected_targets(
-    splices: Splices, tokens: Int64[torch.Tensor, "n t"], targets: str = "injected"
+    spans: InjectedSpans, tokens: Int64[torch.Tensor, "n t"], targets: str = "injected"
 ) -> Int64[torch.Tensor, "n u"]:
     """The task of every injected target, by its number in the plan, and -1 for the host's, [n, t - 1].
 
     Args:
-        splices: what is injected into the rows.
+        spans: what is injected into the rows.
         tokens: the rows; target j is token j + 1.
         targets: one of `TARGETS`.
     """
     of_target = torch.full_like(tokens[:, 1:], -1)
-    chosen = splices.column > 0  # nothing comes before a row's first token
+    chosen = spans.column > 0  # nothing comes before a row's first token
     if targets == "label":
-        chosen &= splices.answer
-    places = torch.from_numpy(splices.row[chosen]), torch.from_numpy(splices.column[chosen] - 1)
-    of_target[places] = torch.from_numpy(splices.task[splices.span[chosen]].astype("int64"))
+        chosen &= spans.answer
+    places = torch.from_numpy(spans.row[chosen]), torch.from_numpy(spans.column[chosen] - 1)
+    of_target[places] = torch.from_numpy(spans.task[spans.span[chosen]].astype("int64"))
     return of_target
 
 

@@ -343,9 +343,9 @@ def test_injected_targets_are_where_the_instances_stand(place: str, eos: str, pe
     rows, spliced = np.arange(ROWS)[::-1], host.copy()
     splice = Splice(plan, EOS)
     written = Splice(plan, EOS)(spliced, 4, rows)
-    splices = splice.into(host.copy(), 4 * ROWS + rows)
+    spans = splice.into(host.copy(), 4 * ROWS + rows)
     every, labels = (
-        injected_targets(splices, torch.from_numpy(spliced), targets).numpy() for targets in ("injected", "label")
+        injected_targets(spans, torch.from_numpy(spliced), targets).numpy() for targets in ("injected", "label")
     )
     assert ((every >= 0) == written[:, 1:]).all()
     for number, task in enumerate(tasks):

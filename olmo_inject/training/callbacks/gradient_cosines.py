@@ -53,8 +53,8 @@ class GradientCosines(Callback):
         """Measure if the step is selected (collective)."""
         if step not in self.config.at:
             return
-        splices = self.corpus.splices(batch["index"].numpy())
-        of_target = injected_targets(splices, batch["input_ids"], self.config.targets)
+        spans = self.corpus.spans(batch["index"].numpy())
+        of_target = injected_targets(spans, batch["input_ids"], self.config.targets)
         tokens = tokens_per_pass(trainer.cfg, self.config.rows_per_pass)
         with _whole_model(trainer) as model, torch.autocast(trainer.device.type, enabled=False):
             mlp = MlpGradients(model, self.config.layer, tokens, z_loss_of(trainer.cfg), self.config.precision)
