@@ -13,10 +13,10 @@ from typer.main import get_command
 
 from launch.torchrun import check_launch
 from olmo_inject.cli import app, main
-from olmo_inject.commands.numbers import NUMBERS
 from olmo_inject.config import load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.inspect.step import parse_rows
+from olmo_inject.options import NUMBERS
 from olmo_inject.paths import PATH, expanded, with_expanded_paths
 
 EXPERIMENT = """

@@ -20,6 +20,7 @@ from olmo_inject.config.olmo_settings import ModelConfig, OptimizerType
 from olmo_inject.corpus.catalog import read_catalog
 from olmo_inject.corpus.folder import DESCRIPTION, read_corpus_folder
 from olmo_inject.errors import UserError
+from olmo_inject.options import check_options
 from olmo_inject.training.checkpoints.on_disk import first_step_of
 
 
@@ -123,8 +124,7 @@ def estimate(
         UserError: there is no GPU, or the GPUs cannot share the batch evenly; the catalog has no such corpus.
     """
     gpus = nodes * gpus_per_node
-    if nodes < 1 or gpus_per_node < 1:
-        raise UserError(f"{nodes} nodes of {gpus_per_node} GPUs: both must be at least 1")
+    check_options(nodes=nodes, gpus=gpus_per_node)
     if experiment.batch_size % gpus:
         raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {gpus} GPUs")
     model, train = experiment.model, experiment.train

@@ -21,6 +21,7 @@ import typer
 
 from olmo_inject.commands.shared import print_json, stoppable
 from olmo_inject.errors import UserError
+from olmo_inject.options import check_options
 from olmo_inject.parts_of_work import Compute, Item, KeptResults, Part
 from olmo_inject.words import counted
 
@@ -31,7 +32,6 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 PANEL = "Over several processes, or a cluster"
 JOBS = "jobs"  # folder for scripts and logs, beside the results
-BACKENDS = ("slurm", "local")
 OPTIONS: dict[str, Any] = {
     "submit": Annotated[
         str | None,
@@ -106,8 +106,7 @@ class Spread:
         given = {"--submit": self.submit, "--part": self.part, "--merge": self.merge}
         if len(both := [name for name, value in given.items() if value]) > 1:
             raise UserError(f"{both[0]} and {both[1]}: give one of them")
-        if self.submit not in (None, *BACKENDS):
-            raise UserError(f"--submit: {self.submit!r} is not one of {', '.join(BACKENDS)}")
+        check_options(submit=self.submit)
         if self.site is not None and self.submit != "slurm":
             raise UserError("--site: only with --submit slurm")
         if self.parts is not None and self.submit is None:

@@ -11,6 +11,7 @@ from olmo_inject.corpus.folder import BUILDING, DESCRIPTION, STAGING, CorpusDesc
 from olmo_inject.corpus.staged import STAGE, read_stage
 from olmo_inject.errors import UserError
 from olmo_inject.files import sha256_of
+from olmo_inject.options import check_options
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ def damaged(files: Sequence[RecordedFile], advance: Callable[[int], None], jobs:
     Raises:
         UserError: `jobs` is below 1.
     """
-    if jobs < 1:
-        raise UserError(f"--at-once: {jobs} must be at least 1")
+    check_options(at_once=jobs)
     with ThreadPoolExecutor(jobs) as pool:
         are_sound = pool.map(lambda file: file.is_sound(advance), files)
         return [file.path.name for file, is_sound in zip(files, are_sound, strict=True) if not is_sound]

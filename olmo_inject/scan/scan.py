@@ -19,6 +19,7 @@ from olmo_inject.corpus.references import chosen
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source
 from olmo_inject.errors import UserError
+from olmo_inject.options import check_options
 from olmo_inject.parallel_jobs import Report, each_result
 from olmo_inject.parts_of_work import Item, Spreading, in_one_process
 from olmo_inject.scan.chunks import Stretch, stretches
@@ -393,8 +394,7 @@ def _table(
 
 
 def _finder(vocabulary: Vocabulary, size: int, options: ReferenceOptions) -> StatementFinder:
-    if options.context < 1 or options.items < 1:
-        raise UserError("references: context and items must be at least 1")
+    check_options(context=options.context, items=options.items)
     token_bytes = vocabulary.token_bytes()
     prefilter = Prefilter.of(vocabulary, token_bytes, size)
     return StatementFinder(prefilter, token_bytes, vocabulary.eos_id, options.context, options.items)

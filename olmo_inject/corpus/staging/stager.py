@@ -16,13 +16,14 @@ from olmo_inject.corpus.folder import STAGING, TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.staged import STAGE, STAGE_FOLDER, RankRange, StageRecord, write_stage
-from olmo_inject.corpus.staging.layout import READS, Layout, Reads, choose_reads
+from olmo_inject.corpus.staging.layout import Layout, Reads, choose_reads
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
 from olmo_inject.corpus.staging.planned_files import PlannedFile
 from olmo_inject.corpus.staging.request import REQUEST, bytes_here, check_room, claim_folder, make_record, request_of
 from olmo_inject.corpus.staging.spill_runs import Advance, SpilledRuns, SpillRun, StageInMemory, plan_spill_runs
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
+from olmo_inject.options import check_options
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
@@ -300,10 +301,7 @@ def open_stager(
     """
     to = to.resolve()
     record = make_record(shards, order, vocabulary, steps, to, ranks)
-    if read not in READS:
-        raise UserError(f"--read: {read} is not one of {', '.join(READS)}")
-    if jobs < 1:
-        raise UserError(f"--at-once: {jobs} must be at least 1")
+    check_options(read=read, at_once=jobs)
     file_sequences = file_bytes // shards.sequence_bytes
     if file_sequences < 1:
         raise UserError(f"--file-size: {file_bytes} bytes do not hold a sequence of {shards.sequence_bytes}")
