@@ -46,6 +46,7 @@ from olmo_inject.runs.read import (
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import rebuilds
 from olmo_inject.terminal import Console
+from olmo_inject.training.loss import count_targets
 
 DIFFERENCES_KEPT = 20
 VERSION = 1  # increased when an audit compares other things, so that kept results of jobs are not mistaken for new ones
@@ -242,7 +243,7 @@ def _compare_step(audit: Audit, length: int, data: TaskPlan, line: dict[str, Any
         batch = data.corpus.rows(positions)
         tokens = batch["input_ids"].numpy()
         audit.compare("tokens given to the model", where, line["tokens"], evidence.step_hash(positions, tokens))
-        audit.compare("targets", where, line["targets"], _targets(batch))
+        audit.compare("targets", where, line["targets"], count_targets(batch))
         overrides = int(batch["mask_overridden"].sum()) if "mask_overridden" in batch else 0
         audit.compare("masks lifted", where, line["overrides"], overrides)
         spans = data.corpus.spans(positions)
@@ -253,22 +254,11 @@ def _compare_step(audit: Audit, length: int, data: TaskPlan, line: dict[str, Any
         expected = evidence.step_hash(positions[rows], tokens[rows])
         audit.compare("tokens injected into what the model was given", where, line.get("injected"), expected)
     _compare_rows(audit, data, where, spans, tokens)
-    of_token = spans.task[spans.span]
-    for number, task in enumerate(data.plan.tasks):
-        expected = int((spans.answer & (spans.column > 0) & (of_token == number)).sum())
+    tasks = data.plan.tasks
+    for task, expected in zip(tasks, spans.answers_of_tasks(len(tasks)), strict=True):
         audit.compare("answer tokens in the loss", f"{where}, {task.name}", line["labels"].get(task.name, 0), expected)
         audit.labels[task.name] += line["labels"].get(task.name, 0)
     audit.overrides += line["overrides"]
-
-
-def _targets(batch: dict[str, Any]) -> int:
-    """Number of targets in a batch: all tokens but the first of each row, without those that are masked."""
-    counts = np.ones(batch["input_ids"].shape, bool)
-    if "label_mask" in batch:
-        counts &= batch["label_mask"].numpy()
-    if "instance_mask" in batch:
-        counts &= batch["instance_mask"].numpy()[:, None]
-    return int(counts[:, 1:].sum())
 
 
 def _compare_rows(audit: Audit, data: TaskPlan, where: str, spans: InjectedSpans, tokens: np.ndarray) -> None:

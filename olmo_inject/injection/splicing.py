@@ -78,6 +78,19 @@ class InjectedSpans:
         """Whether each token belongs to its instance's continuation."""
         return self.answers[self.source[self.span] + self._within]
 
+    @cached_property
+    def is_target(self) -> Bool[np.ndarray, " t"]:
+        """Whether each token is a target: a row's first token is none, since nothing comes before it."""
+        return self.column > 0
+
+    def answers_of_tasks(self, tasks: int) -> list[int]:
+        """For each of the plan's tasks, the number of targets that belong to continuations.
+
+        Args:
+            tasks: the number of tasks.
+        """
+        return np.bincount(self.task[self.span][self.answer & self.is_target], minlength=tasks).tolist()
+
     def write(self, tokens: Shaped[np.ndarray, "b t"]) -> None:
         """Put the tokens into the rows that were asked for."""
         if len(self.length):

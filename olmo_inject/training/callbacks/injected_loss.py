@@ -87,8 +87,7 @@ class InjectedLoss(Callback):
             return
         first, self._seen = self._seen, self._seen + len(logits)
         inside = (first <= spans.row) & (spans.row < self._seen)
-        # Nothing comes before a row's first token, so it is not a target.
-        chosen = np.flatnonzero(inside & (spans.column > 0))
+        chosen = np.flatnonzero(inside & spans.is_target)
         if not len(chosen):
             return
         answers, of_task = spans.answer[chosen], spans.task[spans.span[chosen]]
