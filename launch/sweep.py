@@ -24,6 +24,7 @@ from typing import Any
 from olmo_inject.config import Experiment, find_config, load_experiment
 from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
+from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.paths import expanded
 from olmo_inject.runs.folder import identity
 from olmo_inject.yaml_text import Plain, in_flow, read_yaml
@@ -311,6 +312,4 @@ def _check(cell: Cell) -> None:
         raise UserError(f"cell {cell.name}: resources.cpus_per_process: must be at least 1")
     if not TIME.fullmatch(resources.time):
         raise UserError(f"cell {cell.name}: resources.time: {resources.time!r} is not [days-]hours:minutes:seconds")
-    ranks = resources.nodes * resources.ranks_per_node
-    if cell.experiment.batch_size % ranks:
-        raise UserError(f"cell {cell.name}: {ranks} ranks cannot share a batch of {cell.experiment.batch_size} rows")
+    check_ranks_share(cell.experiment.batch_size, resources.nodes * resources.ranks_per_node, f"cell {cell.name}")

@@ -163,7 +163,7 @@ def test_overrides_reach_the_experiment_unchanged(key: str, value: int) -> None:
             "the sweep's set, axes or rules: train.sed",
         ),
         ({"exclude": [{"model": ["tiny-8", "tiny-16"]}]}, "every cell is excluded"),
-        ({"resources": {"gpus_per_node": 7}}, "7 ranks cannot share a batch of 64"),
+        ({"resources": {"gpus_per_node": 7}}, "a batch of 64 rows is not divisible by 7 ranks"),
         ({"resources": {"time": "a day"}}, "hours:minutes:seconds"),
         ({"set": {"train.sed": 1}}, "cell model-tiny-8_rate-1"),
         ({"set": {"injections.0.instances_per_batch": 99}, "axes": PLAIN["axes"][:1]}, "more than its 64 rows"),

@@ -18,6 +18,7 @@ from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.staged import STAGE, STAGE_FOLDER, RankRange, StageFile, StageRecord, read_stage
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
+from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
@@ -95,8 +96,7 @@ def _check_asked(order: Order, steps: range, ranks: RankRange | None) -> None:
     if ranks is not None:
         if not 0 <= ranks.first <= ranks.last < ranks.world:
             raise UserError(f"--ranks: {ranks.first}-{ranks.last}/{ranks.world} are not ranks of {ranks.world}")
-        if order.batch_size % ranks.world:
-            raise UserError(f"--ranks: {ranks.world} ranks do not share a batch of {order.batch_size}")
+        check_ranks_share(order.batch_size, ranks.world, "--ranks")
 
 
 def check_room(folder: Path, needed: int, here: int = 0) -> None:

@@ -245,7 +245,7 @@ def test_text_among_the_shards_is_not_staged(root: Path, tmp_path: Path, read: s
     [
         ({"steps": range(5, 5)}, r"--steps: 5:5 holds no step; give first:beyond"),
         ({"ranks": RankRange(0, 3, 3)}, r"--ranks: 0-3/3 are not ranks of 3"),
-        ({"ranks": RankRange(0, 0, 3)}, r"--ranks: 3 ranks do not share a batch of 8"),
+        ({"ranks": RankRange(0, 0, 3)}, r"--ranks: a batch of 8 rows is not divisible by 3 ranks"),
         ({"read": "both"}, r"--read: 'both' is not one of auto, ranges, stream"),
         ({"jobs": 0}, r"--at-once: 0 must be at least 1"),
         ({"file_bytes": 31}, r"--file-size: 31 bytes do not hold a sequence of 32"),
