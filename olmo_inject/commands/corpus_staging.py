@@ -94,7 +94,7 @@ def stage(
             prepare=lambda: opened.prepare(chosen, "--steps"),
             ranks=of_ranks,
             read=read,
-            jobs=at_once,
+            at_once=at_once,
             file_bytes=file_size,
             memory_bytes=0 if spread.is_spread else memory,  # what is kept in memory, no other process sees
             overwrite=overwrite,

@@ -56,19 +56,19 @@ def recorded_files(folder: Path, *, provenance: bool = False) -> list[RecordedFi
     return shards + (_provenance(corpus) if provenance else [])
 
 
-def damaged(files: Sequence[RecordedFile], advance: Callable[[int], None], jobs: int = 4) -> list[str]:
+def damaged(files: Sequence[RecordedFile], advance: Callable[[int], None], at_once: int = 4) -> list[str]:
     """The names of the files that are missing or differ from their record.
 
     Args:
         files: the files to read.
         advance: called with numbers of bytes read.
-        jobs: files read at once.
+        at_once: files read at once.
 
     Raises:
-        UserError: `jobs` is below 1.
+        UserError: `at_once` is below 1.
     """
-    check_options(at_once=jobs)
-    with ThreadPoolExecutor(jobs) as pool:
+    check_options(at_once=at_once)
+    with ThreadPoolExecutor(at_once) as pool:
         are_sound = pool.map(lambda file: file.is_sound(advance), files)
         return [file.path.name for file, is_sound in zip(files, are_sound, strict=True) if not is_sound]
 

@@ -40,7 +40,7 @@ class Stager:
         layout: which sequences are needed from which file.
         reads: how the files are read.
         shards: of the source.
-        jobs: number of streams read, and of files assembled, at once.
+        at_once: number of streams read, and of files assembled.
         file_sequences: sequences of a file.
         vocabulary: its tokenizer is copied into the stage.
         memory_bytes: streamed sequences are kept in memory if the stage is at most this large.
@@ -50,7 +50,7 @@ class Stager:
     layout: Layout
     reads: Reads
     shards: TokenShards
-    jobs: int
+    at_once: int
     file_sequences: int
     vocabulary: Vocabulary
     memory_bytes: int
@@ -173,7 +173,7 @@ class Stager:
         """
         width = self.shards.sequence_bytes
         with self._together(advance, should_stop) as halt:
-            return in_parallel([partial(run.spill, width, halt.advance) for run in runs], self.jobs, halt)
+            return in_parallel([partial(run.spill, width, halt.advance) for run in runs], self.at_once, halt)
 
     def write_files(self, files: Sequence[PlannedFile], advance: Advance, should_stop: Callable[[], bool]) -> bool:
         """Write some files while other processes write others. All runs are complete. False if it was stopped first.
@@ -227,28 +227,28 @@ class Stager:
         if self.in_memory:
             stage = StageInMemory(self.record.sequences, width)
             pieces = [partial(run.read_into, stage, halt.advance) for run in self.runs]
-            return stage if in_parallel(pieces, self.jobs, halt) else None
+            return stage if in_parallel(pieces, self.at_once, halt) else None
         todo = []
         for run in self.runs:
             if run.is_complete():
                 halt.advance(run.stop - run.start)
             else:
                 todo.append(partial(run.spill, width, halt.advance))
-        return SpilledRuns(self.runs, width) if in_parallel(todo, self.jobs, halt) else None
+        return SpilledRuns(self.runs, width) if in_parallel(todo, self.at_once, halt) else None
 
     def _assemble(self, missing: Sequence[PlannedFile], streamed: StageInMemory | SpilledRuns, halt: Halt) -> bool:
         halt.advance(self.stage_bytes - sum(file.sequences for file in missing) * self.shards.sequence_bytes)
         return self._write(missing, streamed, halt)
 
     def _write(self, missing: Sequence[PlannedFile], streamed: StageInMemory | SpilledRuns, halt: Halt) -> bool:
-        connections = -(-self.shards.source.connections // max(1, min(self.jobs, len(missing))))
+        connections = -(-self.shards.source.connections // max(1, min(self.at_once, len(missing))))
 
         def write(file: PlannedFile) -> None:
             assembled = file.assemble(self.layout, self.shards, streamed, connections, halt)
             halt.advance(0)
             file.write(assembled, halt.advance)
 
-        return in_parallel([partial(write, file) for file in missing], self.jobs, halt)
+        return in_parallel([partial(write, file) for file in missing], self.at_once, halt)
 
     def _finish(self) -> None:
         folder, width = self.record.folder, self.shards.sequence_bytes
@@ -272,7 +272,7 @@ def open_stager(
     *,
     ranks: RankRange | None = None,
     read: str = "auto",
-    jobs: int = 4,
+    at_once: int = 4,
     file_bytes: int = FILE_BYTES,
     memory_bytes: int = MEMORY_BYTES,
     overwrite: bool = False,
@@ -288,7 +288,7 @@ def open_stager(
         to: the stage's folder; an interrupted staging with the same arguments is continued.
         ranks: stage only the rows that these ranks read.
         read: `ranges` or `stream` for all files, or `auto`.
-        jobs: streams and files at once; each holds 256 MB or a file in memory.
+        at_once: streams and files; each holds 256 MB or a file in memory.
         file_bytes: approximate size of a file.
         memory_bytes: streamed sequences of a stage of at most this size are kept in memory; after a kill they are
             streamed again. Those of a larger stage are spilled to the disk, once more its size.
@@ -301,7 +301,7 @@ def open_stager(
     """
     to = to.resolve()
     record = make_record(shards, order, vocabulary, steps, to, ranks)
-    check_options(read=read, at_once=jobs)
+    check_options(read=read, at_once=at_once)
     file_sequences = file_bytes // shards.sequence_bytes
     if file_sequences < 1:
         raise UserError(f"--file-size: {file_bytes} bytes do not hold a sequence of {shards.sequence_bytes}")
@@ -311,4 +311,4 @@ def open_stager(
     prepare()
     layout = Layout(record, shards, order)
     reads = choose_reads(layout, shards.sequence_bytes, shards.source.range_cost, read, streamed)
-    return Stager(record, layout, reads, shards, jobs, file_sequences, vocabulary, memory_bytes)
+    return Stager(record, layout, reads, shards, at_once, file_sequences, vocabulary, memory_bytes)

@@ -56,7 +56,7 @@ def test_any_stage_is_its_source(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spill_runs, "RUN_BYTES", run * 2 * LENGTH)
         patch.setattr(local, "CHUNK", chunk)
-        more = {"read": read, "jobs": jobs, "file_bytes": part * 2 * LENGTH, "memory_bytes": memory}
+        more = {"read": read, "at_once": jobs, "file_bytes": part * 2 * LENGTH, "memory_bytes": memory}
         stage(shards, order, range(first, first + count), to, **more)
     check_same(to, shards, order)
     shutil.rmtree(to)
@@ -139,7 +139,7 @@ def dying(descriptor):
     fsync(descriptor)
 os.fsync = dying
 shards, order = opened(root)
-how = {"file_bytes": 40 * 2 * LENGTH, "read": read, "jobs": 2, "memory_bytes": memory}
+how = {"file_bytes": 40 * 2 * LENGTH, "read": read, "at_once": 2, "memory_bytes": memory}
 stager = open_stager(shards, order, VOCABULARY, range(3, 25), to, **how)
 assert stager.run(lambda n: None)
 """
@@ -175,7 +175,7 @@ def test_killed_wherever_nothing_is_lost_or_twice(
 
 def test_a_request_to_stop_keeps_what_is_done(root: Path, tmp_path: Path) -> None:
     shards, order = opened(root)
-    asked = {"file_bytes": 10 * 2 * LENGTH, "jobs": 1, "read": "ranges"}
+    asked = {"file_bytes": 10 * 2 * LENGTH, "at_once": 1, "read": "ranges"}
     calls: list[int] = []
     first = open_stager(shards, order, VOCABULARY, range(20), tmp_path / "s", **asked)
     assert not first.run(calls.append, lambda: len(calls) >= 6)
@@ -247,7 +247,7 @@ def test_text_among_the_shards_is_not_staged(root: Path, tmp_path: Path, read: s
         ({"ranks": RankRange(0, 3, 3)}, r"--ranks: 0-3/3 are not ranks of 3"),
         ({"ranks": RankRange(0, 0, 3)}, r"--ranks: a batch of 8 rows is not divisible by 3 ranks"),
         ({"read": "both"}, r"--read: 'both' is not one of auto, ranges, stream"),
-        ({"jobs": 0}, r"--at-once: 0 must be at least 1"),
+        ({"at_once": 0}, r"--at-once: 0 must be at least 1"),
         ({"file_bytes": 31}, r"--file-size: 31 bytes do not hold a sequence of 32"),
     ],
 )
