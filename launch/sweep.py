@@ -186,11 +186,14 @@ class Sweep:
         return replace(self, cells=kept)
 
 
-def load_sweep(path: Path | str, *, folder: Path | None = None, overrides: Sequence[str] = ()) -> Sweep:
-    """Read and check a sweep file, and resolve every cell.
+def load_sweep(
+    path: Path | str, *, only: Sequence[str] = (), folder: Path | None = None, overrides: Sequence[str] = ()
+) -> Sweep:
+    """Read and check a sweep file, and resolve its cells.
 
     Args:
         path: a YAML file, or the name of one in configs/sweeps.
+        only: the cells to keep, as in `Sweep.only`; the others are not resolved.
         folder: takes the place of the file's `folder`.
         overrides: changes to every cell's experiment, as key=value, after those of the file.
 
@@ -214,9 +217,10 @@ def load_sweep(path: Path | str, *, folder: Path | None = None, overrides: Seque
     cells = _cells(file, config, f"{file_path}", overrides)
     if not cells:
         raise UserError(f"{file_path}: every cell is excluded")
-    for cell in cells:
+    sweep = Sweep(file.name, Path(file.folder), cells, file.at_once).only(only)
+    for cell in sweep.cells:
         _check(cell)
-    return Sweep(file.name, Path(file.folder), cells, file.at_once)
+    return sweep
 
 
 def _as_written(read: Any, raw: Any) -> Any:
