@@ -35,9 +35,9 @@ MISSING = no Python 3.10, 3.11 or 3.12 with venv and pip here (tried: $(CANDIDAT
 test quick coverage: export OMP_NUM_THREADS := 1
 # And compiled modules are kept, whatever the shell says, since tests start many a process.
 test quick coverage: export PYTHONDONTWRITEBYTECODE :=
-# Three processes more than a small machine has cores, since tests of SLURM and of signals wait for others. The tests of
+# Two processes more than a small machine has cores, since tests of SLURM and of signals wait for others. The tests of
 # a file stay in one process, which makes what they share once.
-test coverage: JOBS ?= 5
+test coverage: JOBS ?= 4
 quick: JOBS ?= 2
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
@@ -47,7 +47,7 @@ demo: $(READY)
 
 env: $(READY)
 
-test: $(READY)
+test: .venv/.compiled
 	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 quick: $(READY)
@@ -105,6 +105,12 @@ test-olmo-core: .venv-core/.installed
 clean:
 	rm -rf .venv .venv-core .transformers-4 .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What tests import, compiled once; on a fresh clone each of their processes would compile all of it at the same time.
+# A test that cannot be imported is the tests' to report.
+.venv/.compiled: $(READY)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q --collect-only >/dev/null || true
+	@touch $@
 
 # One pip command for everything, since a second one may change the versions of the first (see constraints.txt).
 $(READY): pyproject.toml constraints.txt

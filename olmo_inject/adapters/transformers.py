@@ -30,7 +30,10 @@ SETTINGS = (
     *("neftune_noise_alpha", "bf16", "fp16", "seed", "data_seed"),
 )
 # Keys of a model's configuration that say where it came from and how it is run, not what it computes.
-NOT_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "_attn_implementation")
+NOT_THE_MODEL = (
+    *("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "_attn_implementation"),
+    "architectures",  # which saving a model writes into its configuration
+)
 
 
 class Injection(TrainerCallback):

@@ -31,13 +31,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "olmo_core_train.py"
 
 def train(config: Path, *overrides: str, processes: int = 1, stop: int | None = None) -> str:
     """Run the example; returns what it said when it failed, or nothing."""
-    launcher = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--local-addr=127.0.0.1",
-        f"--nproc-per-node={processes}",
-    ]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    launcher.append(f"--nproc-per-node={processes}")
     code = [str(EXAMPLE), str(config), *overrides]
     if stop is not None:  # as an interruption would end it: after a step that no checkpoint holds
         code = [str(Path(__file__).with_name("olmo_core_stop.py")), str(stop), str(config), *overrides]

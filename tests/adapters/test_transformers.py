@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -170,41 +170,49 @@ def test_a_callback_that_comes_late_is_refused(tmp_path: Path) -> None:
         train(tmp_path / "stream.yaml", tmp_path / "out", "gpt_neox", [f"folder={tmp_path}/late"], (Late(),))
 
 
-def by_two(config: Path, kind: str, *more: str) -> Path:
-    """Train on two processes; returns the folder of the experiment's file."""
+def by_two(*runs: str) -> None:
+    """Train on two processes, one run after another: the script's arguments of each."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    arguments = ["--nproc-per-node=2", str(SCRIPT), str(config), str(config.parent / OUT), kind, *more]
+    arguments = ["--nproc-per-node=2", str(SCRIPT), PAIR, *runs]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return config.parent
 
 
 PAIR = "gpt_neox"  # whose output layer the Trainer leaves random on each process; the stream is the same for any kind
 
 
+class Pair(NamedTuple):
+    """Runs of two processes."""
+
+    whole: Path
+    stopped: Path  # after step 6
+
+
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run on two processes."""
-    return by_two(write_stream(tmp_path_factory.mktemp("pair"), "transformers"), PAIR)
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """One launch trains both, since most of its time is the start."""
+    whole, stopped = (tmp_path_factory.mktemp(name) for name in ("pair", "stopped"))
+    runs = [f"{write_stream(folder, 'transformers')},{folder / OUT}" for folder in (whole, stopped)]
+    by_two(runs[0], f"{runs[1]},stop=6")
+    return Pair(whole, stopped)
 
 
-def test_two_processes_are_given_the_same_stream(wholes: dict[str, Path], pair: Path) -> None:
-    whole = wholes[PAIR]
-    assert audit_run(pair / "run", progress=False).verdict == "identical"
-    assert (pair / "run" / "evidence.jsonl").read_bytes() == (whole / "run" / "evidence.jsonl").read_bytes()
-    ours, theirs = (read_run(folder / "run") for folder in (pair, whole))
+def test_two_processes_are_given_the_same_stream(wholes: dict[str, Path], pair: Pair) -> None:
+    whole, two = wholes[PAIR], pair.whole
+    assert audit_run(two / "run", progress=False).verdict == "identical"
+    assert (two / "run" / "evidence.jsonl").read_bytes() == (whole / "run" / "evidence.jsonl").read_bytes()
+    ours, theirs = (read_run(folder / "run") for folder in (two, whole))
     assert ours.series("train/loss").tolist() == pytest.approx(theirs.series("train/loss").tolist(), rel=1e-4)
 
 
-def test_a_resume_of_two_processes_is_exact(pair: Path, tmp_path: Path) -> None:
-    config = write_stream(tmp_path, "transformers")
-    by_two(config, PAIR, "stop=6")
-    assert len(list(read_lines(tmp_path / "run" / "evidence.jsonl"))) == 6
-    by_two(config, PAIR, f"resume={tmp_path / OUT / 'checkpoint-4'}")
+def test_a_resume_of_two_processes_is_exact(pair: Pair) -> None:
+    whole, stopped = pair
+    assert len(list(read_lines(stopped / "run" / "evidence.jsonl"))) == 6
+    by_two(f"{stopped / 'stream.yaml'},{stopped / OUT},resume={stopped / OUT / 'checkpoint-4'}")
     for name in ("evidence.jsonl", "metrics.jsonl"):
-        assert (tmp_path / "run" / name).read_bytes() == (pair / "run" / name).read_bytes()
-    theirs = weights(pair, 8)
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in weights(tmp_path, 8).items())
+        assert (stopped / "run" / name).read_bytes() == (whole / "run" / name).read_bytes()
+    theirs = weights(whole, 8)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in weights(stopped, 8).items())
 
 
 ANALYSES = {

@@ -61,15 +61,17 @@ def train(
 
 
 if __name__ == "__main__":
-    config, output, kind, *more = sys.argv[1:]
-    given = dict(one.split("=", 1) for one in more)  # stop=STEP, resume=CHECKPOINT
-    stops = (StopAt(int(given["stop"])),) if "stop" in given else ()
-    try:  # of two processes: six rows a step
-        train(
-            *(Path(config), Path(output), kind, [], stops),
-            per_device_train_batch_size=1,
-            resume_from_checkpoint=given.get("resume"),
-        )
-    except UserError as error:
-        report(error)
-        raise SystemExit(2) from None
+    kind, *runs = sys.argv[1:]  # CONFIG,OUTPUT and then stop=STEP or resume=CHECKPOINT: one run after another
+    for one in runs:
+        config, output, *more = one.split(",")
+        given = dict(each.split("=", 1) for each in more)
+        stops = (StopAt(int(given["stop"])),) if "stop" in given else ()
+        try:  # of two processes: six rows a step
+            train(
+                *(Path(config), Path(output), kind, [], stops),
+                per_device_train_batch_size=1,
+                resume_from_checkpoint=given.get("resume"),
+            )
+        except UserError as error:
+            report(error)
+            raise SystemExit(2) from None

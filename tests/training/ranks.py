@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import sys
 import time
 import traceback
 import warnings
@@ -14,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from olmo.config import (
@@ -47,13 +49,15 @@ class Ranks:
         context.set_forkserver_preload(["runs", "saved", "torch._dynamo"])  # an optimizer's first step imports the last
         self.pipes: list[Connection] = []
         self.processes = []
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self.pipes.append(ours)
-            self.processes.append(process)
+        with pytest.MonkeyPatch.context() as patch:  # Python 3.11's server ignores the path that it is given
+            patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+            for _ in range(processes):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()
+                self.pipes.append(ours)
+                self.processes.append(process)
 
     def run(self, world: int, job: Callable[..., Any], *args: Any) -> list[Any]:
         """Run `job(*args)` on `world` ranks; arguments and results must pickle (no tensors)."""
