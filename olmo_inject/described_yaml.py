@@ -117,7 +117,7 @@ def _directly(hint: Any, value: Any, default: Any = None) -> Any:
     allowed = arguments if origin is typing.Union else (hint,)
     if isinstance(value, str | bool | int | float) and (hint is Any or type(value) in allowed):
         return value
-    if isinstance(value, Enum) and isinstance(value, origin):
+    if isinstance(value, Enum) and type(value) is hint:
         return value
     raise _NeedsOmegaConf
 
