@@ -260,7 +260,8 @@ def _cells(file: SweepFile, config: str, where: str, more_overrides: Sequence[st
         own = [f"name={name}", f"folder={Path(file.folder) / 'runs' / name}"]
         resources = file.resources
         for rule in rules:
-            resources = _with(resources, rule.resources, f"{where}: rules.{file.rules.index(rule)}")
+            place = f"{where}: rules.{file.rules.index(rule)}: resources"
+            resources = described(resources, (place, rule.resources))
         cells.append(Cell(name, labels, (*overrides, *more_overrides, *own), resources, config))
     return cells
 
@@ -300,10 +301,6 @@ def _matches(wanted: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
         labels[axis] in [_label(value) for value in (values if isinstance(values, list) else [values])]
         for axis, values in wanted.items()
     )
-
-
-def _with(resources: Resources, changes: Mapping[str, Any], where: str) -> Resources:
-    return described(resources, (f"{where}: resources", dict(changes)))
 
 
 def _check(cell: Cell) -> None:

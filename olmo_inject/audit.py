@@ -237,7 +237,7 @@ def save_audit(audit: Audit) -> None:
 def _compare_step(audit: Audit, length: int, data: TaskPlan, line: dict[str, Any]) -> None:
     step, size = line["step"], data.plan.batch_size
     where = f"step {step}"
-    positions = np.arange(step * size, (step + 1) * size)
+    positions = data.plan.positions(step)
     audit.compare("rows", where, line["rows"], size)
     if isinstance(data, ExperimentData):
         batch = data.corpus.rows(positions)

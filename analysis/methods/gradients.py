@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from transformers import PreTrainedModel
@@ -111,7 +110,7 @@ def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], 
     Returns:
         `input_ids` [B, T] with the configured masks, and the injected tokens.
     """
-    positions = np.arange(step * data.plan.batch_size, (step + 1) * data.plan.batch_size)
+    positions = data.plan.positions(step)
     return data.corpus.rows(positions), data.corpus.spans(positions)
 
 
@@ -141,7 +140,7 @@ def _compare_with_evidence(folder: Path, data: ExperimentData, step: int, batch:
     line = _evidence(folder).get(step)
     if line is None:
         return False
-    positions = np.arange(step * data.plan.batch_size, (step + 1) * data.plan.batch_size)
+    positions = data.plan.positions(step)
     for name, recorded, found in (
         ("tokens", line["tokens"], step_hash(positions, batch["input_ids"].numpy())),
         ("count of targets", line["targets"], count_targets(batch)),

@@ -86,7 +86,7 @@ def sample(run: Run) -> Sample:
     entries = np.sort(np.concatenate([of_task[:share] for of_task in injected]))
     others = np.setdiff1d(np.arange(data.plan.batch_size), injections.rows)[:OTHER_ROWS]
     rows = [*np.unique(injections.rows[entries]).tolist(), *others.tolist()]
-    positions = step * data.plan.batch_size + np.array(sorted(rows), np.int64)
+    positions = data.plan.positions(step, sorted(rows))
     tokens = data.corpus.rows(positions)["input_ids"].numpy()
     spans = data.corpus.spans(positions)
     of_row = zip(*(column.tolist() for column in (spans.span_row, spans.start, spans.length)), strict=True)

@@ -66,7 +66,7 @@ def show_step(
     if rows is None:
         there = np.intersect1d(injections.rows, order.rows)
         rows = [int(row) for row in (there if len(there) else order.rows)[:ROWS_SHOWN]]
-    positions = step * size + np.array(rows, np.int64)
+    positions = plan.positions(step, rows)
     sequences = order[positions]
     tokens = corpus.shards.read(sequences)
     spans = Splice(plan, vocabulary.eos_id).into(tokens, positions)

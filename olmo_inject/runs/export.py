@@ -120,7 +120,7 @@ def _lines(data: ExperimentData, steps: range) -> Iterator[tuple[np.ndarray, dic
     """The tokens of each step with its line of evidence."""
     size, names = data.plan.batch_size, [task.name for task in data.plan.tasks]
     for step in steps:
-        positions = np.arange(step * size, (step + 1) * size)
+        positions = data.plan.positions(step)
         tokens = data.corpus.rows(positions)["input_ids"].numpy()
         labels = dict(zip(names, data.corpus.spans(positions).answers_of_tasks(len(names)), strict=True))
         hashed, targets = evidence.step_hash(positions, tokens), size * (tokens.shape[1] - 1)
