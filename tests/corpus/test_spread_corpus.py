@@ -81,7 +81,7 @@ def test_build(folder: Path, tmp_path: Path, call: Call, monkeypatch: pytest.Mon
 def test_scan_with_references_and_other_seeds(
     folder: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "PART", 3000)
+    monkeypatch.setattr(scan, "PIECE", 3000)
     corpus = read_corpus_folder(shutil.copytree(folder / "corpus", tmp_path / "corpus"))
     less, _ = build_tasks(load_experiment(folder / "small.yaml").tasks, Vocabulary.load(corpus.tokenizer))
     for shard in corpus.shards[::2]:

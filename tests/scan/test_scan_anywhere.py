@@ -239,7 +239,7 @@ def test_any_cut_of_a_stream_is_the_whole(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "CHUNK", chunk)
         patch.setattr(scan, "AROUND", 9)
-        patch.setattr(scan, "PART", 41)
+        patch.setattr(scan, "PIECE", 41)
         patch.setattr(chunks, "STREAMED", most)
         assert repr(scan_here(remote, vocabulary(14), tasks)) == repr(
             scan_here(TokenShards(paths, 3), vocabulary(14), tasks)
@@ -253,7 +253,7 @@ def test_statements_over_the_cuts_of_a_stream(
     remote = RemoteShards(open_source(url), NAMES, sizes(folder), LENGTH, vocab_size=50280)
     options = ReferenceOptions(context=200, items=10_000)
     whole = scan_here(local_shards(folder), dolma, [], options).statements
-    monkeypatch.setattr(scan, "PART", 300)
+    monkeypatch.setattr(scan, "PIECE", 300)
     monkeypatch.setattr(chunks, "STREAMED", 200)
     parts = scan_here(remote, dolma, [], options).statements
     assert whole.keys() == parts.keys() == {"R_add", "R_cmp"}
