@@ -45,7 +45,7 @@ class Splice:
             Which tokens were written, [b, T].
         """
         written = np.zeros(tokens.shape, bool)
-        spans = self.into(tokens, step * self.plan.batch_size + rows)
+        spans = self.into(tokens, self.plan.positions(step, rows))
         written[spans.row, spans.column] = True
         return written
 
