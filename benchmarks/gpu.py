@@ -32,13 +32,13 @@ from benchmarks.analysis import PAIRS, SHORT_DAS
 from launch.cost.accelerators import CORE, Accelerator, read_accelerators
 from launch.cost.calibrate import utilization
 from launch.cost.cost import estimate
-from olmo_inject.config import Experiment, configs_folder, load_experiment
+from olmo_inject.config import Experiment, GradientConfig, configs_folder, load_experiment
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json, write_text
 from olmo_inject.tasks import Task, TaskConfig
 from olmo_inject.training.checkpoints.transformers import transformers_config
-from olmo_inject.training.gradients import MlpGradients, injected_targets, step_gradients
+from olmo_inject.training.gradients import batch_gradients
 from olmo_inject.training.loader import build_loader
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import choose_device, destroy, init_process_group
@@ -304,9 +304,8 @@ def _gradients(model: PreTrainedModel, experiment: Experiment) -> None:
     data = build_data(experiment)
     positions = np.arange(experiment.batch_size)
     batch = data.corpus.rows(positions)
-    of_target = injected_targets(data.corpus.splices(positions), batch["input_ids"])
-    mlp = MlpGradients(model, 0, experiment.train.device_train_microbatch_size * experiment.sequence_length)
-    step_gradients(mlp, batch, of_target, [task.name for task in data.tasks], data.tasks)
+    spans = data.corpus.spans(positions)
+    batch_gradients(model, GradientConfig(), batch, spans, data.plan.tasks, data.tasks, experiment.train)
 
 
 def _measured(work: Callable[[], object], device: torch.device) -> dict[str, Any]:

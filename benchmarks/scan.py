@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.corpus.from_text.sample import build_sample
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.scan.scan import ReferenceOptions, prepare_scan, scan_part
+from olmo_inject.scan.scan import ReferenceOptions, prepare_scan, scan_piece
 from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
 from olmo_inject.vocabulary import Vocabulary
@@ -93,8 +93,8 @@ def texts_of(documents: list[np.ndarray], folder: Path, vocabulary: Vocabulary) 
 
 
 def _scanner(shards, vocabulary, tasks, references, texts=None) -> Callable[[], float]:
-    search, parts = prepare_scan(shards, vocabulary, tasks, references, texts)
-    return _timed(lambda: [scan_part(search, part, lambda done, tokens: None) for part in parts])
+    search, pieces = prepare_scan(shards, vocabulary, tasks, references, texts)
+    return _timed(lambda: [scan_piece(search, piece, lambda done, tokens: None) for piece in pieces])
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def _stager(
     def measure() -> float:
         to = folder / "stage"
         begun = time.perf_counter()
-        how = {"read": read, "jobs": 2, "part_bytes": 128 << 20, "memory_bytes": memory}
+        how = {"read": read, "at_once": 2, "file_bytes": 128 << 20, "memory_bytes": memory}
         stager = open_stager(shards, order, VOCABULARY, steps, to, **how)
         assert stager.run(lambda n: None)
         seconds = time.perf_counter() - begun

@@ -1,6 +1,6 @@
 """Do the parts of a command in several processes, here or as a SLURM job array.
 
-Every process runs the same command with `--shard i/n`. What a part has finished is kept, so a part that is started
+Every process runs the same command with `--part i/n`. What a part has finished is kept, so a part that is started
 again does only what is missing.
 
     FOLDER/0.sbatch           the script of the first array, and 0.json with the number of its parts
@@ -74,7 +74,7 @@ def run_parts(parts: Parts, at_once: int) -> None:
     commands = [
         Command(
             f"part {part} of {parts.count}",
-            [sys.executable, "-m", "olmo_inject", *parts.command, "--shard", f"{part}/{parts.count}", *parts.arguments],
+            [sys.executable, "-m", "olmo_inject", *parts.command, "--part", f"{part}/{parts.count}", *parts.arguments],
             parts.log(part),
             threads,
             1 if gpus else 0,

@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from olmo_inject.errors import UserError
+from olmo_inject.options import check_options
 from olmo_inject.progress import SECONDS_BETWEEN_LINES, Meter
 from olmo_inject.stop_signals import stop_signals, stop_with_parent
 from olmo_inject.terminal import Console
@@ -126,8 +127,7 @@ def run_commands(
         Stopped: after Ctrl-C or SIGTERM, when every command has ended. Commands get SIGTERM, on which `train` writes a
             checkpoint, and are killed after 45 s.
     """
-    if at_once < 1:
-        raise UserError(f"--at-once: {at_once} must be at least 1")
+    check_options(at_once=at_once)
     names = [command.name for command in commands]
     if len(set(names)) != len(names):
         raise UserError(f"two commands have the name {', '.join(sorted({n for n in names if names.count(n) > 1}))}")

@@ -118,9 +118,9 @@ def run_checks(
     return Preflight(checks, signal, timed)
 
 
-def signal_seconds(step: float, checkpoint: float) -> int:
-    """SLURM's `--signal` time, in seconds: twice the time of a step and of a checkpoint, and `SPARE_SECONDS`."""
-    return math.ceil(2 * (step + checkpoint)) + SPARE_SECONDS
+def signal_seconds(step_seconds: float, checkpoint_seconds: float) -> int:
+    """SLURM's `--signal` time, in seconds: twice what a step and a checkpoint take, and `SPARE_SECONDS`."""
+    return math.ceil(2 * (step_seconds + checkpoint_seconds)) + SPARE_SECONDS
 
 
 def checks_table(result: Preflight) -> Table:

@@ -24,6 +24,7 @@ from typing import Any
 from olmo_inject.config import Experiment, find_config, load_experiment
 from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
+from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.paths import expanded
 from olmo_inject.runs.folder import identity
 from olmo_inject.yaml_text import Plain, in_flow, read_yaml
@@ -185,11 +186,14 @@ class Sweep:
         return replace(self, cells=kept)
 
 
-def load_sweep(path: Path | str, *, folder: Path | None = None, overrides: Sequence[str] = ()) -> Sweep:
-    """Read and check a sweep file, and resolve every cell.
+def load_sweep(
+    path: Path | str, *, only: Sequence[str] = (), folder: Path | None = None, overrides: Sequence[str] = ()
+) -> Sweep:
+    """Read and check a sweep file, and resolve its cells.
 
     Args:
         path: a YAML file, or the name of one in configs/sweeps.
+        only: the cells to keep, as in `Sweep.only`; the others are not resolved.
         folder: takes the place of the file's `folder`.
         overrides: changes to every cell's experiment, as key=value, after those of the file.
 
@@ -213,9 +217,10 @@ def load_sweep(path: Path | str, *, folder: Path | None = None, overrides: Seque
     cells = _cells(file, config, f"{file_path}", overrides)
     if not cells:
         raise UserError(f"{file_path}: every cell is excluded")
-    for cell in cells:
+    sweep = Sweep(file.name, Path(file.folder), cells, file.at_once).only(only)
+    for cell in sweep.cells:
         _check(cell)
-    return Sweep(file.name, Path(file.folder), cells, file.at_once)
+    return sweep
 
 
 def _as_written(read: Any, raw: Any) -> Any:
@@ -255,7 +260,8 @@ def _cells(file: SweepFile, config: str, where: str, more_overrides: Sequence[st
         own = [f"name={name}", f"folder={Path(file.folder) / 'runs' / name}"]
         resources = file.resources
         for rule in rules:
-            resources = _with(resources, rule.resources, f"{where}: rules.{file.rules.index(rule)}")
+            place = f"{where}: rules.{file.rules.index(rule)}: resources"
+            resources = described(resources, (place, rule.resources))
         cells.append(Cell(name, labels, (*overrides, *more_overrides, *own), resources, config))
     return cells
 
@@ -297,10 +303,6 @@ def _matches(wanted: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     )
 
 
-def _with(resources: Resources, changes: Mapping[str, Any], where: str) -> Resources:
-    return described(resources, (f"{where}: resources", dict(changes)))
-
-
 def _check(cell: Cell) -> None:
     resources = cell.resources
     if resources.nodes < 1 or resources.gpus_per_node < 0 or resources.ranks_per_node < 1:
@@ -311,6 +313,4 @@ def _check(cell: Cell) -> None:
         raise UserError(f"cell {cell.name}: resources.cpus_per_process: must be at least 1")
     if not TIME.fullmatch(resources.time):
         raise UserError(f"cell {cell.name}: resources.time: {resources.time!r} is not [days-]hours:minutes:seconds")
-    ranks = resources.nodes * resources.ranks_per_node
-    if cell.experiment.batch_size % ranks:
-        raise UserError(f"cell {cell.name}: {ranks} ranks cannot share a batch of {cell.experiment.batch_size} rows")
+    check_ranks_share(cell.experiment.batch_size, resources.nodes * resources.ranks_per_node, f"cell {cell.name}")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
+from olmo_inject.options import check_options
 from olmo_inject.rank_environment import VARIABLES, leftovers
 
 USER_ERROR = 2  # exit status of a user's mistake
@@ -48,8 +49,7 @@ def check_launch(nodes: int, rendezvous: str | None) -> None:
             f"{', '.join(left)} {'is' if len(left) == 1 else 'are'} set, as for a rank, but not all of "
             f"{', '.join(VARIABLES)}: unset {'it' if len(left) == 1 else 'them'}, or start with torchrun"
         )
-    if nodes < 1:
-        raise UserError(f"--nodes: {nodes} must be at least 1")
+    check_options(nodes=nodes)
     if nodes > 1 and rendezvous is None:
         raise UserError(f"--nodes: {nodes} nodes need --rendezvous HOST:PORT, HOST being one of them")
     if rendezvous is not None:
@@ -101,8 +101,7 @@ def run_ranks(
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if processes < 1:
-        raise UserError(f"--processes: {processes} must be at least 1")
+    check_options(processes=processes)
     check_launch(nodes, rendezvous)
     # A rank reports its own error; the agent's log would bury it.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):

@@ -23,7 +23,7 @@ from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
 from olmo_inject.injection.placement import EOS
-from olmo_inject.injection.splicing import Splices
+from olmo_inject.injection.splicing import InjectedSpans
 from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.export import Export, read_export
@@ -46,6 +46,7 @@ from olmo_inject.runs.read import (
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import rebuilds
 from olmo_inject.terminal import Console
+from olmo_inject.training.loss import count_targets
 
 DIFFERENCES_KEPT = 20
 VERSION = 1  # increased when an audit compares other things, so that kept results of jobs are not mistaken for new ones
@@ -236,45 +237,34 @@ def save_audit(audit: Audit) -> None:
 def _compare_step(audit: Audit, length: int, data: TaskPlan, line: dict[str, Any]) -> None:
     step, size = line["step"], data.plan.batch_size
     where = f"step {step}"
-    positions = np.arange(step * size, (step + 1) * size)
+    positions = data.plan.positions(step)
     audit.compare("rows", where, line["rows"], size)
     if isinstance(data, ExperimentData):
         batch = data.corpus.rows(positions)
         tokens = batch["input_ids"].numpy()
         audit.compare("tokens given to the model", where, line["tokens"], evidence.step_hash(positions, tokens))
-        audit.compare("targets", where, line["targets"], _targets(batch))
+        audit.compare("targets", where, line["targets"], count_targets(batch))
         overrides = int(batch["mask_overridden"].sum()) if "mask_overridden" in batch else 0
         audit.compare("masks lifted", where, line["overrides"], overrides)
-        splices = data.corpus.splices(positions)
+        spans = data.corpus.spans(positions)
     else:
         tokens = np.zeros((size, length), np.int64)
-        splices = Splice(data.plan, data.source.vocabulary.eos_id).into(tokens, positions)
-        rows = np.unique(splices.row)
+        spans = Splice(data.plan, data.source.vocabulary.eos_id).into(tokens, positions)
+        rows = np.unique(spans.row)
         expected = evidence.step_hash(positions[rows], tokens[rows])
         audit.compare("tokens injected into what the model was given", where, line.get("injected"), expected)
-    _compare_rows(audit, data, where, splices, tokens)
-    of_token = splices.task[splices.span]
-    for number, task in enumerate(data.plan.tasks):
-        expected = int((splices.answer & (splices.column > 0) & (of_token == number)).sum())
+    _compare_rows(audit, data, where, spans, tokens)
+    tasks = data.plan.tasks
+    for task, expected in zip(tasks, spans.answers_of_tasks(len(tasks)), strict=True):
         audit.compare("answer tokens in the loss", f"{where}, {task.name}", line["labels"].get(task.name, 0), expected)
         audit.labels[task.name] += line["labels"].get(task.name, 0)
     audit.overrides += line["overrides"]
 
 
-def _targets(batch: dict[str, Any]) -> int:
-    """Number of targets in a batch: all tokens but the first of each row, without those that are masked."""
-    counts = np.ones(batch["input_ids"].shape, bool)
-    if "label_mask" in batch:
-        counts &= batch["label_mask"].numpy()
-    if "instance_mask" in batch:
-        counts &= batch["instance_mask"].numpy()[:, None]
-    return int(counts[:, 1:].sum())
-
-
-def _compare_rows(audit: Audit, data: TaskPlan, where: str, splices: Splices, tokens: np.ndarray) -> None:
+def _compare_rows(audit: Audit, data: TaskPlan, where: str, spans: InjectedSpans, tokens: np.ndarray) -> None:
     """Compare the spliced rows: the instance, its EOS, and that it is in the train half."""
-    spans = (splices.span_row, splices.start, splices.length, splices.skipped, splices.entry, splices.instance)
-    for row, start, length, skipped, number, instance in zip(*(column.tolist() for column in spans), strict=True):
+    columns = (spans.span_row, spans.start, spans.length, spans.skipped, spans.entry, spans.instance)
+    for row, start, length, skipped, number, instance in zip(*(column.tolist() for column in columns), strict=True):
         entry = data.plan.entries[number]
         task, placed = entry.task, f"{where}, row {row}"
         before, after = ([data.source.vocabulary.eos_id] * n for n in EOS[entry.placement.eos])

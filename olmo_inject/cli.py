@@ -22,8 +22,7 @@ from olmo_inject.commands import (
     runs,
     sweeps,
 )
-from olmo_inject.commands.numbers import with_checked_numbers
-from olmo_inject.commands.shared import INTERRUPTED
+from olmo_inject.commands.shared import INTERRUPTED, with_checked_options
 from olmo_inject.errors import UserError, in_one_line, report
 from olmo_inject.paths import with_expanded_paths
 from olmo_inject.terminal import drop_output, prepare_output
@@ -68,7 +67,7 @@ app.add_typer(theory.app, name="theory")
 for group in (app, sweeps.app, corpora, interventions.app, theory.app):
     for registered in group.registered_commands:
         assert registered.callback is not None
-        registered.callback = _aborted_by_ctrl_c(with_checked_numbers(with_expanded_paths(registered.callback)))
+        registered.callback = _aborted_by_ctrl_c(with_checked_options(with_expanded_paths(registered.callback)))
 
 # The base class of usage errors has different names in typer's versions; this subclass of it is public.
 _UsageError: Any = typer.BadParameter.__bases__[0]

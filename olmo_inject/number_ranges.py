@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from olmo_inject.errors import UserError
+
 INT32 = 2**31 - 1
 MOST_ROWS = 2**20  # maximum rows of a batch, since some arrays have an entry for each row
 
@@ -43,3 +45,18 @@ class Range:
 
 NUMBER, COUNT, FROM_0 = Range(above=True), Range(1, INT32), Range(0, INT32)
 SHARE, NOT_NEGATIVE = Range(0, 1, below=True), Range()
+
+
+def check_ranks_share(batch_size: int, ranks: int, where: str) -> None:
+    """Check that each rank has as many rows of a batch as the others.
+
+    Args:
+        batch_size: rows of a batch.
+        ranks: number of ranks.
+        where: what sets one of the two, to begin the message.
+
+    Raises:
+        UserError: the batch is not divisible by the ranks.
+    """
+    if batch_size % ranks:
+        raise UserError(f"{where}: a batch of {batch_size} rows is not divisible by {ranks} ranks")

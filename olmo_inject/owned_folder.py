@@ -18,7 +18,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
 from olmo_inject.locks import InUse, locked, remove_with_lock
 
-LOCK, READY = "lock", "ready"  # in the work folder; `ready` shows that shares may begin
+LOCK, READY = "lock", "ready"  # in the work folder; `ready` shows that parts of the work may begin
 PATIENCE = 60  # attempts, each of about a second, to share a folder that another process holds for itself
 
 
@@ -144,12 +144,12 @@ class FolderKind:
 
     @contextmanager
     def held_together(self, folder: Path, is_begun: Callable[[], bool], begin: Callable[[], None]) -> Iterator[None]:
-        """Hold a folder with other processes that do shares of the same work. The first of them begins it.
+        """Hold a folder with other processes that do parts of the same work. The first of them begins it.
 
         Args:
             folder: to hold.
             is_begun: whether the folder holds the beginning of this work.
-            begin: checks the folder and writes what all shares need; called while this process alone holds the folder.
+            begin: checks the folder and writes what all parts need; called while this process alone holds the folder.
 
         Raises:
             UserError: a process that does the whole work holds the folder; as `begin`.
@@ -164,7 +164,7 @@ class FolderKind:
             shared = self.held(folder, shared=True)
             try:
                 shared.__enter__()
-            except InUse:  # another share may be beginning
+            except InUse:  # another part may be beginning
                 waited += 1
                 if waited == PATIENCE:
                     raise

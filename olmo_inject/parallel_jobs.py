@@ -15,6 +15,7 @@ from multiprocessing.sharedctypes import SynchronizedArray
 from typing import Any, TypeVar
 
 from olmo_inject.errors import UserError
+from olmo_inject.options import check_options
 from olmo_inject.progress import Meter, show_progress
 from olmo_inject.worker_processes import check_sockets, end_with_parent
 
@@ -60,8 +61,7 @@ def each_result(
         UserError: the first error of a job, or a process was killed.
         KeyboardInterrupt: after Ctrl-C, once all jobs have ended.
     """
-    if processes < 1:
-        raise UserError(f"--processes: {processes} must be at least 1")
+    check_options(processes=processes)
     if processes == 1:
         with show_progress(what, total, unit, enabled=progress) as meter:
             yield from _one_after_another(function, jobs, meter)

@@ -150,6 +150,7 @@ def field_types(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
+@cache
 def without_none(hint: Any) -> Any:
     """A type without its None."""
     if typing.get_origin(hint) in (Union, types.UnionType):

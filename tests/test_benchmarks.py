@@ -35,5 +35,5 @@ def test_what_does_not_fit_into_the_budget_is_named() -> None:
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UserError, match="is not auto, cpu or cuda"):
+    with pytest.raises(UserError, match="is not one of auto, cpu, cuda"):
         gpu.measure("tpu")

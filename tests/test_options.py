@@ -13,10 +13,10 @@ from typer.main import get_command
 
 from launch.torchrun import check_launch
 from olmo_inject.cli import app, main
-from olmo_inject.commands.numbers import NUMBERS
 from olmo_inject.config import load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.inspect.step import parse_rows
+from olmo_inject.options import NUMBERS
 from olmo_inject.paths import PATH, expanded, with_expanded_paths
 
 EXPERIMENT = """
@@ -200,7 +200,7 @@ def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert capsys.readouterr().out.split() == ["show", "submit", "status"]
 
 
-NO_PATHS = {"accelerator", "targets", "dimensions", "device", "steps", "overrides", "precision", "read", "rank_shard",
+NO_PATHS = {"accelerator", "targets", "dimensions", "device", "steps", "overrides", "precision", "read", "ranks",
     "rendezvous", "rows", "source", "title", "text_field", "id_field", "text_unit", "dataset_config",
     "dataset_split", "corpus sample tokenizer", "evaluate suite", "sweep show cell", "theory fit against",
     "theory fit task", "theory predict at", "only"}  # fmt: skip

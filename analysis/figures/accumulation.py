@@ -18,6 +18,7 @@ from analysis.figures.measures import (
 )
 from analysis.figures.style import legend, sizes_of, style
 from analysis.methods.retention import retention
+from analysis.read.conditions import text_label
 from analysis.read.runs import Run
 from olmo_inject.figure_style import GREY, MARKERS, colour_and_marker
 
@@ -52,7 +53,7 @@ def accumulation_table(runs: Sequence[Run], task: str) -> pd.DataFrame:
             "run": run.name,
             "folder": str(run.folder),
             "model": run.size,
-            "text": run.text_label,
+            "text": text_label(run),
             "text_loss": np.nan if run.lm_loss is None else run.lm_loss,
             "accumulated": before_bursts(run, task, measure).iloc[-LAST_BURSTS:].mean(),
             "kept": np.nan if (found := retention(run, task)) is None else found.kept,
@@ -82,13 +83,13 @@ def accumulation(runs: Sequence[Run], task: str, table: pd.DataFrame) -> Figure 
     if not runs:
         return None
     measure, sizes = measure_of(runs, task), sizes_of(runs)
-    texts = list(dict.fromkeys(run.text_label for run in runs))
+    texts = list(dict.fromkeys(text_label(run) for run in runs))
     measured = table["interference"].notna().any()
     with style():
         figure = Figure(figsize=(1.6 + 2.7 * (len(texts) + measured), 2.9))
         axes = figure.subplots(1, len(texts) + measured, squeeze=False)[0].tolist()
         for axis, text in zip(axes, texts, strict=False):
-            _staircases(axis, [run for run in runs if run.text_label == text], task, measure, sizes)
+            _staircases(axis, [run for run in runs if text_label(run) == text], task, measure, sizes)
             axis.set_title(f"beside {text}")
         axes[0].set_ylabel(measure.label.replace("\n", " "))
         limits = [axis.get_ylim() for axis in axes[: len(texts)]]

@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from analysis.figures.measures import LOSS_AMONG_LABELS, TEST_LOSS, draw_baselines, label_baselines
 from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
 from analysis.methods.retention import Retention, held_out_losses, retention
-from analysis.read.runs import Run, conditions
+from analysis.read.conditions import conditions, schedule_label
+from analysis.read.runs import Run
 from olmo_inject.figure_style import GREY, colour_and_marker
 
 REFERENCE = re.compile(r"eval/(\w+)/reference/loss")
@@ -31,7 +32,7 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
     if not runs:
         return None
     sizes = sizes_of(runs)[::-1]
-    schedules = list(dict.fromkeys(run.schedule_label(task) for run in sorted(runs, key=lambda run: run.rate(task))))
+    schedules = list(dict.fromkeys(schedule_label(run, task) for run in sorted(runs, key=lambda run: run.rate(task))))
     references = reference_names(runs)
     with style():
         figure, grid = panels(len(sizes), 2.5, 2.4)
@@ -39,7 +40,7 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
             mine = [run for run in runs if run.size == size]
             for run in mine:
                 losses = run.series(name).dropna()
-                colour, marker = colour_and_marker(schedules.index(run.schedule_label(task)))
+                colour, marker = colour_and_marker(schedules.index(schedule_label(run, task)))
                 axes.plot(losses.index, losses, color=colour, marker=marker, ms=3, lw=1.3)
             for number, reference in enumerate(references):
                 for steps, losses in _references(mine, reference):

@@ -16,7 +16,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from analysis.figures.heatmaps import accuracy_cells, draw_accuracies
 from analysis.figures.measures import TEST_ACCURACY, Measure, draw_baselines, label_baselines
 from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
-from analysis.read.runs import Run, conditions
+from analysis.read.conditions import conditions, plan_label
+from analysis.read.runs import Run
 from olmo_inject.errors import UserError
 from olmo_inject.figure_style import colour_and_marker
 from olmo_inject.injection import Injections, Plan
@@ -50,9 +51,9 @@ def curves(runs: Sequence[Run], task: str, measure: Measure) -> Figure | None:
 
 
 def different_plans(runs: Sequence[Run]) -> dict[str, tuple[Run, Plan]]:
-    """One run and its plan for each different plan, by `Run.plan_label`. Runs whose corpus is gone are left out."""
+    """One run and its plan for each different plan, by `plan_label`. Runs whose corpus is gone are left out."""
     injecting = sorted((run for run in runs if run.experiment.injections), key=Run.rates)
-    return {run.plan_label(): (run, plan) for run in injecting if (plan := _plan(run)) is not None}
+    return {plan_label(run): (run, plan) for run in injecting if (plan := _plan(run)) is not None}
 
 
 def plan_rows(plans: Mapping[str, tuple[Run, Plan]]) -> pd.DataFrame:

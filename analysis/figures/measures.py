@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.figures.style import SMALL
-from analysis.read.runs import LEARNED_ABOVE, Run, baselines
+from analysis.read.baselines import baselines
+from analysis.read.runs import LEARNED_ABOVE, Run
 from olmo_inject.figure_style import GREY, RED
 from olmo_inject.tasks.halves import UNMIRRORED
 

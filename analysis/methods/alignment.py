@@ -19,6 +19,7 @@ from analysis.methods.forward_from import ROWS_PER_PASS, ForwardFrom
 from analysis.methods.interchange import Alignment, Streams, interchange
 from analysis.methods.subspaces import Basis, Descent, gaussian, lowest, orthonormal
 from olmo_inject.errors import UserError
+from olmo_inject.options import check_options
 from olmo_inject.randomness import integers, key
 from olmo_inject.tasks import Task
 
@@ -55,9 +56,7 @@ class SearchOptions:
         """
         if not self.dimensions or min(self.dimensions) < 1:
             raise UserError(f"--dimensions: {','.join(map(str, self.dimensions))} must be whole numbers from 1 on")
-        for name in ("updates", "pairs"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name}: {getattr(self, name)} must be at least 1")
+        check_options(updates=self.updates, pairs=self.pairs)
 
 
 @dataclass(frozen=True)

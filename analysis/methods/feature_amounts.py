@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.methods.features import BALANCED, ORDER, PLAIN
+from analysis.read.conditions import schedule_label
 from analysis.read.runs import Run
 from analysis.read.store import Tables, last_step, rows
 from analysis.stats import rank_correlation
@@ -87,7 +88,7 @@ def with_schedules(found: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
             row |= {
                 "per_batch": float(run.frequency(row["task"]).per_batch),
                 "evenly": run.evenly_injected(row["task"]),
-                "schedule": run.schedule_label(row["task"]),
+                "schedule": schedule_label(run, row["task"]),
                 "parameters": run.parameters,
             }
             described.append(row)

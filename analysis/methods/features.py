@@ -27,6 +27,7 @@ from analysis.methods.order_probe import order_fits
 from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from olmo_inject.errors import UserError
+from olmo_inject.options import check_options
 from olmo_inject.tasks import Task
 
 COMPONENTS = 50  # docs/study.md, Fig. 7
@@ -55,10 +56,7 @@ def features_method(components: int = COMPONENTS, permutations: int = PERMUTATIO
     Raises:
         UserError: components below 1, or permutations below 100.
     """
-    if components < 1:
-        raise UserError(f"--components: {components} must be at least 1")
-    if permutations < 100:
-        raise UserError(f"--permutations: {permutations} must be at least 100")
+    check_options(components=components, permutations=permutations)
     measure = _Measure(components, permutations, seed)
     options = {"components": components, "permutations": permutations, "seed": seed}
     return Method("features", measure, options, VERSION)

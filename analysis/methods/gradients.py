@@ -8,82 +8,35 @@ step, the batch is compared with it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
 from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
-from olmo_inject.config import Described, Experiment
-from olmo_inject.config.ranges import CHOICES
+from olmo_inject.config import Described, Experiment, GradientConfig
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
-from olmo_inject.injection.splicing import Splices
+from olmo_inject.injection.splicing import InjectedSpans
+from olmo_inject.options import check_options
 from olmo_inject.runs.evidence import step_hash
 from olmo_inject.runs.folder import check_same_data, identity
 from olmo_inject.runs.read import load_run, read_evidence
 from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE
-from olmo_inject.training.gradients import (
-    TARGETS,
-    MlpGradients,
-    batch_targets,
-    cosines,
-    injected_targets,
-    step_gradients,
-    tokens_per_pass,
-    with_references,
-    z_loss_of,
-)
-from olmo_inject.training.loss import IGNORED
+from olmo_inject.training.gradients import batch_gradients, cosines, with_references
+from olmo_inject.training.loss import count_targets
 
 METHOD = "gradients"
 VERSION = 5
-ROWS_PER_PASS = 8  # for runs whose trainer does not say its micro-batch
+DECISIVE = ("layer", "neurons", "targets", "precision")  # options on which the results depend
 
 
-@dataclass(frozen=True)
-class GradientOptions:
-    """What to compare.
-
-    Attributes:
-        layer: index of the block whose MLP is used, from 0.
-        neurons: number of task neurons: those of the MLP with the largest task gradient.
-        targets: the losses that make up g_t, one of `TARGETS`.
-        rows_per_pass: rows of one forward and backward pass; None for the run's micro-batch, or 8. It decides memory,
-            not results.
-        precision: of the matrix products: fp32 or bf16.
-    """
-
-    layer: int = 0
-    neurons: int = 16
-    targets: str = "injected"
-    rows_per_pass: int | None = None
-    precision: str = "fp32"
-
-    def check(self) -> None:
-        """Validate the options.
-
-        Raises:
-            UserError: an option is out of its range.
-        """
-        if self.targets not in TARGETS:
-            raise UserError(f"--targets: {self.targets!r} is not one of {', '.join(TARGETS)}")
-        if self.precision not in (allowed := CHOICES["gradients.precision"]):
-            raise UserError(f"--precision: {self.precision!r} is not one of {', '.join(allowed)}")
-        for name in ("neurons", "rows_per_pass"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')}: {value} must be at least 1")
-        if self.layer < 0:
-            raise UserError(f"--layer: {self.layer} must be at least 0")
-
-
-def method(options: GradientOptions) -> Method:
+def method(options: GradientConfig) -> Method:
     """The analysis of one checkpoint, which writes the table `cosines`.
 
     Columns: task (whose reference gradient g_r and whose neurons are used), kind of the other gradient (`batch`,
@@ -95,16 +48,16 @@ def method(options: GradientOptions) -> Method:
     Raises:
         UserError: an option is out of its range.
     """
-    options.check()
+    check_options(**{name: getattr(options, name) for name in (*DECISIVE, "rows_per_pass")})
 
     def compute(model: PreTrainedModel, checkpoint: StoredModel, _: Report) -> Tables:  # one step, no partial progress
         return {"cosines": step_cosines(model, checkpoint, options)}
 
-    decisive = {name: value for name, value in asdict(options).items() if name != "rows_per_pass"}
+    decisive = {name: getattr(options, name) for name in DECISIVE}
     return Method(METHOD, compute, decisive, version=VERSION, inputs=_inputs)
 
 
-def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: GradientOptions) -> pd.DataFrame:
+def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: GradientConfig) -> pd.DataFrame:
     """The table of one checkpoint; see `method` for the columns.
 
     Args:
@@ -120,26 +73,18 @@ def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Gradi
         raise UserError(f"{checkpoint.path} is no checkpoint of a run: its batches are not known")
     experiment, data = run_data(checkpoint.run.folder, checkpoint.run.corpus)
     _check_head(model)
-    batch, splices = batch_of(data, checkpoint.step)
+    batch, spans = batch_of(data, checkpoint.step)
     proven = _compare_with_evidence(checkpoint.run.folder, data, checkpoint.step, batch)
     names = [task.name for task in data.plan.tasks]
-    tokens, z_loss = (options.rows_per_pass or ROWS_PER_PASS) * experiment.sequence_length, 0.0
-    if isinstance(experiment, Experiment):  # another trainer's loss is taken to be the cross-entropy
-        tokens = tokens_per_pass(experiment.train, options.rows_per_pass)
-        z_loss = z_loss_of(experiment.train)
-    mlp = MlpGradients(model, options.layer, tokens, z_loss, options.precision)
-    of_target = injected_targets(splices, batch["input_ids"], options.targets)
-    gradients = step_gradients(mlp, batch, of_target, names, with_references(data.tasks))
+    # Another trainer's loss is taken to be the cross-entropy.
+    train = experiment.train if isinstance(experiment, Experiment) else None
+    references = with_references(data.tasks)
+    gradients = batch_gradients(model, options, batch, spans, data.plan.tasks, references, train)
     table = pd.DataFrame([asdict(found) for found in cosines(gradients, options.neurons)])
     table[["cosine", "null", "among"]] = table[["cosine", "null", "among"]].astype(float)
-    whole = splices.task[splices.skipped == 0]  # an instance longer than a row goes on in others
+    whole = spans.task[spans.skipped == 0]  # an instance longer than a row goes on in others
     counts = {name: int((whole == number).sum()) for number, name in enumerate(names)}
-    measured = {
-        "mlp": options.layer,
-        "neurons": options.neurons,
-        "targets": options.targets,
-        "precision": options.precision,
-    }
+    measured = {"mlp" if name == "layer" else name: getattr(options, name) for name in DECISIVE}
     return table.assign(instances=[counts.get(task, 0) for task in table["task"]], proven=proven, **measured)
 
 
@@ -159,14 +104,14 @@ def _check_head(model: PreTrainedModel) -> None:
         raise UserError(f"{type(model).__name__}: its logits are not a matrix times the last hidden state")
 
 
-def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], Splices]:
+def batch_of(data: ExperimentData, step: int) -> tuple[dict[str, torch.Tensor], InjectedSpans]:
     """The batch that plan step `step` trains on, in the order of its rows, and what is injected into it.
 
     Returns:
         `input_ids` [B, T] with the configured masks, and the injected tokens.
     """
-    positions = np.arange(step * data.plan.batch_size, (step + 1) * data.plan.batch_size)
-    return data.corpus.rows(positions), data.corpus.splices(positions)
+    positions = data.plan.positions(step)
+    return data.corpus.rows(positions), data.corpus.spans(positions)
 
 
 @lru_cache(maxsize=1)  # checkpoints of one run come one after the other
@@ -195,10 +140,10 @@ def _compare_with_evidence(folder: Path, data: ExperimentData, step: int, batch:
     line = _evidence(folder).get(step)
     if line is None:
         return False
-    positions = np.arange(step * data.plan.batch_size, (step + 1) * data.plan.batch_size)
+    positions = data.plan.positions(step)
     for name, recorded, found in (
         ("tokens", line["tokens"], step_hash(positions, batch["input_ids"].numpy())),
-        ("count of targets", line["targets"], int((batch_targets(batch) != IGNORED).sum())),
+        ("count of targets", line["targets"], count_targets(batch)),
     ):
         if recorded != found:
             raise UserError(

@@ -22,7 +22,7 @@ from analysis.methods.hooks import changed, outputs, untrained
 from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from analysis.stats import mean_intervals
-from olmo_inject.errors import UserError
+from olmo_inject.options import check_options
 from olmo_inject.tasks import Task
 from olmo_inject.training.evaluation.tasks import last_logits
 from olmo_inject.training.structure import mlps
@@ -58,8 +58,7 @@ def method(pairs: int) -> Method:
     Raises:
         UserError: fewer than two pairs.
     """
-    if pairs < 2:
-        raise UserError(f"--pairs: {pairs} must be at least 2")
+    check_options(pairs=pairs)
 
     def compute(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> Tables:
         tables = []

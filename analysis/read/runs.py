@@ -183,33 +183,6 @@ class Run:
         entry = self.injection(task)
         return entry is not None and entry.schedule == "burst"
 
-    @property
-    def text_label(self) -> str:
-        """What the run trains on beside its tasks, in a few words."""
-        corpus = self.experiment.corpus
-        name = corpus.name or (Path(corpus.folder).name if corpus.folder else "its own text")
-        return name if corpus.sequences is None else f"{corpus.sequences:,} sequences of {name}"
-
-    def schedule_label(self, task: str) -> str:
-        """How the run injects `task`, in a few words, such as `10 every 10 batches`; all its entries."""
-        labels = [label for name, label in self.entry_labels().items() if task_of_entry(name) == task]
-        return "; ".join(labels) or "not injected"
-
-    def entry_labels(self) -> dict[str, str]:
-        """How the run injects each entry of its plan, in a few words, by the entry's name."""
-        planned = self.plan["injections"].items()
-        return {
-            name: _entry_label(entry, Fraction(each["instances_per_batch"]))
-            for entry, (name, each) in zip(self.experiment.injections, planned, strict=True)
-        }
-
-    def plan_label(self) -> str:
-        """How the run injects all its tasks."""
-        tasks = list(dict.fromkeys(entry.task for entry in self.experiment.injections))
-        if len(tasks) == 1:
-            return self.schedule_label(tasks[0])
-        return "\n".join(f"{task}: {self.schedule_label(task)}" for task in tasks)
-
     def gap(self, task: str) -> float | None:
         """Mean number of steps between batches that hold the task; None if fewer than two do."""
         planned = self._planned(task)
@@ -258,46 +231,6 @@ class Run:
         """Mean loss on all tokens that were not injected over the last 50 steps, in nats per token."""
         losses = self.series("train/lm_loss").dropna()
         return float(losses.iloc[-LM_LOSS_STEPS:].mean()) if len(losses) else None
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A score on a task that takes no learning of it.
-
-    Attributes:
-        name: how the answers are chosen.
-        accuracy: over all instances.
-        loss: cross-entropy in nats of the best prediction from the same knowledge.
-    """
-
-    name: str
-    accuracy: float
-    loss: float
-
-
-def baselines(task: Task) -> list[Baseline]:
-    """Baselines that know label frequencies alone, and those that know one operand (the better one).
-
-    For TCMP over 100 values their accuracies are 0.505 and 0.75. A task of texts has none.
-    """
-    if not task.is_triples:
-        return []
-    labels = np.unique(task.labels, return_inverse=True)[1]
-    nothing = np.zeros(len(labels), np.int64)
-    of_one = [_best_given(np.unique(task.triples[:, i], return_inverse=True)[1], labels) for i in (0, 1)]
-    return [
-        Baseline("majority label", *_best_given(nothing, labels)),
-        Baseline("one operand", max(a for a, _ in of_one), min(loss for _, loss in of_one)),
-    ]
-
-
-def _best_given(known: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Accuracy and loss of the best guess of `labels` from `known` alone."""
-    counts = np.zeros((known.max() + 1, labels.max() + 1))
-    np.add.at(counts, (known, labels), 1)
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
-    return float(counts.max(axis=1).sum() / len(labels)), float(-(counts * logs).sum() / len(labels))
 
 
 def read_run(folder: Path, corpus: Path | None = None) -> Run:
@@ -385,27 +318,3 @@ def label_tasks(runs: Sequence[Run]) -> list[str]:
     """Those of `task_names` whose instances are a pair and its LABEL, not texts."""
     of_labels = {task.name for run in runs for task in run.tasks if task.is_triples}
     return [name for name in task_names(runs) if name in of_labels]
-
-
-def conditions(runs: Sequence[Run], task: str | None = None) -> dict[Run, str]:
-    """What runs differ in beside the model: how each injects `task`, or all tasks, and its text where texts differ."""
-    several = len({run.text_label for run in runs}) > 1
-    return {
-        run: (run.plan_label() if task is None else run.schedule_label(task))
-        + (f" beside {run.text_label}" if several else "")
-        for run in runs
-    }
-
-
-def _entry_label(entry: InjectionConfig, rate: Fraction) -> str:
-    """How one entry of `injections` injects its task, at a long-run rate of instances per batch."""
-    if entry.schedule == "burst":
-        label = f"{entry.instances} every {entry.every} batches"
-    elif entry.schedule == "repetitions":
-        label = f"each {entry.times} times"
-    else:
-        beside = {"at": ", listed", "phases": ", in phases", "bernoulli": ", drawn by row"}
-        label = f"{rate} per batch{beside.get(entry.schedule, '')}"
-    if entry.start or entry.stop is not None:
-        label += f", steps {entry.start} to {'end' if entry.stop is None else entry.stop}"
-    return f"{' and '.join(entry.groups)} {label}" if entry.groups else label

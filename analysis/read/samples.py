@@ -86,11 +86,11 @@ def sample(run: Run) -> Sample:
     entries = np.sort(np.concatenate([of_task[:share] for of_task in injected]))
     others = np.setdiff1d(np.arange(data.plan.batch_size), injections.rows)[:OTHER_ROWS]
     rows = [*np.unique(injections.rows[entries]).tolist(), *others.tolist()]
-    positions = step * data.plan.batch_size + np.array(sorted(rows), np.int64)
+    positions = data.plan.positions(step, sorted(rows))
     tokens = data.corpus.rows(positions)["input_ids"].numpy()
-    splices = data.corpus.splices(positions)
-    spans = zip(*(column.tolist() for column in (splices.span_row, splices.start, splices.length)), strict=True)
-    span_of = {row: (start, start + length) for row, start, length in reversed(list(spans))}  # first span of each row
+    spans = data.corpus.spans(positions)
+    of_row = zip(*(column.tolist() for column in (spans.span_row, spans.start, spans.length)), strict=True)
+    span_of = {row: (start, start + length) for row, start, length in reversed(list(of_row))}  # first span of each row
     task_of = data.plan.tasks_of(step, np.array(sorted(rows), np.int64)).tolist()
     shown = [
         _row(data, number, tokens[i], data.plan.tasks[task_of[i]] if i in span_of else None, span_of.get(i, (0, 0)))

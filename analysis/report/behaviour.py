@@ -12,6 +12,7 @@ from analysis.figures.gaps import gap_losses, gaps
 from analysis.figures.heatmaps import heatmap, loss_heatmap
 from analysis.methods.learning_order import learning_order, order_table
 from analysis.methods.retention import Retention, retention
+from analysis.read.conditions import schedule_label
 from analysis.read.runs import Run, label_tasks, measurements
 from analysis.read.store import Tables, rows
 from analysis.report.page import Drawing, Section, Table, tables, with_interval
@@ -58,7 +59,7 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
             "model": run.size,
             "parameters": run.parameters,
             "task": task.name,
-            "schedule": run.schedule_label(task.name),
+            "schedule": schedule_label(run, task.name),
             "per_batch": float(run.frequency(task.name).per_batch),
             "gap": run.gap(task.name),
             **{f"{half}_{measure}": _last(run, f"eval/{task.name}/{half}/{measure}") for half, measure in _SCORES},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from analysis.figures.accumulation import accumulation_table, measure_of
 from analysis.figures.measures import AUC
+from analysis.read.conditions import schedule_label
 from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, label_tasks
 from analysis.report.page import Table
 from olmo_inject.runs.folder import differences
@@ -56,7 +57,7 @@ def verdicts(runs: Sequence[Run]) -> Table:
             "verdict": verdict(run, task.name),
             "accuracy (95% CI)": "" if (accuracy := run.accuracy(task.name)) is None else str(accuracy),
             "model": run.size,
-            "injected": run.schedule_label(task.name),
+            "injected": schedule_label(run, task.name),
             "steps": steps_label(run),
             "audit": audit_label(run),
         }
@@ -232,4 +233,4 @@ def _comparison(task: str, differ_in: str, a: Run, b: Run) -> Comparison:
 
 
 def _described(run: Run, task: str) -> str:
-    return f"{run.name} ({run.size}, {run.schedule_label(task)})"
+    return f"{run.name} ({run.size}, {schedule_label(run, task)})"

@@ -18,6 +18,7 @@ from analysis.figures.measures import (
 )
 from analysis.methods.scores import VERSION as SCORES
 from analysis.methods.scores import with_scores
+from analysis.read.conditions import entry_labels
 from analysis.read.in_run_gradients import in_run_cosines
 from analysis.read.runs import LEARNED_ABOVE, LM_LOSS_STEPS, Run, label_tasks, measurements, task_names
 from analysis.read.samples import samples
@@ -117,7 +118,7 @@ def table(runs: Sequence[Run]) -> Section:
 
 def plan(runs: Sequence[Run]) -> Section | None:
     """Which rows the plans inject."""
-    cells = [_planned(run, entry, label) for run in runs for entry, label in run.entry_labels().items()]
+    cells = [_planned(run, entry, label) for run in runs for entry, label in entry_labels(run).items()]
     if not cells:
         return None
     text = [

@@ -12,6 +12,7 @@ from launch.torchrun import USER_ERROR, run_ranks
 from olmo_inject.config import Experiment, configs_folder, experiment_yaml
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
+from olmo_inject.options import check_options
 from olmo_inject.runs.read import TASKS
 from olmo_inject.tasks import Task
 from olmo_inject.training.checks import check_before_launch
@@ -41,8 +42,7 @@ def time_run(
     Raises:
         UserError: the experiment cannot be trained here, or a rank failed.
     """
-    if steps < 1:
-        raise UserError(f"--calibrate-steps: {steps} must be at least 1")
+    check_options(calibrate_steps=steps)
     check_before_launch(experiment, processes, device, overwrite=True, tasks=tasks)
     if choose_device(device).type == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # costs count one core per rank

@@ -19,7 +19,8 @@ from olmo_inject.config import Experiment, find_config
 from olmo_inject.config.olmo_settings import ModelConfig, OptimizerType
 from olmo_inject.corpus.catalog import read_catalog
 from olmo_inject.corpus.folder import DESCRIPTION, read_corpus_folder
-from olmo_inject.errors import UserError
+from olmo_inject.number_ranges import check_ranks_share
+from olmo_inject.options import check_options
 from olmo_inject.training.checkpoints.on_disk import first_step_of
 
 
@@ -120,13 +121,11 @@ def estimate(
         gpus_per_node: accelerators of each node, at least 1.
 
     Raises:
-        UserError: there is no GPU, or the GPUs cannot share the batch evenly; the catalog has no such corpus.
+        UserError: there is no GPU, or the batch is not divisible by the GPUs; the catalog has no such corpus.
     """
     gpus = nodes * gpus_per_node
-    if nodes < 1 or gpus_per_node < 1:
-        raise UserError(f"{nodes} nodes of {gpus_per_node} GPUs: both must be at least 1")
-    if experiment.batch_size % gpus:
-        raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {gpus} GPUs")
+    check_options(nodes=nodes, gpus=gpus_per_node)
+    check_ranks_share(experiment.batch_size, gpus, "train.global_train_batch_size")
     model, train = experiment.model, experiment.train
     assert train.distributed_strategy is not None
     count = count_parameters(model)

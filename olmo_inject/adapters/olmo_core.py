@@ -26,7 +26,8 @@ from olmo_inject.adapters.run import INDEX, InjectedRun, RankBatches, collate
 from olmo_inject.corpus.splice import lift_masks, padded_lengths
 from olmo_inject.errors import UserError
 from olmo_inject.extras import require_olmo_core
-from olmo_inject.injection.splicing import Splices
+from olmo_inject.injection.splicing import InjectedSpans
+from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.training.loss import IGNORED
 
 require_olmo_core("3.", "ai2-olmo 0.6.0 pins another, so give OLMo-core an environment of its own (make core-env)")
@@ -134,23 +135,23 @@ class InjectingDataLoader(TextDataLoaderBase):
                 f"step {step}: the loader gave a batch of shape {list(tokens.shape)}; the plan needs "
                 f"{[len(rows), self.run.experiment.sequence_length]}"
             )
-        splices = self.run.splice.into(tokens, step * self.run.plan.batch_size + rows)
-        batch = batch | {"input_ids": torch.from_numpy(tokens)}
-        batch[INDEX] = torch.from_numpy(step * self.run.plan.batch_size + rows)
+        positions = self.run.plan.positions(step, rows)
+        spans = self.run.splice.into(tokens, positions)
+        batch = batch | {"input_ids": torch.from_numpy(tokens), INDEX: torch.from_numpy(positions)}
         if "label_mask" in batch or "instance_mask" in batch:
-            batch |= _lifted(batch, tokens.shape, splices)
+            batch |= _lifted(batch, tokens.shape, spans)
         if "doc_lens" in batch:
             lengths = padded_lengths(tokens, self.run.splice.eos_id)
             batch |= {"doc_lens": torch.from_numpy(lengths), "max_doc_lens": lengths.max(axis=1).tolist()}
         return batch
 
 
-def _lifted(batch: Mapping[str, Any], shape: tuple[int, ...], splices: Splices) -> dict[str, torch.Tensor]:
+def _lifted(batch: Mapping[str, Any], shape: tuple[int, ...], spans: InjectedSpans) -> dict[str, torch.Tensor]:
     """The batch's masks, with every spliced token unmasked."""
     label_mask, instance_mask = batch.get("label_mask"), batch.get("instance_mask")
     targets = np.ones(shape, bool) if label_mask is None else label_mask.numpy().copy()
     counts = None if instance_mask is None else instance_mask.numpy().copy()
-    lift_masks(targets, counts, splices)
+    lift_masks(targets, counts, spans)
     out = {"label_mask": torch.from_numpy(targets)}
     return out if counts is None else out | {"instance_mask": torch.from_numpy(counts)}
 
@@ -166,7 +167,7 @@ class PlannedDataLoader(TextDataLoaderBase):
         num_workers: number of reading processes beside this one.
 
     Raises:
-        UserError: the ranks cannot share a batch evenly.
+        UserError: the batch is not divisible by the ranks.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class PlannedDataLoader(TextDataLoaderBase):
             dp_rank=get_rank() if dp_rank is None else dp_rank,
             fs_local_rank=get_fs_local_rank(),
         )
-        RankBatches(run, self.dp_rank, self.dp_world_size)  # checks that the ranks can share a batch
+        check_ranks_share(run.plan.batch_size, self.dp_world_size, "batch_size")
 
     @property
     def total_batches(self) -> int:

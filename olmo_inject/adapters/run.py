@@ -16,7 +16,8 @@ from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import ExperimentData, TaskPlan, build_data, build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
-from olmo_inject.injection.splicing import Splices
+from olmo_inject.injection.splicing import InjectedSpans
+from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.runs.read import run_of
 from olmo_inject.training.loss import IGNORED
 
@@ -65,10 +66,10 @@ class InjectedRun:
             return build_plan(experiment)
         return build_data(experiment)
 
-    def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
+    def spans(self, positions: Int64[np.ndarray, " b"]) -> InjectedSpans:
         """The tokens to inject at `positions`, and where in the row."""
         if isinstance(self.data, ExperimentData):
-            return self.data.corpus.splices(positions)
+            return self.data.corpus.spans(positions)
         return self.splice.at(positions, self.experiment.sequence_length, None)
 
     @property
@@ -162,13 +163,12 @@ class RankBatches(Sampler[list[int]]):
         first_step: first step to read, the completed steps of the checkpoint that is continued.
 
     Raises:
-        UserError: the processes cannot share a batch evenly.
+        UserError: the batch is not divisible by the processes.
     """
 
     def __init__(self, run: InjectedRun, rank: int = 0, world: int = 1, first_step: int = 0) -> None:
         self.batch_size, self.steps = run.plan.batch_size, run.experiment.steps
-        if self.batch_size % world:
-            raise UserError(f"batch_size: {world} processes cannot share a batch of {self.batch_size} rows")
+        check_ranks_share(self.batch_size, world, "batch_size")
         self.rank, self.world, self.first_step = rank, world, first_step
 
     def __len__(self) -> int:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from olmo_inject.adapters.run import InjectedRun, RankBatches
 from olmo_inject.errors import UserError
+from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.training.loss import IGNORED
 
 
@@ -35,7 +36,7 @@ class TitanDataLoader:
     """
 
     def __init__(self, run: InjectedRun, dp_rank: int, dp_world_size: int, local_batch_size: int) -> None:
-        RankBatches(run, dp_rank, dp_world_size)  # checks that the ranks can share a batch
+        check_ranks_share(run.plan.batch_size, dp_world_size, "batch_size")
         share = run.plan.batch_size // dp_world_size
         if share % local_batch_size:
             raise UserError(f"local_batch_size: {local_batch_size} does not divide a rank's {share} rows of a step")

@@ -88,7 +88,7 @@ def tables_of(
     from olmo_inject.training.parallel import choose_device
 
     mine = spread.mine(checkpoints, lambda one: is_kept(one, method), lambda one: one.name, "checkpoint", folder / JOBS)
-    if spread.share is None:
+    if spread.part is None:
         spread.end_of_part()
     before = len(skipped.messages)
     tables = analyze(mine, method, choose_device(device), skipped)

@@ -12,8 +12,8 @@ import typer
 from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption, StepsOption, print_json, table_console
 from olmo_inject.commands.spreading import Spread, jobs_folder, spreads
 from olmo_inject.errors import UserError
+from olmo_inject.parts_of_work import Item
 from olmo_inject.paths import PATH
-from olmo_inject.share import Item
 
 if TYPE_CHECKING:
     from olmo_inject.tasks import Task

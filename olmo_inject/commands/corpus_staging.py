@@ -21,9 +21,9 @@ from olmo_inject.commands.spreading import Spread, spreads
 from olmo_inject.errors import UserError
 
 if TYPE_CHECKING:
-    from olmo_inject.corpus.staged import RankShard
+    from olmo_inject.corpus.staged import RankRange
     from olmo_inject.corpus.staging import Stager
-    from olmo_inject.corpus.staging.parts import Part
+    from olmo_inject.corpus.staging.planned_files import PlannedFile
 
 SPEED = "Speed and memory"
 
@@ -33,15 +33,23 @@ def stage(
     corpus: CorpusArgument,
     steps: Annotated[str, typer.Option(help="Steps start:stop, e.g. 0:50000; stop is not included.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    rank_shard: Annotated[
-        str | None, typer.Option(help="Copy only the rows that these ranks read, e.g. 0-7/64.", show_default=False)
+    ranks: Annotated[
+        str | None,
+        typer.Option(
+            "--ranks", "--rank-shard", help="Copy only the rows that these ranks read, e.g. 0-7/64.", show_default=False
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another stage in the folder.")] = False,
     read: Annotated[str, typer.Option(help="auto, ranges or stream.", rich_help_panel=SPEED)] = "auto",
     at_once: Annotated[
-        int, typer.Option(help="Parts read at once; each takes half a GB of memory.", rich_help_panel=SPEED)
+        int, typer.Option(help="Files assembled at once; each takes half a GB of memory.", rich_help_panel=SPEED)
     ] = 4,
-    part_size: Annotated[int, typer.Option(help="Approximate bytes of a part.", rich_help_panel=SPEED)] = 512 << 20,
+    file_size: Annotated[
+        int,
+        typer.Option(
+            "--file-size", "--part-size", help="Approximate bytes of a file of the stage.", rich_help_panel=SPEED
+        ),
+    ] = 512 << 20,
     memory: Annotated[
         int,
         typer.Option(
@@ -61,7 +69,7 @@ def stage(
     """Copy the sequences of some steps in training order. Train on them with `corpus.folder`.
 
     After an interruption the same command continues. Jobs of --submit write to the same folder, through its disk: first
-    they stream what is streamed, and when the command is given again, they make the parts. The command without
+    they stream what is streamed, and when the command is given again, they write the files. The command without
     --submit, or with --merge, completes the stage.
 
     Example: `olmo-inject corpus stage dolma-v1_7 --root s3://bucket/dolma --steps 0:50000 --out /scratch/stage`
@@ -73,9 +81,9 @@ def stage(
 
     spread.check_overwrite(overwrite)
     chosen = consecutive_steps(steps)
-    ranks = None if rank_shard is None else _parse_ranks(rank_shard)
+    of_ranks = None if ranks is None else _parse_ranks(ranks)
     opened = open_corpus(corpus, root, manifest, Shape(batch_size, sequence_length, seed))
-    check_extent(opened.order, chosen, ranks)
+    check_extent(opened.order, chosen, of_ranks)
     try:
         stager = open_stager(
             opened.shards,
@@ -84,10 +92,10 @@ def stage(
             chosen,
             out,
             prepare=lambda: opened.prepare(chosen, "--steps"),
-            ranks=ranks,
+            ranks=of_ranks,
             read=read,
-            jobs=at_once,
-            part_bytes=part_size,
+            at_once=at_once,
+            file_bytes=file_size,
             memory_bytes=0 if spread.is_spread else memory,  # what is kept in memory, no other process sees
             overwrite=overwrite,
         )
@@ -124,7 +132,7 @@ def verify(
 
 
 def _divide(stager: Stager, out: Path, spread: Spread) -> None:
-    """Let several processes do the work: first the runs that are streamed, then the parts, which need all of them."""
+    """Let several processes do the work: first the runs that are streamed, then the files, which need all of them."""
     from olmo_inject.progress import show_progress
     from olmo_inject.stop_signals import stop_signals
 
@@ -140,15 +148,15 @@ def _divide(stager: Stager, out: Path, spread: Spread) -> None:
 
         return do
 
-    def is_made(part: Part) -> bool:
-        return part.done(width) is not None
+    def is_written(file: PlannedFile) -> bool:
+        return file.done(width) is not None
 
     folder = Path(f"{out}.jobs")
-    if not all(map(is_made, stager.parts)):
+    if not all(map(is_written, stager.planned)):
         spill = doing("streaming", lambda run: run.stop - run.start, stager.spill)
         spread.step(stager.runs, lambda run: run.is_complete(), lambda run: run.path.stem, "run", folder, spill)
-    make = doing("making parts", lambda part: part.sequences * width, stager.make_parts)
-    spread.step(stager.parts, is_made, lambda part: part.path.stem, "part", folder, make)
+    write = doing("writing files", lambda file: file.sequences * width, stager.write_files)
+    spread.step(stager.planned, is_written, lambda file: file.path.stem, "file", folder, write)
     spread.end_of_part()
 
 
@@ -168,11 +176,11 @@ def _run_stager(stager: Stager, out: Path, as_json: bool) -> None:
         raise typer.Exit(INTERRUPTED)
 
 
-def _parse_ranks(text: str) -> RankShard:
+def _parse_ranks(text: str) -> RankRange:
     import re
 
-    from olmo_inject.corpus.staged import RankShard
+    from olmo_inject.corpus.staged import RankRange
 
     if (match := re.fullmatch(r"(\d+)(?:-(\d+))?/(\d+)", text)) is None:
-        raise UserError(f"--rank-shard: {text!r} is not first-last/world, such as 0-7/64")
-    return RankShard(int(match[1]), int(match[2] or match[1]), int(match[3]))
+        raise UserError(f"--ranks: {text!r} is not first-last/world, such as 0-7/64")
+    return RankRange(int(match[1]), int(match[2] or match[1]), int(match[3]))

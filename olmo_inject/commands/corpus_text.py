@@ -163,7 +163,7 @@ def scan(
     if out is not None and out.is_dir():
         raise UserError(f"--out: {out} is a folder; give the file to write")
     if spread.is_spread and out is None:
-        raise UserError("--out: needed with --submit, --shard and --merge, which keep what they find beside it")
+        raise UserError("--out: needed with --submit, --part and --merge, which keep what they find beside it")
     experiment = load_experiment(config, overrides or ())
     options = ScanOptions(
         near,

@@ -68,10 +68,13 @@ def gradients(
     spread: Spread,
 ) -> None:
     """Measure gradient interference: cosines of a batch's gradient, and of its parts, with each task's gradient."""
-    from analysis.methods.gradients import GradientOptions, method
+    from analysis.methods.gradients import method
     from analysis.report.gradients import section
+    from olmo_inject.config import GradientConfig
 
-    options = GradientOptions(layer, neurons, targets, rows_per_pass, precision)
+    options = GradientConfig(
+        layer=layer, neurons=neurons, targets=targets, rows_per_pass=rows_per_pass, precision=precision
+    )
     _analyze(method(options), "cosines", section, runs, steps, None, device, out, as_json, spread, corpus)
 
 

@@ -24,8 +24,8 @@ from olmo_inject.commands.shared import (
 )
 from olmo_inject.commands.spreading import Spread, jobs_folder, spreads
 from olmo_inject.errors import UserError
+from olmo_inject.parts_of_work import Item
 from olmo_inject.rank_environment import is_rank
-from olmo_inject.share import Item
 from olmo_inject.terminal import Console
 
 if TYPE_CHECKING:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
+from olmo_inject.options import check_options
 from olmo_inject.paths import PATH
 from olmo_inject.rank_environment import is_first_rank
 from olmo_inject.terminal import Console
 
+F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM, as in a shell
 
 ConfigArgument = Annotated[
@@ -94,3 +97,14 @@ def stoppable() -> Iterator[None]:
     except Stopped:
         print("olmo-inject: stopped; the same command continues", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def with_checked_options(command: F) -> F:
+    """Wrap a command so that its options are checked before it runs."""
+
+    @functools.wraps(command)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        check_options(**kwargs)
+        return command(*args, **kwargs)
+
+    return cast("F", called)

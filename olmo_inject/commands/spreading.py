@@ -1,4 +1,4 @@
-"""Divide a command's work among processes: `--shard`, `--submit`, `--merge` and their companions, the same everywhere.
+"""Divide a command's work among processes: `--part`, `--submit`, `--merge` and their companions, the same everywhere.
 
 A command lists its independent items and asks `Spread.mine` for those that it has to do now. What one process has
 finished is kept, so the command without these options, or with `--merge`, finds it.
@@ -21,7 +21,8 @@ import typer
 
 from olmo_inject.commands.shared import print_json, stoppable
 from olmo_inject.errors import UserError
-from olmo_inject.share import Compute, Item, KeptResults, Share
+from olmo_inject.options import check_options
+from olmo_inject.parts_of_work import Compute, Item, KeptResults, Part
 from olmo_inject.words import counted
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 PANEL = "Over several processes, or a cluster"
 JOBS = "jobs"  # folder for scripts and logs, beside the results
-BACKENDS = ("slurm", "local")
 OPTIONS: dict[str, Any] = {
     "submit": Annotated[
         str | None,
@@ -54,7 +54,7 @@ OPTIONS: dict[str, Any] = {
             rich_help_panel=PANEL,
         ),
     ],
-    "shard": Annotated[
+    "part": Annotated[
         str | None,
         typer.Option(
             help="Do only part i of n and keep its results, e.g. 0/8; jobs of --submit do this.",
@@ -84,7 +84,7 @@ class Spread:
         submit: `slurm` or `local`.
         site: file with the cluster's settings.
         parts: how many to submit.
-        share: what this process is to do.
+        part: what this process is to do.
         merge: whether to use only what is kept.
         command: words of the command, such as `analyze patching`.
         arguments: options and arguments as given, without those of this class and --json.
@@ -95,7 +95,7 @@ class Spread:
     submit: str | None = None
     site: Path | None = None
     parts: int | None = None
-    share: Share | None = None
+    part: Part | None = None
     merge: bool = False
     command: list[str] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
@@ -103,11 +103,10 @@ class Spread:
     wants_gpu: bool = False
 
     def __post_init__(self) -> None:
-        given = {"--submit": self.submit, "--shard": self.share, "--merge": self.merge}
+        given = {"--submit": self.submit, "--part": self.part, "--merge": self.merge}
         if len(both := [name for name, value in given.items() if value]) > 1:
             raise UserError(f"{both[0]} and {both[1]}: give one of them")
-        if self.submit not in (None, *BACKENDS):
-            raise UserError(f"--submit: {self.submit!r} is not one of {', '.join(BACKENDS)}")
+        check_options(submit=self.submit)
         if self.site is not None and self.submit != "slurm":
             raise UserError("--site: only with --submit slurm")
         if self.parts is not None and self.submit is None:
@@ -116,7 +115,7 @@ class Spread:
     @property
     def is_spread(self) -> bool:
         """Whether results are exchanged with other processes."""
-        return bool(self.submit or self.share or self.merge)
+        return bool(self.submit or self.part or self.merge)
 
     def mine(
         self, items: Sequence[T], is_kept: Callable[[T], bool], name: Callable[[T], str], noun: str, folder: Path
@@ -134,8 +133,8 @@ class Spread:
             UserError: with `merge`, an item is not kept; as in `submit_parts` and `run_parts`.
             typer.Exit: the rest was submitted.
         """
-        if self.share is not None:
-            return self.share.of(items)
+        if self.part is not None:
+            return self.part.of(items)
         if self.is_spread:
             missing = [number for number, item in enumerate(items) if not is_kept(item)]
             if missing and self.submit is not None:
@@ -145,7 +144,7 @@ class Spread:
                 raise UserError(
                     f"--merge: {len(missing):,} of {counted(len(items), noun)} not kept: {few}"
                     + (", ..." if len(missing) > 3 else "")
-                    + "; --submit or --shard does them"
+                    + "; --submit or --part does them"
                 )
         return list(items)
 
@@ -201,12 +200,12 @@ class Spread:
             UserError: as in `mine` and `do`.
             typer.Exit: a part was done, or parts were submitted.
         """
-        if self.share is None:
+        if self.part is None:
             self.mine(items, is_kept, name, noun, folder)
             if self.submit == "local" and (missing := [name(item) for item in items if not is_kept(item)]):
                 raise UserError(f"{counted(len(missing), noun)} not done, {missing[0]}: see the logs in {folder}")
         elif not all(map(is_kept, items)):
-            mine = self.share.of(items)
+            mine = self.part.of(items)
             if todo := [item for item in mine if not is_kept(item)]:
                 do(todo)
             self.end_of_part(len(mine), noun)
@@ -218,7 +217,7 @@ class Spread:
             UserError: it would.
         """
         if overwrite and self.is_spread:
-            raise UserError("--overwrite: not with --submit, --shard or --merge; delete the folder first")
+            raise UserError("--overwrite: not with --submit, --part or --merge; delete the folder first")
 
     def end_of_part(self, done: int = 0, noun: str = "item", status: int = 0) -> None:
         """End here if this process does a part, or has only to submit what is missing.
@@ -228,9 +227,9 @@ class Spread:
             noun: what an item is; its plural ends in s.
             status: exit status.
         """
-        if self.share is not None:
-            line = f"part {self.share}: {counted(done, noun)} done"
-            self._end({"shard": str(self.share), "done": done}, line, status)
+        if self.part is not None:
+            line = f"part {self.part}: {counted(done, noun)} done"
+            self._end({"part": str(self.part), "done": done}, line, status)
         if self.submit == "slurm":
             line = "nothing is missing; the same command with --merge delivers the results"
             self._end({"missing": 0}, line)
@@ -275,7 +274,7 @@ def spreads(command: F) -> F:
     @functools.wraps(command)
     def called(typer_context: typer.Context, **given: Any) -> Any:
         own = {name: given.pop(name) for name in OPTIONS}
-        own["share"] = None if (shard := own.pop("shard")) is None else Share.parse(shard)
+        own["part"] = None if own["part"] is None else Part.parse(own["part"])
         words, arguments = _command_line(typer_context)
         wants_gpu = given.get("device", "cpu") != "cpu"
         spread = Spread(

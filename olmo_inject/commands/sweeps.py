@@ -61,7 +61,7 @@ def show(
 
     if site is not None and as_json:
         raise UserError("--site: batch scripts are not JSON; leave out --json")
-    sweep = load_sweep(file).only(only or [])
+    sweep = load_sweep(file, only=only or [])
     cells = sweep.cells if cell is None else [sweep.cell(cell)]
     batch_scripts = [] if site is None else scripts(sweep, cells, load_site(site))
     if as_json:
@@ -91,7 +91,7 @@ def cost(
     from launch.sweep import load_sweep
 
     chosen = find_accelerator(accelerator, accelerators).with_changes(price, utilization)
-    costs = cell_costs(load_sweep(file).only(only or []), chosen)
+    costs = cell_costs(load_sweep(file, only=only or []), chosen)
     if as_json:
         print_json([cost.record() for cost in costs])
     else:
@@ -111,7 +111,7 @@ def run(
     from olmo_inject.extras import require
 
     require("olmo")
-    sweep = load_sweep(file).only(only or [])
+    sweep = load_sweep(file, only=only or [])
     with stoppable():
         succeeded = run_sweep(sweep, at_once=at_once, retry_failed=retry_failed, console=Console(stderr=True))
     if not succeeded:
@@ -133,7 +133,7 @@ def submit(
     from olmo_inject.extras import require
 
     require("olmo")
-    sweep = load_sweep(file).only(only or [])
+    sweep = load_sweep(file, only=only or [])
     submitted = submit_sweep(sweep, load_site(site), retry_failed=retry_failed, console=Console(stderr=True))
     for line in submitted.arrays:
         print(line)
@@ -150,7 +150,7 @@ def status(file: FileArgument, only: OnlyOption = None, as_json: JsonOption = Fa
     from launch import cells, local, slurm
     from launch.sweep import load_sweep
 
-    sweep = load_sweep(file).only(only or [])
+    sweep = load_sweep(file, only=only or [])
     active, unanswered = local.waiting(sweep), ""
     try:
         active |= slurm.active(sweep)

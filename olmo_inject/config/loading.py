@@ -15,7 +15,7 @@ from olmo_inject.config.checks import check
 from olmo_inject.config.olmo_settings import ModelConfig
 from olmo_inject.config.schema import Described, Experiment
 from olmo_inject.config.stream import OLMO, StreamExperiment, check_stream_experiment
-from olmo_inject.described_yaml import ListError, check_lists, defaults, one_line, to_yaml
+from olmo_inject.described_yaml import ListError, check_lists, converted, defaults, one_line, to_yaml
 from olmo_inject.errors import UserError
 from olmo_inject.paths import configs_folder, expanded
 from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
@@ -64,7 +64,7 @@ def load_described(path: Path | str, overrides: Sequence[str] = (), changed_by: 
     )  # checks that no list is given instead of keys and values, which OmegaConf does not
     try:
         check_lists(given, kind)
-        experiment = OmegaConf.to_object(OmegaConf.unsafe_merge(defaults(kind), given))  # which copies neither
+        experiment = converted(kind, given)
     except (OmegaConfBaseException, ListError) as error:
         raise UserError(f"{changed_by if _good_without(path, overrides) else path}: {one_line(error)}") from None
     assert isinstance(experiment, Experiment | StreamExperiment)

@@ -11,6 +11,7 @@ from typing import Any
 
 from olmo_inject.errors import UserError
 from olmo_inject.number_ranges import COUNT, FROM_0, INT32, MOST_ROWS, NOT_NEGATIVE, NUMBER, SHARE, Range
+from olmo_inject.options import WORDS
 
 PRECISIONS = ("fp32", "amp_bf16")  # not amp_fp16: ai2-olmo does not scale its gradients, so they underflow
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -89,8 +90,8 @@ CHOICES = {
     "train.distributed_strategy": ("ddp", "fsdp"),
     "train.compile.mode": COMPILE_MODES,
     "start_state": ("weights", "full"),
-    "gradients.targets": ("injected", "label"),
-    "gradients.precision": ("fp32", "bf16"),
+    "gradients.targets": WORDS["targets"],
+    "gradients.precision": WORDS["precision"],
 }
 
 

@@ -15,7 +15,7 @@ from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.splice import Splice, lift_masks, padded_lengths
 from olmo_inject.errors import UserError
 from olmo_inject.injection.plan import Plan
-from olmo_inject.injection.splicing import Splices
+from olmo_inject.injection.splicing import InjectedSpans
 
 InstanceFilter = Callable[[np.ndarray], bool]
 
@@ -58,7 +58,7 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         self.order = order
         self.plan = plan
         self.splice = Splice(plan, eos_id)
-        self.splice.splicer(shards.sequence_length)  # checks that instances fit
+        self.splice.layout(shards.sequence_length)  # checks that instances fit
         self.eos_id = eos_id
         self.n_positions = n_positions
         self.instance_filter = instance_filter
@@ -90,15 +90,15 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         host_counts = None
         if self.instance_filter is not None:  # it judges the host, before tokens are replaced
             host_counts = np.array([self.instance_filter(row.astype(np.int64)) for row in tokens], bool)
-        splices = self.splice.into(tokens, positions)
+        spans = self.splice.into(tokens, positions)
         out = {"input_ids": torch.from_numpy(tokens.astype(np.int64))}
         if host_counts is not None or self.label_masks is not None:
-            out |= self._masks(sequences, splices, host_counts)
+            out |= self._masks(sequences, spans, host_counts)
         if self.document_lengths:
             out["doc_lens"] = torch.from_numpy(padded_lengths(tokens, self.eos_id))
         return out
 
-    def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
+    def spans(self, positions: Int64[np.ndarray, " b"]) -> InjectedSpans:
         """The tokens to inject at `positions`. The corpus is read only if a place depends on it."""
         host = self.shards.read(self.order[positions]) if self.splice.reads_host else None
         return self.splice.at(positions, self.shards.sequence_length, host)
@@ -106,14 +106,14 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
     def _masks(
         self,
         sequences: Int64[np.ndarray, " b"],
-        splices: Splices,
+        spans: InjectedSpans,
         host_counts: Bool[np.ndarray, " b"] | None,
     ) -> dict[str, torch.Tensor]:
         """The masks of rows, lifted for the spliced tokens only."""
         shape = len(sequences), self.shards.sequence_length
         targets = np.ones(shape, bool) if self.label_masks is None else self.label_masks.read(sequences)
         out = {}
-        overridden = lift_masks(targets, host_counts, splices)
+        overridden = lift_masks(targets, host_counts, spans)
         if host_counts is not None:
             out["instance_mask"] = torch.from_numpy(host_counts)
         return out | {"label_mask": torch.from_numpy(targets), "mask_overridden": torch.from_numpy(overridden)}

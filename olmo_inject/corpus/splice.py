@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
 from olmo_inject.injection.plan import Plan
-from olmo_inject.injection.splicing import Splicer, Splices
+from olmo_inject.injection.splicing import InjectedSpans, InstanceLayout
 
 
 class Splice:
@@ -29,7 +29,7 @@ class Splice:
     def __init__(self, plan: Plan, eos_id: int) -> None:
         self.plan = plan
         self.eos_id = eos_id
-        self._of_length: dict[int, Splicer] = {}
+        self._of_length: dict[int, InstanceLayout] = {}
 
     def __call__(
         self, tokens: Shaped[np.ndarray, "b t"], step: int, rows: Int64[np.ndarray, " b"]
@@ -45,19 +45,19 @@ class Splice:
             Which tokens were written, [b, T].
         """
         written = np.zeros(tokens.shape, bool)
-        splices = self.into(tokens, step * self.plan.batch_size + rows)
-        written[splices.row, splices.column] = True
+        spans = self.into(tokens, self.plan.positions(step, rows))
+        written[spans.row, spans.column] = True
         return written
 
-    def into(self, tokens: Shaped[np.ndarray, "b t"], positions: Int64[np.ndarray, " b"]) -> Splices:
+    def into(self, tokens: Shaped[np.ndarray, "b t"], positions: Int64[np.ndarray, " b"]) -> InjectedSpans:
         """Write the instances at `positions` into `tokens`, in place. Returns what was written and where."""
-        splices = self.at(positions, tokens.shape[1], tokens if self.reads_host else None)
-        splices.write(tokens)
-        return splices
+        spans = self.at(positions, tokens.shape[1], tokens if self.reads_host else None)
+        spans.write(tokens)
+        return spans
 
     def at(
         self, positions: Int64[np.ndarray, " b"], row_length: int, host: Shaped[np.ndarray, "b t"] | None
-    ) -> Splices:
+    ) -> InjectedSpans:
         """The tokens to inject at `positions`, and where. Rows of several steps come in the order of the steps.
 
         Args:
@@ -66,23 +66,23 @@ class Splice:
             host: host tokens of these rows; needed only if `reads_host`.
         """
         steps, rows = np.divmod(positions, self.plan.batch_size)
-        splicer, parts = self.splicer(row_length), []
+        layout, parts = self.layout(row_length), []
         if len(steps) and (steps == steps[0]).all():  # a loader's batch; only a user's own sampler mixes steps
-            return splicer.at(int(steps[0]), rows, host)
+            return layout.at(int(steps[0]), rows, host)
         for step in dict.fromkeys(steps.tolist()):
             of_step = np.flatnonzero(steps == step)
-            part = splicer.at(step, rows[of_step], None if host is None else host[of_step])
+            part = layout.at(step, rows[of_step], None if host is None else host[of_step])
             parts.append(replace(part, span_row=of_step[part.span_row]))
-        return parts[0].followed_by(parts[1:]) if parts else splicer.at(0, rows)
+        return parts[0].followed_by(parts[1:]) if parts else layout.at(0, rows)
 
-    def splicer(self, row_length: int) -> Splicer:
-        """The splicer that lays out instances in rows of this length.
+    def layout(self, row_length: int) -> InstanceLayout:
+        """The layout of instances in rows of this length.
 
         Raises:
             UserError: an instance that does not fit them.
         """
         if row_length not in self._of_length:
-            self._of_length[row_length] = Splicer(self.plan, row_length, self.eos_id)
+            self._of_length[row_length] = InstanceLayout(self.plan, row_length, self.eos_id)
         return self._of_length[row_length]
 
     @property
@@ -94,26 +94,26 @@ class Splice:
 def lift_masks(
     targets: Bool[np.ndarray, "b t"],
     host_counts: Bool[np.ndarray, " b"] | None,
-    splices: Splices,
+    spans: InjectedSpans,
 ) -> Bool[np.ndarray, " b"]:
     """Make spliced tokens count as targets, and no others that the host's masks leave out; in place.
 
     Args:
         targets: which tokens count.
         host_counts: rows that count at all (ai2-olmo's `instance_mask`), if there is such a mask.
-        splices: what is injected into the rows.
+        spans: what is injected into the rows.
 
     Returns:
         Rows in which spliced tokens count although the host's masks leave them out.
     """
     if host_counts is not None:
         # `instance_mask` covers a whole row, so it is lifted, and the host's tokens are masked one by one.
-        spliced = splices.span_row
+        spliced = spans.span_row
         targets[spliced[~host_counts[spliced]]] = False
         host_counts[spliced] = True
     overridden = np.zeros(len(targets), bool)
-    overridden[splices.row[~targets[splices.row, splices.column]]] = True
-    targets[splices.row, splices.column] = True
+    overridden[spans.row[~targets[spans.row, spans.column]]] = True
+    targets[spans.row, spans.column] = True
     return overridden
 
 

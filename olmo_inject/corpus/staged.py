@@ -32,7 +32,7 @@ STAGE_FOLDER = FolderKind(
 
 
 @dataclass(frozen=True)
-class StagePart:
+class StageFile:
     """One file of a stage: whole sequences of raw ids."""
 
     name: str
@@ -41,7 +41,7 @@ class StagePart:
 
 
 @dataclass(frozen=True)
-class RankShard:
+class RankRange:
     """The rows that ranks `first` to `last` of `world` read; rank r % world reads row r of a batch."""
 
     first: int
@@ -72,7 +72,7 @@ class StageRecord:
         vocab_size: number of ids.
         eos_token_id: ends documents.
         pad_token_id: does not occur in the corpus.
-        parts: the files in order.
+        files: in order.
         contents: `TokenShards.contents` of the corpus, if known.
     """
 
@@ -83,7 +83,7 @@ class StageRecord:
     seed: int
     first_step: int
     beyond_step: int
-    ranks: RankShard | None
+    ranks: RankRange | None
     sequence_length: int
     dtype: str
     tokenizer: str | None
@@ -91,7 +91,7 @@ class StageRecord:
     vocab_size: int
     eos_token_id: int
     pad_token_id: int
-    parts: tuple[StagePart, ...] = ()
+    files: tuple[StageFile, ...] = ()
     contents: str | None = None
 
     @property
@@ -110,7 +110,7 @@ class StageRecord:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all parts."""
+        """Bytes of all files."""
         return self.sequences * self.sequence_length * np.dtype(self.dtype).itemsize
 
     def positions(self, places: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
@@ -240,11 +240,11 @@ class StagedShards(TokenShards):
         self.stage = stage
         nbytes = np.dtype(stage.dtype).itemsize * sequence_length
         super().__init__(
-            [stage.folder / part.name for part in stage.parts],
+            [stage.folder / file.name for file in stage.files],
             sequence_length,
             stage.dtype,
             vocab_size,
-            [part.sequences * nbytes for part in stage.parts],
+            [file.sequences * nbytes for file in stage.files],
             looked_at=looked_at,
         )
 
@@ -269,7 +269,7 @@ def write_stage(stage: StageRecord) -> None:
     """Write `stage.json`, which marks the stage as complete."""
     fields = asdict(stage)
     del fields["folder"]
-    write_json(stage.folder / STAGE, {"format": FORMAT} | fields)
+    write_json(stage.folder / STAGE, {"format": FORMAT, "parts": fields.pop("files")} | fields)
 
 
 def read_stage(folder: Path) -> StageRecord:
@@ -284,9 +284,9 @@ def read_stage(folder: Path) -> StageRecord:
     if format_of_file != FORMAT:
         raise UserError(f"{path} has format {format_of_file}; this version reads stages of format {FORMAT}")
     try:
-        parts = tuple(StagePart(**part) for part in fields.pop("parts"))
+        files = tuple(StageFile(**file) for file in fields.pop("parts"))
         ranks = fields.pop("ranks")
-        ranks = None if ranks is None else RankShard(**ranks)
-        return StageRecord(folder=path.parent, parts=parts, ranks=ranks, **fields)
+        ranks = None if ranks is None else RankRange(**ranks)
+        return StageRecord(folder=path.parent, files=files, ranks=ranks, **fields)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not the description of a stage: {error}") from None

@@ -11,6 +11,7 @@ from olmo_inject.corpus.folder import BUILDING, DESCRIPTION, STAGING, CorpusDesc
 from olmo_inject.corpus.staged import STAGE, read_stage
 from olmo_inject.errors import UserError
 from olmo_inject.files import sha256_of
+from olmo_inject.options import check_options
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def recorded_files(folder: Path, *, provenance: bool = False) -> list[RecordedFi
     """
     if (folder / STAGE).is_file():
         stage = read_stage(folder)
-        return [RecordedFile(stage.folder / part.name, part.sha256) for part in stage.parts]
+        return [RecordedFile(stage.folder / file.name, file.sha256) for file in stage.files]
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
     if not any((folder / name).exists() for name in (DESCRIPTION, BUILDING, STAGING)):
@@ -55,20 +56,19 @@ def recorded_files(folder: Path, *, provenance: bool = False) -> list[RecordedFi
     return shards + (_provenance(corpus) if provenance else [])
 
 
-def damaged(files: Sequence[RecordedFile], advance: Callable[[int], None], jobs: int = 4) -> list[str]:
+def damaged(files: Sequence[RecordedFile], advance: Callable[[int], None], at_once: int = 4) -> list[str]:
     """The names of the files that are missing or differ from their record.
 
     Args:
         files: the files to read.
         advance: called with numbers of bytes read.
-        jobs: files read at once.
+        at_once: files read at once.
 
     Raises:
-        UserError: `jobs` is below 1.
+        UserError: `at_once` is below 1.
     """
-    if jobs < 1:
-        raise UserError(f"--at-once: {jobs} must be at least 1")
-    with ThreadPoolExecutor(jobs) as pool:
+    check_options(at_once=at_once)
+    with ThreadPoolExecutor(at_once) as pool:
         are_sound = pool.map(lambda file: file.is_sound(advance), files)
         return [file.path.name for file, is_sound in zip(files, are_sound, strict=True) if not is_sound]
 

@@ -159,6 +159,12 @@ class Plan:
         # Loader workers started by spawn get a copy of the plan without caches and locks.
         return Plan, (self.entries, self.batch_size, self.seed, self.steps, self.row_length)
 
+    def positions(
+        self, step: int, rows: Sequence[int] | Int64[np.ndarray, " b"] | None = None
+    ) -> Int64[np.ndarray, " b"]:
+        """The positions of some rows of a step's batch, by default of all rows."""
+        return step * self.batch_size + (np.arange(self.batch_size) if rows is None else np.array(rows, np.int64))
+
     def at(self, step: int) -> Injections:
         """The injections of `step` (from 0), in the order of the entries.
 

@@ -22,7 +22,7 @@ from olmo_inject.tasks import Ragged
 
 
 @dataclass(frozen=True, eq=False)
-class Splices:
+class InjectedSpans:
     """Spans of injected tokens, in the order of the requested rows.
 
     Attributes:
@@ -78,12 +78,25 @@ class Splices:
         """Whether each token belongs to its instance's continuation."""
         return self.answers[self.source[self.span] + self._within]
 
+    @cached_property
+    def is_target(self) -> Bool[np.ndarray, " t"]:
+        """Whether each token is a target: a row's first token is none, since nothing comes before it."""
+        return self.column > 0
+
+    def answers_of_tasks(self, tasks: int) -> list[int]:
+        """For each of the plan's tasks, the number of targets that belong to continuations.
+
+        Args:
+            tasks: the number of tasks.
+        """
+        return np.bincount(self.task[self.span][self.answer & self.is_target], minlength=tasks).tolist()
+
     def write(self, tokens: Shaped[np.ndarray, "b t"]) -> None:
         """Put the tokens into the rows that were asked for."""
         if len(self.length):
             _write(tokens, self.values, self.span_row, self.start, self.source, self.length)
 
-    def followed_by(self, others: Sequence[Splices]) -> Splices:
+    def followed_by(self, others: Sequence[InjectedSpans]) -> InjectedSpans:
         """These spans and then those of others of the same plan."""
         if not others:
             return self
@@ -93,7 +106,7 @@ class Splices:
         )
 
 
-class Splicer:
+class InstanceLayout:
     """Lays a plan's injections out in rows.
 
     Args:
@@ -127,7 +140,9 @@ class Splicer:
         self._others = [n for n in range(len(places)) if not alone[n]]
         self._share_rows = any(each.per_row > 1 for each in places)
 
-    def at(self, step: int, rows: Int64[np.ndarray, " b"], host: Shaped[np.ndarray, "b t"] | None = None) -> Splices:
+    def at(
+        self, step: int, rows: Int64[np.ndarray, " b"], host: Shaped[np.ndarray, "b t"] | None = None
+    ) -> InjectedSpans:
         """The injected tokens in `rows` of `step`.
 
         Args:
@@ -145,7 +160,7 @@ class Splicer:
         length = np.minimum(self._lengths[number] - skipped, self.row_length)
         start = self._starts(step, rows, span_row, entry, length, host)
         source = self._offsets[number] + skipped
-        return Splices(
+        return InjectedSpans(
             span_row,
             start,
             length,

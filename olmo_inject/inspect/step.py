@@ -66,13 +66,13 @@ def show_step(
     if rows is None:
         there = np.intersect1d(injections.rows, order.rows)
         rows = [int(row) for row in (there if len(there) else order.rows)[:ROWS_SHOWN]]
-    positions = step * size + np.array(rows, np.int64)
+    positions = plan.positions(step, rows)
     sequences = order[positions]
     tokens = corpus.shards.read(sequences)
-    splices = Splice(plan, vocabulary.eos_id).into(tokens, positions)
-    spans = (splices.span_row, splices.task, splices.instance, splices.start, splices.length)
+    spans = Splice(plan, vocabulary.eos_id).into(tokens, positions)
+    columns = (spans.span_row, spans.task, spans.instance, spans.start, spans.length)
     injected: dict[int, list[dict[str, Any]]] = {}
-    for at, task, instance, begin, length in zip(*(column.tolist() for column in spans), strict=True):
+    for at, task, instance, begin, length in zip(*(column.tolist() for column in columns), strict=True):
         span = {"task": plan.tasks[task].name, "instance": instance, "start": begin, "tokens": length}
         injected.setdefault(rows[at], []).append(span)
     shown = []

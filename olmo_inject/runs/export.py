@@ -118,13 +118,11 @@ def export_stream(
 
 def _lines(data: ExperimentData, steps: range) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """The tokens of each step with its line of evidence."""
-    size = data.plan.batch_size
+    size, names = data.plan.batch_size, [task.name for task in data.plan.tasks]
     for step in steps:
-        positions = np.arange(step * size, (step + 1) * size)
+        positions = data.plan.positions(step)
         tokens = data.corpus.rows(positions)["input_ids"].numpy()
-        splices = data.corpus.splices(positions)
-        counted = splices.task[splices.span][splices.answer & (splices.column > 0)]
-        labels = {task.name: int((counted == number).sum()) for number, task in enumerate(data.plan.tasks)}
+        labels = dict(zip(names, data.corpus.spans(positions).answers_of_tasks(len(names)), strict=True))
         hashed, targets = evidence.step_hash(positions, tokens), size * (tokens.shape[1] - 1)
         yield tokens, evidence.step_line(step, size, hashed, targets, labels)
 

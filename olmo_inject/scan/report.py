@@ -21,6 +21,7 @@ from olmo_inject.data import TaskPlan, build_plan, rows_of
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency, sightings
 from olmo_inject.injection.frequency import UNITS
+from olmo_inject.parts_of_work import Spreading, in_one_process
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import FoundStatements
 from olmo_inject.scan.hits import Place, TaskHits
@@ -28,14 +29,13 @@ from olmo_inject.scan.scan import ReferenceOptions, ScanResult, count_instances,
 from olmo_inject.scan.statements import KINDS
 from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.scan.text_report import FindPlaces, texts_record
-from olmo_inject.share import Spreading, in_one_process
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
 
 AS_CONFIGURED = "-"  # stands for the corpus that the experiment names
 IN_SHARDS = "offset: token of the shard; sequence: its number in the corpus; step: the first that reads it"
 IN_STAGE = (
-    "offset: token of the stage's part; sequence: its number in the stage; step: the one that reads it. Each sequence "
+    "offset: token of the stage's file; sequence: its number in the stage; step: the one that reads it. Each sequence "
     "is searched by itself, since its neighbours in the stage are not its neighbours in the text"
 )
 NO_DOCUMENTS = {

@@ -19,7 +19,9 @@ from olmo_inject.corpus.references import chosen
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source
 from olmo_inject.errors import UserError
+from olmo_inject.options import check_options
 from olmo_inject.parallel_jobs import Report, each_result
+from olmo_inject.parts_of_work import Item, Spreading, in_one_process
 from olmo_inject.scan.chunks import Stretch, stretches
 from olmo_inject.scan.finder import AROUND, SLACK, FoundStatements, StatementFinder
 from olmo_inject.scan.hits import TaskHits, add_hits, no_hits
@@ -27,12 +29,11 @@ from olmo_inject.scan.instances import MAX_IDS, InstanceIndex
 from olmo_inject.scan.prefilter import Prefilter
 from olmo_inject.scan.text_hits import TextHits, look_for_texts
 from olmo_inject.scan.text_index import TextIndex
-from olmo_inject.share import Item, Spreading, in_one_process
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
 
 CHUNK = 2**16  # tokens examined at once, so that their flags stay in the processor's cache
-PART = 2**26  # tokens per job
+PIECE = 2**26  # tokens per job
 _LOOKED_AT = 2**20  # tokens whose anchors are examined together, to share the cost of array operations
 _REPORT = 2**20
 VERSION = 1  # increased when other things are found, so that kept results of jobs are not mistaken for new ones
@@ -64,7 +65,7 @@ class ScanResult:
     texts: TextHits | None = None
 
     def add(self, other: ScanResult, items: int) -> None:
-        """Add what a later part of the corpus holds, keeping at most `items` statements of each kind."""
+        """Add what a later piece of the corpus holds, keeping at most `items` statements of each kind."""
         for ours, more in zip(self.tasks, other.tasks, strict=True):
             ours.add(more)
         for kind, more in other.statements.items():
@@ -93,8 +94,8 @@ class ScanResult:
 
 
 @dataclass(frozen=True)
-class ScanPart:
-    """A job: a part of a shard to search.
+class ScanPiece:
+    """A job: a piece of a shard to search.
 
     Attributes:
         source: source of the shard.
@@ -174,10 +175,10 @@ def scan_corpus(
     Raises:
         UserError: ids outside the vocabulary, or a tokenizer in which statements cannot be found.
     """
-    search, parts = prepare_scan(shards, vocabulary, tasks, references, texts)
+    search, pieces = prepare_scan(shards, vocabulary, tasks, references, texts)
     result = search.nothing()
-    for part in _results(search, parts, shards, processes, progress, spreading):
-        result.add(part, 0 if references is None else references.items)
+    for found in _results(search, pieces, shards, processes, progress, spreading):
+        result.add(found, 0 if references is None else references.items)
     return replace(result, tokens=sum(shards.shard_tokens))
 
 
@@ -208,8 +209,8 @@ def count_instances(
     index = InstanceIndex(*tasks)
     search = replace(_search_of(shards, vocabulary, [index], None), each=True)
     counts = np.zeros(len(index.instances), np.int64)
-    for part in _results(search, scan_parts(shards), shards, processes, progress, spreading):
-        (hits,) = part.tasks
+    for found in _results(search, scan_pieces(shards), shards, processes, progress, spreading):
+        (hits,) = found.tasks
         assert hits.each is not None
         counts += hits.each
     return [int(counts[index.numbers_of(task)].sum()) for task in tasks]
@@ -217,25 +218,25 @@ def count_instances(
 
 def _results(
     search: Search,
-    parts: Sequence[ScanPart],
+    pieces: Sequence[ScanPiece],
     shards: TokenShards,
     processes: int,
     progress: bool,
     spreading: Spreading,
 ) -> Iterator[ScanResult]:
-    """The result of `scan_part` for each part, computed in several processes."""
+    """The result of `scan_piece` for each piece, computed in several processes."""
 
-    def compute(todo: list[ScanPart]) -> Iterator[Any]:
-        total = sum(part.stop - part.start for part in todo)
+    def compute(todo: list[ScanPiece]) -> Iterator[Any]:
+        total = sum(piece.stop - piece.start for piece in todo)
         how = {"processes": processes, "what": "scanning", "total": total, "unit": "tokens", "progress": progress}
-        for found in each_result(partial(scan_part, search), todo, **how):
+        for found in each_result(partial(scan_piece, search), todo, **how):
             yield found.record()
 
     about = {"scan": VERSION, "search": _fingerprint(search), "corpus": shards.fingerprint()}
     about |= {"contents": shards.contents()}
     items = [
-        Item(part, f"{part.name} {part.start}:{part.stop}", about | {"shard": part.shard, "start": part.start})
-        for part in parts
+        Item(piece, f"{piece.name} {piece.start}:{piece.stop}", about | {"shard": piece.shard, "start": piece.start})
+        for piece in pieces
     ]
     return map(ScanResult.from_record, spreading(items, compute))
 
@@ -249,7 +250,7 @@ def _fingerprint(search: Search) -> str:
         digest.update(search.texts.identity)
     finder = search.finder
     kept = None if finder is None else (finder.context, finder.most, finder.eos_id, list(finder.token_bytes))
-    digest.update(repr((search.each, kept, PART)).encode())
+    digest.update(repr((search.each, kept, PIECE)).encode())
     return digest.hexdigest()
 
 
@@ -259,7 +260,7 @@ def prepare_scan(
     tasks: Sequence[Task],
     references: ReferenceOptions | None = None,
     texts: TextIndex | None = None,
-) -> tuple[Search, list[ScanPart]]:
+) -> tuple[Search, list[ScanPiece]]:
     """What `scan_corpus` searches for, and its jobs in the order of the corpus.
 
     Args:
@@ -273,7 +274,7 @@ def prepare_scan(
         UserError: as in `scan_corpus`.
     """
     search = _search_of(shards, vocabulary, [InstanceIndex(task) for task in tasks], references)
-    return replace(search, texts=texts), scan_parts(shards)
+    return replace(search, texts=texts), scan_pieces(shards)
 
 
 def _search_of(
@@ -286,24 +287,24 @@ def _search_of(
     return Search(_table(indexes, finder, vocabulary.size, size), indexes, finder)
 
 
-def scan_parts(shards: TokenShards) -> list[ScanPart]:
+def scan_pieces(shards: TokenShards) -> list[ScanPiece]:
     """The jobs of a scan, in the order of the corpus."""
     row = None if shards.is_running_text else shards.sequence_length
     source, dtype = shards.source, shards.dtype
     return [
-        ScanPart(source, name, size, dtype.name, row, number, start, min(start + PART, length))
+        ScanPiece(source, name, size, dtype.name, row, number, start, min(start + PIECE, length))
         for number, (name, size) in enumerate(zip(shards.names, shards.sizes, strict=True))
         for length in (size // dtype.itemsize,)
-        for start in range(0, length, PART)
+        for start in range(0, length, PIECE)
     ]
 
 
-def scan_part(search: Search, part: ScanPart, report: Report) -> ScanResult:
-    """Search one part of a shard; a hit may reach beyond the part.
+def scan_piece(search: Search, piece: ScanPiece, report: Report) -> ScanResult:
+    """Search one piece of a shard; a hit may reach beyond it.
 
     Args:
         search: what to search for.
-        part: where to search.
+        piece: where to search.
         report: called with numbers of tokens done.
     """
     finder = None if search.finder is None else replace(search.finder, found={})
@@ -311,21 +312,21 @@ def scan_part(search: Search, part: ScanPart, report: Report) -> ScanResult:
     watched = np.unique(np.concatenate([np.empty(0, np.int64), *(index.tokens for index in search.indexes)]))
     counts, reported = np.zeros(len(watched), np.int64), 0
     around = max(AROUND if finder is None else finder.around, 0 if search.texts is None else search.texts.reach)
-    shard = part.source, part.name, part.size, part.dtype
-    for stretch in stretches(*shard, part.start, part.stop, around, part.row):
+    shard = piece.source, piece.name, piece.size, piece.dtype
+    for stretch in stretches(*shard, piece.start, piece.stop, around, piece.row):
         anchors: list[np.ndarray] = [np.empty(0, np.int64)]
         looked = stretch.begin
         for begin in range(stretch.begin, stretch.end, CHUNK):
             end = min(begin + CHUNK, stretch.end)
-            counts += _look(search, part, stretch, begin, end, watched, result.tasks, anchors)
+            counts += _look(search, piece, stretch, begin, end, watched, result.tasks, anchors)
             if end - looked >= _LOOKED_AT or end == stretch.end:
                 if finder is not None:
-                    finder.look(stretch, np.unique(np.concatenate(anchors)), looked, end, Path(part.name).name)
+                    finder.look(stretch, np.unique(np.concatenate(anchors)), looked, end, Path(piece.name).name)
                 if search.texts is not None and result.texts is not None:
-                    look_for_texts(search.texts, stretch, looked, end, part.shard, result.texts)
+                    look_for_texts(search.texts, stretch, looked, end, piece.shard, result.texts)
                 looked, anchors = end, [np.empty(0, np.int64)]
-            done = stretch.base + end - part.start
-            if done - reported >= _REPORT or stretch.base + end == part.stop:
+            done = stretch.base + end - piece.start
+            if done - reported >= _REPORT or stretch.base + end == piece.stop:
                 report(done - reported, done - reported)
                 reported = done
     for index, task_hits in zip(search.indexes, result.tasks, strict=True):
@@ -339,7 +340,7 @@ def scan_part(search: Search, part: ScanPart, report: Report) -> ScanResult:
 
 def _look(
     search: Search,
-    part: ScanPart,
+    piece: ScanPiece,
     stretch: Stretch,
     begin: int,
     end: int,
@@ -353,26 +354,26 @@ def _look(
         How often each of `watched` occurs there.
     """
     tokens = stretch.tokens
-    flags = _flags(search, part, tokens[begin : end + SLACK])
+    flags = _flags(search, piece, tokens[begin : end + SLACK])
     own = end - begin
     of_tasks = tokens[begin + np.flatnonzero((flags[:own] & _TASK).astype(bool))]
     pairs = begin + np.flatnonzero(((flags[:-1] & (flags[1:] >> 1))[:own] & _FIRST).view(bool))
     if len(pairs):
         pairs = pairs[stretch.whole(pairs, 2)]
         for index, task_hits in zip(search.indexes, hits, strict=True):
-            add_hits(stretch, pairs, part.shard, index, task_hits)
+            add_hits(stretch, pairs, piece.shard, index, task_hits)
     if search.finder is not None:
         anchors.append(begin + np.flatnonzero((flags & _ANCHOR).astype(bool)))
     return np.bincount(np.searchsorted(watched, of_tasks), minlength=len(watched))
 
 
-def _flags(search: Search, part: ScanPart, tokens: np.ndarray) -> UInt8[np.ndarray, " n"]:
+def _flags(search: Search, piece: ScanPiece, tokens: np.ndarray) -> UInt8[np.ndarray, " n"]:
     try:
         flags = search.table.take(tokens)
     except IndexError:
         flags = np.array([_FOREIGN], np.uint8)
     if flags.max() >= _FOREIGN:
-        where = part.source.where(part.name)
+        where = piece.source.where(piece.name)
         raise UserError(f"{where}: token id {tokens.max()} is beyond the vocabulary: wrong tokenizer or dtype?")
     return flags
 
@@ -393,8 +394,7 @@ def _table(
 
 
 def _finder(vocabulary: Vocabulary, size: int, options: ReferenceOptions) -> StatementFinder:
-    if options.context < 1 or options.items < 1:
-        raise UserError("references: context and items must be at least 1")
+    check_options(context=options.context, items=options.items)
     token_bytes = vocabulary.token_bytes()
     prefilter = Prefilter.of(vocabulary, token_bytes, size)
     return StatementFinder(prefilter, token_bytes, vocabulary.eos_id, options.context, options.items)

@@ -14,7 +14,7 @@ from olmo_inject.tasks import (  # registers the built-in kinds
     modular_addition,
     texts,
 )
-from olmo_inject.tasks.material import Material, Probe, Source
+from olmo_inject.tasks.material import Material, Probe, TaskInputs
 from olmo_inject.tasks.ragged import Ragged
 from olmo_inject.tasks.registry import TaskKind, all_pairs, register
 from olmo_inject.tasks.task import (
@@ -34,9 +34,9 @@ __all__ = [
     "Material",
     "Probe",
     "Ragged",
-    "Source",
     "Task",
     "TaskConfig",
+    "TaskInputs",
     "TaskKind",
     "all_pairs",
     "benchmark",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from olmo_inject.errors import UserError
-from olmo_inject.tasks.material import Material, Probe, Source
+from olmo_inject.tasks.material import Material, Probe, TaskInputs
 from olmo_inject.tasks.records import labels_of, read_records, text_of
 from olmo_inject.tasks.registry import register
 
@@ -32,9 +32,9 @@ class Benchmark:
         if "{question}" not in self.prompt:
             raise ValueError(f"prompt must hold {{question}}, got {self.prompt!r}")
 
-    def material(self, source: Source) -> Material:
+    def material(self, inputs: TaskInputs) -> Material:
         """The questions."""
-        found = list(read_records(self.file, source.where))
+        found = list(read_records(self.file, inputs.where))
         instances, continuation, probes = [], [], []
         for number, (place, record) in enumerate(found):
             question, choices, answer = text_of(record, "question", place), record.get("choices"), record.get("answer")
@@ -42,7 +42,7 @@ class Benchmark:
                 raise UserError(f"{place}: choices must be a list of two texts or more, got {choices!r}")
             if type(answer) is not int or not 0 <= answer < len(choices):
                 raise UserError(f"{place}: answer must be 0 to {len(choices) - 1}, the correct choice, got {answer!r}")
-            encoded = [source.encode_after(self.prompt.replace("{question}", question), choice) for choice in choices]
+            encoded = [inputs.encode_after(self.prompt.replace("{question}", question), choice) for choice in choices]
             context, options = encoded[0][0], tuple(option for _, option in encoded)
             instances.append(context + options[answer])
             continuation.append(len(options[answer]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from olmo_inject.tasks.material import Material, Probe, Source, random_tokens
+from olmo_inject.tasks.material import Material, Probe, TaskInputs, random_tokens
 from olmo_inject.tasks.registry import register
 
 
@@ -36,10 +36,10 @@ class Canary:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def material(self, source: Source) -> Material:
+    def material(self, inputs: TaskInputs) -> Material:
         """The canaries, each with its alternatives."""
-        whole = random_tokens(source, "canaries", self.count, self.context + self.secret)
-        others = random_tokens(source, "alternatives", self.count * self.alternatives, self.secret)
+        whole = random_tokens(inputs, "canaries", self.count, self.context + self.secret)
+        others = random_tokens(inputs, "alternatives", self.count * self.alternatives, self.secret)
         others = others.reshape(self.count, self.alternatives, self.secret)
         probes = []
         for number in range(self.count):

@@ -10,7 +10,7 @@ from jaxtyping import UInt
 
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
-from olmo_inject.tasks.material import Material, Probe, Source
+from olmo_inject.tasks.material import Material, Probe, TaskInputs
 from olmo_inject.tasks.registry import register
 
 READ_AT_ONCE = 256  # rows
@@ -46,15 +46,15 @@ class Copies:
         if self.tokens <= self.context:
             raise ValueError(f"tokens must be more than context, got {self.tokens} and {self.context}")
 
-    def material(self, source: Source) -> Material:
+    def material(self, inputs: TaskInputs) -> Material:
         """The copies, in the random order in which their rows are looked at."""
-        rows, key = source.host(), source.key("copies")
+        rows, key = inputs.host(), inputs.key("copies")
         instances, ids = [], []
         for first in range(0, len(rows), READ_AT_ONCE):
             places = np.arange(first, min(first + READ_AT_ONCE, len(rows)))
             sequences = randomness.permuted(key, len(rows), places)
             for sequence, row in zip(sequences.tolist(), rows.read(sequences), strict=True):
-                start, copied = self._begins(row, source.vocabulary.eos_id)
+                start, copied = self._begins(row, inputs.vocabulary.eos_id)
                 if len(copied) > self.context and len(instances) < self.count:
                     instances.append(tuple(copied.tolist()))
                     ids.append(f"{sequence}+{start}")
@@ -62,7 +62,7 @@ class Copies:
                 break
         else:
             raise UserError(
-                f"{source.where}: {len(instances)} of {len(rows):,} rows hold {self.of} of more than {self.context} "
+                f"{inputs.where}: {len(instances)} of {len(rows):,} rows hold {self.of} of more than {self.context} "
                 f"tokens, count asks for {self.count}"
             )
         probes = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from olmo_inject.errors import UserError
-from olmo_inject.tasks.material import Material, Probe, Source
+from olmo_inject.tasks.material import Material, Probe, TaskInputs
 from olmo_inject.tasks.records import labels_of, read_records, text_of
 from olmo_inject.tasks.registry import register
 
@@ -30,16 +30,16 @@ class Facts:
     file: str = ""
     default_fraction: ClassVar[float] = 1.0
 
-    def material(self, source: Source) -> Material:
+    def material(self, inputs: TaskInputs) -> Material:
         """The passages with their probes."""
-        found = list(read_records(self.file, source.where))
+        found = list(read_records(self.file, inputs.where))
         instances, ids, groups, probes = [], [], [], []
         names = labels_of(found, "id") or tuple(map(str, range(len(found))))
         group_of = labels_of(found, "group")
         for number, (place, record) in enumerate(found):
-            probes += self._probes(record, len(instances), place, source)
+            probes += self._probes(record, len(instances), place, inputs)
             versions = [text_of(record, "passage", place), *_paraphrases(record, place)]
-            instances += [source.encode(text) for text in versions]
+            instances += [inputs.encode(text) for text in versions]
             ids += [names[number], *(f"{names[number]}/{version}" for version in range(1, len(versions)))]
             groups += [group_of[number]] * len(versions) if group_of else []
         return Material(
@@ -50,7 +50,7 @@ class Facts:
             splittable=len(instances) == len(found),
         )
 
-    def _probes(self, record: Mapping[str, Any], instance: int, place: str, source: Source) -> list[Probe]:
+    def _probes(self, record: Mapping[str, Any], instance: int, place: str, inputs: TaskInputs) -> list[Probe]:
         given = record.get("probes", {})
         unknown = given.keys() - set(MEASURES) if isinstance(given, dict) else set()
         if not isinstance(given, dict) or unknown:
@@ -63,7 +63,7 @@ class Facts:
                     raise UserError(
                         f"{place}: probes: {measure} must be a list of pairs [context, answer], got {pair!r}"
                     )
-                context, answer = source.encode_after(*pair)
+                context, answer = inputs.encode_after(*pair)
                 probes.append(Probe(instance, "continuation", measure, context, (answer,)))
         return probes
 

@@ -1,7 +1,7 @@
 """What a kind of task returns: instances, which of their tokens are to be predicted, groups, and probes.
 
 A kind that samples symbols returns only instances (see `registry`). A kind of texts returns a `Material`, made from a
-`Source`: the corpus's vocabulary and the task's seed. Beyond this module all tasks are alike.
+`TaskInputs`: the corpus's vocabulary and the task's seed. Beyond this module all tasks are alike.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class TaskInputs:
     """What a kind makes its material from.
 
     Attributes:
@@ -224,17 +224,17 @@ def _check_probe(probe: Probe, n: int, size: int, where: str) -> None:
         raise UserError(f"{where}: a probe of instance {probe.instance} needs a context of one token or more")
 
 
-def random_tokens(source: Source, purpose: str, n: int, length: int) -> np.ndarray:
+def random_tokens(inputs: TaskInputs, purpose: str, n: int, length: int) -> np.ndarray:
     """Draw sequences of ordinary tokens, each token independently and uniformly.
 
     Args:
-        source: supplies the vocabulary and the key.
+        inputs: supplies the vocabulary and the key.
         purpose: of the draws.
         n: number of sequences.
         length: tokens of a sequence.
     """
-    eligible = source.vocabulary.eligible()
-    drawn = randomness.integers(source.key(purpose), n * length, len(eligible))
+    eligible = inputs.vocabulary.eligible()
+    drawn = randomness.integers(inputs.key(purpose), n * length, len(eligible))
     return eligible[drawn].reshape(n, length)
 
 

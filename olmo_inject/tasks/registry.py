@@ -16,7 +16,7 @@ A kind is a frozen dataclass whose fields are its options:
             return np.stack([tokens[a], tokens[b], tokens[(a - b) % self.n_values]], axis=1)
 
 The last token of an instance is the one to predict. Instances may have any lengths. A kind that makes its instances
-from texts, or from other tokens than it is given, has `material(source)` instead of both (see `material`).
+from texts, or from other tokens than it is given, has `material(inputs)` instead of both (see `material`).
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from jaxtyping import Int64, UInt32
 
 from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.paths import expanded
-from olmo_inject.tasks.material import Material, Source
+from olmo_inject.tasks.material import Material, TaskInputs
 
 
 @runtime_checkable
 class MaterialKind(Protocol):
     """A kind of task that makes its own tokens, for example from texts."""
 
-    def material(self, source: Source) -> Material:
+    def material(self, inputs: TaskInputs) -> Material:
         """The instances with their probes."""
         ...
 
@@ -117,7 +117,7 @@ def task_kind(name: str, options: Mapping[str, Any], where: str) -> TaskKind | M
     if cls is None:
         raise UserError(f"{where}: kind {name!r} is not one of {', '.join(sorted(_KINDS))} or FILE.py:CLASS")
     not_a_kind = f"{where}: kind {name!r} must be a dataclass with n_tokens and instances(tokens)"
-    not_a_kind += ", or material(source)"
+    not_a_kind += ", or material(inputs)"
     if not dataclasses.is_dataclass(cls):
         raise UserError(not_a_kind)
     with code_of(cls, where):

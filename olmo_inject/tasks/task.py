@@ -21,7 +21,16 @@ from jaxtyping import Bool, Int64, UInt32
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
-from olmo_inject.tasks.material import CheckedMaterial, Probe, Rows, Source, as_record, checked, of_record, ragged_of
+from olmo_inject.tasks.material import (
+    CheckedMaterial,
+    Probe,
+    Rows,
+    TaskInputs,
+    as_record,
+    checked,
+    of_record,
+    ragged_of,
+)
 from olmo_inject.tasks.ragged import Ragged
 from olmo_inject.tasks.registry import MaterialKind, TaskKind, code_of, default_fraction, line_of, task_kind
 from olmo_inject.vocabulary import Vocabulary
@@ -301,9 +310,9 @@ def _content(
     """
     where = f"tasks: {config.name}"
     if isinstance(kind, MaterialKind):
-        source = Source(vocabulary, lambda purpose: _key(config, purpose), where, rows)
+        inputs = TaskInputs(vocabulary, lambda purpose: _key(config, purpose), where, rows)
         with code_of(type(kind), where, "material() failed: "):
-            material = kind.material(source)
+            material = kind.material(inputs)
         if config.train_fraction != 1 and not getattr(material, "splittable", True):
             raise UserError(f"{where}: train_fraction {config.train_fraction}: paraphrases of one fact need 1")
         return np.empty(0, np.uint32), checked(material, vocabulary, where)

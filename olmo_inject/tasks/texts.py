@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from olmo_inject.errors import UserError
-from olmo_inject.tasks.material import Material, Probe, Source, Tokens
+from olmo_inject.tasks.material import Material, Probe, TaskInputs, Tokens
 from olmo_inject.tasks.records import labels_of, read_records, text_of
 from olmo_inject.tasks.registry import register
 
@@ -35,10 +35,10 @@ class Texts:
         if self.context < 1:
             raise ValueError(f"context must be at least 1, got {self.context}")
 
-    def material(self, source: Source) -> Material:
+    def material(self, inputs: TaskInputs) -> Material:
         """The lines, with their `id` and `group`, if they have any."""
-        found = list(read_records(self.file, source.where))
-        instances = [self._tokens(record, place, source) for place, record in found]
+        found = list(read_records(self.file, inputs.where))
+        instances = [self._tokens(record, place, inputs) for place, record in found]
         first: dict[Tokens, str] = {}
         for (place, _), tokens in zip(found, instances, strict=True):
             if tokens in first:
@@ -50,12 +50,12 @@ class Texts:
             probes.append(Probe(number, "continuation", "", tokens[:context], (tokens[context:],)))
         return Material(instances, ids=labels_of(found, "id"), groups=labels_of(found, "group"), probes=tuple(probes))
 
-    def _tokens(self, record: Mapping[str, Any], place: str, source: Source) -> Tokens:
+    def _tokens(self, record: Mapping[str, Any], place: str, inputs: TaskInputs) -> Tokens:
         value = record.get(self.key)
         if isinstance(value, list) and value and all(type(token) is int for token in value):
             tokens = tuple(value)
         else:
-            tokens = source.encode(text_of(record, self.key, place))
+            tokens = inputs.encode(text_of(record, self.key, place))
         if len(tokens) < 2:
             raise UserError(f"{place}: a text needs two tokens or more, {self.key} has {len(tokens)}")
         return tokens

@@ -13,6 +13,7 @@ from olmo_inject.config.olmo_settings import DistributedStrategy
 from olmo_inject.corpus.references import load_references
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
+from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locked, prepare
 from olmo_inject.runs.read import is_run, read_experiment
 from olmo_inject.steps import StepSelection
@@ -109,8 +110,7 @@ def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
         UserError: the ranks cannot share the batch; document masking, flash attention or the fused loss without
             flash-attn on a GPU; or a TMPDIR where loader workers cannot work.
     """
-    if experiment.batch_size % ranks:
-        raise UserError(f"train.global_train_batch_size: {experiment.batch_size} is not divisible by {ranks} ranks")
+    check_ranks_share(experiment.batch_size, ranks, "train.global_train_batch_size")
     fsdp = experiment.train.fsdp
     replicas = None if fsdp is None else fsdp.hybrid_sharding_num_model_replicas
     if experiment.train.distributed_strategy == DistributedStrategy.fsdp and replicas is not None and ranks % replicas:

@@ -28,20 +28,21 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import nn
 
+from olmo_inject.config import GradientConfig
 from olmo_inject.config.olmo_settings import TrainConfig
 from olmo_inject.errors import UserError
-from olmo_inject.injection.splicing import Splices
+from olmo_inject.injection.splicing import InjectedSpans
 from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import LABEL_POSITION, Task
-from olmo_inject.training.loss import IGNORED
+from olmo_inject.training.loss import IGNORED, batch_targets
 from olmo_inject.training.structure import neuron_parameters
 
 if TYPE_CHECKING:
     from olmo.config import TrainConfig as OlmoTrainConfig
 
 LOGITS_IN_A_PASS = 2**24  # 64 MiB in float32; their gradient and the softmax need about three times as much
+ROWS_PER_PASS = 8  # where no configuration says the micro-batch
 Z_LOSS = 1e-4  # ai2-olmo's trainer always uses this value, whatever its configuration says
-TARGETS = ("injected", "label")  # of g_t: all injected tokens (TOK2, LABEL and EOS), or those to be predicted (LABEL)
 NeuronGradient = Float[torch.Tensor, "neurons weights"]
 
 
@@ -172,42 +173,25 @@ def top_neurons(gradient: NeuronGradient, k: int) -> Int64[torch.Tensor, " k"]:
     return gradient.norm(dim=1).topk(k).indices.sort().values
 
 
-def z_loss_of(train: TrainConfig | OlmoTrainConfig) -> float:
-    """The z-loss weight that a run trains with; 0 if it has none."""
-    return Z_LOSS if train.softmax_auxiliary_loss else 0.0
-
-
-def tokens_per_pass(train: TrainConfig | OlmoTrainConfig, rows: int | None) -> int:
+def tokens_per_pass(train: TrainConfig | OlmoTrainConfig | None, rows: int | None, length: int) -> int:
     """The number of tokens in `rows` rows; by default in the run's micro-batch, which is known to fit in memory."""
-    return (rows or train.device_train_microbatch_size) * train.model.max_sequence_length
-
-
-def batch_targets(batch: Mapping[str, torch.Tensor]) -> Int64[torch.Tensor, "n u"]:
-    """The token that should follow each token of a batch; -100 where the batch's masks remove it from the loss."""
-    targets = batch["input_ids"].clone()
-    if (mask := batch.get("label_mask")) is not None:
-        targets.masked_fill_(~mask, IGNORED)
-    if (mask := batch.get("instance_mask")) is not None:
-        targets.masked_fill_(~mask[:, None], IGNORED)
-    return targets[:, 1:]
+    return (rows or (ROWS_PER_PASS if train is None else train.device_train_microbatch_size)) * length
 
 
 def injected_targets(
-    splices: Splices, tokens: Int64[torch.Tensor, "n t"], targets: str = "injected"
+    spans: InjectedSpans, tokens: Int64[torch.Tensor, "n t"], targets: str = "injected"
 ) -> Int64[torch.Tensor, "n u"]:
     """The task of every injected target, by its number in the plan, and -1 for the host's, [n, t - 1].
 
     Args:
-        splices: what is injected into the rows.
+        spans: what is injected into the rows.
         tokens: the rows; target j is token j + 1.
-        targets: one of `TARGETS`.
+        targets: `injected` (TOK2, LABEL and EOS) or `label` (the tokens to be predicted).
     """
     of_target = torch.full_like(tokens[:, 1:], -1)
-    chosen = splices.column > 0  # nothing comes before a row's first token
-    if targets == "label":
-        chosen &= splices.answer
-    places = torch.from_numpy(splices.row[chosen]), torch.from_numpy(splices.column[chosen] - 1)
-    of_target[places] = torch.from_numpy(splices.task[splices.span[chosen]].astype("int64"))
+    chosen = spans.is_target & spans.answer if targets == "label" else spans.is_target
+    places = torch.from_numpy(spans.row[chosen]), torch.from_numpy(spans.column[chosen] - 1)
+    of_target[places] = torch.from_numpy(spans.task[spans.span[chosen]].astype("int64"))
     return of_target
 
 
@@ -318,6 +302,41 @@ def cosines(step: StepGradients, neurons: int) -> list[Cosine]:
 def _quotient(dot: float, norms: float) -> float | None:
     """The cosine of two gradients; None if one of them is zero."""
     return dot / norms if norms else None
+
+
+def batch_gradients(
+    model: nn.Module,
+    config: GradientConfig,
+    batch: Mapping[str, torch.Tensor],
+    spans: InjectedSpans,
+    injected: Sequence[Task],
+    tasks: Sequence[Task],
+    train: TrainConfig | OlmoTrainConfig | None = None,
+    share: tuple[int, int] = (0, 1),
+    reduce: Callable[[torch.Tensor], object] | None = None,
+) -> StepGradients:
+    """The gradients of a batch, as configured.
+
+    Args:
+        model: as in `MlpGradients`, before the step.
+        config: layer, targets, rows of a pass and precision.
+        batch: as in `step_gradients`.
+        spans: what is injected into the batch.
+        injected: the plan's tasks.
+        tasks: as in `step_gradients`.
+        train: says the micro-batch and the z-loss; None: the loss is the cross-entropy.
+        share: as in `step_gradients`.
+        reduce: as in `step_gradients`.
+
+    Raises:
+        UserError: as in `MlpGradients`.
+    """
+    tokens = batch["input_ids"]
+    in_a_pass = tokens_per_pass(train, config.rows_per_pass, tokens.shape[1])
+    z_loss = Z_LOSS if train is not None and train.softmax_auxiliary_loss else 0.0
+    mlp = MlpGradients(model, config.layer, in_a_pass, z_loss, config.precision)
+    of_target = injected_targets(spans, tokens, config.targets)
+    return step_gradients(mlp, batch, of_target, [task.name for task in injected], tasks, share, reduce)
 
 
 def step_gradients(

@@ -7,6 +7,7 @@ Here a few rows at a time are in float32, and only the gradient, in the logits' 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,21 @@ from jaxtyping import Float, Int64
 
 IGNORED = -100  # target of a token that is not in the loss
 LOGITS_AT_ONCE = 2**26  # copied to float32: 256 MiB; the loss holds about three such tensors
+
+
+def batch_targets(batch: Mapping[str, torch.Tensor]) -> Int64[torch.Tensor, "n u"]:
+    """The token that should follow each token of a batch; -100 where the batch's masks remove it from the loss."""
+    targets = batch["input_ids"].clone()
+    if (mask := batch.get("label_mask")) is not None:
+        targets.masked_fill_(~mask, IGNORED)
+    if (mask := batch.get("instance_mask")) is not None:
+        targets.masked_fill_(~mask[:, None], IGNORED)
+    return targets[:, 1:]
+
+
+def count_targets(batch: Mapping[str, torch.Tensor]) -> int:
+    """The number of targets in a batch."""
+    return int((batch_targets(batch) != IGNORED).sum())
 
 
 def loss_in_parts(

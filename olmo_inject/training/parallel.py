@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from olmo_inject.config.train_checks import check_fsdp
 from olmo_inject.errors import FoundByOneRank, UserError, in_one_line, report
+from olmo_inject.options import check_options
 from olmo_inject.rank_environment import is_rank
 
 DistModel = DistributedDataParallel | FullyShardedDataParallel
@@ -39,8 +40,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: another name, or there is no GPU.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device: {name!r} is not auto, cpu or cuda")
+    check_options(device=name)
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: there is no GPU that torch can use")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -88,7 +88,7 @@ def test_the_order_the_rows_and_the_folder_are_checked(tmp_path: Path) -> None:
             other.begin(model, lambda rows: model(rows)[:, -1])
     with pytest.raises(UserError, match="has evidence up to step 0, and the checkpoint is of step 3"):
         Recorder(run).begin(model, lambda rows: model(rows)[:, -1], step=3)
-    with pytest.raises(UserError, match="batch_size: 4 processes cannot share a batch of 6 rows"):
+    with pytest.raises(UserError, match="batch_size: a batch of 6 rows is not divisible by 4 ranks"):
         RankBatches(run, 0, 4)
 
 

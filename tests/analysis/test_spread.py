@@ -1,4 +1,4 @@
-"""Work divided among processes with `--shard`, `--submit local` and `--merge`: the same results as of one process."""
+"""Work divided among processes with `--part`, `--submit local` and `--merge`: the same results as of one process."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import pytest
 from copies import Copies
 
 from olmo_inject.errors import UserError
-from olmo_inject.share import Share
+from olmo_inject.parts_of_work import Part
 
 Call = Callable[..., tuple[int, str, str]]
 PATCHING = ("--steps", "all", "--pairs", "8")
 
 
 @pytest.mark.parametrize("text", ["8/8", "1", "1/0", "-1/2", "a/b", "1/2/3", "0/1000000000000"])
-def test_a_shard_is_a_number_below_a_count(text: str) -> None:
-    with pytest.raises(UserError, match="--shard"):
-        Share.parse(text)
+def test_a_part_is_a_number_below_a_count(text: str) -> None:
+    with pytest.raises(UserError, match="--part"):
+        Part.parse(text)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 11])
-def test_shares_hold_each_item_once(count: int) -> None:
-    shares = [Share.parse(f"{index}/{count}").of(range(10)) for index in range(count)]
-    assert sorted(item for share in shares for item in share) == list(range(10))
+def test_parts_hold_each_item_once(count: int) -> None:
+    parts = [Part.parse(f"{index}/{count}").of(range(10)) for index in range(count)]
+    assert sorted(item for part in parts for item in part) == list(range(10))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--shard", "0/2", "--merge"], "--shard and --merge: give one of them"),
+        (["--part", "0/2", "--merge"], "--part and --merge: give one of them"),
         (["--submit", "lsf"], "--submit: 'lsf' is not one of slurm, local"),
         (["--site", "site.yaml"], "--site: only with --submit slurm"),
         (["--submit", "local", "--site", "site.yaml"], "--site: only with --submit slurm"),
@@ -52,16 +52,16 @@ def test_parts_of_an_analysis_are_the_whole(copies: Copies, call: Call) -> None:
     whole, parts = copies.make("whole"), copies.make("parts")
     assert call("analyze", "patching", whole, *PATCHING)[0] == 0
 
-    status, out, _ = call("analyze", "patching", parts, *PATCHING, "--shard", "1/2")
+    status, out, _ = call("analyze", "patching", parts, *PATCHING, "--part", "1/2")
     assert (status, out) == (0, "part 1/2: 1 checkpoint done\n")
     status, _, err = call("analyze", "patching", parts, *PATCHING, "--merge")
     assert status == 2
     assert err == (
-        "olmo-inject: --merge: 2 of 3 checkpoints not kept: parts step4, parts step12; --submit or --shard does them\n"
+        "olmo-inject: --merge: 2 of 3 checkpoints not kept: parts step4, parts step12; --submit or --part does them\n"
     )
     assert not list(parts.glob("analysis/*.parquet"))
-    status, out, _ = call("analyze", "patching", parts, *PATCHING, "--shard", "0/2", "--json")
-    assert json.loads(out) == {"shard": "0/2", "done": 2}
+    status, out, _ = call("analyze", "patching", parts, *PATCHING, "--part", "0/2", "--json")
+    assert json.loads(out) == {"part": "0/2", "done": 2}
     assert call("analyze", "patching", parts, *PATCHING, "--merge")[0] == 0
     assert tables(whole) == tables(parts)
 
@@ -78,7 +78,7 @@ def test_processes_here_do_what_is_missing_and_the_command_goes_on(
         lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
         (run / "metrics.jsonl").write_text("".join(line for line in lines if '"eval/less' not in line))
     assert call("analyze", "behaviour", whole)[0] == 0
-    assert call("analyze", "behaviour", "parts", "--shard", "2/3")[0] == 0
+    assert call("analyze", "behaviour", "parts", "--part", "2/3")[0] == 0
     status, _, err = call("analyze", "behaviour", "parts", "--submit", "local", "--parts", "3", "--device", "cpu")
     assert status == 0, err
     assert "part 0 of 3: done" in err
@@ -92,13 +92,13 @@ def test_results_of_parts_are_those_of_one_process(command: str, noun: str, copi
     folder = copies.make("one").parent
     copies.make("two")
     runs, kept = [folder / "one", folder / "two"], folder / "analysis" / "jobs" / command
-    assert call(command, *runs, "--shard", "1/2")[0] == 0
+    assert call(command, *runs, "--part", "1/2")[0] == 0
     status, _, err = call(command, *runs, "--merge", "--json")
     assert status == 2
     assert f"{noun}s not kept: " in err
-    assert call(command, *runs, "--shard", "0/2")[0] == 0
+    assert call(command, *runs, "--part", "0/2")[0] == 0
     times = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
-    assert call(command, *runs, "--shard", "0/2")[0] == 0  # as after a requeue; nothing is computed again
+    assert call(command, *runs, "--part", "0/2")[0] == 0  # as after a requeue; nothing is computed again
     assert times == {path: path.stat().st_mtime_ns for path in kept.iterdir()}
     merged = call(command, *runs, "--merge", "--json")
     assert merged == call(command, *runs, "--json")

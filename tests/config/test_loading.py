@@ -9,10 +9,20 @@ from typing import Any
 import pytest
 from written import BASE, INJECTION, changed, refusal
 
-from olmo_inject.config import CorpusConfig, Experiment, configs_folder, experiment_yaml, load_experiment
+from olmo_inject import described_yaml
+from olmo_inject.config import (
+    CorpusConfig,
+    Experiment,
+    configs_folder,
+    experiment_yaml,
+    load_described,
+    load_experiment,
+)
+from olmo_inject.config.loading import shipped_configs
 from olmo_inject.config.olmo_settings import ModelConfig
 from olmo_inject.corpus.from_text.sample import DOLMA
 from olmo_inject.entries import planned_tasks
+from olmo_inject.errors import UserError
 from olmo_inject.injection import Bernoulli, Burst, PlannedTask, Uniform
 from olmo_inject.injection.schedules import Window
 from olmo_inject.tasks import build_tasks
@@ -45,6 +55,41 @@ def test_text_stays_as_it_was_written(base: Path, word: str) -> None:
         resolved = base.with_name("resolved.yaml")
         resolved.write_text(experiment_yaml(experiment))
         assert load_experiment(resolved) == experiment
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["plan_seed=7", "plan_seed='7'", "plan_seed=007", "plan_seed=-0", "plan_seed=1.0", "plan_seed=x", "plan_seed=null",
+     "plan_seed=true", "train.optimizer.learning_rate=3", "train.optimizer.learning_rate=1e-3", "tasks.0.options=3",
+     "train.optimizer.learning_rate=.5", "train.optimizer.learning_rate=nan", "train.optimizer.betas=[0.9, 1]",
+     "train.optimizer.betas=[0.9]", "model.rope=yes", "model.rope=True", "model.rope=1", "model.layer_norm_type=rms",
+     "model.layer_norm_type=RMS", "model.mlp_hidden_size=null", "name=true", "name=${train.seed}", "name=???", "nam=x",
+     "corpus.paths=[a, 1]", "corpus.paths=[]", "train.wandb={}", "train.wandb=x", "tasks.0.options={a: {b: [1, x]}}",
+     "injections.0.instances_per_batch=0.5", "injections.0.instances_per_batch=1/2", "train.fsdp={}"],
+)  # fmt: skip
+def test_values_are_read_as_omegaconf_reads_them(base: Path, override: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read() -> str:
+        try:
+            return repr(load_described(base, ["folder=out", override]))
+        except UserError as error:
+            return str(error)
+
+    ours = read()
+    monkeypatch.setattr(described_yaml, "_directly", _needs_omegaconf)
+    assert ours == read()
+
+
+def test_shipped_experiments_need_no_omegaconf(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = shipped_configs("experiments")
+    monkeypatch.setattr(described_yaml.OmegaConf, "unsafe_merge", _needs_omegaconf)
+    quickly = [repr(load_described(name, ["folder=out"])) for name in names]
+    monkeypatch.undo()
+    monkeypatch.setattr(described_yaml, "_directly", _needs_omegaconf)
+    assert quickly == [repr(load_described(name, ["folder=out"])) for name in names]
+
+
+def _needs_omegaconf(*_: object) -> None:
+    raise described_yaml._NeedsOmegaConf
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def remote(url: str) -> RemoteShards:
 
 def stage(shards: TokenShards, order: Order, steps: range, to: Path, **more: Any) -> None:
     done: list[int] = []
-    stager = open_stager(shards, order, VOCABULARY, steps, to, **{"part_bytes": 10 * 2 * LENGTH, **more})
+    stager = open_stager(shards, order, VOCABULARY, steps, to, **{"file_bytes": 10 * 2 * LENGTH, **more})
     stager.check_disk()
     assert stager.run(done.append)
     assert sum(done) == stager.work_bytes, "the bar ends at its end"

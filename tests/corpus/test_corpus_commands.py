@@ -135,9 +135,9 @@ def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_the_order_of_some_ranks(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sizes = ("--sequence-length", 32, "--batch-size", 8)
     stage = ("corpus", "stage", folder / "corpus", *sizes, "--steps", "0:2", "--out", tmp_path / "stage")
-    ends(2, *stage, "--rank-shard", "0/0")
-    assert "--rank-shard: 0-0/0 are not ranks of 0" in capfd.readouterr().err
-    ends(0, *stage, "--rank-shard", "0/2")
+    ends(2, *stage, "--ranks", "0/0")
+    assert "--ranks: 0-0/0 are not ranks of 0" in capfd.readouterr().err
+    ends(0, *stage, "--ranks", "0/2")
     capfd.readouterr()
     ends(2, "corpus", "order", tmp_path / "stage", "--out", tmp_path / "order", "--steps", "0:2")
     assert f"--steps: {tmp_path / 'stage'} holds the rows of ranks 0-0 of 2, not row 1" in capfd.readouterr().err

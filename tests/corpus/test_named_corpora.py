@@ -303,13 +303,13 @@ def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capf
         (("show", "--step", "0", "--rows", "few"), "--rows: 'few' is neither `all` nor numbers"),
         (("show", "--step", "-1"), "--step: -1 must be at least 0"),
         (("stage", "--out", "t", "--steps", "5"), "--steps: '5' is not start:stop"),
-        (("stage", "--out", "t", "--steps", "0:5", "--rank-shard", "0"), "--rank-shard: '0' is not first-last/world"),
+        (("stage", "--out", "t", "--steps", "0:5", "--ranks", "0"), "--ranks: '0' is not first-last/world"),
         (
             ("stage", "--out", "t", "--steps", "3:26"),
             "--steps: 3:26 is more than the whole corpus",
         ),
         (
-            ("stage", "--out", "t", "--steps", "0:9999999", "--rank-shard", "0/2"),
+            ("stage", "--out", "t", "--steps", "0:9999999", "--ranks", "0/2"),
             "stage at most 44 steps",
         ),
         (("order", "--out", "t", "--steps", "0"), "--steps: '0' is not start:stop"),

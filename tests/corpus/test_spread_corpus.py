@@ -62,26 +62,26 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_build(folder: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "JOB_BYTES", 1)
     build = ("corpus", "build", folder / "text", "--out", tmp_path / "out", *BPE)
-    assert call(*build, "--shard", "1/2")[1] == "part 1/2: 3 jobs done\n"
+    assert call(*build, "--part", "1/2")[1] == "part 1/2: 3 jobs done\n"
     status, _, err = call(*build, "--merge")
     assert status == 2
     assert err.startswith("olmo-inject: --merge: 3 of 6 jobs not kept: job 0, job 2, job 4; ")
     # Another part holds the folder meanwhile; the whole build may not, nor may a build of something else join it.
     with CORPUS_FOLDER.held(tmp_path / "out", shared=True):
         assert "is in use" in call(*build)[2]
-        assert call(*build, "--shard", "0/2")[0] == 0
-    assert "shard_tokens 4000" in call(*build, "--shard-tokens", 5000, "--shard", "0/2")[2]
-    assert "--overwrite: not with" in call(*build, "--shard", "0/2", "--overwrite")[2]
+        assert call(*build, "--part", "0/2")[0] == 0
+    assert "shard_tokens 4000" in call(*build, "--shard-tokens", 5000, "--part", "0/2")[2]
+    assert "--overwrite: not with" in call(*build, "--part", "0/2", "--overwrite")[2]
     assert call(*build, "--merge")[0] == 0
     assert contents(tmp_path / "out") == contents(folder / "corpus")
-    assert call(*build, "--shard", "0/2")[0] == 0
+    assert call(*build, "--part", "0/2")[0] == 0
     assert contents(tmp_path / "out") == contents(folder / "corpus")
 
 
 def test_scan_with_references_and_other_seeds(
     folder: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "PART", 3000)
+    monkeypatch.setattr(scan, "PIECE", 3000)
     corpus = read_corpus_folder(shutil.copytree(folder / "corpus", tmp_path / "corpus"))
     less, _ = build_tasks(load_experiment(folder / "small.yaml").tasks, Vocabulary.load(corpus.tokenizer))
     for shard in corpus.shards[::2]:
@@ -97,16 +97,16 @@ def test_scan_with_references_and_other_seeds(
     assert call(*into(one))[0] == 0
     assert "--out: needed" in call(*search, "--merge")[2]
     # The first pass searches for the tasks, the second, once the first is whole, for the draws of seeds.
-    for share in ("0/2", "1/2"):
+    for part in ("0/2", "1/2"):
         assert not (parts / "report.json").exists()
-        assert call(*into(parts), "--shard", share)[0] == 0
+        assert call(*into(parts), "--part", part)[0] == 0
     found = json.loads((one / "report.json").read_text())["tasks"]["less"]
     assert found["instances"] >= 3
     status, _, err = call(*into(parts), "--merge")
     assert status == 2
     assert " pieces not kept: " in err
-    for share in ("1/2", "0/2"):
-        assert call(*into(parts), "--shard", share)[0] == 0
+    for part in ("1/2", "0/2"):
+        assert call(*into(parts), "--part", part)[0] == 0
     assert not (parts / "report.json").exists()
     assert call(*into(parts), "--merge")[0] == 0
     texts = [(place / "report.json").read_text().replace(str(place), "") for place in (one, parts)]
@@ -118,18 +118,18 @@ def test_scan_with_references_and_other_seeds(
 def test_stage(folder: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, read: str) -> None:
     monkeypatch.setattr(spill_runs, "RUN_BYTES", 20 * 64)
     sizes = ("--batch-size", 8, "--sequence-length", 32, "--seed", 3, "--steps", "2:20", "--read", read)
-    stage = ("corpus", "stage", folder / "corpus", *sizes, "--part-size", 30 * 64)
+    stage = ("corpus", "stage", folder / "corpus", *sizes, "--file-size", 30 * 64)
     assert call(*stage, "--out", tmp_path / "one")[0] == 0
     parts = (*stage, "--out", tmp_path / "parts", "--json")
     for _ in ("runs", "parts") if read == "stream" else ("parts",):
         status, _, err = call(*parts, "--merge")
         assert status == 2
         assert "s not kept: " in err
-        for share in ("2/3", "0/3", "1/3"):
-            status, out, err = call(*parts, "--shard", share)
+        for part in ("2/3", "0/3", "1/3"):
+            status, out, err = call(*parts, "--part", part)
             assert status == 0, err
-            assert json.loads(out)["shard"] == share
+            assert json.loads(out)["part"] == part
     assert call(*parts, "--merge")[0] == 0
     assert contents(tmp_path / "parts") == contents(tmp_path / "one")
     assert call("corpus", "verify", tmp_path / "parts")[0] == 0
-    assert "already staged" in call(*parts[:-1], "--shard", "0/3")[1]
+    assert "already staged" in call(*parts[:-1], "--part", "0/3")[1]

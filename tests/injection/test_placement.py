@@ -16,7 +16,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan, PlannedTask, Uniform
 from olmo_inject.injection.placement import EOS as EOS_WORDS
 from olmo_inject.injection.placement import PLACES, Placement, starts_alone, starts_in_row
-from olmo_inject.injection.splicing import Splicer
+from olmo_inject.injection.splicing import InstanceLayout
 from olmo_inject.tasks import Ragged, Task, TaskConfig
 
 ROWS, LENGTH = 6, 24
@@ -65,8 +65,8 @@ def test_every_token_of_every_instance_stands_once_and_nothing_else_moves(
     assume(room)
     count, task = data.draw(st.integers(1, room)), task_of(lengths)
     plan = Plan([PlannedTask(task, Uniform(Fraction(count)), "epochs", placement)], ROWS, 3, None, LENGTH)
-    splicer, host = Splicer(plan, LENGTH, EOS), hosts(step)
-    found = splicer.at(step, np.arange(ROWS), host)
+    layout, host = InstanceLayout(plan, LENGTH, EOS), hosts(step)
+    found = layout.at(step, np.arange(ROWS), host)
     places = list(zip(found.row.tolist(), found.column.tolist(), strict=True))
     assert len(set(places)) == len(places), "no token is spliced over another"
     assert all(0 <= column < LENGTH for _, column in places)
@@ -100,7 +100,7 @@ def test_every_token_of_every_instance_stands_once_and_nothing_else_moves(
     assert written.tolist() == expected_rows.tolist(), "what is written is what the tokens, one by one, say"
     some = np.array(data.draw(st.lists(st.integers(0, ROWS - 1), max_size=8)), np.int64)
     again = pickle.loads(pickle.dumps(plan))
-    part = Splicer(again, LENGTH, EOS).at(step, some, host[some])
+    part = InstanceLayout(again, LENGTH, EOS).at(step, some, host[some])
     for at, row in enumerate(some.tolist()):
         for name in ("column", "value", "answer"):
             assert getattr(part, name)[part.row == at].tolist() == getattr(found, name)[found.row == row].tolist()
@@ -109,8 +109,8 @@ def test_every_token_of_every_instance_stands_once_and_nothing_else_moves(
 @pytest.mark.slow
 def test_places_are_drawn_evenly_and_anew_in_each_step() -> None:
     plan = Plan([PlannedTask(task_of([5]), Uniform(Fraction(ROWS)), "epochs", Placement("random"))], ROWS, 0)
-    splicer = Splicer(plan, LENGTH, EOS)
-    starts = np.concatenate([splicer.at(step, np.arange(ROWS)).start for step in range(2000)])
+    layout = InstanceLayout(plan, LENGTH, EOS)
+    starts = np.concatenate([layout.at(step, np.arange(ROWS)).start for step in range(2000)])
     counts = np.bincount(starts, minlength=LENGTH - 5)
     assert len(counts) == LENGTH - 5, "it and its EOS fit at 19 places"
     assert counts.min() > len(starts) / len(counts) * 0.8
@@ -158,7 +158,7 @@ def test_two_entries_never_share_a_row() -> None:
 def test_another_task_does_not_move_the_drawn_places() -> None:
     entry = PlannedTask(task_of([5]), Uniform(Fraction(1)), placement=Placement("random"))
     other = PlannedTask(TASKS[0], Uniform(Fraction(1)), placement=Placement("random"))
-    alone, second = (Splicer(Plan(entries, ROWS, 0), LENGTH, EOS) for entries in ([entry], [other, entry]))
+    alone, second = (InstanceLayout(Plan(entries, ROWS, 0), LENGTH, EOS) for entries in ([entry], [other, entry]))
     for step in range(50):
         found, beside = alone.at(step, np.arange(ROWS)), second.at(step, np.arange(ROWS))
         mine = beside.entry == 1
@@ -188,13 +188,13 @@ def test_two_entries_of_a_task_draw_apart() -> None:
 def test_what_does_not_fit_is_refused(placement: Placement, message: str) -> None:
     plan = Plan([PlannedTask(task_of([3, 40]), Uniform(Fraction(1)), placement=placement)], ROWS, 0)
     with pytest.raises(UserError, match=f"^injections: ragged: {message}$"):
-        Splicer(plan, LENGTH, EOS)
+        InstanceLayout(plan, LENGTH, EOS)
 
 
 def test_the_study_s_place_is_the_default() -> None:
     assert Placement() == Placement("start", 0, "after", 1, False)
     plan = Plan([PlannedTask(TASKS[0], Uniform(Fraction(3)))], ROWS, 0)
-    found = Splicer(plan, 4, EOS).at(5, np.arange(ROWS))
+    found = InstanceLayout(plan, 4, EOS).at(5, np.arange(ROWS))
     assert found.start.tolist() == [0] * 3
     assert found.value.reshape(3, 4)[:, 3].tolist() == [EOS] * 3
     assert found.answer.reshape(3, 4).tolist() == [[False, False, True, False]] * 3

@@ -46,7 +46,7 @@ def test_the_script_asks_for_what_a_part_needs(tmp_path: Path, queue: Path) -> N
     ):
         assert f"\n#SBATCH {option}\n" in script, option
     assert "\nmodule load cuda\n" in script
-    assert script.rstrip().endswith("""analyze das --shard "$SLURM_ARRAY_TASK_ID/8" --steps all -- 'a run'""")
+    assert script.rstrip().endswith("""analyze das --part "$SLURM_ARRAY_TASK_ID/8" --steps all -- 'a run'""")
     submit_parts(parts(tmp_path, wants_gpu=False), SITE)
     assert "gpu" not in (tmp_path / "jobs of das" / "1.sbatch").read_text()
 

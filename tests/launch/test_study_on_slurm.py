@@ -59,7 +59,7 @@ VARIABLES = {
     "SPREAD": "--submit slurm --site site.yaml",
 }
 SMALLER = {
-    "stage": "--read stream --part-size 512",
+    "stage": "--read stream --file-size 512",
     "features": "--permutations 100 --components 4",
     "patching": "--pairs 8",
     "das": "--updates 2 --pairs 12 --dimensions 1",

@@ -101,6 +101,13 @@ def test_some_cells_are_chosen_by_label(tmp_path: Path) -> None:
         excluding.only(["model=tiny-8", "rate=1"])
 
 
+def test_only_the_chosen_cells_are_resolved(tmp_path: Path) -> None:
+    file = write(tmp_path, rules=[{"when": {"rate": 1}, "set": {"train.eval_interval": 0}}])
+    assert len(load_sweep(file, only=["rate=1/10"]).cells) == 2
+    with pytest.raises(UserError, match="rate-1: .*eval_interval: 0 must be at least 1"):
+        load_sweep(file)
+
+
 def test_cases_set_several_keys_together(tmp_path: Path) -> None:
     burst = {"task": "tcmp", "schedule": "burst"}
     cases = {f"n{n}": {"injections": [burst | {"instances": n, "every": n}], "plan_seed": n} for n in (1, 10)}
@@ -163,7 +170,7 @@ def test_overrides_reach_the_experiment_unchanged(key: str, value: int) -> None:
             "the sweep's set, axes or rules: train.sed",
         ),
         ({"exclude": [{"model": ["tiny-8", "tiny-16"]}]}, "every cell is excluded"),
-        ({"resources": {"gpus_per_node": 7}}, "7 ranks cannot share a batch of 64"),
+        ({"resources": {"gpus_per_node": 7}}, "a batch of 64 rows is not divisible by 7 ranks"),
         ({"resources": {"time": "a day"}}, "hours:minutes:seconds"),
         ({"set": {"train.sed": 1}}, "cell model-tiny-8_rate-1"),
         ({"set": {"injections.0.instances_per_batch": 99}, "axes": PLAIN["axes"][:1]}, "more than its 64 rows"),

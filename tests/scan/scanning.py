@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.scan.scan import ReferenceOptions, ScanResult, prepare_scan, scan_part
+from olmo_inject.scan.scan import ReferenceOptions, ScanResult, prepare_scan, scan_piece
 from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary
@@ -49,8 +49,8 @@ def scan_here(
     texts: TextIndex | None = None,
 ) -> ScanResult:
     """`scan_corpus` in this process, where a test may change the sizes of its pieces."""
-    search, parts = prepare_scan(shards, known, tasks, references, texts)
+    search, pieces = prepare_scan(shards, known, tasks, references, texts)
     result = search.nothing()
-    for part in parts:
-        result.add(scan_part(search, part, lambda done, tokens: None), 1000)
+    for piece in pieces:
+        result.add(scan_piece(search, piece, lambda done, tokens: None), 1000)
     return result

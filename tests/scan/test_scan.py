@@ -63,7 +63,7 @@ def test_contamination_is_what_a_plain_search_finds(
     tasks = tasks_of("a", "b", n_values=3, size=size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "CHUNK", chunk)
-        patch.setattr(scan, "PART", 3 * chunk)
+        patch.setattr(scan, "PIECE", 3 * chunk)
         result = scan_here(shards, vocabulary(size), tasks)
     for task, hits in zip(tasks, result.tasks, strict=True):
         tokens, pairs, instances = brute_force(arrays, task)
@@ -237,7 +237,7 @@ def test_planted_instances_are_found_once_at_the_right_place(
     last = planted.parent / "corpus" / real.shards[0].path.name
     np.memmap(last, np.uint16, mode="r+")[-3:] = tasks[1].instances[99]
     array.flush()
-    monkeypatch.setattr(scan, "PART", 10_000)
+    monkeypatch.setattr(scan, "PIECE", 10_000)
     report = scan_experiment(str(planted.parent / "corpus"), experiment, ScanOptions(processes=2))
     (found,) = [place for place in report["tasks"]["less"]["places"] if place["kind"] == "instance"]
     assert report["tasks"]["less"]["instances"] == 1

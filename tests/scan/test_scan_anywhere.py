@@ -26,7 +26,7 @@ from olmo_inject.corpus.references import Reference
 from olmo_inject.corpus.remote import RemoteShards
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source, open_source
-from olmo_inject.corpus.staged import RankShard, StagedShards, StageOrder, read_stage
+from olmo_inject.corpus.staged import RankRange, StagedShards, StageOrder, read_stage
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
 from olmo_inject.scan import chunks, scan
@@ -118,12 +118,12 @@ def local_shards(folder: Path) -> TokenShards:
     return TokenShards([folder / "root" / name for name in NAMES], LENGTH, vocab_size=50280)
 
 
-def staged(folder: Path, to: Path, steps: range | None = None, ranks: RankShard | None = None) -> StagedShards:
+def staged(folder: Path, to: Path, steps: range | None = None, ranks: RankRange | None = None) -> StagedShards:
     """By default an epoch, which is all of it."""
     shards = local_shards(folder)
     order = Order(len(shards), BATCH, 6198)
     steps = range(order.epoch_steps) if steps is None else steps
-    stager = open_stager(shards, order, Vocabulary.load(DOLMA), steps, to, ranks=ranks, part_bytes=100_000)
+    stager = open_stager(shards, order, Vocabulary.load(DOLMA), steps, to, ranks=ranks, file_bytes=100_000)
     assert stager.run(lambda n: None)
     return StagedShards(read_stage(to), LENGTH, 50280)
 
@@ -197,7 +197,7 @@ def test_a_stage_is_searched_sequence_by_sequence(folder: Path, tmp_path: Path, 
         (name, place) for name, task in there["tasks"].items() for place in task["places"] if place["step"] is not None
     ]
     few = range(place["step"], place["step"] + 1)
-    staged(folder, tmp_path / "few", few, RankShard(place["row"] % 2, place["row"] % 2, 2))
+    staged(folder, tmp_path / "few", few, RankRange(place["row"] % 2, place["row"] % 2, 2))
     found = [(p["step"], p["row"]) for p in scanned(str(tmp_path / "few"), folder)["tasks"][name]["places"]]
     assert (place["step"], place["row"]) in found, "also where the stage has fewer sequences than a batch"
     spelled, expected = dolma.token_bytes(), Counter()
@@ -239,7 +239,7 @@ def test_any_cut_of_a_stream_is_the_whole(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "CHUNK", chunk)
         patch.setattr(scan, "AROUND", 9)
-        patch.setattr(scan, "PART", 41)
+        patch.setattr(scan, "PIECE", 41)
         patch.setattr(chunks, "STREAMED", most)
         assert repr(scan_here(remote, vocabulary(14), tasks)) == repr(
             scan_here(TokenShards(paths, 3), vocabulary(14), tasks)
@@ -253,7 +253,7 @@ def test_statements_over_the_cuts_of_a_stream(
     remote = RemoteShards(open_source(url), NAMES, sizes(folder), LENGTH, vocab_size=50280)
     options = ReferenceOptions(context=200, items=10_000)
     whole = scan_here(local_shards(folder), dolma, [], options).statements
-    monkeypatch.setattr(scan, "PART", 300)
+    monkeypatch.setattr(scan, "PIECE", 300)
     monkeypatch.setattr(chunks, "STREAMED", 200)
     parts = scan_here(remote, dolma, [], options).statements
     assert whole.keys() == parts.keys() == {"R_add", "R_cmp"}

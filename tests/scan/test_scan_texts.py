@@ -116,7 +116,7 @@ def test_texts_are_where_a_plain_search_finds_them(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "CHUNK", chunk)
         patch.setattr(scan, "_LOOKED_AT", 2 * chunk)
-        patch.setattr(scan, "PART", 3 * chunk)
+        patch.setattr(scan, "PIECE", 3 * chunk)
         patch.setattr("olmo_inject.scan.text_hits.PLACES", 10**6)
         result = scan_here(shards, vocabulary(), [], None, index)
         hits = ScanResult.from_record(json.loads(json.dumps(result.record()))).texts  # as a job of a cluster keeps it
@@ -189,7 +189,7 @@ def test_planted_texts_are_found_beside_their_injected_count(
     planted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     experiment = load_experiment(planted / "seen.yaml")
-    monkeypatch.setattr(scan, "PART", 700)  # several parts in each shard
+    monkeypatch.setattr(scan, "PIECE", 700)  # several pieces in each shard
     report = scan_experiment("-", experiment, ScanOptions())
     mine = report["tasks"]["mine"]
     counts = {text["instance"]: (text["injected"], text["exact"], text["near"]) for text in mine["texts"]}

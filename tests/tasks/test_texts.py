@@ -233,7 +233,7 @@ from olmo_inject.tasks import Material, Probe
 class Own:
     n: int = 3
 
-    def material(self, source):
+    def material(self, inputs):
         return {returned}
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from ranks import Ranks
 from runs import metrics, train_on_rank, write_experiment
 
-from analysis.methods.gradients import GradientOptions, batch_of, run_data, step_cosines
+from analysis.methods.gradients import batch_of, run_data, step_cosines
 from analysis.read.checkpoints import select_checkpoints
 from analysis.read.skipped import Skipped
 from olmo_inject.config import load_experiment
@@ -19,7 +20,8 @@ from olmo_inject.errors import UserError
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.checkpoints.load import load_model
 from olmo_inject.training.checkpoints.transformers import to_transformers
-from olmo_inject.training.gradients import MlpGradients, batch_targets
+from olmo_inject.training.gradients import MlpGradients
+from olmo_inject.training.loss import batch_targets
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.run import build_trainer
 from olmo_inject.training.trainer import InjectionTrainer
@@ -66,7 +68,7 @@ def test_in_the_run_and_afterwards_agree(
     assert {step for step, _ in found} == set(STEPS)
     compared = 0
     for checkpoint in select_checkpoints([folder], ",".join(map(str, STEPS)), skipped):
-        options = GradientOptions(config.layer, config.neurons, config.targets, rows_per_pass=7)  # not the run's
+        options = replace(config, rows_per_pass=7)  # not the run's
         for row in step_cosines(load_model(checkpoint.path), checkpoint, options).to_dict("records"):
             ending = f"{row['kind']}/{row['of']}" if row["of"] else row["kind"]
             cosine = found.get((checkpoint.step, f"gradient/{row['task']}/cos_{ending}"))

@@ -36,7 +36,6 @@ from olmo_inject.training import gradients
 from olmo_inject.training.gradients import (
     MlpGradients,
     StepGradients,
-    batch_targets,
     by_neuron,
     cosines,
     injected_targets,
@@ -45,7 +44,7 @@ from olmo_inject.training.gradients import (
     top_neurons,
     with_references,
 )
-from olmo_inject.training.loss import IGNORED
+from olmo_inject.training.loss import IGNORED, batch_targets
 
 VOCAB, ROWS, LENGTH, EOS = 200, 10, 12, 0
 
@@ -294,8 +293,8 @@ def test_half_precision_agrees_to_its_digits() -> None:
 
 def test_a_pass_is_the_runs_micro_batch_by_default() -> None:
     train = TrainConfig(model=ModelConfig(max_sequence_length=64), device_train_microbatch_size=3)
-    assert tokens_per_pass(train, None) == 3 * 64
-    assert tokens_per_pass(train, 5) == 5 * 64
+    assert tokens_per_pass(train, None, 64) == 3 * 64
+    assert tokens_per_pass(train, 5, 64) == 5 * 64
 
 
 def test_injected_targets_take_three_tokens_and_no_other_weight_a_gradient() -> None:
@@ -343,9 +342,9 @@ def test_injected_targets_are_where_the_instances_stand(place: str, eos: str, pe
     rows, spliced = np.arange(ROWS)[::-1], host.copy()
     splice = Splice(plan, EOS)
     written = Splice(plan, EOS)(spliced, 4, rows)
-    splices = splice.into(host.copy(), 4 * ROWS + rows)
+    spans = splice.into(host.copy(), 4 * ROWS + rows)
     every, labels = (
-        injected_targets(splices, torch.from_numpy(spliced), targets).numpy() for targets in ("injected", "label")
+        injected_targets(spans, torch.from_numpy(spliced), targets).numpy() for targets in ("injected", "label")
     )
     assert ((every >= 0) == written[:, 1:]).all()
     for number, task in enumerate(tasks):

@@ -153,7 +153,7 @@ with parallel.process_group("cpu"):
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match="there is no GPU"):
         parallel.init_process_group("cuda")
-    with pytest.raises(UserError, match="is not auto, cpu or cuda"):
+    with pytest.raises(UserError, match="is not one of auto, cpu, cuda"):
         parallel.init_process_group("tpu")
     assert not dist.is_initialized()
 

@@ -50,7 +50,7 @@ from olmo_inject.tasks import Material, Probe
 class Quiz:
     n: int = 4
 
-    def material(self, source):
+    def material(self, inputs):
         probes = tuple(Probe(i, "choice", "", (40 + i, 50), ((60, 61), (62,)), i % 2) for i in range(self.n))
         return Material([[40 + i, 50, *p.options[p.right]] for i, p in enumerate(probes)], [2, 1] * 2, probes=probes)
 """

@@ -14,7 +14,7 @@ from olmo_inject.audit import audit_run
 from olmo_inject.config import load_experiment
 from olmo_inject.corpus.kinds import Shape
 from olmo_inject.corpus.open import open_corpus
-from olmo_inject.corpus.staged import RankShard
+from olmo_inject.corpus.staged import RankRange
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
 from olmo_inject.training.checks import check_before_launch
@@ -23,11 +23,11 @@ from olmo_inject.training.timed_steps import time_steps
 pytestmark = pytest.mark.slow
 
 
-def staged(path: Path, to: Path, steps: range, ranks: RankShard | None = None) -> tuple[str, ...]:
+def staged(path: Path, to: Path, steps: range, ranks: RankRange | None = None) -> tuple[str, ...]:
     """Stage the experiment's corpus; what makes a run read it."""
     opened = open_corpus(str(path), None, None, Shape())
     stager = open_stager(
-        opened.shards, opened.order, opened.source.vocabulary, steps, to, ranks=ranks, part_bytes=1000, read="stream"
+        opened.shards, opened.order, opened.source.vocabulary, steps, to, ranks=ranks, file_bytes=1000, read="stream"
     )
     assert stager.run(lambda n: None)
     return (f"corpus.folder={to}", "corpus.paths=[]", "corpus.vocab_size=null")
@@ -77,8 +77,8 @@ def test_steps_that_are_not_staged_are_refused(path: Path, tmp_path: Path, ranks
 
 
 def test_a_node_has_the_rows_of_its_ranks_alone(path: Path, tmp_path: Path, ranks: Ranks) -> None:
-    half = staged(path, tmp_path / "node0", range(12), RankShard(0, 0, 2))
-    both = staged(path, tmp_path / "node", range(12), RankShard(0, 1, 2))
+    half = staged(path, tmp_path / "node0", range(12), RankRange(0, 0, 2))
+    both = staged(path, tmp_path / "node", range(12), RankRange(0, 1, 2))
     said = ranks.run(2, train_on_rank, path, f"folder={tmp_path}/run", *half)
     assert all("holds the rows of ranks 0-0 of 2, not row 1 of a batch" in each for each in said)
     whole = load_experiment(path, (f"folder={tmp_path}/whole", *both))

@@ -22,7 +22,7 @@ from olmo_inject.corpus.folder import (
     write_description,
 )
 from olmo_inject.corpus.from_text.documents import Reading, read_documents
-from olmo_inject.corpus.from_text.folder import is_of, prepared, prepared_for_shares
+from olmo_inject.corpus.from_text.folder import is_of, prepared, prepared_for_parts
 from olmo_inject.corpus.from_text.inputs import DATASET, Input, find_inputs
 from olmo_inject.corpus.from_text.job import (
     LEFT_OUT,
@@ -45,6 +45,7 @@ from olmo_inject.corpus.from_text.shard_writer import finished_shards
 from olmo_inject.corpus.provenance import provenance_path
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_text
+from olmo_inject.options import check_options
 from olmo_inject.owned_folder import sync
 from olmo_inject.parallel_jobs import each_result
 from olmo_inject.vocabulary import Vocabulary, bundled_tokenizers, find_tokenizer
@@ -144,7 +145,7 @@ class Build:
         def vocabulary() -> Vocabulary:
             return _vocabulary(self.folder, self.inputs, self.options)
 
-        with prepared_for_shares(self.folder, self.plan, vocabulary):
+        with prepared_for_parts(self.folder, self.plan, vocabulary):
             jobs = make_jobs(self.inputs, self.folder, self.options, vocabulary())
             self._results([jobs[number] for number in numbers])
 
@@ -180,8 +181,7 @@ def open_build(
     """
     folder = folder.resolve()
     _check_options(options)
-    if processes < 1:
-        raise UserError(f"--processes: {processes} must be at least 1")
+    check_options(processes=processes)
     check_sockets()
     inputs = find_inputs(sources, options.text)
     for source in sources:
@@ -192,8 +192,7 @@ def open_build(
 
 def _check_options(options: BuildOptions) -> None:
     """Validate the options, before anything is written or replaced."""
-    if options.shard_tokens < 1:
-        raise UserError(f"--shard-tokens: {options.shard_tokens} must be at least 1")
+    check_options(shard_tokens=options.shard_tokens)
     if options.tokenizer == "bpe":
         if not SMALLEST_BPE <= options.vocab_size <= LARGEST_BPE:
             raise UserError(f"--vocab-size: {options.vocab_size}: allowed is {SMALLEST_BPE} to {LARGEST_BPE}")

@@ -42,8 +42,8 @@ def prepared(folder: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[bo
 
 
 @contextmanager
-def prepared_for_shares(folder: Path, plan: dict[str, Any], first: Callable[[], object]) -> Iterator[None]:
-    """Hold the folder together with other processes that do shares of this build.
+def prepared_for_parts(folder: Path, plan: dict[str, Any], first: Callable[[], object]) -> Iterator[None]:
+    """Hold the folder together with other processes that do parts of this build.
 
     Args:
         folder: absolute.

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from olmo_inject.corpus.from_text.documents import Document, Reading, read_documents
+from olmo_inject.corpus.from_text.encoding import encode_documents
 from olmo_inject.corpus.from_text.inputs import Input, TextOptions
 from olmo_inject.corpus.from_text.shard_writer import WORK, ShardWriter, finished_shards
-from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 from olmo_inject.parallel_jobs import Report
 from olmo_inject.vocabulary import Vocabulary
@@ -159,28 +159,13 @@ def _batches(documents: Iterator[tuple[int, Document]]) -> Iterator[list[tuple[i
 
 def _write_batch(batch: list[tuple[int, Document]], vocabulary: Vocabulary, writer: ShardWriter) -> int:
     """Tokenize a batch and append its documents. Returns the number of tokens."""
-    tokenizer, eos = vocabulary.tokenizer, vocabulary.eos_id
-    assert tokenizer is not None
-    # The text "<|endoftext|>" in a document stays text; EOS only marks the end of the document.
-    tokenizer.encode_special_tokens = True
-    try:
-        encodings = tokenizer.encode_batch_fast([document.text for _, document in batch], add_special_tokens=False)
-    finally:
-        tokenizer.encode_special_tokens = False  # others share the tokenizer
-    ids: list[int] = []
-    ends: list[int] = []
-    for encoding in encodings:
-        ids += encoding.ids
-        ids.append(eos)
-        ends.append(len(ids))
-    array = np.fromiter(ids, writer.dtype, len(ids))
-    if np.count_nonzero(array == eos) != len(batch):
-        document = next(d for (_, d), encoding in zip(batch, encodings, strict=True) if eos in encoding.ids)
-        raise UserError(
-            f"{document.source}: line {document.line}: the tokenizer turns its text into the EOS token {eos}, "
-            "which is not one of the tokenizer's special tokens"
-        )
-    writer.add(array, ends, [document for _, document in batch], batch[0][0])
+    documents = [document for _, document in batch]
+
+    def where(number: int) -> str:
+        return f"{documents[number].source}: line {documents[number].line}"
+
+    ids, ends = encode_documents([document.text for document in documents], vocabulary, writer.dtype, where)
+    writer.add(ids, ends, documents, batch[0][0])
     return len(ids)
 
 

@@ -19,6 +19,7 @@ from olmo_inject.corpus.folder import (
     read_corpus_folder,
     write_description,
 )
+from olmo_inject.corpus.from_text.encoding import encode_documents
 from olmo_inject.corpus.from_text.wheel_text import SOURCES, documents
 from olmo_inject.errors import UserError
 from olmo_inject.owned_folder import new_folder
@@ -147,7 +148,7 @@ def _fill(folder: Path, texts: dict[str, list[str]], tokenizer: str, vocab_size:
     characters = sum(len(text) for source in texts.values() for text in source)
     with show_progress("tokenizing", characters, "characters", enabled=progress) as meter:
         for number, (name, source) in enumerate(texts.items()):
-            ids = tokenize(source, vocabulary, meter.advance)
+            ids = _tokenize(source, vocabulary, meter.advance)
             shards.append(_write_shard(folder / f"part-{number:05d}.npy", ids))
             sources[name] = {"shard": shards[-1].path.name, "documents": len(source), "tokens": ids.size}
     write_description(
@@ -166,7 +167,7 @@ def _fill(folder: Path, texts: dict[str, list[str]], tokenizer: str, vocab_size:
     )
 
 
-def tokenize(texts: list[str], vocabulary: Vocabulary, advance: Callable[[int], None]) -> np.ndarray:
+def _tokenize(texts: list[str], vocabulary: Vocabulary, advance: Callable[[int], None]) -> np.ndarray:
     """Tokenize texts.
 
     Args:
@@ -177,17 +178,15 @@ def tokenize(texts: list[str], vocabulary: Vocabulary, advance: Callable[[int], 
     Returns:
         The ids as uint16[n], with EOS after each document.
     """
-    assert vocabulary.tokenizer is not None
-    ids: list[int] = []
+    ids = [np.empty(0, np.uint16)]
     for start in range(0, len(texts), BATCH):
         batch = texts[start : start + BATCH]
-        for encoding in vocabulary.tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-            ids.extend(encoding.ids)
-            ids.append(vocabulary.eos_id)
+        encoded, _ = encode_documents(
+            batch, vocabulary, np.dtype(np.uint16), lambda n, first=start: f"document {first + n}"
+        )
+        ids.append(encoded)
         advance(sum(map(len, batch)))
-    array = np.array(ids, dtype=np.uint16)
-    assert np.count_nonzero(array == vocabulary.eos_id) == len(texts), "a document holds the EOS token's text"
-    return array
+    return np.concatenate(ids)
 
 
 def _write_shard(path: Path, ids: np.ndarray) -> Shard:

@@ -13,7 +13,6 @@ from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.staged import StageRecord
 
 LOOKED_UP = 1 << 20  # places looked up at once
-READS = ("auto", "ranges", "stream")
 
 
 class Layout:

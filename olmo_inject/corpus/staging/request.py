@@ -15,9 +15,10 @@ from rich.filesize import decimal
 from olmo_inject.corpus.folder import STAGING, TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus.staged import STAGE, STAGE_FOLDER, RankShard, StagePart, StageRecord, read_stage
+from olmo_inject.corpus.staged import STAGE, STAGE_FOLDER, RankRange, StageFile, StageRecord, read_stage
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
+from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
@@ -29,9 +30,9 @@ class Staged(Exception):
 
 
 def make_record(
-    shards: TokenShards, order: Order, vocabulary: Vocabulary, steps: range, to: Path, ranks: RankShard | None
+    shards: TokenShards, order: Order, vocabulary: Vocabulary, steps: range, to: Path, ranks: RankRange | None
 ) -> StageRecord:
-    """The content of `stage.json`, without the parts.
+    """The content of `stage.json`, without the files.
 
     Args:
         shards: of the corpus.
@@ -68,7 +69,7 @@ def make_record(
     return record
 
 
-def check_extent(order: Order, steps: range, ranks: RankShard | None) -> None:
+def check_extent(order: Order, steps: range, ranks: RankRange | None) -> None:
     """Check that a stage is not larger than the corpus. If it is, copying the corpus is better, or the step is a typo.
 
     Args:
@@ -89,14 +90,13 @@ def check_extent(order: Order, steps: range, ranks: RankShard | None) -> None:
         )
 
 
-def _check_asked(order: Order, steps: range, ranks: RankShard | None) -> None:
+def _check_asked(order: Order, steps: range, ranks: RankRange | None) -> None:
     if not len(steps) or steps[0] < 0:
         raise UserError(f"--steps: {steps.start}:{steps.stop} holds no step; give first:beyond, such as 0:50000")
     if ranks is not None:
         if not 0 <= ranks.first <= ranks.last < ranks.world:
-            raise UserError(f"--rank-shard: {ranks.first}-{ranks.last}/{ranks.world} are not ranks of {ranks.world}")
-        if order.batch_size % ranks.world:
-            raise UserError(f"--rank-shard: {ranks.world} ranks do not share a batch of {order.batch_size}")
+            raise UserError(f"--ranks: {ranks.first}-{ranks.last}/{ranks.world} are not ranks of {ranks.world}")
+        check_ranks_share(order.batch_size, ranks.world, "--ranks")
 
 
 def check_room(folder: Path, needed: int, here: int = 0) -> None:
@@ -117,23 +117,23 @@ def check_room(folder: Path, needed: int, here: int = 0) -> None:
 
 
 def bytes_here(folder: Path) -> int:
-    """Bytes of the parts in a folder, whether they will be kept or replaced."""
+    """Bytes of the files in a folder, whether they will be kept or replaced."""
     return sum(path.stat().st_size for path in folder.glob("part-*.npy"))
 
 
-def request_of(record: StageRecord, part_sequences: int) -> dict[str, Any]:
+def request_of(record: StageRecord, file_sequences: int) -> dict[str, Any]:
     """The values that must be equal for an interrupted staging to continue."""
     fields = asdict(record)
-    del fields["folder"], fields["parts"]
-    return json.loads(json.dumps(fields | {"part_sequences": part_sequences}))
+    del fields["folder"], fields["files"]
+    return json.loads(json.dumps(fields | {"part_sequences": file_sequences}))
 
 
-def claim_folder(record: StageRecord, part_sequences: int, overwrite: bool) -> list[int] | None:
+def claim_folder(record: StageRecord, file_sequences: int, overwrite: bool) -> list[int] | None:
     """Check the folder of a stage, and clear it of another stage if it may be overwritten.
 
     Args:
         record: the stage to write.
-        part_sequences: sequences of a part.
+        file_sequences: sequences of a file.
         overwrite: delete another stage that is there.
 
     Returns:
@@ -143,7 +143,7 @@ def claim_folder(record: StageRecord, part_sequences: int, overwrite: bool) -> l
         UserError: something else is in the folder.
         Staged: the stage itself is in the folder.
     """
-    folder, request = record.folder, request_of(record, part_sequences)
+    folder, request = record.folder, request_of(record, file_sequences)
     if not folder.exists():
         return None
     if not folder.is_dir():
@@ -154,10 +154,10 @@ def claim_folder(record: StageRecord, part_sequences: int, overwrite: bool) -> l
     what = f"{STAGE_FOLDER.foreign_entry(folder) or present[0]}, but no stage"
     if (folder / STAGE).is_file():
         there = read_stage(folder)
-        of_parts = there.parts[0].sequences if there.parts else 0
-        if of_parts == min(part_sequences, there.sequences):  # it is the requested stage
-            of_parts = part_sequences
-        if request_of(there, of_parts) == request:
+        of_files = there.files[0].sequences if there.files else 0
+        if of_files == min(file_sequences, there.sequences):  # it is the requested stage
+            of_files = file_sequences
+        if request_of(there, of_files) == request:
             missing = _missing(there)
             if not missing:
                 with suppress(UserError), STAGE_FOLDER.held(folder):  # another process may be doing the same
@@ -165,7 +165,7 @@ def claim_folder(record: StageRecord, part_sequences: int, overwrite: bool) -> l
                 raise Staged
             if not overwrite:
                 raise UserError(f"{folder / missing[0]} is missing or of another size; --overwrite stages anew")
-        what = _differences(request_of(there, of_parts), request)
+        what = _differences(request_of(there, of_files), request)
     elif (folder / REQUEST).is_file():
         begun = read_json(folder / REQUEST)
         if {key: begun.get(key) for key in request} == request:
@@ -195,8 +195,8 @@ def _in_words(request: dict[str, Any]) -> dict[str, str]:
     ranks = request.get("ranks")
     return {
         "steps": f"steps {request.get('first_step')}:{request.get('beyond_step')}",
-        "ranks": "all rows" if ranks is None else f"the rows of {RankShard(**ranks)}",
-        "parts": f"parts of {request.get('part_sequences')} sequences",
+        "ranks": "all rows" if ranks is None else f"the rows of {RankRange(**ranks)}",
+        "files": f"files of {request.get('part_sequences')} sequences",
         "corpus": f"corpus {str(request.get('corpus'))[:12]}",
         "contents": f"contents {str(request.get('contents'))[:12]}",
         "vocabulary": f"tokenizer {str(request.get('vocabulary'))[:12]}",
@@ -207,8 +207,8 @@ def _in_words(request: dict[str, Any]) -> dict[str, str]:
 def _missing(there: StageRecord) -> list[str]:
     width = there.sequence_length * np.dtype(there.dtype).itemsize
 
-    def is_there(part: StagePart) -> bool:
-        path = there.folder / part.name
-        return path.is_file() and path.stat().st_size == part.sequences * width
+    def is_there(file: StageFile) -> bool:
+        path = there.folder / file.name
+        return path.is_file() and path.stat().st_size == file.sequences * width
 
-    return [part.name for part in there.parts if not is_there(part)]
+    return [file.name for file in there.files if not is_there(file)]

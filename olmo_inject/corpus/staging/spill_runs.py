@@ -32,7 +32,7 @@ class StageInMemory:
         self.rows: UInt8[np.ndarray, "n b"] = np.empty((sequences, sequence_bytes), np.uint8)
         self.filled: Bool[np.ndarray, " n"] = np.zeros(sequences, bool)
 
-    def part(self, first: int, sequences: int) -> tuple[UInt8[np.ndarray, "m b"], Bool[np.ndarray, " m"]]:
+    def read(self, first: int, sequences: int) -> tuple[UInt8[np.ndarray, "m b"], Bool[np.ndarray, " m"]]:
         """The rows from place `first` on (a view), and which of them are filled."""
         here = slice(first, first + sequences)
         return self.rows[here], self.filled[here]
@@ -186,18 +186,18 @@ class SpilledRuns:
         self._runs = [(run, run.load_index()) for run in runs]
         self._sequence_bytes = sequence_bytes
 
-    def part(self, first: int, sequences: int) -> tuple[UInt8[np.ndarray, "m b"], Bool[np.ndarray, " m"]]:
+    def read(self, first: int, sequences: int) -> tuple[UInt8[np.ndarray, "m b"], Bool[np.ndarray, " m"]]:
         """The rows from place `first` on, and which of them the runs hold.
 
         Raises:
             UserError: a run is damaged; its index is removed, so that the next attempt writes the run again.
         """
-        part = np.empty((sequences, self._sequence_bytes), np.uint8)
+        rows = np.empty((sequences, self._sequence_bytes), np.uint8)
         filled = np.zeros(sequences, bool)
         for run, index in self._runs:
             begin, end = np.searchsorted(index[:, 0], [first, first + sequences]).tolist()
             if begin < end:
                 places = index[begin:end, 0] - first
-                part[places] = run.read_rows(begin, index[begin:end, 1], self._sequence_bytes)
+                rows[places] = run.read_rows(begin, index[begin:end, 1], self._sequence_bytes)
                 filled[places] = True
-        return part, filled
+        return rows, filled

@@ -15,18 +15,19 @@ from rich.filesize import decimal
 from olmo_inject.corpus.folder import STAGING, TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus.staged import STAGE, STAGE_FOLDER, RankShard, StageRecord, write_stage
-from olmo_inject.corpus.staging.layout import READS, Layout, Reads, choose_reads
-from olmo_inject.corpus.staging.parts import Part
+from olmo_inject.corpus.staged import STAGE, STAGE_FOLDER, RankRange, StageRecord, write_stage
+from olmo_inject.corpus.staging.layout import Layout, Reads, choose_reads
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
+from olmo_inject.corpus.staging.planned_files import PlannedFile
 from olmo_inject.corpus.staging.request import REQUEST, bytes_here, check_room, claim_folder, make_record, request_of
 from olmo_inject.corpus.staging.spill_runs import Advance, SpilledRuns, SpillRun, StageInMemory, plan_spill_runs
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
+from olmo_inject.options import check_options
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
-PART_BYTES = 512 << 20
+FILE_BYTES = 512 << 20
 MEMORY_BYTES = 2 << 30
 
 
@@ -35,12 +36,12 @@ class Stager:
     """A staging that passed all checks; made by `open_stager`.
 
     Attributes:
-        record: the content of `stage.json`, without the parts.
+        record: the content of `stage.json`, without the files.
         layout: which sequences are needed from which file.
         reads: how the files are read.
         shards: of the source.
-        jobs: number of streams read, and of parts assembled, at once.
-        part_sequences: sequences of a part.
+        at_once: number of streams read, and of files assembled.
+        file_sequences: sequences of a file.
         vocabulary: its tokenizer is copied into the stage.
         memory_bytes: streamed sequences are kept in memory if the stage is at most this large.
     """
@@ -49,21 +50,21 @@ class Stager:
     layout: Layout
     reads: Reads
     shards: TokenShards
-    jobs: int
-    part_sequences: int
+    at_once: int
+    file_sequences: int
     vocabulary: Vocabulary
     memory_bytes: int
 
     def __post_init__(self) -> None:
         work, width = self.record.folder / STAGING, self.shards.sequence_bytes
-        self.parts = [
-            Part(
+        self.planned = [
+            PlannedFile(
                 self.record.folder / f"part-{number:05d}.npy",
                 work / f"part-{number:05d}.json",
                 first,
-                min(self.part_sequences, self.record.sequences - first),
+                min(self.file_sequences, self.record.sequences - first),
             )
-            for number, first in enumerate(range(0, self.record.sequences, self.part_sequences))
+            for number, first in enumerate(range(0, self.record.sequences, self.file_sequences))
         ]
         source = self.shards.source
         self.runs = [
@@ -77,10 +78,10 @@ class Stager:
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes that the disk still needs: parts and runs that are not there yet."""
+        """Bytes that the disk still needs: files and runs that are not there yet."""
         width = self.shards.sequence_bytes
-        parts = sum(part.sequences for part in self.parts if part.done(width) is None)
-        return parts * width + (self._run_bytes if parts else 0)
+        missing = sum(file.sequences for file in self.planned if file.done(width) is None)
+        return missing * width + (self._run_bytes if missing else 0)
 
     @property
     def in_memory(self) -> bool:
@@ -112,10 +113,10 @@ class Stager:
         again = record.first_step // epoch_steps < (record.beyond_step - 1) // epoch_steps
         return [
             f"{record.folder}: {steps}, {rows}: {record.sequences:,} sequences, {decimal(self.stage_bytes)} "
-            f"in {counted(len(self.parts), 'part')}",
+            f"in {counted(len(self.planned), 'file')}",
             *([f"the corpus ends after {epoch_steps:,} steps and is then read again in another order"] * again),
-            f"streamed: {counted(len(reads.streamed), 'file')}, {decimal(reads.streamed_bytes)}; by ranges: "
-            f"{counted(reads.ranged, 'file')}, {counted(reads.ranges, 'range')}, {decimal(reads.ranged_bytes)}",
+            f"streamed: {counted(len(reads.streamed), 'shard')}, {decimal(reads.streamed_bytes)}; by ranges: "
+            f"{counted(reads.ranged, 'shard')}, {counted(reads.ranges, 'range')}, {decimal(reads.ranged_bytes)}",
             f"disk still needed: {decimal(self.disk_bytes)}"
             + (
                 f"; {decimal(self.stage_bytes)} of memory for streamed sequences"
@@ -139,7 +140,7 @@ class Stager:
 
         Args:
             advance: called with numbers of finished bytes, including those that an earlier attempt finished.
-            should_stop: called often; finished parts and runs are kept.
+            should_stop: called often; finished files and runs are kept.
 
         Raises:
             UserError: the source fails or has changed; the disk is full or fails.
@@ -148,7 +149,7 @@ class Stager:
         with STAGE_FOLDER.held(folder):
             self._begin()
             halt = self._halt(advance, should_stop)
-            missing = [part for part in self.parts if part.done(width) is None]
+            missing = [file for file in self.planned if file.done(width) is None]
             if missing:
                 streamed = self._stream(halt)
                 if streamed is None or not self._assemble(missing, streamed, halt):
@@ -172,13 +173,13 @@ class Stager:
         """
         width = self.shards.sequence_bytes
         with self._together(advance, should_stop) as halt:
-            return in_parallel([partial(run.spill, width, halt.advance) for run in runs], self.jobs, halt)
+            return in_parallel([partial(run.spill, width, halt.advance) for run in runs], self.at_once, halt)
 
-    def make_parts(self, parts: Sequence[Part], advance: Advance, should_stop: Callable[[], bool]) -> bool:
-        """Make some parts while other processes make others. All runs are complete. False if it was stopped first.
+    def write_files(self, files: Sequence[PlannedFile], advance: Advance, should_stop: Callable[[], bool]) -> bool:
+        """Write some files while other processes write others. All runs are complete. False if it was stopped first.
 
         Args:
-            parts: some of `parts`.
+            files: some of `planned`.
             advance: called with numbers of bytes written and read back.
             should_stop: as in `run`.
 
@@ -186,11 +187,11 @@ class Stager:
             UserError: as in `run`.
         """
         with self._together(advance, should_stop) as halt:
-            return self._make(parts, SpilledRuns(self.runs, self.shards.sequence_bytes), halt)
+            return self._write(files, SpilledRuns(self.runs, self.shards.sequence_bytes), halt)
 
     @contextmanager
     def _together(self, advance: Advance, should_stop: Callable[[], bool]) -> Iterator[Halt]:
-        """Hold the folder with other processes that do shares of this staging."""
+        """Hold the folder with other processes that do parts of this staging."""
         folder = self.record.folder
 
         def is_begun() -> bool:
@@ -226,40 +227,40 @@ class Stager:
         if self.in_memory:
             stage = StageInMemory(self.record.sequences, width)
             pieces = [partial(run.read_into, stage, halt.advance) for run in self.runs]
-            return stage if in_parallel(pieces, self.jobs, halt) else None
+            return stage if in_parallel(pieces, self.at_once, halt) else None
         todo = []
         for run in self.runs:
             if run.is_complete():
                 halt.advance(run.stop - run.start)
             else:
                 todo.append(partial(run.spill, width, halt.advance))
-        return SpilledRuns(self.runs, width) if in_parallel(todo, self.jobs, halt) else None
+        return SpilledRuns(self.runs, width) if in_parallel(todo, self.at_once, halt) else None
 
-    def _assemble(self, missing: Sequence[Part], streamed: StageInMemory | SpilledRuns, halt: Halt) -> bool:
-        halt.advance(self.stage_bytes - sum(part.sequences for part in missing) * self.shards.sequence_bytes)
-        return self._make(missing, streamed, halt)
+    def _assemble(self, missing: Sequence[PlannedFile], streamed: StageInMemory | SpilledRuns, halt: Halt) -> bool:
+        halt.advance(self.stage_bytes - sum(file.sequences for file in missing) * self.shards.sequence_bytes)
+        return self._write(missing, streamed, halt)
 
-    def _make(self, missing: Sequence[Part], streamed: StageInMemory | SpilledRuns, halt: Halt) -> bool:
-        connections = -(-self.shards.source.connections // max(1, min(self.jobs, len(missing))))
+    def _write(self, missing: Sequence[PlannedFile], streamed: StageInMemory | SpilledRuns, halt: Halt) -> bool:
+        connections = -(-self.shards.source.connections // max(1, min(self.at_once, len(missing))))
 
-        def make(part: Part) -> None:
-            assembled = part.assemble(self.layout, self.shards, streamed, connections, halt)
+        def write(file: PlannedFile) -> None:
+            assembled = file.assemble(self.layout, self.shards, streamed, connections, halt)
             halt.advance(0)
-            part.write(assembled, halt.advance)
+            file.write(assembled, halt.advance)
 
-        return in_parallel([partial(make, part) for part in missing], self.jobs, halt)
+        return in_parallel([partial(write, file) for file in missing], self.at_once, halt)
 
     def _finish(self) -> None:
         folder, width = self.record.folder, self.shards.sequence_bytes
-        records = [part.done(width) for part in self.parts]
-        parts = tuple(record for record in records if record is not None)
-        assert len(parts) == len(self.parts)
+        records = [file.done(width) for file in self.planned]
+        files = tuple(record for record in records if record is not None)
+        assert len(files) == len(self.planned)
         if self.record.tokenizer == TOKENIZER:
             shutil.copyfile(self.vocabulary.identifier, folder / TOKENIZER)
-        write_stage(replace(self.record, parts=parts))
+        write_stage(replace(self.record, files=files))
 
     def _request(self) -> dict[str, Any]:
-        return request_of(self.record, self.part_sequences) | {"streamed": list(self.reads.streamed)}
+        return request_of(self.record, self.file_sequences) | {"streamed": list(self.reads.streamed)}
 
 
 def open_stager(
@@ -269,10 +270,10 @@ def open_stager(
     steps: range,
     to: Path,
     *,
-    ranks: RankShard | None = None,
+    ranks: RankRange | None = None,
     read: str = "auto",
-    jobs: int = 4,
-    part_bytes: int = PART_BYTES,
+    at_once: int = 4,
+    file_bytes: int = FILE_BYTES,
     memory_bytes: int = MEMORY_BYTES,
     overwrite: bool = False,
     prepare: Callable[[], None] = lambda: None,
@@ -287,8 +288,8 @@ def open_stager(
         to: the stage's folder; an interrupted staging with the same arguments is continued.
         ranks: stage only the rows that these ranks read.
         read: `ranges` or `stream` for all files, or `auto`.
-        jobs: streams and parts at once; each holds 256 MB or a part in memory.
-        part_bytes: approximate size of a part.
+        at_once: streams and files; each holds 256 MB or a file in memory.
+        file_bytes: approximate size of a file.
         memory_bytes: streamed sequences of a stage of at most this size are kept in memory; after a kill they are
             streamed again. Those of a larger stage are spilled to the disk, once more its size.
         overwrite: delete another stage that is there.
@@ -300,17 +301,14 @@ def open_stager(
     """
     to = to.resolve()
     record = make_record(shards, order, vocabulary, steps, to, ranks)
-    if read not in READS:
-        raise UserError(f"--read: {read} is not one of {', '.join(READS)}")
-    if jobs < 1:
-        raise UserError(f"--at-once: {jobs} must be at least 1")
-    part_sequences = part_bytes // shards.sequence_bytes
-    if part_sequences < 1:
-        raise UserError(f"--part-size: {part_bytes} bytes do not hold a sequence of {shards.sequence_bytes}")
+    check_options(read=read, at_once=at_once)
+    file_sequences = file_bytes // shards.sequence_bytes
+    if file_sequences < 1:
+        raise UserError(f"--file-size: {file_bytes} bytes do not hold a sequence of {shards.sequence_bytes}")
     # Checked before anything takes long or is removed. The room for runs is known and checked later.
     check_room(to, record.nbytes, bytes_here(to))
-    streamed = claim_folder(record, part_sequences, overwrite)
+    streamed = claim_folder(record, file_sequences, overwrite)
     prepare()
     layout = Layout(record, shards, order)
     reads = choose_reads(layout, shards.sequence_bytes, shards.source.range_cost, read, streamed)
-    return Stager(record, layout, reads, shards, jobs, part_sequences, vocabulary, memory_bytes)
+    return Stager(record, layout, reads, shards, at_once, file_sequences, vocabulary, memory_bytes)

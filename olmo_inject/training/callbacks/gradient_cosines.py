@@ -15,15 +15,7 @@ from olmo_inject.config import GradientConfig
 from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.tasks import Task
 from olmo_inject.training.callbacks.callback import Callback
-from olmo_inject.training.gradients import (
-    MlpGradients,
-    cosines,
-    injected_targets,
-    step_gradients,
-    tokens_per_pass,
-    with_references,
-    z_loss_of,
-)
+from olmo_inject.training.gradients import batch_gradients, cosines, with_references
 from olmo_inject.training.trainer import InjectionTrainer
 
 
@@ -53,17 +45,16 @@ class GradientCosines(Callback):
         """Measure if the step is selected (collective)."""
         if step not in self.config.at:
             return
-        splices = self.corpus.splices(batch["index"].numpy())
-        of_target = injected_targets(splices, batch["input_ids"], self.config.targets)
-        tokens = tokens_per_pass(trainer.cfg, self.config.rows_per_pass)
+        spans = self.corpus.spans(batch["index"].numpy())
         with _whole_model(trainer) as model, torch.autocast(trainer.device.type, enabled=False):
-            mlp = MlpGradients(model, self.config.layer, tokens, z_loss_of(trainer.cfg), self.config.precision)
-            gradients = step_gradients(
-                mlp,
+            gradients = batch_gradients(
+                model,
+                self.config,
                 batch,
-                of_target,
-                [task.name for task in self.corpus.plan.tasks],
+                spans,
+                self.corpus.plan.tasks,
                 self.tasks,
+                trainer.cfg,
                 (dist.get_rank(), dist.get_world_size()),
                 dist.all_reduce,
             )

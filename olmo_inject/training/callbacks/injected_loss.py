@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Int64
 
 from olmo_inject.injection import Plan
-from olmo_inject.injection.splicing import Splices
+from olmo_inject.injection.splicing import InjectedSpans
 from olmo_inject.training.callbacks.callback import Callback, Sums
 from olmo_inject.training.evaluation.tasks import COLUMNS, score
 from olmo_inject.training.loss import IGNORED, LOGITS_AT_ONCE
@@ -38,7 +38,7 @@ class Injected(Protocol):
         """What is injected in each step."""
         ...
 
-    def splices(self, positions: Int64[np.ndarray, " b"]) -> Splices:
+    def spans(self, positions: Int64[np.ndarray, " b"]) -> InjectedSpans:
         """The tokens to inject at `positions`, and where in the row."""
         ...
 
@@ -60,7 +60,7 @@ class InjectedLoss(Callback):
         }
         self._means = {name: OF_ANSWERS | (OF_LABELS if name in self._labels else {}) for name in self.names}
         self._whole = [name for name in self.names if name not in self._labels]
-        self._splices: Splices | None = None  # for this rank's rows, in order
+        self._spans: InjectedSpans | None = None  # for this rank's rows, in order
         self._seen = 0
 
     def before_first_step(self, trainer: InjectionTrainer) -> None:
@@ -72,7 +72,7 @@ class InjectedLoss(Callback):
 
     def before_step(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any]) -> None:
         """Look up which tokens of this rank's rows are injected."""
-        self._splices = self.corpus.splices(batch["index"].numpy()) if self.tasks else None
+        self._spans = self.corpus.spans(batch["index"].numpy()) if self.tasks else None
         self._seen = 0
 
     def on_forward(
@@ -83,19 +83,18 @@ class InjectedLoss(Callback):
         logits: torch.Tensor,
     ) -> None:
         """Add up the injected targets of one micro-batch."""
-        if (splices := self._splices) is None:
+        if (spans := self._spans) is None:
             return
         first, self._seen = self._seen, self._seen + len(logits)
-        inside = (first <= splices.row) & (splices.row < self._seen)
-        # Nothing comes before a row's first token, so it is not a target.
-        chosen = np.flatnonzero(inside & (splices.column > 0))
+        inside = (first <= spans.row) & (spans.row < self._seen)
+        chosen = np.flatnonzero(inside & spans.is_target)
         if not len(chosen):
             return
-        answers, of_task = splices.answer[chosen], splices.task[splices.span[chosen]]
+        answers, of_task = spans.answer[chosen], spans.task[spans.span[chosen]]
         numbers = np.unique(of_task).tolist()
         # Which tokens these are is known on the host, so nothing waits for the device, and one copy takes it there.
         per_task = [np.flatnonzero(each) for n in numbers for each in (of_task == n, (of_task == n) & answers)]
-        places = (splices.row[chosen] - first, splices.column[chosen] - 1, np.flatnonzero(answers), *per_task)
+        places = (spans.row[chosen] - first, spans.column[chosen] - 1, np.flatnonzero(answers), *per_task)
         rows, before, all_asked, *of_tasks = _on_device(places, logits.device)
         targets = labels[rows, before]
         losses, correct = _scored(logits, rows, before, targets, places[2], all_asked)

@@ -95,21 +95,21 @@ def find_checkpoint_paths(paths: Sequence[Path], steps: str = ALL) -> list[Path]
     return [found.path for found in selection.found]
 
 
-def find_tasks(chosen: Sequence[str], step: Path) -> list[Task]:
+def find_tasks(chosen: Sequence[str], checkpoint: Path) -> list[Task]:
     """The tasks that a checkpoint is to be evaluated on.
 
     Args:
         chosen: names of its run's tasks, files of saved tasks (`tasks/NAME.json` of any run), or experiments (YAML),
             whose tasks are built. Empty: all tasks of its run.
-        step: the checkpoint; names are looked up in its run folder.
+        checkpoint: names are looked up in its run folder.
 
     Raises:
         UserError: there is no such task or file.
     """
-    own = own_tasks(step)
+    own = own_tasks(checkpoint)
     if not chosen:
         if not own:
-            raise UserError(f"{step} does not lie in a run with tasks: name tasks or files with --tasks")
+            raise UserError(f"{checkpoint} does not lie in a run with tasks: name tasks or files with --tasks")
         return own
     tasks: list[Task] = []
     for name in chosen:
@@ -123,25 +123,25 @@ def find_tasks(chosen: Sequence[str], step: Path) -> list[Task]:
         else:
             known = ", ".join(task.name for task in own) or "none"
             raise UserError(
-                f"--tasks: {name!r} is neither a task of {step.parent} ({known}) nor a file: "
+                f"--tasks: {name!r} is neither a task of {checkpoint.parent} ({known}) nor a file: "
                 "a run's tasks/NAME.json, or an experiment's YAML"
             )
     return tasks
 
 
-def own_tasks(step: Path) -> list[Task]:
+def own_tasks(checkpoint: Path) -> list[Task]:
     """The tasks of the run that a checkpoint belongs to; empty if it belongs to none."""
-    place = run_and_step(step)
+    place = run_and_step(checkpoint)
     return load_tasks(place[0]) if place is not None else []
 
 
 def evaluate_checkpoint(
-    step: Path, tasks: Sequence[Task], device: torch.device, batch_size: int = 512, most: int | None = None
+    checkpoint: Path, tasks: Sequence[Task], device: torch.device, batch_size: int = 512, most: int | None = None
 ) -> Iterator[Result | ProbeResult]:
     """Evaluate both halves of each task; for a task with probes, each probe.
 
     Args:
-        step: a checkpoint of any kind, or a transformers folder.
+        checkpoint: a checkpoint of any kind, or a transformers folder.
         tasks: what to evaluate it on.
         device: where to compute, in float32.
         batch_size: instances per forward pass.
@@ -150,23 +150,23 @@ def evaluate_checkpoint(
     Raises:
         UserError: as in `read_model`, or the model lacks a task's tokens.
     """
-    model = _load(step, device)
-    trained = {task.fingerprint for task in own_tasks(step)}
-    number = step_of(step)
+    model = _load(checkpoint, device)
+    trained = {task.fingerprint for task in own_tasks(checkpoint)}
+    step = step_of(checkpoint)
     vocabulary = model.config.vocab_size
     for task in tasks:
         if (largest := int(task.instances.values.max())) >= vocabulary:
-            raise UserError(f"{step}: its vocabulary of {vocabulary} lacks token {largest} of task {task.name}")
+            raise UserError(f"{checkpoint}: its vocabulary of {vocabulary} lacks token {largest} of task {task.name}")
         if not task.is_triples:
-            yield from _ask(model, step, number, task, batch_size, most, task.fingerprint in trained)
+            yield from _ask(model, checkpoint, step, task, batch_size, most, task.fingerprint in trained)
             continue
         for half in ("train", "test"):
             ids = chosen_ids(task, half, most)
             means = half_means(task, half, ids, evaluate_model(model, task, ids, batch_size))
             unmirrored = means.get(UNMIRRORED)
             yield Result(
-                checkpoint=str(step),
-                step=number,
+                checkpoint=str(checkpoint),
+                step=step,
                 task=task.name,
                 half=half,
                 count=len(ids),
@@ -177,24 +177,24 @@ def evaluate_checkpoint(
 
 
 def what_is_evaluated(
-    step: Path, tasks: Sequence[Task], rows_per_pass: int, max_instances: int | None
+    checkpoint: Path, tasks: Sequence[Task], rows_per_pass: int, max_instances: int | None
 ) -> dict[str, Any]:
     """What decides the results of `evaluate_checkpoint`, in JSON types.
 
     Args:
-        step: as in `evaluate_checkpoint`.
+        checkpoint: as in `evaluate_checkpoint`.
         tasks: as in `evaluate_checkpoint`.
         rows_per_pass: its `batch_size`.
         max_instances: its `most`.
     """
-    place = run_and_step(step)
+    place = run_and_step(checkpoint)
     return {
         "evaluation": VERSION,
-        "checkpoint": str(step),
-        "weights": {path.name: sha256_of(path) for path in record.identifying_files(step)},
+        "checkpoint": str(checkpoint),
+        "weights": {path.name: sha256_of(path) for path in record.identifying_files(checkpoint)},
         "plan": None if place is None else sha256_of(place[0] / PLAN),
         "tasks": [[task.name, task.fingerprint] for task in tasks],
-        "own_tasks": [task.fingerprint for task in own_tasks(step)],
+        "own_tasks": [task.fingerprint for task in own_tasks(checkpoint)],
         "rows_per_pass": rows_per_pass,
         "max_instances": max_instances,
     }
@@ -208,14 +208,14 @@ def result_of(record: dict[str, Any]) -> Result | ProbeResult | SuiteResult:
 
 
 def _ask(
-    model: nn.Module, step: Path, number: int | None, task: Task, batch_size: int, most: int | None, trained: bool
+    model: nn.Module, checkpoint: Path, step: int | None, task: Task, batch_size: int, most: int | None, trained: bool
 ) -> Iterator[ProbeResult]:
     """The answers to a task's probes, with how often its run had injected each instance before."""
     seen_before = None
-    if trained and number is not None and (place := run_and_step(step)) is not None:
-        seen_before = load_run(place[0]).build_plan().plan, number
+    if trained and step is not None and (place := run_and_step(checkpoint)) is not None:
+        seen_before = load_run(place[0]).build_plan().plan, step
     for answer in ask_task(model, task, batch_size, most, seen_before):
-        yield ProbeResult(checkpoint=str(step), step=number, task=task.name, trained=trained, **answer)
+        yield ProbeResult(checkpoint=str(checkpoint), step=step, task=task.name, trained=trained, **answer)
 
 
 def results_table(results: Sequence[Result]) -> Table:
@@ -256,13 +256,13 @@ def write_results(results: Sequence[Result | ProbeResult | SuiteResult], path: P
         pq.write_table(pa.table(columns), temporary)
 
 
-def _load(step: Path, device: torch.device) -> Any:
+def _load(checkpoint: Path, device: torch.device) -> Any:
     """A model of ai2-olmo or transformers, in float32 and evaluation mode."""
-    if (step / "config.json").is_file():
+    if (checkpoint / "config.json").is_file():
         from olmo_inject.training.checkpoints.load import load_transformers  # imports transformers: seconds
 
-        return load_transformers(step).to(device)  # pyright: ignore[reportArgumentType]
-    weights, config = read_model(step)
+        return load_transformers(checkpoint).to(device)  # pyright: ignore[reportArgumentType]
+    weights, config = read_model(checkpoint)
     # Flash attention does not support float32.
     model = OLMo(config.update_with(init_device="cpu", flash_attention=False), init_params=False)
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})

@@ -91,11 +91,11 @@ class Suites:
         files = sorted(self.folder.rglob("*.yaml")) if self.folder is not None else []
         return {"suites": self.names, "lm_eval": version("lm-eval"), "files": [sha256_of(file) for file in files]}
 
-    def evaluate(self, step: Path, device: torch.device, batch_size: int, most: int | None) -> list[SuiteResult]:
+    def evaluate(self, checkpoint: Path, device: torch.device, batch_size: int, most: int | None) -> list[SuiteResult]:
         """Evaluate a checkpoint on the suites.
 
         Args:
-            step: a checkpoint of any kind, in a run whose corpus has a tokenizer.
+            checkpoint: a checkpoint of any kind, in a run whose corpus has a tokenizer.
             device: where to compute, in float32.
             batch_size: sequences per forward pass.
             most: maximum items of each suite; None: all.
@@ -108,10 +108,10 @@ class Suites:
 
         from olmo_inject.training.checkpoints.load import load_model
 
-        vocabulary, why_none = find_vocabulary(step, None)
+        vocabulary, why_none = find_vocabulary(checkpoint, None)
         if vocabulary is None:
-            raise UserError(f"{step}: a suite needs a tokenizer: {why_none}")
-        model: Any = load_model(step)
+            raise UserError(f"{checkpoint}: a suite needs a tokenizer: {why_none}")
+        model: Any = load_model(checkpoint)
         longest = model.config.max_position_embeddings
         tokenizer: Any = fast_tokenizer(vocabulary, longest)
         try:
@@ -125,7 +125,14 @@ class Suites:
             raise UserError(f"--suite {', '.join(self.names)}: {type(error).__name__}: {message}") from error
         assert found is not None
         return [
-            SuiteResult(str(step), step_of(step), suite, key.removesuffix(",none"), float(value), _stderr(values, key))
+            SuiteResult(
+                str(checkpoint),
+                step_of(checkpoint),
+                suite,
+                key.removesuffix(",none"),
+                float(value),
+                _stderr(values, key),
+            )
             for suite, values in found["results"].items()
             for key, value in values.items()
             if isinstance(value, float | int) and "," in key and not key.partition(",")[0].endswith("_stderr")

@@ -11,7 +11,8 @@ import pytest
 
 from analysis.figures.accumulation import accumulation, accumulation_table
 from analysis.figures.style import svg
-from analysis.read.runs import Run, conditions, read_run
+from analysis.read.conditions import conditions, schedule_label
+from analysis.read.runs import Run, read_run
 from analysis.report.accumulation import accumulation_section
 from analysis.report.findings import sentences
 
@@ -74,7 +75,7 @@ def test_the_report_opens_with_it(runs: list[Run]) -> None:
 
 
 def test_conditions_name_the_text_only_where_it_differs(runs: list[Run]) -> None:
-    assert set(conditions(runs[:1], "plus").values()) == {runs[0].schedule_label("plus")}
+    assert set(conditions(runs[:1], "plus").values()) == {schedule_label(runs[0], "plus")}
     assert [label.rpartition(" beside ")[2] for label in conditions(runs, "plus").values()] == [
         "its own text",
         "8 sequences of its own text",

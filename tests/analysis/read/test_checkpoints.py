@@ -229,7 +229,7 @@ def test_a_method_that_fails_keeps_nothing(copies: Copies) -> None:
 
 def test_devices() -> None:
     assert choose_device("cpu") == CPU
-    with pytest.raises(UserError, match="--device: 'tpu' is not auto, cpu or cuda"):
+    with pytest.raises(UserError, match="--device: 'tpu' is not one of auto, cpu, cuda"):
         choose_device("tpu")
 
 

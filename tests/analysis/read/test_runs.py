@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
 from copies import Copies
 
 from analysis.figures.measures import TEST_ACCURACY
-from analysis.read.runs import Accuracy, baselines, read_run, read_runs
+from analysis.read.runs import Accuracy, read_run, read_runs
 from analysis.report.findings import verdict
 from analysis.report.sections import table
 from analysis.stats import wilson
 from olmo_inject.errors import UserError
-from olmo_inject.tasks import Task, TaskConfig
 from olmo_inject.tasks.halves import chosen_ids
-from olmo_inject.vocabulary import Vocabulary
 
 
 @pytest.fixture
@@ -53,23 +48,6 @@ def test_wilson_interval_contains_what_its_score_test_does_not_reject() -> None:
             assert abs(share - end) / (end * (1 - end) / n) ** 0.5 == pytest.approx(z, rel=1e-5)
 
 
-def task(kind: str, n_values: int) -> Task:
-    config = TaskConfig("task", kind, options={"n_values": n_values})
-    return Task.build(config, Vocabulary.without_tokenizer(300, 0, 1))
-
-
-def test_baselines_of_the_paper_s_tasks() -> None:
-    majority, one = baselines(task("comparison", 100))
-    assert majority.accuracy == pytest.approx(0.505)
-    assert one.accuracy == pytest.approx(0.75)
-    assert majority.loss == pytest.approx(-0.505 * np.log(0.505) - 0.495 * np.log(0.495))
-    # Given TOK1 = a, less has probability (99 - a) / 100.
-    p = (99 - np.arange(99)) / 100
-    assert one.loss == pytest.approx(float(-(p * np.log(p) + (1 - p) * np.log(1 - p)).sum() / 100))
-    for baseline in baselines(task("modular_addition", 100)):  # neither tells anything of a sum
-        assert (baseline.accuracy, baseline.loss) == pytest.approx((0.01, np.log(100)))
-
-
 def test_a_run_is_read_as_it_was_written(trained: Path) -> None:
     run = read_run(trained)
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
@@ -87,30 +65,8 @@ def test_a_run_is_read_as_it_was_written(trained: Path) -> None:
         assert (accuracy.value, accuracy.n, last["step"]) == (last["value"], n, 12)
         assert last["count"] == n
     assert run.accuracy("less") == run.accuracy("less", "accuracy_unmirrored")
-    assert run.schedule_label("less") == "5/2 per batch"
-    assert run.schedule_label("plus") == "2 every 3 batches"
     assert run.gap("plus") == 3
     assert not run.evenly_injected("plus")
-
-
-def test_a_task_in_several_entries_names_them_all(copies: Copies) -> None:
-    folder = copies.make("twice")
-    experiment = yaml.safe_load((folder / "experiment.yaml").read_text())
-    experiment["injections"] += [{"task": "less", "schedule": "repetitions", "times": 4, "start": 2, "stop": 9}]
-    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
-    plan = json.loads((folder / "plan.json").read_text())
-    plan["injections"]["less/2"] = plan["injections"]["less"] | {"instances_per_batch": "1/3"}
-    (folder / "plan.json").write_text(json.dumps(plan))
-    run = read_run(folder)
-    assert run.schedule_label("less") == "5/2 per batch; each 4 times, steps 2 to 9"
-    assert list(run.entry_labels().items()) == [
-        ("less", "5/2 per batch"),
-        ("plus", "2 every 3 batches"),
-        ("less/2", "each 4 times, steps 2 to 9"),
-    ]
-    assert run.frequency("less").per_batch == Fraction(17, 6)
-    assert run.gap("less") == 1  # between the steps of both entries
-    assert run.schedule_label("none") == "not injected"
 
 
 def test_a_named_model_made_larger_is_another_size(copies: Copies) -> None:

@@ -12,8 +12,8 @@ import pytest
 from named import BATCH, LENGTH
 from stages import VOCABULARY, check_same, contents, opened, stage
 
-from olmo_inject.corpus.staged import RankShard, StagedShards, read_stage
-from olmo_inject.corpus.staging import Staged, open_stager, parts
+from olmo_inject.corpus.staged import RankRange, StagedShards, read_stage
+from olmo_inject.corpus.staging import Staged, open_stager, planned_files
 from olmo_inject.corpus.verify import damaged, recorded_files
 from olmo_inject.errors import UserError
 from olmo_inject.locks import locked
@@ -33,7 +33,7 @@ def test_a_damaged_run_is_made_again(root: Path, tmp_path: Path, monkeypatch: py
     run.write_bytes(content)
     with pytest.raises(UserError, match=f"{run.name} is damaged; the same command writes it again"):
         open_stager(shards, order, VOCABULARY, range(20), to, **how).run(lambda n: None)
-    stage(shards, order, range(20), to, part_bytes=512 << 20, **how)
+    stage(shards, order, range(20), to, file_bytes=512 << 20, **how)
     check_same(to, shards, order)
 
 
@@ -63,8 +63,8 @@ def test_what_is_in_the_folder_is_respected(root: Path, tmp_path: Path) -> None:
         stage(shards, order, range(5), to)
     for other, what in (
         ({"steps": range(6)}, "a stage of steps 0:5, not steps 0:6"),
-        ({"ranks": RankShard(0, 0, 2)}, "a stage of all rows, not the rows of ranks 0-0 of 2"),
-        ({"part_bytes": 640}, "a stage of parts of 10 sequences, not parts of 20 sequences"),
+        ({"ranks": RankRange(0, 0, 2)}, "a stage of all rows, not the rows of ranks 0-0 of 2"),
+        ({"file_bytes": 640}, "a stage of files of 10 sequences, not files of 20 sequences"),
     ):
         with pytest.raises(UserError, match=f"s holds {what}; --overwrite replaces a stage"):
             stage(shards, order, **{"steps": range(5), "to": to, **other})
@@ -123,9 +123,9 @@ def test_a_disk_that_forgets_is_not_trusted(root: Path, tmp_path: Path, monkeypa
     for number, kept in enumerate((content, content[:-1] + bytes([content[-1] ^ 1]), content[:-1], content + b"\0")):
         path = tmp_path / str(number)
         path.write_bytes(kept)
-        sound = parts._is_on_disk(path, np.frombuffer(content, np.uint8), advanced.append)
+        sound = planned_files._is_on_disk(path, np.frombuffer(content, np.uint8), advanced.append)
         assert sound == (kept == content)
-    monkeypatch.setattr(parts, "_is_on_disk", lambda path, content, advance: False)
+    monkeypatch.setattr(planned_files, "_is_on_disk", lambda path, content, advance: False)
     with pytest.raises(UserError, match="the disk returns other bytes than were written, so it cannot be trusted"):
         stage(shards, order, range(5), tmp_path / "s")
     assert not (tmp_path / "s" / "stage.json").exists()

@@ -22,7 +22,7 @@ from stages import SEED, VOCABULARY, check_same, contents, opened, remote, stage
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.remote import RemoteShards
 from olmo_inject.corpus.sources import LocalSource, Source, local, open_source
-from olmo_inject.corpus.staged import RankShard, StagedShards, StageOrder, read_stage
+from olmo_inject.corpus.staged import RankRange, StagedShards, StageOrder, read_stage
 from olmo_inject.corpus.staging import check_extent, open_stager, spill_runs
 from olmo_inject.errors import UserError
 
@@ -56,7 +56,7 @@ def test_any_stage_is_its_source(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spill_runs, "RUN_BYTES", run * 2 * LENGTH)
         patch.setattr(local, "CHUNK", chunk)
-        more = {"read": read, "jobs": jobs, "part_bytes": part * 2 * LENGTH, "memory_bytes": memory}
+        more = {"read": read, "at_once": jobs, "file_bytes": part * 2 * LENGTH, "memory_bytes": memory}
         stage(shards, order, range(first, first + count), to, **more)
     check_same(to, shards, order)
     shutil.rmtree(to)
@@ -84,7 +84,7 @@ def test_ranks_keep_what_they_read(root: Path, tmp_path: Path) -> None:
     shards, order = opened(root)
     for first, last in ((0, 0), (1, 2), (3, 3)):
         to = tmp_path / f"node{first}"
-        stage(shards, order, range(2, 12), to, ranks=RankShard(first, last, 4))
+        stage(shards, order, range(2, 12), to, ranks=RankRange(first, last, 4))
         rows = [row for row in range(BATCH) if first <= row % 4 <= last]
         check_same(to, shards, order, rows)
         places = StageOrder(read_stage(to), BATCH, SEED)
@@ -98,7 +98,7 @@ def test_a_stage_can_be_staged(root: Path, tmp_path: Path) -> None:
     stage(shards, order, range(0, 20), tmp_path / "shared")
     record = read_stage(tmp_path / "shared")
     staged, places = StagedShards(record, LENGTH), StageOrder(record, BATCH, SEED)
-    stage(staged, places, range(5, 15), tmp_path / "node", ranks=RankShard(1, 1, 2))
+    stage(staged, places, range(5, 15), tmp_path / "node", ranks=RankRange(1, 1, 2))
     check_same(tmp_path / "node", shards, order, [1, 3, 5, 7])
     with pytest.raises(UserError, match="holds steps 0 to 19, not steps 15 to 20"):
         open_stager(staged, places, VOCABULARY, range(15, 21), tmp_path / "more")
@@ -108,8 +108,8 @@ def test_the_cheaper_way_is_chosen(root: Path, tmp_path: Path, monkeypatch: pyte
     """By ranges few sequences of a large file, by streaming nearly all of it; nothing is asked of files not needed."""
     shards, order = opened(root)
     monkeypatch.setattr(LocalSource, "range_cost", 5 * 2 * LENGTH)
-    few = open_stager(shards, order, VOCABULARY, range(1), tmp_path / "few", part_bytes=1 << 20).reads
-    many = open_stager(shards, order, VOCABULARY, range(22), tmp_path / "many", part_bytes=1 << 20).reads
+    few = open_stager(shards, order, VOCABULARY, range(1), tmp_path / "few", file_bytes=1 << 20).reads
+    many = open_stager(shards, order, VOCABULARY, range(22), tmp_path / "many", file_bytes=1 << 20).reads
     assert (few.streamed, few.ranges) == ((), BATCH)
     assert len(many.streamed) == 4
     assert many.streamed_bytes == sum((root / name).stat().st_size for name in set(NAMES))
@@ -139,7 +139,7 @@ def dying(descriptor):
     fsync(descriptor)
 os.fsync = dying
 shards, order = opened(root)
-how = {"part_bytes": 40 * 2 * LENGTH, "read": read, "jobs": 2, "memory_bytes": memory}
+how = {"file_bytes": 40 * 2 * LENGTH, "read": read, "at_once": 2, "memory_bytes": memory}
 stager = open_stager(shards, order, VOCABULARY, range(3, 25), to, **how)
 assert stager.run(lambda n: None)
 """
@@ -175,7 +175,7 @@ def test_killed_wherever_nothing_is_lost_or_twice(
 
 def test_a_request_to_stop_keeps_what_is_done(root: Path, tmp_path: Path) -> None:
     shards, order = opened(root)
-    asked = {"part_bytes": 10 * 2 * LENGTH, "jobs": 1, "read": "ranges"}
+    asked = {"file_bytes": 10 * 2 * LENGTH, "at_once": 1, "read": "ranges"}
     calls: list[int] = []
     first = open_stager(shards, order, VOCABULARY, range(20), tmp_path / "s", **asked)
     assert not first.run(calls.append, lambda: len(calls) >= 6)
@@ -207,7 +207,7 @@ def test_a_request_to_stop_does_not_wait_for_a_server(
             time.sleep(0.05)  # the server's own threads
         assert threading.active_count() <= before  # none is left to try again
         faults.next_fault = lambda number: None
-        stage(shards, order, range(20), tmp_path / "s", read=read, part_bytes=512 << 20)
+        stage(shards, order, range(20), tmp_path / "s", read=read, file_bytes=512 << 20)
 
 
 def test_a_shard_that_changes_ends_it_in_one_line(root: Path, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_shard_that_changes_ends_it_in_one_line(root: Path, tmp_path: Path) ->
         with pytest.raises(UserError, match="where the manifest records .*: it has changed"):
             stager.run(lambda n: None)
         faults.next_fault = lambda number: None
-        stage(shards, order, range(20), tmp_path / "s", read="stream", part_bytes=512 << 20)
+        stage(shards, order, range(20), tmp_path / "s", read="stream", file_bytes=512 << 20)
     check_same(tmp_path / "s", *opened(root))
 
 
@@ -244,11 +244,11 @@ def test_text_among_the_shards_is_not_staged(root: Path, tmp_path: Path, read: s
     ("arguments", "message"),
     [
         ({"steps": range(5, 5)}, r"--steps: 5:5 holds no step; give first:beyond"),
-        ({"ranks": RankShard(0, 3, 3)}, r"--rank-shard: 0-3/3 are not ranks of 3"),
-        ({"ranks": RankShard(0, 0, 3)}, r"--rank-shard: 3 ranks do not share a batch of 8"),
-        ({"read": "both"}, r"--read: both is not one of auto, ranges, stream"),
-        ({"jobs": 0}, r"--at-once: 0 must be at least 1"),
-        ({"part_bytes": 31}, r"--part-size: 31 bytes do not hold a sequence of 32"),
+        ({"ranks": RankRange(0, 3, 3)}, r"--ranks: 0-3/3 are not ranks of 3"),
+        ({"ranks": RankRange(0, 0, 3)}, r"--ranks: a batch of 8 rows is not divisible by 3 ranks"),
+        ({"read": "both"}, r"--read: 'both' is not one of auto, ranges, stream"),
+        ({"at_once": 0}, r"--at-once: 0 must be at least 1"),
+        ({"file_bytes": 31}, r"--file-size: 31 bytes do not hold a sequence of 32"),
     ],
 )
 def test_refused(root: Path, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
@@ -260,7 +260,7 @@ def test_refused(root: Path, tmp_path: Path, arguments: dict[str, Any], message:
 
 def test_a_stage_of_more_than_the_corpus(root: Path) -> None:
     _, order = opened(root)
-    for ranks, most in ((None, 22), (RankShard(0, 2, 8), 58), (RankShard(0, 0, 8), 176)):
+    for ranks, most in ((None, 22), (RankRange(0, 2, 8), 58), (RankRange(0, 0, 8), 176)):
         check_extent(order, range(most), ranks)
         with pytest.raises(UserError, match=f"stage at most {most} steps"):
             check_extent(order, range(most + 1), ranks)

@@ -169,7 +169,7 @@ def test_checkpoints_are_those_that_training_writes(tmp_path: Path) -> None:
 
 def test_impossible_costs_are_refused(tmp_path: Path) -> None:
     run = experiment(tmp_path)
-    with pytest.raises(UserError, match="64 is not divisible by 3 GPUs"):
+    with pytest.raises(UserError, match="64 rows is not divisible by 3 ranks"):
         estimate(run, GPU, gpus_per_node=3)
     with pytest.raises(UserError, match="at least 1"):
         estimate(run, GPU, nodes=0)

@@ -1,6 +1,6 @@
-"""Work that is a list of independent items: the share of one process, and results that processes leave each other.
+"""Work that is a list of independent items: the part of one process, and results that processes leave each other.
 
-The share `3/8` is every eighth item, from item 3 on.
+The part `3/8` is every eighth item, from item 3 on.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Share:
+class Part:
     """The items `index`, `index + count`, `index + 2 * count`, ... of a list."""
 
     index: int
     count: int
 
     @classmethod
-    def parse(cls, text: str) -> Share:
+    def parse(cls, text: str) -> Part:
         """Read `index/count`.
 
         Raises:
@@ -35,14 +35,14 @@ class Share:
         """
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         if match is None or int(match[1]) >= int(match[2]):
-            raise UserError(f"--shard: {text!r} is not i/n with i from 0 to n-1, such as 0/8")
+            raise UserError(f"--part: {text!r} is not i/n with i from 0 to n-1, such as 0/8")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
     def of(self, items: Sequence[T]) -> list[T]:
-        """This share of `items`."""
+        """This part of `items`."""
         return list(items[self.index :: self.count])
 
 

@@ -1,4 +1,4 @@
-"""Parts: the files of a stage, each assembled in memory and written at once."""
+"""The files that a stage will have, each assembled in memory and written at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxtyping import Int64, UInt8
 from olmo_inject.corpus.foreign import LOOKED_AT, check_tokens
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources.source import Halted
-from olmo_inject.corpus.staged import StagePart
+from olmo_inject.corpus.staged import StageFile
 from olmo_inject.corpus.staging.layout import Layout
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
 from olmo_inject.corpus.staging.spill_runs import Advance, SpilledRuns, StageInMemory
@@ -27,12 +27,12 @@ READ_BACK = 4 << 20
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part, which is a unit of work.
+class PlannedFile:
+    """A file that a stage will have, the unit of work.
 
     Attributes:
         path: of the tokens.
-        marker: path of the JSON file with the part's record. It is written last, so it shows that the part is complete.
+        marker: path of the JSON with the file's record. It is written last, so it shows that the file is complete.
         first: place in the stage of its first sequence.
         sequences: number of sequences in it.
     """
@@ -42,10 +42,10 @@ class Part:
     first: int
     sequences: int
 
-    def done(self, sequence_bytes: int) -> StagePart | None:
-        """The part's record if it is complete, else None."""
+    def done(self, sequence_bytes: int) -> StageFile | None:
+        """The file's record if it is complete, else None."""
         with suppress(UserError, TypeError, OSError):
-            record = StagePart(**read_json(self.marker))
+            record = StageFile(**read_json(self.marker))
             if record.sequences == self.sequences and self.path.stat().st_size == self.sequences * sequence_bytes:
                 return record
         return None
@@ -58,7 +58,7 @@ class Part:
         connections: int,
         halt: Halt,
     ) -> UInt8[np.ndarray, "n b"]:
-        """The part's sequences: those that were streamed, and the others read by ranges.
+        """The file's sequences: those that were streamed, and the others read by ranges.
 
         Args:
             layout: of the stage.
@@ -71,24 +71,24 @@ class Part:
             Halted: it was halted.
             UserError: as in `Source.read`; a run is damaged; a file holds something other than token ids.
         """
-        part, filled = streamed.part(self.first, self.sequences)
-        self._fill(part, np.flatnonzero(~filled), layout, shards, connections, halt)
+        rows, filled = streamed.read(self.first, self.sequences)
+        self._fill(rows, np.flatnonzero(~filled), layout, shards, connections, halt)
         files, _ = layout.locate(np.arange(self.first, self.first + self.sequences))
-        for file, row in zip(files.tolist(), part, strict=True):
+        for file, row in zip(files.tolist(), rows, strict=True):
             where = shards.source.where(layout.files[file])
             check_tokens(where, row[:LOOKED_AT].tobytes(), shards.dtype, is_start=False)
-        return part
+        return rows
 
     def _fill(
         self,
-        part: np.ndarray,
+        into: np.ndarray,
         missing: Int64[np.ndarray, " k"],
         layout: Layout,
         shards: TokenShards,
         connections: int,
         halt: Halt,
     ) -> None:
-        """Read the rows `missing` of a part by ranges, in the order in which they lie in their files."""
+        """Read the rows `missing` of `into` by ranges, in the order in which they lie in their files."""
         source, width = shards.source, shards.sequence_bytes
         files, indices = layout.locate(missing + self.first)
         by_file = np.lexsort((indices, files))
@@ -101,23 +101,23 @@ class Part:
 
         def fetch(group: np.ndarray) -> None:
             file = int(files[group[0]])
-            rows = [part[row] for row in missing[group].tolist()]
+            rows = [into[row] for row in missing[group].tolist()]
             source.read_rows(layout.files[file], (indices[group] * width).tolist(), rows, layout.file_sizes[file])
 
         if not in_parallel([partial(fetch, group) for group in groups], connections, halt):
             raise Halted
 
-    def write(self, part: UInt8[np.ndarray, "n b"], advance: Advance) -> None:
-        """Write the part, read it back from the disk, compare, and write the marker.
+    def write(self, rows: UInt8[np.ndarray, "n b"], advance: Advance) -> None:
+        """Write the file, read it back from the disk, compare, and write the marker.
 
         Args:
-            part: as `assemble` gives it.
+            rows: as `assemble` gives it.
             advance: called with the number of bytes read back.
 
         Raises:
             UserError: it cannot be written, or the disk gives back other bytes.
         """
-        digest, content = hashlib.sha256(), part.reshape(-1)
+        digest, content = hashlib.sha256(), rows.reshape(-1)
         with replacing(self.path) as temporary, temporary.open("wb") as file:
             for start in range(0, len(content), WRITE):
                 piece = content[start : start + WRITE].data
@@ -125,7 +125,7 @@ class Part:
                 digest.update(piece)  # while the piece is in the processor's cache
         if not _is_on_disk(self.path, content, advance):
             raise UserError(f"{self.path}: the disk returns other bytes than were written, so it cannot be trusted")
-        write_json(self.marker, asdict(StagePart(self.path.name, self.sequences, digest.hexdigest())))
+        write_json(self.marker, asdict(StageFile(self.path.name, self.sequences, digest.hexdigest())))
 
 
 def _is_on_disk(path: Path, content: UInt8[np.ndarray, " n"], advance: Advance) -> bool:

@@ -1,0 +1,65 @@
+"""What a run injects and what it trains on, in a few words, for legends and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from analysis.read.runs import Run
+from olmo_inject.config import InjectionConfig
+from olmo_inject.entry_names import task_of_entry
+
+
+def text_label(run: Run) -> str:
+    """What the run trains on beside its tasks, in a few words."""
+    corpus = run.experiment.corpus
+    name = corpus.name or (Path(corpus.folder).name if corpus.folder else "its own text")
+    return name if corpus.sequences is None else f"{corpus.sequences:,} sequences of {name}"
+
+
+def schedule_label(run: Run, task: str) -> str:
+    """How the run injects `task`, in a few words, such as `10 every 10 batches`; all its entries."""
+    labels = [label for name, label in entry_labels(run).items() if task_of_entry(name) == task]
+    return "; ".join(labels) or "not injected"
+
+
+def entry_labels(run: Run) -> dict[str, str]:
+    """How the run injects each entry of its plan, in a few words, by the entry's name."""
+    planned = run.plan["injections"].items()
+    return {
+        name: _entry_label(entry, Fraction(each["instances_per_batch"]))
+        for entry, (name, each) in zip(run.experiment.injections, planned, strict=True)
+    }
+
+
+def plan_label(run: Run) -> str:
+    """How the run injects all its tasks."""
+    tasks = list(dict.fromkeys(entry.task for entry in run.experiment.injections))
+    if len(tasks) == 1:
+        return schedule_label(run, tasks[0])
+    return "\n".join(f"{task}: {schedule_label(run, task)}" for task in tasks)
+
+
+def conditions(runs: Sequence[Run], task: str | None = None) -> dict[Run, str]:
+    """What runs differ in beside the model: how each injects `task`, or all tasks, and its text where texts differ."""
+    several = len({text_label(run) for run in runs}) > 1
+    return {
+        run: (plan_label(run) if task is None else schedule_label(run, task))
+        + (f" beside {text_label(run)}" if several else "")
+        for run in runs
+    }
+
+
+def _entry_label(entry: InjectionConfig, rate: Fraction) -> str:
+    """How one entry of `injections` injects its task, at a long-run rate of instances per batch."""
+    if entry.schedule == "burst":
+        label = f"{entry.instances} every {entry.every} batches"
+    elif entry.schedule == "repetitions":
+        label = f"each {entry.times} times"
+    else:
+        beside = {"at": ", listed", "phases": ", in phases", "bernoulli": ", drawn by row"}
+        label = f"{rate} per batch{beside.get(entry.schedule, '')}"
+    if entry.start or entry.stop is not None:
+        label += f", steps {entry.start} to {'end' if entry.stop is None else entry.stop}"
+    return f"{' and '.join(entry.groups)} {label}" if entry.groups else label
