@@ -53,6 +53,7 @@ class GradientCosines(Callback):
         """Measure if the step is selected (collective)."""
         if step not in self.config.at:
             return
+        batch = batch | {"input_ids": batch["input_ids"].long()}
         splices = self.corpus.splices(batch["index"].numpy())
         of_target = injected_targets(splices, batch["input_ids"], self.config.targets)
         tokens = tokens_per_pass(trainer.cfg, self.config.rows_per_pass)
