@@ -44,22 +44,28 @@ class ExperimentData(TaskPlan):
     corpus: InjectedCorpus
 
 
-def build_plan(experiment: Described, tasks: list[Task] | None = None, source: Corpus | None = None) -> TaskPlan:
+def build_plan(
+    experiment: Described,
+    tasks: list[Task] | None = None,
+    source: Corpus | None = None,
+    found: Sequence[int] | None = None,
+) -> TaskPlan:
     """Build the tasks and the plan of an experiment.
 
     Args:
         experiment: what to build.
         tasks: tasks that its run saved. None builds them, which executes the code of a kind in a file.
         source: the corpus, if it has been found already.
+        found: as in `build_data`.
 
     Raises:
         UserError: the corpus folder or tokenizer is missing, its ids contradict the model's, a task does not fit the
             vocabulary, or the plan overflows a batch.
     """
-    source = find_corpus(experiment.corpus) if source is None else source
+    source = find_corpus(experiment.corpus, looked_at=found is not None) if source is None else source
     experiment.check_vocabulary(source.vocabulary)
     if tasks is None:
-        rows = partial(rows_of, source, experiment.sequence_length)
+        rows = partial(rows_of, source, experiment.sequence_length, found)
         tasks = build_tasks(experiment.tasks, source.vocabulary, rows)
     entries = planned_tasks(experiment, tasks)
     plan = Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps, experiment.sequence_length)
@@ -81,13 +87,18 @@ class _FirstRows:
         return self.shards.read(sequences)
 
 
-def rows_of(source: Corpus, sequence_length: int) -> Rows:
+def rows_of(source: Corpus, sequence_length: int, found: Sequence[int] | None = None) -> Rows:
     """The rows of a corpus that a run trains on, from which tasks may be made.
+
+    Args:
+        source: the corpus.
+        sequence_length: tokens of a row.
+        found: as in `build_data`.
 
     Raises:
         UserError: it is a stage, which holds the rows of some steps.
     """
-    shards = source.open_shards(sequence_length)
+    shards = source.open_shards(sequence_length, found)
     if not shards.is_running_text:
         raise UserError("corpus: a staged corpus holds the rows of some steps; copies are drawn from the whole corpus")
     return _FirstRows(shards, min(source.sequences or len(shards), len(shards)))
@@ -109,7 +120,7 @@ def build_data(
     """
     from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks  # imports torch: seconds
 
-    planned = build_plan(experiment, tasks)
+    planned = build_plan(experiment, tasks, found=found)
     source, loading = planned.source, experiment.loading
     masks = loading.label_mask_paths
     if masks is not None and not source.paths:
@@ -117,7 +128,7 @@ def build_data(
     shards = source.open_shards(experiment.sequence_length, found)
     if found is None:
         shards.check_sample()
-    # Runs of earlier versions have their shuffles in their folders; new ones do if the cache cannot be written.
+    # A run has its shuffles in its folder if the cache cannot be written.
     second = Path(experiment.folder) / "order"
     order = source.open_order(shards, experiment.batch_size, experiment.corpus.seed, second)
     order.require(range(experiment.steps - 1, experiment.steps), np.empty(0, np.int64))

@@ -8,9 +8,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from olmo_inject.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike
 
 READ_BYTES = 4 << 20  # bytes per read
 
@@ -112,6 +116,20 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text: {error}") from None
+
+
+def mapped(path: Path, dtype: DTypeLike) -> np.ndarray:
+    """A file's content as an array, which is read when it is used.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is empty, or holds no whole number of values.
+    """
+    import numpy as np  # most commands that read files need none
+
+    # Of a Path, numpy resolves every folder above it: ten calls instead of one. A plain view, since slicing an
+    # np.memmap costs microseconds for its subclass.
+    return np.memmap(str(path), dtype, mode="r").view(np.ndarray)
 
 
 def sha256_of(path: Path, advance: Callable[[int], None] = lambda n: None, *, past_cache: bool = False) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections import Counter
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,27 @@ def test_what_another_process_found_is_not_looked_at_again(shards: list[Path], t
             file.write(bytes(2))
     with pytest.raises(UserError, match=r"has [\d,]+ bytes and had [\d,]+: it has changed"):
         build_data(config, found=looked.shards.sizes).corpus.rows(np.arange(BATCH))
+
+
+def test_shards_of_a_folder_are_looked_at_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither `corpus.json` nor a task of the corpus's own rows makes every rank ask for every shard."""
+    config = experiment(tmp_path, {"folder": str(folder)})
+    config.tasks.append(TaskConfig("again", "copies", options={"count": 4, "of": "rows", "tokens": 5, "context": 2}))
+    config.injections.append(InjectionConfig("again", schedule="repetitions", times=3))
+    looked = build_data(config)
+    asked: Counter[str] = Counter()
+    for name in ("stat", "lstat"):
+        plain = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda p, *a, _f=plain, **k: (asked.update([str(p)]), _f(p, *a, **k))[1])
+    data = build_data(config, found=looked.shards.sizes)
+    assert not [path for path in asked if path.endswith(".npy")]
+    assert data.shards.fingerprint() == looked.shards.fingerprint()
+    assert data.tasks[1].ids == looked.tasks[1].ids
+    asked.clear()
+    data.corpus.rows(np.arange(BATCH))
+    assert not asked, "opening a shard to read it resolves no folder above it"
+    build_data(config)
+    assert [path for path in asked if path.endswith(".npy")]
 
 
 def test_masks_and_document_lengths_are_configured_as_ai2_olmos(shards: list[Path], tmp_path: Path) -> None:

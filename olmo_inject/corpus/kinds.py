@@ -90,8 +90,9 @@ class Corpus(ABC):
         n = len(shards) if self.sequences is None else self.sequences
         if n > len(shards):
             raise UserError(f"corpus.sequences: {n:,} are more than the {len(shards):,} of the corpus")
-        stored = (cache_folder() / "order", second) if n >= SHARED_FROM else ()
-        return Order(n, batch_size, seed, *stored)
+        if n < SHARED_FROM:
+            return Order(n, batch_size, seed)
+        return Order(n, batch_size, seed, cache_folder() / "order", second)
 
 
 @dataclass(frozen=True)
@@ -241,20 +242,24 @@ def _open_files(
     return TokenShards(paths, sequence_length, dtype, vocabulary.size, known, sums, looked_at=looked_at)
 
 
-def find_corpus(config: CorpusConfig) -> Corpus:
+def find_corpus(config: CorpusConfig, *, looked_at: bool = False) -> Corpus:
     """The corpus that a configuration names; no shard is opened.
+
+    Args:
+        config: names it.
+        looked_at: as in `read_corpus_folder`.
 
     Raises:
         UserError: it does not exist, or contradicts what the configuration says of it.
     """
-    return replace(_find(config), sequences=config.sequences)
+    return replace(_find(config, looked_at), sequences=config.sequences)
 
 
-def _find(config: CorpusConfig) -> Corpus:
+def _find(config: CorpusConfig, looked_at: bool) -> Corpus:
     if config.name is not None:
         return _from_catalog(config, config.name)
     if config.folder is not None:
-        return _from_folder(config, Path(config.folder))
+        return _from_folder(config, Path(config.folder), looked_at)
     files = [Path(match) for pattern in config.paths for match in _expand(pattern)]
     return ShardFiles(_vocabulary_of(config), files, config.dtype)
 
@@ -273,12 +278,12 @@ def _from_catalog(config: CorpusConfig, name: str) -> CatalogCorpus:
     return RemoteCorpus(vocabulary, named, root, read_manifest(path, named))
 
 
-def _from_folder(config: CorpusConfig, folder: Path) -> Corpus:
+def _from_folder(config: CorpusConfig, folder: Path, looked_at: bool) -> Corpus:
     if (folder / STAGE).is_file():
         record = read_stage(folder)
         _check_agrees(config, str(folder), record.eos_token_id, record.pad_token_id)
         return StagedCorpus(record.load_vocabulary(), record)
-    description = read_corpus_folder(folder)
+    description = read_corpus_folder(folder, looked_at=looked_at)
     _check_agrees(config, str(folder), description.eos_token_id, description.pad_token_id)
     return FolderCorpus(description.load_vocabulary(), description)
 

@@ -16,6 +16,7 @@ from jaxtyping import Int64, UInt
 from olmo_inject.corpus.foreign import LOOKED_AT, check_tokens
 from olmo_inject.corpus.sources import LocalSource, Source
 from olmo_inject.errors import FoundByOneRank, UserError
+from olmo_inject.files import mapped
 
 DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64}
 
@@ -138,8 +139,7 @@ class TokenShards:
     def _map(self, shard: int) -> np.ndarray:
         name, path = self.names[shard], self.paths[shard]
         try:
-            # A plain view, since slicing an np.memmap costs microseconds for its subclass.
-            array = np.memmap(path, self.dtype, mode="r").view(np.ndarray)
+            array = mapped(path, self.dtype)
         except (OSError, ValueError) as error:  # ValueError: of another size than whole ids
             raise UserError(f"corpus: cannot read shard {path}: {getattr(error, 'strerror', None) or error}") from None
         if array.nbytes != self.sizes[shard]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int64
 
 from olmo_inject.corpus.foreign import check_tokens
 from olmo_inject.corpus.sources import Source
+from olmo_inject.files import mapped
 
 STREAMED = 2**22  # tokens of a streamed shard in memory at once
 
@@ -70,7 +71,7 @@ def stretches(
         UserError: as in `Source.stream`; a streamed shard holds something other than token ids.
     """
     if (path := source.local_path(name)) is not None:
-        yield Stretch(np.memmap(path, dtype, mode="r").view(np.ndarray), 0, start, stop, row)
+        yield Stretch(mapped(path, dtype), 0, start, stop, row)
         return
     item = np.dtype(dtype).itemsize
     base, beyond = max(0, start - around), min(size // item, stop + around)

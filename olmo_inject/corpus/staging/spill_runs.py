@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int, Int64, UInt8
 from olmo_inject.corpus.sources import Source
 from olmo_inject.corpus.staging.layout import Layout
 from olmo_inject.errors import UserError
-from olmo_inject.files import replacing
+from olmo_inject.files import mapped, replacing
 
 RUN_BYTES = 256 << 20
 Advance = Callable[[int], None]
@@ -129,7 +129,7 @@ class SpillRun:
 
     def load_index(self) -> Int64[np.ndarray, "n 2"]:
         """Place in the stage and CRC-32 of each row, in the order of the rows; mapped."""
-        return np.memmap(self.index, np.int64, mode="r").view(np.ndarray).reshape(-1, 2)
+        return mapped(self.index, np.int64).reshape(-1, 2)
 
     def read_rows(
         self, begin: int, checksums: Int64[np.ndarray, " n"], sequence_bytes: int
