@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import os
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt32
 
 from olmo_inject import locks
-from olmo_inject.errors import UserError
-from olmo_inject.files import replacing, write_bytes
+from olmo_inject.errors import FoundByOneRank, UserError
+from olmo_inject.files import mapped, replacing
 
 # Processes share shuffles on disk from this number of sequences on. Below it each process shuffles 4 MB in 10 ms, and
 # the many epochs of a small corpus would need many files.
@@ -20,6 +22,16 @@ SHARED_FROM = 2**20
 STORED_AT_ONCE = 50_000 * 1024  # positions in a file, or a multiple, so that runs of several lengths share it: 205 MB
 WRITTEN_AT_ONCE = SEARCHED_AT_ONCE = 2**22  # positions
 MAX_SEQUENCES = 2**32 - 1  # ai2-olmo's indices are uint32
+
+SUM_BYTES = hashlib.sha256().digest_size  # a stored shuffle ends with two: of what it is, and of its positions
+
+
+class Stamp(NamedTuple):
+    """The same on every node that sees the same stored shuffle, and another one when it is replaced."""
+
+    inode: int
+    modified: int
+    size: int
 
 
 class Order:
@@ -35,13 +47,20 @@ class Order:
         folder: where `prepare` stores shuffles that all processes then map. None: nothing is stored, and the last two
             epochs used are kept in memory (4 bytes per sequence).
         second: where `prepare` stores them if it cannot write `folder`. Both are read.
+        checked: stored shuffles that have the right checksum; others are checked before they are read.
 
     Raises:
         UserError: the batch is larger than the corpus, or the corpus has too many sequences.
     """
 
     def __init__(
-        self, n_sequences: int, batch_size: int, seed: int, folder: Path | None = None, second: Path | None = None
+        self,
+        n_sequences: int,
+        batch_size: int,
+        seed: int,
+        folder: Path | None = None,
+        second: Path | None = None,
+        checked: Collection[Stamp] = (),
     ) -> None:
         if batch_size < 1:
             raise UserError(f"corpus: a batch of {batch_size} sequences; it must have at least 1")
@@ -53,12 +72,13 @@ class Order:
         self.batch_size = batch_size
         self.seed = seed
         self.folder, self.second = folder, second
+        self.checked = set(checked)
         self.epoch_length = n_sequences // batch_size * batch_size  # positions
         self._epoch = lru_cache(maxsize=2)(self._load_epoch)
         self._in_memory = lru_cache(maxsize=2)(self._shuffle)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Order, (self.n_sequences, self.batch_size, self.seed, self.folder, self.second)
+        return Order, (self.n_sequences, self.batch_size, self.seed, self.folder, self.second, self.checked)
 
     def __getitem__(self, positions: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
         """The sequences at `positions`."""
@@ -84,14 +104,16 @@ class Order:
         ask for a shuffle at once, one computes it and the others wait.
 
         Raises:
-            UserError: no folder can be written.
+            UserError: no folder can be written, or a file is damaged.
         """
         if self.folder is None:
             return
         for epoch in range(first // self.epoch_length, -(-n_positions // self.epoch_length)):
             needed = min(self.epoch_length, n_positions - epoch * self.epoch_length)
-            if self._stored(epoch, needed) is None:
-                self._store(epoch, min(self.epoch_length, -(-needed // STORED_AT_ONCE) * STORED_AT_ONCE))
+            path = self._stored(epoch, needed)
+            if path is None:
+                path = self._store(epoch, min(self.epoch_length, -(-needed // STORED_AT_ONCE) * STORED_AT_ONCE))
+            self._check(path)
         self._epoch.cache_clear()  # a mapped file may be shorter than the new one
 
     @property
@@ -132,40 +154,73 @@ class Order:
 
     def _load_epoch(self, epoch: int) -> UInt32[np.ndarray, " n"]:
         if (path := self._stored(epoch)) is not None:
-            return np.memmap(path, np.uint32, mode="r").view(np.ndarray)
+            self._check(path)
+            return mapped(path, np.uint32)[: -2 * SUM_BYTES // 4]
         return self._in_memory(epoch)
 
     def _shuffle(self, epoch: int) -> UInt32[np.ndarray, " n"]:
-        # Equal to olmo.data.IterableDataset._build_global_indices, on which the order of the OLMo runs depends.
-        indices = np.arange(self.n_sequences, dtype=np.uint32)
-        np.random.Generator(np.random.PCG64(seed=self.seed + epoch)).shuffle(indices)
-        return indices
+        return _shuffled(self.n_sequences, self.seed + epoch)
 
-    def _store(self, epoch: int, length: int) -> None:
+    def _identity(self, epoch: int) -> bytes:
+        """A checksum of what decides an epoch's shuffle; numpy's own way to shuffle is in it by an example."""
+        decides = f"{self.n_sequences} sequences, seed {self.seed}, epoch {epoch}: "
+        return hashlib.sha256(decides.encode() + _shuffled(1000, self.seed + epoch).tobytes()).digest()
+
+    def _store(self, epoch: int, length: int) -> Path:
         """Write the first `length` positions of an epoch to the first folder that can be written."""
         shuffled: UInt32[np.ndarray, " n"] | None = None
         problem: UserError | None = None
         for path in self._paths(epoch):
             try:
                 with locks.in_turn(path.with_suffix(".lock")):
-                    if self._stored(epoch, length) is None:  # its writer may have been waited for
-                        shuffled = self._shuffle(epoch) if shuffled is None else shuffled
-                        write_bytes(path, shuffled[:length].data)
-                return
+                    if (stored := self._stored(epoch, length)) is not None:  # its writer has been waited for
+                        return stored
+                    shuffled = self._shuffle(epoch) if shuffled is None else shuffled
+                    content = shuffled[:length].data
+                    with replacing(path) as temporary, temporary.open("wb") as file:
+                        file.write(content)
+                        file.write(self._identity(epoch) + hashlib.sha256(content).digest())
+                return path
             except UserError as error:
                 problem = problem or error
         assert problem is not None
         raise problem
 
     def _stored(self, epoch: int, length: int = 0) -> Path | None:
-        """The longest file of an epoch if it holds `length` positions."""
-        sizes = {path: path.stat().st_size for path in self._paths(epoch) if path.is_file()}
-        longest = max(sizes, key=lambda path: sizes[path], default=None)
-        return longest if longest is not None and sizes[longest] >= 4 * length else None
+        """The longest file of an epoch if it holds `length` positions. A file of another order counts as absent."""
+        lengths = {path: self._length(path, epoch) for path in self._paths(epoch)}
+        longest = max(lengths, key=lambda path: lengths[path], default=None)
+        return longest if longest is not None and lengths[longest] >= max(1, length) else None
+
+    def _length(self, path: Path, epoch: int) -> int:
+        """The positions that a file holds of an epoch: 0 if there is none, or of another order or version."""
+        try:
+            with path.open("rb") as file:
+                place = file.seek(-2 * SUM_BYTES, os.SEEK_END)
+                return place // 4 if file.read(SUM_BYTES) == self._identity(epoch) else 0
+        except OSError:  # also a file that is shorter
+            return 0
+
+    def _check(self, path: Path) -> None:
+        """Compare a stored shuffle with its checksum, at about one GB per second, unless that was done."""
+        status = path.stat()
+        if (stamp := Stamp(status.st_ino, status.st_mtime_ns, status.st_size)) in self.checked:
+            return
+        content = mapped(path, np.uint8)
+        if hashlib.sha256(content[: -2 * SUM_BYTES].data).digest() != content[-SUM_BYTES:].tobytes():
+            raise FoundByOneRank(f"corpus: {path} is damaged: it does not hold the order that was stored; delete it")
+        self.checked.add(stamp)
 
     def _paths(self, epoch: int) -> Iterator[Path]:
         name = f"epoch{epoch}-n{self.n_sequences}-seed{self.seed}.u32"
         return (folder / name for folder in (self.folder, self.second) if folder is not None)
+
+
+def _shuffled(n: int, seed: int) -> UInt32[np.ndarray, " n"]:
+    # Equal to olmo.data.IterableDataset._build_global_indices, on which the order of the OLMo runs depends.
+    indices = np.arange(n, dtype=np.uint32)
+    np.random.Generator(np.random.PCG64(seed=seed)).shuffle(indices)
+    return indices
 
 
 def write_order(order: Order, positions: range, path: Path) -> None:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from olmo.torch_util import get_local_rank
 
 from olmo_inject.config import Experiment
+from olmo_inject.corpus.order import Stamp
 from olmo_inject.corpus.staged import STAGE
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.tasks import Task
@@ -43,12 +44,18 @@ def _may_differ(experiment: Experiment) -> bool:
 
 
 def prepare_order(data: ExperimentData) -> None:
-    """Store the shuffles that all processes map: rank 0 first, then one rank of each node that does not see them.
+    """Store and check the shuffles that all processes map: rank 0, then one rank of each node that sees other files.
 
     Raises:
-        UserError: on every rank, if a rank can store them nowhere.
+        UserError: on every rank, if a rank can store them nowhere, or a stored one is damaged.
     """
-    for mine in (dist.get_rank() == 0, get_local_rank() == 0):
-        with on_every_rank("cannot store the order"):
-            if mine:
-                data.order.prepare(len(data.corpus))
+    order, n = data.order, len(data.corpus)
+
+    def checked() -> set[Stamp]:
+        order.prepare(n)
+        return order.checked
+
+    order.checked |= from_rank_0(checked, "cannot store the order")
+    with on_every_rank("cannot store the order"):
+        if get_local_rank() == 0:
+            order.prepare(n)

@@ -34,6 +34,11 @@ def theirs(n: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
     return indices[: n // batch_size * batch_size]
 
 
+def held(path: Path) -> int:
+    """The positions that a stored shuffle holds, before its two checksums."""
+    return (path.stat().st_size - 64) // 4
+
+
 @given(st.integers(1, 400), st.integers(1, 60), st.integers(0, 10**6))
 @example(1, 1, 0)
 @example(1000, 1000, 6198)
@@ -73,8 +78,7 @@ def _only_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_prepared_files_hold_the_same_order(n_positions: int, tmp_path: Path) -> None:
     order = Order(23, 4, 7, tmp_path)
     order.prepare(n_positions)
-    sizes = {path.name: path.stat().st_size // 4 for path in tmp_path.glob("*.u32")}
-    assert sum(sizes.values()) == n_positions, "of the last epoch only its beginning"
+    assert sum(map(held, tmp_path.glob("*.u32"))) == n_positions, "of the last epoch only its beginning"
     expected = Order(23, 4, 7)[np.arange(n_positions)]
     for each in (order, pickle.loads(pickle.dumps(order))):
         np.testing.assert_array_equal(each[np.arange(n_positions)], expected)
@@ -83,15 +87,66 @@ def test_prepared_files_hold_the_same_order(n_positions: int, tmp_path: Path) ->
 def test_only_the_epochs_asked_for_are_prepared(tmp_path: Path) -> None:
     order = Order(23, 4, 7, tmp_path)
     order.prepare(45, 41)
-    assert {path.name: path.stat().st_size for path in tmp_path.glob("*.u32")} == {"epoch2-n23-seed7.u32": 4 * 5}
+    assert {path.name: held(path) for path in tmp_path.glob("*.u32")} == {"epoch2-n23-seed7.u32": 5}
     np.testing.assert_array_equal(order[np.arange(41, 45)], Order(23, 4, 7)[np.arange(41, 45)])
 
 
-def test_prepared_files_are_what_is_read(tmp_path: Path) -> None:
+def test_prepared_files_are_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Order(23, 4, 7)[np.arange(40)]
     Order(23, 4, 7, tmp_path).prepare(40)
-    path = tmp_path / "epoch1-n23-seed7.u32"
-    np.arange(20, dtype=np.uint32).tofile(path)
-    np.testing.assert_array_equal(Order(23, 4, 7, tmp_path)[np.arange(20, 40)], np.arange(20))
+    monkeypatch.setattr(Order, "_shuffle", lambda self, epoch: pytest.fail("it is stored"))
+    np.testing.assert_array_equal(Order(23, 4, 7, tmp_path)[np.arange(40)], expected)
+
+
+@pytest.mark.parametrize("place", [0, 40, 79, 80 + 32, 80 + 63])
+def test_a_damaged_file_is_noticed(place: int, tmp_path: Path) -> None:
+    """Any bit of the 20 positions or of their checksum, whether the file is prepared or only read."""
+    Order(23, 4, 7, tmp_path).prepare(20)
+    (path,) = tmp_path.glob("*.u32")
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    for use in (lambda order: order.prepare(20), lambda order: order[np.arange(3)]):
+        with pytest.raises(UserError, match=rf"^corpus: {path} is damaged: .*; delete it$"):
+            use(Order(23, 4, 7, tmp_path))
+    assert path.read_bytes() == content
+    path.unlink()
+    Order(23, 4, 7, tmp_path).prepare(20)
+    np.testing.assert_array_equal(Order(23, 4, 7, tmp_path)[np.arange(20)], Order(23, 4, 7)[np.arange(20)])
+
+
+@pytest.mark.parametrize("other", ["seed", "numpy", "sums", "part", "empty"])
+def test_a_file_of_another_order_is_not_read(other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another seed, of a numpy that shuffles otherwise, without checksums, or cut short: it is replaced."""
+    with monkeypatch.context() as patch:
+        if other == "numpy":
+            plain = orders._shuffled
+            patch.setattr(orders, "_shuffled", lambda n, seed: plain(n, seed)[::-1].copy())
+        Order(23, 4, 8 if other == "seed" else 7, tmp_path).prepare(20)
+    (path,) = tmp_path.glob("*.u32")
+    path = path.rename(tmp_path / "epoch0-n23-seed7.u32")
+    content = path.read_bytes()
+    path.write_bytes({"sums": content[:80], "part": content[:100], "empty": b""}.get(other, content))
+    expected = Order(23, 4, 7)[np.arange(20)]
+    np.testing.assert_array_equal(Order(23, 4, 7, tmp_path)[np.arange(20)], expected)
+    Order(23, 4, 7, tmp_path).prepare(20)
+    monkeypatch.setattr(Order, "_shuffle", lambda self, epoch: pytest.fail("it is stored"))
+    np.testing.assert_array_equal(Order(23, 4, 7, tmp_path)[np.arange(20)], expected)
+
+
+def test_a_file_is_checked_once(tmp_path: Path) -> None:
+    """Workers and ranks that are told which files were checked do not read them whole, until they are replaced."""
+    order = Order(23, 4, 7, tmp_path)
+    order.prepare(20)
+    (path,) = tmp_path.glob("*.u32")
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.write(bytes([3, 0, 0, 0]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert pickle.loads(pickle.dumps(order))[np.arange(1)] == 3
+    os.utime(path)
+    with pytest.raises(UserError, match="is damaged"):
+        pickle.loads(pickle.dumps(order))[np.arange(1)]
 
 
 def test_preparing_more_extends_and_preparing_again_keeps(tmp_path: Path) -> None:
@@ -136,19 +191,18 @@ def test_refused(n: int, batch_size: int, message: str) -> None:
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    """The second folder takes its place, and one that an earlier version filled is read."""
+    """The second folder takes its place, and what it holds is read."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         Order(23, 4, 7, tmp_path / "file").prepare(8)
     assert os.listdir(tmp_path) == ["file"]
     Order(23, 4, 7, tmp_path / "file", tmp_path / "run").prepare(8)
     (path,) = (tmp_path / "run").glob("*.u32")
-    path.write_bytes(np.arange(8, dtype=np.uint32).tobytes())
     order = Order(23, 4, 7, tmp_path / "cache", tmp_path / "run")
     order.prepare(8)
-    assert order[np.arange(8)].tolist() == list(range(8))
+    assert not list((tmp_path / "cache").glob("*.u32"))
     order.prepare(9)
-    assert [path.stat().st_size for path in (tmp_path / "cache").glob("*.u32")] == [4 * 9]
+    assert (held(path), *map(held, (tmp_path / "cache").glob("*.u32"))) == (8, 9)
     np.testing.assert_array_equal(order[np.arange(9)], Order(23, 4, 7)[np.arange(9)])
 
 
@@ -190,5 +244,5 @@ def test_runs_of_different_lengths_share_a_file(tmp_path: Path, monkeypatch: pyt
     for n_positions in (3, 8, 9, 17, 20):
         Order(23, 4, 7, tmp_path).prepare(n_positions)
         (path,) = tmp_path.glob("*.u32")
-        sizes.append(path.stat().st_size // 4)
+        sizes.append(held(path))
     assert sizes == [8, 8, 16, 20, 20], "of an epoch of 20 positions"

@@ -17,13 +17,17 @@ from olmo_inject.corpus import kinds, order
 from olmo_inject.training.rank_data import open_data, prepare_order
 
 
-def _opened(path: Path) -> tuple[list[str], list[str], int]:
-    """The shards that a rank opens until it has its data, those of the first row after that, and its shuffles."""
+def _opened(path: Path) -> tuple[list[str], list[str], int, int]:
+    """The shards that a rank opens until it has its data, those of the first row after that, its shuffles and checks.
+
+    A check reads a stored shuffle whole.
+    """
     opened: list[str] = []
     sys.addaudithook(lambda event, about: opened.append(str(about[0])) if event == "open" else None)
     kinds.SHARED_FROM = 1
-    shuffled = []
-    plain = order.Order._shuffle
+    shuffled, checked = [], []
+    plain, mapped = order.Order._shuffle, order.mapped
+    order.mapped = lambda path, dtype: (checked.append(path) if dtype == np.uint8 else None, mapped(path, dtype))[1]
     order.Order._shuffle = lambda self, epoch: (shuffled.append(epoch), plain(self, epoch))[1]  # type: ignore[method-assign]
     try:
         data = open_data(load_experiment(path))
@@ -31,10 +35,11 @@ def _opened(path: Path) -> tuple[list[str], list[str], int]:
         prepare_order(data)
         data.corpus.rows(np.array([dist.get_rank()]))
         after = [Path(name).name for name in opened if name.endswith(".npy")][len(before) :]
-        return sorted(set(before)), after, len(shuffled)
+        return sorted(set(before)), after, len(shuffled), len(checked)
     finally:
         kinds.SHARED_FROM = order.SHARED_FROM
         order.Order._shuffle = plain  # type: ignore[method-assign]
+        order.mapped = mapped
 
 
 def test_one_rank_looks_at_the_corpus_and_shuffles(
@@ -44,12 +49,12 @@ def test_one_rank_looks_at_the_corpus_and_shuffles(
     (tmp_path / "experiment.yaml").write_text(text)
     found = ranks.run(3, _opened_with_cache, tmp_path / "experiment.yaml", tmp_path / "cache")
     assert found[0][0] == ["part-0.npy", "part-1.npy"]
-    assert [before for before, _, _ in found[1:]] == [[], []]
-    assert all(len(after) == 1 for _, after, _ in found[1:]), "the shard of its row"
-    assert [shuffles for _, _, shuffles in found] == [2, 0, 0], "two epochs, on rank 0"
+    assert [before for before, *_ in found[1:]] == [[], []]
+    assert all(len(after) == 1 for _, after, *_ in found[1:]), "the shard of its row"
+    assert [counts for _, _, *counts in found] == [[2, 2], [0, 0], [0, 0]], "two epochs, on rank 0"
 
 
-def _opened_with_cache(path: Path, cache: Path) -> tuple[list[str], list[str], int]:
+def _opened_with_cache(path: Path, cache: Path) -> tuple[list[str], list[str], int, int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OLMO_INJECT_CACHE", str(cache))
         return _opened(path)
