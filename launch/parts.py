@@ -17,7 +17,7 @@ from pathlib import Path
 
 from launch.local import visible_gpus
 from launch.pool import Command, run_commands
-from launch.slurm import Element, Site, elements, render_template, sbatch
+from launch.slurm import Element, Site, elements, render_template, sbatch, see_and_cancel
 from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
@@ -99,7 +99,7 @@ def submit_parts(parts: Parts, site: Site) -> str:
         site: the cluster's settings.
 
     Returns:
-        A line about what was submitted.
+        A line about what was submitted, and how to see and cancel it.
 
     Raises:
         UserError: another process submits the same; earlier jobs divide the work otherwise; sbatch refuses.
@@ -114,8 +114,9 @@ def submit_parts(parts: Parts, site: Site) -> str:
         queued = {element.place for element in active}
         new = [part for part in parts.missing if part not in queued]
         having = f", {len(queued)} parts are running or queued" if queued else ""
+        jobs = sorted({element.job.split("_")[0] for element in active}, key=int)
         if not new:
-            return f"nothing to submit{having}"
+            return f"nothing to submit{having}" + (f"; {see_and_cancel(jobs)}" if jobs else "")
         number = sum(1 for _ in parts.folder.glob("*.sbatch"))
         script = parts.folder / f"{number}.sbatch"
         parts.log(0).parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +131,10 @@ def submit_parts(parts: Parts, site: Site) -> str:
             for path in (script, script.with_suffix(".json")):
                 path.unlink()
             raise
-        return f"job array {job}: {len(new)} of {parts.count} parts{having}, logs in {parts.folder / 'logs'}"
+        return (
+            f"job array {job}: {len(new)} of {parts.count} parts{having}, logs in {parts.folder / 'logs'}; "
+            f"{see_and_cancel([*jobs, job])}"
+        )
 
 
 def _check_division(parts: Parts, active: Sequence[Element]) -> None:

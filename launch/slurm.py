@@ -200,6 +200,11 @@ def sbatch(script: Path) -> str:
     return _run(["sbatch", "--parsable", str(script.resolve())]).strip().split(";")[0]
 
 
+def see_and_cancel(jobs: Sequence[str]) -> str:
+    """SLURM's commands for jobs, by their ids."""
+    return f"`squeue --jobs={','.join(jobs)}` shows them, `scancel {' '.join(jobs)}` cancels them"
+
+
 @dataclass(frozen=True)
 class Element:
     """An element of a job array that SLURM runs or has in its queue.

@@ -137,6 +137,7 @@ def submit(
     submitted = submit_sweep(sweep, load_site(site), retry_failed=retry_failed, console=Console(stderr=True))
     for line in submitted.arrays:
         print(line)
+    print(f"next: olmo-inject sweep status {file}, or olmo-inject sweep cancel {file} to let the cells save and stop")
     if submitted.left_out:
         raise typer.Exit(1)
 

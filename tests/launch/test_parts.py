@@ -33,7 +33,9 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_script_asks_for_what_a_part_needs(tmp_path: Path, queue: Path) -> None:
     said = submit_parts(parts(tmp_path), SITE)
-    assert said == f"job array 17: 3 of 8 parts, logs in {tmp_path / 'jobs of das' / 'logs'}"
+    logs = tmp_path / "jobs of das" / "logs"
+    commands = "`squeue --jobs=17` shows them, `scancel 17` cancels them"
+    assert said == f"job array 17: 3 of 8 parts, logs in {logs}; {commands}"
     script = (tmp_path / "jobs of das" / "0.sbatch").read_text()
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     for option in (
@@ -58,7 +60,10 @@ def test_what_is_queued_is_not_submitted_again(tmp_path: Path, queue: Path) -> N
     assert submit_parts(parts(tmp_path), SITE).startswith("job array 17: 1 of 8 parts, 2 parts are running or queued")
     assert "--array=7\n" in script.with_name("1.sbatch").read_text()
     queue.write_text(queue.read_text() + f"19 7 PENDING {script.with_name('1.sbatch')}\n")
-    assert submit_parts(parts(tmp_path), SITE) == "nothing to submit, 3 parts are running or queued"
+    assert submit_parts(parts(tmp_path), SITE) == (
+        "nothing to submit, 3 parts are running or queued; "
+        "`squeue --jobs=17,19` shows them, `scancel 17 19` cancels them"
+    )
     with pytest.raises(UserError, match=r"^job array 17 still does the same in 8 parts, not 4: "):
         submit_parts(Parts(["analyze", "das"], [], tmp_path / "jobs of das", 4, [1], True), SITE)
 
