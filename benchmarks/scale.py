@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fsdp import print_memory
 from benchmarks.timing import print_table
 
 RANKS, PER_NODE = 1024, 8
@@ -56,6 +55,8 @@ def main() -> None:
         found = {role: _start(folder, rank) for role, rank in ROLES.items()}
         _print_times(arguments.sequences, cold, found)
         _print_calls({role: _calls(folder, rank) for role, rank in ROLES.items()})
+    from benchmarks.fsdp import print_memory  # imports torch, which ranks do in their own time
+
     print_memory("4B", (8, 16, 32, 64))
 
 
@@ -68,6 +69,7 @@ def as_rank(folder: Path, rank: int) -> dict[str, Any]:
         seconds[part] = time.perf_counter() - begun - sum(seconds.values())
 
     from olmo_inject.config import load_experiment
+    from olmo_inject.corpus.order import Stamp
     from olmo_inject.data import build_data
     from olmo_inject.training.callbacks.evidence import Evidence
     from olmo_inject.training.loader import build_loader
@@ -75,13 +77,15 @@ def as_rank(folder: Path, rank: int) -> dict[str, Any]:
 
     done("import")
     before = _status("RssAnon")
-    sizes, experiment = folder / "sizes.json", load_experiment(folder / "experiment.yaml")
-    data = build_data(experiment, found=None if rank == 0 else json.loads(sizes.read_text()))
-    if rank == 0:
-        sizes.write_text(json.dumps(data.shards.sizes))
+    broadcast, experiment = folder / "broadcast.json", load_experiment(folder / "experiment.yaml")
+    found = None if rank == 0 else json.loads(broadcast.read_text())
+    data = build_data(experiment, found=None if found is None else found["sizes"])
     done("tasks, plan and shards")
-    if rank == 0:
+    if found is None:
         data.order.prepare(len(data.corpus))
+        broadcast.write_text(json.dumps({"sizes": data.shards.sizes, "checked": list(data.order.checked)}))
+    else:
+        data.order.checked = {Stamp(*stamp) for stamp in found["checked"]}
     done("order")
     cfg = runtime_config(experiment, RANKS)
     batches = iter(build_loader(data.corpus, cfg, rank, RANKS))
@@ -161,10 +165,10 @@ def _calls(folder: Path, rank: int) -> Counter[str] | None:
 
 
 def _print_times(sequences: int, cold: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
-    parts = list(cold["seconds"])
     columns = {"rank 0, nothing cached": cold} | found
-    rows = [[part, *(f"{each['seconds'][part]:.3g} s" for each in columns.values())] for part in parts]
+    rows = [[part, *(f"{each['seconds'][part]:.3g} s" for each in columns.values())] for part in cold["seconds"]]
     rows += [
+        ["whole process, 21 batches", *(f"{each['all']:.3g} s" for each in columns.values())],
         ["memory of its own for these", *(f"{each['memory'] / 1e6:.0f} MB" for each in columns.values())],
         ["peak of the process", *(f"{each['peak'] / 1e6:.0f} MB" for each in columns.values())],
         ["open shards after 21 batches", *(f"{each['handles']}" for each in columns.values())],

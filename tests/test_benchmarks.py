@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, scale
 from olmo_inject.errors import UserError
 
 
@@ -32,6 +34,18 @@ def test_what_does_not_fit_into_the_budget_is_named() -> None:
     assert found["left_out"][0] == "tiny-8 of 2 rows"
     assert "analysis das" in found["left_out"]
     assert "tiny-8 of 2 rows; " in gpu.page(found)
+
+
+@pytest.mark.slow
+def test_a_rank_of_1024_holds_little_and_opens_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLMO_INJECT_CACHE", str(tmp_path / "cache"))
+    scale._write_corpus(tmp_path, 2**20)
+    first, other = (scale.as_rank(tmp_path, rank) for rank in scale.ROLES.values())
+    assert first["order"] == other["order"] > 4 * 2**20
+    assert first["handles"] > 200, "the sample, and a row of each batch"
+    assert other["handles"] - first["handles"] <= 30, "a row of each batch, of which some are read ahead"
+    assert other["memory"] < 100e6
+    assert other["evidence"] < 200
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
