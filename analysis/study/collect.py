@@ -143,14 +143,14 @@ def _alignment(run: Run) -> list[dict[str, Any]]:
     """Where the last checkpoint holds each value best, by alignment search: a row a task and value."""
     sites = _analyzed(run, das.method(SEARCH)).get("sites", NO_ROWS)
     columns = ["task", "position", "variable", "layer", "dimension", "accuracy", "control", "converged"]
-    found = [
+    best_sites = [
         {"task": task} | best
         for task, of_task in sites.groupby("task")
         for question in das.QUESTIONS
         if (of_task[["position", "variable"]] == question).all(axis=1).any()
         for best in [das.best_place(of_task, question)]
     ]
-    return _records(pd.DataFrame(found, columns=columns), columns)
+    return _records(pd.DataFrame(best_sites, columns=columns), columns)
 
 
 def _patching(run: Run) -> list[dict[str, Any]]:

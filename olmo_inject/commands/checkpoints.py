@@ -142,10 +142,10 @@ def evaluate(
         with show_progress("evaluating", len(work), "checkpoints", enabled=not as_json) as meter:
             for step, chosen in work:
                 if suites is not None:
-                    found: Iterable[Any] = suites.evaluate(step, torch_device, rows_per_pass, max_instances)
+                    results: Iterable[Any] = suites.evaluate(step, torch_device, rows_per_pass, max_instances)
                 else:
-                    found = evaluation.evaluate_checkpoint(step, chosen, torch_device, rows_per_pass, max_instances)
-                yield [result.record() for result in found]
+                    results = evaluation.evaluate_checkpoint(step, chosen, torch_device, rows_per_pass, max_instances)
+                yield [result.record() for result in results]
                 meter.advance()
 
     # Load all tasks first, so that a mistake in the last one is reported before any evaluation.

@@ -201,10 +201,10 @@ def with_references(tasks: Sequence[Task]) -> list[Task]:
     Raises:
         UserError: none has.
     """
-    if not (found := [task for task in tasks if task.is_triples]):
+    if not (of_pairs := [task for task in tasks if task.is_triples]):
         named = ", ".join(task.name for task in tasks) or "none"
         raise UserError(f"gradients need a task of pairs, with instances TOK1, TOK2, LABEL; the tasks here: {named}")
-    return found
+    return of_pairs
 
 
 @dataclass(frozen=True)
@@ -291,8 +291,8 @@ def cosines(step: StepGradients, neurons: int) -> list[Cosine]:
             numbers.append(parts[0].norm())
     if not about:
         return []
-    found = torch.stack(numbers).view(len(about), -1).tolist()  # one copy from the device for all of them
-    cosines_of = ((*map(_quotient, row[:-1:2], row[1:-1:2]), row[-1]) for row in found)
+    columns = torch.stack(numbers).view(len(about), -1).tolist()  # one copy from the device for all of them
+    cosines_of = ((*map(_quotient, row[:-1:2], row[1:-1:2]), row[-1]) for row in columns)
     return [
         Cosine(task, kind, of, whole, norm, null, among)
         for (task, kind, of), (whole, null, among, norm) in zip(about, cosines_of, strict=True)
