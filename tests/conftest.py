@@ -11,14 +11,17 @@ from jaxtyping import install_import_hook
 
 # Before anything imports them: functions of the modules that say shapes check what they are given and return. Not of
 # the others, where each call would cost a tenth of a millisecond and the type checker says as much. And not of
-# `olmo_inject.theory`, whose annotations say float and int where numpy's scalars come and go.
+# `olmo_inject.theory`, whose annotations say float and int where numpy's scalars come and go, nor of two modules whose
+# functions of single numbers are called a hundred thousand times.
 REPOSITORY = Path(__file__).parents[1]
 install_import_hook(
     [
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
         for package in ("analysis", "olmo_inject")
         for path in (REPOSITORY / package).rglob("*.py")
-        if "theory" not in path.parts and "jaxtyping" in path.read_text(encoding="utf-8")
+        if "theory" not in path.parts
+        and path.stem not in ("schedules", "randomness")
+        and "jaxtyping" in path.read_text(encoding="utf-8")
     ],
     "beartype.beartype",
 )
