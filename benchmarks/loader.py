@@ -2,7 +2,10 @@
 
 Every loader reads one run from its beginning on, and each of its measurements goes on where the last one ended, as a
 training step does: rows that were never read before, from files in the page cache. What it has read ahead while others
-were measured is taken first and not timed; else a fast loader would have a good part of its batches for nothing.
+were measured is taken first and not timed; else a fast loader would have a good part of its batches for nothing. Each
+batch is copied to one int64 tensor, which stands for the device.
+
+Seconds depend on what else the machine does. So the CPU time of the process and its workers is measured too.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -35,25 +38,12 @@ from olmo_inject.vocabulary import Vocabulary
 LENGTH = 4096
 BATCH = 1024
 RANKS = 8  # of one node: a rank's batch is 128 rows
-CASES = ((RANKS, 0), (RANKS, 2), (1, 0))  # ranks and workers
+CASES = ((RANKS, 0), (RANKS, 2), (1, 0), (1, 2))  # ranks and workers
 BATCHES = 10  # timed in a measurement
 READ_AHEAD = 8  # taken before: our four threads hold a batch each and have one in the queue each
-ROUNDS = 6
-SEQUENCES = BATCH * ROUNDS * (READ_AHEAD + BATCHES) + BATCH  # 0.9 GB: in the page cache, so that no disk is measured
+ROUNDS = 5
+SEQUENCES = BATCH * ROUNDS * (READ_AHEAD + BATCHES) + BATCH  # 0.8 GB: in the page cache, so that no disk is measured
 NO_PLAN = Plan([], BATCH, seed=0)
-
-
-class FreeItems(torch.utils.data.Dataset[dict[str, Any]]):
-    """Rows that cost nothing to make, for ai2-olmo's loader."""
-
-    def __init__(self) -> None:
-        self.row = torch.zeros(LENGTH, dtype=torch.int64)
-
-    def __len__(self) -> int:
-        return SEQUENCES
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"input_ids": self.row}
 
 
 class FreeRows(InjectedCorpus):
@@ -65,9 +55,9 @@ class FreeRows(InjectedCorpus):
     def __len__(self) -> int:
         return SEQUENCES // BATCH * BATCH
 
-    def rows(self, positions: np.ndarray) -> dict[str, torch.Tensor]:
+    def narrow_rows(self, positions: np.ndarray) -> dict[str, torch.Tensor]:
         # A new tensor each time, as any dataset's: one tensor shared once would be handed over for nothing.
-        return {"input_ids": torch.empty(len(positions), LENGTH, dtype=torch.int64)}
+        return {"input_ids": torch.empty(len(positions), LENGTH, dtype=torch.uint16)}
 
 
 def theirs(dataset: Any, ranks: int, workers: int) -> DataLoader:
@@ -97,51 +87,55 @@ def write_shards(folder: Path, n: int) -> list[Path]:
 
 
 def main() -> None:
-    """Print sequences per second and ratios."""
+    """Print rates, CPU time, and ratios of both."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for n_shards in (1, 1033):
             paths = write_shards(Path(folder), n_shards)
-            warm(paths)
+            for path in paths:
+                path.read_bytes()  # into the page cache, where writing may not have left them
             shards = TokenShards(paths, LENGTH, vocab_size=50280)
             order = Order(len(shards), BATCH, seed=0)
-            length = SEQUENCES // BATCH * BATCH
-            clean = InjectedCorpus(shards, order, NO_PLAN, 50279, length)
-            full = InjectedCorpus(shards, order, plan_at(Fraction(BATCH)), 50279, length)
-            texts = InjectedCorpus(shards, order, plan_of_texts(Path(folder)), 50279, length)
+            plans = {
+                "ours": NO_PLAN,
+                "ours, every row injected": plan_at(Fraction(BATCH)),
+                "ours, 512 tokens in every row": plan_of_texts(Path(folder)),
+            }
+            corpora = {
+                name: InjectedCorpus(shards, order, plan, 50279, SEQUENCES // BATCH * BATCH)
+                for name, plan in plans.items()
+            } | {"ours, nothing to read": FreeRows()}
             for ranks, workers in CASES:
-                loaders = {
-                    "ai2-olmo": theirs(MemMapDataset(*paths, chunk_size=LENGTH), ranks, workers),
-                    "ours": ours(clean, ranks, workers),
-                    "ours, every row injected": ours(full, ranks, workers),
-                    "ours, 512 tokens in every row": ours(texts, ranks, workers),
-                    "ours, nothing to read": ours(FreeRows(), ranks, workers),
-                    "ai2-olmo, nothing to read": theirs(FreeItems(), ranks, workers),
-                }
-                rivals = {name: _reader(loader) for name, loader in loaders.items()}
-                seconds = in_turns(rivals, ROUNDS)
-                for name, values in seconds.items():
-                    rows.append(
-                        [
-                            name,
-                            f"{n_shards:,}",
-                            f"{BATCH // ranks:,}",
-                            str(workers),
-                            f"{1 / min(values):,.0f}",
-                            f"{paired_ratio(values, seconds['ai2-olmo']):.2f}",
-                            f"{paired_ratio(values, seconds['ours']):.2f}",
-                            f"{paired_ratio(values, seconds['ours, nothing to read']):.2f}",
-                        ]
-                    )
+                loaders = {"ai2-olmo": theirs(MemMapDataset(*paths, chunk_size=LENGTH), ranks, workers)}
+                loaders |= {name: ours(corpus, ranks, workers) for name, corpus in corpora.items()}
+                rows += _case(loaders, [f"{n_shards:,}", f"{BATCH // ranks:,}", str(workers)])
             for path in paths:
                 path.unlink()
     print_table(
-        f"Loader, a rank's rows of {LENGTH} tokens from a batch of {BATCH} (to reach: 3x ai2-olmo at 1,033 shards and "
-        "0 workers, never below 1x; injection at every row at most 5%, of 512 tokens at most 10%; with workers within "
-        "10% of nothing to read)",
-        ["loader", "shards", "rows", "workers", "sequences/s", "x ai2-olmo", "x ours", "x nothing to read"],
+        f"Loader, a rank's rows of {LENGTH} tokens from a batch of {BATCH} (to reach: 3x ai2-olmo; injection "
+        "at every row at most 5% of CPU, of 512 tokens at most 10%)",
+        ["loader", "shards", "rows", "workers", "sequences/s", "x ai2-olmo", "CPU us", "CPU x ai2-olmo", "CPU / ours"],
         rows,
     )
+
+
+def _case(loaders: dict[str, DataLoader], about: list[str]) -> list[list[str]]:
+    """The table's rows of one case: a measured loader each."""
+    readers = {name: Reader(loader) for name, loader in loaders.items()}
+    seconds = in_turns(readers, ROUNDS)
+    cpu = {name: reader.cpu for name, reader in readers.items()}
+    return [
+        [
+            name,
+            *about,
+            f"{1 / min(seconds[name]):,.0f}",
+            f"{paired_ratio(seconds[name], seconds['ai2-olmo']):.2f}",
+            f"{min(cpu[name]) * 1e6:.1f}",
+            f"{paired_ratio(cpu[name], cpu['ai2-olmo']):.2f}",
+            f"{paired_ratio(cpu['ours'], cpu[name]):.2f}",
+        ]
+        for name in loaders
+    ]
 
 
 def plan_of_texts(folder: Path) -> Plan:
@@ -153,23 +147,37 @@ def plan_of_texts(folder: Path) -> Plan:
     return Plan([PlannedTask(task, Uniform(Fraction(BATCH)), placement=Placement("random"))], BATCH, seed=0)
 
 
-def warm(paths: list[Path]) -> None:
-    """Bring the shards to the page cache, which writing them may not have done."""
-    for path in paths:
-        path.read_bytes()
+class Reader:
+    """Takes batches from a loader. A call returns seconds per sequence, and `cpu` gets the CPU seconds of each call."""
 
+    def __init__(self, loader: DataLoader) -> None:
+        self.batches: Iterator[dict[str, Any]] = iter(loader)
+        self.workers = [worker.pid for worker in getattr(self.batches, "_workers", ())]
+        self.device = torch.zeros(0, dtype=torch.int64)
+        self.cpu: list[float] = []
 
-def _reader(loader: DataLoader) -> Callable[[], float]:
-    batches = iter(loader)
+    def __call__(self) -> float:
+        self._take(READ_AHEAD)
+        cpu, begun = self._cpu_seconds(), time.perf_counter()
+        sequences = self._take(BATCHES)
+        seconds = time.perf_counter() - begun
+        self.cpu.append((self._cpu_seconds() - cpu) / sequences)
+        return seconds / sequences
 
-    def measure() -> float:
-        for _ in range(READ_AHEAD):
-            next(batches)
-        begun = time.perf_counter()
-        sequences = sum(len(batch["input_ids"]) for batch in islice(batches, BATCHES))
-        return (time.perf_counter() - begun) / sequences
+    def _take(self, batches: int) -> int:
+        sequences = 0
+        for batch in islice(self.batches, batches):
+            tokens = batch["input_ids"]
+            if self.device.shape != tokens.shape:
+                self.device = torch.zeros(tokens.shape, dtype=torch.int64)
+            self.device.copy_(tokens)
+            sequences += len(tokens)
+        return sequences
 
-    return measure
+    def _cpu_seconds(self) -> float:
+        """CPU seconds so far of all threads of this process and of the loader's workers."""
+        clocks = [~pid << 3 | 2 for pid in self.workers]  # Linux's clockid of another process's CPU time
+        return time.process_time() + sum(map(time.clock_gettime, clocks))
 
 
 if __name__ == "__main__":

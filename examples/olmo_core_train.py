@@ -15,17 +15,14 @@ import sys
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint.state_dict as state
 from olmo_core.distributed.parallel import DataParallelType
-from olmo_core.distributed.utils import get_rank
-from olmo_core.nn.hf import save_hf_model
 from olmo_core.nn.transformer import TransformerBlockType, TransformerConfig
 from olmo_core.optim import AdamWConfig, ConstantWithWarmup
 from olmo_core.train import Duration, TrainerConfig, prepare_training_environment, teardown_training_environment
 from olmo_core.train.callbacks import CheckpointerCallback, ConsoleLoggerCallback
 from olmo_core.train.train_module import TransformerDataParallelConfig, TransformerTrainModuleConfig
 
-from olmo_inject.adapters.olmo_core import Injection, PlannedDataLoader
+from olmo_inject.adapters.olmo_core import Injection, PlannedDataLoader, convert_checkpoints
 from olmo_inject.adapters.run import InjectedRun
 from olmo_inject.errors import UserError, report
 from olmo_inject.runs.folder import CHECKPOINTS
@@ -40,8 +37,7 @@ def train(config: str, *overrides: str, **changes: Any) -> None:
     """Train what the file describes, or continue; `changes` are settings of the Trainer."""
     run = InjectedRun.open(config, overrides)
     experiment, folder = run.experiment, run.experiment.run_folder
-    ids = run.data.source.vocabulary.size
-    model = TransformerConfig.llama_like(vocab_size=ids, **MODEL, **OLMO2).build(init_device="cpu")
+    model = TransformerConfig.llama_like(vocab_size=run.data.source.vocabulary.size, **MODEL, **OLMO2)
     module = TransformerTrainModuleConfig(
         rank_microbatch_size=experiment.sequence_length,  # tokens; a row at a time suits any number of processes
         max_sequence_length=experiment.sequence_length,
@@ -49,7 +45,7 @@ def train(config: str, *overrides: str, **changes: Any) -> None:
         scheduler=ConstantWithWarmup(warmup=WARMUP),
         max_grad_norm=1.0,
         dp_config=TransformerDataParallelConfig(name=DataParallelType.ddp),
-    ).build(model)
+    ).build(model.build(init_device="cpu"))
     trainer = (
         TrainerConfig(
             **{
@@ -65,9 +61,7 @@ def train(config: str, *overrides: str, **changes: Any) -> None:
         .build(module, PlannedDataLoader(run, work_dir=folder / CHECKPOINTS))
     )
     trainer.fit()
-    weights = state.get_model_state_dict(module.model, options=state.StateDictOptions(full_state_dict=True))
-    if get_rank() == 0:  # for transformers, and so for every analysis
-        save_hf_model(folder / "transformers", weights, module.model, save_overwrite=True)
+    convert_checkpoints(folder / CHECKPOINTS, model)  # for `evaluate` and every analysis
 
 
 if __name__ == "__main__":

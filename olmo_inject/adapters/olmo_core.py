@@ -28,13 +28,18 @@ from olmo_inject.errors import UserError
 from olmo_inject.extras import require_olmo_core
 from olmo_inject.injection.splicing import InjectedSpans
 from olmo_inject.number_ranges import check_ranks_share
+from olmo_inject.owned_folder import new_folder
 from olmo_inject.training.loss import IGNORED
 
 require_olmo_core("3.", "ai2-olmo 0.6.0 pins another, so give OLMo-core an environment of its own (make core-env)")
 
 from olmo_core.data import DataCollator, NumpyFSLDataLoader, TextDataLoaderBase  # noqa: E402
 from olmo_core.data.composable import ComposableDataLoader  # noqa: E402
-from olmo_core.distributed.utils import get_fs_local_rank, get_rank, get_world_size  # noqa: E402
+from olmo_core.distributed.checkpoint import load_model_and_optim_state  # noqa: E402
+from olmo_core.distributed.utils import barrier, get_fs_local_rank, get_rank, get_world_size  # noqa: E402
+from olmo_core.nn.hf import save_hf_model  # noqa: E402
+from olmo_core.nn.transformer import TransformerConfig  # noqa: E402
+from olmo_core.train import Checkpointer  # noqa: E402
 from olmo_core.train.callbacks import Callback  # noqa: E402
 from olmo_core.train.train_module import TransformerTrainModule  # noqa: E402
 
@@ -325,6 +330,32 @@ class Injection(Callback):
             hook.remove()
         self._hooks = []
         self.recorder.close()
+
+
+def convert_checkpoints(folder: Path | str, model: TransformerConfig) -> list[Path]:
+    """Write a run's checkpoints for transformers too, from which `evaluate` and `analyze` read them (collective).
+
+    `step4` becomes `checkpoint-4` beside it, by OLMo-core's own conversion. What was converted before is kept.
+
+    Args:
+        folder: the run's `checkpoints`, where the Trainer saved.
+        model: the configuration of the model that was trained.
+
+    Returns:
+        The folders that were written.
+    """
+    found = sorted(Checkpointer.find_checkpoints(str(folder)))
+    todo = [(path, Path(folder, f"checkpoint-{step}")) for step, path in found]
+    todo = [(path, to) for path, to in todo if not to.exists()]
+    barrier()  # nobody writes before all have looked
+    for path, to in todo:
+        built = model.build(init_device="cpu")
+        load_model_and_optim_state(f"{path}/model_and_optim", built)
+        if get_rank() == 0:
+            with new_folder(to) as temporary:
+                save_hf_model(temporary, built.state_dict(), built, save_overwrite=True)
+    barrier()
+    return [to for _, to in todo]
 
 
 def describe(model: Any) -> dict[str, Any]:

@@ -85,13 +85,18 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         `mask_overridden` [b] says in which rows the spliced tokens are targets although the host's masks leave them
         out.
         """
+        rows = self.narrow_rows(positions)
+        return rows | {"input_ids": torch.from_numpy(rows["input_ids"].numpy().astype(np.int64))}
+
+    def narrow_rows(self, positions: Int64[np.ndarray, " b"]) -> dict[str, torch.Tensor]:
+        """`rows`, with `input_ids` in the dtype of the shards: of uint16, a quarter of the bytes to hand over."""
         sequences = self.order[positions]
         tokens = self.shards.read(sequences)
         host_counts = None
         if self.instance_filter is not None:  # it judges the host, before tokens are replaced
             host_counts = np.array([self.instance_filter(row.astype(np.int64)) for row in tokens], bool)
         spans = self.splice.into(tokens, positions)
-        out = {"input_ids": torch.from_numpy(tokens.astype(np.int64))}
+        out = {"input_ids": torch.from_numpy(tokens)}
         if host_counts is not None or self.label_masks is not None:
             out |= self._masks(sequences, spans, host_counts)
         if self.document_lengths:

@@ -14,6 +14,7 @@ from olmo_inject.steps import parse_step_range
 LAST, ALL = "last", "all"
 MODEL_CONFIGS = ("config.json", "config.yaml")  # of transformers, and of ai2-olmo
 _PLACES = ("step{}", "checkpoints/checkpoint-{}")  # in a run folder; transformers' Trainer writes the second
+_CONVERT = "convert OLMo-core's checkpoints with convert_checkpoints of olmo_inject.adapters.olmo_core"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def find_checkpoints(paths: Sequence[Path], steps: str = ALL) -> Selection:
             missing += messages
         elif (place := run_and_step(path)) is not None:
             folders.append(CheckpointFolder(path, *place))
+        elif is_olmo_cores(path):
+            raise UserError(f"{path} is not in a format of transformers or ai2-olmo: {_CONVERT}")
         elif holds_model(path):
             folders.append(CheckpointFolder(path, None, None))
         else:
@@ -125,6 +128,11 @@ def holds_model(path: Path) -> bool:
     return any((path / name).is_file() for name in MODEL_CONFIGS) or any(weight_files(path))
 
 
+def is_olmo_cores(path: Path) -> bool:
+    """Whether the folder is a checkpoint of OLMo-core's Trainer, which is not read before it is converted."""
+    return (path / "model_and_optim").is_dir()
+
+
 def weight_files(path: Path) -> list[Path]:
     """The files of weights in a folder: shards, safetensors, or ai2-olmo's `model.pt`."""
     if (path / "model").is_dir():
@@ -135,6 +143,8 @@ def weight_files(path: Path) -> list[Path]:
 def _of_run(run: Path, steps: str) -> tuple[list[int], list[str]]:
     existing = steps_of(run)
     chosen, absent = select_steps(steps, existing)
+    if not existing and any(map(is_olmo_cores, run.glob("checkpoints/step*"))):
+        return [], [f"{run} has no checkpoint that can be read: {_CONVERT}"]
     if not chosen and not absent:
         return [], [f"{run} has no checkpoint" + (f" in --steps {steps}: {_listed(existing)}" if existing else "")]
     return chosen, [f"{run} has no checkpoint step{step}: {_listed(existing)}" for step in absent]

@@ -29,8 +29,9 @@ READ_AHEAD_THREADS = 4  # used if there are no worker processes, as in ai2-olmo
 class PositionStream(IterableDataset):
     """Positions in order, sliced over ranks, workers and resumes exactly as ai2-olmo slices its indices.
 
-    Two things differ from ai2-olmo. Positions are computed, not listed (51.2M of them would take 205 MB in every
-    worker). An item is a rank's whole batch, which saves work per row.
+    Three things differ from ai2-olmo. Positions are computed, not listed (51.2M of them would take 205 MB in every
+    worker). An item is a rank's whole batch, which saves work per row. Its `input_ids` keep the dtype of the shards,
+    since handing int64 from a worker to the trainer costs more than all of the reading; the trainer widens them.
 
     Args:
         corpus: the rows.
@@ -71,10 +72,10 @@ class PositionStream(IterableDataset):
         return step * self.global_batch_size + within
 
     def batch(self, step: int) -> dict[str, Any]:
-        """This rank's batch of `step`: ai2-olmo's keys, with `index` holding positions."""
+        """This rank's batch of `step`: ai2-olmo's keys, with `index` holding positions, and `input_ids` narrow."""
         positions = self.positions(step)
         try:
-            batch: dict[str, Any] = self.corpus.rows(positions)
+            batch: dict[str, Any] = self.corpus.narrow_rows(positions)
         except UserError as error:  # it concerns this rank's rows only
             raise FoundByOneRank(str(error)) from error
         batch["index"] = torch.from_numpy(positions)

@@ -83,22 +83,26 @@ class InjectionTrainer(TrainerShims, Trainer):
         _seed_dropout(self.device, key("dropout", self.cfg.seed, step, dist.get_rank()) % 2**63)
         for callback in self.callbacks:
             callback.before_step(self, step, batch)
-        norm = super().train_step(self._sent(batch), reduce_global_loss=False)[GRADIENT_NORM]  # before clipping
+        norm = super().train_step(self.sent(batch), reduce_global_loss=False)[GRADIENT_NORM]  # before clipping
         self.metrics.log(step, {GRADIENT_NORM: norm, "optim/learning_rate": self.optim.param_groups[0]["lr"]})
         for callback in self.callbacks:
             callback.after_step(self, step, self._reduced)
         self.metrics.flush()
         return {}
 
-    def _sent(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch on its way to the device, without the parts that ai2-olmo's step first reads on the host."""
+    def sent(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch on its way to the device, without the parts that ai2-olmo's step first reads on the host.
+
+        Token ids travel in the shards' dtype and become int64 on the device.
+        """
         on_host = {"index", "instance_mask"}
-        return {
+        moved = {
             key: value.to(self.device, non_blocking=True)
             if isinstance(value, torch.Tensor) and key not in on_host
             else value
             for key, value in batch.items()
         }
+        return moved | {"input_ids": moved["input_ids"].long()}
 
     def train_batch(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Forward and backward of all micro-batches, then the reduction of the step's sums."""

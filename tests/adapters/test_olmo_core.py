@@ -20,6 +20,8 @@ from olmo_inject.adapters.run import InjectedRun
 from olmo_inject.audit import audit_run
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_lines
+from olmo_inject.runs.checkpoints import find_checkpoints
+from olmo_inject.runs.folder import prepare
 
 try:
     IS_3 = version("ai2-olmo-core").startswith("3.")
@@ -85,7 +87,9 @@ def test_its_weights_are_read_by_transformers(whole: Path) -> None:
     """OLMo-core's own conversion; the model that it writes has the loss that was measured."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(whole / "run" / "transformers").eval()
+    saved = find_checkpoints([whole / "run"]).found
+    assert [each.step for each in saved] == [0, 4, STEPS]
+    model = AutoModelForCausalLM.from_pretrained(saved[-1].path).eval()
     assert model.config.model_type == "olmo2"
     run = InjectedRun.open(whole / "stream.yaml")
     task = run.data.tasks[0]
@@ -183,3 +187,18 @@ def test_another_olmo_core_is_refused_in_one_line() -> None:
         pytest.skip("OLMo-core 3 is installed here")
     with pytest.raises(UserError, match=r"OLMo-core 3 is needed, and \S+ is installed: ai2-olmo 0\.6\.0 pins another"):
         import olmo_inject.adapters.olmo_core  # noqa: F401
+
+
+def test_checkpoints_that_are_not_converted_are_named(tmp_path: Path) -> None:
+    run = InjectedRun.open(write_stream(tmp_path, "olmo_core"))
+    prepare(run.experiment, run.data)
+    saved = tmp_path / "run" / "checkpoints" / "step4"
+    (saved / "model_and_optim").mkdir(parents=True)
+    (saved / "config.json").write_text("{}")  # of OLMo-core's ConfigSaverCallback, and not of transformers
+    advice = "convert OLMo-core's checkpoints with convert_checkpoints of olmo_inject.adapters.olmo_core"
+    for steps in ("last", "4"):
+        assert find_checkpoints([tmp_path / "run"], steps).missing == [
+            f"{tmp_path}/run has no checkpoint that can be read: {advice}"
+        ]
+    with pytest.raises(UserError, match=f"step4 is not in a format of transformers or ai2-olmo: {advice}"):
+        find_checkpoints([saved])

@@ -131,6 +131,7 @@ def test_one_stream_whoever_asks(
             positions += batch["index"].tolist()
             hosts = theirs(sequences, size, rank=rank, world=world, epoch=epoch, start=within * size)
             expected = next(in_turns(hosts, workers, rank_rows))
+            assert batch["input_ids"].dtype == torch.uint16  # as they are stored: a quarter of int64's bytes
             for position, row, host in zip(batch["index"].tolist(), batch["input_ids"].tolist(), expected, strict=True):
                 assert position // size == step
                 known = WHICH.get(tuple(row[:3]))
@@ -189,8 +190,9 @@ def test_real_loaders_against_ai2_olmos(paths: list[Path], world: int, workers: 
             assert (positions // SIZE == step).all()
             np.testing.assert_array_equal(corpus.order[positions], host["index"].numpy())
             injected = MIXED.tasks_of(step, positions % SIZE) >= 0
-            assert torch.equal(batch["input_ids"][~injected], host["input_ids"][~injected])
-            assert torch.equal(batch["input_ids"][:, 4:], host["input_ids"][:, 4:])
+            tokens = batch["input_ids"].long()
+            assert torch.equal(tokens[~injected], host["input_ids"][~injected])
+            assert torch.equal(tokens[:, 4:], host["input_ids"][:, 4:])
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(0, 0), (0, 1), (0, 4), (1, 4), (2, 4)])
@@ -217,6 +219,7 @@ def test_batches_are_the_items_of_the_corpus(paths: list[Path], workers: int, th
             ]
         )
         assert batch.keys() == expected.keys() | {"mask_overridden"}
+        batch["input_ids"] = batch["input_ids"].long()
         for key, value in expected.items():
             assert torch.equal(batch[key], value) if isinstance(value, torch.Tensor) else batch[key] == value, key
 

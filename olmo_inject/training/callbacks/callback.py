@@ -24,7 +24,7 @@ class Callback:
         """The model is built and restored; this process has not trained a step yet."""
 
     def before_step(self, trainer: InjectionTrainer, step: int, batch: dict[str, Any]) -> None:
-        """This rank's batch has arrived. It is still on the CPU."""
+        """This rank's batch has arrived. It is still on the CPU, its `input_ids` in the dtype of the shards."""
 
     def on_forward(
         self,

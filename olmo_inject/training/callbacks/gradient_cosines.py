@@ -45,6 +45,7 @@ class GradientCosines(Callback):
         """Measure if the step is selected (collective)."""
         if step not in self.config.at:
             return
+        batch = batch | {"input_ids": batch["input_ids"].long()}
         spans = self.corpus.spans(batch["index"].numpy())
         with _whole_model(trainer) as model, torch.autocast(trainer.device.type, enabled=False):
             gradients = batch_gradients(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from olmo.torch_util import move_to_device
 
 from olmo_inject.config import SafetyConfig
 from olmo_inject.errors import UserError
@@ -74,12 +75,8 @@ class Safety(Callback):
         mine: list[tuple[int, float]] = []
         size = trainer.cfg.global_train_batch_size
         with torch.no_grad():
-            for micro_batch in trainer.split_batch(batch):
-                moved = {
-                    name: value.to(trainer.device) if isinstance(value, torch.Tensor) else value
-                    for name, value in micro_batch.items()
-                }
-                losses, _ = trainer.eval_batch(moved)
+            for micro_batch in trainer.split_batch(trainer.sent(batch)):
+                losses, _ = trainer.eval_batch(move_to_device(micro_batch, trainer.device))
                 mine += zip((micro_batch["index"] % size).tolist(), losses.float().tolist(), strict=True)
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, mine)
