@@ -135,8 +135,8 @@ def _features(run: Run) -> list[dict[str, Any]]:
     """How much of each task's features the last checkpoint has (Fig. 7), with controls: a row a task and feature."""
     tables = _analyzed(run, features_method(components=COMPONENTS))
     columns = ["task", "feature", "amount", "low", "high", "untrained", "shuffled", "distinct", "distinct_shuffled"]
-    found = pd.concat([amounts(tables, feature) for feature in (ORDER, FOURIER)], ignore_index=True)
-    return _records(found, [column for column in columns if column in found])
+    features = pd.concat([amounts(tables, feature) for feature in (ORDER, FOURIER)], ignore_index=True)
+    return _records(features, [column for column in columns if column in features])
 
 
 def _alignment(run: Run) -> list[dict[str, Any]]:

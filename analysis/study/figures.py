@@ -207,10 +207,8 @@ def stopped(folder: Path) -> Figure:
     """AUC after the last injection, a panel a text and learning rate, mean over seeds."""
     lines: dict[tuple[str, str], list[pd.Series]] = {}
     for cell, series in cells_with_series(folder):
-        labels, found = cell["labels"], series["eval/tcmp/test/auc_unmirrored"]
-        lines.setdefault((f"{labels['text']}, {labels['lr']} rate", labels["model"]), []).append(
-            found[found.index >= 1400]
-        )
+        labels, auc = cell["labels"], series["eval/tcmp/test/auc_unmirrored"]
+        lines.setdefault((f"{labels['text']}, {labels['lr']} rate", labels["model"]), []).append(auc[auc.index >= 1400])
     return _panels_of_lines(lines, "step (injections end at 1,500)", "AUC", LEARNED_AUC)
 
 
