@@ -76,7 +76,7 @@ def as_rank(folder: Path, rank: int) -> dict[str, Any]:
     done("import")
     before = _status("RssAnon")
     sizes, experiment = folder / "sizes.json", load_experiment(folder / "experiment.yaml")
-    data = build_data(experiment, found=None if rank == 0 else json.loads(sizes.read_text()))
+    data = build_data(experiment, known_sizes=None if rank == 0 else json.loads(sizes.read_text()))
     if rank == 0:
         sizes.write_text(json.dumps(data.shards.sizes))
     done("tasks, plan and shards")

@@ -94,14 +94,14 @@ def rows_of(source: Corpus, sequence_length: int) -> Rows:
 
 
 def build_data(
-    experiment: Described, tasks: list[Task] | None = None, found: Sequence[int] | None = None
+    experiment: Described, tasks: list[Task] | None = None, known_sizes: Sequence[int] | None = None
 ) -> ExperimentData:
     """Build everything up to the dataset of rows. Looks at every shard and reads a sample of them.
 
     Args:
         experiment: what to build.
         tasks: tasks that its run saved; None builds them, as in `build_plan`.
-        found: bytes of each shard, if another process has looked at them; then none is looked at here.
+        known_sizes: bytes of each shard, if another process has looked at them; then none is looked at here.
 
     Raises:
         UserError: as in `build_plan`; or shards are missing, truncated, or of another dtype or vocabulary; or a staged
@@ -114,8 +114,8 @@ def build_data(
     masks = loading.label_mask_paths
     if masks is not None and not source.paths:
         raise UserError("train.data.label_mask_paths: a staged or remote corpus has no label masks beside its shards")
-    shards = source.open_shards(experiment.sequence_length, found)
-    if found is None:
+    shards = source.open_shards(experiment.sequence_length, known_sizes)
+    if known_sizes is None:
         shards.check_sample()
     # Runs of earlier versions have their shuffles in their folders; new ones do if the cache cannot be written.
     second = Path(experiment.folder) / "order"
@@ -128,7 +128,9 @@ def build_data(
         source.vocabulary.eos_id,
         experiment.steps * experiment.batch_size,
         instance_filter=None if loading.instance_filter is None else RepetitionFilter(**vars(loading.instance_filter)),
-        label_masks=None if masks is None else LabelMasks(list(map(Path, masks)), shards, looked_at=found is not None),
+        label_masks=None
+        if masks is None
+        else LabelMasks(list(map(Path, masks)), shards, looked_at=known_sizes is not None),
         document_lengths=loading.document_lengths,
     )
     return ExperimentData(**vars(planned), shards=shards, order=order, corpus=corpus)

@@ -168,7 +168,7 @@ def test_what_another_process_found_is_not_looked_at_again(shards: list[Path], t
     config = experiment(tmp_path, bare(shards))
     looked = build_data(config)
     away = [path.rename(path.with_suffix(".away")) for path in shards]
-    data = build_data(config, found=looked.shards.sizes)
+    data = build_data(config, known_sizes=looked.shards.sizes)
     assert data.shards.fingerprint() == looked.shards.fingerprint()
     with pytest.raises(UserError, match=r"cannot read shard .*: No such file"):
         data.corpus.rows(np.arange(BATCH))
@@ -180,7 +180,7 @@ def test_what_another_process_found_is_not_looked_at_again(shards: list[Path], t
         with path.open("ab") as file:
             file.write(bytes(2))
     with pytest.raises(UserError, match=r"has [\d,]+ bytes and had [\d,]+: it has changed"):
-        build_data(config, found=looked.shards.sizes).corpus.rows(np.arange(BATCH))
+        build_data(config, known_sizes=looked.shards.sizes).corpus.rows(np.arange(BATCH))
 
 
 def test_masks_and_document_lengths_are_configured_as_ai2_olmos(shards: list[Path], tmp_path: Path) -> None:

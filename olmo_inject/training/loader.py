@@ -141,10 +141,10 @@ def worker_deaths_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = in_one_line(error)
-        if not said.startswith("DataLoader worker"):
+        message = in_one_line(error)
+        if not message.startswith("DataLoader worker"):
             raise
-        raise FoundByOneRank(f"{said.rstrip('.')}: is there too little memory for train.data.num_workers?") from None
+        raise FoundByOneRank(f"{message.rstrip('.')}: is there too little memory for train.data.num_workers?") from None
 
 
 def _begin_worker(worker: int) -> None:
