@@ -20,6 +20,7 @@ from olmo_inject.audit import audit_run
 from olmo_inject.errors import UserError
 
 pytestmark = pytest.mark.slow
+pytest.importorskip("transformers", reason="the extra transformers is not installed; the example's model needs it")
 
 train = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "pytorch_loop.py"))["train"]
 
