@@ -2,6 +2,7 @@
 #
 #   make demo    train small models with an injected task on this machine, and write a report
 #   make test    the test suite; ARGS="-k plan" goes to pytest, JOBS=2 uses two processes
+#   make test-slurm  the sweep and the commands of docs/cluster.md on a real SLURM, which it starts (slurmctld and munged)
 #   make quick   the fast tests, to run while you write
 #   make env     only what all of these begin with: .venv, and the installation into it
 #   make coverage  the test suite, and the lines that it does not reach (in this process, not in ranks and commands)
@@ -32,29 +33,32 @@ MISSING = no Python 3.10, 3.11 or 3.12 with venv and pip here (tried: $(CANDIDAT
   or say where it is with PYTHON=/path/to/python
 
 # One thread per process, since the tests already fill the cores with processes.
-test quick coverage: export OMP_NUM_THREADS := 1
+test test-slurm quick coverage: export OMP_NUM_THREADS := 1
 # And compiled modules are kept, whatever the shell says, since tests start many a process.
-test quick coverage: export PYTHONDONTWRITEBYTECODE :=
-# Two processes more than a small machine has cores, since tests of SLURM and of signals wait for others. The tests of
-# a file stay in one process, which makes what they share once.
-test coverage: JOBS ?= 4
+test test-slurm quick coverage: export PYTHONDONTWRITEBYTECODE :=
+# One process more than a small machine has cores, since tests of signals wait for others. The tests of a file stay in
+# one process, which makes what they share once.
+test coverage: JOBS ?= 3
 quick: JOBS ?= 2
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: env demo test quick coverage lint docs bench gpu core-env test-core test-olmo-core transformers-4 clean
+.PHONY: env demo test test-slurm quick coverage lint docs bench gpu core-env test-core test-olmo-core transformers-4 clean
 demo: $(READY)
 	.venv/bin/olmo-inject demo $(ARGS)
 
 env: $(READY)
 
 test: .venv/.compiled
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slurm" $(ARGS)
+
+test-slurm: .venv/.compiled
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m slurm tests/launch $(ARGS)
 
 quick: $(READY)
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not slurm and not cuda" $(ARGS)
 
 coverage: $(READY)
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report term:skip-covered $(ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slurm" --cov --cov-report term:skip-covered $(ARGS)
 
 lint: $(READY)
 	.venv/bin/ruff check .

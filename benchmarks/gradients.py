@@ -22,8 +22,8 @@ from transformers import OlmoConfig, OlmoForCausalLM
 
 from benchmarks.timing import in_turns, paired_ratio, print_table
 from olmo_inject.tasks import SPLICED_TOKENS
-from olmo_inject.training.gradients import MlpGradients, by_neuron
 from olmo_inject.training.loss import IGNORED
+from olmo_inject.training.mlp_gradients import MlpGradients, by_neuron
 
 ROUNDS = 3
 VOCABULARY = 2048

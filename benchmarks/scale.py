@@ -79,7 +79,7 @@ def as_rank(folder: Path, rank: int) -> dict[str, Any]:
     before = _status("RssAnon")
     broadcast, experiment = folder / "broadcast.json", load_experiment(folder / "experiment.yaml")
     found = None if rank == 0 else json.loads(broadcast.read_text())
-    data = build_data(experiment, found=None if found is None else found["sizes"])
+    data = build_data(experiment, known_sizes=None if found is None else found["sizes"])
     done("tasks, plan and shards")
     if found is None:
         data.order.prepare(len(data.corpus))

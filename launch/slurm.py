@@ -236,8 +236,8 @@ def elements(folder: Path) -> list[Element]:
         job, place, state, script = line.strip().split(" ", 3)
         if Path(script).parent == folder:
             running = state in ("RUNNING", "COMPLETING", "SIGNALING", "STOPPED", "SUSPENDED")
-            found = cells.RUNNING if running else cells.QUEUED
-            listed.append(Element(f"{job}_{place}", int(place), Path(script), found))
+            activity = cells.RUNNING if running else cells.QUEUED
+            listed.append(Element(f"{job}_{place}", int(place), Path(script), activity))
     return listed
 
 

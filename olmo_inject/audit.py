@@ -181,12 +181,12 @@ def what_is_audited(folder: Path, corpus: Path | None) -> dict[str, Any]:
     """
     files = [folder / name for name in (EXPERIMENT, PLAN, EVIDENCE_FILE, EXPORT, SAVED)]
     files += [path for name in (TASKS, LISTS, INDICES) for path in sorted((folder / name).glob("*"))]
-    found = {str(path.relative_to(folder)): path.stat() for path in files if path.is_file()}
+    stats = {str(path.relative_to(folder)): path.stat() for path in files if path.is_file()}
     return {
         "audit": VERSION,
         "run": str(folder),
         "corpus": None if corpus is None else str(corpus),
-        "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()},
+        "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
         "checkpoints": sorted(path.name for path in folder.glob("step*")),
     }
 
@@ -269,8 +269,8 @@ def _compare_rows(audit: Audit, data: TaskPlan, where: str, spans: InjectedSpans
         task, placed = entry.task, f"{where}, row {row}"
         before, after = ([data.source.vocabulary.eos_id] * n for n in EOS[entry.placement.eos])
         whole = [*before, *task.instances[instance].tolist(), *after]
-        found = tokens[row, start : start + length].tolist()
-        audit.compare("spliced rows", placed, found, whole[skipped : skipped + length])
+        spliced = tokens[row, start : start + length].tolist()
+        audit.compare("spliced rows", placed, spliced, whole[skipped : skipped + length])
         place = int(np.searchsorted(task.train_ids, instance))
         in_train = place < len(task.train_ids) and task.train_ids[place] == instance
         audit.compare("instances of the train half", placed, bool(in_train), True)

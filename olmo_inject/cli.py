@@ -111,9 +111,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except ModuleNotFoundError as error:
         from olmo_inject.extras import missing
 
-        if (told := missing(error.name)) is None:
+        if (problem := missing(error.name)) is None:
             raise
-        report(told)
+        report(problem)
     except OSError as error:
         if error.filename is None:  # not about a file but a connection, the output, or a bug
             raise

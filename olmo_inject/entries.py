@@ -51,8 +51,10 @@ def _planned(experiment: Described, config: InjectionConfig, task: Task, number:
     where = f"injections: {config.task}"
     if unknown := [group for group in config.groups if group not in task.groups]:
         known = ", ".join(dict.fromkeys(task.groups))
-        told = f"is not one of the task's groups: {known}" if known else "is no group: the task's instances have none"
-        raise UserError(f"{where}: groups: {unknown[0]!r} {told}")
+        mistake = (
+            f"is not one of the task's groups: {known}" if known else "is no group: the task's instances have none"
+        )
+        raise UserError(f"{where}: groups: {unknown[0]!r} {mistake}")
     draw: Any = config.draw
     if config.schedule == "repetitions":
         draw = "epochs" if config.spread == "even" else "shuffled"
@@ -116,7 +118,7 @@ def _listed(experiment: Described, config: InjectionConfig, entry: PlannedTask) 
     where = f"injections: {config.task}: {config.file}"
     numbers = {entry.task.instance_id(i): i for i in range(len(entry.task.instances))}
     allowed = set(entry.ids.tolist())
-    found = []
+    listed = []
     for place, record in _read_list(config.file, f"injections: {config.task}"):
         if unknown := record.keys() - {"step", "row", "instance"}:
             raise UserError(f"{place}: {min(unknown)!r} is not one of step, row, instance")
@@ -127,10 +129,10 @@ def _listed(experiment: Described, config: InjectionConfig, entry: PlannedTask) 
         instance = -1 if name is None else numbers.get(str(name), -2)
         if instance != -1 and instance not in allowed:
             raise UserError(f"{place}: instance {name!r} is not one of those that may be injected")
-        found.append((step, -1 if row is None else row, instance))
-    if not found:
+        listed.append((step, -1 if row is None else row, instance))
+    if not listed:
         raise UserError(f"{where} lists nothing")
-    steps, rows, instances = (np.array(column, np.int64) for column in zip(*found, strict=True))
+    steps, rows, instances = (np.array(column, np.int64) for column in zip(*listed, strict=True))
     order = np.argsort(steps, kind="stable")
     return Listed(steps[order], rows[order], instances[order])
 

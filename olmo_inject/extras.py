@@ -40,8 +40,8 @@ def require(module: str) -> None:
     Raises:
         UserError: it is not; the message says which extra brings it.
     """
-    if find_spec(module) is None and (told := missing(module)):
-        raise told
+    if find_spec(module) is None and (problem := missing(module)):
+        raise problem
 
 
 def require_olmo_core(release: str, why: str) -> None:
@@ -55,8 +55,8 @@ def require_olmo_core(release: str, why: str) -> None:
         UserError: another release is installed, or none.
     """
     try:
-        found = version("ai2-olmo-core")
+        installed = version("ai2-olmo-core")
     except PackageNotFoundError:
-        found = "none"
-    if not found.startswith(release):
-        raise UserError(f"OLMo-core {release.rstrip('.')} is needed, and {found} is installed: {why}")
+        installed = "none"
+    if not installed.startswith(release):
+        raise UserError(f"OLMo-core {release.rstrip('.')} is needed, and {installed} is installed: {why}")

@@ -45,12 +45,10 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-LONGEST = ("test_sweep_on_slurm.py", "test_study_on_slurm.py", "test_torchrun.py")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files, beside which the others run; at the end every process would wait for them."""
-    items.sort(key=lambda item: [item.path.name not in LONGEST, item.get_closest_marker("slow") is None])
+    """Begin with the longest file, then those of slow tests; at the end every process would wait for them."""
+    items.sort(key=lambda item: [item.path.name != "test_torchrun.py", item.get_closest_marker("slow") is None])
 
 
 @pytest.fixture

@@ -120,6 +120,18 @@ def test_every_number_of_a_command_has_its_range() -> None:
         (["corpus", "build", "x", "--out", "y", "--shard-tokens", "0"], "--shard-tokens: 0 must be at least 1"),
         (["corpus", "order", "x", "--out", "y", "--steps", "0"], "--steps: '0' is not start:stop"),
         (["analyze", "patching", "x", "--pairs", str(10**12)], "--pairs: 1000000000000 must be at least 2"),
+        (["analyze", "features", "x", "--permutations", "99"], "--permutations: 99 must be at least 100"),
+        (["analyze", "gradients", "x", "--precision", "fp16"], "--precision: 'fp16' is not one of fp32, bf16"),
+        (["train", "demo", "--device", "tpu"], "--device: 'tpu' is not one of auto, cpu, cuda"),
+        # Names of version 0.1.
+        (
+            ["corpus", "stage", "x", "--out", "y", "--steps", "0:5", "--part-size", "0"],
+            "--file-size: 0 must be at least 1",
+        ),
+        (
+            ["corpus", "stage", "x", "--out", "y", "--steps", "0:5", "--rank-shard", "8"],
+            "--ranks: '8' is not first-last/",
+        ),
     ],
 )
 def test_a_number_out_of_its_range_is_one_line(

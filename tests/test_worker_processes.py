@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from multiprocessing import process
@@ -40,3 +43,25 @@ def test_a_batch_that_cannot_be_handed_over_ends_the_run(capfd: pytest.CaptureFi
     with pytest.raises(FoundByOneRank, match="DataLoader worker"), worker_deaths_told():
         next(iter(loader))
     assert "olmo-inject: a loader worker cannot hand over a batch" in capfd.readouterr().err
+
+
+class Endless(IterableDataset[int]):
+    """Has always another item."""
+
+    def __iter__(self) -> Iterator[int]:
+        yield from range(10**9)
+
+
+def leave_a_worker() -> None:
+    """What an error in the middle of training leaves in a traceback: a loader that nobody closed."""
+    global left
+    left = iter(DataLoader(Endless(), batch_size=None, num_workers=1, worker_init_fn=_begin_worker))
+    next(left)
+
+
+@pytest.mark.slow
+def test_a_process_ends_though_workers_are_left() -> None:
+    """They ignore the signal by which Python ends its children at exit."""
+    command = [sys.executable, "-c", "from test_worker_processes import leave_a_worker; leave_a_worker()"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    assert subprocess.run(command, env=environment, timeout=100, check=False).returncode == 0

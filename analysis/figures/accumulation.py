@@ -56,7 +56,7 @@ def accumulation_table(runs: Sequence[Run], task: str) -> pd.DataFrame:
             "text": text_label(run),
             "text_loss": np.nan if run.lm_loss is None else run.lm_loss,
             "accumulated": before_bursts(run, task, measure).iloc[-LAST_BURSTS:].mean(),
-            "kept": np.nan if (found := retention(run, task)) is None else found.kept,
+            "kept": np.nan if (kept := retention(run, task)) is None else kept.kept,
             "interference": _rms(run.series(f"gradient/{task}/cos_rest")),
             "null": _rms(run.series(f"gradient/{task}/null_rest")),
         }

@@ -76,26 +76,26 @@ def _references(runs: Sequence[Run], reference: str) -> Iterator[tuple[np.ndarra
 
 def retention_curves(runs: Sequence[Run], task: str) -> Figure | None:
     """The loss around bursts (left), and the gain of a burst and its decay (right), by model size and schedule."""
-    found = [(run, kept) for run in runs if (kept := retention(run, task)) is not None]
-    if not found:
+    retentions = [(run, kept) for run in runs if (kept := retention(run, task)) is not None]
+    if not retentions:
         return None
-    sizes = sizes_of([run for run, _ in found])
-    found = sorted(found, key=lambda pair: (sizes.index(pair[0].size), pair[0].rate(task)))
-    label = conditions([run for run, _ in found], task)
-    names = [f"{run.size}, {label[run]}" for run, _ in found]
+    sizes = sizes_of([run for run, _ in retentions])
+    retentions = sorted(retentions, key=lambda pair: (sizes.index(pair[0].size), pair[0].rate(task)))
+    label = conditions([run for run, _ in retentions], task)
+    names = [f"{run.size}, {label[run]}" for run, _ in retentions]
     with style():
         figure = Figure(figsize=(9.6, 3.1))
         left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-        for number, (run, kept) in enumerate(found):
+        for number, (run, kept) in enumerate(retentions):
             colour, _ = colour_and_marker(number)
             losses = held_out_losses(run, task)
             shown = losses.loc[kept.bursts[0] : kept.bursts[-1] + kept.after[-1]]
             left.plot(shown.index, shown, color=colour, lw=1.2)
             _draw_gain(right, kept, colour)
-        for burst in sorted({int(burst) for _, kept in found for burst in kept.bursts}):
+        for burst in sorted({int(burst) for _, kept in retentions for burst in kept.bursts}):
             left.axvline(burst, color=GREY, lw=0.5, ls=":", zorder=1)
         left.set_xlabel("step (dotted: a burst)")
-        among = any(len(run.series(LOSS_AMONG_LABELS.metric.format(task=task))) for run, _ in found)
+        among = any(len(run.series(LOSS_AMONG_LABELS.metric.format(task=task))) for run, _ in retentions)
         left.set_ylabel((LOSS_AMONG_LABELS if among else TEST_LOSS).label)
         right.axhline(0, color=GREY, lw=0.6, zorder=1)
         right.set_xlabel("steps since the burst")

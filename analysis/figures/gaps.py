@@ -22,8 +22,8 @@ def gaps(runs: Sequence[Run], task: str) -> Figure | None:
     """Last test accuracy with its 95% interval against the gap, for runs of equal size and long-run frequency."""
 
     def accuracy(run: Run) -> Bar | None:
-        found = run.accuracy(task)
-        return None if found is None else (found.value, found.low, found.high)
+        last = run.accuracy(task)
+        return None if last is None else (last.value, last.low, last.high)
 
     return _figure(runs, task, TEST_ACCURACY, accuracy)
 
@@ -76,9 +76,9 @@ def _groups(
     """Gaps, values and bars of each size and long-run frequency, by ascending gap. Only groups with several gaps."""
     groups: dict[tuple[str, Fraction], list[tuple[float, float, float, float]]] = {}
     for run in runs:
-        gap, found = run.gap(task), value(run)
-        if gap is not None and found is not None:
-            groups.setdefault((run.size, run.frequency(task).per_batch), []).append((gap, *found))
+        gap, bar = run.gap(task), value(run)
+        if gap is not None and bar is not None:
+            groups.setdefault((run.size, run.frequency(task).per_batch), []).append((gap, *bar))
     return {key: sorted(points) for key, points in groups.items() if len({gap for gap, *_ in points}) > 1}
 
 

@@ -42,7 +42,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: run, model, task, kind, injected, steps, mean, low, high (a 95% block bootstrap interval).
     """
-    found = []
+    means = []
     whole = table[(table["of"] == "") & table["cosine"].notna()]
     keys = ["run", "model", "task", "kind"]
     for place, group in whole.assign(injected=whole["instances"] > 0).groupby([*keys, "injected"], sort=False):
@@ -50,8 +50,8 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
         values = group.sort_values("step")["cosine"].to_numpy(float)
         ends = mean_interval(values, "gradients " + " ".join(map(str, place)), block=BLOCK)
         about = dict(zip([*keys, "injected"], place, strict=True))
-        found.append(about | {"steps": len(values)} | dict(zip(("mean", "low", "high"), ends, strict=True)))
-    return pd.DataFrame(found, columns=pd.Index([*keys, "injected", "steps", "mean", "low", "high"]))
+        means.append(about | {"steps": len(values)} | dict(zip(("mean", "low", "high"), ends, strict=True)))
+    return pd.DataFrame(means, columns=pd.Index([*keys, "injected", "steps", "mean", "low", "high"]))
 
 
 def last_stretch(table: pd.DataFrame) -> pd.DataFrame:

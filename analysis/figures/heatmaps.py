@@ -51,18 +51,18 @@ class Cells:
             task: name of the task.
             value: the value to draw for a run, or None.
         """
-        measured = [(run, found) for run in runs if (found := value(run)) is not None]
-        even = [(run, found) for run, found in measured if run.evenly_injected(task)]
+        measured = [(run, drawn) for run in runs if (drawn := value(run)) is not None]
+        even = [(run, drawn) for run, drawn in measured if run.evenly_injected(task)]
         if not even:
             return None
         sizes = sizes_of([run for run, _ in even])
         rates = sorted({run.frequency(task).per_batch for run, _ in even})
         cells: dict[tuple[int, int], list[Run]] = {}
         values: dict[tuple[int, int], list[float]] = {}
-        for run, found in even:
+        for run, drawn in even:
             place = sizes.index(run.size), rates.index(run.frequency(task).per_batch)
             cells.setdefault(place, []).append(run)
-            values.setdefault(place, []).append(found)
+            values.setdefault(place, []).append(drawn)
         bursts = any(run.injection(task) is not None for run, _ in measured if not run.evenly_injected(task))
         return cls(task, sizes, rates, cells, values, bursts)
 

@@ -30,13 +30,13 @@ def by_sightings(table: pd.DataFrame, task: str) -> pd.DataFrame:
     Columns run, model, measure, seen, value, low, high and n; intervals are bootstrapped.
     """
     last = last_step(rows(table, task=task).dropna(subset=["seen"]))
-    found = []
+    means = []
     by_seen: Any = last.groupby(["run", "model", "measure", "seen"], sort=False)
     for (run, model, measure, seen), of in by_seen:
         mean, low, high = mean_interval(of["value"].to_numpy(float), "memory")
-        found.append((run, model, measure, int(seen), mean, low, high, len(of)))
+        means.append((run, model, measure, int(seen), mean, low, high, len(of)))
     columns = ["run", "model", "measure", "seen", "value", "low", "high", "n"]
-    return pd.DataFrame(found, columns=columns).sort_values(["run", "measure", "seen"], kind="stable")
+    return pd.DataFrame(means, columns=columns).sort_values(["run", "measure", "seen"], kind="stable")
 
 
 def repetitions(means: pd.DataFrame) -> Figure | None:
@@ -85,11 +85,11 @@ def forgotten(table: pd.DataFrame, task: str, measure: str) -> pd.DataFrame:
     mine = mine.assign(since=since, bin=np.floor(np.log2(since)), times=np.floor(np.log2(seen)))
     ends = pd.Series(seen).groupby(mine["times"].to_numpy()).agg(["min", "max"])
     names = {times: str(low) if low == high else f"{low}-{high}" for times, low, high in ends.itertuples()}
-    found = []
+    means = []
     for (run, times, _), of in mine.groupby(["run", "times", "bin"]):
         value = mean_interval(of["value"].to_numpy(float), "forgetting")
-        found.append((run, names[times], float(of["since"].mean()), *value, len(of)))
-    return pd.DataFrame(found, columns=["run", "seen", "since", "value", "low", "high", "n"])
+        means.append((run, names[times], float(of["since"].mean()), *value, len(of)))
+    return pd.DataFrame(means, columns=["run", "seen", "since", "value", "low", "high", "n"])
 
 
 def forgetting(means: pd.DataFrame, measure: str) -> Figure | None:
@@ -121,7 +121,7 @@ def contamination_rows(runs: Sequence[Run], task: str) -> pd.DataFrame:
 
     Columns run, model, measure, half, step, value, low, high and n.
     """
-    found = []
+    scores = []
     for run in runs:
         for measure in ("accuracy", "accuracy_normalized"):
             names = {half: f"eval/{task}/{half}/{measure}" for half in HALVES}
@@ -131,9 +131,9 @@ def contamination_rows(runs: Sequence[Run], task: str) -> pd.DataFrame:
             for half, name in names.items():
                 for of in measured.loc[measured["name"] == name].sort_values("step").to_dict("records"):
                     of_half = Accuracy.of(of["value"], int(of["count"]))
-                    found.append((run.name, run.size, measure, HALVES[half], int(of["step"]), *vars(of_half).values()))
+                    scores.append((run.name, run.size, measure, HALVES[half], int(of["step"]), *vars(of_half).values()))
     columns = ["run", "model", "measure", "half", "step", "value", "n", "low", "high"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(scores, columns=columns)
 
 
 def contamination(measured: pd.DataFrame, chance: float) -> Figure | None:

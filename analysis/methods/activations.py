@@ -133,15 +133,15 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
     totals = {site: total.cpu().numpy() for site, total in sums.items()}
     parts = _parts([groups[site] for site in _AT_TOK2], [totals[site] for site in _AT_TOK2])
     balanced = dict(zip(_AT_TOK2, parts, strict=True))
-    found = []
+    of_sites = []
     for site in sites_of(task):
         means = totals[site] / np.maximum(np.bincount(groups[site], minlength=n), 1)[:, None]
         even, told = means, np.ones(n, bool)
         if site in balanced:
             pairs = np.unique(np.stack([groups[site], labels]), axis=1)
             even, told = balanced[site], np.bincount(pairs[0], minlength=n) > 1
-        found.append(Activations(site, means, even, told))
-    return found
+        of_sites.append(Activations(site, means, even, told))
+    return of_sites
 
 
 _LABELS = ProbePosition(1, LABEL_POSITION)  # the value of LABEL, read at TOK2

@@ -218,6 +218,6 @@ def _gradients(
     for rows in torch.arange(len(difference), device=difference.device).split(ROWS_PER_PASS):
         stream = pairs.base_stream[site.layer, rows]
         moved = (stream[:, 0] + share[rows] * difference[rows]).requires_grad_(True)
-        said = upper.scores(site.layer, pairs.base[rows], torch.cat([moved[:, None], stream[:, 1:]], dim=1))
-        parts += torch.autograd.grad(F.cross_entropy(said, pairs.label[rows], reduction="sum"), moved)
+        logits = upper.scores(site.layer, pairs.base[rows], torch.cat([moved[:, None], stream[:, 1:]], dim=1))
+        parts += torch.autograd.grad(F.cross_entropy(logits, pairs.label[rows], reduction="sum"), moved)
     return torch.cat(parts)

@@ -87,10 +87,10 @@ def best_place(sites: pd.DataFrame, question: tuple[int, str]) -> dict[str, Any]
     Returns:
         The site's row, with `control` and `untrained` (NaN if not searched).
     """
-    found = sites[
+    searched = sites[
         (sites["subspace"] == "found") & (sites["position"] == question[0]) & (sites["variable"] == question[1])
     ].set_index("weights")
-    mine, control = found.loc[["trained"]], found[found.index == "untrained"]
+    mine, control = searched.loc[["trained"]], searched[searched.index == "untrained"]
     best: dict[str, Any] = mine.iloc[int(mine["judged"].to_numpy().argmax())].to_dict()
     untrained = np.nan if control.empty else float(control["accuracy"].iloc[int(control["judged"].to_numpy().argmax())])
     controls = [best["no_swap"], best["one_operand"], untrained]
@@ -135,8 +135,8 @@ def _search(model: PreTrainedModel, task: Task, options: SearchOptions, cores: i
         return rows
 
     workers = [upper, *(upper.replica() for _ in range(min(cores, len(places)) - 1))]
-    found = dict(zip(places, side_by_side(of_place, places, workers), strict=True))
-    return pd.DataFrame([row for place in sorted(found) for row in found[place]])
+    rows_of = dict(zip(places, side_by_side(of_place, places, workers), strict=True))
+    return pd.DataFrame([row for place in sorted(rows_of) for row in rows_of[place]])
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,13 @@ def _search_place(
         SearchResult(random_basis(width, dimension, f"{task.name} {layer} {position} {site.variable}"), np.nan, np.nan)
         for site, dimension in asked
     ]
-    found = align(upper, task, asked, [pairs[site.variable].fitting for site, _ in asked], options, check)
+    aligned = align(upper, task, asked, [pairs[site.variable].fitting for site, _ in asked], options, check)
     full_swap = {
         variable: interchange(upper, Alignment(layer, position, variable), of.held_out, torch.eye(width))[0]
         for variable, of in pairs.items()
     }
     rows = []
-    for subspace, of_subspace in (("found", found), ("random", random)):
+    for subspace, of_subspace in (("found", aligned), ("random", random)):
         for (site, dimension), one in zip(asked, of_subspace, strict=True):
             check()
             of = pairs[site.variable]

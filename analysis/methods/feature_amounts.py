@@ -66,8 +66,8 @@ def _counted(modes: pd.DataFrame) -> pd.DataFrame:
         amount=("present", "sum"), shuffled=("present_shuffled", "sum"), layers=("layer", "nunique")
     ).reset_index()
     present = modes.loc[modes["present"].to_numpy(bool)].groupby(RUN)
-    found = present.agg(modes=("mode", lambda of: sorted(set(of)))).reset_index()
-    counts = counts.merge(found, on=RUN, how="left")
+    modes_of = present.agg(modes=("mode", lambda of: sorted(set(of)))).reset_index()
+    counts = counts.merge(modes_of, on=RUN, how="left")
     for column, there in (("distinct", "present"), ("distinct_shuffled", "present_shuffled")):
         once = modes.groupby([*RUN, "mode"], sort=False).agg(once=(there, "any")).groupby(RUN, sort=False)
         counts = counts.merge(once.agg(**{column: ("once", "sum")}).reset_index(), on=RUN)

@@ -82,8 +82,8 @@ class _Measure:
         """The same tables for random weights, measured once for all checkpoints of one shape."""
         shape = model.config.to_json_string(), task.fingerprint
         if shape not in self.controls:
-            found = self._measured(untrained(model, self.seed), task, "untrained")
-            self.controls[shape] = {table: rows for table, rows in found.items() if table in ("order", "modes")}
+            measured = self._measured(untrained(model, self.seed), task, "untrained")
+            self.controls[shape] = {table: rows for table, rows in measured.items() if table in ("order", "modes")}
         return self.controls[shape]
 
     def _measured(self, model: PreTrainedModel, task: Task, weights: str) -> dict[str, list[dict[str, Any]]]:
@@ -93,9 +93,9 @@ class _Measure:
         measures: dict[str, Callable[[Activations], Iterator[tuple[str, dict[str, Any]]]]]
         measures = {ORDER: self._order, FOURIER: self._fourier}
         for found in activations(model, task):
-            if (told := found.told.sum()) < SMALLEST:
+            if (n_told := found.told.sum()) < SMALLEST:
                 which = f"values of {TOKENS[found.site.variable]} have more than one LABEL"
-                raise UserError(f"{task.name}: {told} {which}, a feature needs at least {SMALLEST}")
+                raise UserError(f"{task.name}: {n_told} {which}, a feature needs at least {SMALLEST}")
             site = {"weights": weights, "position": TOKENS[found.site.position], "site": found.site.name}
             for feature in features_of(task):
                 for table, row in measures[feature](found):

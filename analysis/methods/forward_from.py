@@ -93,8 +93,8 @@ class ForwardFrom:
                 stack.enter_context(_replaced(point, lambda *_, out=(stream,) if in_tuple else stream, **__: out))
             if self._head is not None:
                 stack.enter_context(_replaced(self._head, self._label_logits))
-            said = self.model(input_ids=tokens, past_key_values=past, use_cache=past is not None)  # pyright: ignore[reportCallIssue]
-        logits = said.logits[:, -1].float()
+            output = self.model(input_ids=tokens, past_key_values=past, use_cache=past is not None)  # pyright: ignore[reportCallIssue]
+        logits = output.logits[:, -1].float()
         return logits if self._head is not None else logits[:, self._labels]
 
     def _label_logits(self, hidden: Float[torch.Tensor, "b t d"]) -> Float[torch.Tensor, "b 1 l"]:
@@ -119,22 +119,22 @@ class ForwardFrom:
         The cache is None if it holds anything but keys and values, such as the state of a recurrent block.
         """
         with recorded(self._points) as outputs:
-            said = self.model.base_model(input_ids=self._firsts[:, None], use_cache=True)
-        past = getattr(said, "past_key_values", None)
+            answer = self.model.base_model(input_ids=self._firsts[:, None], use_cache=True)
+        past = getattr(answer, "past_key_values", None)
         plain = isinstance(past, DynamicCache) and all(isinstance(layer, DynamicLayer) for layer in past.layers)
         return past if plain else None, torch.stack([output for output in outputs if output is not None])
 
     @torch.no_grad()
     def _which_return_tuples(self) -> list[bool]:
-        found: list[bool] = []
+        tuples: list[bool] = []
         handles = [
-            point.register_forward_hook(lambda _, __, output: found.append(isinstance(output, tuple)))
+            point.register_forward_hook(lambda _, __, output: tuples.append(isinstance(output, tuple)))
             for point in self._points
         ]
         self.model.base_model(input_ids=self._firsts[:1, None], use_cache=False)
         for handle in handles:
             handle.remove()
-        return found
+        return tuples
 
 
 @contextmanager

@@ -99,10 +99,10 @@ def interchange(upper: ForwardFrom, site: Alignment, pairs: Streams, basis: Basi
     Returns:
         The share, and the mean loss of the counterfactual label among the task's labels, in nats.
     """
-    found, basis = [], basis.to(pairs.base.device)
+    sums, basis = [], basis.to(pairs.base.device)
     for rows in torch.arange(len(pairs.label), device=pairs.base.device).split(ROWS_PER_PASS):
-        said = upper.scores(site.layer, *pairs.exchanged(site, rows, basis))
-        losses = F.cross_entropy(said, pairs.label[rows], reduction="sum")
-        found.append(torch.stack([(said.argmax(dim=1) == pairs.label[rows]).sum(), losses]))
-    correct, loss = (sum(of) / len(pairs.label) for of in zip(*torch.stack(found).tolist(), strict=True))
+        logits = upper.scores(site.layer, *pairs.exchanged(site, rows, basis))
+        losses = F.cross_entropy(logits, pairs.label[rows], reduction="sum")
+        sums.append(torch.stack([(logits.argmax(dim=1) == pairs.label[rows]).sum(), losses]))
+    correct, loss = (sum(of) / len(pairs.label) for of in zip(*torch.stack(sums).tolist(), strict=True))
     return correct, loss

@@ -73,10 +73,10 @@ def order_table(order: pd.DataFrame) -> pd.DataFrame:
     at the same step.
     """
     even = order.iloc[:0] if order.empty else rows(order, evenly=True)
-    found = []
+    correlations = []
     for _, group in even.groupby(["model", "kind"], sort=False):
         correlation, p = order_correlation(group) or (np.nan, np.nan)
-        found.append(
+        correlations.append(
             {
                 "model": group["model"].iloc[0],
                 "kind": group["kind"].iloc[0],
@@ -87,4 +87,4 @@ def order_table(order: pd.DataFrame) -> pd.DataFrame:
                 "p": p,
             }
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(correlations)

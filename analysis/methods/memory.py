@@ -35,13 +35,13 @@ def memory_method(most: int | None = None) -> Method:
         seen_before = None
         if checkpoint.run is not None and checkpoint.step is not None:
             seen_before = checkpoint.run.saved.build_plan().plan, checkpoint.step
-        found: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for number, task in enumerate(checkpoint.tasks):
             check_vocabulary(model, task)
             answers = ask_task(model, task, OPTIONS_PER_PASS, most, seen_before)
-            found += [{"task": task.name, **answer} for answer in answers]
+            rows += [{"task": task.name, **answer} for answer in answers]
             report((number + 1) / len(checkpoint.tasks))
-        table = pd.DataFrame(found, columns=list(_COLUMNS))
+        table = pd.DataFrame(rows, columns=list(_COLUMNS))
         return {"probes": table.astype({"seen": "Int64", "last_seen": "Int64"})}
 
     return Method(METHOD, compute, {"max_instances": most}, VERSION, pairs=False)

@@ -146,7 +146,7 @@ def _patch_rows(
             with changed(module, lambda _, new=from_base: new):
                 won = last_logits(model, source)
             fall = of_base.log_softmax(-1)[place, own] - lost.log_softmax(-1)[place, own]
-            found = (difference(of_base) - difference(lost), difference(won) - difference(of_source), fall)
-            layers.append(Effects(*torch.stack(found).double().cpu().numpy()))
+            effects = (difference(of_base) - difference(lost), difference(won) - difference(of_source), fall)
+            layers.append(Effects(*torch.stack(effects).double().cpu().numpy()))
     before, after = (difference(logits).double().cpu().numpy() for logits in (of_base, of_source))
     return before, before - after, layers

@@ -68,8 +68,8 @@ class Retention:
     def half_life_interval(self) -> tuple[float, float] | None:
         """Its 95% interval; None with fewer than three intervals, or if some bootstrap sample has no half-life."""
         halves = [_half_life(self.after, sample, self._best) for sample in self._samples]
-        found = [half for half in halves if half is not None]
-        return percentile_interval(np.array(found)) if self._enough and len(found) == BOOTSTRAPS else None
+        halved = [half for half in halves if half is not None]
+        return percentile_interval(np.array(halved)) if self._enough and len(halved) == BOOTSTRAPS else None
 
     @property
     def kept(self) -> float:
@@ -169,10 +169,10 @@ def _fit(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OptimizeWarning)  # it concerns the covariance, which is not used
-            found, _ = curve_fit(_decay, u, y, p0=(top, gap / 4, 0.1 * top), bounds=bounds)
+            fitted, _ = curve_fit(_decay, u, y, p0=(top, gap / 4, 0.1 * top), bounds=bounds)
     except (RuntimeError, ValueError):
         return None
-    return float(found[0]), float(found[1]), float(found[2])
+    return float(fitted[0]), float(fitted[1]), float(fitted[2])
 
 
 def _half_life(after: Int64[np.ndarray, " u"], gain: Float64[np.ndarray, " u"], best: int) -> float | None:

@@ -47,22 +47,22 @@ def unmeasured(checkpoints: Sequence[StoredModel]) -> list[StoredModel]:
 
 def with_scores(run: Run, tables: Tables) -> Run:
     """The run with scores of its checkpoints added to its metrics. Its own measurements stay."""
-    found = rows(tables["scores"], folder=str(run.folder)) if tables else pd.DataFrame()
+    scores = rows(tables["scores"], folder=str(run.folder)) if tables else pd.DataFrame()
     measured = set(zip(run.metrics["step"], run.metrics["name"], strict=True))
     lines = [
         {"step": row["step"], "name": name, "value": row["value"], "count": row["count"]}
-        for row in found.to_dict("records")
+        for row in scores.to_dict("records")
         if (row["step"], name := f"eval/{row['task']}/{row['half']}/{row['measure']}") not in measured
     ]
     return replace(run, metrics=pd.concat([run.metrics, pd.DataFrame(lines)], ignore_index=True)) if lines else run
 
 
 def _scores(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> Tables:
-    found: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
     for number, task in enumerate(checkpoint.tasks):
-        found += _of_task(model, task)
+        scores += _of_task(model, task)
         report((number + 1) / len(checkpoint.tasks))
-    return {"scores": pd.DataFrame(found, columns=["task", "half", "measure", "value", "count"])}
+    return {"scores": pd.DataFrame(scores, columns=["task", "half", "measure", "value", "count"])}
 
 
 def _of_task(model: PreTrainedModel, task: Task) -> Iterator[dict[str, Any]]:

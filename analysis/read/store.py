@@ -167,8 +167,8 @@ def kept(folder: Path, method: str, version: int | None = None) -> Iterator[tupl
 def _asked(folder: Path, method: str, version: int | None) -> list[tuple[float, dict[str, Any], Path]]:
     """Time of the last request, `about.json` and folder of each stored result, the latest request last."""
     files = (folder / method).glob(f"*/{ABOUT}")
-    found = [(file.stat().st_mtime, _about(file), file.parent) for file in files]
-    mine = [one for one in found if version in (None, one[1]["version"])]
+    results = [(file.stat().st_mtime, _about(file), file.parent) for file in files]
+    mine = [one for one in results if version in (None, one[1]["version"])]
     return sorted(mine, key=lambda one: one[0])
 
 
@@ -228,18 +228,18 @@ def kept_results(runs: Sequence[Run], method: str, version: int = 1) -> StoredRe
     Raises:
         UserError: a table is damaged.
     """
-    found = {run.folder: _asked(run.folder / FOLDER, method, version) for run in runs}
-    last = max((asked[-1] for asked in found.values() if asked), key=lambda one: one[0], default=None)
+    results_of = {run.folder: _asked(run.folder / FOLDER, method, version) for run in runs}
+    last = max((asked[-1] for asked in results_of.values() if asked), key=lambda one: one[0], default=None)
     if last is None:
         return StoredResults({}, {}, 0)
     options = last[1]["options"]
     joined: dict[str, list[pd.DataFrame]] = {}
     left_out = 0
     for run in runs:
-        places = {about["step"]: place for _, about, place in found[run.folder] if about["options"] == options}
+        places = {about["step"]: place for _, about, place in results_of[run.folder] if about["options"] == options}
         for step in sorted(places):
             _join(joined, checkpoint_of(run, step), read_tables(places[step]))
-        left_out += len({about["step"] for _, about, _ in found[run.folder]} - places.keys())
+        left_out += len({about["step"] for _, about, _ in results_of[run.folder]} - places.keys())
     return StoredResults(_concatenated(joined), options, left_out)
 
 
@@ -256,8 +256,8 @@ def _concatenated(joined: Mapping[str, Sequence[pd.DataFrame]]) -> Tables:
 
 
 def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
-    found = labels(zip(table["run"], table["folder"], strict=True))
-    return table.assign(run=[found[folder] for folder in table["folder"]])
+    label_of = labels(zip(table["run"], table["folder"], strict=True))
+    return table.assign(run=[label_of[folder] for folder in table["folder"]])
 
 
 def rows(table: pd.DataFrame, **values: Any) -> pd.DataFrame:

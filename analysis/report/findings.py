@@ -98,14 +98,14 @@ def audit_label(run: Run) -> str:
 
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     """All pairs that differ in the gap alone, and pairs that differ in size or frequency and contradict expectation."""
-    found = []
+    compared = []
     for task in label_tasks(runs):
         measured = [run for run in runs if run.accuracy(task) is not None]
         even = [run for run in measured if _is_even(run, task)]
         pairs = [pair for a, b in itertools.combinations(even, 2) if (pair := _even_pair(a, b, task)) is not None]
-        found += [pair for pair in pairs if pair.result == AGAINST]
-        found += _gap_pairs(measured, task)
-    return found
+        compared += [pair for pair in pairs if pair.result == AGAINST]
+        compared += _gap_pairs(measured, task)
+    return compared
 
 
 def comparison_table(runs: Sequence[Run]) -> Table:

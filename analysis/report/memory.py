@@ -71,7 +71,7 @@ def contamination_section(runs: Sequence[Run]) -> Section | None:
 
 def _chance(runs: Sequence[Run], task: str) -> float:
     """Accuracy of guessing, mean over a task's questions."""
-    built = next(found for run in runs if (found := run.task(task)) is not None)
+    built = next(first for run in runs if (first := run.task(task)) is not None)
     return float(np.mean([1 / len(probe.options) for probe in built.probes if probe.kind == "choice"] or [0]))
 
 

@@ -69,13 +69,13 @@ def _nearly_whole(table: pd.DataFrame) -> pd.DataFrame:
 
 def trend(table: pd.DataFrame, x: str, y: str, within: list[str]) -> np.ndarray:
     """Rank correlation of two columns inside each group, averaged over groups: one number for each seed."""
-    found = []
+    correlations = []
     for _, of_seed in table.dropna(subset=[x, y]).groupby("seed"):
         groups = [group for _, group in of_seed.groupby(within)] if within else [of_seed]
         each = [_ranked(group, x, y) for group in groups if group[x].nunique() > 1 and len(group) > 2]
         if each:
-            found.append(np.mean(each))
-    return np.array(found)
+            correlations.append(np.mean(each))
+    return np.array(correlations)
 
 
 def _ranked(table: pd.DataFrame, x: str, y: str) -> float:
@@ -97,12 +97,12 @@ def over_cells(
     values = table[list(columns)].to_numpy(float)
     seeds = [np.flatnonzero(table["seed"] == seed) for seed in table["seed"].unique()]
     cells = [rows[resamples(len(rows), RESAMPLES, "study", "cells", seed)] for seed, rows in enumerate(seeds)]
-    found = []
+    samples = []
     for number, chosen in enumerate(resamples(len(seeds), RESAMPLES, "study", "seeds")):
         # A seed chosen twice brings two draws of its cells.
         rows = np.concatenate([cells[seed][number - place] for place, seed in enumerate(chosen)])
-        found.append(statistic(*values[rows].T))
-    low, high = percentile_interval(np.array(found))
+        samples.append(statistic(*values[rows].T))
+    low, high = percentile_interval(np.array(samples))
     return statistic(*values.T), low, high
 
 

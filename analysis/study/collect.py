@@ -135,22 +135,22 @@ def _features(run: Run) -> list[dict[str, Any]]:
     """How much of each task's features the last checkpoint has (Fig. 7), with controls: a row a task and feature."""
     tables = _analyzed(run, features_method(components=COMPONENTS))
     columns = ["task", "feature", "amount", "low", "high", "untrained", "shuffled", "distinct", "distinct_shuffled"]
-    found = pd.concat([amounts(tables, feature) for feature in (ORDER, FOURIER)], ignore_index=True)
-    return _records(found, [column for column in columns if column in found])
+    features = pd.concat([amounts(tables, feature) for feature in (ORDER, FOURIER)], ignore_index=True)
+    return _records(features, [column for column in columns if column in features])
 
 
 def _alignment(run: Run) -> list[dict[str, Any]]:
     """Where the last checkpoint holds each value best, by alignment search: a row a task and value."""
     sites = _analyzed(run, das.method(SEARCH)).get("sites", NO_ROWS)
     columns = ["task", "position", "variable", "layer", "dimension", "accuracy", "control", "converged"]
-    found = [
+    best_sites = [
         {"task": task} | best
         for task, of_task in sites.groupby("task")
         for question in das.QUESTIONS
         if (of_task[["position", "variable"]] == question).all(axis=1).any()
         for best in [das.best_place(of_task, question)]
     ]
-    return _records(pd.DataFrame(found, columns=columns), columns)
+    return _records(pd.DataFrame(best_sites, columns=columns), columns)
 
 
 def _patching(run: Run) -> list[dict[str, Any]]:

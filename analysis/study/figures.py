@@ -102,23 +102,23 @@ def after_bursts(folder: Path) -> Figure:
     """How far the held-out loss among the labels falls after a burst and comes back (Fig. 8), a panel a text."""
     lines: dict[tuple[str, str], list[pd.Series]] = {}
     for cell, series in cells_with_series(folder):
-        found = retained(series, cell, "tcmp")
-        if found is not None:
+        kept = retained(series, cell, "tcmp")
+        if kept is not None:
             key = cell["labels"]["text"], cell["labels"]["model"]
-            lines.setdefault(key, []).append(pd.Series(found.mean, found.after))
+            lines.setdefault(key, []).append(pd.Series(kept.mean, kept.after))
     return _panels_of_lines(lines, "steps after the burst", "gain in loss among\nthe labels (nats)", 0.0)
 
 
 def cosines(folder: Path) -> Figure:
     """cos(g_nt, g_r) of all measured steps and seeds by width, beside the null; a panel a text (Fig. 9)."""
-    found: dict[str, dict[int, list[tuple[pd.Series, pd.Series]]]] = {}
+    cosines_of: dict[str, dict[int, list[tuple[pd.Series, pd.Series]]]] = {}
     for cell, series in cells_with_series(folder):
         both = series["gradient/tcmp/cos_rest"], series["gradient/tcmp/null_rest"]
-        found.setdefault(cell["labels"]["text"], {}).setdefault(cell["width"], []).append(both)
+        cosines_of.setdefault(cell["labels"]["text"], {}).setdefault(cell["width"], []).append(both)
     with style():
-        figure = Figure(figsize=(1.2 + 2.6 * len(found), 3.2))
+        figure = Figure(figsize=(1.2 + 2.6 * len(cosines_of), 3.2))
         for axis, (text, of_width) in zip(
-            np.atleast_1d(figure.subplots(1, len(found), sharey=True)), found.items(), strict=True
+            np.atleast_1d(figure.subplots(1, len(cosines_of), sharey=True)), cosines_of.items(), strict=True
         ):
             widths = sorted(of_width)
             for kind, label in enumerate(("the task's labels", "labels permuted (null)")):
@@ -207,10 +207,8 @@ def stopped(folder: Path) -> Figure:
     """AUC after the last injection, a panel a text and learning rate, mean over seeds."""
     lines: dict[tuple[str, str], list[pd.Series]] = {}
     for cell, series in cells_with_series(folder):
-        labels, found = cell["labels"], series["eval/tcmp/test/auc_unmirrored"]
-        lines.setdefault((f"{labels['text']}, {labels['lr']} rate", labels["model"]), []).append(
-            found[found.index >= 1400]
-        )
+        labels, auc = cell["labels"], series["eval/tcmp/test/auc_unmirrored"]
+        lines.setdefault((f"{labels['text']}, {labels['lr']} rate", labels["model"]), []).append(auc[auc.index >= 1400])
     return _panels_of_lines(lines, "step (injections end at 1,500)", "AUC", LEARNED_AUC)
 
 

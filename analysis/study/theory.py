@@ -32,15 +32,15 @@ def slopes(table: pd.DataFrame, by: str | None = None) -> pd.Series:
     Returns:
         A value for each row, indexed as `table`. By central differences over log N, one-sided at the ends.
     """
-    found = pd.Series(np.nan, index=table.index)
+    slopes = pd.Series(np.nan, index=table.index)
     for _, group in table.groupby(by) if by is not None else [(None, table)]:
         residual = group.groupby("width")["residual"].mean()
         if len(residual) > 1:
             widths = residual.index.to_numpy(float)
             slope = -np.gradient(residual.to_numpy(float), np.log(widths)) / widths
             by_width = dict(zip(residual.index, np.maximum(slope, FLATTEST), strict=True))
-            found.loc[group.index] = [by_width[width] for width in group["width"]]
-    return found
+            slopes.loc[group.index] = [by_width[width] for width in group["width"]]
+    return slopes
 
 
 def utilities(table: pd.DataFrame, by: str | None = None) -> pd.Series:

@@ -44,7 +44,23 @@ from olmo_core.train.callbacks import Callback  # noqa: E402
 from olmo_core.train.train_module import TransformerTrainModule  # noqa: E402
 
 
-class InjectingDataLoader(TextDataLoaderBase):
+class _OnePlan(TextDataLoaderBase):
+    """A loader whose batch size is the plan's and never changes."""
+
+    run: InjectedRun
+
+    @property
+    def global_batch_size(self) -> int:
+        """Tokens in a batch of all ranks."""
+        return self._global_batch_size
+
+    @global_batch_size.setter
+    def global_batch_size(self, value: int) -> None:
+        if value != self._global_batch_size:
+            _check_batch(self.run, value)
+
+
+class InjectingDataLoader(_OnePlan):
     """Splices a plan's instances into the rows of another loader, at any world size, after resumes and over epochs.
 
     It saves and restores the other loader's state alone. So a checkpoint of a run without injection can be continued
@@ -161,7 +177,7 @@ def _lifted(batch: Mapping[str, Any], shape: tuple[int, ...], spans: InjectedSpa
     return out if counts is None else out | {"instance_mask": torch.from_numpy(counts)}
 
 
-class PlannedDataLoader(TextDataLoaderBase):
+class PlannedDataLoader(_OnePlan):
     """Loads the rows of our corpus in the plan's order. One epoch is the whole run.
 
     Args:

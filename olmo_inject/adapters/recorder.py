@@ -209,8 +209,8 @@ class Recorder:
         known = read_saved(folder)
         weights = {} if known is None else known["weights"]
         weights = {other: total for other, total in weights.items() if int(other) < step}
-        if step == self.global_step and (found := weights_sum(self.dist_model)) is not None:
-            weights |= {str(step): found}
+        if step == self.global_step and (checksum := weights_sum(self.dist_model)) is not None:
+            weights |= {str(step): checksum}
         write_json(folder / SAVED, {"step": step, "weights": weights})
 
     def has_saved_weights(self, model: torch.nn.Module, step: int) -> bool:

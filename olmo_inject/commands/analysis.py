@@ -182,9 +182,9 @@ def features(
     from analysis.report.features import feature_section
 
     method, skipped = features_method(components, permutations), Skipped()
-    found, folder = select_checkpoints(runs, steps, skipped, tasks or ()), output_folder(runs, out)
-    tables = tables_of(found, method, device, skipped, folder, spread)
-    section = feature_section(tables, _runs_of(found))
+    checkpoints, folder = select_checkpoints(runs, steps, skipped, tasks or ()), output_folder(runs, out)
+    tables = tables_of(checkpoints, method, device, skipped, folder, spread)
+    section = feature_section(tables, _runs_of(checkpoints))
     deliver("features", folder, tables, [section] if section else [], skipped, as_json)
 
 
@@ -213,9 +213,9 @@ def memory(
     from analysis.report.memory import contamination_section, memory_section
 
     skipped = Skipped()
-    found, folder = select_checkpoints(runs, steps, skipped, tasks or ()), output_folder(runs, out)
-    tables = tables_of(found, memory_method(max_instances), device, skipped, folder, spread)
-    of_runs = _runs_of(found)
+    checkpoints, folder = select_checkpoints(runs, steps, skipped, tasks or ()), output_folder(runs, out)
+    tables = tables_of(checkpoints, memory_method(max_instances), device, skipped, folder, spread)
+    of_runs = _runs_of(checkpoints)
     sections = [memory_section(tables, of_runs), contamination_section(of_runs)]
     deliver(METHOD, folder, tables, [section for section in sections if section], skipped, as_json)
 

@@ -134,22 +134,22 @@ def evaluate(
         raise UserError("--suite: give either suites or --tasks")
     if suites_in is not None and not suite:
         raise UserError("--suites-in: name the tasks in it with --suite")
-    found_steps = evaluation.find_checkpoint_paths(checkpoints, steps)
+    folders = evaluation.find_checkpoint_paths(checkpoints, steps)
     suites = Suites.find(suite, suites_in) if suite else None
 
     def compute(work: list[tuple[Path, list[Task]]]) -> Iterator[list[dict[str, Any]]]:
         torch_device = choose_device(device)
         with show_progress("evaluating", len(work), "checkpoints", enabled=not as_json) as meter:
-            for step, chosen in work:
+            for folder, chosen in work:
                 if suites is not None:
-                    found: Iterable[Any] = suites.evaluate(step, torch_device, rows_per_pass, max_instances)
+                    results: Iterable[Any] = suites.evaluate(folder, torch_device, rows_per_pass, max_instances)
                 else:
-                    found = evaluation.evaluate_checkpoint(step, chosen, torch_device, rows_per_pass, max_instances)
-                yield [result.record() for result in found]
+                    results = evaluation.evaluate_checkpoint(folder, chosen, torch_device, rows_per_pass, max_instances)
+                yield [result.record() for result in results]
                 meter.advance()
 
     # Load all tasks first, so that a mistake in the last one is reported before any evaluation.
-    work = [(step, [] if suites else evaluation.find_tasks(tasks or (), step)) for step in found_steps]
+    work = [(folder, [] if suites else evaluation.find_tasks(tasks or (), folder)) for folder in folders]
     sizes = {"rows_per_pass": rows_per_pass, "max_instances": max_instances}
     # What decides a result takes a while to hash, and is needed only if results are kept.
     about = partial(evaluation.what_is_evaluated, **sizes) if spread.is_spread else lambda *_: {}
@@ -157,7 +157,7 @@ def evaluate(
     items = [Item(one, str(one[0]), about(*one) | asked) for one in work]
     records = list(spread.results(items, compute, "checkpoint", jobs_folder(checkpoints), "evaluate"))
     spread.end_of_part()
-    results = [evaluation.result_of(record) for found in records for record in found]
+    results = [evaluation.result_of(record) for of_folder in records for record in of_folder]
     if parquet is not None:
         evaluation.write_results(results, parquet)
     if as_json:

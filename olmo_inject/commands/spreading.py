@@ -250,8 +250,8 @@ class Spread:
                 run_parts(self._parts(min(self.parts or at_once, total), missing, folder), at_once)
             return
         parts = self._parts(min(self.parts or MOST_PARTS, total), missing, folder)
-        said = submit_parts(parts, load_site(self.site))
-        self._end({"kept": total - len(missing), "of": total, "submitted": said}, f"{left}; {said}")
+        submitted = submit_parts(parts, load_site(self.site))
+        self._end({"kept": total - len(missing), "of": total, "submitted": submitted}, f"{left}; {submitted}")
 
     def _parts(self, count: int, missing: Sequence[int], folder: Path) -> Parts:
         from launch.parts import Parts

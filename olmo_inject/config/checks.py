@@ -142,8 +142,8 @@ def _check_owned_keys(train: TrainConfig) -> None:
         for name, instead in keys.items():
             if getattr(given, name) != getattr(default, name):
                 reason = instead.removeprefix(NOTHING)
-                said = f"not set here; use {instead}" if reason == instead else f"has no effect here: {reason}"
-                raise UserError(f"{prefix}.{name}: {said}")
+                problem = f"not set here; use {instead}" if reason == instead else f"has no effect here: {reason}"
+                raise UserError(f"{prefix}.{name}: {problem}")
 
 
 def _whole_steps(experiment: Experiment) -> int:

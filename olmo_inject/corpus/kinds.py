@@ -64,12 +64,12 @@ class Corpus(ABC):
         return ()
 
     @abstractmethod
-    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
         """Open the shards as sequences of `sequence_length` tokens.
 
         Args:
             sequence_length: tokens.
-            found: bytes of each shard, if another process has looked at all files; then none is looked at here.
+            known_sizes: bytes of each shard, if another process has looked at all files; then none is looked at here.
 
         Raises:
             UserError: a shard is missing, unreadable or changed; a stage was made for another sequence length.
@@ -112,9 +112,9 @@ class ShardFiles(Corpus):
         """As `Corpus.paths`."""
         return self.files
 
-    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
-        return _open_files(self.files, sequence_length, self.dtype, self.vocabulary, found)
+        return _open_files(self.files, sequence_length, self.dtype, self.vocabulary, known_sizes)
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ class FolderCorpus(Corpus):
         """As `Corpus.paths`."""
         return [shard.path for shard in self.description.shards]
 
-    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
         sums = [shard.sha256 for shard in self.description.shards]
-        return _open_files(self.paths, sequence_length, self.description.dtype, self.vocabulary, found, sums=sums)
+        return _open_files(self.paths, sequence_length, self.description.dtype, self.vocabulary, known_sizes, sums=sums)
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,12 @@ class CatalogCorpus(Corpus):
         """As `Corpus.paths`."""
         return [Path(self.root) / shard for shard in self.named.shards]
 
-    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
         open_source(self.root)  # reports a missing root before a missing shard
         sizes = None if self.manifest is None else self.manifest.sizes
         dtype = self.named.entry.dtype
-        return _open_files(self.paths, sequence_length, dtype, self.vocabulary, found, sizes=sizes)
+        return _open_files(self.paths, sequence_length, dtype, self.vocabulary, known_sizes, sizes=sizes)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class RemoteCorpus(CatalogCorpus):
         """Empty, since no shard is a local file."""
         return ()
 
-    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
         source, named = open_source(self.root), self.named
         dtype, size = named.entry.dtype, self.vocabulary.size
@@ -205,10 +205,10 @@ class StagedCorpus(Corpus):
         """Its folder."""
         return str(self.record.folder)
 
-    def open_shards(self, sequence_length: int, found: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
         # Another node's stage may hold other rows, so its sizes are not this one's.
-        return StagedShards(self.record, sequence_length, self.vocabulary.size, looked_at=found is not None)
+        return StagedShards(self.record, sequence_length, self.vocabulary.size, looked_at=known_sizes is not None)
 
     def open_order(self, shards: TokenShards, batch_size: int, seed: int, second: Path | None = None) -> Order:
         """The order of the stage, which is already on disk.
@@ -232,13 +232,13 @@ def _open_files(
     sequence_length: int,
     dtype: str,
     vocabulary: Vocabulary,
-    found: Sequence[int] | None,
+    known_sizes: Sequence[int] | None,
     *,
     sizes: Sequence[int] | None = None,
     sums: Sequence[str] | None = None,
 ) -> TokenShards:
-    known = sizes if found is None else found
-    looked_at = found is not None
+    known = sizes if known_sizes is None else known_sizes
+    looked_at = known_sizes is not None
     return TokenShards(paths, sequence_length, dtype, vocabulary.size, known, sums, looked_at=looked_at)
 
 

@@ -70,8 +70,8 @@ class TokenShards:
             assert sizes is not None
             self._lay_out(sizes)
             return
-        found = {path: _look_at(path, self.dtype) for path in distinct}
-        self._lay_out([found[path] for path in self.paths])
+        size_of = {path: _look_at(path, self.dtype) for path in distinct}
+        self._lay_out([size_of[path] for path in self.paths])
         if sizes is not None:
             for name, size, expected in zip(self.names, self.sizes, sizes, strict=True):
                 self.source.check_size(name, size, expected)

@@ -48,7 +48,7 @@ def worst(
     demands = [(part, taken) for schedule, taken in each for part in getattr(schedule, "parts", (schedule,))]
     edges = {0, *(edge for schedule, _ in demands for edge in _window(schedule) if edge is not None)}
     starts = sorted(edge for edge in edges if steps is None or edge < steps)
-    found = Worst(0, None, 0.0)
+    worst_yet = Worst(0, None, 0.0)
     for start, stop in zip(starts, [*starts[1:], steps], strict=True):
         running = [(_inner(each), taken) for each, taken in demands if _runs(each, start)]
         exact = [(each, taken) for each, taken in running if is_exact(each)]
@@ -56,9 +56,9 @@ def worst(
         here, step = _largest(exact), None
         if here + sum(schedule.max_count for schedule in drawn) > batch_size:
             here, step = _most_together(exact, start, stop)
-        chance = max(found.chance, _chance_above(drawn, batch_size - here))
-        found = Worst(here, step, chance) if here > found.exact else found._replace(chance=chance)
-    return found
+        chance = max(worst_yet.chance, _chance_above(drawn, batch_size - here))
+        worst_yet = Worst(here, step, chance) if here > worst_yet.exact else worst_yet._replace(chance=chance)
+    return worst_yet
 
 
 def _inner(schedule: Schedule) -> Schedule:

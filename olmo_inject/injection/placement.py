@@ -80,8 +80,8 @@ def starts_in_row(
     if placement.place == "random":
         gaps = np.sort(randomness.below(words[: len(lengths)], free + 1))
         return (gaps + behind[:-1]).tolist()
-    if placement.place == "document" and (found := _at_documents(lengths, row_length, words, boundaries)) is not None:
-        return found
+    if placement.place == "document" and (starts := _at_documents(lengths, row_length, words, boundaries)) is not None:
+        return starts
     first = {"offset": placement.offset, "end": free}.get(placement.place, 0)
     return (first + behind[:-1]).tolist()
 
@@ -105,10 +105,10 @@ def starts_alone(
     if placement.place == "random":
         return randomness.below(words, row_length - lengths + 1)
     row, place = (column[boundaries[1] + lengths[boundaries[0]] <= row_length] for column in boundaries)
-    found = np.bincount(row, minlength=len(lengths))
-    some = np.flatnonzero(found)
+    fitting = np.bincount(row, minlength=len(lengths))
+    some = np.flatnonzero(fitting)
     starts = np.zeros(len(lengths), np.int64)
-    starts[some] = place[(np.cumsum(found) - found)[some] + randomness.below(words[some], found[some])]
+    starts[some] = place[(np.cumsum(fitting) - fitting)[some] + randomness.below(words[some], fitting[some])]
     return starts
 
 

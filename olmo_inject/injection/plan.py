@@ -182,11 +182,11 @@ class Plan:
 
     def tokens(self, injections: Injections) -> Ragged:
         """The tokens of every injection, without end-of-document tokens."""
-        found = Ragged.of(())
+        tokens = Ragged.of(())
         for number in np.unique(injections.entry).tolist():
             mine = np.flatnonzero(injections.entry == number)  # entries stand in their order
-            found = found.followed_by(self.entries[number].task.instances.take(injections.instance[mine]))
-        return found
+            tokens = tokens.followed_by(self.entries[number].task.instances.take(injections.instance[mine]))
+        return tokens
 
     def _compute(self, step: int) -> Injections:
         if step < 0:
@@ -298,20 +298,20 @@ class Plan:
     def _check_room(self) -> float:
         """The probability of an overflow in a step, which must be negligible."""
         batch, demands = self.batch_size, self._demands
-        found = worst(demands, batch, self.steps, [partial(self._rows, n) for n in range(len(demands))])
-        if found.exact > batch:
-            step, at = found.step, "a step could get" if found.step is None else f"step {found.step} gets"
+        fullest = worst(demands, batch, self.steps, [partial(self._rows, n) for n in range(len(demands))])
+        if fullest.exact > batch:
+            step, at = fullest.step, "a step could get" if fullest.step is None else f"step {fullest.step} gets"
             exact = [entry for entry in self.entries if is_exact(entry.schedule)]
             counts = [each.schedule.max_count if step is None else each.schedule.count(step) for each in exact]
             parts = " + ".join(f"{n} of {entry.task.name}" for n, entry in zip(counts, exact, strict=True) if n)
-            in_rows = "" if found.exact == sum(counts) else f" in {found.exact} rows"
+            in_rows = "" if fullest.exact == sum(counts) else f" in {fullest.exact} rows"
             raise UserError(f"injections: {at} {parts} instances{in_rows}, more than its {batch} rows")
-        if found.chance > TAIL:
+        if fullest.chance > TAIL:
             raise UserError(
-                f"injections: a step gets more instances than its {batch} rows with chance {found.chance:.2g}; "
+                f"injections: a step gets more instances than its {batch} rows with chance {fullest.chance:.2g}; "
                 f"drawn schedules are allowed {TAIL:g}"
             )
-        return found.chance
+        return fullest.chance
 
     def _draw(self, number: int, step: int, count: int) -> Int64[np.ndarray, " k"]:
         entry, key = self.entries[number], self._draw_keys[number]

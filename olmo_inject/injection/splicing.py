@@ -181,9 +181,9 @@ class InstanceLayout:
         if not self._share_rows:
             of_row = np.full(self.plan.batch_size, -1)
             of_row[injected] = numbers
-            found = of_row[rows]
-            span_row = np.flatnonzero(found >= 0)
-            return span_row, found[span_row]
+            number_of = of_row[rows]
+            span_row = np.flatnonzero(number_of >= 0)
+            return span_row, number_of[span_row]
         by_row = np.argsort(injected, kind="stable")
         of_row = np.bincount(injected, minlength=self.plan.batch_size)
         counts, first = of_row[rows], (np.cumsum(of_row) - of_row)[rows]
@@ -212,8 +212,8 @@ class InstanceLayout:
             words = words.reshape(self.plan.batch_size, placement.per_row)
             if placement.per_row == 1:
                 at = span_row[mine]
-                found = self._boundaries(host, at) if placement.reads_host else (mine[:0], mine[:0])
-                start[mine] = starts_alone(placement, length[mine], self.row_length, words[rows[at], 0], found)
+                boundaries = self._boundaries(host, at) if placement.reads_host else (mine[:0], mine[:0])
+                start[mine] = starts_alone(placement, length[mine], self.row_length, words[rows[at], 0], boundaries)
                 continue
             for spans in np.split(mine, np.flatnonzero(np.diff(span_row[mine])) + 1) if len(mine) else ():
                 at = span_row[spans[:1]]

@@ -55,22 +55,22 @@ def find_checkpoints(paths: Sequence[Path], steps: str = ALL) -> Selection:
     Raises:
         UserError: a path does not exist, is given twice or holds no weights, or `steps` has another form.
     """
-    found: list[CheckpointFolder] = []
+    folders: list[CheckpointFolder] = []
     missing: list[str] = []
     for path in expand(paths):
         if is_run(path):
             chosen, messages = _of_run(path, steps)
-            found += [CheckpointFolder(folder_of(path, step), path, step) for step in chosen]
+            folders += [CheckpointFolder(folder_of(path, step), path, step) for step in chosen]
             missing += messages
         elif (place := run_and_step(path)) is not None:
-            found.append(CheckpointFolder(path, *place))
+            folders.append(CheckpointFolder(path, *place))
         elif is_olmo_cores(path):
             raise UserError(f"{path} is not in a format of transformers or ai2-olmo: {_CONVERT}")
         elif holds_model(path):
-            found.append(CheckpointFolder(path, None, None))
+            folders.append(CheckpointFolder(path, None, None))
         else:
             raise UserError(f"{path} is neither a checkpoint nor a run folder, a folder of runs or a model")
-    return Selection(list(dict.fromkeys(found)), missing)
+    return Selection(list(dict.fromkeys(folders)), missing)
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -81,8 +81,8 @@ def folder_of(run: Path, step: int) -> Path:
 
 def steps_of(run: Path) -> list[int]:
     """The steps of a run that have a checkpoint, ascending."""
-    found = [run_and_step(path) for place in _PLACES for path in run.glob(place.format("*"))]
-    return sorted({place[1] for place in found if place is not None})
+    places = [run_and_step(path) for place in _PLACES for path in run.glob(place.format("*"))]
+    return sorted({place[1] for place in places if place is not None})
 
 
 def run_and_step(path: Path) -> tuple[Path, int] | None:

@@ -101,17 +101,17 @@ CONTENTS = "corpus contents"  # name of a fingerprint that only some kinds of co
 
 def fingerprints(data: TaskPlan) -> dict[str, str]:
     """The fingerprints that must stay equal on a resume and in every analysis; the corpus's if we read its rows."""
-    found = {"vocabulary": data.source.vocabulary.fingerprint}
+    prints = {"vocabulary": data.source.vocabulary.fingerprint}
     if isinstance(data, ExperimentData):
         contents, order = data.shards.contents(), data.order
-        found = {
+        prints = {
             "corpus": data.shards.fingerprint(),
             **({} if contents is None else {CONTENTS: contents}),
-            **found,
+            **prints,
             "order": f"{order.n_sequences} sequences, batch {order.batch_size}, seed {order.seed}",
         }
     return {
-        **found,
+        **prints,
         **{f"{TASK_FINGERPRINT}{task.name}": task.fingerprint for task in data.tasks},
         **{f"list of injections {number}": listed.fingerprint for number, listed in lists(data.plan)},
     }

@@ -107,18 +107,18 @@ def expand(paths: Sequence[Path]) -> list[Path]:
     Raises:
         UserError: a path does not exist, or a run is given twice.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist")
         below = (
             [] if is_run(path) else sorted(path.glob(f"*/{EXPERIMENT}")) or sorted(path.glob(f"runs/*/{EXPERIMENT}"))
         )
-        found += [file.parent for file in below] or [path]
-    resolved = [path.resolve() for path in found]
-    if twice := [path for path in found if resolved.count(path.resolve()) > 1]:
+        folders += [file.parent for file in below] or [path]
+    resolved = [path.resolve() for path in folders]
+    if twice := [path for path in folders if resolved.count(path.resolve()) > 1]:
         raise UserError(f"{twice[0]} is given twice")
-    return found
+    return folders
 
 
 def load_run(folder: Path, corpus: Path | None = None) -> SavedRun:

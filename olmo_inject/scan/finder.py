@@ -39,12 +39,12 @@ class FoundStatements:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> FoundStatements:
         """What `dataclasses.asdict` gave, also through JSON."""
-        found = {**record}
-        found["items"] = [
+        fields = {**record}
+        fields["items"] = [
             ReferenceItem(**item | {name: tuple(item[name]) for name in ("context", "answer")})
             for item in record["items"]
         ]
-        return cls(**found)
+        return cls(**fields)
 
     def add(self, other: FoundStatements, most: int) -> None:
         """Add the statements of another part of the corpus, keeping at most `most` items."""

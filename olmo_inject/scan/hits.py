@@ -47,20 +47,20 @@ class TaskHits:
         """As JSON. Of `each`, what is not zero."""
         each = None
         if self.each is not None:
-            found = np.flatnonzero(self.each)
-            each = {"length": len(self.each), "instances": found.tolist(), "counts": self.each[found].tolist()}
+            counted = np.flatnonzero(self.each)
+            each = {"length": len(self.each), "instances": counted.tolist(), "counts": self.each[counted].tolist()}
         return vars(self) | {"tokens": self.tokens.tolist(), "each": each}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> TaskHits:
         """What `record` gave, also through JSON."""
-        found = {**record, "tokens": np.array(record["tokens"], np.int64)}
+        fields = {**record, "tokens": np.array(record["tokens"], np.int64)}
         for name in ("instance_places", "pair_places"):
-            found[name] = [Place(shard, offset, tuple(tokens)) for shard, offset, tokens in record[name]]
+            fields[name] = [Place(shard, offset, tuple(tokens)) for shard, offset, tokens in record[name]]
         if (each := record["each"]) is not None:
-            found["each"] = np.zeros(each["length"], np.int64)
-            found["each"][np.array(each["instances"], np.int64)] = each["counts"]
-        return cls(**found)
+            fields["each"] = np.zeros(each["length"], np.int64)
+            fields["each"][np.array(each["instances"], np.int64)] = each["counts"]
+        return cls(**fields)
 
     def add(self, other: TaskHits) -> None:
         """Add the hits of a later part of the corpus."""

@@ -223,7 +223,9 @@ def _tasks_record(searched: Searched, places: FindPlaces) -> dict[str, Any]:
 def _triples_record(task: Task, hits: TaskHits, vocabulary: Vocabulary, places: FindPlaces) -> dict[str, Any]:
     """Counts and places of a task of pairs with labels."""
     ids = np.unique(task.tokens).tolist()
-    found = [("instance", place) for place in hits.instance_places] + [("pair", place) for place in hits.pair_places]
+    kinds_and_places = [("instance", place) for place in hits.instance_places] + [
+        ("pair", place) for place in hits.pair_places
+    ]
     return {
         "seed": task.config.seed,
         "instances": hits.instances,
@@ -233,7 +235,7 @@ def _triples_record(task: Task, hits: TaskHits, vocabulary: Vocabulary, places: 
             {"id": i, "text": vocabulary.token_text(i), "count": count}
             for i, count in zip(ids, hits.tokens.tolist(), strict=True)
         ],
-        "places": places(found),
+        "places": places(kinds_and_places),
     }
 
 

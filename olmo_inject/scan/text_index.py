@@ -131,8 +131,8 @@ class TextIndex:
 
     def find(self, tokens: np.ndarray, begin: int, end: int) -> Found:
         """The occurrences of runs that begin in `tokens[begin:end]`."""
-        found = [runs.find(tokens, begin, end) for runs in self._runs]
-        return Found(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        columns = [runs.find(tokens, begin, end) for runs in self._runs]
+        return Found(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
     def _index(self, texts: Int64[np.ndarray, " t"], width: int) -> _Runs:
         """The runs of the texts of one width."""

@@ -32,8 +32,8 @@ def texts_record(
     numbers = index.numbers[task.name]
     train = np.isin(np.arange(len(numbers)), task.train_ids)
     first = {text: instance for instance, text in reversed(list(enumerate(numbers.tolist())))}
-    found = [place for place in hits.places if place.text in first]
-    described = places([("exact" if place.exact else "near", place.place) for place in found])
+    of_first = [place for place in hits.places if place.text in first]
+    described = places([("exact" if place.exact else "near", place.place) for place in of_first])
     texts = [
         {
             "instance": task.instance_id(instance),
@@ -55,7 +55,7 @@ def texts_record(
         "texts": texts,
         "places": [
             {"instance": task.instance_id(first[place.text]), "share": place.share} | more
-            for place, more in zip(found, described, strict=True)
+            for place, more in zip(of_first, described, strict=True)
         ],
     }
 

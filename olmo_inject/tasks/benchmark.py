@@ -34,9 +34,9 @@ class Benchmark:
 
     def material(self, inputs: TaskInputs) -> Material:
         """The questions."""
-        found = list(read_records(self.file, inputs.where))
+        records = list(read_records(self.file, inputs.where))
         instances, continuation, probes = [], [], []
-        for number, (place, record) in enumerate(found):
+        for number, (place, record) in enumerate(records):
             question, choices, answer = text_of(record, "question", place), record.get("choices"), record.get("answer")
             if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
                 raise UserError(f"{place}: choices must be a list of two texts or more, got {choices!r}")
@@ -47,4 +47,4 @@ class Benchmark:
             instances.append(context + options[answer])
             continuation.append(len(options[answer]))
             probes.append(Probe(number, "choice", "", context, options, answer))
-        return Material(instances, continuation, labels_of(found, "id"), labels_of(found, "group"), tuple(probes))
+        return Material(instances, continuation, labels_of(records, "id"), labels_of(records, "group"), tuple(probes))

@@ -32,11 +32,11 @@ class Facts:
 
     def material(self, inputs: TaskInputs) -> Material:
         """The passages with their probes."""
-        found = list(read_records(self.file, inputs.where))
+        records = list(read_records(self.file, inputs.where))
         instances, ids, groups, probes = [], [], [], []
-        names = labels_of(found, "id") or tuple(map(str, range(len(found))))
-        group_of = labels_of(found, "group")
-        for number, (place, record) in enumerate(found):
+        names = labels_of(records, "id") or tuple(map(str, range(len(records))))
+        group_of = labels_of(records, "group")
+        for number, (place, record) in enumerate(records):
             probes += self._probes(record, len(instances), place, inputs)
             versions = [text_of(record, "passage", place), *_paraphrases(record, place)]
             instances += [inputs.encode(text) for text in versions]
@@ -47,7 +47,7 @@ class Facts:
             ids=tuple(ids),
             groups=tuple(groups),
             probes=tuple(probes),
-            splittable=len(instances) == len(found),
+            splittable=len(instances) == len(records),
         )
 
     def _probes(self, record: Mapping[str, Any], instance: int, place: str, inputs: TaskInputs) -> list[Probe]:

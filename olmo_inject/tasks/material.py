@@ -112,10 +112,10 @@ class TaskInputs:
         """
         if self.vocabulary.tokenizer is None:
             raise UserError(f"{self.where}: texts need corpus.tokenizer; give token ids, or a tokenizer")
-        found = tuple(self.vocabulary.tokenizer.encode(text, add_special_tokens=False).ids)
-        if not found:
+        tokens = tuple(self.vocabulary.tokenizer.encode(text, add_special_tokens=False).ids)
+        if not tokens:
             raise UserError(f"{self.where}: {text[:40]!r} has no tokens")
-        return found
+        return tokens
 
     def encode_after(self, context: str, continuation: str) -> tuple[Tokens, Tokens]:
         """The tokens of a context and of its continuation. The space between them belongs to the continuation."""

@@ -37,10 +37,10 @@ class Texts:
 
     def material(self, inputs: TaskInputs) -> Material:
         """The lines, with their `id` and `group`, if they have any."""
-        found = list(read_records(self.file, inputs.where))
-        instances = [self._tokens(record, place, inputs) for place, record in found]
+        records = list(read_records(self.file, inputs.where))
+        instances = [self._tokens(record, place, inputs) for place, record in records]
         first: dict[Tokens, str] = {}
-        for (place, _), tokens in zip(found, instances, strict=True):
+        for (place, _), tokens in zip(records, instances, strict=True):
             if tokens in first:
                 raise UserError(f"{place}: the same text as {first[tokens]}; give it once, so that its number is exact")
             first[tokens] = place.rpartition(", ")[2]
@@ -48,7 +48,9 @@ class Texts:
         for number, tokens in enumerate(instances):
             context = self.context if len(tokens) > self.context else len(tokens) // 2
             probes.append(Probe(number, "continuation", "", tokens[:context], (tokens[context:],)))
-        return Material(instances, ids=labels_of(found, "id"), groups=labels_of(found, "group"), probes=tuple(probes))
+        return Material(
+            instances, ids=labels_of(records, "id"), groups=labels_of(records, "group"), probes=tuple(probes)
+        )
 
     def _tokens(self, record: Mapping[str, Any], place: str, inputs: TaskInputs) -> Tokens:
         value = record.get(self.key)

@@ -40,10 +40,10 @@ def number(
     Raises:
         UserError: it is no such number.
     """
-    found = numbers(name, value, above=above, at_least=at_least, below=below, at_most=at_most)
-    if found.ndim:
-        raise UserError(f"{name} must be one number, got {found.size}")
-    return float(found)
+    array = numbers(name, value, above=above, at_least=at_least, below=below, at_most=at_most)
+    if array.ndim:
+        raise UserError(f"{name} must be one number, got {array.size}")
+    return float(array)
 
 
 def numbers(
@@ -94,10 +94,10 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
     Raises:
         UserError: it is no such number.
     """
-    found = _real(name, value)
-    if found.ndim:
-        raise UserError(f"{name} must be one whole number, got {found.size}")
-    return int(_whole(name, found, low, high))
+    array = _real(name, value)
+    if array.ndim:
+        raise UserError(f"{name} must be one whole number, got {array.size}")
+    return int(_whole(name, array, low, high))
 
 
 def wholes(name: str, values: object, low: int | None = None, high: int | None = None) -> Int[np.ndarray, " n"]:
@@ -112,10 +112,10 @@ def wholes(name: str, values: object, low: int | None = None, high: int | None =
     Raises:
         UserError: one of them is no such number.
     """
-    found = _real(name, list(values) if isinstance(values, set | frozenset | range) else values)
-    if found.ndim != 1:
+    array = _real(name, list(values) if isinstance(values, set | frozenset | range) else values)
+    if array.ndim != 1:
         raise UserError(f"{name} must be a list of whole numbers")
-    return _whole(name, found, low, high)
+    return _whole(name, array, low, high)
 
 
 def task_indices(tasks: Iterable[int] | None, count: int, name: str = "tasks") -> Int[np.ndarray, " _"]:

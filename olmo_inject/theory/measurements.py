@@ -120,15 +120,15 @@ def _from_runs(paths: Sequence[Path]) -> pd.DataFrame:
 
 def _run_folders(paths: Sequence[Path]) -> list[Path]:
     """Each path that is a run's folder, or the runs directly below one that is not, or below its `runs`."""
-    found: list[Path] = []
+    folders: list[Path] = []
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist")
         below = [] if (path / PLAN).is_file() else sorted(path.glob(f"*/{PLAN}")) or sorted(path.glob(f"runs/*/{PLAN}"))
         if not below and not (path / PLAN).is_file():
             raise UserError(f"{path} holds no run: a run's folder has {EXPERIMENT}, {PLAN} and {METRICS}")
-        found += [file.parent for file in below] or [path]
-    return list(dict.fromkeys(found))
+        folders += [file.parent for file in below] or [path]
+    return list(dict.fromkeys(folders))
 
 
 def _of_run(folder: Path) -> pd.DataFrame:
@@ -182,8 +182,8 @@ def _model_size(model: Mapping[str, Any]) -> tuple[int, int]:
     """d_model, and the parameters of an OLMo without biases, all but the input embedding."""
 
     def value(name: str, default: Any = None) -> Any:
-        found = plain_value(str(model[name])) if model.get(name) is not None else default
-        return default if found is None or found == "null" else found
+        setting = plain_value(str(model[name])) if model.get(name) is not None else default
+        return default if setting is None or setting == "null" else setting
 
     width, heads = int(value("d_model")), int(value("n_heads"))
     keys = int(value("n_kv_heads", heads)) * (width // heads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 import sys
@@ -141,10 +143,18 @@ def worker_deaths_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = in_one_line(error)
-        if not said.startswith("DataLoader worker"):
+        message = in_one_line(error)
+        if not message.startswith("DataLoader worker"):
             raise
-        raise FoundByOneRank(f"{said.rstrip('.')}: is there too little memory for train.data.num_workers?") from None
+        raise FoundByOneRank(f"{message.rstrip('.')}: is there too little memory for train.data.num_workers?") from None
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """End what an error while training leaves: they ignore Python's SIGTERM, and it would wait for them for ever."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _begin_worker(worker: int) -> None:

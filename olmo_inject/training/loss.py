@@ -54,8 +54,8 @@ def loss_in_parts(
         from olmo.train import cross_entropy_loss  # seconds, which those who want the constant alone do not have
 
         return cross_entropy_loss(logits, labels, ignore_index, reduction, compute_z_loss, z_loss_multiplier)
-    found: Any = _SummedLoss.apply(logits, labels, ignore_index, z_loss_multiplier)
-    return found[0], found[1] if compute_z_loss else None
+    summed: Any = _SummedLoss.apply(logits, labels, ignore_index, z_loss_multiplier)
+    return summed[0], summed[1] if compute_z_loss else None
 
 
 class _SummedLoss(torch.autograd.Function):

@@ -33,9 +33,9 @@ def open_data(experiment: Experiment, tasks: list[Task] | None = None, *, every_
     with on_every_rank("cannot read the corpus"):
         if dist.get_rank() == 0 or (get_local_rank() == 0 and (every_node or _may_differ(experiment))):
             data = build_data(experiment, tasks)
-    found = from_rank_0(lambda: data.shards.sizes if data is not None else [], "cannot read the corpus")
+    sizes = from_rank_0(lambda: data.shards.sizes if data is not None else [], "cannot read the corpus")
     with on_every_rank("cannot read the corpus"):
-        return build_data(experiment, tasks, found) if data is None else data
+        return build_data(experiment, tasks, sizes) if data is None else data
 
 
 def _may_differ(experiment: Experiment) -> bool:

@@ -32,10 +32,10 @@ def mlps(model: nn.Module) -> list[nn.Module]:
     Raises:
         UserError: the model's blocks cannot be found, or have no `mlp`.
     """
-    found = [getattr(block, "mlp", None) for block in residual_points(model)[1:]]
-    if not all(isinstance(mlp, nn.Module) for mlp in found):
+    modules = [getattr(block, "mlp", None) for block in residual_points(model)[1:]]
+    if not all(isinstance(mlp, nn.Module) for mlp in modules):
         raise UserError(f"{type(model).__name__}: its blocks have no module called mlp")
-    return found  # pyright: ignore[reportReturnType]
+    return modules  # pyright: ignore[reportReturnType]
 
 
 def neuron_parameters(model: nn.Module, layer: int) -> list[torch.Tensor]:
@@ -51,10 +51,10 @@ def neuron_parameters(model: nn.Module, layer: int) -> list[torch.Tensor]:
     Raises:
         UserError: there is no such layer, or its MLP consists of something else, such as experts.
     """
-    found = mlps(model)
-    if not 0 <= layer < len(found):
-        raise UserError(f"layer {layer} is not in 0..{len(found) - 1}, the model's layers")
-    mlp = found[layer]
+    of_blocks = mlps(model)
+    if not 0 <= layer < len(of_blocks):
+        raise UserError(f"layer {layer} is not in 0..{len(of_blocks) - 1}, the model's layers")
+    mlp = of_blocks[layer]
     linears = [module for module in mlp.modules() if isinstance(module, nn.Linear)]
     for out in reversed(linears):  # if there are as many neurons as dimensions, the last one leads out
         into = [linear for linear in linears if linear is not out]

@@ -37,7 +37,7 @@ class StepSums:
                     dist.all_reduce(values)
         reals, integers = self._sums.values()
         together = torch.cat([reals.view(torch.int64), integers]).cpu()
-        found = (*together[: len(reals)].view(torch.float64).tolist(), *together[len(reals) :].tolist())
+        numbers = (*together[: len(reals)].view(torch.float64).tolist(), *together[len(reals) :].tolist())
         for values in self._sums.values():
             values.zero_()
-        return dict(zip((name for names in self._names.values() for name in names), found, strict=True))
+        return dict(zip((name for names in self._names.values() for name in names), numbers, strict=True))

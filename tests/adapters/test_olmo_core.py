@@ -106,7 +106,10 @@ def test_its_weights_are_read_by_transformers(whole: Path) -> None:
 
 
 @needs_3
-def test_another_loaders_rows_are_injected_at_any_world_size_after_a_resume_and_over_epochs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["fsl", "composable"])
+def test_another_loaders_rows_are_injected_at_any_world_size_after_a_resume_and_over_epochs(
+    kind: str, tmp_path: Path
+) -> None:
     from olmo_core.data import (
         DataCollator,
         NumpyDatasetDType,
@@ -114,15 +117,29 @@ def test_another_loaders_rows_are_injected_at_any_world_size_after_a_resume_and_
         NumpyFSLDatasetConfig,
         TokenizerConfig,
     )
+    from olmo_core.data.composable import ComposableDataLoader, ConcatAndChunkInstanceSource, InMemoryTokenSource
 
     from olmo_inject.adapters.olmo_core import InjectingDataLoader
 
     rng = np.random.default_rng(0)
-    rng.integers(2, 128, 27 * LENGTH).astype(np.uint16).tofile(tmp_path / "theirs.npy")  # 4 batches an epoch
+    theirs_tokens = rng.integers(2, 128, 27 * LENGTH).astype(np.uint16)  # 4 batches an epoch
+    theirs_tokens.tofile(tmp_path / "theirs.npy")
     run = InjectedRun.open(write_stream(tmp_path, "olmo_core", own_host=True))
     tokenizer = TokenizerConfig(vocab_size=128, eos_token_id=0, pad_token_id=1)
 
-    def loader(rank: int, world: int) -> NumpyFSLDataLoader:
+    def loader(rank: int, world: int) -> NumpyFSLDataLoader | ComposableDataLoader:
+        common = {
+            "collator": DataCollator(pad_token_id=1),
+            "global_batch_size": BATCH * LENGTH,
+            "work_dir": tmp_path,
+            "dp_world_size": world,
+            "dp_rank": rank,
+            "fs_local_rank": rank,
+        }
+        if kind == "composable":
+            tokens = InMemoryTokenSource(theirs_tokens, work_dir=tmp_path)
+            rows = ConcatAndChunkInstanceSource(tokens, sequence_length=LENGTH, work_dir=tmp_path)
+            return ComposableDataLoader(rows, tokenizer=tokenizer, seed=3, display_source_visualization=False, **common)
         dataset = NumpyFSLDatasetConfig(
             paths=[str(tmp_path / "theirs.npy")],
             sequence_length=LENGTH,
@@ -130,15 +147,7 @@ def test_another_loaders_rows_are_injected_at_any_world_size_after_a_resume_and_
             dtype=NumpyDatasetDType.uint16,
             work_dir=str(tmp_path),
         ).build()
-        return NumpyFSLDataLoader(
-            dataset,
-            collator=DataCollator(pad_token_id=1),
-            global_batch_size=BATCH * LENGTH,
-            work_dir=tmp_path,
-            dp_world_size=world,
-            dp_rank=rank,
-            fs_local_rank=rank,
-        )
+        return NumpyFSLDataLoader(dataset, **common)
 
     def epochs(loaders: list, state: dict | None = None) -> list[torch.Tensor]:
         """Batches of two epochs, the rows of the ranks put together in their order."""
@@ -176,6 +185,9 @@ def test_another_loaders_rows_are_injected_at_any_world_size_after_a_resume_and_
         state = begun.state_dict()
     rest = epochs([InjectingDataLoader(loader(rank, 2), run) for rank in range(2)], state)
     assert all(torch.equal(a, b) for a, b in zip(rest, host[3:], strict=True))
+    with pytest.raises(UserError, match="batch_size: 6, but the trainer's global batch has 12 rows"):
+        begun.global_batch_size = 12 * LENGTH  # as OLMo-core's BatchSizeSchedulerCallback changes it
+    assert begun.global_batch_size == BATCH * LENGTH
     theirs = loader(0, 1)
     theirs._global_batch_size = 12 * LENGTH
     with pytest.raises(UserError, match="batch_size: 6, but the trainer's global batch has 12 rows"):

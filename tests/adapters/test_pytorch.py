@@ -20,6 +20,7 @@ from olmo_inject.audit import audit_run
 from olmo_inject.errors import UserError
 
 pytestmark = pytest.mark.slow
+pytest.importorskip("transformers", reason="the extra transformers is not installed; the example's model needs it")
 
 train = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "pytorch_loop.py"))["train"]
 
@@ -101,10 +102,9 @@ def test_processes_share_a_step(tmp_path: Path) -> None:
 
 
 def test_the_data_source_for_torchtitan(tmp_path: Path) -> None:
-    """Its batches, in the order in which gradient accumulation takes them, and from a saved state."""
+    """Its batches, in the order in which gradient accumulation takes them, and from a state that other ranks saved."""
     run = InjectedRun.open(write_stream(tmp_path, "torchtitan"))
-    loaders = [TitanDataLoader(run, rank, 2, 1) for rank in range(2)]
-    batches = [list(loader) for loader in loaders]
+    batches = [list(TitanDataLoader(run, rank, 2, 1, LENGTH)) for rank in range(2)]
     for step in range(STEPS):
         expected = run.dataset.batch(range(step * BATCH, (step + 1) * BATCH))
         for rank, mine in enumerate(batches):
@@ -113,12 +113,24 @@ def test_the_data_source_for_torchtitan(tmp_path: Path) -> None:
             assert torch.equal(tokens, expected["input_ids"][rank::2])
             assert torch.equal(labels[:, :-1], expected["labels"][rank::2, 1:])
             assert (labels[:, -1] == -100).all()
-    resumed, reading = TitanDataLoader(run, 1, 2, 1), TitanDataLoader(run, 1, 2, 1)
-    for _, _batch in zip(range(7), reading, strict=False):
-        resumed.load_state_dict(reading.state_dict())
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(resumed, batches[1][7:], strict=True))
+    reading = TitanDataLoader(run, 1, 2, 1, LENGTH)
+    for _ in zip(range(9), reading, strict=False):
+        pass
+    state = reading.state_dict()
+    assert state == {"rows_read": 18}
+    rest = [row["input_ids"] for row in map(run.dataset.__getitem__, range(18, STEPS * BATCH))]
+    for world in (1, 2, 3):
+        for rank in range(world):
+            resumed = TitanDataLoader(run, rank, world, 1, LENGTH)
+            resumed.load_state_dict(state)
+            assert [x["input"][0].tolist() for x, _ in resumed] == [row.tolist() for row in rest[rank::world]]
+    six = TitanDataLoader(run, 0, 6, 1, LENGTH)
+    with pytest.raises(UserError, match="10 rows were read, which 6 ranks do not share evenly"):
+        six.load_state_dict({"rows_read": 10})
     with pytest.raises(UserError, match="local_batch_size: 2 does not divide a rank's 3 rows of a step"):
-        TitanDataLoader(run, 0, 2, 2)
+        TitanDataLoader(run, 0, 2, 2, LENGTH)
+    with pytest.raises(UserError, match="sequence_length: 16, but torchtitan's seq_len is 32"):
+        TitanDataLoader(run, 0, 2, 1, 32)
 
 
 def test_a_model_with_fewer_ids_is_refused(tmp_path: Path) -> None:

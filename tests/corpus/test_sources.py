@@ -138,6 +138,7 @@ def test_what_asking_again_cannot_mend_is_told_at_once(
 def test_s3_answers_are_checked_too(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
 ) -> None:
+    pytest.importorskip("boto3", reason="the extra s3 is not installed")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     with served(tmp_path) as (url, faults):

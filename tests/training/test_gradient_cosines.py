@@ -20,8 +20,8 @@ from olmo_inject.errors import UserError
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.checkpoints.load import load_model
 from olmo_inject.training.checkpoints.transformers import to_transformers
-from olmo_inject.training.gradients import MlpGradients
 from olmo_inject.training.loss import batch_targets
+from olmo_inject.training.mlp_gradients import MlpGradients
 from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.run import build_trainer
 from olmo_inject.training.trainer import InjectionTrainer

@@ -32,11 +32,9 @@ from olmo_inject.injection import Plan, PlannedTask, Uniform
 from olmo_inject.injection.placement import Placement
 from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import Task
-from olmo_inject.training import gradients
+from olmo_inject.training import mlp_gradients
 from olmo_inject.training.gradients import (
-    MlpGradients,
     StepGradients,
-    by_neuron,
     cosines,
     injected_targets,
     step_gradients,
@@ -45,6 +43,7 @@ from olmo_inject.training.gradients import (
     with_references,
 )
 from olmo_inject.training.loss import IGNORED, batch_targets
+from olmo_inject.training.mlp_gradients import MlpGradients, by_neuron
 
 VOCAB, ROWS, LENGTH, EOS = 200, 10, 12, 0
 
@@ -274,7 +273,7 @@ def test_logits_of_a_part_of_the_targets_at_a_time_change_nothing(
     counted = int((targets != IGNORED).sum())
     assert seen == [(counted, VOCAB)]  # masked targets have none
     seen.clear()
-    monkeypatch.setattr(gradients, "LOGITS_IN_A_PASS", 7 * VOCAB + 1)
+    monkeypatch.setattr(mlp_gradients, "LOGITS_IN_A_PASS", 7 * VOCAB + 1)
     parts = MlpGradients(model, 0, ROWS * LENGTH, z_loss).summed(batch["input_ids"], targets)
     assert seen == [(7, VOCAB)] * (counted // 7) + [(counted % 7, VOCAB)] * (counted % 7 > 0)
     torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-14)

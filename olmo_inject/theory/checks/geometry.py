@@ -71,17 +71,19 @@ def interference_bound(effort: Effort) -> Iterator[AcceptanceMeasure]:
         noise = torch.randn(draws, width, mixture.dimension, generator=generator, dtype=torch.float64)
         near = vectors[:width] + distances[:, None, None] * noise
         for encoders in (orthonormalised(noise), orthonormalised(near)):
-            found = gradients.interference(encoders, common)
-            for bound in (found.bound, found.swapped_bound, found.loose_bound):
-                violations += int((found.gradient > bound + 1e-12).sum())
+            interference = gradients.interference(encoders, common)
+            for bound in (interference.bound, interference.swapped_bound, interference.loose_bound):
+                violations += int((interference.gradient > bound + 1e-12).sum())
             total += draws
     yield AcceptanceMeasure(5, f"bound violations in {total} encoders x 3 bounds", violations, "==", 0)
     yield AcceptanceMeasure(5, "encoders tried", total, ">=", 10_000)
 
     rank = 12
     complete = rotated(vectors[:rank], 0, vectors[-1], 0.01)
-    found = gradients.interference(complete, common)
-    yield AcceptanceMeasure(5, "tightness, one slot rotated by .01", float(found.gradient / found.bound), ">=", 0.9999)
+    interference = gradients.interference(complete, common)
+    yield AcceptanceMeasure(
+        5, "tightness, one slot rotated by .01", float(interference.gradient / interference.bound), ">=", 0.9999
+    )
 
 
 def stability(effort: Effort) -> Iterator[AcceptanceMeasure]:

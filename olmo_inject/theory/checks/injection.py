@@ -125,7 +125,7 @@ def _long_runs(effort: Effort) -> Iterator[AcceptanceMeasure]:
     identity = torch.eye(mixture.dimension, dtype=torch.float64)
     slots = torch.tensor([*mixture.learning_order[mixture.learning_order != task], *range(8, mixture.dimension)])
     utilities = np.append(mixture.utilities, np.zeros(mixture.null_directions))
-    grown, kept_wrong, told = 0, 0, 0
+    grown, kept_wrong, judged = 0, 0, 0
     for width in (4, 6) if effort.quick else range(3, 9):
         nothing = rotated(identity[slots[:width]], width - 1, identity[task], 1e-2)
         unheld = identity[slots[width - 1]]
@@ -139,9 +139,9 @@ def _long_runs(effort: Effort) -> Iterator[AcceptanceMeasure]:
         sure, held = np.abs(growth) > 12, np.abs(tilt) > 12
         grown += int(((run.high[0] > 0.01) != (growth > 0))[sure].sum())
         kept_wrong += int(((run.low[1] > 0.99) != (tilt < 0))[held].sum())
-        told += int(sure.sum() + held.sum())
+        judged += int(sure.sum() + held.sum())
     yield AcceptanceMeasure(
-        15, f"learned from nothing against the sign of Gamma, {told} long runs, wrong", grown, "==", 0
+        15, f"learned from nothing against the sign of Gamma, {judged} long runs, wrong", grown, "==", 0
     )
     yield AcceptanceMeasure(15, "kept once learned against the sign of Gamma_held, wrong", kept_wrong, "==", 0)
 

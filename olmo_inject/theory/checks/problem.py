@@ -38,10 +38,10 @@ def scaling_laws(effort: Effort) -> Iterator[AcceptanceMeasure]:
             size = law.optimal_size(compute)
             # The whole range, so that the search does not know the answer.
             bounds = (0.0, np.log(spent))
-            found: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
-            size_errors.append(abs(np.exp(found.x) / size - 1))
+            least: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
+            size_errors.append(abs(np.exp(least.x) / size - 1))
             predicted = law.frontier().loss(size) - law.irreducible
-            loss_errors.append(abs(found.fun / predicted - 1))
+            loss_errors.append(abs(least.fun / predicted - 1))
     yield AcceptanceMeasure(1, "N_opt against minimisation, relative", max(size_errors), "<=", 1e-5)
     yield AcceptanceMeasure(1, "L_C against minimisation, relative", max(loss_errors), "<=", 1e-5)
 

@@ -35,34 +35,35 @@ def estimate_from(measured: list[Path], cells: list[str], as_json: bool) -> None
 
 
 def _document(task: MeasuredTask, asked: list[tuple[float, float]]) -> dict[str, Any]:
-    found = task.estimate
+    estimate = task.estimate
 
     def cell(width: float, rate: float) -> dict[str, float]:
         return {
             "width": width,
             "frequency": rate,
-            "effective_utility": float(found.effective_utility(width, rate)),
-            "predicted_loss": float(found.loss(width, rate)),
+            "effective_utility": float(estimate.effective_utility(width, rate)),
+            "predicted_loss": float(estimate.loss(width, rate)),
         }
 
     return {
         "task": task.name,
-        "estimate": found.as_json(),
+        "estimate": estimate.as_json(),
         "measured": [{**cell(*place), "measured_loss": loss} for place, loss in task.cells().items()],
         "predicted": [cell(*place) for place in asked],
     }
 
 
 def _print(console: Console, task: MeasuredTask, asked: list[tuple[float, float]]) -> None:
-    found, measured, rows = task.estimate, task.cells(), []
+    estimate, measured, rows = task.estimate, task.cells(), []
     for width, rate in [*measured, *asked]:
         loss = measured.get((width, rate))
         shown = "-" if loss is None else f"{loss:.3f}"
-        utility = f"{float(found.effective_utility(width, rate)):.3g}"
-        rows.append([f"N={width:g}", f"{rate:.4g}", utility, f"{float(found.loss(width, rate)):.3f}", shown])
+        utility = f"{float(estimate.effective_utility(width, rate)):.3g}"
+        rows.append([f"N={width:g}", f"{rate:.4g}", utility, f"{float(estimate.loss(width, rate)):.3f}", shown])
     console.print(f"{task.name}: effective utility f / f_half(N) and loss", style="bold")
     console.print(table(["frequency", "utility", "predicted", "measured"], rows, first="width"))
     console.print(
-        f"f_half(N) = {np.exp(found.log_half):.3g} N^-{found.exponent:.3g}, from loss {found.ceiling:.3g} down to "
-        f"{found.floor:.3g}. Misfit {found.residual:.3g}; of cells held out one at a time {found.held_out:.3g}."
+        f"f_half(N) = {np.exp(estimate.log_half):.3g} N^-{estimate.exponent:.3g}, from loss {estimate.ceiling:.3g} "
+        f"down to {estimate.floor:.3g}. Misfit {estimate.residual:.3g}; of cells held out one at a time "
+        f"{estimate.held_out:.3g}."
     )

@@ -45,24 +45,24 @@ def fit(
     columns = [column(points, name) for name in names]
     losses = column(points, "loss")
     if len(names) == 2:
-        found: Fit[Any] = fit_scaling_law(columns[0], columns[1], losses, resamples)
+        fit: Fit[Any] = fit_scaling_law(columns[0], columns[1], losses, resamples)
     else:
-        found = fit_power_law(columns[0], losses, resamples, name=names[0])
+        fit = fit_power_law(columns[0], losses, resamples, name=names[0])
     if picture is not None:
         from olmo_inject.theory.drawing.fits import fitted_law
 
-        save(fitted_law(found, names, columns, losses), picture)
+        save(fitted_law(fit, names, columns, losses), picture)
     if as_json:
-        print(json.dumps(_document(found, names, len(losses)), indent=2))
+        print(json.dumps(_document(fit, names, len(losses)), indent=2))
         return
     rows = []
-    for name, value in asdict(found.law).items():
-        interval = "cannot be told" if name in found.unidentified else _shown(*found.intervals.get(name, ()))
-        rows.append([name, f"{value:.4g}", f"{found.errors[name]:.2g}", interval])
+    for name, value in asdict(fit.law).items():
+        interval = "cannot be told" if name in fit.unidentified else _shown(*fit.intervals.get(name, ()))
+        rows.append([name, f"{value:.4g}", f"{fit.errors[name]:.2g}", interval])
     console = Console()
     console.print(table(["value", "standard error", f"95% interval, {resamples} resamples"], rows, first="number"))
     console.print(
-        f"{len(losses)} points, misfit {found.residual:.2%}. Intervals take the scatter of points as independent: "
+        f"{len(losses)} points, misfit {fit.residual:.2%}. Intervals take the scatter of points as independent: "
         "points of one run are not quite."
     )
 

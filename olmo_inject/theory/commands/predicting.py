@@ -100,12 +100,12 @@ def _print_overlapping(mixture: OverlappingMixture, settings: PredictConfig, as_
     simulated = _simulated(settings, mixture)
     followed = [mixture.names.index(name) for name in settings.tasks]
     step_size = _step_size(settings, float(mixture.slots[0]))
-    found = predict_overlapping(mixture, followed, settings.widths, settings.gaps, step_size)
+    prediction = predict_overlapping(mixture, followed, settings.widths, settings.gaps, step_size)
     if as_json:
-        _print_json(found.as_json(), simulated)
+        _print_json(prediction.as_json(), simulated)
         return
     console = Console()
-    for titled in found.tables():
+    for titled in prediction.tables():
         console.print(*titled, sep="\n")
     _print_simulated(console, simulated)
 

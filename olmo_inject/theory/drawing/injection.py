@@ -116,16 +116,16 @@ def batch_cosines(
     moment = torch.tensor(mixture.gram([rare]))
     encoder = torch.stack([random_encoder(width, mixture.dimension, seed) for seed in seeds])[:, None]
     step_size = 0.1 / float(mixture.utilities.max())
-    found = []
+    cosines = []
     for step in range(steps):
         samples = stream.draw(step)
         is_rare = samples.asked[..., int(mixture.starts[rare])]
         total = sampled_gradient(encoder, bank, samples)
         others = sampled_gradient(encoder, bank, replace(samples, weights=samples.weights * (1 - is_rare)))
         reference = population_gradient(encoder, encoder @ moment)
-        found.append([_cosine(part, reference) for part in (total, others)])
+        cosines.append([_cosine(part, reference) for part in (total, others)])
         encoder = retracted(encoder - step_size * total)
-    whole, other = np.array(found).transpose(1, 0, 2)
+    whole, other = np.array(cosines).transpose(1, 0, 2)
     return whole, other
 
 

@@ -204,14 +204,14 @@ def _own_at_least(
 ) -> Int[np.ndarray, " F"]:
     """For every feature, how many of its own task's values reach `level`: by steps that halve, all features at once."""
     starts, ends = mixture.starts[mixture.task_of], mixture.starts[mixture.task_of + 1]
-    found = starts.copy()
+    counted = starts.copy()
     step = 1 << int(np.diff(mixture.starts).max()).bit_length() - 1
     while step:
-        further = found + step
+        further = counted + step
         reached = (further <= ends) & (values[np.minimum(further, mixture.features) - 1] >= level)
-        found += step * reached
+        counted += step * reached
         step //= 2
-    return found - starts
+    return counted - starts
 
 
 def _falling_utilities(mixture: TaskMixture, tasks: Tasks) -> Float[np.ndarray, " _"]:

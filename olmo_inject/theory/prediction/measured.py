@@ -56,19 +56,19 @@ def estimate_from_runs(paths: Sequence[Path]) -> list[MeasuredTask]:
     points = last_of_each_run(read_measurements([Path(path) for path in listed("paths", paths)]))
     if (points["task"] != CORPUS).any():
         points = selected(points, points["task"] != CORPUS)
-    found = []
+    measured = []
     for task in points["task"].unique():
         rows = _usable(selected(points, points["task"] == task))
         if rows.empty:
             continue
         columns = column(rows, "width"), column(rows, "frequency"), column(rows, "loss", least=0)
         try:
-            found.append(MeasuredTask(str(task), *columns, estimate_utilities(*columns)))
+            measured.append(MeasuredTask(str(task), *columns, estimate_utilities(*columns)))
         except UserError as error:
             raise UserError(f"task {task}: {error}") from None
-    if not found:
+    if not measured:
         raise UserError("no injected task has a measured loss, apart from bursts: those are another question")
-    return found
+    return measured
 
 
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:

@@ -88,12 +88,12 @@ class Simulated:
             UserError: the share is not above 0 and at most 1.
         """
         share = number("share", share, above=0, at_most=1)
-        found: list[int | None] = []
+        longest: list[int | None] = []
         for w, static in enumerate(self.static):
             holds = (self.troughs[w] >= share * static).all(0) & (static > 0)
             run = holds.tolist().index(False) if not holds.all() else len(holds)
-            found.append(self.periods[run - 1] if run else None)
-        return found
+            longest.append(self.periods[run - 1] if run else None)
+        return longest
 
     def as_json(self) -> dict[str, Any]:
         """One JSON document."""

@@ -170,8 +170,8 @@ def _directed(mixture: TaskMixture, given: dict[str, list[list[float]]]) -> Over
         columns.append(part)
     directions = np.concatenate(columns, axis=1)
     used = np.linalg.norm(directions, axis=1) > 0
-    found = OverlappingMixture(mixture.frequencies, mixture.spectra, directions[used], mixture.names)
-    return _wide(found, mixture)
+    tangled = OverlappingMixture(mixture.frequencies, mixture.spectra, directions[used], mixture.names)
+    return _wide(tangled, mixture)
 
 
 def _wide(found: OverlappingMixture, mixture: TaskMixture) -> OverlappingMixture:

@@ -183,7 +183,7 @@ def _errors(curve: _Curve, best: Vector, middles: list[float], cost: float) -> V
     lengths = np.linalg.norm(jacobian, axis=0)
     here = lengths > NULL * lengths.max()
     _, strengths, directions = np.linalg.svd(jacobian[:, here] / lengths[here], full_matrices=False)
-    told = strengths > NULL * strengths.max()
+    measurable = strengths > NULL * strengths.max()
     scatter = 2 * cost / (len(jacobian) - len(best))
     # Derivatives of the law's numbers by the fitted ones: ln A shifts with the exponent by the logarithm of the middle.
     change = np.diag([1.0] * (1 + 2 * terms))
@@ -191,9 +191,9 @@ def _errors(curve: _Curve, best: Vector, middles: list[float], cost: float) -> V
         change[1 + i, 1 + terms + i] = np.log(middles[i])
         change[1 + i] *= np.exp(best[1 + i]) * middles[i] ** best[1 + terms + i]
     seen = (change[:, here] / lengths[here]) @ directions.T
-    errors = np.sqrt(scatter * (seen[:, told] ** 2 / strengths[told] ** 2).sum(1))
+    errors = np.sqrt(scatter * (seen[:, measurable] ** 2 / strengths[measurable] ** 2).sum(1))
     scale = np.linalg.norm(seen, axis=1)
-    lost = (np.abs(seen[:, ~told]) > 1e-6 * scale[:, None]).any(1) | (change[:, ~here] != 0).any(1)
+    lost = (np.abs(seen[:, ~measurable]) > 1e-6 * scale[:, None]).any(1) | (change[:, ~here] != 0).any(1)
     return np.where(lost, np.inf, errors)
 
 

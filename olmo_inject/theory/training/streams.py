@@ -60,10 +60,10 @@ def checked_seeds(seeds: Sequence[int]) -> list[int]:
     Raises:
         UserError: there is none, or one is not a whole number of 0 or more.
     """
-    found = wholes("seed", seeds, 0).tolist()
-    if not found:
+    checked = wholes("seed", seeds, 0).tolist()
+    if not checked:
         raise UserError("seeds must be one or more whole numbers")
-    return found
+    return checked
 
 
 def _check_stream(bank: FeatureBank, bursts: Bursts | None) -> None:

@@ -199,8 +199,8 @@ def _check_settings(path: Path, config: ModelConfig) -> None:
         raise UserError(f"{path} has a config.json that transformers cannot read: {reason}") from error
     wanted = {"model_type": architecture_of(config).kind, **settings_of(config)}
     for name, value in wanted.items():
-        found = described.get(name)
+        theirs = described.get(name)
         if isinstance(value, dict):  # the rotation, with keys that do not matter for the default kind
-            found = {key: (found or {}).get(key) for key in value}
-        if found != value:
-            raise UserError(f"{path} has {name} {found}; the experiment's `model` has {value}")
+            theirs = {key: (theirs or {}).get(key) for key in value}
+        if theirs != value:
+            raise UserError(f"{path} has {name} {theirs}; the experiment's `model` has {value}")

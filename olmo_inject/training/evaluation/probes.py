@@ -41,12 +41,12 @@ def probes_of(task: Task, ids: Int64[np.ndarray, " n"]) -> list[Probe]:
     wanted = set(ids.tolist())
     if task.probes:
         return [probe for probe in task.probes if probe.instance in wanted]
-    found = []
+    probes = []
     for number in ids.tolist():
         tokens = tuple(task.instances[number].tolist())
         context = max(1, len(tokens) - int(task.continuation[number]))
-        found.append(Probe(number, "continuation", "", tokens[:context], (tokens[context:],)))
-    return found
+        probes.append(Probe(number, "continuation", "", tokens[:context], (tokens[context:],)))
+    return probes
 
 
 def answers(probes: Sequence[Probe], scorer: Scorer, row_length: int) -> list[dict[str, float]]:
@@ -68,12 +68,14 @@ def answers(probes: Sequence[Probe], scorer: Scorer, row_length: int) -> list[di
     ]
     scored = scorer(options)
     lengths = np.array([len(option.answer) for option in options])
-    found, first = [], 0
+    answers, first = [], 0
     for probe in probes:
         mine = slice(first, first + len(probe.options))
         first = mine.stop
-        found.append({_name(probe, name): value for name, value in _values(probe, scored[mine], lengths[mine]).items()})
-    return found
+        answers.append(
+            {_name(probe, name): value for name, value in _values(probe, scored[mine], lengths[mine]).items()}
+        )
+    return answers
 
 
 def _values(probe: Probe, scored: Float[np.ndarray, "o 2"], lengths: Int64[np.ndarray, " o"]) -> dict[str, float]:

@@ -117,13 +117,13 @@ class Suites:
         try:
             with torch.no_grad():
                 harness = HFLM(model.to(device), tokenizer=tokenizer, batch_size=batch_size, max_length=longest)
-                found = simple_evaluate(
+                evaluated = simple_evaluate(
                     harness, tasks=self.names, limit=most, task_manager=self.manager, log_samples=False
                 )
         except Exception as error:  # whatever lm-eval, a task's code or the loading of its data raises
             message = in_one_line(error)[:300]
             raise UserError(f"--suite {', '.join(self.names)}: {type(error).__name__}: {message}") from error
-        assert found is not None
+        assert evaluated is not None
         return [
             SuiteResult(
                 str(checkpoint),
@@ -133,7 +133,7 @@ class Suites:
                 float(value),
                 _stderr(values, key),
             )
-            for suite, values in found["results"].items()
+            for suite, values in evaluated["results"].items()
             for key, value in values.items()
             if isinstance(value, float | int) and "," in key and not key.partition(",")[0].endswith("_stderr")
         ]

@@ -135,40 +135,48 @@ def test_damage_is_found_before_anything_is_written(steps: dict[str, Path], tmp_
 
 
 LOAD = """
-import sys, torch
+import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
-with torch.no_grad():
-    torch.save(model(torch.load(sys.argv[2])).logits, sys.argv[3])
-if len(sys.argv) > 4:
-    tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-    assert tokenizer(sys.argv[4]).input_ids == eval(sys.argv[5]), tokenizer(sys.argv[4])
+rows = torch.load("rows.pt")
+for folder, to, text, ids in json.load(sys.stdin):
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        torch.save(model(rows).logits, to)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer(text).input_ids == ids, tokenizer(text)
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
-    assert tokenizer.decode(eval(sys.argv[5])) == sys.argv[4]
+    assert tokenizer.decode(ids) == text
 """
+TEXT = "a little more"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported model, the original's logits of some rows, and a text with its token ids."""
+    """An exported model, the original's logits of `some_rows`, and the ids of `TEXT`."""
 
     folder: Path
-    rows: torch.Tensor
     logits: torch.Tensor
-    text: tuple[str, str]
+    ids: list[int]
 
 
 VERSION_4 = Path(__file__).parents[3] / ".transformers-4"
 
 
-def loaded_elsewhere(to: Path, rows: torch.Tensor, folder: Path, *more: str, packages: str = "") -> torch.Tensor:
-    """The logits of `rows` by transformers alone, in a fresh process without a network; `packages` come first."""
-    torch.save(rows, folder / "rows.pt")
+def some_rows() -> torch.Tensor:
+    return torch.randint(384, (3, 16), generator=torch.Generator().manual_seed(0))
+
+
+def loaded_elsewhere(exports: dict[str, Exported], folder: Path, packages: str = "") -> dict[str, torch.Tensor]:
+    """The logits by transformers alone, in a fresh process without a network; `packages` come first."""
+    torch.save(some_rows(), folder / "rows.pt")
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": packages}
-    command = [sys.executable, "-c", LOAD, str(to), str(folder / "rows.pt"), str(folder / "logits.pt"), *more]
-    done = subprocess.run(command, env=os.environ | offline, cwd=folder, capture_output=True, text=True, check=False)
+    asked = [[str(one.folder), f"{name}.pt", TEXT, one.ids] for name, one in exports.items()]
+    command, given = [sys.executable, "-c", LOAD], json.dumps(asked)
+    done = subprocess.run(
+        command, env=os.environ | offline, cwd=folder, input=given, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    return torch.load(folder / "logits.pt")
+    return {name: torch.load(folder / f"{name}.pt") for name in exports}
 
 
 OLMO2 = (
@@ -177,16 +185,20 @@ OLMO2 = (
 )
 
 
-@pytest.fixture(scope="module", params=["OlmoForCausalLM", "Olmo2ForCausalLM"])
-def exported(
-    request: pytest.FixtureRequest, path: Path, tmp_path_factory: pytest.TempPathFactory, ranks: Ranks
-) -> Exported:
+ARCHITECTURES = ("OlmoForCausalLM", "Olmo2ForCausalLM")
+
+
+@pytest.fixture(scope="module")
+def exports(path: Path, tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> dict[str, Exported]:
     """An exported model of each kind, with another base of the rotation than the usual one."""
-    folder = tmp_path_factory.mktemp("exported")
+    return {name: export_one(name, path, tmp_path_factory.mktemp(name), ranks) for name in ARCHITECTURES}
+
+
+def export_one(architecture: str, path: Path, folder: Path, ranks: Ranks) -> Exported:
     tokenizer = train_bpe(["a little text, and a little more of it"] * 3, 270)
     tokenizer.save(str(folder / "tokenizer.json"))
     wide = ["model.d_model=64", "model.n_heads=4", "train.max_duration=2", "train.distributed_strategy=fsdp"]
-    wide += ["model.rope_theta=500", *(OLMO2 if request.param == "Olmo2ForCausalLM" else ())]
+    wide += ["model.rope_theta=500", *(OLMO2 if architecture == "Olmo2ForCausalLM" else ())]
     of_corpus = [f"corpus.tokenizer={folder / 'tokenizer.json'}", "corpus.vocab_size=null"]
     vocabulary = ["model.vocab_size=300", "model.embedding_size=384"]  # with padding rows
     run = folder / "run"
@@ -195,36 +207,38 @@ def exported(
     step, to = run / "step2", folder / "exported"
     found, why = convert.find_vocabulary(step, None)
     assert not why
-    assert convert.export(step, to, found) == request.param
+    assert convert.export(step, to, found) == architecture
     weights, config = convert.read_model(step)
     model = OLMo(config.update_with(init_device="cpu"), init_params=False)
     model.load_state_dict(weights)
-    rows = torch.randint(384, (3, 16), generator=torch.Generator().manual_seed(0))
     torch.set_num_threads(1)
     with torch.no_grad():
-        ours = model.eval()(input_ids=rows).logits
-    text = "a little more"
-    return Exported(to, rows, ours, (text, str(tokenizer.encode(text).ids)))
+        ours = model.eval()(input_ids=some_rows()).logits
+    return Exported(to, ours, tokenizer.encode(TEXT).ids)
 
 
-def test_exports_compute_the_same_bits(exported: Exported, tmp_path: Path) -> None:
-    assert torch.equal(exported.logits, loaded_elsewhere(exported.folder, exported.rows, tmp_path, *exported.text))
-    assert not list(exported.folder.glob("*.bin"))
-    assert {file.stat().st_mode & 0o777 for file in exported.folder.iterdir()} == {0o666 & ~UMASK}
+def test_exports_compute_the_same_bits(exports: dict[str, Exported], tmp_path: Path) -> None:
+    theirs = loaded_elsewhere(exports, tmp_path)
+    for name, exported in exports.items():
+        assert torch.equal(exported.logits, theirs[name]), name
+        assert not list(exported.folder.glob("*.bin"))
+        assert {file.stat().st_mode & 0o777 for file in exported.folder.iterdir()} == {0o666 & ~UMASK}
 
 
 @pytest.mark.skipif(not VERSION_4.is_dir(), reason="`make transformers-4` installs transformers 4, for this test alone")
-def test_transformers_4_reads_exports(exported: Exported, tmp_path: Path) -> None:
+def test_transformers_4_reads_exports(exports: dict[str, Exported], tmp_path: Path) -> None:
     """The logits within rounding: this version may add up in another order."""
-    its_own = str(VERSION_4)
-    theirs = loaded_elsewhere(exported.folder, exported.rows, tmp_path, *exported.text, packages=its_own)
-    torch.testing.assert_close(theirs, exported.logits, rtol=1e-5, atol=1e-6)
+    theirs = loaded_elsewhere(exports, tmp_path, packages=str(VERSION_4))
+    for name, exported in exports.items():
+        torch.testing.assert_close(theirs[name], exported.logits, rtol=1e-5, atol=1e-6)
 
 
-def test_exports_say_what_transformers_4_reads(exported: Exported) -> None:
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_exports_say_what_transformers_4_reads(exports: dict[str, Exported], name: str) -> None:
     """It knows no `rope_parameters`, and no class of tokenizers that transformers 5 made."""
-    assert json.loads((exported.folder / "config.json").read_text())["rope_theta"] == 500
-    tokenizer = json.loads((exported.folder / "tokenizer_config.json").read_text())
+    folder = exports[name].folder
+    assert json.loads((folder / "config.json").read_text())["rope_theta"] == 500
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
