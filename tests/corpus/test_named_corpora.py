@@ -13,6 +13,7 @@ from named import BATCH, LENGTH, NAMES, served, write_named
 
 from olmo_inject.cli import app, main
 from olmo_inject.config import Experiment, configs_folder, load_experiment
+from olmo_inject.corpus import kinds
 from olmo_inject.corpus.catalog import read_catalog
 from olmo_inject.corpus.folder import CorpusDescription, Shard, write_description
 from olmo_inject.corpus.from_text.sample import DOLMA
@@ -317,7 +318,12 @@ def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capf
         (("order", "--out", "t", "--steps", f"0:{10**30}"), "at most 2,147,483,647"),
     ],
 )
-def test_mistakes_on_the_command_line(catalog: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_mistakes_on_the_command_line(
+    catalog: Path, arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are told at once: no long order is shuffled before."""
+    monkeypatch.setattr(kinds, "SHARED_FROM", 1)
+    monkeypatch.setattr(Order, "_store", lambda self, epoch, length: pytest.fail("a mistake made it shuffle"))
     name, *more = arguments
     with pytest.raises(UserError, match=message):
         app(["corpus", name, str(catalog), *more])
