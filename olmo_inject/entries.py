@@ -61,7 +61,9 @@ def _planned(experiment: Described, config: InjectionConfig, task: Task, number:
     placement = Placement(config.place, config.offset, config.eos, config.per_row, config.longer == "split")
     entry = PlannedTask(task, NEVER, draw, placement, frozenset(config.groups), config.times or 1)
     if not len(entry.ids):
-        raise UserError(f"{where}: groups: {', '.join(config.groups)} have no instance in the train half")
+        raise UserError(
+            f"{where}: groups: {', '.join(config.groups)} have no instance in the train half, whose size train_fraction says"
+        )
     return replace(entry, schedule=_schedule(experiment, config, entry, number))
 
 

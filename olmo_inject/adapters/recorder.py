@@ -117,13 +117,14 @@ class Recorder:
         step = self.global_step
         if is_run(folder):
             check_same_run(self.run.experiment, self.run.data)
-            saved = read_saved(folder)
-            if saved is not None and saved["step"] and not step:
-                trained = saved["step"]
+            saved, lines = read_saved(folder), list(read_evidence(folder))
+            trained = saved["step"] if saved is not None else 0
+            if lines and lines[-1]["step"] + 1 == self.run.experiment.steps:  # finished, though nothing was saved
+                trained = self.run.experiment.steps
+            if trained and not step:
                 raise UserError(
                     f"{folder} has been trained to step {trained}: {self.go_on} to continue, or choose another folder"
                 )
-            lines = list(read_evidence(folder))
             if step and (not lines or lines[-1]["step"] + 1 < step):
                 last = lines[-1]["step"] + 1 if lines else 0
                 raise UserError(f"{folder} has evidence up to step {last}, and the checkpoint is of step {step}")

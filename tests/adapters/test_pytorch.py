@@ -53,6 +53,10 @@ def test_rows_that_somebody_else_loads(tmp_path: Path) -> None:
             assert "step 0: tokens injected into what the model was given" in audit.differences[0]
         else:
             assert audit.verdict == "identical in what is injected"
+    before = (tmp_path / "run" / "evidence.jsonl").read_bytes()
+    with pytest.raises(UserError, match=f"run has been trained to step {STEPS}: load its checkpoint to continue"):
+        _train_own_rows(InjectedRun.open(tmp_path / "stream.yaml"), broken=False)
+    assert (tmp_path / "run" / "evidence.jsonl").read_bytes() == before
 
 
 def _train_own_rows(run: InjectedRun, broken: bool) -> None:
