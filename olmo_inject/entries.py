@@ -62,7 +62,7 @@ def _planned(experiment: Described, config: InjectionConfig, task: Task, number:
     entry = PlannedTask(task, NEVER, draw, placement, frozenset(config.groups), config.times or 1)
     if not len(entry.ids):
         raise UserError(
-            f"{where}: groups: {', '.join(config.groups)} have no instance in the train half, whose size train_fraction says"
+            f"{where}: groups: {', '.join(config.groups)} have no instance in the train half (see train_fraction)"
         )
     return replace(entry, schedule=_schedule(experiment, config, entry, number))
 
