@@ -36,17 +36,17 @@ def print_memory(model: str, worlds: tuple[int, ...]) -> None:
         )
         if ended.returncode:
             raise SystemExit(f"{model} on {world} ranks: {ended.stderr.strip().splitlines()[-1]}")
-        found = json.loads(ended.stdout.splitlines()[-1])
+        numbers = json.loads(ended.stdout.splitlines()[-1])
         estimated = estimate_memory(_experiment(model), world, 8)
         held = estimated.weights + estimated.gradients + estimated.optimizer
         rows.append(
             [
                 str(world),
-                *(in_bytes(found[name]) for name in ("building", "built", "held", "peak")),
+                *(in_bytes(numbers[name]) for name in ("building", "built", "held", "peak")),
                 in_bytes(held),
                 in_bytes(estimated.total),
-                f"{found['peak'] / estimated.total:.2f}",
-                f"{found['seconds']:.0f} s",
+                f"{numbers['peak'] / estimated.total:.2f}",
+                f"{numbers['seconds']:.0f} s",
             ]
         )
     print_table(
@@ -70,13 +70,13 @@ class Allocated(TorchDispatchMode):
         return sum(storage.nbytes() for storage in self._storages.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
+        outputs = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(outputs):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 self._storages[storage._cdata] = storage
         self.peak = max(self.peak, self.now)
-        return found
+        return outputs
 
 
 def measure(model: str, world: int) -> dict[str, Any]:

@@ -132,12 +132,12 @@ def main() -> None:
     parser.add_argument("--no-tests", action="store_true", help="only measure")
     arguments = parser.parse_args(sys.argv[2:])
     try:
-        found = measure(arguments.device, arguments.budget, tests=not arguments.no_tests)
+        measured = measure(arguments.device, arguments.budget, tests=not arguments.no_tests)
     except UserError as error:
         raise SystemExit(f"gpu: {error}") from None
-    write_json(arguments.out / "gpu.json", found)
-    write_text(arguments.out / "gpu.md", page(found))
-    print(page(found))
+    write_json(arguments.out / "gpu.json", measured)
+    write_text(arguments.out / "gpu.md", page(measured))
+    print(page(measured))
 
 
 def measure(device: str, budget: float = BUDGET, *, tests: bool = True) -> dict[str, Any]:
@@ -325,7 +325,7 @@ def _measured(work: Callable[[], object], device: torch.device) -> dict[str, Any
     }
 
 
-def page(found: dict[str, Any]) -> str:
+def page(measured: dict[str, Any]) -> str:
     """The results as Markdown."""
     steps = [
         [
@@ -347,23 +347,23 @@ def page(found: dict[str, Any]) -> str:
                 ]
             ),
         ]
-        for row in found["training"]
+        for row in measured["training"]
     ]
     analyses = [
         [row["model"], row["method"], row.get("error") or _seconds(row["seconds"]), _gigabytes(row.get("peak_memory"))]
-        for row in found["analyses"]
+        for row in measured["analyses"]
     ]
     columns = "size,rows of a micro-batch,injected,compiled,step,estimated,tokens/s,MFU,loader's share,memory,estimated"
-    left_out = "; ".join(found["left_out"]) or "nothing"
+    left_out = "; ".join(measured["left_out"]) or "nothing"
     return "\n".join(
         [
             "# On a GPU",
             "",
-            f"Written by `make gpu` on {found['date']}: {found['device']}, torch {found['torch']}, {found['seconds']} "
-            f"s in all. A step has {MICRO_BATCHES} micro-batches. Estimates are those of `olmo-inject cost`. Memory is "
-            "the peak; on a CPU it is the whole process's.",
+            f"Written by `make gpu` on {measured['date']}: {measured['device']}, torch {measured['torch']}, "
+            f"{measured['seconds']} s in all. A step has {MICRO_BATCHES} micro-batches. Estimates are those of "
+            "`olmo-inject cost`. Memory is the peak; on a CPU it is the whole process's.",
             "",
-            f"Tests: {found['tests']}.",
+            f"Tests: {measured['tests']}.",
             "",
             f"Left out for want of time: {left_out}.",
             "",

@@ -52,8 +52,8 @@ def main() -> None:
         os.environ["OLMO_INJECT_CACHE"] = str(folder / "cache")
         _write_corpus(folder, arguments.sequences)
         cold = _start(folder, 0)
-        found = {role: _start(folder, rank) for role, rank in ROLES.items()}
-        _print_times(arguments.sequences, cold, found)
+        warm = {role: _start(folder, rank) for role, rank in ROLES.items()}
+        _print_times(arguments.sequences, cold, warm)
         _print_calls({role: _calls(folder, rank) for role, rank in ROLES.items()})
     from benchmarks.fsdp import print_memory  # imports torch, which ranks do in their own time
 
@@ -78,14 +78,14 @@ def as_rank(folder: Path, rank: int) -> dict[str, Any]:
     done("import")
     before = _status("RssAnon")
     broadcast, experiment = folder / "broadcast.json", load_experiment(folder / "experiment.yaml")
-    found = None if rank == 0 else json.loads(broadcast.read_text())
-    data = build_data(experiment, known_sizes=None if found is None else found["sizes"])
+    from_rank_0 = None if rank == 0 else json.loads(broadcast.read_text())
+    data = build_data(experiment, checked_sizes=None if from_rank_0 is None else from_rank_0["sizes"])
     done("tasks, plan and shards")
-    if found is None:
+    if from_rank_0 is None:
         data.order.prepare(len(data.corpus))
         broadcast.write_text(json.dumps({"sizes": data.shards.sizes, "checked": list(data.order.checked)}))
     else:
-        data.order.checked = {Stamp(*stamp) for stamp in found["checked"]}
+        data.order.checked = {Stamp(*stamp) for stamp in from_rank_0["checked"]}
     done("order")
     cfg = runtime_config(experiment, RANKS)
     batches = iter(build_loader(data.corpus, cfg, rank, RANKS))
@@ -158,14 +158,14 @@ def _calls(folder: Path, rank: int) -> Counter[str] | None:
     strace = ["strace", "-f", "-qq", "-e", "trace=%file", "-o", str(log)]
     subprocess.run([*strace, *_command(folder, rank)], check=True, capture_output=True)
     places = {f"{folder}/dolma": "shards", f"{folder}/cache": "cache", str(folder): "run and experiment"}
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for line in log.read_text(errors="replace").splitlines():
-        found[next((what for place, what in places.items() if place in line), "Python and libraries")] += 1
-    return found
+        counts[next((what for place, what in places.items() if place in line), "Python and libraries")] += 1
+    return counts
 
 
-def _print_times(sequences: int, cold: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
-    columns = {"rank 0, nothing cached": cold} | found
+def _print_times(sequences: int, cold: dict[str, Any], warm: dict[str, dict[str, Any]]) -> None:
+    columns = {"rank 0, nothing cached": cold} | warm
     rows = [[part, *(f"{each['seconds'][part]:.3g} s" for each in columns.values())] for part in cold["seconds"]]
     rows += [
         ["whole process, 21 batches", *(f"{each['all']:.3g} s" for each in columns.values())],
@@ -185,17 +185,17 @@ def _print_times(sequences: int, cold: dict[str, Any], found: dict[str, dict[str
     )
 
 
-def _print_calls(found: dict[str, Counter[str] | None]) -> None:
-    if any(counted is None for counted in found.values()):
+def _print_calls(calls: dict[str, Counter[str] | None]) -> None:
+    if any(counted is None for counted in calls.values()):
         print("strace is not installed: file-system calls are not counted\n")
         return
-    first, other = (counted for counted in found.values() if counted is not None)
+    first, other = (counted for counted in calls.values() if counted is not None)
     rows = [
         [place, f"{first[place]:,}", f"{other[place]:,}", f"{first[place] + (RANKS - 1) * other[place]:,}"]
         for place in ("shards", "cache", "run and experiment", "Python and libraries")
     ]
     print_table(
-        "File-system calls until the first batches (open, stat, readlink, ...)", ["of", *found, "all ranks"], rows
+        "File-system calls until the first batches (open, stat, readlink, ...)", ["of", *calls, "all ranks"], rows
     )
 
 

@@ -48,7 +48,7 @@ def build_plan(
     experiment: Described,
     tasks: list[Task] | None = None,
     source: Corpus | None = None,
-    known_sizes: Sequence[int] | None = None,
+    checked_sizes: Sequence[int] | None = None,
 ) -> TaskPlan:
     """Build the tasks and the plan of an experiment.
 
@@ -56,16 +56,16 @@ def build_plan(
         experiment: what to build.
         tasks: tasks that its run saved. None builds them, which executes the code of a kind in a file.
         source: the corpus, if it has been found already.
-        known_sizes: as in `build_data`.
+        checked_sizes: as in `build_data`.
 
     Raises:
         UserError: the corpus folder or tokenizer is missing, its ids contradict the model's, a task does not fit the
             vocabulary, or the plan overflows a batch.
     """
-    source = find_corpus(experiment.corpus, looked_at=known_sizes is not None) if source is None else source
+    source = find_corpus(experiment.corpus, sizes_checked=checked_sizes is not None) if source is None else source
     experiment.check_vocabulary(source.vocabulary)
     if tasks is None:
-        rows = partial(rows_of, source, experiment.sequence_length, known_sizes)
+        rows = partial(rows_of, source, experiment.sequence_length, checked_sizes)
         tasks = build_tasks(experiment.tasks, source.vocabulary, rows)
     entries = planned_tasks(experiment, tasks)
     plan = Plan(entries, experiment.batch_size, experiment.plan_seed, experiment.steps, experiment.sequence_length)
@@ -87,32 +87,32 @@ class _FirstRows:
         return self.shards.read(sequences)
 
 
-def rows_of(source: Corpus, sequence_length: int, known_sizes: Sequence[int] | None = None) -> Rows:
+def rows_of(source: Corpus, sequence_length: int, checked_sizes: Sequence[int] | None = None) -> Rows:
     """The rows of a corpus that a run trains on, from which tasks may be made.
 
     Args:
         source: the corpus.
         sequence_length: tokens of a row.
-        known_sizes: as in `build_data`.
+        checked_sizes: as in `build_data`.
 
     Raises:
         UserError: it is a stage, which holds the rows of some steps.
     """
-    shards = source.open_shards(sequence_length, known_sizes)
+    shards = source.open_shards(sequence_length, checked_sizes)
     if not shards.is_running_text:
         raise UserError("corpus: a staged corpus holds the rows of some steps; copies are drawn from the whole corpus")
     return _FirstRows(shards, min(source.sequences or len(shards), len(shards)))
 
 
 def build_data(
-    experiment: Described, tasks: list[Task] | None = None, known_sizes: Sequence[int] | None = None
+    experiment: Described, tasks: list[Task] | None = None, checked_sizes: Sequence[int] | None = None
 ) -> ExperimentData:
     """Build everything up to the dataset of rows. Looks at every shard and reads a sample of them.
 
     Args:
         experiment: what to build.
         tasks: tasks that its run saved; None builds them, as in `build_plan`.
-        known_sizes: bytes of each shard, if another process has looked at them; then none is looked at here.
+        checked_sizes: bytes of each shard, if another process has checked them; then none is checked here.
 
     Raises:
         UserError: as in `build_plan`; or shards are missing, truncated, or of another dtype or vocabulary; or a staged
@@ -120,13 +120,13 @@ def build_data(
     """
     from olmo_inject.corpus.injected import InjectedCorpus, LabelMasks  # imports torch: seconds
 
-    planned = build_plan(experiment, tasks, known_sizes=known_sizes)
+    planned = build_plan(experiment, tasks, checked_sizes=checked_sizes)
     source, loading = planned.source, experiment.loading
     masks = loading.label_mask_paths
     if masks is not None and not source.paths:
         raise UserError("train.data.label_mask_paths: a staged or remote corpus has no label masks beside its shards")
-    shards = source.open_shards(experiment.sequence_length, known_sizes)
-    if known_sizes is None:
+    shards = source.open_shards(experiment.sequence_length, checked_sizes)
+    if checked_sizes is None:
         shards.check_sample()
     # A run has its shuffles in its folder if the cache cannot be written.
     second = Path(experiment.folder) / "order"
@@ -141,7 +141,7 @@ def build_data(
         instance_filter=None if loading.instance_filter is None else RepetitionFilter(**vars(loading.instance_filter)),
         label_masks=None
         if masks is None
-        else LabelMasks(list(map(Path, masks)), shards, looked_at=known_sizes is not None),
+        else LabelMasks(list(map(Path, masks)), shards, sizes_checked=checked_sizes is not None),
         document_lengths=loading.document_lengths,
     )
     return ExperimentData(**vars(planned), shards=shards, order=order, corpus=corpus)

@@ -170,7 +170,7 @@ def test_what_another_process_found_is_not_looked_at_again(shards: list[Path], t
     config = experiment(tmp_path, bare(shards))
     looked = build_data(config)
     away = [path.rename(path.with_suffix(".away")) for path in shards]
-    data = build_data(config, known_sizes=looked.shards.sizes)
+    data = build_data(config, checked_sizes=looked.shards.sizes)
     assert data.shards.fingerprint() == looked.shards.fingerprint()
     with pytest.raises(UserError, match=r"cannot read shard .*: No such file"):
         data.corpus.rows(np.arange(BATCH))
@@ -182,7 +182,7 @@ def test_what_another_process_found_is_not_looked_at_again(shards: list[Path], t
         with path.open("ab") as file:
             file.write(bytes(2))
     with pytest.raises(UserError, match=r"has [\d,]+ bytes and had [\d,]+: it has changed"):
-        build_data(config, known_sizes=looked.shards.sizes).corpus.rows(np.arange(BATCH))
+        build_data(config, checked_sizes=looked.shards.sizes).corpus.rows(np.arange(BATCH))
 
 
 def test_shards_of_a_folder_are_looked_at_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_shards_of_a_folder_are_looked_at_once(folder: Path, tmp_path: Path, mon
     for name in ("stat", "lstat"):
         plain = getattr(os, name)
         monkeypatch.setattr(os, name, lambda p, *a, _f=plain, **k: (asked.update([str(p)]), _f(p, *a, **k))[1])
-    data = build_data(config, known_sizes=looked.shards.sizes)
+    data = build_data(config, checked_sizes=looked.shards.sizes)
     assert not [path for path in asked if path.endswith(".npy")]
     assert data.shards.fingerprint() == looked.shards.fingerprint()
     assert data.tasks[1].ids == looked.tasks[1].ids

@@ -62,7 +62,7 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
 def reference_names(runs: Sequence[Run]) -> list[str]:
     """Names of the reference tasks (natural statements of the corpus) that any of the runs evaluated."""
     names = {name for run in runs for name in run.metrics["name"]}
-    return sorted(found[1] for found in map(REFERENCE.fullmatch, names) if found)
+    return sorted(match[1] for match in map(REFERENCE.fullmatch, names) if match)
 
 
 def _references(runs: Sequence[Run], reference: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

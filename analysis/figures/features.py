@@ -167,9 +167,9 @@ def circles(circle: pd.DataFrame, modes: pd.DataFrame) -> Figure:
     return figure
 
 
-def amount_by_frequency(found: pd.DataFrame, feature: str) -> Figure | None:
+def amount_by_frequency(amounts: pd.DataFrame, feature: str) -> Figure | None:
     """The amount at each run's last checkpoint against frequency, a line for each model size. Bursts are left out."""
-    last = rows(last_step(found), evenly=True)
+    last = rows(last_step(amounts), evenly=True)
     if len(last) < 2:
         return None
     sizes = _sizes(last)
@@ -187,27 +187,27 @@ def amount_by_frequency(found: pd.DataFrame, feature: str) -> Figure | None:
         axes.minorticks_off()
         axes.set_xlabel("instances per batch")
         axes.set_ylabel(AMOUNT[feature])
-        _start_counts_at_zero([axes], found, feature)
+        _start_counts_at_zero([axes], amounts, feature)
         legend(figure, "model", sizes, [_SHUFFLED])
     return figure
 
 
-def amount_by_step(found: pd.DataFrame, feature: str) -> Figure | None:
+def amount_by_step(amounts: pd.DataFrame, feature: str) -> Figure | None:
     """The amount over checkpoints, a panel for each schedule, a line for each run, coloured by model size."""
-    if len(found) == len(last_step(found)):
+    if len(amounts) == len(last_step(amounts)):
         return None
-    found = found.sort_values(["per_batch", "schedule"])
-    schedules, sizes = list(dict.fromkeys(found["schedule"])), _sizes(found)
+    amounts = amounts.sort_values(["per_batch", "schedule"])
+    schedules, sizes = list(dict.fromkeys(amounts["schedule"])), _sizes(amounts)
     with style():
         figure, grid = panels(len(schedules), 3.0, 2.4)
         for axes, schedule in zip(grid, schedules, strict=True):
-            mine = rows(found, schedule=schedule)
+            mine = rows(amounts, schedule=schedule)
             for folder in dict.fromkeys(mine["folder"]):
                 run = rows(mine, folder=folder).sort_values("step")
                 _draw_amounts(axes, run, "step", sizes.index(run["model"].to_list()[0]))
             axes.set_title(schedule)
         axis_labels(figure, grid, "step", AMOUNT[feature])
-        _start_counts_at_zero(grid, found, feature)
+        _start_counts_at_zero(grid, amounts, feature)
         legend(figure, "model", sizes, [_SHUFFLED])
     return figure
 
@@ -225,9 +225,9 @@ def _draw_amounts(axes: Axes, mine: pd.DataFrame, x: str, number: int) -> None:
     axes.axhline(0, color=GREY, lw=0.6, zorder=1)
 
 
-def _start_counts_at_zero(grid: Sequence[Axes], found: pd.DataFrame, feature: str) -> None:
+def _start_counts_at_zero(grid: Sequence[Axes], amounts: pd.DataFrame, feature: str) -> None:
     if feature != ORDER:
-        most = max(1.0, float(found["amount"].max()), float(found["shuffled"].max()))
+        most = max(1.0, float(amounts["amount"].max()), float(amounts["shuffled"].max()))
         for axes in grid:
             axes.set_ylim(-0.03 * most, 1.06 * most)
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -261,8 +261,8 @@ def _runs(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["run"]))
 
 
-def _sizes(found: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(found.sort_values("parameters", ascending=False)["model"]))
+def _sizes(amounts: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(amounts.sort_values("parameters", ascending=False)["model"]))
 
 
 def _ticks(layers: np.ndarray) -> list[int]:

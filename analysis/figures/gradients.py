@@ -125,7 +125,7 @@ def means(summary: pd.DataFrame, measured: str) -> Figure:
             _draw_means(axis, rows(summary, injected=injected), runs[injected])
             axis.set_title(f"{summary['task'].iloc[0]}: {WHEN[injected]}")
         figure.supxlabel(f"mean {measured}", fontsize=9)
-        handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[0]))
+        handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda legend: len(legend[0]))
         columns = 3 if len(panels) > 1 else 1
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
     return figure

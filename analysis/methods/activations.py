@@ -61,14 +61,14 @@ class Activations:
         site: the position and the token whose value is read.
         means: plain mean over all instances with the value.
         balanced: the value's part alone, without those of the label and the other operand.
-        told: whether the value occurs with more than one label, so that value and label can be separated. True for
+        separable: whether the value occurs with more than one label, so that value and label can be separated. True for
             every value at sites other than TOK2.
     """
 
     site: ProbePosition
     means: Float64[np.ndarray, "layers values d_model"]
     balanced: Float64[np.ndarray, "layers values d_model"]
-    told: Bool[np.ndarray, " values"]
+    separable: Bool[np.ndarray, " values"]
 
 
 @contextmanager
@@ -136,11 +136,11 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
     of_sites = []
     for site in sites_of(task):
         means = totals[site] / np.maximum(np.bincount(groups[site], minlength=n), 1)[:, None]
-        even, told = means, np.ones(n, bool)
+        even, separable = means, np.ones(n, bool)
         if site in balanced:
             pairs = np.unique(np.stack([groups[site], labels]), axis=1)
-            even, told = balanced[site], np.bincount(pairs[0], minlength=n) > 1
-        of_sites.append(Activations(site, means, even, told))
+            even, separable = balanced[site], np.bincount(pairs[0], minlength=n) > 1
+        of_sites.append(Activations(site, means, even, separable))
     return of_sites
 
 

@@ -74,16 +74,16 @@ def _counted(modes: pd.DataFrame) -> pd.DataFrame:
     return counts.assign(low=np.nan, high=np.nan)
 
 
-def distinct_modes(found: pd.DataFrame) -> pd.DataFrame:
+def distinct_modes(table: pd.DataFrame) -> pd.DataFrame:
     """Amounts of Fourier modes with the number of distinct modes as `amount`, instead of the total over layers."""
-    return found.assign(amount=found["distinct"], shuffled=found["distinct_shuffled"])
+    return table.assign(amount=table["distinct"], shuffled=table["distinct_shuffled"])
 
 
-def with_schedules(found: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+def with_schedules(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     """Add what the run says of each task: `per_batch`, `evenly`, `schedule`, and the model's number of parameters."""
     by_folder = {str(run.folder): run for run in runs}
     described = []
-    for row in found.to_dict("records"):
+    for row in table.to_dict("records"):
         if (run := by_folder.get(row["folder"])) is not None:
             row |= {
                 "per_batch": float(run.frequency(row["task"]).per_batch),
@@ -95,26 +95,26 @@ def with_schedules(found: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(described)
 
 
-def trends(found: pd.DataFrame) -> pd.DataFrame:
+def trends(table: pd.DataFrame) -> pd.DataFrame:
     """Rank correlations of the amount with model size at each frequency, and with frequency at each model size.
 
     Only the last checkpoints of evenly injected runs count. A correlation needs at least four sizes or frequencies, and
     amounts that differ.
 
     Args:
-        found: amounts with schedules, for one task and feature.
+        table: amounts with schedules, for one task and feature.
 
     Returns:
         Columns: amount (name of the amount), against, at, runs, correlation and p.
     """
-    last = last_step(found)
+    last = last_step(table)
     even = rows(last, evenly=True)
     measures = {"order (R2)": even}
     if "distinct" in even:
         measures = {"distinct Fourier modes": distinct_modes(even)}
         if last["layers"].nunique() == 1:
             measures["Fourier modes, summed over layers"] = even
-    table = []
+    correlations = []
     for what, of in measures.items():
         for against, column, same in (("model size", "parameters", "schedule"), ("frequency", "per_batch", "model")):
             for at, group in of.groupby(same, sort=False):
@@ -122,5 +122,5 @@ def trends(found: pd.DataFrame) -> pd.DataFrame:
                 if len(np.unique(x)) >= FEWEST and len(np.unique(amount)) > 1:
                     correlation, p = rank_correlation(x, amount)
                     about = {"amount": what, "against": against, "at": at, "runs": len(group)}
-                    table.append({**about, "correlation": correlation, "p": p})
-    return pd.DataFrame(table)
+                    correlations.append({**about, "correlation": correlation, "p": p})
+    return pd.DataFrame(correlations)

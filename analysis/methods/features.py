@@ -92,21 +92,21 @@ class _Measure:
         rows: dict[str, list[dict[str, Any]]] = {}
         measures: dict[str, Callable[[Activations], Iterator[tuple[str, dict[str, Any]]]]]
         measures = {ORDER: self._order, FOURIER: self._fourier}
-        for found in activations(model, task):
-            if (n_told := found.told.sum()) < SMALLEST:
-                which = f"values of {TOKENS[found.site.variable]} have more than one LABEL"
-                raise UserError(f"{task.name}: {n_told} {which}, a feature needs at least {SMALLEST}")
-            site = {"weights": weights, "position": TOKENS[found.site.position], "site": found.site.name}
+        for of_site in activations(model, task):
+            if (n_separable := of_site.separable.sum()) < SMALLEST:
+                which = f"values of {TOKENS[of_site.site.variable]} have more than one LABEL"
+                raise UserError(f"{task.name}: {n_separable} {which}, a feature needs at least {SMALLEST}")
+            site = {"weights": weights, "position": TOKENS[of_site.site.position], "site": of_site.site.name}
             for feature in features_of(task):
-                for table, row in measures[feature](found):
+                for table, row in measures[feature](of_site):
                     rows.setdefault(table, []).append(site | row)
         return rows
 
-    def _order(self, found: Activations) -> Iterator[tuple[str, dict[str, Any]]]:
-        values = np.flatnonzero(found.told)
+    def _order(self, of_site: Activations) -> Iterator[tuple[str, dict[str, Any]]]:
+        values = np.flatnonzero(of_site.separable)
         most = min(self.components, len(values) // 2)
         numbers = sorted({most, *(fewer for fewer in FEWER if fewer < most)})
-        for means, of_layers, tried in ((BALANCED, found.balanced, numbers), (PLAIN, found.means, [most])):
+        for means, of_layers, tried in ((BALANCED, of_site.balanced, numbers), (PLAIN, of_site.means, [most])):
             for layer, points in enumerate(of_layers):
                 for fit in order_fits(points[values], tried, self.permutations, self.seed, values):
                     row = {name: value for name, value in vars(fit).items() if name != "predicted"}
@@ -116,9 +116,9 @@ class _Measure:
                         for value, predicted in zip(values.tolist(), fit.predicted.tolist(), strict=True):
                             yield "line", {"layer": layer, "value": value, "predicted": predicted}
 
-    def _fourier(self, found: Activations) -> Iterator[tuple[str, dict[str, Any]]]:
-        spectra = spectrum(found.balanced, self.permutations, self.seed)
-        for layer, points in enumerate(found.balanced):
+    def _fourier(self, of_site: Activations) -> Iterator[tuple[str, dict[str, Any]]]:
+        spectra = spectrum(of_site.balanced, self.permutations, self.seed)
+        for layer, points in enumerate(of_site.balanced):
             for number, power in enumerate(spectra.power[layer].tolist()):
                 row = {"layer": layer, "mode": number + 1, "power": power}
                 row["threshold"] = float(spectra.threshold[layer, number])

@@ -80,7 +80,7 @@ def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: Gradi
     train = experiment.train if isinstance(experiment, Experiment) else None
     references = with_references(data.tasks)
     gradients = batch_gradients(model, options, batch, spans, data.plan.tasks, references, train)
-    table = pd.DataFrame([asdict(found) for found in cosines(gradients, options.neurons)])
+    table = pd.DataFrame([asdict(row) for row in cosines(gradients, options.neurons)])
     table[["cosine", "null", "among"]] = table[["cosine", "null", "among"]].astype(float)
     whole = spans.task[spans.skipped == 0]  # an instance longer than a row goes on in others
     counts = {name: int((whole == number).sum()) for number, name in enumerate(names)}
@@ -141,14 +141,14 @@ def _compare_with_evidence(folder: Path, data: ExperimentData, step: int, batch:
     if line is None:
         return False
     positions = data.plan.positions(step)
-    for name, recorded, found in (
+    for name, recorded, rebuilt in (
         ("tokens", line["tokens"], step_hash(positions, batch["input_ids"].numpy())),
         ("count of targets", line["targets"], count_targets(batch)),
     ):
-        if recorded != found:
+        if recorded != rebuilt:
             raise UserError(
                 f"{folder}: the batch of step {step} is not what the run's model was given: its {name} differ from "
-                f"{EVIDENCE_FILE} ({found}, recorded {recorded}): has a shard of the corpus changed?"
+                f"{EVIDENCE_FILE} ({rebuilt}, recorded {recorded}): has a shard of the corpus changed?"
             )
     return True
 

@@ -91,20 +91,21 @@ def select_checkpoints(
         UserError: a path does not exist or is neither a run nor a model, or a model outside a run has no task.
     """
     selection = find_checkpoints(paths, steps)
-    runs = {folder: read_run(folder, corpus) for folder in dict.fromkeys(of.run for of in selection.found if of.run)}
+    folders = dict.fromkeys(checkpoint.run for checkpoint in selection.checkpoints if checkpoint.run)
+    runs = {folder: read_run(folder, corpus) for folder in folders}
     order = {folder: order_of(run) for folder, run in runs.items()}
     checkpoints: list[tuple[Any, StoredModel]] = []
     models: list[StoredModel] = []
-    for found in selection.found:
-        if found.run is not None and found.step is not None:
-            checkpoints.append((order[found.run], checkpoint_of(runs[found.run], found.step)))
+    for checkpoint in selection.checkpoints:
+        if checkpoint.run is not None and checkpoint.step is not None:
+            checkpoints.append((order[checkpoint.run], checkpoint_of(runs[checkpoint.run], checkpoint.step)))
         elif tasks is None:
-            raise UserError(f"{found.path} is a model and not a checkpoint of a run: its batches are not known")
+            raise UserError(f"{checkpoint.path} is a model and not a checkpoint of a run: its batches are not known")
         elif not tasks:
-            raise UserError(f"{found.path} is a model and not a run: name the tasks to analyze it on with --tasks")
+            raise UserError(f"{checkpoint.path} is a model and not a run: name the tasks to analyze it on with --tasks")
         else:
             own = [Task.load(file) for file in tasks]
-            models.append(StoredModel(found.path, None, None, own, found.path / FOLDER))
+            models.append(StoredModel(checkpoint.path, None, None, own, checkpoint.path / FOLDER))
     if tasks and not models:
         raise UserError("--tasks is only for models that belong to no run; a run has its own tasks")
     for message in selection.missing:

@@ -12,8 +12,8 @@ from analysis.read.runs import Run, label_tasks
 from analysis.report.page import Drawing, Section, Table
 
 _ABOUT = (
-    "The study's claim: a model that has little left to learn from its text keeps what a burst taught it; in one that "
-    "has much, the gradients of other tokens overwrite the task before its next burst."
+    "What the study claims (arXiv 2605.29548): a model that has little left to learn from its text keeps what a burst "
+    "taught it; in one that has much, the gradients of other tokens overwrite the task before its next burst."
 )
 _NOTE = (
     "Text loss: of all tokens that were not injected, in the last steps. Before a burst: mean of the last "

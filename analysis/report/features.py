@@ -25,19 +25,19 @@ _ABOUT = (
 )
 
 
-def feature_section(found: Tables, runs: Sequence[Run]) -> Section | None:
+def feature_section(stored: Tables, runs: Sequence[Run]) -> Section | None:
     """Figures and amounts of every task's feature.
 
     Args:
-        found: tables of the method `features`, joined over checkpoints.
+        stored: tables of the method `features`, joined over checkpoints.
         runs: the runs that the checkpoints belong to.
     """
-    if not found:
+    if not stored:
         return None
     shown: list[Table] = []
     drawings: list[Drawing] = []
-    for task in dict.fromkeys(task for table in found.values() for task in table["task"]):
-        mine = {name: rows(table, task=task) for name, table in found.items()}
+    for task in dict.fromkeys(task for table in stored.values() for task in table["task"]):
+        mine = {name: rows(table, task=task) for name, table in stored.items()}
         last = {name: last_step(table) for name, table in mine.items() if len(table)}
         for feature, table, draw in ((ORDER, _order_table, _order), (FOURIER, _mode_table, _fourier)):
             of_task = amounts(mine, feature)

@@ -160,7 +160,10 @@ def _learned(runs: Sequence[Run]) -> Iterator[str]:
         accuracies = {run.name: accuracy for run in judged if (accuracy := run.accuracy(task)) is not None}
         best = max(accuracies, key=lambda name: accuracies[name].value)
         count = sum(run.learned(task) is True for run in judged)
-        yield f"{task}: learned in {count} of {counted(len(judged), 'run')}. Best: {best}, accuracy {accuracies[best]}."
+        yield (
+            f"{task}: learned in {count or 'none'} of {counted(len(judged), 'run')}. The highest accuracy is "
+            f"{accuracies[best]}, of {best}."
+        )
 
 
 def _stands_out(runs: Sequence[Run]) -> Iterator[str]:

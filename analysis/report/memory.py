@@ -20,11 +20,11 @@ _ABOUT = (
 )
 
 
-def memory_section(found: Tables, runs: Sequence[Run]) -> Section | None:
+def memory_section(stored: Tables, runs: Sequence[Run]) -> Section | None:
     """Against repetitions, forgetting and exposure, of the method's tables; None where there are none."""
-    if "probes" not in found:
+    if "probes" not in stored:
         return None
-    table = found["probes"]
+    table = stored["probes"]
     names = [name for name in task_names(runs) if name in set(table["task"])]
     drawings, cells = [], []
     for task in names:

@@ -78,6 +78,11 @@ class Table:
     rows: Sequence[Mapping[str, str]]
     words: Collection[str]
 
+    @property
+    def headings(self) -> list[str]:
+        """The headings of the columns that are shown: those that say something in some row."""
+        return [heading for heading in self.rows[0] if any(row[heading] for row in self.rows)]
+
 
 @dataclass(frozen=True)
 class Section:

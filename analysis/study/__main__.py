@@ -1,6 +1,6 @@
 """The study from the command line: run its sweeps, collect what has finished, and draw and judge what is collected.
 
-python -m analysis.study run --at-once 2      # hours; goes on after an interruption
+python -m analysis.study run --at-once 2      # hours; goes on after an interruption, also on another machine
 python -m analysis.study collect           # what has finished since, into analysis/study/results
 python -m analysis.study                   # figures, tables and verdicts, from the repository alone
 """
@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from analysis.study.collect import RESULTS, collect
+from analysis.study.collect import RESULTS, collect, read_cells
 from analysis.study.measures import LEARNED_AUC, collected
 from analysis.study.report import write_study
-from launch.sweep import load_sweep
+from launch.sweep import Cell, Sweep, load_sweep
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
 
@@ -52,25 +52,40 @@ def collect_all(results: ResultsOption = RESULTS) -> None:
 
 @app.command()
 def run(at_once: Annotated[int, typer.Option(help="Cells at once.")] = 2, results: ResultsOption = RESULTS) -> None:
-    """Train every sweep in the order of PLAN.md, failed cells once more, and collect each."""
-    failed = set() if _train(LADDER, None, at_once) else {LADDER}
-    _collect(LADDER, results)
+    """Train what the results do not hold, in the order of PLAN.md, failed cells once more, and collect it."""
+    failed = {LADDER for seed in SEEDS if not _train_and_collect(LADDER, seed, at_once, results)}
     again = _again(results)
-    sweeps = {name: load_sweep(name) for name in (*([] if again is None else [again]), *SWEEPS) if name != LADDER}
     for seed in SEEDS:
-        for name, sweep in sweeps.items():
-            if any(cell.labels["seed"] == seed for cell in sweep.cells):
-                if not _train(name, seed, at_once):
-                    failed.add(name)
-                _collect(name, results)
+        for name in (*([] if again is None else [again]), *SWEEPS):
+            if not _train_and_collect(name, seed, at_once, results):
+                failed.add(name)
     if failed:
         raise UserError(f"cells failed in {', '.join(sorted(failed))}: `olmo-inject sweep status NAME` says why")
 
 
-def _train(name: str, seed: str | None, at_once: int) -> bool:
+def _train_and_collect(name: str, seed: str, at_once: int, results: Path) -> bool:
+    cells = not_collected(load_sweep(name), seed, results)
+    # Those of study-further start from cells of the ladder, which may have been collected on another machine.
+    starts = {Path(start).parent.name for cell in cells if (start := cell.experiment.start_from)}
+    trained = _train(LADDER, [cell for cell in load_sweep(LADDER).cells if cell.name in starts], at_once)
+    trained = _train(name, cells, at_once) and trained
+    _collect(name, results)
+    return trained
+
+
+def not_collected(sweep: Sweep, seed: str, results: Path) -> list[Cell]:
+    """The cells of a seed that the results do not hold."""
+    there = {record["cell"] for record in read_cells(results / sweep.name)}
+    return [cell for cell in sweep.cells if cell.labels["seed"] == seed and cell.name not in there]
+
+
+def _train(name: str, cells: list[Cell], at_once: int) -> bool:
+    if not cells:
+        return True
     command = ["-m", "olmo_inject", "sweep", "run", name, "--at-once", str(at_once), "--retry-failed"]
-    only = [] if seed is None else ["--only", f"seed={seed}"]
-    return subprocess.run([sys.executable, *command, *only], check=False).returncode == 0
+    for axis in cells[0].labels:
+        command += ["--only", f"{axis}={','.join(sorted({cell.labels[axis] for cell in cells}))}"]
+    return subprocess.run([sys.executable, *command], check=False).returncode == 0
 
 
 def _collect(name: str, results: Path) -> None:

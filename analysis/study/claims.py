@@ -191,8 +191,8 @@ def _alone(table: pd.DataFrame) -> tuple[str, str]:
     return (REPRODUCED if share == 1 else NOT if share == 0 else PARTLY), number
 
 
-def _interval(found: tuple[float, float, float]) -> str:
-    return "{:+.2f} ({:+.2f} to {:+.2f})".format(*found)
+def _interval(ends: tuple[float, float, float]) -> str:
+    return "{:+.2f} ({:+.2f} to {:+.2f})".format(*ends)
 
 
 def _theory(y: str, by: str | None = None) -> Callable[[pd.DataFrame], tuple[str, str]]:

@@ -35,14 +35,14 @@ def write_study(results: Path, to: Path) -> list[str]:
     for name, figure in figures.all_of(tables, results):
         with style():
             save(figure, to / "figures" / f"{name}.svg")
-    found = findings(tables)
-    _write_between_marks(to / "README.md", "\n\n".join([_markdown(found), *_failures(tables)]))
-    return [f"{finding.verdict}: {finding.claim}. {finding.number}" for finding in found]
+    judged = findings(tables)
+    _write_between_marks(to / "README.md", "\n\n".join([_markdown(judged), *_failures(tables)]))
+    return [f"{finding.verdict}: {finding.claim}. {finding.number}" for finding in judged]
 
 
-def _markdown(found: list[Finding]) -> str:
+def _markdown(judged: list[Finding]) -> str:
     lines = ["| claim | verdict | number (95%) | from |", "|---|---|---|---|"]
-    for one in found:
+    for one in judged:
         origin = f"`{one.sweep}`" + (f", {one.cells}" if one.cells else "")
         lines.append(f"| {one.claim} | **{one.verdict}** | {one.number} | {origin} |")
     return "\n".join(lines)

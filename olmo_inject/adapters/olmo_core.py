@@ -360,8 +360,8 @@ def convert_checkpoints(folder: Path | str, model: TransformerConfig) -> list[Pa
     Returns:
         The folders that were written.
     """
-    found = sorted(Checkpointer.find_checkpoints(str(folder)))
-    todo = [(path, Path(folder, f"checkpoint-{step}")) for step, path in found]
+    checkpoints = sorted(Checkpointer.find_checkpoints(str(folder)))
+    todo = [(path, Path(folder, f"checkpoint-{step}")) for step, path in checkpoints]
     todo = [(path, to) for path, to in todo if not to.exists()]
     barrier()  # nobody writes before all have looked
     for path, to in todo:

@@ -118,12 +118,12 @@ def write_description(corpus: CorpusDescription) -> None:
     write_json(corpus.folder / DESCRIPTION, {"format": FORMAT} | fields)
 
 
-def read_corpus_folder(folder: Path, *, looked_at: bool = False) -> CorpusDescription:
+def read_corpus_folder(folder: Path, *, sizes_checked: bool = False) -> CorpusDescription:
     """Read `corpus.json` and check that every shard has the recorded size.
 
     Args:
         folder: with `corpus.json`.
-        looked_at: another process has looked at the shards, so their sizes are not checked here.
+        sizes_checked: another process has checked the sizes of the shards; they are not checked here.
 
     Raises:
         UserError: no corpus, another format, or a shard that is missing or of another size.
@@ -151,7 +151,7 @@ def read_corpus_folder(folder: Path, *, looked_at: bool = False) -> CorpusDescri
         raise UserError(f"{path} is not the description of a corpus: {error}") from None
     if corpus.dtype not in DTYPES:
         raise UserError(f"{path} has dtype {corpus.dtype}; allowed are {', '.join(DTYPES)}")
-    for shard in () if looked_at else corpus.shards:
+    for shard in () if sizes_checked else corpus.shards:
         _check_size(shard, np.dtype(corpus.dtype).itemsize)
     if corpus.tokenizer != TOKENIZER:
         return corpus

@@ -130,17 +130,17 @@ class LabelMasks:
     Args:
         paths: of the masks, in the order of the shards.
         shards: the token shards.
-        looked_at: as in `TokenShards`.
+        sizes_checked: as in `TokenShards`.
 
     Raises:
         UserError: a mask shard is missing or does not have its token shard's length.
     """
 
-    def __init__(self, paths: Sequence[Path], shards: TokenShards, *, looked_at: bool = False) -> None:
+    def __init__(self, paths: Sequence[Path], shards: TokenShards, *, sizes_checked: bool = False) -> None:
         if len(paths) != len(shards.paths):
             raise UserError(f"corpus: {len(paths)} label masks for {len(shards.paths)} shards; give one each")
-        sizes = shards.shard_tokens if looked_at else None
-        self._masks = TokenShards(paths, shards.sequence_length, "uint8", sizes=sizes, looked_at=looked_at)
+        sizes = shards.shard_tokens if sizes_checked else None
+        self._masks = TokenShards(paths, shards.sequence_length, "uint8", sizes=sizes, sizes_checked=sizes_checked)
         for mask, shard, n_mask, n_shard in zip(
             paths, shards.paths, self._masks.shard_tokens, shards.shard_tokens, strict=True
         ):

@@ -64,12 +64,12 @@ class Corpus(ABC):
         return ()
 
     @abstractmethod
-    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, checked_sizes: Sequence[int] | None = None) -> TokenShards:
         """Open the shards as sequences of `sequence_length` tokens.
 
         Args:
             sequence_length: tokens.
-            known_sizes: bytes of each shard, if another process has looked at all files; then none is looked at here.
+            checked_sizes: bytes of each shard, if another process has checked all files; then none is checked here.
 
         Raises:
             UserError: a shard is missing, unreadable or changed; a stage was made for another sequence length.
@@ -112,9 +112,9 @@ class ShardFiles(Corpus):
         """As `Corpus.paths`."""
         return self.files
 
-    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, checked_sizes: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
-        return _open_files(self.files, sequence_length, self.dtype, self.vocabulary, known_sizes)
+        return _open_files(self.files, sequence_length, self.dtype, self.vocabulary, checked_sizes)
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,12 @@ class FolderCorpus(Corpus):
         """As `Corpus.paths`."""
         return [shard.path for shard in self.description.shards]
 
-    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, checked_sizes: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
         sums = [shard.sha256 for shard in self.description.shards]
-        return _open_files(self.paths, sequence_length, self.description.dtype, self.vocabulary, known_sizes, sums=sums)
+        return _open_files(
+            self.paths, sequence_length, self.description.dtype, self.vocabulary, checked_sizes, sums=sums
+        )
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,12 @@ class CatalogCorpus(Corpus):
         """As `Corpus.paths`."""
         return [Path(self.root) / shard for shard in self.named.shards]
 
-    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, checked_sizes: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
         open_source(self.root)  # reports a missing root before a missing shard
         sizes = None if self.manifest is None else self.manifest.sizes
         dtype = self.named.entry.dtype
-        return _open_files(self.paths, sequence_length, dtype, self.vocabulary, known_sizes, sizes=sizes)
+        return _open_files(self.paths, sequence_length, dtype, self.vocabulary, checked_sizes, sizes=sizes)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class RemoteCorpus(CatalogCorpus):
         """Empty, since no shard is a local file."""
         return ()
 
-    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, checked_sizes: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
         source, named = open_source(self.root), self.named
         dtype, size = named.entry.dtype, self.vocabulary.size
@@ -205,10 +207,10 @@ class StagedCorpus(Corpus):
         """Its folder."""
         return str(self.record.folder)
 
-    def open_shards(self, sequence_length: int, known_sizes: Sequence[int] | None = None) -> TokenShards:
+    def open_shards(self, sequence_length: int, checked_sizes: Sequence[int] | None = None) -> TokenShards:
         """As `Corpus.open_shards`."""
         # Another node's stage may hold other rows, so its sizes are not this one's.
-        return StagedShards(self.record, sequence_length, self.vocabulary.size, looked_at=known_sizes is not None)
+        return StagedShards(self.record, sequence_length, self.vocabulary.size, sizes_checked=checked_sizes is not None)
 
     def open_order(self, shards: TokenShards, batch_size: int, seed: int, second: Path | None = None) -> Order:
         """The order of the stage, which is already on disk.
@@ -232,34 +234,34 @@ def _open_files(
     sequence_length: int,
     dtype: str,
     vocabulary: Vocabulary,
-    known_sizes: Sequence[int] | None,
+    checked_sizes: Sequence[int] | None,
     *,
     sizes: Sequence[int] | None = None,
     sums: Sequence[str] | None = None,
 ) -> TokenShards:
-    known = sizes if known_sizes is None else known_sizes
-    looked_at = known_sizes is not None
-    return TokenShards(paths, sequence_length, dtype, vocabulary.size, known, sums, looked_at=looked_at)
+    known = sizes if checked_sizes is None else checked_sizes
+    sizes_checked = checked_sizes is not None
+    return TokenShards(paths, sequence_length, dtype, vocabulary.size, known, sums, sizes_checked=sizes_checked)
 
 
-def find_corpus(config: CorpusConfig, *, looked_at: bool = False) -> Corpus:
+def find_corpus(config: CorpusConfig, *, sizes_checked: bool = False) -> Corpus:
     """The corpus that a configuration names; no shard is opened.
 
     Args:
         config: names it.
-        looked_at: as in `read_corpus_folder`.
+        sizes_checked: as in `read_corpus_folder`.
 
     Raises:
         UserError: it does not exist, or contradicts what the configuration says of it.
     """
-    return replace(_find(config, looked_at), sequences=config.sequences)
+    return replace(_find(config, sizes_checked), sequences=config.sequences)
 
 
-def _find(config: CorpusConfig, looked_at: bool) -> Corpus:
+def _find(config: CorpusConfig, sizes_checked: bool) -> Corpus:
     if config.name is not None:
         return _from_catalog(config, config.name)
     if config.folder is not None:
-        return _from_folder(config, Path(config.folder), looked_at)
+        return _from_folder(config, Path(config.folder), sizes_checked)
     files = [Path(match) for pattern in config.paths for match in _expand(pattern)]
     return ShardFiles(_vocabulary_of(config), files, config.dtype)
 
@@ -278,12 +280,12 @@ def _from_catalog(config: CorpusConfig, name: str) -> CatalogCorpus:
     return RemoteCorpus(vocabulary, named, root, read_manifest(path, named))
 
 
-def _from_folder(config: CorpusConfig, folder: Path, looked_at: bool) -> Corpus:
+def _from_folder(config: CorpusConfig, folder: Path, sizes_checked: bool) -> Corpus:
     if (folder / STAGE).is_file():
         record = read_stage(folder)
         _check_agrees(config, str(folder), record.eos_token_id, record.pad_token_id)
         return StagedCorpus(record.load_vocabulary(), record)
-    description = read_corpus_folder(folder, looked_at=looked_at)
+    description = read_corpus_folder(folder, sizes_checked=sizes_checked)
     _check_agrees(config, str(folder), description.eos_token_id, description.pad_token_id)
     return FolderCorpus(description.load_vocabulary(), description)
 

@@ -34,7 +34,7 @@ class TokenShards:
         vocab_size: an id at or above it raises an error; None accepts all ids.
         sizes: bytes of each shard, from a manifest; another size raises an error.
         sums: SHA-256 of each shard, as its folder records it; `corpus verify` checks them, reading does not.
-        looked_at: True: another process has looked at all files, and `sizes` are what it found. This one looks at a
+        sizes_checked: True: another process has checked all files, and `sizes` are what it found. This one looks at a
             file when it first reads a sequence of it.
 
     Attributes:
@@ -59,14 +59,14 @@ class TokenShards:
         sizes: Sequence[int] | None = None,
         sums: Sequence[str] | None = None,
         *,
-        looked_at: bool = False,
+        sizes_checked: bool = False,
     ) -> None:
         self._sums = None if sums is None else list(sums)
         self._describe([str(path) for path in paths], sequence_length, dtype, vocab_size)
         distinct = list(dict.fromkeys(self.paths))
         _allow_open_files(len(distinct))
         self._mapped: dict[str, np.ndarray] = {}  # by name, each from its first read on
-        if looked_at:
+        if sizes_checked:
             assert sizes is not None
             self._lay_out(sizes)
             return
@@ -105,7 +105,7 @@ class TokenShards:
     def __reduce__(self) -> tuple[Any, ...]:
         vocabulary, sums = self.vocab_size, self._sums
         known = (self.paths, self.sequence_length, self.dtype.name, vocabulary, self.sizes, sums)
-        return partial(TokenShards, looked_at=True), known
+        return partial(TokenShards, sizes_checked=True), known
 
     def __len__(self) -> int:
         """The number of sequences."""

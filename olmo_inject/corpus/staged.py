@@ -222,7 +222,7 @@ class StagedShards(TokenShards):
         stage: the stage.
         sequence_length: must be that of the stage.
         vocab_size: as in `TokenShards`.
-        looked_at: as in `TokenShards`; the stage records the sizes.
+        sizes_checked: as in `TokenShards`; the stage records the sizes.
 
     Raises:
         UserError: a file is missing or of another size, or the stage was made for another sequence length.
@@ -231,7 +231,7 @@ class StagedShards(TokenShards):
     is_running_text = False
 
     def __init__(
-        self, stage: StageRecord, sequence_length: int, vocab_size: int | None = None, *, looked_at: bool = False
+        self, stage: StageRecord, sequence_length: int, vocab_size: int | None = None, *, sizes_checked: bool = False
     ) -> None:
         if sequence_length != stage.sequence_length:
             raise UserError(
@@ -245,11 +245,11 @@ class StagedShards(TokenShards):
             stage.dtype,
             vocab_size,
             [file.sequences * nbytes for file in stage.files],
-            looked_at=looked_at,
+            sizes_checked=sizes_checked,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(StagedShards, looked_at=True), (self.stage, self.sequence_length, self.vocab_size)
+        return partial(StagedShards, sizes_checked=True), (self.stage, self.sequence_length, self.vocab_size)
 
     @property
     def corpus_sequences(self) -> int:

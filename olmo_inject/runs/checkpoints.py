@@ -37,11 +37,11 @@ class Selection:
     """What the user selected.
 
     Attributes:
-        found: checkpoints in the order of the paths, and by step within a run.
+        checkpoints: in the order of the paths, and by step within a run.
         missing: a message for each run without any checkpoint or without a step that was named.
     """
 
-    found: list[CheckpointFolder]
+    checkpoints: list[CheckpointFolder]
     missing: list[str]
 
 

@@ -80,7 +80,7 @@ class StatementFinder:
     eos_id: int
     context: int
     most: int
-    found: dict[str, FoundStatements] = field(default_factory=dict)
+    statements: dict[str, FoundStatements] = field(default_factory=dict)
 
     @property
     def around(self) -> int:
@@ -122,7 +122,7 @@ class StatementFinder:
         return _Window(start, list(accumulate(map(len, parts), initial=0)), b"".join(parts))
 
     def _count(self, stretch: Stretch, window: _Window, statement: Statement, shard: str) -> None:
-        of_kind = self.found.setdefault(statement.kind, FoundStatements())
+        of_kind = self.statements.setdefault(statement.kind, FoundStatements())
         if not statement.true:
             of_kind.false += 1
             return

@@ -244,12 +244,12 @@ def _places(
     planned: TaskPlan,
     shards: TokenShards,
     order: Order | None,
-    found: Sequence[tuple[str, Place]],
+    places: Sequence[tuple[str, Place]],
 ) -> list[dict[str, Any]]:
     """Shard, offset, sequence, first training step, text and document of places of several kinds."""
     length, text = experiment.sequence_length, planned.source.vocabulary.token_text
     out: list[dict[str, Any]] = []
-    for kind, (shard, offset, tokens) in found:
+    for kind, (shard, offset, tokens) in places:
         row = offset // length
         # A sequence holds the whole hit if the hit ends in the sequence it begins in, and not in the shard's remainder.
         whole = (offset + len(tokens) - 1) // length == row and row < int(np.diff(shards.offsets)[shard])
@@ -269,7 +269,7 @@ def _places(
         position = positions.get(place["sequence"])
         place["step"], place["row"] = (None, None) if position is None else divmod(position, experiment.batch_size)
     if shards.is_local:
-        _add_documents(shards, [place for _, place in found], out)
+        _add_documents(shards, [place for _, place in places], out)
     return out
 
 

@@ -78,7 +78,7 @@ class ScanResult:
         return {
             "tokens": self.tokens,
             "tasks": [hits.record() for hits in self.tasks],
-            "statements": {kind: asdict(found) for kind, found in self.statements.items()},
+            "statements": {kind: asdict(of_kind) for kind, of_kind in self.statements.items()},
             "texts": None if self.texts is None else self.texts.record(),
         }
 
@@ -88,7 +88,7 @@ class ScanResult:
         return cls(
             record["tokens"],
             [TaskHits.from_record(hits) for hits in record["tasks"]],
-            {kind: FoundStatements.from_record(found) for kind, found in record["statements"].items()},
+            {kind: FoundStatements.from_record(of_kind) for kind, of_kind in record["statements"].items()},
             None if record["texts"] is None else TextHits.from_record(record["texts"]),
         )
 
@@ -177,8 +177,8 @@ def scan_corpus(
     """
     search, pieces = prepare_scan(shards, vocabulary, tasks, references, texts)
     result = search.nothing()
-    for found in _results(search, pieces, shards, processes, progress, spreading):
-        result.add(found, 0 if references is None else references.items)
+    for of_piece in _results(search, pieces, shards, processes, progress, spreading):
+        result.add(of_piece, 0 if references is None else references.items)
     return replace(result, tokens=sum(shards.shard_tokens))
 
 
@@ -209,8 +209,8 @@ def count_instances(
     index = InstanceIndex(*tasks)
     search = replace(_search_of(shards, vocabulary, [index], None), each=True)
     counts = np.zeros(len(index.instances), np.int64)
-    for found in _results(search, scan_pieces(shards), shards, processes, progress, spreading):
-        (hits,) = found.tasks
+    for of_piece in _results(search, scan_pieces(shards), shards, processes, progress, spreading):
+        (hits,) = of_piece.tasks
         assert hits.each is not None
         counts += hits.each
     return [int(counts[index.numbers_of(task)].sum()) for task in tasks]
@@ -229,8 +229,8 @@ def _results(
     def compute(todo: list[ScanPiece]) -> Iterator[Any]:
         total = sum(piece.stop - piece.start for piece in todo)
         how = {"processes": processes, "what": "scanning", "total": total, "unit": "tokens", "progress": progress}
-        for found in each_result(partial(scan_piece, search), todo, **how):
-            yield found.record()
+        for of_piece in each_result(partial(scan_piece, search), todo, **how):
+            yield of_piece.record()
 
     about = {"scan": VERSION, "search": _fingerprint(search), "corpus": shards.fingerprint()}
     about |= {"contents": shards.contents()}
@@ -307,7 +307,7 @@ def scan_piece(search: Search, piece: ScanPiece, report: Report) -> ScanResult:
         piece: where to search.
         report: called with numbers of tokens done.
     """
-    finder = None if search.finder is None else replace(search.finder, found={})
+    finder = None if search.finder is None else replace(search.finder, statements={})
     result = search.nothing()
     watched = np.unique(np.concatenate([np.empty(0, np.int64), *(index.tokens for index in search.indexes)]))
     counts, reported = np.zeros(len(watched), np.int64), 0
@@ -332,7 +332,7 @@ def scan_piece(search: Search, piece: ScanPiece, report: Report) -> ScanResult:
     for index, task_hits in zip(search.indexes, result.tasks, strict=True):
         task_hits.tokens = counts[np.searchsorted(watched, index.tokens)]
     if finder is not None:
-        for kind, of_kind in finder.found.items():
+        for kind, of_kind in finder.statements.items():
             of_kind.items = chosen(of_kind.items, finder.most)
             result.statements[kind] = of_kind
     return result

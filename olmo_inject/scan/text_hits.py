@@ -68,18 +68,18 @@ class TextHits:
         for place in other.places:
             self._keep(place)
 
-    def count(self, found: TextPlace) -> None:
+    def count(self, place: TextPlace) -> None:
         """Count one occurrence."""
-        (self.exact if found.exact else self.near)[found.text] += 1
-        if not found.exact:
-            self.nearest[found.text] = max(self.nearest[found.text], found.share)
-        self._keep(found)
+        (self.exact if place.exact else self.near)[place.text] += 1
+        if not place.exact:
+            self.nearest[place.text] = max(self.nearest[place.text], place.share)
+        self._keep(place)
 
-    def _keep(self, found: TextPlace) -> None:
-        sort = found.text, found.exact
+    def _keep(self, place: TextPlace) -> None:
+        sort = place.text, place.exact
         self._kept[sort] = self._kept.get(sort, 0) + 1
         if self._kept[sort] <= PLACES:
-            self.places.append(found)
+            self.places.append(place)
 
 
 def look_for_texts(index: TextIndex, stretch: Stretch, begin: int, end: int, shard: int, hits: TextHits) -> None:
@@ -97,10 +97,10 @@ def look_for_texts(index: TextIndex, stretch: Stretch, begin: int, end: int, sha
         hits: to add to.
     """
     tokens = stretch.tokens
-    found = index.find(tokens, max(0, begin - index.reach), min(len(tokens), end + index.reach))
-    found = found.where(stretch.whole(found.place, np.minimum(index.texts.lengths[found.text], RUN)))
-    exact = _exact(index, stretch, found.where(found.anchor))
-    near = _near(index, stretch, found.where(found.counted), exact)
+    matches = index.find(tokens, max(0, begin - index.reach), min(len(tokens), end + index.reach))
+    matches = matches.where(stretch.whole(matches.place, np.minimum(index.texts.lengths[matches.text], RUN)))
+    exact = _exact(index, stretch, matches.where(matches.anchor))
+    near = _near(index, stretch, matches.where(matches.counted), exact)
     for place, text, share in sorted([(*where, 1.0) for where in exact] + near):
         if begin <= place < end:
             shown = tokens[place : place + min(SHOWN, int(index.texts.lengths[text]))]
@@ -127,7 +127,7 @@ def _exact(index: TextIndex, stretch: Stretch, anchors: Found) -> set[tuple[int,
 
 
 def _near(
-    index: TextIndex, stretch: Stretch, found: Found, exact: set[tuple[int, int]]
+    index: TextIndex, stretch: Stretch, matches: Found, exact: set[tuple[int, int]]
 ) -> list[tuple[int, int, float]]:
     """Place, text and share of runs of each near occurrence.
 
@@ -135,10 +135,10 @@ def _near(
     slack. Of places closer than the text's length only the one with the most runs counts, and none beside an exact
     occurrence.
     """
-    first = stretch.first(found.place)
-    order = np.lexsort((found.run, found.start, first, found.text))
-    found, first = found.where(order), first[order]
-    text, start, length = found.text, found.start, index.texts.lengths[found.text]
+    first = stretch.first(matches.place)
+    order = np.lexsort((matches.run, matches.start, first, matches.text))
+    matches, first = matches.where(order), first[order]
+    text, start, length = matches.text, matches.start, index.texts.lengths[matches.text]
     if not len(text):
         return []
     group = np.cumsum(np.concatenate([[False], (np.diff(text) != 0) | (np.diff(first) != 0)]))
@@ -147,7 +147,7 @@ def _near(
     beyond = np.searchsorted(key, key + index.slack[text], side="right")
     leads = np.concatenate([[True], np.diff(key) > 0])
     likely = np.flatnonzero(leads & (beyond - np.arange(len(key)) >= index.needed[text]))
-    matched = np.array([len(np.unique(found.run[i : beyond[i]])) for i in likely.tolist()], np.int64)
+    matched = np.array([len(np.unique(matches.run[i : beyond[i]])) for i in likely.tolist()], np.int64)
     likely, matched = (values[matched >= index.needed[text[likely]]] for values in (likely, matched))
     is_exact = np.array([where in exact for where in zip(start[likely].tolist(), text[likely].tolist(), strict=True)])
     weight = matched + is_exact.astype(np.int64)  # an exact occurrence outweighs what is beside it

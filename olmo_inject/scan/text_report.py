@@ -82,5 +82,5 @@ def texts_table(tasks: dict[str, dict[str, Any]], shown: int) -> Table:
     return table
 
 
-def _counts(found: dict[str, Any], nearest: float) -> tuple[str, str, str]:
-    return f"{found['instances']:,}", f"{found['near']:,}", f"{nearest:.0%}" if found["near"] else ""
+def _counts(counts: dict[str, Any], nearest: float) -> tuple[str, str, str]:
+    return f"{counts['instances']:,}", f"{counts['near']:,}", f"{nearest:.0%}" if counts["near"] else ""

@@ -81,21 +81,21 @@ def text_of(record: Mapping[str, Any], name: str, place: str) -> str:
     return value
 
 
-def labels_of(found: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> tuple[str, ...]:
+def labels_of(with_places: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> tuple[str, ...]:
     """The records' values of `id` or `group`.
 
     Args:
-        found: records and their places.
+        with_places: records and their places.
         name: the key.
 
     Raises:
         UserError: some records have one and others none, or two have the same `id`.
     """
-    if all(record.get(name) is None for _, record in found):
+    if all(record.get(name) is None for _, record in with_places):
         return ()
     values: dict[str, None] = {}
     labels = []
-    for place, record in found:
+    for place, record in with_places:
         if (value := record.get(name)) is None:
             raise UserError(f"{place}: there is no {name}; give one to every line, or to none")
         if name == "id" and str(value) in values:

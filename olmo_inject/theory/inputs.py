@@ -198,15 +198,15 @@ def _real(name: str, values: object) -> Float[np.ndarray, ...]:
     return raw.astype(np.float64)
 
 
-def _whole(name: str, found: Float[np.ndarray, ...], low: int | None, high: int | None) -> Int[np.ndarray, ...]:
+def _whole(name: str, values: Float[np.ndarray, ...], low: int | None, high: int | None) -> Int[np.ndarray, ...]:
     lowest, highest = -math.inf if low is None else low, math.inf if high is None else high
-    allowed = np.isfinite(found) & (found == np.floor(found)) & (found >= lowest) & (found <= highest)
-    allowed &= np.abs(found) < 2.0**53
+    allowed = np.isfinite(values) & (values == np.floor(values)) & (values >= lowest) & (values <= highest)
+    allowed &= np.abs(values) < 2.0**53
     if not allowed.all():
-        wrong = found[~allowed].flat[0] if found.ndim else found.item()
+        wrong = values[~allowed].flat[0] if values.ndim else values.item()
         limits = "" if low is None else f" from {low} to {high}" if high is not None else f" of {low} or more"
         raise UserError(f"{name} must be a whole number{limits}, got {wrong:g}")
-    return found.astype(np.int64)
+    return values.astype(np.int64)
 
 
 def _shown(values: object) -> str:

@@ -45,9 +45,9 @@ def on_every_rank(what: str) -> Iterator[None]:
     if is_group():
         problems = [None] * dist.get_world_size()
         dist.all_gather_object(problems, problem)
-    for found in problems:
-        if found is not None:
-            raise UserError(found) from cause
+    for problem in problems:
+        if problem is not None:
+            raise UserError(problem) from cause
 
 
 def from_rank_0(make: Callable[[], T], what: str) -> T:

@@ -87,7 +87,7 @@ def test_its_weights_are_read_by_transformers(whole: Path) -> None:
     """OLMo-core's own conversion; the model that it writes has the loss that was measured."""
     from transformers import AutoModelForCausalLM
 
-    saved = find_checkpoints([whole / "run"]).found
+    saved = find_checkpoints([whole / "run"]).checkpoints
     assert [each.step for each in saved] == [0, 4, STEPS]
     model = AutoModelForCausalLM.from_pretrained(saved[-1].path).eval()
     assert model.config.model_type == "olmo2"

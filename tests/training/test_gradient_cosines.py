@@ -64,21 +64,21 @@ def test_in_the_run_and_afterwards_agree(
         *overrides,
     )
     assert all("trained" in answer for answer in answers)
-    found, config, skipped = logged(folder), load_experiment(folder / "experiment.yaml").gradients, Skipped()
-    assert {step for step, _ in found} == set(STEPS)
+    mlp_gradient, config, skipped = logged(folder), load_experiment(folder / "experiment.yaml").gradients, Skipped()
+    assert {step for step, _ in mlp_gradient} == set(STEPS)
     compared = 0
     for checkpoint in select_checkpoints([folder], ",".join(map(str, STEPS)), skipped):
         options = replace(config, rows_per_pass=7)  # not the run's
         for row in step_cosines(load_model(checkpoint.path), checkpoint, options).to_dict("records"):
             ending = f"{row['kind']}/{row['of']}" if row["of"] else row["kind"]
-            cosine = found.get((checkpoint.step, f"gradient/{row['task']}/cos_{ending}"))
+            cosine = mlp_gradient.get((checkpoint.step, f"gradient/{row['task']}/cos_{ending}"))
             assert (cosine is None) == (row["cosine"] != row["cosine"])
             if cosine is not None:
                 assert cosine == pytest.approx(row["cosine"], abs=2e-5)
                 for name in ("null", "among"):
-                    other = found[checkpoint.step, f"gradient/{row['task']}/{name}_{ending}"]
+                    other = mlp_gradient[checkpoint.step, f"gradient/{row['task']}/{name}_{ending}"]
                     assert other == pytest.approx(row[name], abs=2e-5)
-                norm = found[checkpoint.step, f"gradient/{row['task']}/norm_{ending}"]
+                norm = mlp_gradient[checkpoint.step, f"gradient/{row['task']}/norm_{ending}"]
                 assert norm == pytest.approx(row["norm"], rel=1e-4)
                 compared += 1
     assert not skipped.messages
@@ -105,7 +105,7 @@ class _TrainersOwn(Callback):
         assert joined is not None
         assert down is not None
         up, gate = joined.chunk(2)
-        self.found = torch.cat([gate, up, down.T], dim=1).clone()
+        self.mlp_gradient = torch.cat([gate, up, down.T], dim=1).clone()
         trainer.stopping = True
 
 
@@ -124,7 +124,7 @@ def _distance_from_the_trainer(path: Path, folder: Path) -> float:
     ).summed(batch["input_ids"], batch_targets(batch))
     ours = summed / batch["input_ids"].numel()
     dist.barrier()
-    return float((ours - own.found).norm() / own.found.norm())
+    return float((ours - own.mlp_gradient).norm() / own.mlp_gradient.norm())
 
 
 def test_g_is_the_gradient_that_the_trainer_takes(path: Path, tmp_path: Path, ranks: Ranks) -> None:

@@ -71,16 +71,16 @@ def _shown(low: float | None = None, high: float | None = None) -> str:
     return "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
 
 
-def _document(found: Fit[Any], names: list[str], count: int) -> dict[str, Any]:
+def _document(fit: Fit[Any], names: list[str], count: int) -> dict[str, Any]:
     def finite(value: float) -> float | None:
         return float(value) if math.isfinite(value) else None
 
     numbers = {
         name: {
             "value": value,
-            "standard_error": finite(found.errors[name]),
-            "interval": [finite(end) for end in found.intervals[name]] if found.intervals else None,
+            "standard_error": finite(fit.errors[name]),
+            "interval": [finite(end) for end in fit.intervals[name]] if fit.intervals else None,
         }
-        for name, value in asdict(found.law).items()
+        for name, value in asdict(fit.law).items()
     }
-    return {"against": names, "points": count, "misfit": found.residual, "law": numbers}
+    return {"against": names, "points": count, "misfit": fit.residual, "law": numbers}

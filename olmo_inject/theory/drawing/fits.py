@@ -15,12 +15,12 @@ from olmo_inject.theory.scaling.fit import Fit
 
 
 def fitted_law(
-    found: Fit[Any], names: list[str], columns: list[Float[np.ndarray, " n"]], losses: Float[np.ndarray, " n"]
+    fit: Fit[Any], names: list[str], columns: list[Float[np.ndarray, " n"]], losses: Float[np.ndarray, " n"]
 ) -> Figure:
     """Measured losses, the fit, and the middle 95% of the bootstrap's laws; a panel for every quantity.
 
     Args:
-        found: the fit.
+        fit: the fit.
         names: of the quantities.
         columns: their values at every point.
         losses: at every point.
@@ -34,16 +34,16 @@ def fitted_law(
         # The other quantity has its largest value, where the loss is closest to the law's floor.
         others = [np.full_like(grid, values.max()) for values in columns]
         others[axis] = grid
-        if found.band:
-            low, high = percentile_ends(np.array([law.loss(*others) for law in found.band]))
+        if fit.band:
+            low, high = percentile_ends(np.array([law.loss(*others) for law in fit.band]))
             axes.fill_between(grid, low, high, color=style.BLUE, alpha=0.25, linewidth=0, label="95% band")
         axes.plot(columns[axis], losses, "o", color=style.BLACK, markersize=3, alpha=0.6, label="measured")
         where = "" if len(names) == 1 else f" at the largest {names[1 - axis]}"
-        axes.plot(grid, found.law.loss(*others), color=style.BLUE, label=f"fit{where}")
+        axes.plot(grid, fit.law.loss(*others), color=style.BLUE, label=f"fit{where}")
         axes.set_xscale("log")
         axes.set_yscale("log")
         style.plain_logs(axes.xaxis, axes.yaxis)
-        title = f"(E = {found.law.irreducible:.3g}, misfit {found.residual:.1%})"
+        title = f"(E = {fit.law.irreducible:.3g}, misfit {fit.residual:.1%})"
         style.label(axes, f"Loss against {name} {title}" if axis == 0 else "", f"{name}: {QUANTITIES[name]}", "loss")
         style.legend(axes, 2)
     return figure

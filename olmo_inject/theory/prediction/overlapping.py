@@ -174,11 +174,11 @@ def _directed(mixture: TaskMixture, given: dict[str, list[list[float]]]) -> Over
     return _wide(tangled, mixture)
 
 
-def _wide(found: OverlappingMixture, mixture: TaskMixture) -> OverlappingMixture:
+def _wide(overlapping: OverlappingMixture, mixture: TaskMixture) -> OverlappingMixture:
     """Add null directions up to the dimension of the orthogonal mixture, so that the requested widths fit."""
-    more = max(0, mixture.dimension - found.dimension)
-    directions = np.concatenate([found.directions, np.zeros((more, found.features))])
-    return OverlappingMixture(found.frequencies, found.spectra, directions, found.names)
+    more = max(0, mixture.dimension - overlapping.dimension)
+    directions = np.concatenate([overlapping.directions, np.zeros((more, overlapping.features))])
+    return OverlappingMixture(overlapping.frequencies, overlapping.spectra, directions, overlapping.names)
 
 
 def _by(widths: Int[np.ndarray, " W"], values: Float[np.ndarray, " W"]) -> dict[str, float]:

@@ -60,12 +60,12 @@ class GradientCosines(Callback):
                 dist.all_reduce,
             )
         values = {}
-        for found in cosines(gradients, self.config.neurons):
-            ending = f"{found.kind}/{found.of}" if found.of else found.kind
-            for name, cosine in (("cos", found.cosine), ("null", found.null), ("among", found.among)):
+        for row in cosines(gradients, self.config.neurons):
+            ending = f"{row.kind}/{row.of}" if row.of else row.kind
+            for name, cosine in (("cos", row.cosine), ("null", row.null), ("among", row.among)):
                 if cosine is not None:
-                    values[f"gradient/{found.task}/{name}_{ending}"] = cosine
-            values[f"gradient/{found.task}/norm_{ending}"] = found.norm
+                    values[f"gradient/{row.task}/{name}_{ending}"] = cosine
+            values[f"gradient/{row.task}/norm_{ending}"] = row.norm
         trainer.metrics.log(step, values)
 
 

@@ -196,7 +196,10 @@ def _writers(dist_model: DistModel, optim: torch.optim.Optimizer, weights_only: 
 def _save_torch(path: Path, value: Any) -> list[Path]:
     path.parent.mkdir(exist_ok=True)
     with path.open("wb") as file:  # if given a path, torch reports a full disk as an internal error
-        torch.save(value, file)
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # also of a file: closing its archive fails after the disk did
+            raise (error.__context__ or error) from None
     return [path]
 
 

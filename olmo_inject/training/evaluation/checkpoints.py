@@ -92,7 +92,7 @@ def find_checkpoint_paths(paths: Sequence[Path], steps: str = ALL) -> list[Path]
     selection = find_checkpoints(paths, steps)
     if selection.missing:
         raise UserError(selection.missing[0])
-    return [found.path for found in selection.found]
+    return [checkpoint.path for checkpoint in selection.checkpoints]
 
 
 def find_tasks(chosen: Sequence[str], checkpoint: Path) -> list[Task]:

@@ -96,17 +96,17 @@ def _name(probe: Probe, measure: str) -> str:
     return f"{probe.measure}_{measure}" if probe.measure else measure
 
 
-def means(task: Task, probes: Sequence[Probe], found: Sequence[Mapping[str, float]]) -> dict[str, Mean]:
+def means(task: Task, probes: Sequence[Probe], answers: Sequence[Mapping[str, float]]) -> dict[str, Mean]:
     """The mean of each measure and, as MEASURE/GROUP, the means of the task's groups if there are few.
 
     Args:
         task: supplies the groups.
         probes: the probes that were asked.
-        found: the answers to each.
+        answers: the answers to each.
     """
     groups = task.groups if 1 < len(set(task.groups)) <= MOST_GROUPS else ()
     values: dict[str, list[float]] = {}
-    for probe, of_probe in zip(probes, found, strict=True):
+    for probe, of_probe in zip(probes, answers, strict=True):
         for name, value in of_probe.items():
             values.setdefault(name, []).append(value)
             if groups:

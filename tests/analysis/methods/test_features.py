@@ -35,8 +35,8 @@ def at(found: list[Activations], site: str) -> np.ndarray:
     return only
 
 
-def order_of(points: np.ndarray, told: np.ndarray) -> float:
-    values = np.flatnonzero(told)
+def order_of(points: np.ndarray, separable: np.ndarray) -> float:
+    values = np.flatnonzero(separable)
     return order_fits(points[values], [len(values) // 2], 100, values=values)[0].held_out
 
 
@@ -66,7 +66,7 @@ def test_activations_are_the_means_of_a_plain_loop() -> None:
                 np.testing.assert_allclose(one.means[layer, value], mean, atol=1e-6)
         # All labels meet all operands equally often: there is nothing to balance.
         np.testing.assert_allclose(one.balanced, one.means, atol=1e-9)
-        assert one.told.all()
+        assert one.separable.all()
 
 
 def test_balanced_activations_are_a_plain_regression() -> None:
@@ -78,7 +78,7 @@ def test_balanced_activations_are_a_plain_regression() -> None:
     streams = [output[:, 1].double().numpy() for output in outputs if output is not None]
     design = np.concatenate([np.eye(7)[values[:, 0]], np.eye(7)[values[:, 1]], np.eye(2)[labels]], axis=1)
     for variable, one in enumerate(activations(model, task)[1:]):
-        assert np.flatnonzero(~one.told).tolist() == [6 * (1 - variable)]  # none is above 6 or below 0
+        assert np.flatnonzero(~one.separable).tolist() == [6 * (1 - variable)]  # none is above 6 or below 0
         for layer, stream in enumerate(streams):
             part = np.linalg.lstsq(design, stream, rcond=None)[0][7 * variable : 7 * (variable + 1)]
             expected = part - part.mean(axis=0) + stream.mean(axis=0)
@@ -168,10 +168,10 @@ def test_pairs_learned_by_heart_have_no_order(width: int, n: int) -> None:
         model = memorizing(task, width, order)
         assert solved(model, task) == 1
         for one in activations(model, task)[1:]:
-            assert order_of(one.means[1], one.told) > 0.95
-            assert (order_of(one.balanced[1], one.told) > 0.7) is bool(order)
+            assert order_of(one.means[1], one.separable) > 0.95
+            assert (order_of(one.balanced[1], one.separable) > 0.7) is bool(order)
             if one.site.variable == 0:  # TOK1 is not to be seen in TOK2's embedding
-                assert order_of(one.balanced[0], one.told) == 0
+                assert order_of(one.balanced[0], one.separable) == 0
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def wide(name: str = "wide") -> tuple[str, str]:
 def test_what_a_wide_model_learns_and_a_narrow_one_does_not(copies: Copies) -> None:
     runs = made(copies, ("a", [], (505, 1000)), ("b", [WIDER, wide()], (950, 1000)))
     assert verdict_of(runs) == {"a": "not above majority", "b": "learned"}
-    assert "less: learned in 1 of 2 runs. Best: b, accuracy 0.950 (0.935 to 0.962)." in sentences(runs)
+    assert "less: learned in 1 of 2 runs. The highest accuracy is 0.950 (0.935 to 0.962), of b." in sentences(runs)
     assert compared(runs) == []  # as expected
 
 

@@ -19,7 +19,7 @@ from pages import write_text
 
 from analysis.read.in_run_gradients import in_run_cosines
 from analysis.read.runs import read_run
-from analysis.report.page import Drawing, Section, write_page
+from analysis.report.page import Drawing, Section, Table, write_page
 from analysis.report.report import write_report
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
@@ -143,6 +143,14 @@ def test_a_figure_wider_than_the_page_scrolls(tmp_path: Path) -> None:
     assert re.search(r'<div class="scroll" tabindex="0"><img [^>]*width="960"', source)
     assert ".scroll { overflow-x: auto" in source
     assert "figure img { height: auto; display: block;" in source
+
+
+def test_a_column_without_a_value_is_not_shown(tmp_path: Path) -> None:
+    rows = [{"run": "a", "kept": "", "half-life": ""}, {"run": "b", "kept": "", "half-life": "4"}]
+    write_page(tmp_path / "page.html", "Runs", [Section("Bursts", tables=[Table("Kept", rows, ("run",))])])
+    page = Page(tmp_path / "page.html")
+    assert "run half-life a b 4" in page.text
+    assert "kept" not in page.text
 
 
 def test_a_run_that_outlived_its_corpus(copies: Copies, tmp_path: Path) -> None:

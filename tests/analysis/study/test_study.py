@@ -14,6 +14,7 @@ from runs import series, train_on_rank, write_experiment
 
 from analysis.methods import das
 from analysis.study import claims
+from analysis.study.__main__ import not_collected
 from analysis.study.claims import NOT, NOT_RUN, OPEN, REPRODUCED
 from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
 from analysis.study.measures import collected, over_seeds, student_reach
@@ -75,6 +76,13 @@ def test_finished_cells_are_collected_once(sweep: Sweep, results: Path) -> None:
     assert [cell["cell"] for cell in cells] == [cell.name for cell in sweep.cells[:3]]
     assert all(cell["audit"]["passed"] and cell["audit"]["comparisons"] > 0 for cell in cells)
     assert cells[0]["labels"] == {"seed": "s1", "text": "t128", "model": "tiny-8"}
+
+
+@pytest.mark.slow
+def test_collected_cells_are_not_trained_again(sweep: Sweep, results: Path, tmp_path: Path) -> None:
+    assert not_collected(sweep, "s1", results) == []
+    assert not_collected(sweep, "s2", results) == sweep.cells[3:]
+    assert not_collected(sweep, "s1", tmp_path) == sweep.cells[:2]
 
 
 @pytest.mark.slow

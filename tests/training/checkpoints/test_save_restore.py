@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ranks import differing
 from saved import (
     from_step_zero,
@@ -111,6 +112,15 @@ def test_a_full_disk_is_a_user_error_and_leaves_nothing(ranks, small_disk: Path,
     assert answers[0].startswith(f"cannot write {small_disk}/step3: ")
     assert "No space left on device" in answers[0]
     assert [path.name for path in small_disk.iterdir() if path.name != "ballast"] == []
+
+
+def test_a_disk_that_fills_anywhere_in_a_file_is_told(small_disk: Path) -> None:
+    value, page = {"weights": torch.zeros(10_000), "step": 3}, 4096
+    for free in range(1, 10):
+        (small_disk / "ballast").write_bytes(bytes(2 * 1024 * 1024 - free * page))
+        with pytest.raises(OSError, match="No space left on device"):
+            save_restore._save_torch(small_disk / "train.pt", value)
+        (small_disk / "train.pt").unlink()
 
 
 def test_a_folder_that_cannot_be_made_is_a_user_error(ranks, tmp_path: Path) -> None:

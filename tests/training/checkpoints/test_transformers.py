@@ -108,7 +108,8 @@ def test_same_gradients(tied: bool, kind: str) -> None:
     mapped = transformers_weights({name: p.grad for name, p in ours.named_parameters()}, config)
     for name, parameter in theirs.named_parameters():
         assert parameter.grad is not None
-        torch.testing.assert_close(parameter.grad, mapped[name], rtol=1e-4, atol=1e-4)
+        # Sums of many terms round by the largest of them, and in another order on another processor.
+        torch.testing.assert_close(parameter.grad, mapped[name], rtol=0, atol=1e-5 * mapped[name].abs().max().item())
 
 
 @pytest.mark.parametrize("kind", KINDS)
