@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import binomtest, permutation_test, rankdata, spearmanr
 
-from olmo_inject.bootstrap import CONFIDENCE, percentile_interval, resamples
+from olmo_inject.resampling import CONFIDENCE, percentile_interval, resamples
 
 RESAMPLES = 2000
 ALL_ORDERS = 7  # up to this many values, the p-value tries all orders; for more, Student's t is close enough

@@ -22,8 +22,8 @@ from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
+from olmo_inject.injection.layout import InjectedSpans
 from olmo_inject.injection.placement import EOS
-from olmo_inject.injection.splicing import InjectedSpans
 from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.export import Export, read_export

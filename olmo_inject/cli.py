@@ -13,9 +13,9 @@ import typer
 from olmo_inject.commands import (
     checkpoints,
     corpus,
+    corpus_build_scan,
     corpus_export,
     corpus_staging,
-    corpus_text,
     costs,
     interventions,
     reporting,
@@ -57,7 +57,13 @@ for command in (
 corpora = typer.Typer(no_args_is_help=True, help="Build, copy, search and show corpora.")
 for command in (
     *(corpus.sample, corpus.manifest, corpus.order, corpus.show),
-    *(corpus_staging.stage, corpus_staging.verify, corpus_export.export, corpus_text.build, corpus_text.scan),
+    *(
+        corpus_staging.stage,
+        corpus_staging.verify,
+        corpus_export.export,
+        corpus_build_scan.build,
+        corpus_build_scan.scan,
+    ),
 ):
     corpora.command()(command)
 app.add_typer(sweeps.app, name="sweep")

@@ -15,10 +15,10 @@ from olmo_inject.config import Described
 from olmo_inject.corpus.kinds import Corpus, find_corpus
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.entries import planned_tasks
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
-from olmo_inject.injection.splicing import check_fits
+from olmo_inject.injection.layout import check_fits
+from olmo_inject.plan_entries import planned_tasks
 from olmo_inject.tasks import Task, build_tasks
 from olmo_inject.tasks.material import Rows
 

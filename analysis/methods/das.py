@@ -23,13 +23,13 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from analysis.methods.alignment import Fitting, SearchOptions, SearchResult, align
 from analysis.methods.counterfactuals import TOK1, TOK2, by_tokens, draw_pairs, one_operand_accuracy, operand_tokens
+from analysis.methods.das_search import Fitting, SearchOptions, SearchResult, align
 from analysis.methods.forward_from import ForwardFrom
 from analysis.methods.hooks import untrained
 from analysis.methods.interchange import Alignment, Streams, interchange
-from analysis.methods.side_by_side import one_core, side_by_side
 from analysis.methods.subspaces import Basis, random_basis
+from analysis.methods.threads import one_core, side_by_side
 from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from analysis.stats import wilson

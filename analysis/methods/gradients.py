@@ -22,7 +22,7 @@ from analysis.read.store import Method, Report, Tables
 from olmo_inject.config import Described, Experiment, GradientConfig
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
-from olmo_inject.injection.splicing import InjectedSpans
+from olmo_inject.injection.layout import InjectedSpans
 from olmo_inject.options import check_options
 from olmo_inject.runs.evidence import step_hash
 from olmo_inject.runs.folder import check_same_data, identity

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float64, Int64, Integer
 
 from analysis.stats import spearman
-from olmo_inject.bootstrap import percentile_interval, resamples
 from olmo_inject.randomness import key, permutation
+from olmo_inject.resampling import percentile_interval, resamples
 
 FOLDS = 10
 BOOTSTRAPS = 1000

@@ -21,7 +21,7 @@ from jaxtyping import Float64, Int64
 from scipy.optimize import OptimizeWarning, curve_fit
 
 from analysis.read.runs import Run
-from olmo_inject.bootstrap import percentile_interval, resamples
+from olmo_inject.resampling import percentile_interval, resamples
 
 FEWEST_EVALUATIONS = 5  # an interval with fewer evaluations does not count
 FEWEST_STEPS = 4  # points that a fit of three parameters needs

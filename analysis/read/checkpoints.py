@@ -18,11 +18,10 @@ from transformers import PreTrainedModel
 from analysis.read.runs import Run, order_of, read_run
 from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
-from olmo_inject.runs.checkpoints import find_checkpoints, folder_of, weight_files
+from olmo_inject.runs.checkpoints import RECORD, find_checkpoints, folder_of, weight_files
 from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.load import load_model
 from olmo_inject.training.checkpoints.record import (
-    RECORD,
     files_of_weights,
     identifying_files,
     read_record,

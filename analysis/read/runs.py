@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.read.labels import labels
+from analysis.read.run_labels import labels
 from analysis.stats import wilson
 from olmo_inject.config import Described, Experiment, InjectionConfig, StreamExperiment, named_model
-from olmo_inject.entries import planned_tasks
 from olmo_inject.entry_names import task_of_entry
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency, PlannedTask
+from olmo_inject.plan_entries import planned_tasks
 from olmo_inject.runs.read import SavedRun, load_run, read_audit, read_metrics
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, judged, unmirrored_among

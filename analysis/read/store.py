@@ -22,14 +22,14 @@ import torch
 from transformers import PreTrainedModel
 
 from analysis.read.checkpoints import FOLDER, StoredModel, checkpoint_of, identity
-from analysis.read.labels import labels
+from analysis.read.run_labels import labels
 from analysis.read.runs import Run
 from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, replacing, write_json
+from olmo_inject.json_shape import check_shape
 from olmo_inject.owned_folder import new_folder
 from olmo_inject.progress import show_progress
-from olmo_inject.shapes import check_shape
 
 Tables = dict[str, pd.DataFrame]
 Report = Callable[[float], None]  # called with the fraction of the work that is done

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.gradients import BLOCK, cosine_label, last_stretch, matrix, means, over_steps, summarize
-from analysis.read.labels import file_part
+from analysis.read.run_labels import file_part
 from analysis.read.store import rows
 from analysis.report.page import Drawing, Section, Table, tables, with_interval
 

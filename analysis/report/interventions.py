@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.figures.interventions import MEASURES, layers, over_steps, question_label, questions, reach, sites
 from analysis.figures.patching_sizes import across_models
 from analysis.methods.das import best_place
-from analysis.read.labels import file_part
+from analysis.read.run_labels import file_part
 from analysis.read.store import last_step, rows
 from analysis.report.page import Drawing, Section, Table, with_interval
 from analysis.stats import wilson

@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from analysis.figures.style import style
 from analysis.study.measures import LEARNED_AUC, cells_with_series, over_seeds, retained
+from analysis.study.theory import utilities
 from olmo_inject.figure_style import GREY, colour_and_marker
 
 TEXTS = {"t128": "128 sequences", "t1024": "1,024", "t8192": "8,192", "whole": "the whole corpus"}
@@ -165,7 +167,11 @@ def over_steps(folder: Path, axis: str, chosen: str, by: str) -> Figure:
 
 
 def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> Figure:
-    """A measure over width and frequency (Fig. 5, 7), mean over seeds and in brackets the lowest and highest."""
+    """A measure over width and frequency (Fig. 5, 7), mean over seeds and in brackets the lowest and highest.
+
+    Framed are the cells in which the theory expects the task: its utility is at least that of one more slot of text.
+    """
+    table = table.assign(utility=utilities(table))
     widths, rates = sorted(table["width"].unique()), sorted(table["often"].unique())
     with style():
         figure = Figure(figsize=(1.8 + 0.95 * len(rates), 1.4 + 0.55 * len(widths)))
@@ -177,10 +183,12 @@ def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> F
             over_seeds = f"\n({cells[measure].min():.2f}-{cells[measure].max():.2f})" if len(cells) > 1 else ""
             text = f"{values[row, column]:.2f}{over_seeds}"
             axis.text(column, row, text, ha="center", va="center", fontsize=7)
+            if cells["utility"].mean() >= 1:
+                axis.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, lw=1.2))
         image = axis.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto", alpha=0.6)
         axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
         axis.set_yticks(range(len(widths)), widths)
-        axis.set_xlabel("instances a batch")
+        axis.set_xlabel("instances a batch; framed: expected by the theory")
         axis.set_ylabel("width")
         figure.colorbar(image, label=measure.replace("_", ", "))
     return figure

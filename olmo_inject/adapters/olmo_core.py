@@ -26,7 +26,7 @@ from olmo_inject.adapters.run import INDEX, InjectedRun, RankBatches, collate
 from olmo_inject.corpus.splice import lift_masks, padded_lengths
 from olmo_inject.errors import UserError
 from olmo_inject.extras import require_olmo_core
-from olmo_inject.injection.splicing import InjectedSpans
+from olmo_inject.injection.layout import InjectedSpans
 from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.owned_folder import new_folder
 from olmo_inject.training.loss import IGNORED

@@ -23,7 +23,7 @@ from olmo_inject.adapters.run import INDEX, InjectedRun
 from olmo_inject.errors import UserError
 from olmo_inject.training.loss import IGNORED
 
-# Settings that decide the weights, beside the model and the rows.
+# Settings that decide the weights, beside the model and the rows; `Recorder.begin` refuses a resume with others.
 SETTINGS = (
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "weight_decay"),
     *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing_factor"),

@@ -54,7 +54,7 @@ def show(
 
     Example: `olmo-inject sweep show tiny-size-frequency model-tiny-64_rate-8`
     """
-    from launch.grid import cell_record, grid_table
+    from launch.cell_list import cell_record, grid_table
     from launch.slurm import load_site, scripts
     from launch.sweep import load_sweep
     from olmo_inject.config import experiment_yaml
@@ -85,9 +85,9 @@ def cost(
     as_json: JsonOption = False,
 ) -> None:
     """Estimate what each cell costs: FLOPs, GPU-hours, money, memory, disk. Cells without GPUs are counted on cores."""
+    from launch.cell_list import cell_costs
     from launch.cost.accelerators import find_accelerator
     from launch.cost.report import cost_table, room_table
-    from launch.grid import cell_costs
     from launch.sweep import load_sweep
 
     chosen = find_accelerator(accelerator, accelerators).with_changes(price, utilization)

@@ -14,8 +14,8 @@ from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.splice import Splice, lift_masks, padded_lengths
 from olmo_inject.errors import UserError
+from olmo_inject.injection.layout import InjectedSpans
 from olmo_inject.injection.plan import Plan
-from olmo_inject.injection.splicing import InjectedSpans
 
 InstanceFilter = Callable[[np.ndarray], bool]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from olmo_inject.corpus.cache import BlockCache, cache_folder
-from olmo_inject.corpus.foreign import check_tokens
+from olmo_inject.corpus.not_token_ids import check_tokens
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources import Source
 

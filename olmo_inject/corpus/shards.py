@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt
 
-from olmo_inject.corpus.foreign import LOOKED_AT, check_tokens
+from olmo_inject.corpus.not_token_ids import LOOKED_AT, check_tokens
 from olmo_inject.corpus.sources import LocalSource, Source
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.files import mapped

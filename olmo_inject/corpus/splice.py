@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
+from olmo_inject.injection.layout import InjectedSpans, InstanceLayout
 from olmo_inject.injection.plan import Plan
-from olmo_inject.injection.splicing import InjectedSpans, InstanceLayout
 
 
 class Splice:

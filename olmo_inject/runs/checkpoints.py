@@ -11,6 +11,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.runs.read import expand, is_run
 from olmo_inject.steps import parse_step_range
 
+RECORD = "checkpoint.json"  # written last, so a checkpoint of this project that has none is not complete
 LAST, ALL = "last", "all"
 MODEL_CONFIGS = ("config.json", "config.yaml")  # of transformers, and of ai2-olmo
 _PLACES = ("step{}", "checkpoints/checkpoint-{}")  # in a run folder; transformers' Trainer writes the second
@@ -80,9 +81,10 @@ def folder_of(run: Path, step: int) -> Path:
 
 
 def steps_of(run: Path) -> list[int]:
-    """The steps of a run that have a checkpoint, ascending."""
+    """The steps of a run that have a complete checkpoint, ascending."""
     places = [run_and_step(path) for place in _PLACES for path in run.glob(place.format("*"))]
-    return sorted({place[1] for place in places if place is not None})
+    steps = {place[1] for place in places if place is not None}
+    return sorted(step for step in steps if not _is_incomplete(folder_of(run, step)))
 
 
 def run_and_step(path: Path) -> tuple[Path, int] | None:
@@ -140,14 +142,22 @@ def weight_files(path: Path) -> list[Path]:
     return sorted([*path.glob("*.safetensors"), *path.glob("model.pt")])
 
 
+def _is_incomplete(path: Path) -> bool:
+    """Whether a folder with the name of this project's checkpoints lacks the record, as a copy that was cut off."""
+    return path.name.startswith("step") and not (path / RECORD).is_file()
+
+
 def _of_run(run: Path, steps: str) -> tuple[list[int], list[str]]:
     existing = steps_of(run)
     chosen, absent = select_steps(steps, existing)
+    cut_off = sorted(path for path in run.glob("step*") if run_and_step(path) is not None and _is_incomplete(path))
+    incomplete = [f"{path} is not a complete checkpoint: it has no {RECORD}" for path in cut_off]
     if not existing and any(map(is_olmo_cores, run.glob("checkpoints/step*"))):
         return [], [f"{run} has no checkpoint that can be read: {_CONVERT}"]
     if not chosen and not absent:
-        return [], [f"{run} has no checkpoint" + (f" in --steps {steps}: {_listed(existing)}" if existing else "")]
-    return chosen, [f"{run} has no checkpoint step{step}: {_listed(existing)}" for step in absent]
+        none = f"{run} has no checkpoint" + (f" in --steps {steps}: {_listed(existing)}" if existing else "")
+        return [], [none, *incomplete]
+    return chosen, [*(f"{run} has no checkpoint step{step}: {_listed(existing)}" for step in absent), *incomplete]
 
 
 def _listed(steps: Sequence[int]) -> str:

@@ -25,12 +25,12 @@ from olmo_inject import locks
 from olmo_inject.config import Described, experiment_yaml
 from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.described_yaml import to_yaml
-from olmo_inject.entries import write_list
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
 from olmo_inject.injection import Listed, Plan
 from olmo_inject.inspect.summary import plan_summary
 from olmo_inject.owned_folder import remove_empty
+from olmo_inject.plan_entries import write_list
 from olmo_inject.runs.read import (
     EVIDENCE_FILE,
     EXPERIMENT,

@@ -18,7 +18,7 @@ from olmo_inject.corpus.staged import STAGE
 from olmo_inject.data import ExperimentData, TaskPlan, build_data, build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, read_lines
-from olmo_inject.shapes import NUMBER, check_shape
+from olmo_inject.json_shape import NUMBER, check_shape
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import is_own_code
 

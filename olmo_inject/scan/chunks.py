@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from olmo_inject.corpus.foreign import check_tokens
+from olmo_inject.corpus.not_token_ids import check_tokens
 from olmo_inject.corpus.sources import Source
 from olmo_inject.files import mapped
 

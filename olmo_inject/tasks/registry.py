@@ -15,6 +15,7 @@ A kind is a frozen dataclass whose fields are its options:
             a, b = all_pairs(self.n_values)
             return np.stack([tokens[a], tokens[b], tokens[(a - b) % self.n_values]], axis=1)
 
+`@register` names a kind of this package; a class in a file of your own is named `FILE.py:CLASS` and needs none.
 The last token of an instance is the one to predict. Instances may have any lengths. A kind that makes its instances
 from texts, or from other tokens than it is given, has `material(inputs)` instead of both (see `material`).
 """

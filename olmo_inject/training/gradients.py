@@ -25,7 +25,7 @@ from torch import nn
 from olmo_inject.config import GradientConfig
 from olmo_inject.config.olmo_settings import TrainConfig
 from olmo_inject.errors import UserError
-from olmo_inject.injection.splicing import InjectedSpans
+from olmo_inject.injection.layout import InjectedSpans
 from olmo_inject.randomness import key, permutation
 from olmo_inject.tasks import LABEL_POSITION, Task
 from olmo_inject.training.loss import IGNORED, batch_targets

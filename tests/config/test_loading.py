@@ -18,9 +18,9 @@ from olmo_inject.config import (
 )
 from olmo_inject.config.olmo_settings import ModelConfig
 from olmo_inject.corpus.from_text.sample import DOLMA
-from olmo_inject.entries import planned_tasks
 from olmo_inject.injection import Bernoulli, Burst, PlannedTask, Uniform
 from olmo_inject.injection.schedules import Window
+from olmo_inject.plan_entries import planned_tasks
 from olmo_inject.tasks import build_tasks
 from olmo_inject.vocabulary import Vocabulary
 

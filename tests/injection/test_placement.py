@@ -14,9 +14,9 @@ from plans import TASKS
 
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan, PlannedTask, Uniform
+from olmo_inject.injection.layout import InstanceLayout
 from olmo_inject.injection.placement import EOS as EOS_WORDS
 from olmo_inject.injection.placement import PLACES, Placement, starts_alone, starts_in_row
-from olmo_inject.injection.splicing import InstanceLayout
 from olmo_inject.tasks import Ragged, Task, TaskConfig
 
 ROWS, LENGTH = 6, 24

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from olmo_inject.corpus.foreign import LOOKED_AT, check_tokens
+from olmo_inject.corpus.not_token_ids import LOOKED_AT, check_tokens
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.sources.source import Halted
 from olmo_inject.corpus.staged import StageFile

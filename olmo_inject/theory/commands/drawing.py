@@ -19,10 +19,10 @@ def figures(
 ) -> None:
     """Draw the study's synthetic figures from closed forms and fresh training runs, with bands over seeds."""
     from olmo_inject.owned_folder import check_writable
+    from olmo_inject.theory.arguments import choice
     from olmo_inject.theory.drawing.figures import FIGURES
     from olmo_inject.theory.drawing.save import save_all
     from olmo_inject.theory.drawing.scene import load_scene
-    from olmo_inject.theory.inputs import choice
 
     for name in only or ():
         choice("--only", name, tuple(FIGURES))

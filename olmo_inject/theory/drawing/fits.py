@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from olmo_inject.bootstrap import percentile_ends
+from olmo_inject.resampling import percentile_ends
 from olmo_inject.theory.drawing import style
 from olmo_inject.theory.measurements import QUANTITIES
 from olmo_inject.theory.scaling.fit import Fit

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
+from olmo_inject.theory.arguments import whole, wholes
 from olmo_inject.theory.forms.closed_forms import checked_widths
-from olmo_inject.theory.inputs import whole, wholes
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.training.train import Recipe, Trained, train
 

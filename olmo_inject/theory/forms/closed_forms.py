@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import kind, number, task_indices, wholes
+from olmo_inject.theory.arguments import kind, number, task_indices, wholes
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture

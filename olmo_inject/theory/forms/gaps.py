@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from olmo_inject.theory.arguments import kind, number, numbers, task_indices, whole
 from olmo_inject.theory.forms.closed_forms import Tasks, Widths, checked_widths, widths_to_meet
-from olmo_inject.theory.inputs import kind, number, numbers, task_indices, whole
 from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
 
 Values = int | float | Float[np.ndarray, "..."] | Int[np.ndarray, "..."]

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from olmo_inject.theory.arguments import number, numbers, whole
 from olmo_inject.theory.forms.closed_forms import Tasks, Widths, checked_widths, retained_features
 from olmo_inject.theory.forms.gaps import (
     LONGEST,
@@ -22,7 +23,6 @@ from olmo_inject.theory.forms.gaps import (
     period_growth,
     rival_utilities,
 )
-from olmo_inject.theory.inputs import number, numbers, whole
 from olmo_inject.theory.mixtures.task_mixture import TIE, TaskMixture
 
 Regime = Literal["kept", "bistable", "oscillates", "lost"]

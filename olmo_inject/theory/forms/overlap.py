@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import kind, number, numbers, whole, wholes
+from olmo_inject.theory.arguments import kind, number, numbers, whole, wholes
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import kind, whole
+from olmo_inject.theory.arguments import kind, whole
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.tensors import check_device, check_dtype, real, sized
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import whole
+from olmo_inject.theory.arguments import whole
 from olmo_inject.theory.mixtures.task_mixture import Basis, TaskMixture
 
 

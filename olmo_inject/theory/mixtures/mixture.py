@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import frozen, number, numbers, task_indices
+from olmo_inject.theory.arguments import frozen, number, numbers, task_indices
 
 
 class Mixture:

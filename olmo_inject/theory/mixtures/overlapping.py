@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import frozen, kind, listed, number, numbers, whole, wholes
+from olmo_inject.theory.arguments import frozen, kind, listed, number, numbers, whole, wholes
 from olmo_inject.theory.mixtures.mixture import Mixture
 
 NOTHING = 1e-12

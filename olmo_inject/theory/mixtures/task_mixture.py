@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import choice, frozen, number, numbers, whole
+from olmo_inject.theory.arguments import choice, frozen, number, numbers, whole
 from olmo_inject.theory.mixtures.mixture import Mixture
 
 Basis = Literal["axis", "random"]

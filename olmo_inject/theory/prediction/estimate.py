@@ -19,7 +19,7 @@ from jaxtyping import Float
 from scipy.optimize import least_squares
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import number, numbers
+from olmo_inject.theory.arguments import number, numbers
 
 Cells = Float[np.ndarray, " n"]
 NUMBERS = 5

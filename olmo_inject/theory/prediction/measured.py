@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import listed
+from olmo_inject.theory.arguments import listed
 from olmo_inject.theory.measurements import CORPUS, column, last_of_each_run, read_measurements, selected
 from olmo_inject.theory.prediction.estimate import Cells, UtilityEstimate, estimate_utilities, matched_cells
 

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from rich.table import Table
 
 from olmo_inject.errors import UserError
+from olmo_inject.theory.arguments import choice, kind, number, whole, wholes
 from olmo_inject.theory.forms.gaps import adam_displacement, checked_betas
-from olmo_inject.theory.inputs import choice, kind, number, whole, wholes
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.prediction.tables import table
 

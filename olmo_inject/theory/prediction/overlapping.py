@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from rich.table import Table
 
 from olmo_inject.errors import UserError
+from olmo_inject.theory.arguments import kind, number, wholes
 from olmo_inject.theory.forms import overlap
-from olmo_inject.theory.inputs import kind, number, wholes
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.prediction.config import PredictConfig

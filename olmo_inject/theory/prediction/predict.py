@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from olmo_inject.errors import UserError
+from olmo_inject.theory.arguments import number, wholes
 from olmo_inject.theory.forms import closed_forms, gaps, kept
-from olmo_inject.theory.inputs import number, wholes
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 
 

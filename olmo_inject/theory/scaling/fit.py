@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import OptimizeResult, least_squares
 
-from olmo_inject import bootstrap
+from olmo_inject import resampling
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import numbers, whole
+from olmo_inject.theory.arguments import numbers, whole
 from olmo_inject.theory.scaling.laws import PowerLaw, ScalingLaw
 
 Law = TypeVar("Law", PowerLaw, ScalingLaw)
@@ -117,7 +117,7 @@ def _fitted(kind: Callable[..., Law], quantities: list[Points], losses: Points, 
     laws = _bootstrap(curve, numbers_of, losses, best, resamples, seed)
     intervals = {}
     if len(laws):
-        low, high = bootstrap.percentile_ends(laws)
+        low, high = resampling.percentile_ends(laws)
         for i, name in enumerate(names):
             known = np.isfinite(errors[name])
             intervals[name] = (float(low[i]), float(high[i])) if known else (0.0, float("inf"))
@@ -210,7 +210,7 @@ def _bootstrap(
     # Least squares uses p degrees of freedom, so its residuals are too small by this factor.
     residuals = np.log(losses / fitted) * np.sqrt(len(losses) / (len(losses) - len(best)))
     drawn = []
-    for chosen in bootstrap.resamples(len(losses), times, "scaling law", seed):
+    for chosen in resampling.resamples(len(losses), times, "scaling law", seed):
         again = fitted * np.exp(residuals[chosen])
         start = np.clip(best, np.log(1e-6 * losses.min()), None)
         start[0] = min(start[0], np.log(again.max()) - 1e-6)

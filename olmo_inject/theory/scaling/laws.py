@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from olmo_inject.theory.inputs import kind, number, numbers, whole
+from olmo_inject.theory.arguments import kind, number, numbers, whole
 
 Numbers = float | Float[np.ndarray, " _"]
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import listed, number, numbers, whole
+from olmo_inject.theory.arguments import listed, number, numbers, whole
 from olmo_inject.theory.mixtures.features import orthonormalised
 from olmo_inject.theory.tensors import gram_matrix, orthonormal, real
 from olmo_inject.theory.training.gradients import population_gradient

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from olmo_inject.theory.inputs import kind
+from olmo_inject.theory.arguments import kind
 from olmo_inject.theory.mixtures.features import FeatureBank
 from olmo_inject.theory.tensors import gram_matrix, orthonormal, sized
 

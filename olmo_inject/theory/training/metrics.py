@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.errors import UserError
+from olmo_inject.theory.arguments import kind, numbers, whole
 from olmo_inject.theory.forms.closed_forms import mixture_losses
-from olmo_inject.theory.inputs import kind, numbers, whole
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import kind, whole, wholes
+from olmo_inject.theory.arguments import kind, whole, wholes
 from olmo_inject.theory.mixtures.features import FeatureBank
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.tensors import sized

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory.inputs import choice, kind, number, whole
+from olmo_inject.theory.arguments import choice, kind, number, whole
 from olmo_inject.theory.mixtures.features import FeatureBank, orthonormalised, random_encoder, retracted
 from olmo_inject.theory.mixtures.mixture import Mixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture

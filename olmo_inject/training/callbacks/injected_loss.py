@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Int64
 
 from olmo_inject.injection import Plan
-from olmo_inject.injection.splicing import InjectedSpans
+from olmo_inject.injection.layout import InjectedSpans
 from olmo_inject.training.callbacks.callback import Callback, Sums
 from olmo_inject.training.evaluation.tasks import COLUMNS, score
 from olmo_inject.training.loss import IGNORED, LOGITS_AT_ONCE

@@ -21,9 +21,10 @@ from olmo_inject.described_yaml import one_line
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
 from olmo_inject.owned_folder import new_folder
+from olmo_inject.runs.checkpoints import RECORD
 from olmo_inject.runs.read import is_run, load_run
 from olmo_inject.training.checkpoints import on_disk, save_restore
-from olmo_inject.training.checkpoints.record import RECORD, file_record, save_tensors, share, write_record
+from olmo_inject.training.checkpoints.record import file_record, save_tensors, share, write_record
 from olmo_inject.training.checkpoints.weights import Weights, check_is_checkpoint, load_weights, read_model_config
 from olmo_inject.training.parallel import (
     build_model,

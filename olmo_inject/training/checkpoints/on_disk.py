@@ -10,8 +10,8 @@ from pathlib import Path
 
 from olmo_inject.config import Experiment
 from olmo_inject.owned_folder import discard
-from olmo_inject.runs.checkpoints import run_and_step
-from olmo_inject.training.checkpoints.record import RECORD, read_record
+from olmo_inject.runs.checkpoints import RECORD, run_and_step
+from olmo_inject.training.checkpoints.record import read_record
 
 
 @dataclass(frozen=True)

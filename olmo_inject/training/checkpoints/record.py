@@ -14,12 +14,11 @@ from typing import Any
 
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, sha256_of, write_json
+from olmo_inject.json_shape import check_shape
 from olmo_inject.owned_folder import sync
-from olmo_inject.runs.checkpoints import MODEL_CONFIGS, weight_files
-from olmo_inject.shapes import check_shape
+from olmo_inject.runs.checkpoints import MODEL_CONFIGS, RECORD, weight_files
 
 FORMAT = 1
-RECORD = "checkpoint.json"
 _RECORD = {
     "step": int,
     "kind": str,

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from olmo_inject.described_yaml import one_line
 from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.files import read_json
+from olmo_inject.runs.checkpoints import RECORD
 from olmo_inject.runs.read import is_run
 from olmo_inject.training.checkpoints import record, sharded
 from olmo_inject.training.checkpoints.architectures import ARCHITECTURES, architecture_of, settings_of
@@ -127,7 +128,7 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> Weights:
         UserError: there are no weights, they cannot be read safely, or they do not fit `config`.
     """
     check_is_checkpoint(path)
-    if (path / record.RECORD).is_file():
+    if (path / RECORD).is_file():
         record.verify(path, record.files_of_weights(record.read_record(path)))
     if (path / "model.pt").is_file():
         weights = load_tensors(path / "model.pt")

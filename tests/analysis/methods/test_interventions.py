@@ -10,9 +10,9 @@ import torch
 from known_models import KnownModel, known_addition, known_comparison, random_model, shuffled
 from pandas.testing import assert_frame_equal
 
-from analysis.methods import alignment, das, patching
-from analysis.methods.alignment import Fitting, SearchOptions, align
+from analysis.methods import das, das_search, patching
 from analysis.methods.counterfactuals import by_tokens, draw_pairs, one_operand_accuracy
+from analysis.methods.das_search import Fitting, SearchOptions, align
 from analysis.methods.forward_from import ForwardFrom
 from analysis.methods.interchange import Alignment, Streams, interchange
 from analysis.methods.subspaces import random_basis
@@ -173,9 +173,9 @@ def test_planted_planes_are_found_at_every_width(modes: tuple[int, ...], width: 
 
 
 def test_either_start_suffices(comparison: KnownModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = alignment.starts
+    both = das_search.starts
     for which in (0, 1):
-        monkeypatch.setattr(alignment, "starts", lambda *given, which=which: [both(*given)[which]])
+        monkeypatch.setattr(das_search, "starts", lambda *given, which=which: [both(*given)[which]])
         assert searched(comparison, Alignment(0, 0, "first"), 1)[0] > 0.95
 
 

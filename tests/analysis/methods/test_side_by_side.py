@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from analysis.methods.side_by_side import OtherFailed, side_by_side
+from analysis.methods.threads import OtherFailed, side_by_side
 
 Check = Callable[[], None]
 

@@ -19,7 +19,7 @@ from analysis.read.runs import read_run
 from analysis.read.skipped import Skipped
 from analysis.read.store import Method, Report, analyze, kept, kept_results
 from olmo_inject.errors import UserError
-from olmo_inject.runs.checkpoints import select_steps
+from olmo_inject.runs.checkpoints import find_checkpoints, select_steps
 from olmo_inject.training.checkpoints.load import load_model
 from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.training.olmo_config import model_config
@@ -77,6 +77,15 @@ def test_missing_steps_are_told(trained: Path, capsys: pytest.CaptureFixture[str
     assert not select_checkpoints([trained], "5:7", skipped)
     assert skipped.messages[1] == f"{trained} has no checkpoint in --steps 5:7: it has step4, step8, step12"
     assert capsys.readouterr().err.count("olmo-inject: left out: ") == 2
+
+
+def test_a_checkpoint_without_its_record_is_not_one(copies: Copies) -> None:
+    run = copies.make("cut-off")
+    *before, last = find_checkpoints([run]).checkpoints
+    (last.path / "checkpoint.json").unlink()  # its weights are there, as in a copy that was cut off
+    selection = find_checkpoints([run], "last")
+    assert selection.checkpoints == before[-1:]
+    assert selection.missing == [f"{last.path} is not a complete checkpoint: it has no checkpoint.json"]
 
 
 def test_what_cannot_be_analyzed(trained: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from copies import Copies
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.read.labels import file_part, labels
+from analysis.read.run_labels import file_part, labels
 from analysis.read.runs import read_runs
 
 folders = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))

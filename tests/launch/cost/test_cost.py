@@ -12,11 +12,11 @@ from olmo.model import OLMo
 from rich.console import Console
 from rich.table import Table
 
+from launch.cell_list import cell_costs
 from launch.cost.accelerators import Accelerator, find_accelerator, read_accelerators
 from launch.cost.cost import corpus_bytes, count_checkpoints, estimate, flops_per_token
 from launch.cost.memory import activation_bytes, count_parameters, estimate_memory
 from launch.cost.report import cost_table, hours, in_bytes, money, room_table, run_table, short
-from launch.grid import cell_costs
 from launch.sweep import load_sweep
 from olmo_inject.config import CorpusConfig, Experiment, configs_folder, load_experiment
 from olmo_inject.config.olmo_settings import ActivationCheckpointingStrategy

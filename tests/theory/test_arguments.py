@@ -25,7 +25,7 @@ from wrong import (
 )
 
 from olmo_inject.errors import UserError
-from olmo_inject.theory import inputs
+from olmo_inject.theory import arguments
 from olmo_inject.theory.forms import closed_forms, gaps, kept, overlap
 from olmo_inject.theory.mixtures import frequencies, mixture, overlapping, task_mixture
 from olmo_inject.theory.mixtures.features import random_encoder
@@ -244,15 +244,15 @@ def test_a_mixture_shares_no_memory_with_what_it_was_made_of() -> None:
 @given(st.one_of(st.none(), st.booleans(), st.text(), st.complex_numbers(), st.floats(), st.lists(st.booleans())))
 def test_a_number_is_a_finite_real_one_or_refused(value: object) -> None:
     if type(value) is float and math.isfinite(value):
-        assert inputs.number("x", value) == value
+        assert arguments.number("x", value) == value
     else:
         with pytest.raises(UserError) as caught:
-            inputs.number("x", value)
+            arguments.number("x", value)
         assert "\n" not in str(caught.value)
 
 
 def test_numpy_s_numbers_count_as_numbers() -> None:
     for value in (np.int64(2), np.float32(2), np.array(2), 2, Fraction(2)):
-        assert inputs.number("x", float(value)) == 2
-    assert inputs.whole("x", np.int64(3), 1, 3) == inputs.whole("x", 3.0) == 3
+        assert arguments.number("x", float(value)) == 2
+    assert arguments.whole("x", np.int64(3), 1, 3) == arguments.whole("x", 3.0) == 3
     assert TaskMixture.power_law(2, 2, np.int64(2), np.int64(3)).eigenvalues[1] == pytest.approx(1 / 9)
