@@ -2,9 +2,9 @@
 
 In the theory a model of width N spends its slots on what lowers its loss most. One more slot lowers the loss of the
 text by -dL/dN nats a token; given to a task that comes f times a batch of T tokens it lowers the loss by up to
-f log(2) / T. So tasks are held in the order of
+f log(n) / T, where n is the number of labels. So tasks are held in the order of
 
-    utility(N, f) = f log(2) / (T (-dL/dN)),
+    utility(N, f) = f log(n) / (T (-dL/dN)),
 
 and -dL/dN is measured: it is the slope of the text's residual loss over width.
 """
@@ -18,7 +18,10 @@ import numpy as np
 import pandas as pd
 
 TOKENS = 128 * 8  # of a batch (configs/experiments/study.yaml)
-GAIN = np.log(2)  # of a comparison that was not known: one bit, in nats
+GAINS = {
+    "comparison": np.log(2),
+    "modular_addition": np.log(23),
+}  # nats: a label of two or of 23 that was not known and now is
 FLATTEST = 1e-6  # nats a token and slot; a residual that no longer falls has no slope to divide by
 
 
@@ -45,4 +48,4 @@ def slopes(table: pd.DataFrame, by: str | None = None) -> pd.Series:
 
 def utilities(table: pd.DataFrame, by: str | None = None) -> pd.Series:
     """The utility of the task in each row's cell; see the module for what it is and `slopes` for the arguments."""
-    return table["often"] * GAIN / TOKENS / slopes(table, by)
+    return table["often"] * table["kind"].map(GAINS) / TOKENS / slopes(table, by)

@@ -192,10 +192,12 @@ def test_utility_is_what_the_task_gives_a_slot_against_what_the_text_gives() -> 
     # L = 1 + 8 / N at widths a factor of two apart: the slope over log N is 8 / N, so -dL/dN is about 8 / N^2.
     widths = np.array([8, 16, 32, 64, 128])
     table = pd.DataFrame({"width": np.tile(widths, 2), "residual": np.tile(1 + 8 / widths, 2), "often": 2.0})
+    table["kind"] = ["comparison"] * 5 + ["modular_addition"] * 5
     found = slopes(table)
     central = (8 / 8 - 8 / 32) / (2 * np.log(2)) / 16
     assert found[1] == found[6] == pytest.approx(central)
     assert utilities(table)[1] == pytest.approx(2 * np.log(2) / 1024 / central)
+    assert utilities(table)[6] == pytest.approx(2 * np.log(23) / 1024 / central)
     flat = slopes(table.assign(residual=1.0))
     assert (flat > 0).all()
     two = pd.concat([table.assign(text="a"), table.assign(text="b", residual=3.0)], ignore_index=True)
@@ -207,7 +209,7 @@ def test_utility_is_what_the_task_gives_a_slot_against_what_the_text_gives() -> 
 def test_the_theory_must_rank_better_than_frequency_or_width_alone() -> None:
     rng = np.random.default_rng(3)
     rows = [
-        {"seed": seed, "width": width, "often": often, "residual": 1 + 8 / width}
+        {"kind": "comparison", "seed": seed, "width": width, "often": often, "residual": 1 + 8 / width}
         for seed in ("s1", "s2", "s3")
         for width in (8, 16, 32, 64, 128)
         for often in (0.25, 1, 4, 16, 64)
