@@ -157,6 +157,16 @@ def _saturation(y: str, words: str) -> Callable[[pd.DataFrame], tuple[str, str]]
     return judge
 
 
+def _forgotten(table: pd.DataFrame) -> tuple[str, str]:
+    """Whether what was learned is forgotten the more, the more the text leaves to learn; seed 1 suggested it."""
+    table = table.loc[table["seed"] != "s1"].dropna(subset=["residual", "forgotten"])
+    if len(table) < FEWEST_CELLS:
+        return OPEN, "too few cells without seed 1, which suggested it"
+    whole = over_cells(table, ["residual", "forgotten"], spearman)
+    number = f"rank correlation of the AUC lost with the residual {_interval(whole)}, in {len(table)} cells that had "
+    return _verdict(whole[1], whole[2], 1), number + "learned it, without seed 1, which suggested it"
+
+
 def _one_curve(y: str, words: str) -> Callable[[pd.DataFrame], tuple[str, str]]:
     """Whether width says anything of `y` that the residual of the common data does not."""
 
@@ -320,6 +330,12 @@ CLAIMS: list[tuple[str, str, Callable[[pd.DataFrame], tuple[str, str]]]] = [
     ),
     ("Width acts through the text's residual alone (one curve)", "study-ladder", _one_curve("auc_unmirrored", "AUC")),
     ("Narrow models can express the task: they learn it alone", "study-controls", _alone),
+    ("After the last injection a task is forgotten the more, the larger the text's residual", "study-stop", _forgotten),
+    (
+        "After the last injection wider models forget less",
+        "study-stop",
+        _trend_of("width", "forgotten", -1, ["lr", "text"]),
+    ),
     ("The theory ranks the cells of size and frequency", "study-tcmp", _theory("auc_unmirrored")),
     ("The same of addition", "study-tadd", _theory("accuracy_unmirrored")),
     ("The theory ranks the cells of the ladder", "study-ladder", _theory("auc_unmirrored", "text")),

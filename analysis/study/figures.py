@@ -59,6 +59,7 @@ def all_of(tables: Mapping[str, pd.DataFrame], results: Path) -> Iterator[tuple[
         yield "study-gaps", gaps(tables["study-gaps"])
     if "study-stop" in tables:
         yield "study-stop", stopped(results / "study-stop")
+        yield "study-stop-residual", forgotten(tables["study-stop"])
 
 
 def over_widths(table: pd.DataFrame) -> Figure:
@@ -218,6 +219,26 @@ def stopped(folder: Path) -> Figure:
         labels, auc = cell["labels"], series["eval/tcmp/test/auc_unmirrored"]
         lines.setdefault((f"{labels['text']}, {labels['lr']} rate", labels["model"]), []).append(auc[auc.index >= 1400])
     return _panels_of_lines(lines, "step (injections end at 1,500)", "AUC", LEARNED_AUC)
+
+
+def forgotten(table: pd.DataFrame) -> Figure:
+    """AUC lost after the last injection against the text's residual, of each cell that had learned the task."""
+    with style():
+        figure = Figure(figsize=(4.6, 3.4))
+        axis = figure.subplots()
+        for number, (width, cells) in enumerate(table.groupby("width")):
+            colour, _ = colour_and_marker(number)
+            for place, rate in enumerate(("full", "quarter")):
+                of_rate = cells[cells["lr"] == rate]
+                axis.plot(of_rate["residual"], of_rate["forgotten"], colour_and_marker(place)[1], color=colour, ms=4)
+            axis.plot([], [], "o", color=colour, ms=4, label=f"width {width}")
+        for place, rate in enumerate(("full", "quarter")):
+            axis.plot([], [], colour_and_marker(place)[1], color=GREY, ms=4, label=f"{rate} rate")
+        axis.axhline(0, color=GREY, lw=0.6)
+        axis.set_xlabel("residual of the text (nats)")
+        axis.set_ylabel("AUC lost in 500 steps of text alone")
+        figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    return figure
 
 
 def _panels_of_lines(lines: Mapping[tuple[str, str], Sequence[pd.Series]], x: str, y: str, level: float) -> Figure:

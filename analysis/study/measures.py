@@ -20,6 +20,7 @@ from analysis.study.collect import parts, read_cells, read_metrics
 LAST_STEPS = 200  # over which the residual loss of the text is a mean
 LEARNED_AUC = 0.9  # on unmirrored pairs, mean over the last dense evaluations (PLAN.md)
 LEARNED_ACCURACY = 0.5  # of modular addition, likewise
+FORGOTTEN_OVER = 100  # steps, before the last injection and at the end, between whose means a task is forgotten
 EVALUATED = {
     "label_mass": "label_mass",
     "within": "loss_among_labels",
@@ -49,7 +50,9 @@ def sweep_table(folder: Path) -> pd.DataFrame:
     (steps); cosines over all measured steps with each of `REFERENCES`: rest (g_nt; with its root mean square), injected
     (g_t), and batch (g) at steps that hold the task and between; the features of the last checkpoint: order (held-out
     R2) or modes (distinct Fourier modes), with their controls; alignment (interchange accuracy above the best control,
-    mean over the values) and layer (of the MLP with the largest effect when patched).
+    mean over the values) and layer (of the MLP with the largest effect when patched). Where injections end before the
+    run: at_stop (AUC of unmirrored pairs in the steps before), and forgotten (that less the same at the end, of cells
+    that had learned the task).
     """
     rows = []
     for cell, series in cells_with_series(folder):
@@ -105,7 +108,18 @@ def _row(series: dict[str, pd.Series], cell: dict[str, Any], task: str) -> dict[
     for feature in cell["features"]:
         if feature["task"] == task:
             row |= {name: feature[column] for column, name in FEATURES[feature["feature"]].items()}
-    return row | _interventions(cell, task) | _cosines(series, cell, task)
+    return row | _forgotten(series, cell, task) | _interventions(cell, task) | _cosines(series, cell, task)
+
+
+def _forgotten(series: dict[str, pd.Series], cell: dict[str, Any], task: str) -> dict[str, float]:
+    stop = cell["injections"].get(task, {}).get("stop")
+    auc = series.get(f"eval/{task}/test/auc_unmirrored", pd.Series(dtype=float))
+    if stop is None or stop >= cell["steps"]:
+        return {"at_stop": np.nan, "forgotten": np.nan}
+    at_stop, at_end = (
+        float(auc[(auc.index > end - FORGOTTEN_OVER) & (auc.index <= end)].mean()) for end in (stop, cell["steps"])
+    )
+    return {"at_stop": at_stop, "forgotten": at_stop - at_end if at_stop >= LEARNED_AUC else np.nan}
 
 
 def _interventions(cell: dict[str, Any], task: str) -> dict[str, float]:

@@ -17,7 +17,7 @@ from analysis.study import claims
 from analysis.study.__main__ import not_collected
 from analysis.study.claims import NOT, NOT_RUN, OPEN, REPRODUCED
 from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
-from analysis.study.measures import collected, over_seeds, student_reach
+from analysis.study.measures import _forgotten, collected, over_seeds, student_reach
 from analysis.study.report import BEGIN, END, write_study
 from analysis.study.shuffled import ShuffledComparison
 from analysis.study.theory import slopes, utilities
@@ -203,6 +203,30 @@ def test_utility_is_what_the_task_gives_a_slot_against_what_the_text_gives() -> 
     two = pd.concat([table.assign(text="a"), table.assign(text="b", residual=3.0)], ignore_index=True)
     assert slopes(two, "text")[1] == pytest.approx(central)
     assert slopes(two, "text")[11] == flat[0]
+
+
+def test_what_is_forgotten_is_what_is_lost_after_the_last_injection() -> None:
+    cell = {"injections": {"tcmp": {"stop": 1500}, "other": {"stop": None}}, "steps": 2000}
+    steps = np.arange(0, 2005, 5)
+    for at_stop, forgotten in ((0.95, 0.35), (0.85, np.nan)):
+        auc = pd.Series(np.where(steps <= 1500, at_stop, np.where(steps <= 1900, 0.5, 0.6)), steps)
+        row = _forgotten({"eval/tcmp/test/auc_unmirrored": auc}, cell, "tcmp")
+        assert row == pytest.approx({"at_stop": at_stop, "forgotten": forgotten}, nan_ok=True)
+    assert np.isnan(_forgotten({}, cell, "other")["forgotten"])  # it is injected to the end
+
+
+@pytest.mark.usefixtures("fewer_resamples")
+def test_forgetting_is_judged_without_the_seed_that_suggested_it() -> None:
+    rows = [
+        {"seed": seed, "residual": residual, "forgotten": sign * residual}
+        for seed, sign in (("s1", -1), ("s2", 1), ("s3", 1))
+        for residual in np.linspace(0.1, 4, 10)
+    ]
+    table = pd.DataFrame(rows)
+    verdict, number = claims._forgotten(table)
+    assert verdict == REPRODUCED
+    assert "+1.00" in number
+    assert claims._forgotten(table[table["seed"] == "s1"])[0] == OPEN
 
 
 @pytest.mark.usefixtures("fewer_resamples")
