@@ -72,7 +72,7 @@ class Allocated(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(outputs):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
                 storage = tensor.untyped_storage()
                 self._storages[storage._cdata] = storage
         self.peak = max(self.peak, self.now)
@@ -81,12 +81,11 @@ class Allocated(TorchDispatchMode):
 
 def measure(model: str, world: int) -> dict[str, Any]:
     """Build a rank of `world`, train two steps of one micro-batch, and return bytes and seconds."""
-    from olmo.model import OLMo
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     from olmo_inject.training.loss import loss_in_parts
-    from olmo_inject.training.parallel import build_optimizer, wrap_model
+    from olmo_inject.training.parallel import build_model, build_optimizer
     from olmo_inject.training.run import runtime_config
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
@@ -94,8 +93,8 @@ def measure(model: str, world: int) -> dict[str, Any]:
     cfg = runtime_config(experiment, world)
     begun = time.perf_counter()
     with FakeTensorMode(allow_non_fake_inputs=True), Allocated() as allocated:
-        whole = OLMo(cfg.model.update_with(init_device="cpu", precision=cfg.precision), init_params=False)
-        dist_model = wrap_model(whole, cfg, device)
+        torch.nn.init.trunc_normal_ = _truncated
+        _, dist_model = build_model(cfg, device)
         optim = build_optimizer(cfg, dist_model)
         seconds, building = time.perf_counter() - begun, allocated.peak
         gc.collect()
@@ -113,6 +112,16 @@ def measure(model: str, world: int) -> dict[str, Any]:
             held = allocated.now
             optim.zero_grad(set_to_none=True)
     return {"building": building, "built": built, "held": held, "peak": allocated.peak, "seconds": seconds}
+
+
+@torch.no_grad()
+def _truncated(tensor: torch.Tensor, mean: float, std: float, a: float, b: float) -> torch.Tensor:
+    """Two rounds of torch's `trunc_normal_`, which goes on until all are within bounds, unknown of fake tensors."""
+    result = tensor.normal_(mean, std)
+    for _ in range(2):
+        outside = (result < a) | (result > b)
+        result = torch.where(outside, torch.empty_like(result).normal_(mean, std), result)
+    return tensor.copy_(result)
 
 
 def _experiment(model: str) -> Experiment:

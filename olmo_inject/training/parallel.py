@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NoReturn
@@ -18,6 +18,7 @@ from olmo.optim import Optimizer, Scheduler
 from olmo.optim import build_optimizer as olmo_build_optimizer
 from olmo.optim import build_scheduler as olmo_build_scheduler
 from olmo.torch_util import get_local_rank, get_local_world_size
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from torch.nn.parallel import DistributedDataParallel
@@ -26,6 +27,7 @@ from olmo_inject.config.train_checks import check_fsdp
 from olmo_inject.errors import FoundByOneRank, UserError, in_one_line, report
 from olmo_inject.options import check_options
 from olmo_inject.rank_environment import is_rank
+from olmo_inject.training.sharded_build import build_without_weights
 
 DistModel = DistributedDataParallel | FullyShardedDataParallel
 
@@ -133,8 +135,9 @@ def destroy() -> None:
 def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel]:
     """Build the model and wrap it in DDP or FSDP.
 
-    The whole model is initialised from `cfg.seed` before it is wrapped, so its initial weights do not depend on
-    the number of ranks or on sharding. The random state of the process does not change.
+    The weights are those of a whole model initialised from `cfg.seed`, so they do not depend on the number of ranks or
+    on sharding. Under FSDP a rank draws a wrapped module's weights, keeps its part and goes on to the next module. The
+    random state of the process does not change.
 
     Returns:
         The plain model, and the same model wrapped in DDP or FSDP.
@@ -146,22 +149,23 @@ def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(cfg.seed)
-        model = OLMo(cfg.model.update_with(init_device=str(device), precision=cfg.precision))
-    return model, wrap_model(model, cfg, device)
+        config = cfg.model.update_with(init_device=str(device), precision=cfg.precision)
+        if cfg.distributed_strategy == DistributedStrategy.fsdp:
+            model, give_weights = build_without_weights(config)
+        else:
+            model, give_weights = OLMo(config), None
+        return model, _wrap(model, cfg, device, give_weights)
 
 
-def wrap_model(model: OLMo, cfg: TrainConfig, device: torch.device) -> DistModel:
-    """Wrap a model in DDP or FSDP, with activation checkpointing and compiled as configured.
-
-    Raises:
-        UserError: as in `build_model`.
-    """
+def _wrap(
+    model: OLMo, cfg: TrainConfig, device: torch.device, give_weights: Callable[[nn.Module], None] | None
+) -> DistModel:
     model.set_activation_checkpointing(cfg.activation_checkpointing)
     if cfg.distributed_strategy == DistributedStrategy.ddp:
         ddp = cfg.ddp or DDPConfig()
         dist_model: DistModel = DistributedDataParallel(model, find_unused_parameters=ddp.find_unused_params)
     elif cfg.distributed_strategy == DistributedStrategy.fsdp:
-        dist_model = _shard(model, cfg, device)
+        dist_model = _shard(model, cfg, device, give_weights)
     else:
         raise UserError("train.distributed_strategy is not set: use ddp or fsdp (also for one process)")
     if cfg.compile is not None:
@@ -169,7 +173,9 @@ def wrap_model(model: OLMo, cfg: TrainConfig, device: torch.device) -> DistModel
     return dist_model
 
 
-def _shard(model: OLMo, cfg: TrainConfig, device: torch.device) -> FullyShardedDataParallel:
+def _shard(
+    model: OLMo, cfg: TrainConfig, device: torch.device, give_weights: Callable[[nn.Module], None] | None
+) -> FullyShardedDataParallel:
     check_fsdp(cfg, cfg.model)
     fsdp = cfg.fsdp
     assert fsdp is not None
@@ -189,6 +195,7 @@ def _shard(model: OLMo, cfg: TrainConfig, device: torch.device) -> FullyShardedD
         sharding_strategy=strategy,
         device_mesh=mesh,
         mixed_precision=cfg.fsdp_precision,
+        param_init_fn=give_weights,
         auto_wrap_policy=model.get_fsdp_wrap_policy(fsdp.wrapping_strategy),
         use_orig_params=True,
         limit_all_gathers=True,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ranks import differing, numbers, tiny_config
 from runs import same_bits, series, write_experiment
 
 from olmo_inject.audit import audit_run
@@ -67,6 +68,16 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module", params=WAYS)
 def run(request: pytest.FixtureRequest, device: str, path: Path) -> Path:
     return trained(path, device, path.parent / f"{device}-{request.param}", *WAYS[request.param])
+
+
+def test_first_weights_are_the_same_under_ddp_and_fsdp(device: str) -> None:
+    found = []
+    with group(device) as chosen:
+        for strategy in ("ddp", "fsdp"):
+            config = tiny_config(strategy)
+            config.model.init_cutoff_factor = 3.0
+            found.append(numbers(parallel.build_model(config, chosen)[1]))
+    assert differing(*found) == []
 
 
 def test_training_learns_is_measured_and_given_what_was_planned(run: Path) -> None:
