@@ -121,16 +121,19 @@ def activations(model: PreTrainedModel, task: Task, points: Sequence[nn.Module] 
     labels = np.unique(task.labels, return_inverse=True)[1]
     groups = {site: values[:, site.variable] for site in sites_of(task)} | {_LABELS: labels}
     sizes = {site: n if site is not _LABELS else int(labels.max()) + 1 for site in groups}
+    inputs = torch.from_numpy(tokens).to(model.device)
+    on_device = {site: torch.from_numpy(of).to(model.device) for site, of in groups.items()}
     sums: dict[ProbePosition, torch.Tensor] = {}
     with recorded(points) as outputs:
         for start in range(0, len(tokens), INSTANCES_PER_PASS):
             chunk = slice(start, start + INSTANCES_PER_PASS)
-            model.base_model(input_ids=torch.from_numpy(tokens[chunk]).to(model.device), use_cache=False)
+            model.base_model(input_ids=inputs[chunk], use_cache=False)
             stream = torch.stack([output for output in outputs if output is not None])
-            for site, of in groups.items():
+            for site, of in on_device.items():
                 more = _sum_by(stream[:, :, site.position], of[chunk], sizes[site])
                 sums[site] = sums[site] + more if site in sums else more
-    totals = {site: total.cpu().numpy() for site, total in sums.items()}
+    together = torch.cat([sums[site] for site in groups], dim=1).cpu().numpy()  # in one copy from the device
+    totals = dict(zip(groups, np.split(together, np.cumsum(list(sizes.values()))[:-1], axis=1), strict=True))
     parts = _parts([groups[site] for site in _AT_TOK2], [totals[site] for site in _AT_TOK2])
     balanced = dict(zip(_AT_TOK2, parts, strict=True))
     of_sites = []
@@ -187,8 +190,8 @@ def values_of(task: Task) -> Int64[np.ndarray, "n 3"]:
 
 
 def _sum_by(
-    stream: Float[torch.Tensor, "layers rows d_model"], values: Int64[np.ndarray, " rows"], n: int
+    stream: Float[torch.Tensor, "layers rows d_model"], values: Int64[torch.Tensor, " rows"], n: int
 ) -> Float[torch.Tensor, "layers {n} d_model"]:
     """Sum the rows of each value, in float64 and in a fixed order of rows."""
     sums = torch.zeros(len(stream), n, stream.shape[2], dtype=torch.float64, device=stream.device)
-    return sums.index_add_(1, torch.from_numpy(values).to(stream.device), stream.double())
+    return sums.index_add_(1, values, stream.double())

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
+from torch import nn
 from transformers import PreTrainedModel
 
 from analysis.methods.counterfactuals import Pairs, draw_pairs
@@ -112,41 +113,42 @@ def patch(
     Returns:
         The logit differences, the falls, and one `Effects` per layer.
     """
-    parts = [_patch_rows(model, task, pairs, rows) for rows in torch.arange(len(pairs.base)).split(ROWS_PER_PASS)]
-    before, wholes, layers = zip(*parts, strict=True)
-    joined = [
-        Effects(*(np.concatenate(values) for values in zip(*(vars(part).values() for part in of_layer), strict=True)))
-        for of_layer in zip(*layers, strict=True)
-    ]
-    return np.concatenate(before), np.concatenate(wholes), joined
+    modules, device = mlps(model), next(model.parameters()).device
+    label_of = {(a, b): label for a, b, label in task.triples.tolist()}
+    labels = [torch.tensor([label_of[a, b] for a, b in side.tolist()]) for side in (pairs.base, pairs.source)]
+    inputs = [part.to(device) for part in (pairs.base, pairs.source, *labels)]
+    parts = zip(*(part.split(ROWS_PER_PASS) for part in inputs), strict=True)
+    together = torch.cat([_patch_rows(model, modules, *part) for part in parts], dim=1)
+    before, after, *effects = together.cpu().numpy()  # all of them in one copy from the device
+    return before, before - after, [Effects(*effects[i : i + 3]) for i in range(0, len(effects), 3)]
 
 
 def _patch_rows(
-    model: PreTrainedModel, task: Task, pairs: Pairs, rows: torch.Tensor
-) -> tuple[np.ndarray, np.ndarray, list[Effects]]:
-    modules, device = mlps(model), next(model.parameters()).device
-    base, source = pairs.base[rows].to(device), pairs.source[rows].to(device)
-    of_pair = {(int(a), int(b)): int(label) for a, b, label in task.triples}
-    own, other = (
-        torch.tensor([of_pair[int(a), int(b)] for a, b in side[rows]], device=device)
-        for side in (pairs.base, pairs.source)
-    )
-    place = torch.arange(len(rows), device=device)
+    model: PreTrainedModel,
+    modules: list[nn.Module],
+    base: Int64[torch.Tensor, "n 2"],
+    source: Int64[torch.Tensor, "n 2"],
+    own: Int64[torch.Tensor, " n"],
+    other: Int64[torch.Tensor, " n"],
+) -> Float64[torch.Tensor, "_ n"]:
+    """The logit differences of bases and of sources, and the three effects of each module, on the model's device."""
+    place = torch.arange(len(base), device=base.device)
 
     def difference(logits: torch.Tensor) -> torch.Tensor:
         return logits[place, own] - logits[place, other]
 
+    def logprob(logits: torch.Tensor) -> torch.Tensor:
+        return logits.log_softmax(-1)[place, own]
+
     of_base, base_out = outputs(model, modules, base)
     of_source, source_out = outputs(model, modules, source)
-    layers = []
+    before, after, known = difference(of_base), difference(of_source), logprob(of_base)
+    found = [before, after]
     with torch.no_grad():
         for module, from_base, from_source in zip(modules, base_out, source_out, strict=True):
             with changed(module, lambda _, new=from_source: new):
                 lost = last_logits(model, base)
             with changed(module, lambda _, new=from_base: new):
                 won = last_logits(model, source)
-            fall = of_base.log_softmax(-1)[place, own] - lost.log_softmax(-1)[place, own]
-            effects = (difference(of_base) - difference(lost), difference(won) - difference(of_source), fall)
-            layers.append(Effects(*torch.stack(effects).double().cpu().numpy()))
-    before, after = (difference(logits).double().cpu().numpy() for logits in (of_base, of_source))
-    return before, before - after, layers
+            found += [before - difference(lost), difference(won) - after, known - logprob(lost)]
+    return torch.stack(found).double()
