@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,8 +145,7 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
             audit.compare("fingerprints", name, recorded.get(name), fingerprint)
     _compare_tasks(audit, run, data)
     if isinstance(data, ExperimentData):
-        with suppress(UserError):  # no folder can be written: the order stays in memory
-            data.order.prepare(len(data.corpus))
+        data.share_order(range(experiment.steps))
     lines = list(read_evidence(folder))
     audit.steps = len(lines)
     begun = described.get("first_step", 0)  # not 0 in a branch of another run

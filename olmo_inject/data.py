@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,14 @@ class ExperimentData(TaskPlan):
     shards: TokenShards
     order: Order
     corpus: InjectedCorpus
+
+    def share_order(self, steps: range) -> None:
+        """Store the shuffles of `steps` unless they are, so that of several processes that read them one shuffles.
+
+        If no folder can be written, the order stays in this process's memory.
+        """
+        with suppress(UserError):
+            self.order.prepare(steps.stop * self.order.batch_size, steps.start * self.order.batch_size)
 
 
 def build_plan(

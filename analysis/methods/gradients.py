@@ -128,6 +128,7 @@ def run_data(folder: Path, corpus: Path | None = None) -> tuple[Described, Exper
         raise UserError(f"{folder} was trained with document masking, which gradients are not computed under")
     data = run.build_data()
     check_same_data(run, data)
+    data.share_order(range(run.experiment.steps + 1))  # with the batch after the last step
     return run.experiment, data
 
 

@@ -87,6 +87,7 @@ def sample(run: Run) -> Sample:
     others = np.setdiff1d(np.arange(data.plan.batch_size), injections.rows)[:OTHER_ROWS]
     rows = [*np.unique(injections.rows[entries]).tolist(), *others.tolist()]
     positions = data.plan.positions(step, sorted(rows))
+    data.share_order(range(step, step + 1))
     tokens = data.corpus.rows(positions)["input_ids"].numpy()
     spans = data.corpus.spans(positions)
     of_row = zip(*(column.tolist() for column in (spans.span_row, spans.start, spans.length)), strict=True)

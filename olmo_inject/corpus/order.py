@@ -19,7 +19,9 @@ from olmo_inject.files import mapped, replacing
 # Processes share shuffles on disk from this number of sequences on. Below it each process shuffles 4 MB in 10 ms, and
 # the many epochs of a small corpus would need many files.
 SHARED_FROM = 2**20
-STORED_AT_ONCE = 50_000 * 1024  # positions in a file, or a multiple, so that runs of several lengths share it: 205 MB
+# Positions in a file, or a multiple, so that runs of several lengths share it: 205 MB. Beyond 50,000 steps, since the
+# gradients of a run's last checkpoint are those of the batch after its last step.
+STORED_AT_ONCE = 50_100 * 1024
 WRITTEN_AT_ONCE = SEARCHED_AT_ONCE = 2**22  # positions
 MAX_SEQUENCES = 2**32 - 1  # ai2-olmo's indices are uint32
 

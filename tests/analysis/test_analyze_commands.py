@@ -18,9 +18,12 @@ from copies import Copies
 from pages import sections_of, write_text
 from runs import LENGTH
 
-from analysis.methods.gradients import run_data
+from analysis.methods.gradients import batch_of, run_data
 from analysis.read.runs import read_run
+from analysis.read.samples import sample
 from olmo_inject.cli import main
+from olmo_inject.corpus import kinds
+from olmo_inject.corpus import order as orders
 
 pytestmark = pytest.mark.slow
 
@@ -293,6 +296,30 @@ def test_a_shard_that_changed_leaves_out_the_steps_that_it_is_in(copies: Copies,
     assert "the batch of step 8 is not what the run's model was given: its tokens differ from evidence.jsonl" in line
     assert set(table_of("gradients", run / "analysis")["step"]) == {4, 12}
     assert any(line.split() == ["moved", "1", "12"] for line in out.splitlines())
+
+
+@pytest.mark.parametrize("cache", ["written", "refused"])
+@pytest.mark.parametrize("reader", ["gradients", "report"])
+def test_of_several_readers_of_a_long_order_one_shuffles(
+    copies: Copies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, cache: str
+) -> None:
+    """Each reader is a process of its own, and nothing is stored yet."""
+    run = copies.make("reader")
+    monkeypatch.setattr(kinds, "SHARED_FROM", 1)
+    monkeypatch.setenv("OLMO_INJECT_CACHE", str(tmp_path / "cache"))
+    if cache == "refused":  # then the run's own folder holds the order
+        (tmp_path / "cache").write_text("")
+    shuffled: list[int] = []
+    plain = orders._shuffled
+    monkeypatch.setattr(orders, "_shuffled", lambda n, seed: (shuffled.append(n), plain(n, seed))[1])
+    for shuffles in (1 if reader == "report" else 2, 0):  # of a run of one and a half epochs
+        shuffled.clear()
+        if reader == "report":
+            sample(read_run(run))
+        else:
+            run_data.cache_clear()
+            batch_of(run_data(run)[1], 12)
+        assert shuffled.count(100) == shuffles
 
 
 def test_evidence_that_says_otherwise(copies: Copies, call: Call) -> None:

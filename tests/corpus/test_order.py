@@ -69,6 +69,13 @@ def test_golden_order() -> None:
     assert Order(10**6, 1024, 6198)[np.arange(6)].tolist() == [896398, 797198, 937343, 811700, 994647, 26449]
 
 
+STORED_AT_ONCE = orders.STORED_AT_ONCE
+
+
+def test_a_file_of_50_000_steps_holds_the_batch_after_them() -> None:
+    assert STORED_AT_ONCE >= 50_001 * 1024
+
+
 @pytest.fixture(autouse=True)
 def _only_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders, "STORED_AT_ONCE", 1)
