@@ -1,4 +1,8 @@
-"""Run jobs over a corpus, in several processes or in this one, and show their progress."""
+"""Run jobs over a corpus, in several processes or in this one, and show their progress.
+
+Calls of a function run here. Whole commands run in `launch.pool`, requests to a server in `corpus.staging.pieces`, and
+pieces of linear algebra in `analysis.methods.threads`.
+"""
 
 from __future__ import annotations
 

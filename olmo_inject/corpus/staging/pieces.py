@@ -1,4 +1,4 @@
-"""Run pieces of work in threads that end together."""
+"""Run pieces of work that wait for a server or a disk in threads, which end together."""
 
 from __future__ import annotations
 
