@@ -39,8 +39,10 @@ def findings(runs: Sequence[Run]) -> Section:
     notes = [
         "Learned: the lower end of the 95% Wilson interval of accuracy on test pairs whose mirror (TOK2, TOK1) was not "
         f"trained on is above {criteria}. Not above majority: no better than always answering the most frequent label. "
-        "Mirrors only: the mirror of every test pair was trained on, so there is no verdict. Not learned holds for "
-        "this number of steps at this learning rate. Identical (audit): every row is what corpus, order and plan give.",
+        "Mirrors only: the mirror of every test pair was trained on, so there is no verdict. Accuracy asks that the "
+        "label is likelier than every other token; AUC compares the labels alone, so it can be high where accuracy is "
+        "low. Not learned holds for this number of steps at this learning rate. Identical (audit): every row is what "
+        "corpus, order and plan give.",
     ]
     return Section("Findings", findings=sentences(runs), tables=shown, notes=notes)
 
