@@ -6,7 +6,7 @@ import errno
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -49,6 +49,25 @@ app = typer.Typer(
     help="Controlled injection of task instances into OLMo pretraining.",
     epilog="Start with `olmo-inject demo`. A mistake ends with one line and exit status 2.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"olmo-inject {version('olmo-inject')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
 for command in (
     *(runs.plan, costs.cost, costs.preflight, runs.train, runs.audit),
     *(checkpoints.evaluate, checkpoints.unshard, checkpoints.export, reporting.demo, reporting.report),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import pickle
@@ -202,6 +203,11 @@ def test_plan_as_parquet_holds_every_injection(config: Path, tmp_path: Path, cap
 
 def test_audit_of_what_is_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "is not a run folder" in fails(capfd, "audit", tmp_path)
+
+
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    succeeds("--version")
+    assert capfd.readouterr().out == f"olmo-inject {importlib.metadata.version('olmo-inject')}\n"
 
 
 def test_every_command_explains_itself(capfd: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,8 @@ class Broken(IterableDataset[object]):
 def test_a_batch_that_cannot_be_handed_over_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
     """Left alone, Python drops it and the rank waits for ever."""
     loader = DataLoader(Broken(), batch_size=None, num_workers=1, worker_init_fn=_begin_worker)
+    with pytest.raises(FoundByOneRank, match="DataLoader worker died"), worker_deaths_told():
+        raise ConnectionResetError("Connection reset by peer")  # while it hands over a batch
     with pytest.raises(FoundByOneRank, match="DataLoader worker"), worker_deaths_told():
         next(iter(loader))
     assert "olmo-inject: a loader worker cannot hand over a batch" in capfd.readouterr().err

@@ -42,10 +42,9 @@ def accumulation_table(runs: Sequence[Run], task: str) -> pd.DataFrame:
     """One row for each run that injects a task in bursts.
 
     Columns: run, folder, model, text, text_loss (nats a token, last steps), accumulated (AUC or accuracy, mean of the
-    evaluations before the last five bursts), kept (share of a burst's gain in
-    held-out loss that is left at the next), interference and
-    null (root mean square over measured steps of the cosine of the other tokens' gradient with the task's, and with
-    that of permuted labels); NaN for what was not measured.
+    evaluations before the last five bursts), kept (share of a burst's gain in held-out loss that is left at the next;
+    of three bursts or more), interference and null (root mean square over measured steps of the cosine of the other
+    tokens' gradient with the task's, and with that of permuted labels); NaN for what was not measured.
     """
     measure = measure_of(runs, task)
     return pd.DataFrame(
@@ -56,7 +55,7 @@ def accumulation_table(runs: Sequence[Run], task: str) -> pd.DataFrame:
             "text": text_label(run),
             "text_loss": np.nan if run.lm_loss is None else run.lm_loss,
             "accumulated": before_bursts(run, task, measure).iloc[-LAST_BURSTS:].mean(),
-            "kept": np.nan if (kept := retention(run, task)) is None else kept.kept,
+            "kept": np.nan if (kept := retention(run, task)) is None or kept.kept_interval is None else kept.kept,
             "interference": _rms(run.series(f"gradient/{task}/cos_rest")),
             "null": _rms(run.series(f"gradient/{task}/null_rest")),
         }

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from analysis.figures.measures import LOSS_AMONG_LABELS, TEST_LOSS, draw_baselines, label_baselines
 from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
 from analysis.methods.retention import Retention, held_out_losses, retention
-from analysis.read.conditions import conditions, schedule_label
+from analysis.read.conditions import conditions
 from analysis.read.runs import Run
 from olmo_inject.figure_style import GREY, colour_and_marker
 
@@ -26,21 +26,22 @@ REFERENCE_DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
 
 
 def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
-    """Test loss over steps: a panel for each model size, a line for each schedule, dashed lines for reference tasks."""
+    """Test loss over steps: a panel for each model size, a line for each schedule and text; reference tasks dashed."""
     name = TEST_LOSS.metric.format(task=task)
     runs = [run for run in runs if len(run.series(name).dropna())]
     if not runs:
         return None
     sizes = sizes_of(runs)[::-1]
-    schedules = list(dict.fromkeys(schedule_label(run, task) for run in sorted(runs, key=lambda run: run.rate(task))))
+    label = conditions(runs, task)
+    injected = list(dict.fromkeys(label[run] for run in sorted(runs, key=lambda run: run.rate(task))))
     references = reference_names(runs)
     with style():
-        figure, grid = panels(len(sizes), 2.5, 2.4)
+        figure, grid = panels(len(sizes), 2.1, 2.2)
         for axes, size in zip(grid, sizes, strict=True):
             mine = [run for run in runs if run.size == size]
             for run in mine:
                 losses = run.series(name).dropna()
-                colour, marker = colour_and_marker(schedules.index(schedule_label(run, task)))
+                colour, marker = colour_and_marker(injected.index(label[run]))
                 axes.plot(losses.index, losses, color=colour, marker=marker, ms=3, lw=1.3)
             for number, reference in enumerate(references):
                 for steps, losses in _references(mine, reference):
@@ -55,7 +56,7 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
             Line2D([], [], color=GREY, ls=REFERENCE_DASHES[number % 3], label=f"{reference}, in the corpus")
             for number, reference in enumerate(references)
         ]
-        legend(figure, f"{task}, injected", schedules, dashed)
+        legend(figure, f"{task}, injected", injected, dashed)
     return figure
 
 

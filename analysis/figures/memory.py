@@ -24,17 +24,20 @@ UNITS = {"loss": "nats a token", "exposure": "bits"}
 HALVES = {"train": "injected", "test": "never injected"}
 
 
+FEWEST = 5  # probes of an interval: resamples of fewer say little of others
+
+
 def by_sightings(table: pd.DataFrame, task: str) -> pd.DataFrame:
     """Means of each measure over the probes of instances that were seen equally often, at the last step of each run.
 
-    Columns run, model, measure, seen, value, low, high and n; intervals are bootstrapped.
+    Columns run, model, measure, seen, value, low, high and n; intervals are bootstrapped; those of few
+    probes are NaN.
     """
     last = last_step(rows(table, task=task).dropna(subset=["seen"]))
     means = []
     by_seen: Any = last.groupby(["run", "model", "measure", "seen"], sort=False)
     for (run, model, measure, seen), of in by_seen:
-        mean, low, high = mean_interval(of["value"].to_numpy(float), "memory")
-        means.append((run, model, measure, int(seen), mean, low, high, len(of)))
+        means.append((run, model, measure, int(seen), *_mean(of, "memory"), len(of)))
     columns = ["run", "model", "measure", "seen", "value", "low", "high", "n"]
     return pd.DataFrame(means, columns=columns).sort_values(["run", "measure", "seen"], kind="stable")
 
@@ -87,9 +90,13 @@ def forgotten(table: pd.DataFrame, task: str, measure: str) -> pd.DataFrame:
     names = {times: str(low) if low == high else f"{low}-{high}" for times, low, high in ends.itertuples()}
     means = []
     for (run, times, _), of in mine.groupby(["run", "times", "bin"]):
-        value = mean_interval(of["value"].to_numpy(float), "forgetting")
-        means.append((run, names[times], float(of["since"].mean()), *value, len(of)))
+        means.append((run, names[times], float(of["since"].mean()), *_mean(of, "forgetting"), len(of)))
     return pd.DataFrame(means, columns=["run", "seen", "since", "value", "low", "high", "n"])
+
+
+def _mean(of: pd.DataFrame, purpose: str) -> tuple[float, float, float]:
+    values = of["value"].to_numpy(float)
+    return mean_interval(values, purpose) if len(values) >= FEWEST else (float(values.mean()), np.nan, np.nan)
 
 
 def forgetting(means: pd.DataFrame, measure: str) -> Figure | None:

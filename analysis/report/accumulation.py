@@ -17,8 +17,11 @@ _ABOUT = (
 )
 _NOTE = (
     "Text loss: of all tokens that were not injected, in the last steps. Before a burst: mean of the last "
-    f"{LAST_BURSTS}. Kept: the share of a burst's gain in held-out loss that is left at the next burst; the loss is "
-    "that among the task's labels where it was measured."
+    f"{LAST_BURSTS}."
+)
+_KEPT = (
+    " Kept: the share of a burst's gain in held-out loss that is left at the next burst; the loss is that among the "
+    "task's labels where it was measured."
 )
 _COLUMNS = {
     "text loss": "text_loss",
@@ -39,8 +42,9 @@ def accumulation_section(runs: Sequence[Run]) -> Section | None:
             cells += [_numbers(task, row) for row in table.to_dict("records")]
     if not drawings:
         return None
-    shown = [Table("Before and after bursts", cells, ("run", "model", "beside", "text loss", "before a burst", "kept"))]
-    return Section("What bursts leave behind", [_ABOUT], tables=shown, drawings=drawings, notes=[_NOTE])
+    table = Table("Before and after bursts", cells, ("run", "task", "model", "beside"))
+    notes = [_NOTE + (_KEPT if "kept" in table.headings else "")]
+    return Section("What bursts leave behind", [_ABOUT], tables=[table], drawings=drawings, notes=notes)
 
 
 def _caption(runs: Sequence[Run], task: str) -> str:

@@ -149,7 +149,7 @@ def _retention_table(runs: Sequence[Run]) -> Table:
         }
         for run, task, of in kept
     ]
-    title = "Retention, means over bursts (95% CI); no half-life means that less than half was lost"
+    title = "Retention, means over bursts (95% CI, of three bursts or more); no half-life: less than half was lost"
     return Table(title, cells, ("run", "task"))
 
 

@@ -12,7 +12,6 @@ from analysis.read.conditions import schedule_label
 from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, label_tasks
 from analysis.report.page import Table
 from olmo_inject.runs.folder import differences
-from olmo_inject.words import counted
 
 MOST = 5  # findings in a report, at most
 AS_EXPECTED, AGAINST, NO_DIFFERENCE = "as expected", "against expectation", "no difference (95% CI)"
@@ -160,10 +159,13 @@ def _learned(runs: Sequence[Run]) -> Iterator[str]:
         accuracies = {run.name: accuracy for run in judged if (accuracy := run.accuracy(task)) is not None}
         best = max(accuracies, key=lambda name: accuracies[name].value)
         count = sum(run.learned(task) is True for run in judged)
-        yield (
-            f"{task}: learned in {count or 'none'} of {counted(len(judged), 'run')}. The highest accuracy is "
-            f"{accuracies[best]}, of {best}."
-        )
+        if len(judged) == 1:
+            yield f"{task}: {'learned' if count else 'not learned'}. The accuracy is {accuracies[best]}."
+        else:
+            yield (
+                f"{task}: learned in {count or 'none'} of {len(judged)} runs. The highest accuracy is "
+                f"{accuracies[best]}, of {best}."
+            )
 
 
 def _stands_out(runs: Sequence[Run]) -> Iterator[str]:
@@ -184,7 +186,7 @@ def _stands_out(runs: Sequence[Run]) -> Iterator[str]:
             learned = [rate for rate, run in by_rate.items() if run.learned(task)]
             failed = [rate for rate, run in by_rate.items() if run.learned(task) is False]
             if learned and failed and max(failed) < min(learned):
-                yield f"{size} learned {task} at {min(learned)} instances per batch and not at {max(failed)}."
+                yield f"{size} learned the task {task} at {min(learned)} instances per batch and not at {max(failed)}."
 
 
 def _is_even(run: Run, task: str) -> bool:

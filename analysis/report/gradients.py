@@ -90,6 +90,6 @@ def _proof_table(table: pd.DataFrame) -> Table:
     cells = []
     for run, of_run in batches.groupby("run", sort=False):
         proven = of_run["proven"].to_numpy(bool)
-        missing = ", ".join(str(step) for step in np.sort(of_run["step"].to_numpy(int)[~proven]))
-        cells.append({"run": run, "identical": str(int(proven.sum())), "steps without evidence": missing})
-    return Table("Rebuilt batches against the run's evidence", cells, ("run", "steps without evidence"))
+        missing = ", ".join(f"step {step}" for step in np.sort(of_run["step"].to_numpy(int)[~proven]))
+        cells.append({"run": run, "identical": str(int(proven.sum())), "no evidence of": missing})
+    return Table("Rebuilt batches against the run's evidence", cells, ("run", "no evidence of"))

@@ -20,6 +20,7 @@ from analysis.study.report import write_study
 from launch.sweep import Cell, Sweep, load_sweep
 from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
+from olmo_inject.words import counted
 
 LADDER = "study-ladder"
 SEEDS = ("s1", "s2", "s3")
@@ -90,7 +91,7 @@ def _train(name: str, cells: list[Cell], at_once: int) -> bool:
 
 def _collect(name: str, results: Path) -> None:
     if added := collect(name, results):
-        print(f"{name}: {added} cells", flush=True)
+        print(f"{name}: {counted(added, 'cell')}", flush=True)
 
 
 def _again(results: Path) -> str | None:

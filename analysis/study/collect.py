@@ -34,6 +34,7 @@ from launch.cells import DONE, files, statuses
 from launch.sweep import Cell, Sweep, load_sweep
 from olmo_inject.audit import audit_run
 from olmo_inject.config import Experiment
+from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
 
 RESULTS = Path(__file__).with_name("results")
@@ -169,5 +170,11 @@ def _records(table: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
 
 
 def parts(results: Path = RESULTS) -> Iterator[Path]:
-    """The folders of sweeps with results."""
+    """The folders of sweeps with results.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not results.is_dir():
+        raise UserError(f"{results}: there are no results; `python -m analysis.study collect` writes them")
     return (folder for folder in sorted(results.iterdir()) if folder.is_dir() and any(folder.glob("*.jsonl")))

@@ -14,6 +14,7 @@ from analysis.figures.style import style
 from analysis.study import figures
 from analysis.study.claims import Finding, findings
 from analysis.study.measures import LEARNED_AUC, collected
+from olmo_inject.errors import UserError
 from olmo_inject.figure_style import save
 from olmo_inject.files import replacing, write_text
 
@@ -91,7 +92,10 @@ def _case(alone: float | None, long: float | None, rate: float | None) -> str:
 
 
 def _write_between_marks(path: Path, text: str) -> None:
-    page = path.read_text(encoding="utf-8")
+    """Replace what stands between the marks of a page; a page that is not there is written with nothing around them."""
+    page = path.read_text(encoding="utf-8") if path.exists() else f"# Verdicts\n\n{BEGIN}\n{END}\n"
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise UserError(f"{path}: the lines {BEGIN} and {END} must each stand in it once")
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     write_text(path, f"{before}{BEGIN}\n{text}\n{END}{after}")

@@ -144,6 +144,10 @@ def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> No
             f"{task['test_instances']:,}",
         )
     console.print(rates, gaps, markup=False)
+    if further := [name for name in summary["injections"] if "/" in name]:
+        console.print(
+            f"{further[0]}: entry {further[0].partition('/')[2]} of this task in `injections`.", highlight=False
+        )
     console.print(
         f"Injected tokens: {summary['injected_share_of_tokens']:.4g} of all tokens "
         f"({summary['tokens_of_an_instance']} per instance, with what `eos` adds).",

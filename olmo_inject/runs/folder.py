@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject import locks
-from olmo_inject.config import Described, experiment_yaml
+from olmo_inject.config import Described, Experiment, experiment_yaml
 from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.described_yaml import to_yaml
 from olmo_inject.errors import UserError
@@ -219,9 +219,9 @@ def check_same_run(experiment: Described, data: TaskPlan) -> None:
         names = changed(read_plan(folder)["fingerprints"], fingerprints(data))
         differing = [f"{name} {'have' if name == CONTENTS else 'has'} changed" for name in names]
     if differing:
+        delete = "give --overwrite to delete it" if isinstance(experiment, Experiment) else "delete it"
         raise UserError(
-            f"{folder} is a run of another experiment: {'; '.join(differing)} "
-            "(choose another folder, or give --overwrite to delete it)"
+            f"{folder} is a run of another experiment: {'; '.join(differing)} (choose another folder, or {delete})"
         )
 
 

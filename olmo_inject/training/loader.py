@@ -133,9 +133,12 @@ def build_loader(corpus: InjectedCorpus, cfg: TrainConfig, rank: int, world_size
     )
 
 
+_TOO_LITTLE = "is there too little memory for train.data.num_workers?"
+
+
 @contextmanager
 def worker_deaths_told() -> Iterator[None]:
-    """Turn torch's error about a dead loader worker into a message for the user.
+    """Turn the errors about a dead loader worker into a message for the user: torch's, or of its broken connection.
 
     Raises:
         FoundByOneRank: a worker was killed or failed.
@@ -146,7 +149,9 @@ def worker_deaths_told() -> Iterator[None]:
         message = in_one_line(error)
         if not message.startswith("DataLoader worker"):
             raise
-        raise FoundByOneRank(f"{message.rstrip('.')}: is there too little memory for train.data.num_workers?") from None
+        raise FoundByOneRank(f"{message.rstrip('.')}: {_TOO_LITTLE}") from None
+    except (ConnectionError, EOFError) as error:  # it died while it handed over a batch
+        raise FoundByOneRank(f"DataLoader worker died ({in_one_line(error)}): {_TOO_LITTLE}") from None
 
 
 @atexit.register

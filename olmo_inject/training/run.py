@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -114,6 +115,8 @@ def train(
         try:
             with _stop_requests(experiment, received) as trainer.should_stop:
                 trainer.fit()
+        except ConnectionError:  # of a loader worker
+            raise
         except OSError as error:  # such as a full disk
             raise FoundByOneRank(f"{experiment.run_folder}: {error.strerror or error}") from error
         if trainer.global_step < experiment.steps:
@@ -223,6 +226,9 @@ def build_trainer(
         references = load_references(experiment.reference_paths, data.source.vocabulary, experiment.sequence_length)
     with on_every_rank(f"cannot write {folder}"):
         if rank == 0:
+            if not restored and not anew and (folder / METRICS).exists():
+                at = trainer.global_step
+                print(f"{experiment.name}: begins again at step {at}, without a checkpoint of its own", file=sys.stderr)
             write_folder()
             for reference in references:
                 reference.save(folder / "references" / f"{reference.name}.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,18 @@ def test_measuring_changes_nothing(finished: Path, path: Path, tmp_path: Path, r
     assert series(run, "train/loss") == series(finished, "train/loss")
     kinds = {c.step: c.weights_only for c in on_disk.checkpoints_of(run)}
     assert kinds == {step: step not in (4, 8, 12) for step in range(13)}
+
+
+def test_a_run_without_a_checkpoint_says_that_it_begins_again(
+    path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [*into(tmp_path / "run"), "train.max_duration=2"]
+    for begins_again in (False, True):
+        with alone():
+            assert train_on_rank(path, *overrides).startswith("trained to step 2")
+        assert ("begins again at step 0" in capfd.readouterr().err) is begins_again
+        for saved in on_disk.checkpoints_of(tmp_path / "run"):
+            shutil.rmtree(saved.path)
 
 
 def test_keeping_few_checkpoints(path: Path, tmp_path: Path, ranks: Ranks) -> None:

@@ -40,12 +40,15 @@ def answers() -> pd.DataFrame:
     return pd.DataFrame(found).astype({"seen": "Int64", "last_seen": "Int64"})
 
 
-def test_means_by_times_seen_are_of_the_last_checkpoint() -> None:
+def test_means_by_times_seen_are_of_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     means = memory.by_sightings(answers(), "facts").set_index(["run", "measure", "seen"])
     for run, less in (("small", 0.0), ("large", 0.5)):
         assert means.loc[(run, "memorized_loss"), "value"].tolist() == pytest.approx([5 - less, 4 - less, 1 - less])
         assert means.loc[(run, "memorized_exact"), "value"].tolist() == [0, 0, 1]
         assert means.loc[(run, "memorized_loss"), "n"].tolist() == [1, 2, 2]
+    assert np.isnan(means[["low", "high"]].to_numpy()).all()  # of two probes each
+    monkeypatch.setattr(memory, "FEWEST", 2)
+    means = memory.by_sightings(answers(), "facts").set_index(["run", "measure", "seen"])
     low, value, high = means.loc[("small", "memorized_loss", 4), ["low", "value", "high"]]
     assert low <= value <= high
     assert low < high

@@ -62,7 +62,7 @@ def test_runs_that_differ_in_more_are_not_compared(copies: Copies, other: str) -
 def test_frequencies(copies: Copies) -> None:
     rare = (RATE, "instances_per_batch: 1/10")
     runs = made(copies, ("a", [], (950, 1000)), ("b", [rare], (600, 1000)))
-    assert "tiny-8 learned less at 5/2 instances per batch and not at 1/10." in sentences(runs)
+    assert "tiny-8 learned the task less at 5/2 instances per batch and not at 1/10." in sentences(runs)
     assert compared(runs) == []
 
 

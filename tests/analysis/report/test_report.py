@@ -19,6 +19,7 @@ from pages import write_text
 
 from analysis.read.in_run_gradients import in_run_cosines
 from analysis.read.runs import read_run
+from analysis.read.samples import Row, Sample
 from analysis.report.page import Drawing, Section, Table, write_page
 from analysis.report.report import write_report
 from olmo_inject.audit import audit_run
@@ -151,6 +152,19 @@ def test_a_column_without_a_value_is_not_shown(tmp_path: Path) -> None:
     page = Page(tmp_path / "page.html")
     assert "run half-life a b 4" in page.text
     assert "kept" not in page.text
+
+
+def test_a_row_of_any_task_is_told_from_one_that_is_not_injected(tmp_path: Path) -> None:
+    rows = [
+        Row(3, None, [], None, "", "plain text"),
+        Row(26, "mine", ["The", " moon"], None, "", "host"),
+        Row(30, "tcmp", ["a", "b", "c"], (4, 9), "", "host"),
+    ]
+    write_page(tmp_path / "page.html", "Runs", [Section("Rows", samples=[Sample("a run", 7, rows)])])
+    text = Page(tmp_path / "page.html").text
+    assert "row 3, not injected" in text
+    assert "row 26, mine" in text
+    assert "row 30, tcmp: TOK1 stands for 4, TOK2 for 9" in text
 
 
 def test_a_run_that_outlived_its_corpus(copies: Copies, tmp_path: Path) -> None:

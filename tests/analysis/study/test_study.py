@@ -18,11 +18,12 @@ from analysis.study.__main__ import not_collected
 from analysis.study.claims import NOT, NOT_RUN, OPEN, REPRODUCED
 from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
 from analysis.study.measures import _forgotten, collected, over_seeds, student_reach
-from analysis.study.report import BEGIN, END, write_study
+from analysis.study.report import BEGIN, END, _write_between_marks, write_study
 from analysis.study.shuffled import ShuffledComparison
 from analysis.study.theory import slopes, utilities
 from launch.cells import files
 from launch.sweep import Sweep, load_sweep
+from olmo_inject.errors import UserError
 from olmo_inject.tasks.comparison import Comparison
 
 SWEEP = """
@@ -203,6 +204,17 @@ def test_utility_is_what_the_task_gives_a_slot_against_what_the_text_gives() -> 
     two = pd.concat([table.assign(text="a"), table.assign(text="b", residual=3.0)], ignore_index=True)
     assert slopes(two, "text")[1] == pytest.approx(central)
     assert slopes(two, "text")[11] == flat[0]
+
+
+def test_verdicts_go_between_the_marks_of_a_page_or_into_a_new_one(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    for text in ("one", "two"):
+        _write_between_marks(page, text)
+        assert page.read_text() == f"# Verdicts\n\n{BEGIN}\n{text}\n{END}\n"
+    page.write_text("another page")
+    with pytest.raises(UserError, match=r"README.md.*must each stand in it once"):
+        _write_between_marks(page, "three")
+    assert page.read_text() == "another page"
 
 
 def test_what_is_forgotten_is_what_is_lost_after_the_last_injection() -> None:
