@@ -217,7 +217,7 @@ def check_gradients(analyzed: Analyzed, trained: Path) -> None:
     assert silent["cosine"].isna().all()
     assert set(table[table["proven"]]["step"]) == {8}
     lines = [line.split() for line in analyzed.out.splitlines()]
-    assert ["whole", "1", "12"] in lines
+    assert ["whole", "1", "step", "12"] in lines
 
 
 def test_a_corrupt_checkpoint_is_named_and_left_out(copies: Copies, call: Call) -> None:
@@ -295,7 +295,7 @@ def test_a_shard_that_changed_leaves_out_the_steps_that_it_is_in(copies: Copies,
     [line] = err.splitlines()
     assert "the batch of step 8 is not what the run's model was given: its tokens differ from evidence.jsonl" in line
     assert set(table_of("gradients", run / "analysis")["step"]) == {4, 12}
-    assert any(line.split() == ["moved", "1", "12"] for line in out.splitlines())
+    assert any(line.split() == ["moved", "1", "step", "12"] for line in out.splitlines())
 
 
 @pytest.mark.parametrize("cache", ["written", "refused"])
@@ -333,7 +333,7 @@ def test_evidence_that_says_otherwise(copies: Copies, call: Call) -> None:
     (run / "evidence.jsonl").unlink()
     status, out, err = call(*analyze("gradients", run, steps="4,8"))
     assert (status, err) == (0, "")
-    assert any(line.split() == ["other", "0", "4,", "8"] for line in out.splitlines())
+    assert any(line.split() == ["other", "0", "step", "4,", "step", "8"] for line in out.splitlines())
 
 
 @pytest.mark.parametrize(
