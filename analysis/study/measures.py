@@ -5,6 +5,7 @@
 # pyright: reportIndexIssue=false
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -160,6 +161,11 @@ def _often(cell: dict[str, Any], task: str) -> float:
         return 0.0
     if entry["schedule"] == "burst":
         return entry["instances"] / entry["every"]
+    if entry["schedule"] == "phases":
+        steps = cell["steps"]
+        lengths = [(steps if phase["stop"] is None else phase["stop"]) - phase["start"] for phase in entry["phases"]]
+        rates = [Fraction(str(phase["instances_per_batch"])) for phase in entry["phases"]]
+        return float(sum(map(operator.mul, rates, lengths)) / steps)
     return float(Fraction(str(entry["instances_per_batch"])))
 
 

@@ -17,7 +17,7 @@ from analysis.study import claims
 from analysis.study.__main__ import not_collected
 from analysis.study.claims import NOT, NOT_RUN, OPEN, REPRODUCED
 from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
-from analysis.study.measures import _forgotten, collected, over_seeds, student_reach
+from analysis.study.measures import _forgotten, _often, collected, over_seeds, student_reach
 from analysis.study.report import BEGIN, END, _write_between_marks, write_study
 from analysis.study.shuffled import ShuffledComparison
 from analysis.study.theory import slopes, utilities
@@ -215,6 +215,20 @@ def test_verdicts_go_between_the_marks_of_a_page_or_into_a_new_one(tmp_path: Pat
     with pytest.raises(UserError, match=r"README.md.*must each stand in it once"):
         _write_between_marks(page, "three")
     assert page.read_text() == "another page"
+
+
+def test_how_often_a_task_comes_under_every_schedule() -> None:
+    phases = [
+        {"start": 0, "stop": 600, "instances_per_batch": 10},
+        {"start": 600, "stop": None, "instances_per_batch": "5/8"},
+    ]
+    for entry in (
+        {"schedule": "uniform", "instances_per_batch": "5/2"},
+        {"schedule": "burst", "instances": 100, "every": 40},
+        {"schedule": "phases", "instances_per_batch": None, "phases": phases},
+    ):
+        assert _often({"steps": 3000, "injections": {"tcmp": entry}}, "tcmp") == 2.5
+    assert _often({"steps": 3000, "injections": {}}, "tcmp") == 0
 
 
 def test_what_is_forgotten_is_what_is_lost_after_the_last_injection() -> None:
