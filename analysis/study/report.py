@@ -51,7 +51,7 @@ def _markdown(judged: list[Finding]) -> str:
 
 def _failures(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """The cells of widths that learned the task beside no text of the ladder, and what the controls say of each."""
-    ladder, controls = tables.get("study-ladder"), tables.get("study-controls")
+    ladder, controls = tables.get("study-ladder"), _controls(tables)
     if ladder is None:
         return []
     reached = ladder.groupby("width")["auc_unmirrored"].max()
@@ -61,15 +61,23 @@ def _failures(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for (width, text), cells in narrow.groupby(["width", "text"]):
-        mine = None if controls is None or text != "whole" else controls[controls["width"] == width]
-        alone = None if controls is None else _auc(controls[controls["width"] == width], ["alone"])
-        long = None if mine is None else _auc(mine, ["long"])
-        rate = None if mine is None else _auc(mine, ["lr1e-2", "lr1e-3", "lr3e-4", "scaled"])
+        of_width = controls[controls["width"] == width]
+        alone = _auc(of_width, ["alone"])
+        beside = of_width[of_width["text"] == text]
+        long, rate = _auc(beside, ["long"]), _auc(beside, ["lr1e-2", "lr1e-3", "lr3e-4", "scaled"])
         values = " | ".join("" if value is None else f"{value:.2f}" for value in (alone, long, rate))
         auc = cells["auc_unmirrored"].mean()
         case = _case(alone, long, rate)
         lines.append(f"| {width} | {text} | {len(cells)} | {auc:.2f} | {values} | {case} |")
     return ["\n".join(lines)] if len(lines) > 2 else []
+
+
+def _controls(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The controls beside the whole corpus and beside the smaller texts, in one table."""
+    empty = pd.DataFrame(columns=["text", "control", "width", "auc_unmirrored"])
+    return pd.concat(
+        [tables.get("study-controls", empty).assign(text="whole"), tables.get("study-texts", empty)], ignore_index=True
+    )
 
 
 def _auc(controls: pd.DataFrame, names: list[str]) -> float | None:

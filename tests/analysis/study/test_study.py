@@ -18,7 +18,7 @@ from analysis.study.__main__ import not_collected
 from analysis.study.claims import NOT, NOT_RUN, OPEN, REPRODUCED
 from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
 from analysis.study.measures import _forgotten, _often, collected, over_seeds, student_reach
-from analysis.study.report import BEGIN, END, _write_between_marks, write_study
+from analysis.study.report import BEGIN, END, _failures, _write_between_marks, write_study
 from analysis.study.shuffled import ShuffledComparison
 from analysis.study.theory import slopes, utilities
 from launch.cells import files
@@ -313,3 +313,21 @@ def test_interference_that_permuted_labels_show_too_is_not_reproduced() -> None:
     judge = claims._less_interference("rest_cos_rms")
     assert judge(table.assign(rest_cos_rms=falling, rest_null_rms=falling))[0] == NOT
     assert judge(table.assign(rest_cos_rms=falling, rest_null_rms=rng.normal(size=len(table))))[0] == REPRODUCED
+
+
+def test_the_cause_of_a_failure_is_judged_by_the_controls_beside_its_text() -> None:
+    ladder = [(8, "whole", 0.6), (8, "t128", 0.6), (8, "t1024", 0.6), (64, "whole", 0.95)]
+    controls = [(8, "alone", 0.95), (8, "long", 0.6), (8, "lr1e-2", 0.7)]
+    texts = [(8, "t128", "long", 0.93), (8, "t128", "lr1e-2", 0.5)]
+    tables = {
+        "study-ladder": pd.DataFrame(ladder, columns=["width", "text", "auc_unmirrored"]),
+        "study-controls": pd.DataFrame(controls, columns=["width", "control", "auc_unmirrored"]),
+        "study-texts": pd.DataFrame(texts, columns=["width", "text", "control", "auc_unmirrored"]),
+    }
+    (table,) = _failures(tables)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert {row[1]: row[4:] for row in rows} == {  # alone, 12,000 steps, best other rate, case
+        "t1024": ["0.95", "", "", ""],
+        "t128": ["0.95", "0.93", "0.50", "under-training"],
+        "whole": ["0.95", "0.60", "0.70", "competition"],
+    }
