@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def search_experiment(
             _of_triples(planned.tasks, [hits.instances for hits in result.tasks]),
             lambda tasks: _natural_instances(shards, vocabulary, tasks, **how),
             options.resample,
-            partial(rows_of, source, experiment.sequence_length),
+            cache(partial(rows_of, source, experiment.sequence_length)),  # opened once, not for each draw
         )
         seeds = {config.name: config.seed for config in clean}
     return Searched(corpus, experiment, planned, shards, texts, result, seeds)
