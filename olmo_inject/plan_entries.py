@@ -140,7 +140,13 @@ def _listed(experiment: Described, config: InjectionConfig, entry: PlannedTask) 
 
 
 def write_list(listed: Listed, task: Task, path: Path) -> None:
-    """Write a list to a Parquet file that `schedule: at` reads as the same list."""
+    """Write a list to a Parquet file that `schedule: at` reads as the same list.
+
+    Args:
+        listed: steps, rows (negative: any row) and instances (negative: any instance).
+        task: whose instances they are.
+        path: the file, which is replaced.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

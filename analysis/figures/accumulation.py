@@ -64,7 +64,13 @@ def accumulation_table(runs: Sequence[Run], task: str) -> pd.DataFrame:
 
 
 def before_bursts(run: Run, task: str, measure: Measure) -> pd.Series:
-    """A measure by step, at the evaluations with a burst in the step that follows, and at the end."""
+    """A measure by step, at the evaluations with a burst in the step that follows, and at the end.
+
+    Args:
+        run: whose metrics are read.
+        task: name of the task.
+        measure: what is read of it.
+    """
     values = measure.series(run, task)
     steps = [*run.injecting_steps(task), run.experiment.steps]
     return values.loc[values.index.isin(steps[1:])]

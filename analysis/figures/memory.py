@@ -81,6 +81,11 @@ def forgotten(table: pd.DataFrame, task: str, measure: str) -> pd.DataFrame:
 
     All checkpoints count, instances that were not seen yet do not. Columns run, seen (`4` or `5-7`), since (the mean of
     the bin), value, low, high and n; intervals are bootstrapped over probes.
+
+    Args:
+        table: of `analyze memory`.
+        task: name of the task.
+        measure: column of the table's measures.
     """
     mine = rows(table, task=task, measure=measure).dropna(subset=["seen"])
     mine = mine.loc[(mine["seen"] > 0).to_numpy(bool)]

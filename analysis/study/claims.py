@@ -68,7 +68,14 @@ def _nearly_whole(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def trend(table: pd.DataFrame, x: str, y: str, within: list[str]) -> np.ndarray:
-    """Rank correlation of two columns inside each group, averaged over groups: one number for each seed."""
+    """Rank correlation of two columns inside each group, averaged over groups: one number for each seed.
+
+    Args:
+        table: `sweep_table` of a sweep.
+        x: column.
+        y: column.
+        within: columns whose values make the groups; empty: all cells of a seed are one.
+    """
     correlations = []
     for _, of_seed in table.dropna(subset=[x, y]).groupby("seed"):
         groups = [group for _, group in of_seed.groupby(within)] if within else [of_seed]
@@ -93,7 +100,16 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
 def over_cells(
     table: pd.DataFrame, columns: Sequence[str], statistic: Callable[..., float]
 ) -> tuple[float, float, float]:
-    """A statistic of some columns of all cells, with the 95% interval of resampled seeds and, inside them, cells."""
+    """A statistic of all cells, with the 95% interval of resampled seeds and, inside them, cells.
+
+    Args:
+        table: `sweep_table` of a sweep.
+        columns: what the statistic is of.
+        statistic: takes an array for each column.
+
+    Returns:
+        The statistic, and the two ends of its interval.
+    """
     values = table[list(columns)].to_numpy(float)
     seeds = [np.flatnonzero(table["seed"] == seed) for seed in table["seed"].unique()]
     cells = [rows[resamples(len(rows), RESAMPLES, "study", "cells", seed)] for seed, rows in enumerate(seeds)]

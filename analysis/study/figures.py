@@ -145,7 +145,14 @@ def cosines(folder: Path) -> Figure:
 
 
 def over_steps(folder: Path, axis: str, chosen: str, by: str) -> Figure:
-    """The three measures over steps, mean over seeds, of cells whose `axis` is `chosen`; a line for each `by`."""
+    """Three measures over steps, mean over seeds, a line for each value of an axis.
+
+    Args:
+        folder: of a sweep's results.
+        axis: of which one value is drawn.
+        chosen: that value.
+        by: the axis that gives the lines.
+    """
     measures = (
         ("auc_unmirrored", "AUC, unmirrored test pairs"),
         ("loss_among_labels_unmirrored", "loss among the labels (nats)"),
@@ -171,6 +178,12 @@ def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> F
     """A measure over width and frequency (Fig. 5, 7), mean over seeds and in brackets the lowest and highest.
 
     Framed are the cells in which the theory expects the task: its utility is at least that of one more slot of text.
+
+    Args:
+        table: `sweep_table` of a sweep with an axis of rates.
+        measure: column of it.
+        low: value of the darkest colour.
+        high: value of the lightest; None: the largest there is.
     """
     table = table.assign(utility=utilities(table))
     widths, rates = sorted(table["width"].unique()), sorted(table["often"].unique())

@@ -130,7 +130,13 @@ class TextIndex:
         return self.texts.values.tobytes() + self.texts.offsets.tobytes() + self.needed.tobytes()
 
     def find(self, tokens: np.ndarray, begin: int, end: int) -> Found:
-        """The occurrences of runs that begin in `tokens[begin:end]`."""
+        """The occurrences of runs.
+
+        Args:
+            tokens: of the corpus, [n].
+            begin: the first place at which a run may begin.
+            end: the place after the last.
+        """
         columns = [runs.find(tokens, begin, end) for runs in self._runs]
         return Found(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 

@@ -50,7 +50,13 @@ def top_neurons(gradient: NeuronGradient, k: int) -> Int64[torch.Tensor, " k"]:
 
 
 def tokens_per_pass(train: TrainConfig | OlmoTrainConfig | None, rows: int | None, length: int) -> int:
-    """The number of tokens in `rows` rows; by default in the run's micro-batch, which is known to fit in memory."""
+    """The number of tokens of one forward and backward pass.
+
+    Args:
+        train: of the run, whose micro-batch is known to fit in memory; None where there is none.
+        rows: of a pass; None or 0: as many as the micro-batch has.
+        length: tokens of a row.
+    """
     return (rows or (ROWS_PER_PASS if train is None else train.device_train_microbatch_size)) * length
 
 

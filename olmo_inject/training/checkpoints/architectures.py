@@ -62,7 +62,15 @@ class Architecture:
 
     @classmethod
     def of(cls, kind: str, name: str, allowed: Allowed, norms: Mapping[str, str]) -> Architecture:
-        """One with the modules that all have, and `norms` in each block. The norms have weights if there are any."""
+        """One with the modules that all have, and `norms` in each block.
+
+        Args:
+            kind: `model_type` of transformers.
+            name: of its class in transformers.
+            allowed: values of ai2-olmo's settings that it can express, beside those that all can.
+            norms: modules of a block by their names in ai2-olmo, with their names in transformers; empty where the
+                norms have no weights.
+        """
         outer = {"transformer.wte": "model.embed_tokens", "transformer.ff_out": "lm_head"}
         if norms:
             outer["transformer.ln_f"] = "model.norm"
