@@ -25,6 +25,7 @@ GRIDS = {  # measures over width and frequency, with the limits of their colours
     "study-tadd": {"accuracy_unmirrored": (0, 1), "modes": (0, None)},
 }
 SEEDS_FOR_INTERVALS = 3
+EVALUATED_EVERY = 40  # steps; between them in some windows only
 LADDER_PANELS = (
     ("residual", "residual of the text (nats)"),
     ("auc_unmirrored", "AUC, unmirrored test pairs"),
@@ -55,6 +56,8 @@ def all_of(tables: Mapping[str, pd.DataFrame], results: Path) -> Iterator[tuple[
             yield f"{name}-{measure.split('_')[0]}", grid(tables[name], measure, *limits)
     if "study-tcmp" in tables:
         yield "study-tcmp-steps", over_steps(results / "study-tcmp", "model", "tiny-64", "rate")
+    if "study-references" in tables:
+        yield "study-references", beside_references(results / "study-references")
     if "study-gaps" in tables:
         yield "study-gaps", gaps(tables["study-gaps"])
     if "study-stop" in tables:
@@ -164,14 +167,38 @@ def over_steps(folder: Path, axis: str, chosen: str, by: str) -> Figure:
         for panel, (measure, label) in zip(figure.subplots(1, 3), measures, strict=True):
             for number, line in enumerate(dict.fromkeys(label for label, _ in cells)):
                 all_series = [series[f"eval/tcmp/test/{measure}"] for label, series in cells if label == line]
-                mean = pd.concat(all_series, axis=1).mean(axis=1)
-                mean = mean[mean.index % 40 == 0]  # just before bursts
+                mean = _mean_of(all_series)
                 colour, marker = colour_and_marker(number)
                 panel.plot(mean.index, mean, marker, ls="-", ms=2.5, lw=1, color=colour, label=line)
             panel.set_xlabel("step")
             panel.set_ylabel(label)
         _legend(figure)
     return figure
+
+
+def beside_references(folder: Path) -> Figure:
+    """Loss and accuracy over steps by rate, and of the additions that the text holds (Fig. 6a); mean over seeds."""
+    cells = [(cell["labels"]["rate"], of) for cell, of in cells_with_series(folder)]
+    panels = (("loss", "loss of the answers (nats)"), ("accuracy", "accuracy"))
+    with style():
+        figure = Figure(figsize=(8, 3.4))
+        for axis, (measure, label) in zip(figure.subplots(1, 2), panels, strict=True):
+            for number, rate in enumerate(dict.fromkeys(rate for rate, _ in cells)):
+                mean = _mean_of([of[f"eval/tcmp/test/{measure}"] for label, of in cells if label == rate])
+                colour, marker = colour_and_marker(number)
+                axis.plot(mean.index, mean, marker, ls="-", ms=2.5, lw=1, color=colour, label=rate)
+            mean = _mean_of([of[f"eval/R_add/reference/{measure}"] for _, of in cells])
+            axis.plot(mean.index, mean, ls="--", lw=1.2, color=GREY, label="R_add, 0.1 a batch")
+            axis.set_xlabel("step")
+            axis.set_ylabel(label)
+        _legend(figure)
+    return figure
+
+
+def _mean_of(series: Sequence[pd.Series]) -> pd.Series:
+    """The mean of series, at the evaluations that are 40 steps apart, just before bursts."""
+    mean = pd.concat(list(series), axis=1).mean(axis=1)
+    return mean[mean.index % EVALUATED_EVERY == 0]
 
 
 def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> Figure:
