@@ -198,7 +198,7 @@ def beside_references(folder: Path) -> Figure:
 def _mean_of(series: Sequence[pd.Series]) -> pd.Series:
     """The mean of series, at the evaluations that are 40 steps apart, just before bursts."""
     mean = pd.concat(list(series), axis=1).mean(axis=1)
-    return mean[mean.index % EVALUATED_EVERY == 0]
+    return mean.loc[mean.index % EVALUATED_EVERY == 0]
 
 
 def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> Figure:
