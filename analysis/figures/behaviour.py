@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures.measures import LOSS_AMONG_LABELS, TEST_LOSS, draw_baselines, label_baselines
-from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
+from analysis.figures.style import MARKERS_APART, axis_labels, legend, panels, sizes_of, style
 from analysis.methods.retention import Retention, held_out_losses, retention
 from analysis.read.conditions import conditions
 from analysis.read.runs import Run
@@ -42,7 +42,7 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
             for run in mine:
                 losses = run.series(name).dropna()
                 colour, marker = colour_and_marker(injected.index(label[run]))
-                axes.plot(losses.index, losses, color=colour, marker=marker, ms=3, lw=1.3)
+                axes.plot(losses.index, losses, color=colour, marker=marker, ms=3, lw=1.3, markevery=MARKERS_APART)
             for number, reference in enumerate(references):
                 for steps, losses in _references(mine, reference):
                     axes.plot(steps, losses, color=GREY, lw=1.2, ls=REFERENCE_DASHES[number % 3])

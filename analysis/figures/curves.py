@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis.figures.heatmaps import accuracy_cells, draw_accuracies
 from analysis.figures.measures import TEST_ACCURACY, Measure, draw_baselines, label_baselines
-from analysis.figures.style import axis_labels, legend, panels, sizes_of, style
+from analysis.figures.style import MARKERS_APART, axis_labels, legend, panels, sizes_of, style
 from analysis.read.conditions import conditions, plan_label
 from analysis.read.runs import Run
 from olmo_inject.errors import UserError
@@ -112,7 +112,8 @@ def _draw_curves(axes: Axes, runs: Sequence[Run], sizes: list[str], task: str, m
         steps = values.index.to_numpy()
         if measure.smoothed:  # mean of the last 25 measurements; of fewer at the start
             values = values.rolling(SMOOTHED_STEPS, min_periods=1).mean()
-        axes.plot(steps, values, color=colour, lw=1.2, ms=3, marker=None if measure.smoothed else marker)
+        marker = None if measure.smoothed else marker
+        axes.plot(steps, values, color=colour, lw=1.2, ms=3, marker=marker, markevery=MARKERS_APART)
         if measure is TEST_ACCURACY:
             ends = np.array([(accuracy.low, accuracy.high) for accuracy in run.accuracies(task).values()])
             axes.fill_between(steps, *ends.T, color=colour, alpha=0.12, lw=0)

@@ -21,6 +21,7 @@ from olmo_inject.figure_style import RED, colour_and_marker, drawn
 FRAME = RED  # frame around cells that learned the task
 SMALL = 6.5  # size of text inside panels, in points
 PER_ROW = 4  # panels per row
+MARKERS_APART = 0.025  # of a panel's diagonal, at least: dense evaluations would make one blob of markers
 LETTERS_THAT_FIT = 16  # letters of a legend's longest name that fit without widening the figure
 INCHES_PER_LETTER = 0.075
 _OWN_FORMULA = re.compile(r"\$(R\^2|g(_[a-z]|_\{nt\})?|\\mathdefault\{[^$]*\})\$")
@@ -46,7 +47,7 @@ def sizes_of(runs: Sequence[Run]) -> list[str]:
 
 
 def panels(n: int, width: float, height: float, *, share: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure of `n` panels, four per row.
+    """A figure of `n` panels, four per row; one alone is twice as wide.
 
     Args:
         n: number of panels, at least 1.
@@ -56,7 +57,7 @@ def panels(n: int, width: float, height: float, *, share: bool = True) -> tuple[
     """
     columns = min(PER_ROW, n)
     rows = -(-n // columns)
-    figure = Figure(figsize=(1.6 + width * columns, 0.6 + height * rows))
+    figure = Figure(figsize=(1.6 + width * max(columns, 2), 0.6 + height * rows))
     grid = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).flatten().tolist()
     for unused in grid[n:]:
         unused.remove()
