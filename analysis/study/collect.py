@@ -36,6 +36,7 @@ from olmo_inject.audit import audit_run
 from olmo_inject.config import Experiment
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing
+from olmo_inject.locks import LOCK, in_turn
 
 RESULTS = Path(__file__).with_name("results")
 BLOCK = 50  # steps whose training measurements become one mean, named by the first of them
@@ -61,12 +62,13 @@ def collect(name: str, results: Path = RESULTS) -> int:
     """
     sweep = load_sweep(name)
     folder = results / sweep.name
-    there = {record["cell"] for record in read_cells(folder)}
-    states = {status.cell: status.state for status in statuses(sweep, {})}
-    new = [cell for cell in sweep.cells if cell.name not in there and states[cell.name] == DONE]
-    if new:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_part(folder, len(list(folder.glob("*.jsonl"))), sweep, new)
+    with in_turn(results / LOCK):
+        there = {record["cell"] for record in read_cells(folder)}
+        states = {status.cell: status.state for status in statuses(sweep, {})}
+        new = [cell for cell in sweep.cells if cell.name not in there and states[cell.name] == DONE]
+        if new:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_part(folder, len(list(folder.glob("*.jsonl"))), sweep, new)
     return len(new)
 
 
@@ -161,8 +163,12 @@ def _patching(run: Run) -> list[dict[str, Any]]:
 
 
 def _analyzed(run: Run, method: Method) -> Tables:
-    """The method's tables for the last checkpoint; none, and a message, if it cannot be used on the model or tasks."""
-    return analyze([checkpoint_of(run, run.steps_done)], method, torch.device("cpu"), Skipped())
+    """The method's tables for the last checkpoint. What cannot be analyzed is not recorded as if there were nothing."""
+    skipped = Skipped()
+    tables = analyze([checkpoint_of(run, run.steps_done)], method, torch.device("cpu"), skipped)
+    if skipped.messages:
+        raise UserError("; ".join(skipped.messages))
+    return tables
 
 
 def _records(table: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:

@@ -98,6 +98,8 @@ def over_residual(table: pd.DataFrame) -> Figure:
                     marker = colour_and_marker(place)[1]
                     axis.plot(of_text["residual"], of_text[column], marker, color=colour, ms=4, alpha=0.8)
                 axis.plot([], [], "o", color=colour, ms=4, label=f"width {width}")
+            for place, name in enumerate(TEXTS.values()):
+                axis.plot([], [], colour_and_marker(place)[1], color=GREY, ms=4, label=name)
             axis.set_xlabel("residual of the text (nats)")
             axis.set_ylabel(label)
         _legend(figure)
@@ -147,12 +149,12 @@ def cosines(folder: Path) -> Figure:
     return figure
 
 
-def over_steps(folder: Path, axis: str, chosen: str, by: str) -> Figure:
+def over_steps(folder: Path, label: str, chosen: str, by: str) -> Figure:
     """Three measures over steps, mean over seeds, a line for each value of an axis.
 
     Args:
         folder: of a sweep's results.
-        axis: of which one value is drawn.
+        label: the sweep's axis of which one value is drawn.
         chosen: that value.
         by: the axis that gives the lines.
     """
@@ -161,17 +163,17 @@ def over_steps(folder: Path, axis: str, chosen: str, by: str) -> Figure:
         ("loss_among_labels_unmirrored", "loss among the labels (nats)"),
         ("label_mass", "label mass"),
     )
-    cells = [(cell["labels"][by], of) for cell, of in cells_with_series(folder) if cell["labels"][axis] == chosen]
+    cells = [(cell["labels"][by], of) for cell, of in cells_with_series(folder) if cell["labels"][label] == chosen]
     with style():
         figure = Figure(figsize=(10, 3.2))
-        for panel, (measure, label) in zip(figure.subplots(1, 3), measures, strict=True):
-            for number, line in enumerate(dict.fromkeys(label for label, _ in cells)):
-                all_series = [series[f"eval/tcmp/test/{measure}"] for label, series in cells if label == line]
+        for panel, (measure, words) in zip(figure.subplots(1, 3), measures, strict=True):
+            for number, line in enumerate(dict.fromkeys(of for of, _ in cells)):
+                all_series = [series[f"eval/tcmp/test/{measure}"] for of, series in cells if of == line]
                 mean = _mean_of(all_series)
                 colour, marker = colour_and_marker(number)
                 panel.plot(mean.index, mean, marker, ls="-", ms=2.5, lw=1, color=colour, label=line)
             panel.set_xlabel("step")
-            panel.set_ylabel(label)
+            panel.set_ylabel(words)
         _legend(figure)
     return figure
 

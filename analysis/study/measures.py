@@ -20,11 +20,10 @@ from analysis.study.collect import parts, read_cells, read_metrics
 
 LAST_STEPS = 200  # over which the residual loss of the text is a mean
 LEARNED_AUC = 0.9  # on unmirrored pairs, mean over the last dense evaluations (PLAN.md)
-LEARNED_ACCURACY = 0.5  # of modular addition, likewise
 FORGOTTEN_OVER = 100  # steps, before the last injection and at the end, between whose means a task is forgotten
 EVALUATED = {
     "label_mass": "label_mass",
-    "within": "loss_among_labels",
+    "within": "loss_among_labels_unmirrored",
     "auc": "auc",
     "auc_unmirrored": "auc_unmirrored",
     "accuracy_among": "accuracy_among_labels_unmirrored",
@@ -79,18 +78,31 @@ def series_of(metrics: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def bursts_of(cell: dict[str, Any], task: str) -> list[int]:
-    """The steps whose batches hold the task, if it comes in bursts; otherwise nothing."""
+    """The steps whose batches hold the task, if it comes in bursts; otherwise nothing.
+
+    The step after the last counts where it would hold one: weights are evaluated there too, so it closes a gap.
+    """
     entry = cell["injections"].get(task)
     if entry is None or entry["schedule"] != "burst":
         return []
-    stop = min(cell["steps"], cell["steps"] if entry["stop"] is None else entry["stop"])
-    return [step for step in range(entry["start"], stop) if step % entry["every"] == entry["phase"]]
+    last = cell["steps"] if entry["stop"] is None else min(cell["steps"], entry["stop"] - 1)
+    return [step for step in range(entry["start"], last + 1) if step % entry["every"] == entry["phase"]]
 
 
 def retained(series: dict[str, pd.Series], cell: dict[str, Any], task: str) -> Retention | None:
-    """What a cell keeps between bursts, of the loss among the labels on the test half."""
-    losses = series.get(f"eval/{task}/test/loss_among_labels")
-    return None if losses is None else between(bursts_of(cell, task), losses)
+    """What a cell keeps between the bursts of the last window, of the loss among the labels on unmirrored test pairs.
+
+    Args:
+        series: the cell's measurements, of `series_of`.
+        cell: its record.
+        task: name of the task.
+
+    Returns:
+        None without bursts or without that loss.
+    """
+    losses = series.get(f"eval/{task}/test/loss_among_labels_unmirrored")
+    bursts = [step for step in bursts_of(cell, task) if step >= cell["steps"] - cell["window"]]
+    return None if losses is None else between(bursts, losses)
 
 
 def _row(series: dict[str, pd.Series], cell: dict[str, Any], task: str) -> dict[str, Any]:
@@ -104,8 +116,9 @@ def _row(series: dict[str, pd.Series], cell: dict[str, Any], task: str) -> dict[
     kept = retained(series, cell, task)
     row |= {"gain": np.nan, "kept": np.nan, "half_life": np.nan}
     if kept is not None:
-        at_peak = kept.mean[list(kept.after).index(kept.peak)]
-        row |= {"gain": at_peak, "kept": kept.kept, "half_life": np.nan if kept.half_life is None else kept.half_life}
+        gain = float(kept.mean.max())
+        share = float(kept.mean[-1]) / gain if gain > 0 else 0.0
+        row |= {"gain": gain, "kept": share, "half_life": np.nan if kept.half_life is None else kept.half_life}
     for feature in cell["features"]:
         if feature["task"] == task:
             row |= {name: feature[column] for column, name in FEATURES[feature["feature"]].items()}

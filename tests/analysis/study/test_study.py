@@ -17,7 +17,7 @@ from analysis.study import claims
 from analysis.study.__main__ import not_collected
 from analysis.study.claims import NOT, NOT_RUN, OPEN, REPRODUCED
 from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
-from analysis.study.measures import _forgotten, _often, collected, over_seeds, student_reach
+from analysis.study.measures import _forgotten, _often, bursts_of, collected, over_seeds, retained, student_reach
 from analysis.study.report import BEGIN, END, _failures, _write_between_marks, write_study
 from analysis.study.shuffled import ShuffledComparison
 from analysis.study.theory import slopes, utilities
@@ -169,7 +169,18 @@ def test_one_curve_is_told_from_two() -> None:
     seeds = np.repeat(["s1", "s2", "s3"], 20)
     table = pd.DataFrame({"width": widths, "residual": residual, "seed": seeds, "y": -residual})
     assert claims._one_curve("y", "it")(table)[0] == REPRODUCED
-    assert claims._one_curve("y", "it")(table.assign(y=np.log2(widths) - residual))[0] == NOT
+    two = table.assign(y=np.log2(widths) - residual)
+    assert claims._one_curve("y", "it")(two)[0] == NOT
+    for judge in (claims._one_curve("y", "it"), claims._saturation("y", "it")):
+        assert judge(two[seeds == "s1"])[0] == OPEN, "one seed has no interval"
+
+
+def test_a_seed_is_judged_when_most_of_its_cells_are_there() -> None:
+    sweep = load_sweep("study-layer")
+    cells = [{"seed": cell.labels["seed"], "cell": cell.name} for cell in sweep.cells]
+    table = pd.DataFrame([*cells[:5], *cells[5:8]])
+    assert list(claims._nearly_whole(table, sweep)["seed"].unique()) == ["s1"]
+    assert claims._nearly_whole(table[:1], sweep).empty
 
 
 def test_students_interval() -> None:
@@ -229,6 +240,24 @@ def test_how_often_a_task_comes_under_every_schedule() -> None:
     ):
         assert _often({"steps": 3000, "injections": {"tcmp": entry}}, "tcmp") == 2.5
     assert _often({"steps": 3000, "injections": {}}, "tcmp") == 0
+
+
+def test_what_is_kept_is_of_the_last_window_and_of_unmirrored_pairs() -> None:
+    steps = np.arange(1, 401)
+    gain = np.where(steps % 40, 0.5 ** ((steps % 40) / 10), 0.5**4)  # halves in ten steps; a sixteenth after a gap
+    early = np.where(steps <= 280, 7.0, 0.0) * (steps % 2)  # of other windows: noise
+    cell = {"steps": 400, "window": 120}
+    cell["injections"] = {"less": {"schedule": "burst", "start": 0, "stop": None, "every": 40, "phase": 0}}
+    losses = {
+        "eval/less/test/loss_among_labels_unmirrored": pd.Series(2 - gain + early, steps),
+        "eval/less/test/loss_among_labels": pd.Series(steps % 3, steps),
+    }
+    kept = retained(losses, cell, "less")
+    assert kept is not None
+    assert kept.bursts.tolist() == [280, 320, 360], "the last gap is closed by the last weights"
+    assert kept.mean[:39] == pytest.approx(0.5 ** (np.arange(1, 40) / 10) - 0.5**4)
+    assert kept.mean[-1] == pytest.approx(0)
+    assert bursts_of(cell, "more") == []
 
 
 def test_what_is_forgotten_is_what_is_lost_after_the_last_injection() -> None:
