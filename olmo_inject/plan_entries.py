@@ -13,6 +13,7 @@ import numpy as np
 from olmo_inject.config import Described, InjectionConfig
 from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.files import replacing
+from olmo_inject.fraction_text import parse_fraction
 from olmo_inject.injection import (
     Bernoulli,
     Burst,
@@ -24,7 +25,6 @@ from olmo_inject.injection import (
     Scattered,
     Schedule,
     Uniform,
-    parse_fraction,
     windowed,
 )
 from olmo_inject.randomness import key

@@ -8,7 +8,8 @@ from typing import Any
 
 from olmo_inject.config.olmo_settings import ModelConfig, SchedulerType, TrainConfig
 from olmo_inject.errors import UserError
-from olmo_inject.injection import Frequency, parse_fraction
+from olmo_inject.fraction_text import parse_fraction
+from olmo_inject.injection import Frequency
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.paths import expanded
 from olmo_inject.steps import StepSelection

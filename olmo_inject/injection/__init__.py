@@ -4,7 +4,7 @@
 and `splicing` lays out the tokens. `overflow` checks that no step gets more instances than rows.
 """
 
-from olmo_inject.injection.frequency import Frequency, parse_fraction
+from olmo_inject.injection.frequency import Frequency
 from olmo_inject.injection.placement import Placement
 from olmo_inject.injection.plan import Injections, Plan, PlannedTask
 from olmo_inject.injection.schedules import (
@@ -36,7 +36,6 @@ __all__ = [
     "Schedule",
     "Uniform",
     "is_exact",
-    "parse_fraction",
     "sightings",
     "windowed",
 ]

@@ -43,7 +43,7 @@ The equations of arXiv 2605.29548 behind each function (docs/theory.md writes th
 
 Modules: `mixtures` has the problems, `forms` the closed forms, `training` trained encoders and their measures,
 `scaling` laws and fits, `prediction` predictions for a user's own frequencies, `checks` the validation, `drawing` the
-figures, and `commands` the command line. `inputs` checks every argument.
+figures, and `commands` the command line. `arguments` validates every argument.
 """
 
 from __future__ import annotations

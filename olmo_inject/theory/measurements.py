@@ -92,7 +92,7 @@ def last_of_each_run(table: pd.DataFrame) -> pd.DataFrame:
     """For every run and task the row with the most data; all rows if runs or data are not given."""
     if not {"run", "data"} <= set(table.columns):
         return table
-    rising = table.sort_values("data", kind="stable")
+    rising = table.iloc[np.argsort(column(table, "data"), kind="stable")]
     return selected(rising, ~rising.duplicated(["run", "task"], keep="last"))
 
 

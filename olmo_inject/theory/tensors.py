@@ -1,4 +1,4 @@
-"""Validation of tensors, like that of numbers in `inputs`: one line that names the argument and what is allowed.
+"""Validation of tensors, like that of numbers in `arguments`: one line that names the argument and what is allowed.
 
 The functions of a training step only check sizes (`sized`): a check of every number takes longer than the step.
 """

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from olmo_inject.errors import UserError
-from olmo_inject.injection import Frequency, parse_fraction
+from olmo_inject.fraction_text import parse_fraction
+from olmo_inject.injection import Frequency
 from olmo_inject.injection.frequency import UNITS
 
 

@@ -9,7 +9,8 @@ import pytest
 from made import vocabulary
 
 from olmo_inject.errors import UserError
-from olmo_inject.injection import Plan, PlannedTask, parse_fraction
+from olmo_inject.fraction_text import parse_fraction
+from olmo_inject.injection import Plan, PlannedTask
 from olmo_inject.injection.schedules import Uniform
 from olmo_inject.tasks import Task, TaskConfig, TaskKind
 

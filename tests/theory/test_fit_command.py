@@ -52,6 +52,14 @@ def test_a_wrong_number_is_named_with_its_row(tmp_path: Path, wrong: str, shown:
     assert str(error) == f"column 'loss' must hold numbers above 0, got {shown} in data row 2"
 
 
+def test_numbers_with_commas_are_not_sorted_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "losses.csv"
+    path.write_text('run,width,data,loss\na,8,900,3\na,8,"1,000",2\n')
+    error = run(path, "--against", "width").exception
+    assert isinstance(error, UserError)
+    assert str(error) == "column 'data' must hold numbers above 0, got 1,000 in data row 2"
+
+
 def test_a_quantity_of_one_value_is_named(tmp_path: Path) -> None:
     path = tmp_path / "losses.csv"
     path.write_text("frequency,loss\n" + "2,1.5\n" * 5)

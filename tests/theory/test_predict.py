@@ -51,8 +51,8 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 def test_rates_are_exact() -> None:
     assert parse_rate("1/10", "x") == parse_rate(0.1, "x") == parse_rate(" 1 / 10", "x") == Fraction(1, 10)
-    for bad in ("x", "1/0", "", 0, -1, float("nan"), float("inf"), "1/10/2"):
-        with pytest.raises(UserError, match=r"^rate of t must"):
+    for bad in ("x", "1/0", "", "1e999999999", 0, -1, float("nan"), float("inf"), "1/10/2"):
+        with pytest.raises(UserError, match=r"^rate of t: "):
             parse_rate(bad, "rate of t")
 
 
@@ -210,8 +210,8 @@ def test_command_prints_tables_and_json(files) -> None:
         ("own", ["gaps=[0]"], "gap must be a whole number of 1 or more, got 0"),
         ("own", ["step_size=0.5"], "step_size must be a finite number above 0 and below 0.5, got 0.5"),
         ("own", ["step_size=nan"], "step_size must be a finite number above 0"),
-        ("own", ["tasks.rare.instances_per_batch=-1"], "task 'rare' must be above 0, got -1"),
-        ("own", ["tasks.rare.instances_per_batch=often"], "a fraction such as 1/10, got 'often'"),
+        ("own", ["tasks.rare.instances_per_batch=-1"], "task 'rare': -1 is negative"),
+        ("own", ["tasks.rare.instances_per_batch=often"], "task 'rare': 'often' is not a number or a fraction"),
         (
             "own",
             ["tasks.rare.frequency=0.1"],
@@ -252,14 +252,14 @@ def test_every_mistake_is_one_line(files, tmp_path: Path, name: str, overrides: 
             "'often' is not uniform, .* use the JSON",
         ),
         ("injections: [{task: a, schedule: burst, instances: 1}]", "a burst must give instances and every"),
-        ("injections: [{task: a, schedule: burst, instances: 1, every: 0}]", r"\[0\].every must be above 0"),
+        ("injections: [{task: a, schedule: burst, instances: 1, every: 0}]", r"\[0\].every: 0 is not above 0"),
         ('{"injections": {}, "batch_size": 8}', "the plan injects no task"),
         ('{"injections": {"a": {"instances_per_batch": "1"}}}', "must give batch_size"),
         ('{"injections": {"a": {}}, "batch_size": 8}', "injections.a must give instances_per_batch"),
-        ('{"injections": {"a": {"instances_per_batch": "0"}}, "batch_size": 8}', "per_batch must be above 0"),
+        ('{"injections": {"a": {"instances_per_batch": "0"}}, "batch_size": 8}', "per_batch: 0 is not above 0"),
         (
             "injections: [{task: a, instances_per_batch: zero}]",
-            r"injections\[0\].instances_per_batch must be a positive",
+            r"injections\[0\].instances_per_batch: 'zero' is not a number",
         ),
         ("[1, 2]", "must hold keys and values"),
         ("a: [", "is not YAML"),

@@ -80,7 +80,7 @@ PUBLIC: list[Row] = [
         {name: [*NUMBERS, np.ones(3), np.ones(12)] for name in (*CELLS, "losses")},
     ),
     (STEP.loss, {"widths": 8, "frequencies": 1}, {"widths": [*NUMBERS, 0.0], "frequencies": [*NUMBERS, 0.0]}),
-    (parse_cell, {"text": "8:1"}, {"text": [None, 3, "8", "8:x", "x:1", "0:1", "8:0"]}),
+    (parse_cell, {"text": "8:1"}, {"text": [None, 3, "8", "8:x", "x:1", "0:1", "8:0", "²:1"]}),
     (matched_cells, {"frequencies": np.ones(2), "gaps": np.ones(2)}, {"frequencies": [*NUMBERS, np.zeros(2)]}),
     (
         predict_overlapping,

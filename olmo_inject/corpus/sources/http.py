@@ -34,7 +34,7 @@ class HttpSource(Source):
             if answer.status_code == 200:
                 return self._length(name, answer)
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            if not total.isdigit():
+            if not total.isdecimal():
                 raise UserError(f"{self.where(name)}: the server does not say how large it is")
             return int(total)
 
@@ -48,7 +48,7 @@ class HttpSource(Source):
             else:
                 length = answer.headers.get("Content-Length", "")
                 range_sent = answer.headers.get("Content-Range")
-                self.check_range(name, range_sent, (start, stop), int(length) if length.isdigit() else None, size)
+                self.check_range(name, range_sent, (start, stop), int(length) if length.isdecimal() else None, size)
             left = stop - start
             for chunk in answer.iter_content(NETWORK_CHUNK):
                 yield chunk[:left] if whole else chunk
@@ -92,7 +92,7 @@ class HttpSource(Source):
 
     def _length(self, name: str, answer: requests.Response) -> int:
         """Size in bytes of the whole shard."""
-        if (length := answer.headers.get("Content-Length", "")).isdigit():
+        if (length := answer.headers.get("Content-Length", "")).isdecimal():
             return int(length)
         raise UserError(f"{self.where(name)}: the server does not say how large it is")
 

@@ -1,4 +1,4 @@
-"""Checks 8, 9, 10 and 12: what gaps between observations do under flow, plain steps and Adam."""
+"""Checks 8, 9, 10, 12 and 15: what gaps between observations do under flow, plain steps and Adam."""
 
 from __future__ import annotations
 

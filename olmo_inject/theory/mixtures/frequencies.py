@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from olmo_inject.errors import UserError
+from olmo_inject.fraction_text import parse_fraction
 from olmo_inject.theory.arguments import whole
 from olmo_inject.theory.mixtures.task_mixture import Basis, TaskMixture
 
@@ -19,15 +20,9 @@ def parse_rate(value: str | float | int | Fraction, where: str) -> Fraction:
     Raises:
         UserError: it is neither, or not above zero. The message begins with `where`.
     """
-    if isinstance(value, bool | np.bool_):
-        raise UserError(f"{where} must be a positive number or a fraction such as 1/10, got {value!r}")
-    try:
-        # A float is read as its shortest decimal, so that 0.1 is exactly a tenth.
-        rate = value if isinstance(value, Fraction) else Fraction(str(value).replace(" ", ""))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise UserError(f"{where} must be a positive number or a fraction such as 1/10, got {value!r}") from None
+    rate = value if isinstance(value, Fraction) else parse_fraction(value, where)
     if rate <= 0:
-        raise UserError(f"{where} must be above 0, got {value}")
+        raise UserError(f"{where}: {value} is not above 0")
     return rate
 
 

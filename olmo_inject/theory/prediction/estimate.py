@@ -142,7 +142,7 @@ def parse_cell(text: str) -> tuple[float, float]:
     if not isinstance(text, str):
         raise UserError(f"a cell must be WIDTH:RATE, e.g. 128:1/10, got {text!r}")
     width, _, rate = text.partition(":")
-    if not width.strip().isdigit() or not rate:
+    if not width.strip().isdecimal() or not rate:
         raise UserError(f"a cell must be WIDTH:RATE, e.g. 128:1/10, got {text!r}")
     return number("width", float(width), above=0), float(parse_rate(rate, f"the rate of {text!r}"))
 
