@@ -22,7 +22,6 @@ from analysis.read.runs import Run
 from olmo_inject.figure_style import GREY, colour_and_marker
 
 REFERENCE = re.compile(r"eval/(\w+)/reference/loss")
-MARKS = 8  # markers of a line of many measurements
 REFERENCE_DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
 
 
@@ -93,9 +92,9 @@ def retention_curves(runs: Sequence[Run], task: str) -> Figure | None:
             colour, marker = colour_and_marker(names.index(of_run[run]))
             losses = held_out_losses(run, task)
             shown = losses.loc[kept.bursts[0] : kept.bursts[-1] + kept.after[-1]]
-            marked = {"color": colour, "marker": marker, "ms": 3}
-            left.plot(shown.index, shown, lw=1.2, markevery=max(1, len(shown) // MARKS), **marked)
-            right.plot(kept.after, kept.mean, lw=1.3, markevery=max(1, len(kept.after) // MARKS), **marked)
+            marked = {"color": colour, "marker": marker, "ms": 3, "markevery": MARKERS_APART}
+            left.plot(shown.index, shown, lw=1.2, **marked)
+            right.plot(kept.after, kept.mean, lw=1.3, **marked)
             _draw_spread(right, kept, colour)
         for burst in sorted({int(burst) for _, kept in retentions for burst in kept.bursts}):
             left.axvline(burst, color=GREY, lw=0.5, ls=":", zorder=1)
