@@ -1,6 +1,9 @@
 """A training loop of your own on an injected stream, which resumes from its checkpoint: the loop of docs/trainers.md.
 
-python examples/pytorch_loop.py my.yaml
+    python examples/pytorch_loop.py my.yaml  # a file with `trainer: torch`, as docs/trainers.md has it
+    olmo-inject audit runs/mine
+
+The same command continues from the last checkpoint after an interruption, even a kill.
 """
 
 from __future__ import annotations
@@ -54,8 +57,10 @@ def train(config: str, save_every: int = 100, stop: int | None = None) -> None:
                 recorder.before_checkpoint()
                 checkpoint.parent.mkdir(exist_ok=True)
                 state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-                torch.save(state, checkpoint)
+                torch.save(state, checkpoint.with_suffix(".new"))
+                checkpoint.with_suffix(".new").replace(checkpoint)  # so that a kill leaves the old or the new one
                 recorder.after_checkpoint()
+                print(f"step {step}: loss {loss / (targets != -100).sum():.3f}, saved to {checkpoint}", flush=True)
             if step == stop:
                 return
 

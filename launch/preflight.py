@@ -29,6 +29,7 @@ from olmo_inject.training.checkpoints.on_disk import latest
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.rank_data import open_data
 from olmo_inject.training.timed_steps import TimedSteps, time_steps
+from olmo_inject.words import counted
 
 REDUCED = 4 * 2**20  # float32 numbers: 16 MiB, about the size of a bucket of DDP
 # Time for the stop file to reach other nodes through a network file system (up to a minute), and for processes to end.
@@ -172,7 +173,7 @@ def _all_reduce(device: torch.device) -> str:
         with on_every_rank("all-reduce"):
             if wrong:
                 raise UserError(f"rank {rank} of {world} received {wrong:,} wrong sums of {REDUCED:,}")
-    return f"{world} ranks, {in_bytes(4 * REDUCED)} in {1000 * seconds:.3g} ms, sums correct"
+    return f"{counted(world, 'rank')}, {in_bytes(4 * REDUCED)} in {1000 * seconds:.3g} ms, sums correct"
 
 
 def _experiment(experiment: Experiment, world: int, device: torch.device, tasks: list[Task] | None) -> str:
@@ -198,7 +199,8 @@ def _corpus(experiment: Experiment, quick: bool, tasks: list[Task] | None) -> st
                 changed = [file.path for file in files if not file.is_sound(meter.advance)]
             if changed:
                 raise UserError(f"{changed[0]} is damaged: its contents differ from the checksum in its folder")
-    sequences = f"{len(data.shards):,} sequences of {experiment.sequence_length} in {len(data.shards.names)} shards"
+    shards = counted(len(data.shards.names), "shard")
+    sequences = f"{len(data.shards):,} sequences of {experiment.sequence_length} in {shards}"
     how = "every byte hashed" if hashed else "sampled"
     return f"{sequences}, {how}, fingerprint {data.shards.fingerprint()[:12]}"
 

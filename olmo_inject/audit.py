@@ -48,6 +48,7 @@ from olmo_inject.terminal import Console
 from olmo_inject.training.loss import count_targets
 
 DIFFERENCES_KEPT = 20
+NO_EVIDENCE = "no evidence yet"
 VERSION = 1  # increased when an audit compares other things, so that kept results of jobs are not mistaken for new ones
 
 
@@ -85,10 +86,10 @@ class Audit:
     @property
     def verdict(self) -> str:
         """The result in words."""
-        if not self.steps:
-            return "no evidence yet"
-        if not self.passed:
+        if self.n_differences:
             return f"{self.n_differences:,} differences"
+        if not self.steps:
+            return NO_EVIDENCE
         identical = "identical" if self.host else "identical in what is injected"
         if self.steps >= self.planned:
             return identical

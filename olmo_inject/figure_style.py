@@ -31,8 +31,8 @@ _WRITING: Any = {
 
 
 def colour_and_marker(number: int) -> tuple[str, str]:
-    """Colour and marker of series `number`; they repeat beyond the palette."""
-    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    """Colour and marker of series `number`; beyond the palette, colours return with other markers."""
+    return COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 def drawn(figure: Figure, kind: str) -> bytes:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from olmo_inject.terminal import Console
 from olmo_inject.visible_text import visible
+from olmo_inject.words import counted
 
 SECONDS_BEFORE_BAR = 2.0  # shorter work shows nothing
 SECONDS_BETWEEN_LINES = 10.0  # between lines in a log
@@ -62,11 +63,13 @@ class Meter:
         rate = (self.done - self._done_before) / seconds
         left = str(timedelta(seconds=round((self.total - self.done) / rate))) if rate > 0 else "?"
         if self.unit == "bytes":
-            counted = f"{self.done / 1e9:,.2f}/{self.total / 1e9:,.2f} GB, {rate / 1e6:,.1f} MB/s"
-        else:
-            counted = f"{_number(self.done)}/{_number(self.total)} {self.unit}, {_rate(rate)} {self.unit}/s"
+            shown = f"{self.done / 1e9:,.2f}/{self.total / 1e9:,.2f} GB, {rate / 1e6:,.1f} MB/s"
+        elif self.done == int(self.done):
+            shown = f"{self.done:,.0f}/{self.total:,.0f} {self.unit}, {_rate(rate)} {self.unit}/s"
+        else:  # the share of one of a few is known
+            shown = f"{self.done / self.total:.0%} of {counted(int(self.total), self.unit.removesuffix('s'))}"
         note = self.note() if callable(self.note) else self.note
-        return f"{counted}, {left} left" + (f", {note}" if note else "")
+        return f"{shown}, {left} left" + (f", {note}" if note else "")
 
     def _show(self) -> None:
         """Show the line if it is due."""
@@ -141,10 +144,6 @@ def show_progress(
             bar.close()
     else:
         yield _Lines(console, what, total, unit, done, to_the_end=to_the_end)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.1f}".removesuffix(".0")
 
 
 def _rate(rate: float) -> str:

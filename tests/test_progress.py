@@ -35,6 +35,11 @@ def test_a_line_has_done_total_rate_time_left_and_a_note(clock: Clock) -> None:
     clock.now += 50
     meter.update(400, "loss 2.1")
     assert meter.line() == "400/1,000 steps, 4 steps/s, 0:02:30 left, loss 2.1"
+    for total, line in ((1, "60% of 1 checkpoint, 0:00:20 left"), (3, "20% of 3 checkpoints, 0:02:00 left")):
+        searching = Meter("das", total, "checkpoints")
+        clock.now += 30
+        searching.update(0.6)
+        assert searching.line() == line
     staging = Meter("staging", 8e9, "bytes")
     clock.now += 10
     staging.advance(10**9)

@@ -18,7 +18,7 @@ from analysis.figures.measures import (
 )
 from analysis.figures.style import legend, sizes_of, style
 from analysis.methods.retention import retention
-from analysis.read.conditions import text_label
+from analysis.read.conditions import text_labels
 from analysis.read.runs import Run
 from olmo_inject.figure_style import GREY, MARKERS, colour_and_marker
 
@@ -46,20 +46,20 @@ def accumulation_table(runs: Sequence[Run], task: str) -> pd.DataFrame:
     of three bursts or more), interference and null (root mean square over measured steps of the cosine of the other
     tokens' gradient with the task's, and with that of permuted labels); NaN for what was not measured.
     """
-    measure = measure_of(runs, task)
+    measure, texts = measure_of(runs, task), text_labels(bursting(runs, task))
     return pd.DataFrame(
         {
             "run": run.name,
             "folder": str(run.folder),
             "model": run.size,
-            "text": text_label(run),
+            "text": texts[run],
             "text_loss": np.nan if run.lm_loss is None else run.lm_loss,
             "accumulated": before_bursts(run, task, measure).iloc[-LAST_BURSTS:].mean(),
             "kept": np.nan if (kept := retention(run, task)) is None or kept.kept_interval is None else kept.kept,
             "interference": _rms(run.series(f"gradient/{task}/cos_rest")),
             "null": _rms(run.series(f"gradient/{task}/null_rest")),
         }
-        for run in bursting(runs, task)
+        for run in texts
     )
 
 
@@ -88,13 +88,14 @@ def accumulation(runs: Sequence[Run], task: str, table: pd.DataFrame) -> Figure 
     if not runs:
         return None
     measure, sizes = measure_of(runs, task), sizes_of(runs)
-    texts = list(dict.fromkeys(text_label(run) for run in runs))
+    text_of = text_labels(runs)
+    texts = list(dict.fromkeys(text_of.values()))
     measured = table["interference"].notna().any()
     with style():
         figure = Figure(figsize=(1.6 + 2.7 * (len(texts) + measured), 2.9))
         axes = figure.subplots(1, len(texts) + measured, squeeze=False)[0].tolist()
         for axis, text in zip(axes, texts, strict=False):
-            _staircases(axis, [run for run in runs if text_label(run) == text], task, measure, sizes)
+            _staircases(axis, [run for run in runs if text_of[run] == text], task, measure, sizes)
             axis.set_title(f"beside {text}")
         axes[0].set_ylabel(measure.label.replace("\n", " "))
         limits = [axis.get_ylim() for axis in axes[: len(texts)]]

@@ -83,16 +83,19 @@ def retention_curves(runs: Sequence[Run], task: str) -> Figure | None:
     sizes = sizes_of([run for run, _ in retentions])
     retentions = sorted(retentions, key=lambda pair: (sizes.index(pair[0].size), pair[0].rate(task)))
     label = conditions([run for run, _ in retentions], task)
-    names = [f"{run.size}, {label[run]}" for run, _ in retentions]
+    of_run = {run: f"{run.size}, {label[run]}" for run, _ in retentions}
+    names = list(dict.fromkeys(of_run.values()))  # runs that differ in seeds alone share a name
     with style():
         figure = Figure(figsize=(9.6, 3.1))
         left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-        for number, (run, kept) in enumerate(retentions):
-            colour, _ = colour_and_marker(number)
+        for run, kept in retentions:
+            colour, marker = colour_and_marker(names.index(of_run[run]))
             losses = held_out_losses(run, task)
             shown = losses.loc[kept.bursts[0] : kept.bursts[-1] + kept.after[-1]]
-            left.plot(shown.index, shown, color=colour, lw=1.2)
-            _draw_gain(right, kept, colour)
+            marked = {"color": colour, "marker": marker, "ms": 3, "markevery": MARKERS_APART}
+            left.plot(shown.index, shown, lw=1.2, **marked)
+            right.plot(kept.after, kept.mean, lw=1.3, **marked)
+            _draw_spread(right, kept, colour)
         for burst in sorted({int(burst) for _, kept in retentions for burst in kept.bursts}):
             left.axvline(burst, color=GREY, lw=0.5, ls=":", zorder=1)
         left.set_xlabel("step (dotted: a burst)")
@@ -101,14 +104,12 @@ def retention_curves(runs: Sequence[Run], task: str) -> Figure | None:
         right.axhline(0, color=GREY, lw=0.6, zorder=1)
         right.set_xlabel("steps since the burst")
         right.set_ylabel("loss gained (nats)")
-        lines = [Line2D([], [], color=colour_and_marker(number)[0], label=name) for number, name in enumerate(names)]
-        lines.append(Line2D([], [], color=GREY, ls="--", label="fitted decay"))
-        figure.legend(handles=lines, loc="outside right upper", frameon=False, title="model, injected")
+        legend(figure, "model, injected", names, [Line2D([], [], color=GREY, ls="--", label="fitted decay")])
     return figure
 
 
-def _draw_gain(axes: Axes, kept: Retention, colour: str) -> None:
-    axes.plot(kept.after, kept.mean, color=colour, lw=1.3)
+def _draw_spread(axes: Axes, kept: Retention, colour: str) -> None:
+    """The standard error of the gain, and its fitted decay."""
     axes.fill_between(kept.after, kept.mean - kept.error, kept.mean + kept.error, color=colour, alpha=0.25, lw=0)
     decaying = np.linspace(kept.peak, float(kept.after[-1]), 100)
     if (fitted := kept.fitted(decaying)) is not None:

@@ -17,27 +17,28 @@ from matplotlib.lines import Line2D
 from analysis.figures.style import axis_labels, legend, panels, style
 from analysis.read.runs import Accuracy, Run
 from analysis.read.store import last_step, rows
-from analysis.stats import mean_interval
+from analysis.stats import mean_interval, wilson
 from olmo_inject.figure_style import GREY, colour_and_marker
 
 UNITS = {"loss": "nats a token", "exposure": "bits"}
 HALVES = {"train": "injected", "test": "never injected"}
 
 
+APART = 1.5  # ratio of numbers of times that are both named on an axis
 FEWEST = 5  # probes of an interval: resamples of fewer say little of others
 
 
 def by_sightings(table: pd.DataFrame, task: str) -> pd.DataFrame:
     """Means of each measure over the probes of instances that were seen equally often, at the last step of each run.
 
-    Columns run, model, measure, seen, value, low, high and n; intervals are bootstrapped; those of few
-    probes are NaN.
+    Columns run, model, measure, seen, value, low, high and n; intervals are bootstrapped, those of shares Wilson's, and
+    those of few probes NaN.
     """
     last = last_step(rows(table, task=task).dropna(subset=["seen"]))
     means = []
     by_seen: Any = last.groupby(["run", "model", "measure", "seen"], sort=False)
     for (run, model, measure, seen), of in by_seen:
-        means.append((run, model, measure, int(seen), *_mean(of, "memory"), len(of)))
+        means.append((run, model, measure, int(seen), *_mean(of, measure, "memory"), len(of)))
     columns = ["run", "model", "measure", "seen", "value", "low", "high", "n"]
     return pd.DataFrame(means, columns=columns).sort_values(["run", "measure", "seen"], kind="stable")
 
@@ -95,13 +96,18 @@ def forgotten(table: pd.DataFrame, task: str, measure: str) -> pd.DataFrame:
     names = {times: str(low) if low == high else f"{low}-{high}" for times, low, high in ends.itertuples()}
     means = []
     for (run, times, _), of in mine.groupby(["run", "times", "bin"]):
-        means.append((run, names[times], float(of["since"].mean()), *_mean(of, "forgetting"), len(of)))
+        means.append((run, names[times], float(of["since"].mean()), *_mean(of, measure, "forgetting"), len(of)))
     return pd.DataFrame(means, columns=["run", "seen", "since", "value", "low", "high", "n"])
 
 
-def _mean(of: pd.DataFrame, purpose: str) -> tuple[float, float, float]:
+def _mean(of: pd.DataFrame, measure: str, purpose: str) -> tuple[float, float, float]:
+    """The mean and its interval: of a share Wilson's, since resamples of zeros alone would claim certainty."""
     values = of["value"].to_numpy(float)
-    return mean_interval(values, purpose) if len(values) >= FEWEST else (float(values.mean()), np.nan, np.nan)
+    if len(values) < FEWEST:
+        return float(values.mean()), np.nan, np.nan
+    if _unit(measure) == "share":
+        return (share := float(values.mean())), *wilson(share, len(values))
+    return mean_interval(values, purpose)
 
 
 def forgetting(means: pd.DataFrame, measure: str) -> Figure | None:
@@ -209,8 +215,11 @@ def _title(measure: str) -> str:
 
 
 def _times(axes: Axes, seen: pd.Series) -> None:
-    """Name the numbers of times on the axis, at most eight of them."""
-    distinct = np.unique(seen.to_numpy(int))
-    shown = distinct if len(distinct) <= 8 else distinct[np.linspace(0, len(distinct) - 1, 8).astype(int)]
+    """Name the numbers of times on the axis, at most eight of them, and none whose names would overlap."""
+    apart: list[int] = []
+    for n in np.unique(seen.to_numpy(int))[::-1].tolist():
+        if not apart or n * APART <= apart[-1]:
+            apart.append(n)
+    shown = apart if len(apart) <= 8 else np.array(apart)[np.linspace(0, len(apart) - 1, 8).astype(int)].tolist()
     axes.set_xticks(shown, [f"{n:g}" for n in shown])
     axes.set_xticks([], minor=True)

@@ -54,7 +54,7 @@ def method(options: GradientConfig) -> Method:
         return {"cosines": step_cosines(model, checkpoint, options)}
 
     decisive = {name: getattr(options, name) for name in DECISIVE}
-    return Method(METHOD, compute, decisive, version=VERSION, inputs=_inputs)
+    return Method(METHOD, compute, decisive, version=VERSION, inputs=_inputs, work=_work)
 
 
 def step_cosines(model: PreTrainedModel, checkpoint: StoredModel, options: GradientConfig) -> pd.DataFrame:
@@ -164,6 +164,17 @@ def _evidence(folder: Path) -> dict[int, dict[str, Any]]:
 def _lines(path: Path, written: int) -> dict[int, dict[str, Any]]:
     """The lines of the evidence file by step. A change of `written` reads the file again."""
     return {line["step"]: line for line in read_evidence(path.parent)}
+
+
+def _work(checkpoint: StoredModel) -> str:
+    if checkpoint.run is None:
+        return ""
+    experiment = checkpoint.run.experiment
+    instances = sum(len(task.instances) for task in checkpoint.tasks if task.is_triples)
+    return (
+        f"forwards and backwards over {experiment.batch_size:,} rows of {experiment.sequence_length:,} tokens and over "
+        f"all {instances:,} instances"
+    )
 
 
 def _inputs(checkpoint: StoredModel) -> Any:

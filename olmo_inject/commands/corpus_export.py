@@ -30,6 +30,7 @@ def export(
     from olmo_inject.runs.export import export_stream
     from olmo_inject.runs.read import saved_tasks
     from olmo_inject.steps import consecutive_steps
+    from olmo_inject.words import counted
 
     chosen = consecutive_steps(steps)
     experiment = load_described(config, overrides or ())
@@ -39,4 +40,5 @@ def export(
         print_json({"folder": str(out), "steps": len(written.steps), "dtype": written.dtype, "files": written.files})
     else:
         rows = len(written.steps) * written.batch_size
-        print(f"{out}: {rows:,} rows of {written.sequence_length} {written.dtype} ids in {len(written.files)} files")
+        files = counted(len(written.files), "file")
+        print(f"{out}: {rows:,} rows of {written.sequence_length} {written.dtype} ids in {files}")

@@ -118,7 +118,8 @@ class Task:
         shuffled = randomness.permutation(_key(config, "split"), n)
         n_train = int(n * Fraction(str(fraction)))  # 10,000 * 0.57 is 5,699.999...
         if not n_train or (n_train == n and fraction < 1):
-            raise UserError(f"{where}: {n} instances leave the train or the test half empty")
+            all_of_them = "; train_fraction: 1 injects all" if n and may_hold_none else ""
+            raise UserError(f"{where}: {n} instances leave the train or the test half empty{all_of_them}")
         return cls(
             config=config,
             tokens=tokens,

@@ -270,7 +270,7 @@ def _build_callbacks(
     if experiment.gradients.at != StepSelection():
         callbacks.append(GradientCosines(experiment.gradients, data.corpus, data.tasks))
     if first:
-        callbacks.append(Progress(experiment.name, experiment.steps, data.tasks, metrics))
+        callbacks.append(Progress(experiment, data, metrics))
     # Checkpoints come last, so that a step's measurements are on disk before its checkpoint.
     keep = train.save_num_checkpoints_to_keep
     callbacks.append(Checkpointing(experiment.checkpoints, train.save_interval, keep, experiment.steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from olmo_inject.training.evaluation.checkpoints import evaluate_checkpoint, fin
 
 pytestmark = pytest.mark.slow
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPT = Path(__file__).with_name("transformers_run.py")
 OUT = Path("run", "checkpoints")  # where a run's checkpoints are found
 
@@ -249,3 +251,24 @@ def test_its_checkpoints_score_as_the_run_measured_them(wholes: dict[str, Path],
             assert (result.step, result.trained) == (number, True)
             measured = read_run(run).series(f"eval/{result.task}/{result.half}/loss")
             assert result.loss == pytest.approx(measured[number], rel=1e-5)
+
+
+def test_the_example_continues_after_a_stop_and_is_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stop leaves half a checkpoint, as a kill may; the last complete one is resumed."""
+    example = runpy.run_path(str(EXAMPLES / "transformers_train.py"))["train"]
+    settings = {"save_steps": 4, "use_cpu": True, "disable_tqdm": True}
+    folders = [tmp_path / name for name in ("whole", "cut")]
+    whole, cut = (str(write_stream(folder, "transformers")) for folder in folders)
+    example(whole, **settings)
+    example(cut, callbacks=[StopAt(6)], **settings)
+    (folders[1] / OUT / "checkpoint-8").mkdir()
+    example(cut, **settings)
+    for name in ("evidence.jsonl", "metrics.jsonl", "saved.json"):
+        assert (folders[1] / "run" / name).read_bytes() == (folders[0] / "run" / name).read_bytes()
+    before = (folders[0] / "run" / "evidence.jsonl").read_bytes()
+    example(whole, **settings)  # finished: nothing is trained
+    assert (folders[0] / "run" / "evidence.jsonl").read_bytes() == before
+    with pytest.raises(SystemExit) as end:
+        main(["audit", str(folders[1] / "run")])
+    assert end.value.code == 0
+    assert "identical" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from copies import Copies
 from pages import sections_of
 from scipy.stats import spearmanr
 
+from analysis.figures.behaviour import retention_curves
 from analysis.methods.learning_order import learned_from, learning_order, order_correlation, order_table
 from analysis.methods.retention import retention
 from analysis.methods.scores import scores_method, unmeasured, with_scores
@@ -148,6 +149,28 @@ def test_what_is_kept_for_good_and_what_cannot_be_told(trained: Path) -> None:
     assert retention(run, "less") is None
     sparse = replace(run, metrics=run.metrics.loc[run.metrics["step"] % 15 == 0])
     assert retention(sparse, "plus") is None
+
+
+def test_each_model_and_text_has_a_line_of_its_own_in_the_figure(trained: Path) -> None:
+    gain = np.exp(-np.arange(30) / 8.0)
+
+    def beside(folder: str | None, sequences: int | None = None) -> Run:
+        run = bursts(trained, 30, 3, gain)
+        run.experiment.corpus.folder, run.experiment.corpus.sequences = folder, sequences
+        return run
+
+    runs = [beside(None, sequences) for sequences in range(1, 9)] + [beside("/a/english"), beside("/b/english")]
+    for several in (runs[8:], runs, [*runs, beside(None, 8)]):  # the last differs in nothing that has a name
+        figure = retention_curves(several, "plus")
+        assert figure is not None
+        drawn = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
+        assert len(drawn) == len(several)
+        looks = {(line.get_color(), line.get_marker()) for line in drawn}
+        [shown] = figure.legends
+        named = [text.get_text() for text in shown.get_texts()]
+        assert len(looks) == len(set(named)) - 1 == min(len(several), 10)  # and the fitted decay
+        assert {name.rpartition(" beside ")[2] for name in named} >= {"a/english", "b/english"}
+        assert {(line.get_color(), line.get_marker()) for line in shown.get_lines()} >= looks
 
 
 def test_scores_are_those_of_training(copies: Copies) -> None:

@@ -150,7 +150,7 @@ def test_a_staged_corpus_and_its_bytes(config: Path, alone: torch.device) -> Non
     assert open_stager(opened.shards, opened.order, opened.source.vocabulary, range(9), to).run(lambda n: None)
     found = run_checks(load(config, f"corpus.folder={to}"), alone, quick=False)
     (detail,) = [check.detail for check in found.checks if check.name == "corpus"]
-    assert "72 sequences of 16 in 1 shards, every byte hashed" in detail
+    assert "72 sequences of 16 in 1 shard, every byte hashed" in detail
     with (to / "part-00000.npy").open("r+b") as file:
         file.seek(1000)
         file.write(b"\x07\x00")

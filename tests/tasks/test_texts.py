@@ -223,6 +223,8 @@ def test_other_refusals(gpt: Vocabulary, tmp_path: Path) -> None:
         build("texts", vocabulary(), file=lines(tmp_path / "one.txt", "one two"))
     with pytest.raises(UserError, match="train_fraction 1.5 must lie above 0 and at most 1"):
         build("texts", gpt, 1.5, file=str(tmp_path / "one.txt"))
+    with pytest.raises(UserError, match="the train or the test half empty; train_fraction: 1 injects all"):
+        build("texts", gpt, 0.5, file=str(tmp_path / "one.txt"))
 
 
 OWN = """

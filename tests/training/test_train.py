@@ -16,7 +16,9 @@ from runs import BATCH, into, metrics, series, train_on_rank
 from olmo_inject.audit import audit_run
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data
+from olmo_inject.runs.metrics import Metrics
 from olmo_inject.training.callbacks.callback import Callback
+from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.checkpoints import on_disk
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
 from olmo_inject.training.olmo_config import model_config, train_config
@@ -52,6 +54,16 @@ def test_the_finished_run_says_so_and_changes_nothing(finished: Path, path: Path
     before = {f: f.stat().st_mtime_ns for f in finished.rglob("*.pt")} | {"metrics": metrics(finished)}
     assert ranks.run(1, train_on_rank, path) == ["already trained to step 12: nothing to do"]
     assert {f: f.stat().st_mtime_ns for f in finished.rglob("*.pt")} | {"metrics": metrics(finished)} == before
+
+
+def test_a_line_says_which_loss_it_shows_and_whether_a_burst_raised_it(path: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(path)
+    log = Metrics(tmp_path / "metrics.jsonl")
+    progress = Progress(experiment, build_data(experiment), log)
+    log.log(3, {"train/lm_loss": 2.5})
+    log.close()
+    for progress.step, more in ((2, ""), (3, " (in a burst of plus)"), (4, "")):
+        assert progress.values() == f"text loss 2.500{more}"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ def test_means_by_times_seen_are_of_the_last_checkpoint(monkeypatch: pytest.Monk
     low, value, high = means.loc[("small", "memorized_loss", 4), ["low", "value", "high"]]
     assert low <= value <= high
     assert low < high
+    exact = means.loc[("small", "memorized_exact", 1)]  # none of two
+    assert (exact["low"], exact["value"], exact["high"]) == (0, 0, pytest.approx(0.66, abs=0.01))
     figure = memory.repetitions(means.reset_index())
     assert figure is not None
     titles = {axes.get_title() for axes in figure.axes}
@@ -60,6 +62,14 @@ def test_means_by_times_seen_are_of_the_last_checkpoint(monkeypatch: pytest.Monk
     assert names == ["large, tiny-large", "small, tiny-small"]
     alone = means.reset_index()
     assert memory.repetitions(alone.loc[alone["seen"] == 4]) is None, "one number of times is no curve"
+
+
+def test_numbers_of_times_that_are_close_are_not_both_named() -> None:
+    means = memory.by_sightings(answers(), "facts")
+    many = pd.concat([means.assign(seen=seen) for seen in (0, 1, 2, 6, 7, 25, 26, 45)])
+    figure = memory.repetitions(many)
+    assert figure is not None
+    assert sorted(figure.axes[0].get_xticks()) == [0, 1, 2, 7, 26, 45]
 
 
 def test_forgetting_counts_from_the_last_sighting() -> None:

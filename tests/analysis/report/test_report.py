@@ -20,9 +20,10 @@ from pages import write_text
 from analysis.read.in_run_gradients import in_run_cosines
 from analysis.read.runs import read_run
 from analysis.read.samples import Row, Sample
+from analysis.report.findings import sentences
 from analysis.report.page import Drawing, Section, Table, write_page
 from analysis.report.report import write_report
-from olmo_inject.audit import audit_run
+from olmo_inject.audit import NO_EVIDENCE, audit_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
@@ -175,6 +176,15 @@ def test_a_run_that_outlived_its_corpus(copies: Copies, tmp_path: Path) -> None:
     page = Page(write_text([run], tmp_path / "page.html"))
     assert "cannot be shown: corpus.paths: nothing matches /nowhere" in page.text
     assert "Learning curves" in page.text
+
+
+def test_a_run_that_was_stopped_before_its_first_step_is_not_accused(copies: Copies) -> None:
+    run = copies.make("begun")
+    (run / "evidence.jsonl").write_text("")
+    audit = audit_run(run, progress=False)
+    assert (audit.verdict, audit.passed) == (NO_EVIDENCE, False)
+    write_json(run / AUDIT, audit.record())
+    assert not [said for said in sentences([read_run(run)]) if "differences" in said]
 
 
 def test_a_failed_audit_is_the_page_s_verdict_and_a_name_cannot_write_html(copies: Copies, tmp_path: Path) -> None:

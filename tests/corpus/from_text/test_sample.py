@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from olmo_inject.cli import main
 from olmo_inject.corpus.folder import CorpusDescription, read_corpus_folder
 from olmo_inject.corpus.from_text.sample import DOLMA, build_sample, train_bpe
 from olmo_inject.corpus.from_text.wheel_text import SOURCES, documents
@@ -129,6 +130,21 @@ def test_existing_folder_is_refused_reused_or_overwritten(copied: Path) -> None:
     assert (corpus.vocab_size, len(corpus.shards)) == (512, 1)
     assert sorted(contents(copied)) == ["corpus.json", "part-00000.npy", "tokenizer.json"]
     assert [path.name for path in copied.parent.iterdir()] == [copied.name]
+
+
+def test_the_command_again_finds_its_corpus(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(copied)
+    command = ["corpus", "sample", "--out", str(copied), "--source", "sciq", "--source", "openbookqa"]
+    for more, status, said in (
+        ([], 0, f"{copied}: already there, "),
+        (["--vocab-size", "512"], 2, "another tokenizer or of other sources; --overwrite replaces it"),
+        (["--overwrite"], 0, f"{copied}: 1"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([*command, *more])
+        assert end.value.code == status
+        assert said in "".join(capsys.readouterr())
+        assert contents(copied) == before
 
 
 def test_empty_folder_is_taken(tmp_path: Path) -> None:
