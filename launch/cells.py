@@ -79,6 +79,11 @@ class CellFiles:
         """Exists while a SLURM job is asked to save and stop."""
         return self.sweep / "attempts" / f"{self.name}.cancel"
 
+    @property
+    def begun(self) -> tuple[Path, ...]:
+        """What `begin` writes or removes."""
+        return self.config, self.attempt, self.exit_status, self.cancel
+
 
 @dataclass(frozen=True)
 class Status:

@@ -127,13 +127,7 @@ def run_commands(
         Stopped: after Ctrl-C or SIGTERM, when every command has ended. Commands get SIGTERM, on which `train` writes a
             checkpoint, and are killed after 45 s.
     """
-    check_options(at_once=at_once)
-    names = [command.name for command in commands]
-    if len(set(names)) != len(names):
-        raise UserError(f"two commands have the name {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
-    for command in commands:
-        if command.gpus > len(gpus):
-            raise UserError(f"{command.name} needs {command.gpus} GPUs; this machine has {len(gpus)}")
+    check_commands(commands, at_once, gpus)
     console = console or Console(stderr=True)
     free = list(gpus)
     waiting, running, outcomes = list(commands), list[_Running](), dict[str, Outcome]()
@@ -159,6 +153,21 @@ def run_commands(
     if stop:
         raise Stopped(ordered)
     return ordered
+
+
+def check_commands(commands: Sequence[Command], at_once: int, gpus: Sequence[str]) -> None:
+    """Check that commands can run here; the arguments are those of `run_commands`.
+
+    Raises:
+        UserError: `at_once` is below 1, two commands have the same name, or one needs more GPUs than there are.
+    """
+    check_options(at_once=at_once)
+    names = [command.name for command in commands]
+    if len(set(names)) != len(names):
+        raise UserError(f"two commands have the name {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
+    for command in commands:
+        if command.gpus > len(gpus):
+            raise UserError(f"{command.name} needs {command.gpus} GPUs; this machine has {len(gpus)}")
 
 
 @dataclass

@@ -167,6 +167,13 @@ def test_what_cannot_run_here_is_refused(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path, more="rules: [{when: {rate: 2}, resources: {nodes: 2}}]\n")
     with pytest.raises(UserError, match="rate-2 needs 2 nodes"):
         local.run_cells(sweep, sweep.cells, at_once=None, console=Console())
+    # What is refused leaves a cell that failed as it is.
+    sweep = small_sweep(tmp_path, more="rules: [{when: {rate: 2}, resources: {gpus_per_node: 12}}]\n")
+    cells.begin(sweep, sweep.cells[0], {"backend": "local"})
+    cells.files(sweep, sweep.cells[0]).exit_status.write_text("1\n")
+    with pytest.raises(UserError, match="rate-2 needs 12 GPUs; this machine has"):
+        local.run_cells(sweep, sweep.cells, at_once=1, console=Console())
+    assert [status.state for status in cells.statuses(sweep, {})] == ["failed", "pending"]
 
 
 def test_a_submitter_on_another_host_is_not_killed_here(tmp_path: Path) -> None:
