@@ -111,8 +111,9 @@ def _record(sweep: Sweep, outcome: Outcome) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """Numbers of this machine's GPUs, or their names as in CUDA_VISIBLE_DEVICES."""
+    """Numbers of this machine's GPUs, or their names in CUDA_VISIBLE_DEVICES, of which CUDA ends at an invalid one."""
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(number) for number in range(count)] if named is None else named.replace(" ", "").split(",")[:count]

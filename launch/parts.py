@@ -70,7 +70,7 @@ def run_parts(parts: Parts, at_once: int) -> None:
         Stopped: after Ctrl-C or SIGTERM.
     """
     gpus = visible_gpus() if parts.wants_gpu else []
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, available_cores() // at_once))
+    threads = None if os.environ.get("OMP_NUM_THREADS") else max(1, available_cores() // at_once)
     commands = [
         Command(
             f"part {part} of {parts.count}",

@@ -45,14 +45,14 @@ class Command:
         name: unique in the pool.
         arguments: the program and its arguments.
         log: its standard output and error are appended to this file.
-        threads: `OMP_NUM_THREADS` of its processes.
+        threads: `OMP_NUM_THREADS` of its processes; None: as in this process.
         gpus: number of GPUs it takes.
     """
 
     name: str
     arguments: Sequence[str]
     log: Path
-    threads: int = 1
+    threads: int | None = 1
     gpus: int = 0
 
 
@@ -179,7 +179,9 @@ class _Running:
 
     @classmethod
     def start(cls, command: Command, gpus: list[str]) -> _Running:
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(command.threads)}
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        if command.threads is not None:
+            environment["OMP_NUM_THREADS"] = str(command.threads)
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         try:
