@@ -84,10 +84,17 @@ class Outcome:
 
     @property
     def how(self) -> str:
-        """`done`, `stopped` or `FAILED` with the status."""
+        """`done`, `stopped`, `killed` with the signal or `FAILED` with the status."""
         if self.succeeded:
             return "done"
-        return "stopped" if self.stopped else f"FAILED with status {self.status}"
+        if self.stopped or self.status is None:
+            return "stopped"
+        return f"FAILED with status {self.status}" if self.status > 0 else f"killed by {signal_name(-self.status)}"
+
+
+def signal_name(number: int) -> str | None:
+    """The name of a signal, such as SIGKILL; None if there is none of this number."""
+    return signal.Signals(number).name if number in set(signal.Signals) else None
 
 
 class Stopped(Exception):

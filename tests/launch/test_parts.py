@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,18 +20,6 @@ SITE = Site(sbatch=["--account=abc"], setup=["module load cuda"], job=JobResourc
 
 def parts(folder: Path, wants_gpu: bool = True) -> Parts:
     return Parts(["analyze", "das"], ["--steps", "all", "--", "a run"], folder / "jobs of das", 8, [0, 3, 7], wants_gpu)
-
-
-@pytest.fixture
-def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Commands like SLURM's, of which `squeue` prints this file."""
-    file = tmp_path / "queue"
-    file.write_text("")
-    for name, body in (("sbatch", "echo 17"), ("squeue", f"cat '{file}'")):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    return file
 
 
 def test_the_script_asks_for_what_a_part_needs(tmp_path: Path, queue: Path) -> None:
