@@ -141,8 +141,9 @@ def _read_extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _nest_model(override: str) -> str:
+    """`model=NAME` as `model.name=NAME`, so that other overrides keep the name; `model={...}` as it is."""
     name = override.removeprefix("model=")
-    return override if name == override else f"model.name={name}"
+    return override if name == override or name.lstrip().startswith("{") else f"model.name={name}"
 
 
 def _named(layer: dict[str, Any]) -> dict[str, Any]:
