@@ -195,8 +195,8 @@ def test_overrides_reach_the_experiment_unchanged(key: str, value: int) -> None:
         ({"set": {"train.sed": 1}}, "cell model-tiny-8_rate-1"),
         ({"set": {"injections.0.instances_per_batch": 99}, "axes": PLAIN["axes"][:1]}, "more than its 64 rows"),
         ({"set": {"name": "mine"}}, "sweep.yaml: set: name: leave it out: each cell has its own"),
-        ({"axes": [{"name": "f", "key": "folder", "values": ["a"]}]}, "axes: f: a: folder: leave it out: each cell has its own"),
-        ({"rules": [{"when": {}, "set": {"folder": "a"}}]}, "rules.0.set: folder: leave it out: each cell has its own"),
+        ({"axes": [{"name": "f", "key": "folder", "values": ["a"]}]}, "axes: f: a: folder: leave it out"),
+        ({"rules": [{"when": {}, "set": {"folder": "a"}}]}, "rules.0.set: folder: leave it out"),
         ({"experiment": "nothing"}, "neither a file nor one of the shipped experiments"),
     ],
 )
