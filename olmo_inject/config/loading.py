@@ -59,9 +59,8 @@ def load_described(path: Path | str, overrides: Sequence[str] = (), changed_by: 
         layers.pop("trainer", None)
         layers = _with_named_model(layers)
     given = typed(layers, kind)
-    _over(
-        _default_values(kind), given
-    )  # checks that no list is given instead of keys and values, which OmegaConf does not
+    # Checks that no list is given instead of keys and values, which OmegaConf does not.
+    _over(_default_values(kind), given)
     try:
         check_lists(given, kind)
         experiment = converted(kind, given)
