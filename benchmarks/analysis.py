@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from analysis.methods.features import features_method
 from analysis.methods.scores import scores_method
 from analysis.read.checkpoints import StoredModel
 from analysis.read.store import result
-from benchmarks.timing import in_turns, paired_ratio, print_table
-from olmo_inject.config import load_experiment
+from benchmarks.timing import experiment_of, in_turns, paired_ratio, print_table, timed
 from olmo_inject.tasks import Task, TaskConfig
 from olmo_inject.training.checkpoints.load import without_progress_bars
 from olmo_inject.training.checkpoints.transformers import transformers_config
@@ -34,11 +33,9 @@ SHARE_OF_DAS = "about 1/8"
 PAIRS = 256  # pairs of patching, the command's default
 
 
-def model_of(name: str, folder: Path) -> tuple[PreTrainedModel, int]:
+def model_of(name: str) -> tuple[PreTrainedModel, int]:
     """A random model of a shipped size, and the size of its vocabulary."""
-    file = folder / f"{name}.yaml"
-    file.write_text(f"model: {name}\ncorpus: {{folder: never-opened}}\n")
-    config = load_experiment(file).model
+    config = experiment_of(name).model
     return AutoModelForCausalLM.from_config(transformers_config(model_config(config))).eval(), config.vocab_size
 
 
@@ -46,9 +43,9 @@ def main() -> None:
     """Print both tables."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        small, size = model_of("tiny-64", folder)
+        small, size = model_of("tiny-64")
         task = Task.build(TaskConfig("tcmp", "comparison"), Vocabulary.without_tokenizer(size, 0, 1))
-        large, vocab_size = model_of("20M", folder)
+        large, vocab_size = model_of("20M")
         vocabulary = Vocabulary.without_tokenizer(vocab_size, vocab_size - 1, 1)
         tasks = [Task.build(TaskConfig(kind, kind), vocabulary) for kind in ("comparison", "modular_addition")]
         fewer = Task.build(TaskConfig("tcmp", "comparison", options={"n_values": 30}), vocabulary)
@@ -78,7 +75,7 @@ def _whole(folder: Path, tasks: list[Task]) -> Iterator[list[str]]:
         (das.method(SHORT_DAS), tasks[:1]),
     ):
         checkpoint = StoredModel(folder / "large", None, None, of, folder / "results")
-        seconds, again = (_timed(partial(result, checkpoint, method, device)) for _ in range(2))
+        seconds, again = (timed(partial(result, checkpoint, method, device), time.perf_counter) for _ in range(2))
         name = method.name + (f", {SHARE_OF_DAS} of its work" if method.name == das.METHOD else "")
         yield [name, " and ".join(task.name for task in of), f"{seconds:.0f} s", f"{again:.2f} s"]
 
@@ -87,19 +84,13 @@ def _passes(label: str, model: PreTrainedModel, task: Task) -> list[str]:
     points = residual_points(model)
     seconds = in_turns(
         {
-            "one": lambda: _timed(lambda: activations(model, task)),
-            "each": lambda: _timed(lambda: [activations(model, task, [point]) for point in points]),
+            "one": lambda: timed(lambda: activations(model, task), time.perf_counter),
+            "each": lambda: timed(lambda: [activations(model, task, [point]) for point in points], time.perf_counter),
         },
         ROUNDS,
     )
     ratio = paired_ratio(seconds["one"], seconds["each"])
     return [label, str(len(points)), f"{min(seconds['one']):.2f} s", f"{min(seconds['each']):.2f} s", f"{ratio:.1f}"]
-
-
-def _timed(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ import gc
 import json
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +19,9 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.timing import print_table
+from benchmarks.timing import experiment_of, print_table
 from launch.cost.memory import estimate_memory
 from launch.cost.report import in_bytes
-from olmo_inject.config import Experiment, load_experiment
 
 
 def print_memory(model: str, worlds: tuple[int, ...]) -> None:
@@ -37,7 +34,7 @@ def print_memory(model: str, worlds: tuple[int, ...]) -> None:
         if ended.returncode:
             raise SystemExit(f"{model} on {world} ranks: {ended.stderr.strip().splitlines()[-1]}")
         numbers = json.loads(ended.stdout.splitlines()[-1])
-        estimated = estimate_memory(_experiment(model), world, 8)
+        estimated = estimate_memory(experiment_of(model), world, 8)
         held = estimated.weights + estimated.gradients + estimated.optimizer
         rows.append(
             [
@@ -89,7 +86,7 @@ def measure(model: str, world: int) -> dict[str, Any]:
     from olmo_inject.training.run import runtime_config
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
-    experiment, device = _experiment(model), torch.device("cpu")
+    experiment, device = experiment_of(model), torch.device("cpu")
     cfg = runtime_config(experiment, world)
     begun = time.perf_counter()
     with FakeTensorMode(allow_non_fake_inputs=True), Allocated() as allocated:
@@ -122,13 +119,6 @@ def _truncated(tensor: torch.Tensor, mean: float, std: float, a: float, b: float
         outside = (result < a) | (result > b)
         result = torch.where(outside, torch.empty_like(result).normal_(mean, std), result)
     return tensor.copy_(result)
-
-
-def _experiment(model: str) -> Experiment:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "experiment.yaml"
-        file.write_text(f"model: {model}\ncorpus: {{folder: never-opened}}\n")
-        return load_experiment(file)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from transformers import OlmoConfig, OlmoForCausalLM
 
-from benchmarks.timing import in_turns, paired_ratio, print_table
+from benchmarks.timing import in_turns, own_bytes, paired_ratio, print_table, timed
 from olmo_inject.tasks import SPLICED_TOKENS
 from olmo_inject.training.loss import IGNORED
 from olmo_inject.training.mlp_gradients import MlpGradients, by_neuron
@@ -106,7 +105,7 @@ def main() -> None:
     for shape in SHAPES:
         case = Case(shape)
         results = {name: way(case) for name, way in WAYS.items()}
-        seconds = in_turns({name: _timed(way, case) for name, way in WAYS.items()}, ROUNDS)
+        seconds = in_turns({name: partial(timed, partial(way, case)) for name, way in WAYS.items()}, ROUNDS)
         memory = {name: _peak_megabytes(shape, name) for name in WAYS}
         for name in ("whole model", "same end"):
             ours, theirs = torch.cat(results["ours"]), torch.cat(results[name])
@@ -130,15 +129,6 @@ def main() -> None:
     )
 
 
-def _timed(way: Callable[[Case], object], case: Case) -> Callable[[], float]:
-    def measure() -> float:
-        begun = time.process_time()
-        way(case)
-        return time.process_time() - begun
-
-    return measure
-
-
 def _peak_megabytes(shape: Shape, name: str) -> float:
     """What the peak of one way adds, in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -150,14 +140,9 @@ def _added_megabytes(shape: Shape, name: str) -> float:
     case = Case(shape)
     case.model(input_ids=case.tokens[:1, :4])  # what the first use of a kernel allocates
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
-    before = _status_megabytes("VmRSS")
+    before = own_bytes("VmRSS")
     WAYS[name](case)
-    return _status_megabytes("VmHWM") - before
-
-
-def _status_megabytes(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
+    return (own_bytes("VmHWM") - before) / 2**20
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import print_table
+from benchmarks.timing import own_bytes, print_table
 
 RANKS, PER_NODE = 1024, 8
 SEQUENCES, LENGTH, BATCH, STEPS = 440_000_000, 4096, 1024, 50_000
@@ -76,7 +76,7 @@ def as_rank(folder: Path, rank: int) -> dict[str, Any]:
     from olmo_inject.training.run import runtime_config
 
     done("import")
-    before = _status("RssAnon")
+    before = own_bytes("RssAnon")
     broadcast, experiment = folder / "broadcast.json", load_experiment(folder / "experiment.yaml")
     from_rank_0 = None if rank == 0 else json.loads(broadcast.read_text())
     data = build_data(experiment, checked_sizes=None if from_rank_0 is None else from_rank_0["sizes"])
@@ -100,8 +100,8 @@ def as_rank(folder: Path, rank: int) -> dict[str, Any]:
     line = json.dumps(Evidence(None).record(STEPS - 1, sums)) + "\n"
     return {
         "seconds": seconds,
-        "memory": _status("RssAnon") - before,
-        "peak": _status("VmHWM"),
+        "memory": own_bytes("RssAnon") - before,
+        "peak": own_bytes("VmHWM"),
         "handles": sum("/dolma/" in name for name in _open_files()),
         "order": next((folder / "cache" / "order").glob("*.u32")).stat().st_size,
         "evidence": len(line),
@@ -110,12 +110,6 @@ def as_rank(folder: Path, rank: int) -> dict[str, Any]:
 
 def _open_files() -> list[str]:
     return [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
-
-
-def _status(name: str) -> int:
-    """Bytes of this process, as Linux counts them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _write_corpus(folder: Path, sequences: int) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.timing import in_turns, paired_ratio, print_table
+from benchmarks.timing import in_turns, paired_ratio, print_table, timed
 from olmo_inject.corpus.from_text.sample import build_sample
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.scan.scan import ReferenceOptions, prepare_scan, scan_piece
@@ -43,7 +43,7 @@ def main() -> None:
             tasks = build_tasks(configs, vocabulary)
             texts = TextIndex([texts_of(documents, Path(folder), vocabulary)], near=0.5)
             rivals = {
-                "np.bincount": _timed(lambda tokens=tokens: count_all(tokens)),
+                "np.bincount": partial(timed, partial(count_all, tokens)),
                 "two tasks": _scanner(shards, vocabulary, tasks, None),
                 f"{TEXTS} texts of {TEXT_TOKENS} tokens": _scanner(shards, vocabulary, [], None, texts),
                 "two tasks and both references": _scanner(shards, vocabulary, tasks, ReferenceOptions()),
@@ -68,23 +68,14 @@ def count_all(tokens: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _timed(work: Callable[[], object]) -> Callable[[], float]:
-    def measure() -> float:
-        begun = time.process_time()
-        work()
-        return time.process_time() - begun
-
-    return measure
-
-
 def texts_of(documents: list[np.ndarray], folder: Path, vocabulary: Vocabulary) -> Task:
     """A task of texts from the corpus, every other token pair of which is swapped, so that they are near at best."""
-    rng, lines = np.random.default_rng(1), []
+    rng, lines = np.random.default_rng(1), dict[str, None]()  # some documents begin alike
     for number in rng.permutation(len(documents)):
         text = documents[number][:-1][:TEXT_TOKENS].copy()
         if len(text) == TEXT_TOKENS:
             text[1::16], text[2::16] = text[2::16].copy(), text[1::16].copy()
-            lines.append(json.dumps({"text": text.tolist()}))
+            lines[json.dumps({"text": text.tolist()})] = None
         if len(lines) == TEXTS:
             break
     (folder / "texts.jsonl").write_text("\n".join(lines))
@@ -94,7 +85,7 @@ def texts_of(documents: list[np.ndarray], folder: Path, vocabulary: Vocabulary) 
 
 def _scanner(shards, vocabulary, tasks, references, texts=None) -> Callable[[], float]:
     search, pieces = prepare_scan(shards, vocabulary, tasks, references, texts)
-    return _timed(lambda: [scan_piece(search, piece, lambda done, tokens: None) for piece in pieces])
+    return lambda: timed(lambda: [scan_piece(search, piece, lambda done, tokens: None) for piece in pieces])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import Any
 
 from rich.table import Table
 
-from launch.pool import last_lines
+from launch.pool import last_lines, signal_name
 from launch.sweep import Cell, Sweep
 from olmo_inject.config import experiment_yaml, load_experiment
 from olmo_inject.errors import UserError
@@ -78,6 +77,11 @@ class CellFiles:
     def cancel(self) -> Path:
         """Exists while a SLURM job is asked to save and stop."""
         return self.sweep / "attempts" / f"{self.name}.cancel"
+
+    @property
+    def begun(self) -> tuple[Path, ...]:
+        """What `begin` writes or removes."""
+        return self.config, self.attempt, self.exit_status, self.cancel
 
 
 @dataclass(frozen=True)
@@ -168,10 +172,8 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
 def _why(log: Path, exit_status: int | None) -> list[str]:
     """The last lines of a failed cell's log, and the signal that killed it, which it could not log itself."""
     status = exit_status or 0
-    killed_by = -status if status < 0 else status - 128  # Python's convention, or the shell's
-    if killed_by not in set(signal.Signals):
-        return last_lines(log, WHY_LINES)
-    return [*last_lines(log, WHY_LINES), f"it was killed by {signal.Signals(killed_by).name}"]
+    killed_by = signal_name(-status if status < 0 else status - 128)  # Python's convention, or the shell's
+    return last_lines(log, WHY_LINES) + ([] if killed_by is None else [f"it was killed by {killed_by}"])
 
 
 def _exit_status(path: Path) -> int | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from launch import cells
-from launch.pool import GRACE_SECONDS, Command, Outcome, run_commands
+from launch.pool import GRACE_SECONDS, Command, Outcome, check_commands, run_commands
 from launch.sweep import Cell, Sweep
 from olmo_inject.cores import available_cores
 from olmo_inject.data import build_plan
@@ -49,11 +49,13 @@ def run_cells(sweep: Sweep, remaining: Sequence[Cell], *, at_once: int | None, c
     commands = []
     for cell in remaining:
         files, resources = cells.files(sweep, cell), cell.resources
-        cells.begin(sweep, cell, {"backend": "local", "host": socket.gethostname()})
         device = "cuda" if resources.gpus_per_node else "cpu"
         ranks = ("--processes", str(resources.ranks_per_node), "--device", device)
         arguments = [sys.executable, "-m", "olmo_inject", "train", str(files.config), *ranks]
         commands.append(Command(cell.name, arguments, files.log, resources.cpus_per_process, resources.gpus_per_node))
+    check_commands(commands, at_once, gpus)  # a refused call leaves every cell in its state
+    for cell in remaining:
+        cells.begin(sweep, cell, {"backend": "local", "host": socket.gethostname()})
     outcomes = run_commands(
         commands, at_once, gpus=gpus, on_end=lambda outcome: _record(sweep, outcome), console=console
     )
@@ -109,8 +111,9 @@ def _record(sweep: Sweep, outcome: Outcome) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """Numbers of this machine's GPUs, or their names as in CUDA_VISIBLE_DEVICES."""
+    """Numbers of this machine's GPUs, or their names in CUDA_VISIBLE_DEVICES, of which CUDA ends at an invalid one."""
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(number) for number in range(count)] if named is None else named.replace(" ", "").split(",")[:count]

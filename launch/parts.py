@@ -17,7 +17,7 @@ from pathlib import Path
 
 from launch.local import visible_gpus
 from launch.pool import Command, run_commands
-from launch.slurm import Element, Site, elements, render_template, sbatch, see_and_cancel
+from launch.slurm import Element, Site, elements, render_template, sbatch, see_and_cancel, undone_if_refused
 from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
@@ -70,7 +70,7 @@ def run_parts(parts: Parts, at_once: int) -> None:
         Stopped: after Ctrl-C or SIGTERM.
     """
     gpus = visible_gpus() if parts.wants_gpu else []
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, available_cores() // at_once))
+    threads = None if os.environ.get("OMP_NUM_THREADS") else max(1, available_cores() // at_once)
     commands = [
         Command(
             f"part {part} of {parts.count}",
@@ -123,14 +123,10 @@ def submit_parts(parts: Parts, site: Site) -> str:
         gpus = site.job.gpus if parts.wants_gpu else 0
         values = {"title": " ".join(parts.command), "command": parts.command, "arguments": parts.arguments}
         more = {"parts": new, "count": parts.count, "gpus": gpus, "job": site.job, "folder": parts.folder.resolve()}
-        write_text(script, render_template(TEMPLATE, site, **values, **more))
-        write_json(script.with_suffix(".json"), {"count": parts.count})
-        try:
+        with undone_if_refused([script, script.with_suffix(".json")]):
+            write_text(script, render_template(TEMPLATE, site, **values, **more))
+            write_json(script.with_suffix(".json"), {"count": parts.count})
             job = sbatch(script)
-        except UserError:
-            for path in (script, script.with_suffix(".json")):
-                path.unlink()
-            raise
         return (
             f"job array {job}: {len(new)} of {parts.count} parts{having}, logs in {parts.folder / 'logs'}; "
             f"{see_and_cancel([*jobs, job])}"

@@ -45,14 +45,14 @@ class Command:
         name: unique in the pool.
         arguments: the program and its arguments.
         log: its standard output and error are appended to this file.
-        threads: `OMP_NUM_THREADS` of its processes.
+        threads: `OMP_NUM_THREADS` of its processes; None: as in this process.
         gpus: number of GPUs it takes.
     """
 
     name: str
     arguments: Sequence[str]
     log: Path
-    threads: int = 1
+    threads: int | None = 1
     gpus: int = 0
 
 
@@ -84,10 +84,17 @@ class Outcome:
 
     @property
     def how(self) -> str:
-        """`done`, `stopped` or `FAILED` with the status."""
+        """`done`, `stopped`, `killed` with the signal or `FAILED` with the status."""
         if self.succeeded:
             return "done"
-        return "stopped" if self.stopped else f"FAILED with status {self.status}"
+        if self.stopped or self.status is None:
+            return "stopped"
+        return f"FAILED with status {self.status}" if self.status > 0 else f"killed by {signal_name(-self.status)}"
+
+
+def signal_name(number: int) -> str | None:
+    """The name of a signal, such as SIGKILL; None if there is none of this number."""
+    return signal.Signals(number).name if number in set(signal.Signals) else None
 
 
 class Stopped(Exception):
@@ -127,13 +134,7 @@ def run_commands(
         Stopped: after Ctrl-C or SIGTERM, when every command has ended. Commands get SIGTERM, on which `train` writes a
             checkpoint, and are killed after 45 s.
     """
-    check_options(at_once=at_once)
-    names = [command.name for command in commands]
-    if len(set(names)) != len(names):
-        raise UserError(f"two commands have the name {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
-    for command in commands:
-        if command.gpus > len(gpus):
-            raise UserError(f"{command.name} needs {command.gpus} GPUs; this machine has {len(gpus)}")
+    check_commands(commands, at_once, gpus)
     console = console or Console(stderr=True)
     free = list(gpus)
     waiting, running, outcomes = list(commands), list[_Running](), dict[str, Outcome]()
@@ -161,6 +162,21 @@ def run_commands(
     return ordered
 
 
+def check_commands(commands: Sequence[Command], at_once: int, gpus: Sequence[str]) -> None:
+    """Check that commands can run here; the arguments are those of `run_commands`.
+
+    Raises:
+        UserError: `at_once` is below 1, two commands have the same name, or one needs more GPUs than there are.
+    """
+    check_options(at_once=at_once)
+    names = [command.name for command in commands]
+    if len(set(names)) != len(names):
+        raise UserError(f"two commands have the name {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
+    for command in commands:
+        if command.gpus > len(gpus):
+            raise UserError(f"{command.name} needs {command.gpus} GPUs; this machine has {len(gpus)}")
+
+
 @dataclass
 class _Running:
     command: Command
@@ -170,7 +186,9 @@ class _Running:
 
     @classmethod
     def start(cls, command: Command, gpus: list[str]) -> _Running:
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(command.threads)}
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        if command.threads is not None:
+            environment["OMP_NUM_THREADS"] = str(command.threads)
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         try:

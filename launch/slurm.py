@@ -10,7 +10,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +23,7 @@ from launch import cells
 from launch.sweep import TIME, Cell, Resources, Sweep
 from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_text
+from olmo_inject.files import write_bytes, write_text
 from olmo_inject.paths import expanded
 from olmo_inject.words import counted
 
@@ -177,18 +178,29 @@ def submit(sweep: Sweep, remaining: Sequence[Cell], site: Site) -> list[str]:
         number = sum(1 for _ in (sweep.folder / ARRAYS).glob("*.sbatch"))
         listing = sweep.folder / ARRAYS / f"{number}.cells"
         script = listing.with_suffix(".sbatch")
-        write_text(listing, "".join(f"{cell.name}\n" for cell in array))
-        write_text(script, render(sweep, array[0].resources, len(array), listing, site))
-        for cell in array:
-            cells.begin(sweep, cell, {"backend": "slurm", "array": number})
-        try:
+        with undone_if_refused([script, listing, *(path for cell in array for path in cells.files(sweep, cell).begun)]):
+            write_text(listing, "".join(f"{cell.name}\n" for cell in array))
+            write_text(script, render(sweep, array[0].resources, len(array), listing, site))
+            for cell in array:
+                cells.begin(sweep, cell, {"backend": "slurm", "array": number})
             job = sbatch(script)
-        except UserError:
-            for path in (script, listing, *(cells.files(sweep, cell).attempt for cell in array)):
-                path.unlink()  # nothing was submitted; earlier attempts are recorded in the run folders
-            raise
         lines.append(f"job array {job}: {counted(len(array), 'cell')}, script {script}")
     return lines
+
+
+@contextmanager
+def undone_if_refused(paths: Iterable[Path]) -> Iterator[None]:
+    """Give `paths` the content of before, or remove those that did not exist, if what is submitted here is refused."""
+    before = {path: path.read_bytes() if path.exists() else None for path in paths}
+    try:
+        yield
+    except UserError:
+        for path, content in before.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_bytes(path, content)
+        raise
 
 
 def sbatch(script: Path) -> str:
@@ -241,33 +253,18 @@ def elements(folder: Path) -> list[Element]:
     return listed
 
 
-@dataclass(frozen=True)
-class SlurmCell:
-    """A cell that SLURM runs or has in its queue.
-
-    Attributes:
-        job: SLURM's id of the array's element, e.g. 17_3.
-        cell: its name.
-        state: running or queued.
-    """
-
-    job: str
-    cell: str
-    state: str
-
-
-def slurm_cells(sweep: Sweep) -> list[SlurmCell]:
-    """The cells that SLURM runs or has in its queue; none if SLURM is not installed."""
+def slurm_cells(sweep: Sweep) -> list[tuple[str, Element]]:
+    """The names of cells that SLURM runs or has in its queue, and their elements; none if SLURM is not installed."""
     listed = []
     for element in elements(sweep.folder / ARRAYS):
         names = element.script.with_suffix(".cells").read_text(encoding="utf-8").splitlines()
-        listed.append(SlurmCell(element.job, names[element.place], element.state))
+        listed.append((names[element.place], element))
     return listed
 
 
 def active(sweep: Sweep) -> dict[str, str]:
     """Cells that SLURM runs or has in its queue: name to `running` or `queued`."""
-    return {listed.cell: listed.state for listed in slurm_cells(sweep)}
+    return {name: element.state for name, element in slurm_cells(sweep)}
 
 
 def cancel(sweep: Sweep) -> str | None:
@@ -281,9 +278,9 @@ def cancel(sweep: Sweep) -> str | None:
     """
     if not (listed := slurm_cells(sweep)):
         return None
-    for cell in listed:  # first, because a queued cell may start meanwhile
-        write_text(cells.CellFiles(sweep.folder, cell.cell).cancel, "")
-    queued = [cell.job for cell in listed if cell.state == cells.QUEUED]
+    for name, _ in listed:  # first, because a queued cell may start meanwhile
+        write_text(cells.CellFiles(sweep.folder, name).cancel, "")
+    queued = [element.job for _, element in listed if element.state == cells.QUEUED]
     if queued:
         _run(["scancel", *queued])
     taken = counted(len(queued), "cell")

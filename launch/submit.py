@@ -26,7 +26,7 @@ class Submitted:
 
 
 def run_sweep(sweep: Sweep, *, at_once: int | None = None, retry_failed: bool = False, console: Console) -> bool:
-    """Train the remaining cells on this machine and wait for them.
+    """Train the remaining cells on this machine and wait for them, but not for those that run or wait elsewhere.
 
     Args:
         sweep: the sweep.
@@ -35,15 +35,21 @@ def run_sweep(sweep: Sweep, *, at_once: int | None = None, retry_failed: bool = 
         console: shows progress.
 
     Returns:
-        Whether every cell is trained.
+        Whether every cell is trained. False if one failed or was killed, or if SLURM or another process has it.
 
     Raises:
         UserError: another process runs the sweep, its definition has changed, or a cell cannot run here.
         Stopped: after Ctrl-C or SIGTERM.
     """
-    with _remaining(sweep, retry_failed, console) as (remaining, left_out):
+    with _remaining(sweep, retry_failed, console) as (remaining, _):
         succeeded = local.run_cells(sweep, remaining, at_once=at_once, console=console) if remaining else True
-    return succeeded and not left_out
+    if all(status.state == cells.DONE for status in cells.statuses(sweep, {})):
+        return succeeded
+    left = _statuses(sweep)
+    resumes = any(status.state == cells.INTERRUPTED for status in left)
+    next_time = "; the same command resumes what was interrupted" if resumes else ""
+    console.print(f"not every cell is trained: {cells.summary(left)}{next_time}", highlight=False, soft_wrap=True)
+    return False
 
 
 def submit_sweep(sweep: Sweep, site: Site, *, retry_failed: bool = False, console: Console) -> Submitted:
@@ -68,7 +74,7 @@ def _remaining(sweep: Sweep, retry_failed: bool, console: Console) -> Iterator[t
     with cells.submitting(sweep):
         cells.check_unchanged(sweep)
         local.wait_for_orphans(sweep, console)
-        statuses = cells.statuses(sweep, slurm.active(sweep))
+        statuses = _statuses(sweep)
         remaining = cells.unfinished(sweep, statuses, retry_failed=retry_failed)
         left_out = [status.cell for status in statuses if status.state == cells.FAILED and not retry_failed]
         lines = [f"{len(remaining)} of {len(statuses)} cells to train: {cells.summary(statuses)}"]
@@ -76,3 +82,7 @@ def _remaining(sweep: Sweep, retry_failed: bool, console: Console) -> Iterator[t
             lines.append(f"{len(left_out)} failed before and are left out; --retry-failed trains them again")
         console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
         yield remaining, left_out
+
+
+def _statuses(sweep: Sweep) -> list[cells.Status]:
+    return cells.statuses(sweep, slurm.active(sweep))

@@ -8,6 +8,7 @@
       - {name: rate, key: injections.0.instances_per_batch, values: [1, 1/10]}
 
 Axes are crossed. An axis with `cases` sets several keys together: `cases: {n10: {injections.0.every: 10, ...}, ...}`.
+Keys may be nested: `set: {train: {max_duration: 200}}` is `set: {train.max_duration: 200}`.
 """
 
 from __future__ import annotations
@@ -246,22 +247,25 @@ def _cells(file: SweepFile, config: str, where: str, more_overrides: Sequence[st
     points = math.prod(map(len, axes.values()))
     if points > MOST_CELLS:
         raise UserError(f"{where}: axes: the grid has {points:,} cells, more than {MOST_CELLS:,}")
+    common = _settings(file.set, f"{where}: set")
+    of_rules = [_settings(rule.set, f"{where}: rules.{number}.set") for number, rule in enumerate(file.rules)]
+    for override in more_overrides:
+        _check_own(override.partition("=")[0], override)
     cells = []
     for combination in itertools.product(*(cases.items() for cases in axes.values())):
         labels = {name: label for name, (label, _) in zip(axes, combination, strict=True)}
         if any(_matches(excluded, labels) for excluded in file.exclude):
             continue
         name = "_".join(f"{axis}-{label}" for axis, label in labels.items())
-        rules = [rule for rule in file.rules if _matches(rule.when, labels)]
-        settings = dict(file.set)
-        for changes in [*(changes for _, changes in combination), *(rule.set for rule in rules)]:
+        rules = [number for number, rule in enumerate(file.rules) if _matches(rule.when, labels)]
+        settings = dict(common)
+        for changes in [*(changes for _, changes in combination), *(of_rules[number] for number in rules)]:
             settings |= changes
         overrides = [f"{key}={in_flow(value)}" for key, value in settings.items()]
         own = [f"name={name}", f"folder={Path(file.folder) / 'runs' / name}"]
         resources = file.resources
-        for rule in rules:
-            place = f"{where}: rules.{file.rules.index(rule)}: resources"
-            resources = described(resources, (place, rule.resources))
+        for number in rules:
+            resources = described(resources, (f"{where}: rules.{number}: resources", file.rules[number].resources))
         cells.append(Cell(name, labels, (*overrides, *more_overrides, *own), resources, config))
     return cells
 
@@ -280,7 +284,22 @@ def _cases(axis: Axis, where: str) -> dict[str, dict[str, Any]]:
             raise UserError(f"{where}: {label!r} cannot be part of a file name; give the value a label with `cases`")
         if not isinstance(changes, Mapping):
             raise UserError(f"{where}: {label}: must hold keys and values")
-    return cases  # pyright: ignore[reportReturnType]
+    return {label: _settings(changes, f"{where}: {label}") for label, changes in cases.items()}
+
+
+def _settings(changes: Mapping[str, Any], where: str, outer: str = "") -> dict[str, Any]:
+    """Keys and values for cells, with nested keys written with dots: `train: {seed: 1}` as `train.seed: 1`."""
+    settings: dict[str, Any] = {}
+    for key, value in changes.items():
+        _check_own(f"{outer}{key}", where)
+        nested = isinstance(value, Mapping) and value
+        settings |= _settings(value, where, f"{outer}{key}.") if nested else {f"{outer}{key}": value}
+    return settings
+
+
+def _check_own(key: str, where: str) -> None:
+    if key in ("name", "folder"):
+        raise UserError(f"{where}: {key}: leave it out: each cell has its own, from its labels and the sweep's folder")
 
 
 def _label(value: Any) -> str:

@@ -70,7 +70,7 @@ def parse(text: str) -> Any:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Parse overrides, `key=value` with dots between keys, into nested dicts; later ones win.
+    """Parse overrides, `key=value` with dots between keys, into nested dicts; later ones win, key by key.
 
     Raises:
         UserError: an override has another form, or its value is not YAML.
@@ -78,20 +78,28 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for override in overrides:
         path, equals, text = override.partition("=")
-        *outer, last = path.replace("[", ".").replace("]", "").split(".")
-        if not equals or not all((*outer, last)):
+        keys = path.replace("[", ".").replace("]", "").split(".")
+        if not equals or not all(keys):
             raise UserError(f"override {override!r} is not key=value")
         try:
             value = _load(text)
         except _NOT_YAML as error:
             raise UserError(f"overrides: {override!r}: {_reason(error)}") from None
-        level = nested
-        for key in outer:
-            if not isinstance(level.get(key), dict):
-                level[key] = {}
-            level = level[key]
-        level[last] = value
+        _insert(nested, keys, value)
     return nested
+
+
+def _insert(nested: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            _insert(nested, [*keys, key], inner)
+        return
+    *outer, last = keys
+    for key in outer:
+        if not isinstance(nested.get(key), dict):
+            nested[key] = {}
+        nested = nested[key]
+    nested[last] = value
 
 
 def typed(value: Any, hint: Any) -> Any:

@@ -74,10 +74,13 @@ def pins(python: str, file: str = "constraints.txt") -> dict[str, str]:
 
 def test_wheel_carries_every_config(wheel: Path) -> None:
     source = REPOSITORY / "configs"
-    expected = {path.relative_to(source): path.read_bytes() for path in source.rglob("*.yaml")}
     inside = wheel / "olmo_inject" / "configs"
-    assert {path.relative_to(inside): path.read_bytes() for path in inside.rglob("*.yaml")} == expected
-    assert Path("models/olmo.yaml") in expected
+    expected, found = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (source, inside)
+    )
+    assert found == expected
+    assert {Path("models/olmo.yaml"), Path("texts/facts.jsonl")} <= expected.keys()
 
 
 def test_installed_wheel_finds_its_configs(wheel: Path) -> None:

@@ -20,10 +20,8 @@ from olmo_inject.config.olmo_settings import (
 
 FP32, HALF = 4, 2  # bytes
 _HYBRID = (ShardingStrategy.HYBRID_SHARD, ShardingStrategy._HYBRID_SHARD_ZERO2)
-_KEEP_WEIGHTS = (
-    ShardingStrategy.SHARD_GRAD_OP,
-    ShardingStrategy._HYBRID_SHARD_ZERO2,
-)  # weights stay gathered from forward to backward
+# Weights stay gathered from forward to backward.
+_KEEP_WEIGHTS = (ShardingStrategy.SHARD_GRAD_OP, ShardingStrategy._HYBRID_SHARD_ZERO2)
 
 
 @dataclass(frozen=True)

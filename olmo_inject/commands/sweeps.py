@@ -104,7 +104,9 @@ def run(
 ) -> None:
     """Train the cells on this machine, and wait for them. Ctrl-C lets them save first.
 
-    Exit status 1 if a cell failed. Example: `olmo-inject sweep run study-tcmp --only seed=s1 --at-once 2`
+    Exit status 1 if not every cell is trained: one failed or was killed, or SLURM or another process has it.
+
+    Example: `olmo-inject sweep run study-tcmp --only seed=s1 --at-once 2`
     """
     from launch.submit import run_sweep
     from launch.sweep import load_sweep

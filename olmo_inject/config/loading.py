@@ -59,9 +59,8 @@ def load_described(path: Path | str, overrides: Sequence[str] = (), changed_by: 
         layers.pop("trainer", None)
         layers = _with_named_model(layers)
     given = typed(layers, kind)
-    _over(
-        _default_values(kind), given
-    )  # checks that no list is given instead of keys and values, which OmegaConf does not
+    # Checks that no list is given instead of keys and values, which OmegaConf does not.
+    _over(_default_values(kind), given)
     try:
         check_lists(given, kind)
         experiment = converted(kind, given)
@@ -141,8 +140,9 @@ def _read_extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _nest_model(override: str) -> str:
+    """`model=NAME` as `model.name=NAME`, so that other overrides keep the name; `model={...}` as it is."""
     name = override.removeprefix("model=")
-    return override if name == override else f"model.name={name}"
+    return override if name == override or name.lstrip().startswith("{") else f"model.name={name}"
 
 
 def _named(layer: dict[str, Any]) -> dict[str, Any]:

@@ -164,9 +164,8 @@ def _blank(
 def _gather(model: OlmoForCausalLM, own: Sequence[Vector], both: Sequence[Vector]) -> None:
     """Attention of block 0 writes the mean of the operands' `own` into `both`; no query, so it looks at all alike."""
     attention = model.model.layers[0].self_attn
-    undo = (
-        (1 + CONSTANT**2 + NOISE**2) / len(own[0])
-    ) ** 0.5  # what the layer norm divided a task token's embedding by
+    # What the layer norm divided a task token's embedding by.
+    undo = ((1 + CONSTANT**2 + NOISE**2) / len(own[0])) ** 0.5
     with torch.no_grad():
         for number, (read, write) in enumerate(zip(own, both, strict=True)):
             attention.v_proj.weight[number] = read

@@ -347,7 +347,6 @@ def test_evidence_that_says_otherwise(copies: Copies, call: Call) -> None:
         (["gradients", "--neurons", "0"], "--neurons: 0 must be at least 1"),
         (["gradients", "--targets", "all"], "--targets: 'all' is not one of injected, label"),
         (["gradients", "--layer", "-1"], "--layer: -1 must be at least 0"),
-        (["patching", "--pairs", "1"], "--pairs: 1 must be at least 2"),
         (["das", "--dimensions", "1;2"], "--dimensions: '1;2' is not numbers joined by commas"),
         (["das", "--steps", "first"], "--steps: 'first' is not a step"),
         (["das", "--tasks", "none.json"], "--tasks is only for models that belong to no run"),

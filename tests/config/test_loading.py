@@ -141,6 +141,16 @@ def test_overrides_change_parts_of_a_named_model(tmp_path: Path) -> None:
     assert (experiment.model_name, experiment.model.d_model, experiment.model.n_layers) == ("tiny-8", 8, 5)
 
 
+def test_overrides_with_nested_keys_leave_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(NO_MODEL + "model: tiny-16")
+    nested = ["train.max_duration=9", "model={name: tiny-8, n_layers: 5}", "train={seed: 3, optimizer: {eps: 0.5}}"]
+    experiment = load_experiment(path, nested)
+    assert (experiment.model_name, experiment.model.d_model, experiment.model.n_layers) == ("tiny-8", 8, 5)
+    train = experiment.train
+    assert (train.max_duration, train.seed, train.optimizer.eps) == (9, 3, 0.5)
+
+
 def test_a_corpus_from_elsewhere_replaces_all_but_the_seed(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     text = NO_MODEL.replace("corpus: {", "corpus: {seed: 5, ")

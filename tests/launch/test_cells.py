@@ -24,6 +24,7 @@ from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
 from olmo_inject.runs.folder import in_use, locked
+from olmo_inject.runs.read import EXPERIMENT
 
 OFTEN, RARE = "rate-2", "rate-1of2"
 
@@ -72,6 +73,28 @@ def test_a_sweep_is_gone_on_with_until_every_cell_is_done(tmp_path: Path) -> Non
 
     shown = json.loads(say("status", file, "--json")[1])[0]
     assert (shown["step"], shown["steps"], set(shown["accuracies"])) == (12, 12, {"less", "plus"})
+
+
+def test_cells_that_slurm_has_are_not_called_trained(tmp_path: Path, queue: Path) -> None:
+    folder = load_sweep(file := write_sweep(tmp_path)).folder.resolve()
+    assert say("submit", file)[0] == 0
+    queue.write_text(f"17 0 RUNNING {folder}/arrays/0.sbatch\n17 1 PENDING {folder}/arrays/0.sbatch\n")
+    status, said = say("run", file)
+    assert status == 1
+    assert "not every cell is trained: 1 running, 1 queued\n" in said
+    assert "next: " not in said
+
+
+def test_a_cell_that_was_killed_is_said_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = load_sweep(file := write_sweep(tmp_path), only=["rate=2"])
+    python, run = tmp_path / "python", cells.files(sweep, sweep.cells[0]).run
+    python.write_text(f"#!/bin/sh\nmkdir -p {run}\ntouch {run / EXPERIMENT}\nkill -9 $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    status, said = say("run", file, "--only", "rate=2")
+    assert status == 1
+    assert f"{OFTEN}: killed by SIGKILL after " in said
+    assert "not every cell is trained: 1 interrupted; the same command resumes what was interrupted\n" in said
 
 
 @pytest.mark.slow
@@ -167,6 +190,13 @@ def test_what_cannot_run_here_is_refused(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path, more="rules: [{when: {rate: 2}, resources: {nodes: 2}}]\n")
     with pytest.raises(UserError, match="rate-2 needs 2 nodes"):
         local.run_cells(sweep, sweep.cells, at_once=None, console=Console())
+    # What is refused leaves a cell that failed as it is.
+    sweep = small_sweep(tmp_path, more="rules: [{when: {rate: 2}, resources: {gpus_per_node: 12}}]\n")
+    cells.begin(sweep, sweep.cells[0], {"backend": "local"})
+    cells.files(sweep, sweep.cells[0]).exit_status.write_text("1\n")
+    with pytest.raises(UserError, match="rate-2 needs 12 GPUs; this machine has"):
+        local.run_cells(sweep, sweep.cells, at_once=1, console=Console())
+    assert [status.state for status in cells.statuses(sweep, {})] == ["failed", "pending"]
 
 
 def test_a_submitter_on_another_host_is_not_killed_here(tmp_path: Path) -> None:

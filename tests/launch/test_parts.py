@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from launch.local import visible_gpus
 from launch.parts import Parts, run_parts, submit_parts
 from launch.slurm import JobResources, Site
+from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
 
 SITE = Site(sbatch=["--account=abc"], setup=["module load cuda"], job=JobResources(cpus=3, time="02:00:00"))
@@ -17,18 +20,6 @@ SITE = Site(sbatch=["--account=abc"], setup=["module load cuda"], job=JobResourc
 
 def parts(folder: Path, wants_gpu: bool = True) -> Parts:
     return Parts(["analyze", "das"], ["--steps", "all", "--", "a run"], folder / "jobs of das", 8, [0, 3, 7], wants_gpu)
-
-
-@pytest.fixture
-def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Commands like SLURM's, of which `squeue` prints this file."""
-    file = tmp_path / "queue"
-    file.write_text("")
-    for name, body in (("sbatch", "echo 17"), ("squeue", f"cat '{file}'")):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    return file
 
 
 def test_the_script_asks_for_what_a_part_needs(tmp_path: Path, queue: Path) -> None:
@@ -73,6 +64,44 @@ def test_what_slurm_refuses_leaves_no_script(tmp_path: Path, queue: Path) -> Non
     with pytest.raises(UserError, match="^sbatch failed: sbatch: error: invalid account$"):
         submit_parts(parts(tmp_path), SITE)
     assert not list((tmp_path / "jobs of das").glob("*.sbatch"))
+
+
+@pytest.mark.parametrize(("written", "given"), [("4,2", "4,2"), (None, str(available_cores()))])
+def test_threads_are_those_that_the_user_set_or_a_share_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str | None, given: str
+) -> None:
+    """OpenMP takes a list too, a number for each level of nested regions."""
+    if written is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", written)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$OMP_NUM_THREADS threads"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    run_parts(Parts(["audit"], [], tmp_path / "jobs", 1, [0], False), 1)
+    assert (tmp_path / "jobs" / "logs" / "part-0.log").read_text().endswith(f"\n{given} threads\n")
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "visible"),
+    [
+        (None, 2, ["0", "1"]),
+        ("-1", 0, []),
+        ("", 0, []),
+        ("3, GPU-8932f937", 2, ["3", "GPU-8932f937"]),
+        ("3,-1,2", 1, ["3"]),
+    ],
+)
+def test_gpus_are_those_that_cuda_sees(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, count: int, visible: list[str]
+) -> None:
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)  # which follows CUDA's rules
+    assert visible_gpus() == visible
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sweeps import small_sweep, write_sweep
 
-from launch import slurm
+from launch import cells, slurm
 from launch.slurm import Site, load_site, render
 from launch.sweep import Resources, load_sweep
 from olmo_inject.cli import main
@@ -131,15 +131,24 @@ def test_what_slurm_refuses_leaves_nothing_behind(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(UserError, match="^sbatch failed: sbatch: error: Unable to contact slurm controller$"):
         slurm.submit(sweep, sweep.cells, Site())
+    assert not [path for path in sweep.folder.rglob("*") if path.is_file()]
     assert slurm.active(sweep) == {}  # so squeue is not even asked
     assert slurm.cancel(sweep) is None
+    # A cell that failed has still failed: the next submission leaves it out too.
+    cells.begin(sweep, sweep.cells[0], {"backend": "slurm", "array": 0})
+    cells.files(sweep, sweep.cells[0]).exit_status.write_text("1\n")
+    before = {path: path.read_bytes() for path in sweep.folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="^sbatch failed"):
+        slurm.submit(sweep, sweep.cells, Site())
+    assert {path: path.read_bytes() for path in sweep.folder.rglob("*") if path.is_file()} == before
+    assert [status.state for status in cells.statuses(sweep, {})] == ["failed", "pending"]
     # Where something was submitted before, its state cannot be told, but the rest can.
     (sweep.folder / "arrays" / "0.sbatch").touch()
     with pytest.raises(SystemExit) as ended:
         main(["sweep", "status", str(file)])
     assert ended.value.code == 2
     shown = capsys.readouterr()
-    assert f"{len(sweep.cells)} cells: {len(sweep.cells)} pending" in shown.out
+    assert "2 cells: 1 failed, 1 pending" in shown.out
     assert "SLURM did not answer" in shown.err
     assert "squeue failed" in shown.err
 

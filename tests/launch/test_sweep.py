@@ -118,6 +118,27 @@ def test_cases_set_several_keys_together(tmp_path: Path) -> None:
     ]
 
 
+def test_an_override_of_every_cell_names_or_places_none_of_them(tmp_path: Path) -> None:
+    assert load_sweep(write(tmp_path), overrides=["train.seed=3"]).cells[0].experiment.train.seed == 3
+    with pytest.raises(UserError, match="^folder=out: folder: leave it out: each cell has its own, from its labels"):
+        load_sweep(write(tmp_path), overrides=["folder=out"])
+
+
+def test_nested_keys_are_those_with_dots(tmp_path: Path) -> None:
+    """What sets one of them leaves the others, and lists replace lists."""
+    injections = [{"task": "tcmp", "schedule": "burst", "instances": 3, "every": 5}]
+    changes = {
+        "set": {"model": {"name": "tiny-8", "max_sequence_length": 32}, "train": {"max_duration": 7, "seed": 1}},
+        "axes": [{"name": "a", "cases": {"b": {"train": {"seed": 2}, "injections": injections, "plan_seed": 4}}}],
+        "rules": [{"when": {"a": "b"}, "set": {"train": {"optimizer": {"learning_rate": 0.5}}}}],
+    }
+    experiment = load_sweep(write(tmp_path, **changes)).cells[0].experiment
+    assert (experiment.model.d_model, experiment.model.max_sequence_length) == (8, 32)
+    assert (experiment.train.max_duration, experiment.train.seed, experiment.plan_seed) == (7, 2, 4)
+    assert experiment.train.optimizer.learning_rate == 0.5
+    assert [(entry.instances, entry.every) for entry in experiment.injections] == [(3, 5)]
+
+
 def test_identity_follows_what_is_trained(tmp_path: Path) -> None:
     def identities(**settings: object) -> list[str]:
         return [cell.identity for cell in load_sweep(write(tmp_path, set=settings)).cells]
@@ -126,7 +147,6 @@ def test_identity_follows_what_is_trained(tmp_path: Path) -> None:
     assert identities(**{"train.device_train_microbatch_size": 8, "train.save_interval": 7}) == before
     assert not set(identities(**{"train.seed": 1})) & set(before)
     assert not set(identities(**{"train.max_duration": 501})) & set(before)  # a cosine schedule would be another one
-    assert identities(**{"name": "other"}) == before
 
 
 @pytest.mark.slow
@@ -174,6 +194,9 @@ def test_overrides_reach_the_experiment_unchanged(key: str, value: int) -> None:
         ({"resources": {"time": "a day"}}, "hours:minutes:seconds"),
         ({"set": {"train.sed": 1}}, "cell model-tiny-8_rate-1"),
         ({"set": {"injections.0.instances_per_batch": 99}, "axes": PLAIN["axes"][:1]}, "more than its 64 rows"),
+        ({"set": {"name": "mine"}}, "sweep.yaml: set: name: leave it out: each cell has its own"),
+        ({"axes": [{"name": "f", "key": "folder", "values": ["a"]}]}, "axes: f: a: folder: leave it out"),
+        ({"rules": [{"when": {}, "set": {"folder": "a"}}]}, "rules.0.set: folder: leave it out"),
         ({"experiment": "nothing"}, "neither a file nor one of the shipped experiments"),
     ],
 )
