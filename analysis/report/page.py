@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from analysis.figures import style
 from analysis.read.samples import Sample
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_text
+from olmo_inject.files import write_bytes, write_text
 
 CSS_PIXELS_PER_INCH = 96
 
@@ -154,3 +155,25 @@ def write_page(to: Path, title: str, sections: Sequence[Section], runs: str = ""
     )
     page = environment.get_template("report.html").render(title=title, sections=sections, runs=runs)
     write_text(to, page)
+
+
+def write_figures(drawings: Sequence[Drawing], folder: Path, prefix: str = "") -> list[Path]:
+    """Write each drawing as SVG and PNG, and return the files.
+
+    Args:
+        drawings: each with a name of its own.
+        folder: where the files are written.
+        prefix: of the files' names.
+
+    Raises:
+        UserError: two drawings have one name, or a file cannot be written.
+    """
+    for name, count in Counter(drawing.name for drawing in drawings).items():
+        if count > 1:  # a task or a run may be named so that one would replace the other
+            raise UserError(f"{folder}: {count} figures would be {prefix}{name}.svg; name tasks or runs differently")
+    written = []
+    for drawing in drawings:
+        written += [folder / f"{prefix}{drawing.name}.{ending}" for ending in ("svg", "png")]
+        write_bytes(written[-2], drawing.svg)
+        style.save(drawing.figure, written[-1])
+    return written

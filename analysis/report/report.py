@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures import curves, style
+from analysis.figures import curves
 from analysis.read.runs import Run, label_tasks, read_runs
-from analysis.report.page import Drawing, write_page
+from analysis.report.page import Drawing, write_figures, write_page
 from analysis.report.sections import SECTIONS
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_bytes
 from olmo_inject.runs.read import expand
 
 
@@ -38,7 +37,7 @@ def write_report(
         Every file that was written, the page first.
 
     Raises:
-        UserError: a folder is not a run, or a file cannot be written.
+        UserError: a folder is not a run, a file cannot be written, or two figures would have one name.
     """
     if to.is_dir():
         raise UserError(f"--out: {to} is a folder; give the name of an HTML file")
@@ -48,10 +47,7 @@ def write_report(
     written = [to]
     if figures_to is not None:
         drawings = [drawing for section in sections for drawing in section.drawings]
-        for drawing in [*drawings, *_overviews(runs)]:
-            written += [figures_to / f"{drawing.name}.{ending}" for ending in ("svg", "png")]
-            write_bytes(written[-2], drawing.svg)
-            style.save(drawing.figure, written[-1])
+        written += write_figures([*drawings, *_overviews(runs)], figures_to)
     return written
 
 

@@ -70,7 +70,7 @@ _CURVES = (
     ("loss-among-labels", LOSS_AMONG_LABELS, "loss of LABEL on the test half, among the task's labels alone"),
     ("label-mass", LABEL_MASS, "probability of the task's labels together on the test half"),
     ("test-loss", TEST_LOSS, "loss of LABEL on the test half, over the whole vocabulary"),
-    ("train-loss", TRAIN_LOSS, "loss of LABEL on injected instances, in the step that trains on them"),
+    ("injected-loss", TRAIN_LOSS, "loss of LABEL on injected instances, in the step that trains on them"),
 )
 
 

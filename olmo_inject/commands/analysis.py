@@ -129,17 +129,15 @@ def deliver(
         skipped: what was left out; if anything was, the exit status is 1.
         as_json: print one JSON document instead of tables.
     """
-    from analysis.figures import style
     from analysis.read.store import write_table
+    from analysis.report.page import write_figures
 
     written = []
     for name, table in tables.items():
         written.append(folder / f"{method}-{name}.parquet")
         write_table(table, written[-1])
-    for drawing in [drawing for section in sections for drawing in section.drawings]:
-        for ending in ("svg", "png"):
-            written.append(folder / f"{method}-{drawing.name}.{ending}")
-            style.save(drawing.figure, written[-1])
+    drawings = [drawing for section in sections for drawing in section.drawings]
+    written += write_figures(drawings, folder, f"{method}-")
     shown = [table for section in sections for table in section.tables]
     if as_json:
         files = [str(path) for path in written]
