@@ -87,21 +87,22 @@ def plan_raster(plans: Mapping[str, tuple[Run, Plan]]) -> Figure | None:
 def overview(runs: Sequence[Run], task: str) -> Figure | None:
     """The accuracy heatmap beside test accuracy over steps at the highest frequency: a set of runs in one picture."""
     cells = accuracy_cells(runs, task)
-    if cells is None:
+    if not cells:
         return None
-    shown = [
-        run for inside in cells.runs.values() for run in inside if run.frequency(task).per_batch == cells.rates[-1]
-    ]
+    sizes, most = cells[0].sizes, cells[0].rates[-1]
     with style():
-        figure = Figure(figsize=(9.6, 3.3))
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
-        draw_accuracies(left, cells)
-        _draw_curves(right, shown, cells.sizes, task, TEST_ACCURACY)
-        label_baselines(right, shown, task, TEST_ACCURACY)
-        right.set_title(f"{cells.rates[-1]} instances per batch")
-        right.set_xlabel("step")
-        right.set_ylabel(TEST_ACCURACY.label)
-        legend(figure, "model", cells.sizes)
+        figure = Figure(figsize=(9.6, 3.3 * len(cells)))
+        grid = figure.subplots(len(cells), 2, width_ratios=(1, 1.25), squeeze=False)
+        for (left, right), of_text in zip(grid, cells, strict=True):
+            inside = [run for of_cell in of_text.runs.values() for run in of_cell]
+            draw_accuracies(left, of_text)
+            shown = [run for run in inside if run.frequency(task).per_batch == most]
+            _draw_curves(right, shown, sizes, task, TEST_ACCURACY)
+            label_baselines(right, inside, task, TEST_ACCURACY)
+            right.set_title(f"{most} instances per batch" + (f"\n{of_text.beside}" if of_text.beside else ""))
+            right.set_xlabel("step")
+            right.set_ylabel(TEST_ACCURACY.label)
+        legend(figure, "model", sizes)
     return figure
 
 

@@ -168,44 +168,50 @@ def circles(circle: pd.DataFrame, modes: pd.DataFrame) -> Figure:
 
 
 def amount_by_frequency(amounts: pd.DataFrame, feature: str) -> Figure | None:
-    """The amount at each run's last checkpoint against frequency, a line for each model size. Bursts are left out."""
+    """The amount at each run's last checkpoint against frequency: a panel for each text, a line for each model size.
+
+    Only runs that inject the task evenly throughout are drawn.
+    """
     last = rows(last_step(amounts), evenly=True)
     if len(last) < 2:
         return None
-    sizes = _sizes(last)
+    sizes, texts = _sizes(last), list(dict.fromkeys(last["text"]))
+    ticks = sorted(set(last["per_batch"]))
     with style():
-        figure = Figure(figsize=(5.4, 3.0))
-        axes = figure.subplots()
-        for number, size in enumerate(sizes):
-            # Sizes stand side by side at each frequency, so that no bar hides another.
-            beside = SIZES_APART ** (number - (len(sizes) - 1) / 2)
-            mine = rows(last, model=size).sort_values("per_batch")
-            _draw_amounts(axes, mine.assign(place=beside * mine["per_batch"]), "place", number)
-        ticks = sorted(set(last["per_batch"]))
-        axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
-        axes.set_xlabel("instances per batch")
-        axes.set_ylabel(AMOUNT[feature])
-        _start_counts_at_zero([axes], amounts, feature)
+        figure = Figure(figsize=(2.2 + 3.2 * len(texts), 3.0))
+        grid = figure.subplots(1, len(texts), sharey=True, squeeze=False)[0].tolist()
+        for axes, text in zip(grid, texts, strict=True):
+            for number, size in enumerate(sizes):
+                # Sizes stand side by side at each frequency, so that no bar hides another.
+                beside = SIZES_APART ** (number - (len(sizes) - 1) / 2)
+                mine = rows(last, model=size, text=text).sort_values("per_batch")
+                _draw_amounts(axes, mine.assign(place=beside * mine["per_batch"]), "place", number)
+            axes.set_title(text)
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+            axes.set_xlabel("instances per batch")
+        grid[0].set_ylabel(AMOUNT[feature])
+        _start_counts_at_zero(grid, amounts, feature)
         legend(figure, "model", sizes, [_SHUFFLED])
     return figure
 
 
 def amount_by_step(amounts: pd.DataFrame, feature: str) -> Figure | None:
-    """The amount over checkpoints, a panel for each schedule, a line for each run, coloured by model size."""
+    """The amount over checkpoints, a panel for each schedule and text, a line for each run, coloured by model size."""
     if len(amounts) == len(last_step(amounts)):
         return None
-    amounts = amounts.sort_values(["per_batch", "schedule"])
-    schedules, sizes = list(dict.fromkeys(amounts["schedule"])), _sizes(amounts)
+    amounts = amounts.sort_values(["per_batch", "schedule", "text"])
+    conditions = list(dict.fromkeys(zip(amounts["schedule"], amounts["text"], strict=True)))
+    sizes = _sizes(amounts)
     with style():
-        figure, grid = panels(len(schedules), 3.0, 2.4)
-        for axes, schedule in zip(grid, schedules, strict=True):
-            mine = rows(amounts, schedule=schedule)
+        figure, grid = panels(len(conditions), 3.0, 2.4)
+        for axes, (schedule, text) in zip(grid, conditions, strict=True):
+            mine = rows(amounts, schedule=schedule, text=text)
             for folder in dict.fromkeys(mine["folder"]):
                 run = rows(mine, folder=folder).sort_values("step")
                 _draw_amounts(axes, run, "step", sizes.index(run["model"].to_list()[0]))
-            axes.set_title(schedule)
+            axes.set_title("\n".join(filter(None, (schedule, text))))
         axis_labels(figure, grid, "step", AMOUNT[feature])
         _start_counts_at_zero(grid, amounts, feature)
         legend(figure, "model", sizes, [_SHUFFLED])

@@ -1,6 +1,7 @@
 """Heatmaps over model size and frequency (docs/study.md, Fig. 5): test accuracy and train loss.
 
-Bursts are left out. If a set of runs has some, the axis label says so.
+There is a panel for each text that the runs train on. Only runs that inject the task at one rate throughout are drawn;
+if others are left out, the axis label says so.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from analysis.figures.style import FRAME, SMALL, sizes_of, style
+from analysis.read.conditions import beside
 from analysis.read.runs import Run
 from olmo_inject.figure_style import GREY
 
@@ -24,7 +26,7 @@ TRAIN_HALF_LOSS = "eval/{task}/train/loss"
 
 @dataclass(frozen=True)
 class Cells:
-    """Evenly injected runs, arranged by model size and frequency.
+    """Evenly injected runs of one text, arranged by model size and frequency.
 
     Attributes:
         task: name of the task.
@@ -32,7 +34,8 @@ class Cells:
         rates: instances per batch, ascending.
         runs: runs at each (index of `sizes`, index of `rates`).
         values: the drawn value of each of those runs.
-        bursts: whether runs that inject the task in bursts were left out.
+        beside: the text, `beside` before it; nothing if all runs have one text.
+        uneven: whether runs that inject the task otherwise were left out.
     """
 
     task: str
@@ -40,11 +43,12 @@ class Cells:
     rates: list[Fraction]
     runs: dict[tuple[int, int], list[Run]]
     values: dict[tuple[int, int], list[float]]
-    bursts: bool
+    beside: str
+    uneven: bool
 
     @classmethod
-    def of(cls, runs: Sequence[Run], task: str, value: Callable[[Run], float | None]) -> Cells | None:
-        """Arrange the runs that have a value; None if none has.
+    def of(cls, runs: Sequence[Run], task: str, value: Callable[[Run], float | None]) -> list[Cells]:
+        """Arrange the runs that have a value, for each text; nothing if none has.
 
         Args:
             runs: candidates.
@@ -53,26 +57,28 @@ class Cells:
         """
         measured = [(run, drawn) for run in runs if (drawn := value(run)) is not None]
         even = [(run, drawn) for run, drawn in measured if run.evenly_injected(task)]
-        if not even:
-            return None
         sizes = sizes_of([run for run, _ in even])
         rates = sorted({run.frequency(task).per_batch for run, _ in even})
-        cells: dict[tuple[int, int], list[Run]] = {}
-        values: dict[tuple[int, int], list[float]] = {}
+        uneven = any(run.injection(task) is not None for run, _ in measured if not run.evenly_injected(task))
+        text_of = beside([run for run, _ in even])
+        of_text = {text: cls(task, sizes, rates, {}, {}, text, uneven) for text in text_of.values()}
         for run, drawn in even:
             place = sizes.index(run.size), rates.index(run.frequency(task).per_batch)
-            cells.setdefault(place, []).append(run)
-            values.setdefault(place, []).append(drawn)
-        bursts = any(run.injection(task) is not None for run, _ in measured if not run.evenly_injected(task))
-        return cls(task, sizes, rates, cells, values, bursts)
-
-    def figure(self) -> Figure:
-        """An empty figure of a size that fits the cells."""
-        return Figure(figsize=(2.8 + 1.2 * len(self.rates), 1.3 + 0.62 * len(self.sizes)))
+            cells = of_text[text_of[run]]
+            cells.runs.setdefault(place, []).append(run)
+            cells.values.setdefault(place, []).append(drawn)
+        return list(of_text.values())
 
 
-def accuracy_cells(runs: Sequence[Run], task: str) -> Cells | None:
-    """The cells of runs whose test accuracy was measured."""
+def _panels(cells: Sequence[Cells]) -> tuple[Figure, list[Axes]]:
+    """A figure of a size that fits the cells, and a panel for each text, one below the other."""
+    rows, columns = len(cells[0].sizes), len(cells[0].rates)
+    figure = Figure(figsize=(2.8 + 1.2 * columns, (1.3 + 0.62 * rows) * len(cells)))
+    return figure, figure.subplots(len(cells), 1, squeeze=False)[:, 0].tolist()
+
+
+def accuracy_cells(runs: Sequence[Run], task: str) -> list[Cells]:
+    """The cells of runs whose test accuracy was measured, for each text."""
 
     def value(run: Run) -> float | None:
         accuracy = run.accuracy(task)
@@ -82,37 +88,42 @@ def accuracy_cells(runs: Sequence[Run], task: str) -> Cells | None:
 
 
 def heatmap(runs: Sequence[Run], task: str) -> Figure | None:
-    """Last test accuracy over model size and frequency, without bursts. Cells that learned the task are framed."""
+    """Last test accuracy over model size and frequency, by text. Cells that learned the task are framed."""
     cells = accuracy_cells(runs, task)
-    if cells is None:
+    if not cells:
         return None
     with style():
-        figure = cells.figure()
-        draw_accuracies(figure.subplots(), cells)
+        figure, grid = _panels(cells)
+        for axes, of_text in zip(grid, cells, strict=True):
+            draw_accuracies(axes, of_text)
     return figure
 
 
 def loss_heatmap(runs: Sequence[Run], task: str) -> Figure | None:
-    """Last loss on the train half over model size and frequency, without bursts."""
+    """Last loss on the train half over model size and frequency, by text."""
 
     def value(run: Run) -> float | None:
         losses = run.series(TRAIN_HALF_LOSS.format(task=task)).dropna()
         return float(losses.iloc[-1]) if len(losses) else None
 
     cells = Cells.of(runs, task, value)
-    if cells is None:
+    if not cells:
         return None
-    most = max(float(np.mean(losses)) for losses in cells.values.values())
+    most = max(float(np.mean(losses)) for of_text in cells for losses in of_text.values.values())
     with style():
-        figure = cells.figure()
-        axes = figure.subplots()
-        _draw_grid(axes, cells, "cividis_r", (0.0, most), "train loss", "loss of LABEL (nats)")
-        for (row, column), losses in cells.values.items():
-            text = f"{np.mean(losses):.2f}"
-            text += f"\n{min(losses):.2f} to {max(losses):.2f}, {len(losses)} runs" if len(losses) > 1 else ""
-            colour = "white" if np.mean(losses) > 0.45 * most else "black"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+        figure, grid = _panels(cells)
+        for axes, of_text in zip(grid, cells, strict=True):
+            _draw_losses(axes, of_text, most)
     return figure
+
+
+def _draw_losses(axes: Axes, cells: Cells, most: float) -> None:
+    _draw_grid(axes, cells, "cividis_r", (0.0, most), "train loss", "loss of LABEL (nats)")
+    for (row, column), losses in cells.values.items():
+        text = f"{np.mean(losses):.2f}"
+        text += f"\n{min(losses):.2f} to {max(losses):.2f}, {len(losses)} runs" if len(losses) > 1 else ""
+        colour = "white" if np.mean(losses) > 0.45 * most else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
 
 
 def draw_accuracies(axes: Axes, cells: Cells) -> None:
@@ -144,9 +155,9 @@ def _draw_grid(
         axes.text(column, row, "no run", ha="center", va="center", color=GREY, fontsize=SMALL)
     axes.set_xticks(range(len(cells.rates)), [str(rate) for rate in cells.rates])
     axes.set_yticks(range(len(cells.sizes)), cells.sizes)
-    axes.set_xlabel("instances per batch" + ("\n(bursts are left out)" if cells.bursts else ""))
+    axes.set_xlabel("instances per batch" + ("\n(uneven schedules are left out)" if cells.uneven else ""))
     axes.set_ylabel("model")
-    axes.set_title(f"{cells.task}: {what}")
+    axes.set_title(f"{cells.task}: {what}" + (f"\n{cells.beside}" if cells.beside else ""))
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     bar = axes.get_figure().colorbar(image, ax=axes, extend="min" if np.nanmin(grid) < limits[0] else "neither")  # pyright: ignore[reportOptionalMemberAccess]

@@ -95,7 +95,7 @@ def legend(figure: Figure, title: str, names: Sequence[str], more: Sequence[Arti
         colour, marker = colour_and_marker(number)
         handles.append(Line2D([], [], color=colour, marker=marker, ms=4, label=name))
     handles += more
-    longest = max(len(str(handle.get_label())) for handle in handles)
+    longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
     figure.set_figwidth(figure.get_figwidth() + INCHES_PER_LETTER * max(0, longest - LETTERS_THAT_FIT))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, title=title)
 

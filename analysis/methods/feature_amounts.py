@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.methods.features import BALANCED, ORDER, PLAIN
-from analysis.read.conditions import schedule_label
+from analysis.read.conditions import beside, schedule_label
 from analysis.read.runs import Run
 from analysis.read.store import Tables, last_step, rows
 from analysis.stats import rank_correlation
@@ -80,8 +80,12 @@ def distinct_modes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_schedules(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    """Add what the run says of each task: `per_batch`, `evenly`, `schedule`, and the model's number of parameters."""
+    """Add what the run says of each task: `per_batch`, `evenly`, `schedule`, `parameters` of the model, and `text`.
+
+    The text is empty if all runs have one.
+    """
     by_folder = {str(run.folder): run for run in runs}
+    texts = beside(runs)
     described = []
     for row in table.to_dict("records"):
         if (run := by_folder.get(row["folder"])) is not None:
@@ -89,6 +93,7 @@ def with_schedules(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
                 "per_batch": float(run.frequency(row["task"]).per_batch),
                 "evenly": run.evenly_injected(row["task"]),
                 "schedule": schedule_label(run, row["task"]),
+                "text": texts[run],
                 "parameters": run.parameters,
             }
             described.append(row)
@@ -96,7 +101,7 @@ def with_schedules(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def trends(table: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlations of the amount with model size at each frequency, and with frequency at each model size.
+    """Rank correlations of the amount with model size at each frequency, and with frequency at each size; by text.
 
     Only the last checkpoints of evenly injected runs count. A correlation needs at least four sizes or frequencies, and
     amounts that differ.
@@ -117,7 +122,8 @@ def trends(table: pd.DataFrame) -> pd.DataFrame:
     correlations = []
     for what, of in measures.items():
         for against, column, same in (("model size", "parameters", "schedule"), ("frequency", "per_batch", "model")):
-            for at, group in of.groupby(same, sort=False):
+            for _, group in of.groupby([same, "text"], sort=False):
+                at = " ".join(filter(None, group.iloc[0][[same, "text"]]))
                 x, amount = group[column].to_numpy(float), group["amount"].to_numpy(float)
                 if len(np.unique(x)) >= FEWEST and len(np.unique(amount)) > 1:
                     correlation, p = rank_correlation(x, amount)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.read.conditions import beside
 from analysis.read.runs import Run
 from analysis.read.store import rows
 from analysis.stats import rank_correlation
@@ -31,12 +32,17 @@ def learned_from(run: Run, task: str) -> int | None:
 
 
 def learning_order(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row for each injected task of each run: its frequency, and the step from which it is learned or NaN."""
+    """One row for each injected task of each run: its frequency, and the step from which it is learned or NaN.
+
+    Column `text` says what a run trains on beside its tasks; it is left out if all runs have one text.
+    """
+    texts = beside(runs)
     return pd.DataFrame(
         {
             "run": run.name,
             "folder": str(run.folder),
             "model": run.size,
+            **({"text": texts[run]} if texts[run] else {}),
             "task": task.name,
             "kind": task.config.kind,
             "evenly": run.evenly_injected(task.name),
@@ -66,21 +72,21 @@ def order_correlation(order: pd.DataFrame) -> tuple[float, float] | None:
 
 
 def order_table(order: pd.DataFrame) -> pd.DataFrame:
-    """The correlation of frequency with order of learning, for each model size and kind of task.
+    """The correlation of frequency with order of learning, for each model size, text and kind of task.
 
-    Columns: model, kind, runs, frequencies, learned (number of runs that learned the task), correlation and p. The last
-    two are missing if fewer than three frequencies were tried, fewer than two runs learned the task, or all learned it
-    at the same step.
+    Columns: model, text (if texts differ), kind, tasks (number of tasks, each counted in each run), frequencies,
+    learned (how many of these tasks were learned), correlation and p. The last two are missing if fewer than three
+    frequencies were tried, fewer than two tasks were learned, or all were learned at the same step.
     """
     even = order.iloc[:0] if order.empty else rows(order, evenly=True)
+    keys = [column for column in ("model", "text", "kind") if column in even]
     correlations = []
-    for _, group in even.groupby(["model", "kind"], sort=False):
+    for _, group in even.groupby(keys, sort=False):
         correlation, p = order_correlation(group) or (np.nan, np.nan)
         correlations.append(
             {
-                "model": group["model"].iloc[0],
-                "kind": group["kind"].iloc[0],
-                "runs": len(group),
+                **{key: group[key].iloc[0] for key in keys},
+                "tasks": len(group),
                 "frequencies": group["per_batch"].nunique(),
                 "learned": int(group["learned_from"].notna().sum()),
                 "correlation": correlation,

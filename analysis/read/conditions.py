@@ -48,24 +48,37 @@ def plan_label(run: Run) -> str:
 
 def conditions(runs: Sequence[Run], task: str | None = None) -> dict[Run, str]:
     """What runs differ in beside the model: how each injects `task`, or all tasks, and its text where texts differ."""
-    texts = text_labels(runs)
-    several = len(set(texts.values())) > 1
+    texts = beside(runs)
     return {
-        run: (plan_label(run) if task is None else schedule_label(run, task))
-        + (f" beside {texts[run]}" if several else "")
+        run: " ".join(filter(None, (plan_label(run) if task is None else schedule_label(run, task), texts[run])))
         for run in runs
     }
+
+
+def beside(runs: Sequence[Run]) -> dict[Run, str]:
+    """`beside` and the text of each run; nothing where all runs have one text."""
+    texts = text_labels(runs)
+    several = len(set(texts.values())) > 1
+    return {run: f"beside {text}" if several else "" for run, text in texts.items()}
 
 
 def _entry_label(entry: InjectionConfig, rate: Fraction) -> str:
     """How one entry of `injections` injects its task, at a long-run rate of instances per batch."""
     if entry.schedule == "burst":
-        label = f"{entry.instances} every {entry.every} batches"
+        label = f"{entry.instances} every {entry.every} batches" + (f" from {entry.phase}" if entry.phase else "")
     elif entry.schedule == "repetitions":
-        label = f"each {entry.times} times"
+        label = f"each {entry.times} times" + (", in random steps" if entry.spread == "random" else "")
+    elif entry.schedule == "phases":
+        rates = [f"{phase.instances_per_batch}{_steps(phase.start, phase.stop)}" for phase in entry.phases]
+        label = f"{rate} per batch, in phases: {'; '.join(rates)}"
+    elif entry.schedule == "at":
+        label = f"{rate} per batch, listed in {Path(entry.file or '').name}"
     else:
-        beside = {"at": ", listed", "phases": ", in phases", "bernoulli": ", drawn by row"}
-        label = f"{rate} per batch{beside.get(entry.schedule, '')}"
-    if entry.start or entry.stop is not None:
-        label += f", steps {entry.start} to {'end' if entry.stop is None else entry.stop}"
+        label = f"{rate} per batch{', drawn by row' if entry.schedule == 'bernoulli' else ''}"
+    label += _steps(entry.start, entry.stop)
     return f"{' and '.join(entry.groups)} {label}" if entry.groups else label
+
+
+def _steps(start: int, stop: int | None) -> str:
+    """The steps of a window, or nothing if it is the whole run."""
+    return f", steps {start} to {'end' if stop is None else stop}" if start or stop is not None else ""

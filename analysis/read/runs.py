@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -25,6 +25,7 @@ from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, judged, unmirrored_
 
 _COLUMNS = ("step", "name", "value", "count")
 SIZE_KEYS = ("d_model", "n_layers", "mlp_ratio", "mlp_hidden_size")
+EVEN, BURSTS = ("uniform", "bernoulli", "repetitions"), ("burst",)  # schedules that have one rate, and one rate and gap
 LM_LOSS_STEPS = 50  # the last language-model loss is a mean over this many steps
 
 # The criterion for "learned" by kind of task: the lower end of the 95% interval of accuracy on test pairs whose mirror
@@ -142,8 +143,8 @@ class Run:
         return next((task for task in self.tasks if task.name == name), None)
 
     def injection(self, task: str) -> InjectionConfig | None:
-        """The configuration of the task's injections, or None if it is only evaluated."""
-        return next((entry for entry in self.experiment.injections if entry.task == task), None)
+        """The configuration of the task's first injections, or None if it is only evaluated."""
+        return next(iter(self._injections(task)), None)
 
     def _planned(self, task: str) -> list[dict[str, Any]]:
         """What the plan says of each of the task's entries."""
@@ -175,13 +176,26 @@ class Run:
         return [self.rate(task.name) for task in self.tasks]
 
     def evenly_injected(self, task: str) -> bool:
-        """Whether `task` is injected, and not in bursts."""
-        return self.injection(task) is not None and not self.in_bursts(task)
+        """Whether `task` is injected at one rate over the whole run: evenly, or in random rows."""
+        return self._is_injected(task, EVEN) and self.injected_throughout(task)
 
     def in_bursts(self, task: str) -> bool:
-        """Whether `task` is injected in bursts."""
-        entry = self.injection(task)
-        return entry is not None and entry.schedule == "burst"
+        """Whether `task` is injected in bursts alone."""
+        return self._is_injected(task, BURSTS)
+
+    def injected_throughout(self, task: str) -> bool:
+        """Whether `task` is injected from the first step to the last, in a way that its rate and its gap describe."""
+        ends = [(entry.start, entry.stop) for entry in self._injections(task)]
+        whole = all(start == 0 and (stop is None or stop >= self.experiment.steps) for start, stop in ends)
+        return whole and (self._is_injected(task, EVEN) or self._is_injected(task, BURSTS))
+
+    def _is_injected(self, task: str, schedules: Collection[str]) -> bool:
+        """Whether `task` has entries, and all of them have one of these schedules."""
+        found = {entry.schedule for entry in self._injections(task)}
+        return bool(found) and found <= set(schedules)
+
+    def _injections(self, task: str) -> list[InjectionConfig]:
+        return [entry for entry in self.experiment.injections if entry.task == task]
 
     def gap(self, task: str) -> float | None:
         """Mean number of steps between batches that hold the task; None if fewer than two do."""

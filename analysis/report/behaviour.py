@@ -161,8 +161,9 @@ def _order_table(runs: Sequence[Run]) -> Table:
     cells = [
         {
             "model": row["model"],
+            **({"text": row["text"]} if "text" in row else {}),
             "kind of task": row["kind"].replace("_", " "),
-            "runs": str(row["runs"]),
+            "tasks, of all runs": str(row["tasks"]),
             "frequencies": str(row["frequencies"]),
             "learned": str(row["learned"]),
             "rank correlation": "" if np.isnan(row["correlation"]) else f"{row['correlation']:+.2f}",
@@ -172,7 +173,7 @@ def _order_table(runs: Sequence[Run]) -> Table:
         if row["frequencies"] > 1
     ]
     title = "Order of learning against frequency; +1: more frequent tasks earlier (needs 3 frequencies, 2 learned)"
-    return Table(title, cells, ("model", "kind of task"))
+    return Table(title, cells, ("model", "text", "kind of task"))
 
 
 def _drawings(runs: Sequence[Run]) -> Iterator[Drawing]:

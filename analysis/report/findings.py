@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from analysis.figures.accumulation import accumulation_table, measure_of
 from analysis.figures.measures import AUC
-from analysis.read.conditions import schedule_label
+from analysis.read.conditions import beside, schedule_label
 from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, label_tasks
 from analysis.report.page import Table
 from olmo_inject.audit import NO_EVIDENCE
@@ -144,12 +145,12 @@ def _accumulated(runs: Sequence[Run]) -> Iterator[str]:
         if len(table) < 2:
             continue
         measure = "AUC" if measure_of(runs, task) is AUC else "accuracy"
-        beside = [
+        levels = [
             ", ".join(f"{row['accumulated']:.2f} {row['model']}" for row in group.to_dict("records"))
             + f" beside {text}"
             for text, group in table.groupby("text", sort=False)
         ]
-        yield f"{task}: {measure} on unmirrored pairs just before a burst: {'; '.join(beside)}."
+        yield f"{task}: {measure} on unmirrored pairs just before a burst: {'; '.join(levels)}."
 
 
 def _learned(runs: Sequence[Run]) -> Iterator[str]:
@@ -183,12 +184,30 @@ def _stands_out(runs: Sequence[Run]) -> Iterator[str]:
             )
     for task in label_tasks(runs):
         even = [run for run in runs if _is_even(run, task)]
-        for size, group in itertools.groupby(even, key=lambda run: run.size):
-            by_rate = {run.frequency(task).per_batch: run for run in group}
-            learned = [rate for rate, run in by_rate.items() if run.learned(task)]
-            failed = [rate for rate, run in by_rate.items() if run.learned(task) is False]
-            if learned and failed and max(failed) < min(learned):
-                yield f"{size} learned the task {task} at {min(learned)} instances per batch and not at {max(failed)}."
+        text_of = beside(even)
+        groups: dict[tuple[str, str], list[Run]] = {}
+        for run in even:
+            groups.setdefault((run.size, text_of[run]), []).append(run)
+        for (size, text), group in groups.items():
+            if (found := _between_rates(group, task)) is not None:
+                yield f"{size} learned the task {task}{f' {text}' if text else ''} {found}."
+
+
+def _between_rates(runs: Sequence[Run], task: str) -> str | None:
+    """The frequencies between which runs begin to learn, with how many of them did; None if there is no such place."""
+    by_rate: dict[Fraction, list[bool]] = {}
+    for run in runs:
+        if (learned := run.learned(task)) is not None:
+            by_rate.setdefault(run.frequency(task).per_batch, []).append(learned)
+    learned = [rate for rate, of in by_rate.items() if any(of)]
+    failed = [rate for rate, of in by_rate.items() if not any(of)]
+    if not learned or not failed or max(failed) > min(learned):
+        return None
+    first = by_rate[min(learned)]
+    runs_there = f" (in {sum(first)} of {len(first)} runs)" if len(first) > 1 else ""
+    several = len(by_rate[max(failed)])
+    runs_below = f" (in none of {several} runs)" if several > 1 else ""
+    return f"at {min(learned)} instances per batch{runs_there} and not at {max(failed)}{runs_below}"
 
 
 def _is_even(run: Run, task: str) -> bool:
@@ -208,8 +227,12 @@ def _even_pair(a: Run, b: Run, task: str) -> Comparison | None:
 
 
 def _gap_pairs(runs: Sequence[Run], task: str) -> Iterator[Comparison]:
-    """Runs of equal size and long-run frequency that differ in the gap, the shorter gap first."""
-    spread = sorted((run for run in runs if run.gap(task) is not None), key=lambda run: run.gap(task) or 0)
+    """Runs of equal size and long-run frequency that differ in the gap alone, the shorter gap first.
+
+    In a run that injects the task in a part of its steps, the gap is not all that differs.
+    """
+    throughout = [run for run in runs if run.injected_throughout(task) and run.gap(task) is not None]
+    spread = sorted(throughout, key=lambda run: run.gap(task) or 0)
     for a, b in itertools.combinations(spread, 2):
         same = (a.size, a.frequency(task)) == (b.size, b.frequency(task)) and a.gap(task) != b.gap(task)
         if same and _differ_in(a, b, *_schedules_of(a, task)):

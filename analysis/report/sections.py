@@ -57,8 +57,8 @@ def results(runs: Sequence[Run]) -> Section | None:
         if (figure := heatmap(runs, task)) is not None:
             caption = (
                 f"{task}: accuracy on {_UNMIRRORED} at the last evaluation, over model size and frequency, with "
-                "95% intervals. Framed: learned, the lower end of the interval is above the criterion. Bursts are "
-                "not in this figure."
+                "95% intervals. Framed: learned, the lower end of the interval is above the criterion. Bursts, "
+                "phases and injections in a part of the run are not in this figure."
             )
             drawings.append(Drawing(f"heatmap-{task}", figure, caption, rows(score_table(runs), task=task)))
     return Section("Accuracy over size and frequency", drawings=drawings) if drawings else None
@@ -92,7 +92,7 @@ def bursts(runs: Sequence[Run]) -> Section | None:
     drawings = []
     for task in label_tasks(runs):
         if (figure := gaps(runs, task)) is not None:
-            caption = f"{task}: runs of equal size and long-run frequency, injected at different intervals."
+            caption = f"{task}: runs of equal size, long-run frequency and text, injected at different intervals."
             drawings.append(Drawing(f"gaps-{task}", figure, caption, rows(score_table(runs), task=task)))
     return Section("Bursts at matched frequency", drawings=drawings) if drawings else None
 

@@ -100,7 +100,7 @@ def test_order_over_runs(copies: Copies) -> None:
     assert found["learned_from"].fillna(-1).tolist() == [-1, 8, 4]
     [row] = order_table(found).to_dict("records")
     assert row == {
-        **{"model": "tiny-8", "kind": "comparison", "runs": 3, "frequencies": 3, "learned": 2},
+        **{"model": "tiny-8", "kind": "comparison", "tasks": 3, "frequencies": 3, "learned": 2},
         **{"correlation": pytest.approx(1), "p": pytest.approx(1 / 3)},
     }
     for steps in ([np.nan, np.nan, 4], 4):  # one that is learned, or all at one step: no order

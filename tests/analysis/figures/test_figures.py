@@ -96,9 +96,17 @@ def test_models_at_one_frequency_stand_side_by_side() -> None:
     found = pd.DataFrame(
         [
             {
-                **{"folder": f"{model} {rate}", "run": f"{model} {rate}", "model": model, "step": 9, "evenly": True},
+                **{
+                    "folder": f"{model} {rate}",
+                    "run": f"{model} {rate}",
+                    "model": model,
+                    "step": 9,
+                    "evenly": True,
+                    "text": "",
+                },
                 **{"per_batch": rate, "amount": 0.5, "low": 0.4, "high": 0.6, "shuffled": 0.1},
                 "parameters": 10 * number,
+                "text": "",
             }
             for number, model in enumerate(("small", "large"))
             for rate in (1.0, 8.0)
