@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import binomtest, permutation_test, rankdata, spearmanr
+from scipy.stats import t as student
 
 from olmo_inject.resampling import CONFIDENCE, percentile_interval, resamples
 
 RESAMPLES = 2000
+MOST_BLOCKS = 6  # of a series; more and shorter ones are more correlated
 ALL_ORDERS = 7  # up to this many values, the p-value tries all orders; for more, Student's t is close enough
 NOT_FINITE = (math.nan, math.nan)
 
@@ -38,21 +40,43 @@ def wilson(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float,
 
 
 def mean_interval(
-    values: Float[np.ndarray, " n"], purpose: str, confidence: float = CONFIDENCE, block: int = 1
+    values: Float[np.ndarray, " n"], purpose: str, confidence: float = CONFIDENCE
 ) -> tuple[float, float, float]:
-    """The mean of observations and the two ends of its bootstrap interval. The ends are NaN for fewer than two blocks.
+    """The mean of independent observations and the two ends of its bootstrap interval, which are NaN for one alone.
 
     Args:
-        values: at least one observation; in order of time if `block` is more than 1.
+        values: at least one observation.
         purpose: key of the bootstrap draws.
         confidence: coverage of the two-sided interval.
-        block: number of consecutive observations that are drawn together, as in `resamples`.
     """
     n, mean = len(values), float(values.mean())
-    if n < 2 * block:
+    if n < 2:
         return mean, *NOT_FINITE
-    means = values[resamples(n, RESAMPLES, "bootstrap", purpose, block=block)].mean(axis=1)
+    means = values[resamples(n, RESAMPLES, "bootstrap", purpose)].mean(axis=1)
     return mean, *percentile_interval(means, confidence)
+
+
+def series_interval(
+    values: Float[np.ndarray, " n"], shortest: int, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """The mean of a series whose neighbours are correlated, and the two ends of its interval.
+
+    The series is divided into blocks, whose means are taken for independent: the interval is Student's t over them
+    (Schmeiser 1982). Few long blocks keep its coverage: there are at most `MOST_BLOCKS`. With a correlation of a half
+    between neighbours, a 95% interval covers 92% for 16 values and 94% for 120. The ends are NaN for fewer than two
+    blocks.
+
+    Args:
+        values: at least one observation, in order of time.
+        shortest: observations of a block, at least.
+        confidence: coverage of the two-sided interval.
+    """
+    mean, blocks = float(values.mean()), min(len(values) // shortest, MOST_BLOCKS)
+    if blocks < 2:
+        return mean, *NOT_FINITE
+    means = np.array([block.mean() for block in np.array_split(values, blocks)])
+    reach = float(student.ppf((1 + confidence) / 2, blocks - 1) * means.std(ddof=1) / blocks**0.5)
+    return mean, mean - reach, mean + reach
 
 
 def mean_intervals(

@@ -10,19 +10,15 @@ from olmo_inject.randomness import integers, key
 CONFIDENCE = 0.95
 
 
-def resamples(n: int, times: int, *purpose: str | int, block: int = 1) -> Int64[np.ndarray, "times n"]:
+def resamples(n: int, times: int, *purpose: str | int) -> Int64[np.ndarray, "times n"]:
     """Draw bootstrap samples of n observations, as indices. The same purpose gives the same draws.
 
     Args:
         n: number of observations.
         times: number of bootstrap samples.
         purpose: key of the draws.
-        block: number of consecutive observations that are drawn together, for a series whose neighbours are correlated
-            (circular block bootstrap, Politis and Romano 1992). The first observation follows the last.
     """
-    blocks = -(-n // block)
-    begins = integers(key(*purpose), times * blocks, n).reshape(times, blocks, 1)
-    return ((begins + np.arange(block)) % n).reshape(times, blocks * block)[:, :n]
+    return integers(key(*purpose), times * n, n).reshape(times, n)
 
 
 def percentile_ends(

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from analysis.figures.style import SMALL, axis_labels, style
 from analysis.read.store import rows
-from analysis.stats import mean_interval
+from analysis.stats import series_interval
 from olmo_inject.figure_style import BLACK, BLUE, GREY, MARKERS, ORANGE
 from olmo_inject.words import counted
 
 PER_ROW = 3
 FEWEST_ROWS = 3  # height of the panels of means, in rows; fewer runs leave room above and below
-BLOCK = 4  # steps per bootstrap block, since cosines of consecutive steps are correlated
+BLOCK = 4  # steps of a block, at least, since cosines of consecutive steps are correlated
 # kind of gradient: its symbol, what it contains, its colour and its marker
 LINES = {
     "batch": ("$g$", "the whole batch", BLACK, MARKERS[0]),
@@ -40,7 +40,7 @@ def cosine_label(table: pd.DataFrame) -> str:
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """Mean cosines of g, g_t and g_nt, over steps with an injection of the task and over steps without.
 
-    Columns: run, model, task, kind, injected, steps, mean, low, high (a 95% block bootstrap interval).
+    Columns: run, model, task, kind, injected, steps, mean, low, high (a 95% interval).
     """
     means = []
     whole = table[(table["of"] == "") & table["cosine"].notna()]
@@ -48,7 +48,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     for place, group in whole.assign(injected=whole["instances"] > 0).groupby([*keys, "injected"], sort=False):
         assert isinstance(place, tuple)
         values = group.sort_values("step")["cosine"].to_numpy(float)
-        ends = mean_interval(values, "gradients " + " ".join(map(str, place)), block=BLOCK)
+        ends = series_interval(values, BLOCK)
         about = dict(zip([*keys, "injected"], place, strict=True))
         means.append(about | {"steps": len(values)} | dict(zip(("mean", "low", "high"), ends, strict=True)))
     return pd.DataFrame(means, columns=pd.Index([*keys, "injected", "steps", "mean", "low", "high"]))
@@ -135,9 +135,8 @@ def _draw_means(axis: Axes, summary: pd.DataFrame, runs: list[str]) -> None:
     for offset, (kind, (symbol, what, colour, marker)) in enumerate(LINES.items()):
         for row in rows(summary, kind=kind).to_dict("records"):
             place = runs.index(row["run"]) + (offset - 1) * 0.22
-            mean, several = row["mean"], not np.isnan(row["low"])
-            # A percentile interval need not contain the mean.
-            reach = [[max(mean - row["low"], 0)], [max(row["high"] - mean, 0)]] if several else None
+            mean = row["mean"]
+            reach = None if np.isnan(row["low"]) else row["high"] - mean
             axis.errorbar(mean, place, xerr=reach, fmt=marker, ms=4, lw=1.2, capsize=2.5, color=colour)
         if (summary["kind"] == kind).any():
             axis.plot([], [], marker, ms=4, color=colour, label=f"{symbol}, {what}")
@@ -163,7 +162,7 @@ def matrix(table: pd.DataFrame, title: str) -> Figure:
         for row, task in enumerate(tasks):
             for column, (kind, of) in enumerate(columns):
                 values = rows(table, task=task, kind=kind, of=of).sort_values("step")["cosine"].dropna().to_numpy(float)
-                grid[row, column], text = _cell(values, f"matrix {task} {kind} {of}") if of != task else (1, "itself")
+                grid[row, column], text = _cell(values) if of != task else (1, "itself")
                 colour = "white" if abs(grid[row, column]) > 0.6 else "black"
                 axis.text(column, row, text, ha="center", va="center", fontsize=SMALL + 0.5, color=colour)
         image = axis.imshow(grid, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
@@ -177,9 +176,9 @@ def matrix(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _cell(values: np.ndarray, purpose: str) -> tuple[float, str]:
+def _cell(values: np.ndarray) -> tuple[float, str]:
     """The mean and its label; NaN and a dash if no step has the cosine."""
     if not len(values):
         return np.nan, "-"
-    mean, low, high = mean_interval(values, purpose, block=BLOCK)
+    mean, low, high = series_interval(values, BLOCK)
     return mean, f"{mean:+.2f}" + ("" if np.isnan(low) else f"\n({low:+.3f} to {high:+.3f})")

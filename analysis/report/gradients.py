@@ -11,6 +11,7 @@ from analysis.figures.gradients import BLOCK, cosine_label, last_stretch, matrix
 from analysis.read.run_labels import file_part
 from analysis.read.store import rows
 from analysis.report.page import Drawing, Section, Table, tables, with_interval
+from analysis.stats import MOST_BLOCKS
 
 TITLE = "Gradient interference"
 IN_RUN_TITLE = "Gradient interference, measured while training"
@@ -21,8 +22,8 @@ _ABOUT = (
     "task's LABEL loss over all its instances. All cosines are with g_r, on the neurons where g_r is largest. If a "
     "cosine is above zero, a step down that gradient also lowers the task's loss; if it is below zero, it raises it.",
     "g_t covers the injected tokens of all tasks, so a batch without one task may still have a g_t from another. "
-    f"Intervals of means are block bootstraps over steps, {BLOCK} consecutive steps per block, and need {2 * BLOCK} "
-    "steps; the cosine of one batch is exact.",
+    f"Intervals of means are Student's t over two to {MOST_BLOCKS} blocks of at least {BLOCK} steps, since "
+    "neighbouring steps are correlated; the cosine of one batch is exact.",
 )
 
 
@@ -55,8 +56,8 @@ def _drawings(table: pd.DataFrame, prefix: str, shown: Callable = lambda of_task
             )
             yield Drawing(f"{prefix}steps-{task}", over_steps(shown(of_task)), caption, of_task)
         caption = (
-            f"{task}: means over steps (their number stands under a run's name), with 95% block bootstrap intervals "
-            f"over steps if there are at least {2 * BLOCK}."
+            f"{task}: means over steps (their number stands under a run's name), with 95% intervals if there are "
+            f"at least {2 * BLOCK}: Student's t over blocks of steps."
         )
         of_summary = rows(summary, task=task)
         yield Drawing(f"{prefix}means-{task}", means(of_summary, cosine_label(table)), caption, of_summary)

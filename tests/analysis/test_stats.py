@@ -1,4 +1,4 @@
-"""Bootstrap intervals: how often they hold the truth, and that they are the same each time."""
+"""Intervals: how often they hold the truth, and that they are the same each time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.stats import mean_interval, resamples, wilson
+from analysis.stats import mean_interval, series_interval, wilson
 
 
 @pytest.mark.slow
@@ -49,23 +49,22 @@ def test_one_observation_has_no_interval() -> None:
     assert np.isnan([low, high]).all()
 
 
-@pytest.mark.slow
-def test_blocks_cover_the_mean_of_what_depends_on_what_went_before() -> None:
-    """A moving average of four, whose mean varies almost four times as much as that of independent values."""
-    rng, times = np.random.default_rng(2), 300
-    covered = {1: 0, 8: 0}
-    for number in range(times):
-        values = np.convolve(rng.normal(size=123), np.full(4, 0.5), "valid")
-        for block in covered:
-            _, low, high = mean_interval(values, f"draw {number}", block=block)
-            covered[block] += low <= 0 <= high
-    assert covered[1] / times < 0.75
-    assert covered[8] / times > 0.86  # blocks fall some percent short; the standard error here is 0.02
+@pytest.mark.parametrize("n", [8, 16, 40, 120])
+def test_the_mean_of_a_series_is_covered_however_short_it_is(n: int) -> None:
+    """Each value depends on the one before, with a correlation of a half."""
+    steps = np.random.default_rng(n).normal(size=(1500, n + 20))
+    series = np.zeros(1500)
+    found = [series := 0.5 * series + step for step in steps.T][20:]
+    ends = np.array([series_interval(values, 4)[1:] for values in np.stack(found, axis=1)])
+    covered = float(((ends[:, 0] <= 0) & (ends[:, 1] >= 0)).mean())
+    assert 0.905 < covered < 0.965  # it is 0.92 to 0.95; the standard error here is 0.006
 
 
-def test_fewer_than_two_blocks_have_no_interval() -> None:
-    assert np.isnan(mean_interval(np.arange(7.0), "seven", block=4)[1:]).all()
-    assert not np.isnan(mean_interval(np.arange(8.0), "eight", block=4)[1:]).any()
+def test_the_interval_of_a_series_is_student_s_t_over_its_blocks() -> None:
+    mean, low, high = series_interval(np.repeat([0.0, 3.0], 5), 4)
+    assert (mean, low, high) == pytest.approx((1.5, 1.5 - 12.7062 * 1.5, 1.5 + 12.7062 * 1.5), rel=1e-5)
+    assert np.isnan(series_interval(np.arange(7.0), 4)[1:]).all()  # one block tells nothing of others
+    assert not np.isnan(series_interval(np.arange(8.0), 4)[1:]).any()
 
 
 @pytest.mark.parametrize(
@@ -74,9 +73,3 @@ def test_fewer_than_two_blocks_have_no_interval() -> None:
 )
 def test_wilson_is_the_textbook_formula(share: float, n: int, low: float, high: float) -> None:
     assert wilson(share, n) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
-
-
-def test_a_sample_of_blocks_is_made_of_stretches() -> None:
-    samples = resamples(10, 50, "stretches", block=5)
-    assert samples.shape == (50, 10)
-    assert {int(step) for step in np.diff(samples.reshape(50, 2, 5), axis=2).ravel() % 10} == {1}
