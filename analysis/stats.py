@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from functools import cache
 from typing import Any
 
@@ -53,6 +54,30 @@ def mean_interval(
     if n < 2:
         return mean, *NOT_FINITE
     means = values[resamples(n, RESAMPLES, "bootstrap", purpose)].mean(axis=1)
+    return mean, *percentile_interval(means, confidence)
+
+
+def clustered_interval(
+    values: Float[np.ndarray, " n"], clusters: Sequence[Hashable], purpose: str, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """The mean of observations of which those of one cluster are alike, and the two ends of its bootstrap interval.
+
+    Whole clusters are drawn (Davison and Hinkley 1997, 3.8). The ends are NaN for one cluster.
+
+    Args:
+        values: at least one observation.
+        clusters: what each observation was measured on, such as one instance.
+        purpose: key of the bootstrap draws.
+        confidence: coverage of the two-sided interval.
+    """
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    of = np.array([numbers[cluster] for cluster in clusters])
+    mean, n = float(values.mean()), len(numbers)
+    if n < 2:
+        return mean, *NOT_FINITE
+    drawn = resamples(n, RESAMPLES, "bootstrap", purpose)
+    sums, sizes = np.bincount(of, values, n), np.bincount(of, minlength=n)
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     return mean, *percentile_interval(means, confidence)
 
 

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from analysis.figures.style import axis_labels, legend, panels, style
 from analysis.read.runs import Accuracy, Run
 from analysis.read.store import last_step, rows
-from analysis.stats import mean_interval, wilson
+from analysis.stats import clustered_interval, wilson
 from olmo_inject.figure_style import GREY, colour_and_marker
 
 UNITS = {"loss": "nats a token", "exposure": "bits"}
@@ -25,14 +25,14 @@ HALVES = {"train": "injected", "test": "never injected"}
 
 
 APART = 1.5  # ratio of numbers of times that are both named on an axis
-FEWEST = 5  # probes of an interval: resamples of fewer say little of others
+FEWEST = 10  # instances of an interval: resamples of fewer say little of others
 
 
 def by_sightings(table: pd.DataFrame, task: str) -> pd.DataFrame:
     """Means of each measure over the probes of instances that were seen equally often, at the last step of each run.
 
-    Columns run, model, measure, seen, value, low, high and n; intervals are bootstrapped, those of shares Wilson's, and
-    those of few probes NaN.
+    Columns run, model, measure, seen, value, low, high and n (probes); intervals are bootstrapped over instances, those
+    of shares Wilson's, of as many answers as instances, and those of few instances NaN.
     """
     last = last_step(rows(table, task=task).dropna(subset=["seen"]))
     means = []
@@ -81,7 +81,7 @@ def forgotten(table: pd.DataFrame, task: str, measure: str) -> pd.DataFrame:
     """A measure over steps since the last sighting, by times seen: means over bins that double in width.
 
     All checkpoints count, instances that were not seen yet do not. Columns run, seen (`4` or `5-7`), since (the mean of
-    the bin), value, low, high and n; intervals are bootstrapped over probes.
+    the bin), value, low, high and n (probes at checkpoints); intervals are bootstrapped over instances.
 
     Args:
         table: of `analyze memory`.
@@ -101,13 +101,17 @@ def forgotten(table: pd.DataFrame, task: str, measure: str) -> pd.DataFrame:
 
 
 def _mean(of: pd.DataFrame, measure: str, purpose: str) -> tuple[float, float, float]:
-    """The mean and its interval: of a share Wilson's, since resamples of zeros alone would claim certainty."""
-    values = of["value"].to_numpy(float)
-    if len(values) < FEWEST:
-        return float(values.mean()), np.nan, np.nan
+    """The mean and its interval: of a share Wilson's, since resamples of zeros alone would claim certainty.
+
+    An instance has several probes and is asked at several checkpoints, so instances count, not probes.
+    """
+    values, instances = of["value"].to_numpy(float), of["instance"].tolist()
+    share, n = float(values.mean()), len(set(instances))
+    if n < FEWEST:
+        return share, np.nan, np.nan
     if _unit(measure) == "share":
-        return (share := float(values.mean())), *wilson(share, len(values))
-    return mean_interval(values, purpose)
+        return share, *wilson(share, n)
+    return clustered_interval(values, instances, purpose)
 
 
 def forgetting(means: pd.DataFrame, measure: str) -> Figure | None:

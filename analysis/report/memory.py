@@ -16,7 +16,8 @@ from analysis.report.page import Drawing, Section, Table, tables, with_interval
 TITLE = "Memorization"
 _ABOUT = (
     "Each probe of the injected texts, asked of checkpoints. Times seen: how often the run had injected the instance "
-    "before the checkpoint's step. Bands and brackets: 95% bootstrap intervals of the mean over probes."
+    "before the checkpoint's step. Bands and brackets: 95% intervals over instances, of ten or more: bootstrapped, of "
+    "shares Wilson's."
 )
 
 

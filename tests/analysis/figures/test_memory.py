@@ -86,6 +86,26 @@ def test_forgetting_counts_from_the_last_sighting() -> None:
     assert memory.forgetting(means.loc[means["since"] < 8].drop_duplicates(["run", "seen"]), "memorized_loss") is None
 
 
+def test_an_instance_that_is_asked_often_is_one_observation() -> None:
+    """Thirty instances differ; the eight checkpoints of each hardly do."""
+    of_instance = np.random.default_rng(0).normal(size=30)
+    about = {"run": "r", "model": "m", "folder": "f", "task": "t", "measure": "loss", "seen": 1, "last_seen": 100}
+    rows = [
+        about | {"instance": f"i{number}", "step": 164 + 8 * step, "value": value + 0.01 * step}
+        for number, value in enumerate(of_instance)
+        for step in range(8)
+    ]
+    [found] = memory.forgotten(pd.DataFrame(rows), "t", "loss").to_dict("records")
+    assert found["n"] == 240
+    expected = 2 * 1.96 * of_instance.std(ddof=1) / 30**0.5
+    assert found["high"] - found["low"] == pytest.approx(expected, rel=0.1)
+    several = pd.DataFrame(rows).assign(step=200)  # eight probes of each at one step
+    [found] = memory.by_sightings(several, "t").to_dict("records")
+    assert found["high"] - found["low"] == pytest.approx(expected, rel=0.1)
+    few = pd.DataFrame(rows[:72])  # nine instances
+    assert np.isnan(memory.forgotten(few, "t", "loss")[["low", "high"]].to_numpy()).all()
+
+
 def test_contamination_has_wilson_intervals() -> None:
     lines = [
         {"step": step, "name": f"eval/quiz/{half}/accuracy", "value": value, "count": n}
