@@ -40,6 +40,11 @@ class Pairs:
     then: Int64[np.ndarray, " n"]
 
     @property
+    def instances(self) -> int:
+        """How many different instances the bases and sources are."""
+        return len(torch.cat([self.base, self.source]).unique(dim=0))
+
+    @property
     def no_swap(self) -> float:
         """The interchange accuracy of a model that knows the task if nothing is exchanged."""
         return 1 - self.changed.double().mean().item()
@@ -55,7 +60,9 @@ def label_places(task: Task, ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, 
     return np.searchsorted(task.label_tokens, task.labels[ids])
 
 
-def draw_pairs(task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, purpose: str) -> Pairs:
+def draw_pairs(
+    task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, purpose: str, *, distinct: bool = False
+) -> Pairs:
     """Draw `n` pairs; the same arguments give the same pairs.
 
     Half of the pairs change the label, or more if too few of the drawn candidates keep it.
@@ -66,6 +73,7 @@ def draw_pairs(task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, 
         ids: the instances that bases and sources are drawn from.
         n: number of pairs.
         purpose: key of the random draws.
+        distinct: whether to take each pair once, so that few instances give fewer than `n` pairs.
 
     Raises:
         UserError: no pair of these instances has a counterfactual label that differs from the base's.
@@ -74,6 +82,9 @@ def draw_pairs(task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, 
         raise UserError(f"{task.name}: there are no instances to draw pairs from")
     drawn = integers(key("pairs", purpose, variable, task.name), 2 * CANDIDATES * n, len(ids))
     base, source = ids[drawn].reshape(2, -1)
+    if distinct:
+        once = np.sort(np.unique(base << 32 | source, return_index=True)[1])
+        base, source = base[once], source[once]
     then = _counterfactual(task, variable, base, source)
     known = then >= 0  # the table need not hold every pair of operands
     base, source, then = base[known], source[known], then[known]
@@ -82,7 +93,7 @@ def draw_pairs(task: Task, variable: str, ids: Int64[np.ndarray, " m"], n: int, 
     of_changed, of_kept = np.flatnonzero(changed), np.flatnonzero(~changed)
     if not len(of_changed):
         raise UserError(f"{task.name}: no two instances differ in {variable} and in what the label would be")
-    kept = of_kept[: n // 2]
+    kept = of_kept[: min(n // 2, len(of_changed)) if distinct else n // 2]
     chosen = np.concatenate([of_changed[: n - len(kept)], kept])
     return Pairs(
         operand_tokens(task, base[chosen]),

@@ -23,7 +23,15 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from analysis.methods.counterfactuals import TOK1, TOK2, by_tokens, draw_pairs, one_operand_accuracy, operand_tokens
+from analysis.methods.counterfactuals import (
+    TOK1,
+    TOK2,
+    Pairs,
+    by_tokens,
+    draw_pairs,
+    one_operand_accuracy,
+    operand_tokens,
+)
 from analysis.methods.das_search import Fitting, SearchOptions, SearchResult, align
 from analysis.methods.forward_from import ForwardFrom
 from analysis.methods.hooks import untrained
@@ -37,7 +45,9 @@ from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task
 
 METHOD = "das"
-VERSION = 4
+VERSION = 5
+HELD_OUT = ("accuracy", "low", "high", "pairs")
+UNSEEN = ("unseen", "unseen_low", "unseen_high", "unseen_pairs")
 JUDGES = 4  # one judging pair for this many train pairs
 # At TOK1 the model has read one operand. At TOK2 it may hold either operand, or the result.
 QUESTIONS = ((TOK1, "first"), (TOK2, "first"), (TOK2, "second"), (TOK2, "result"))
@@ -48,11 +58,12 @@ def method(options: SearchOptions) -> Method:
 
     Columns that say what a row is about: task, weights (`trained`, or `untrained` as a control), subspace (`found`, or
     `random` as a control), layer, position, variable, dimension. Columns of results: accuracy on held-out pairs with
-    the ends `low` and `high` of its Wilson interval, and pairs (their number); the same with the prefix `unseen`, on
-    pairs of tokens that the search did not see (NaN if the task has too few); converged, updates, and judged (accuracy
-    on the judging pairs, by which a site may be chosen). Columns to compare with, all for this model: no_swap (accuracy
-    if nothing is exchanged), one_operand (accuracy from knowing one operand) and full_swap (accuracy if the whole
-    stream at the site is exchanged).
+    the ends `low` and `high` of its Wilson interval, and pairs (the number of different ones); the same with the
+    prefix `unseen`, on pairs of tokens that the search did not see (NaN if the task has too few). Pairs share
+    instances, so the intervals are of as many answers as there are pairs or instances, whichever are fewer. Further
+    columns are converged, updates, and judged (accuracy on the judging pairs, by which a site may be chosen). Columns
+    to compare with, all for this model: no_swap (accuracy if nothing is exchanged), one_operand (accuracy from knowing
+    one operand) and full_swap (accuracy if the whole stream at the site is exchanged).
 
     Raises:
         UserError: an option is out of its range.
@@ -145,14 +156,16 @@ class _Pairs:
 
     Attributes:
         fitting: pairs of the train half, to search with.
-        held_out: pairs of the test half.
-        unseen: pairs of the test half with tokens that no other pair has; None if the task has too few tokens.
+        held_out: different pairs of the test half.
+        unseen: the same, with tokens that no other pair has; None if the task has too few tokens.
+        answers: of both, the number of answers that their intervals are of.
         one_operand: accuracy on `held_out` from knowing one operand.
     """
 
     fitting: Fitting
     held_out: Streams
     unseen: Streams | None
+    answers: tuple[int, int]
     one_operand: float
 
 
@@ -163,13 +176,22 @@ def _pairs(upper: ForwardFrom, task: Task, question: tuple[int, str], options: S
         Streams.of(upper, draw_pairs(task, variable, train, n, purpose), position)
         for n, purpose in ((options.pairs, "das train"), (-(-options.pairs // JUDGES), "das judge"))
     ]
-    held_out = draw_pairs(task, variable, test, options.pairs, "das held out")
+    held_out = draw_pairs(task, variable, test, options.pairs, "das held out", distinct=True)
     unseen = None
     with suppress(UserError):  # there are too few tokens for a pair
-        unseen = Streams.of(upper, draw_pairs(task, variable, others, options.pairs, "das unseen"), position)
+        unseen = draw_pairs(task, variable, others, options.pairs, "das unseen", distinct=True)
     return _Pairs(
-        Fitting(*fitting), Streams.of(upper, held_out, position), unseen, one_operand_accuracy(task, held_out)
+        Fitting(*fitting),
+        Streams.of(upper, held_out, position),
+        None if unseen is None else Streams.of(upper, unseen, position),
+        (answers(held_out), 0 if unseen is None else answers(unseen)),
+        one_operand_accuracy(task, held_out),
     )
+
+
+def answers(pairs: Pairs) -> int:
+    """The number of answers that an interval of their accuracy is of. Pairs with a common instance are alike."""
+    return min(len(pairs.label), pairs.instances)
 
 
 def _search_place(
@@ -209,8 +231,8 @@ def _search_place(
             bounds = {"no_swap": of.held_out.no_swap, "one_operand": of.one_operand}
             rows.append(
                 about
-                | _accuracy(upper, site, of.held_out, one.basis, ("accuracy", "low", "high", "pairs"))
-                | _accuracy(upper, site, of.unseen, one.basis, ("unseen", "unseen_low", "unseen_high", "unseen_pairs"))
+                | _accuracy(upper, site, of.held_out, of.answers[0], one.basis, HELD_OUT)
+                | _accuracy(upper, site, of.unseen, of.answers[1], one.basis, UNSEEN)
                 | search
                 | bounds
                 | {"full_swap": full_swap[site.variable]}
@@ -219,13 +241,18 @@ def _search_place(
 
 
 def _accuracy(
-    upper: ForwardFrom, site: Alignment, pairs: Streams | None, basis: Basis, names: tuple[str, str, str, str]
+    upper: ForwardFrom,
+    site: Alignment,
+    pairs: Streams | None,
+    answers: int,
+    basis: Basis,
+    names: tuple[str, str, str, str],
 ) -> dict[str, Any]:
     """The accuracy, the two ends of its interval and the number of pairs, under the given names."""
     if pairs is None:
         return dict(zip(names, (np.nan, np.nan, np.nan, 0), strict=True))
     n, accuracy = len(pairs.label), interchange(upper, site, pairs, basis)[0]
-    return dict(zip(names, (accuracy, *wilson(accuracy, n), n), strict=True))
+    return dict(zip(names, (accuracy, *wilson(accuracy, answers), n), strict=True))
 
 
 def parse_dimensions(text: str) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ class SearchOptions:
         dimensions: dimensions of the subspaces to search for.
         updates: maximum of optimizer steps per subspace. A search that has not converged by then is reported as such.
         batch: pairs per update.
-        pairs: number of train pairs, and number of held-out pairs.
+        pairs: number of train pairs, and largest number of held-out pairs.
         controls: whether to search in an untrained model too.
     """
 

@@ -74,7 +74,8 @@ def das_section(table: pd.DataFrame) -> Section | None:
     for of in _last_checkpoints(table):
         caption = (
             f"{of.words}: interchange accuracy on held-out pairs over layers, tokens and dimensions, of subspaces "
-            "found by search and of controls; 95% intervals reach at most "
+            "found by search and of controls, on different pairs; 95% intervals, which count no more pairs than "
+            "instances, reach at most "
             f"{(of.last['high'] - of.last['low']).max() / 2:.2f} to either side. In the titles, for the trained model: "
             "the accuracy of changing nothing, and of knowing one operand. Asterisk: the search did not converge."
         )

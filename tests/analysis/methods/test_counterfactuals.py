@@ -9,6 +9,7 @@ import pytest
 from made import tasks_of
 
 from analysis.methods.counterfactuals import VARIABLES, draw_pairs
+from analysis.methods.das import answers
 from olmo_inject.errors import UserError
 from olmo_inject.tasks import Task, TaskConfig
 from olmo_inject.tasks.ragged import Ragged
@@ -56,6 +57,24 @@ def test_the_same_pairs_each_time_and_others_for_another_purpose() -> None:
     first, again, other = (draw_pairs(LESS, "first", LESS.test_ids, 20, purpose) for purpose in ("a", "a", "b"))
     assert first.base.equal(again.base)
     assert not first.base.equal(other.base)
+
+
+def test_different_pairs_are_each_taken_once() -> None:
+    few = LESS.train_ids[:4]
+    often = draw_pairs(LESS, "result", few, 1024, "test")
+    once = draw_pairs(LESS, "result", few, 1024, "test", distinct=True)
+    assert len(often.label) == 1024
+    taken = [(*base, *source) for base, source in zip(once.base.tolist(), once.source.tolist(), strict=True)]
+    assert len(taken) == len(set(taken)) <= 16
+    assert once.instances == often.instances == 4
+    labels = LESS.labels[few]
+    assert once.changed.sum() == sum(a != b for a in labels for b in labels)
+    assert once.no_swap <= 0.5  # as of many pairs
+
+
+def test_an_interval_counts_no_more_pairs_than_instances() -> None:
+    assert answers(draw_pairs(LESS, "result", LESS.train_ids[:4], 1024, "test", distinct=True)) == 4
+    assert answers(draw_pairs(LESS, "result", LESS.train_ids, 6, "test", distinct=True)) == 6
 
 
 def test_a_task_of_one_label_is_refused() -> None:
