@@ -20,7 +20,8 @@ _NOTE = (
     f"{LAST_BURSTS}."
 )
 _KEPT = (
-    " Kept: the share of a burst's gain in held-out loss that is left at the next burst; the loss is that among the "
+    " Kept: the share of a burst's gain in held-out loss that is left at the last evaluation up to the next, of three "
+    "bursts or more and a gain above zero; the loss is that among the "
     "task's labels where it was measured."
 )
 _COLUMNS = {

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from analysis.figures.behaviour import retention_curves
 from analysis.methods.learning_order import learned_from, learning_order, order_correlation, order_table
-from analysis.methods.retention import retention
+from analysis.methods.retention import Retention, retention
 from analysis.methods.scores import scores_method, unmeasured, with_scores
 from analysis.read.checkpoints import select_checkpoints
 from analysis.read.runs import Run, read_run
@@ -171,6 +171,33 @@ def test_each_model_and_text_has_a_line_of_its_own_in_the_figure(trained: Path) 
         assert len(looks) == len(set(named)) - 1 == min(len(several), 10)  # and the fitted decay
         assert {name.rpartition(" beside ")[2] for name in named} >= {"a/english", "b/english"}
         assert {(line.get_color(), line.get_marker()) for line in shown.get_lines()} >= looks
+
+
+def test_of_noise_no_share_is_kept() -> None:
+    rng, after = np.random.default_rng(0), np.arange(1, 41)
+
+    def kept(gain: float, intervals: int = 10) -> list[float]:
+        noise = rng.normal(size=(200, intervals, 40))
+        return [Retention(np.arange(intervals), after, gain + each).kept for each in noise]
+
+    assert np.mean(np.isnan(kept(0.0))) > 0.8  # the maximum of noise is above zero in nearly all
+    clear = kept(25.0)
+    assert np.mean(clear) == pytest.approx(1, abs=0.03)
+    assert np.isnan(kept(25.0, 2)).all()
+
+
+def test_what_is_left_says_its_step(trained: Path) -> None:
+    """Bursts every 52 steps, evaluated every 8: the last common evaluation is four steps before the next burst."""
+    run = bursts(trained, 52, 6, np.full(52, 1.0))
+    section = behaviour_section([replace(run, metrics=run.metrics.loc[run.metrics["step"] % 8 == 0])])
+    assert section is not None
+    [row] = section.tables[-1].rows
+    assert row["left at the last evaluation"].startswith("100%")
+    assert row["its step after the burst"] == "48"
+    short = bursts(trained, 30, 2, np.full(30, 1.0))
+    section = behaviour_section([short])
+    assert section is not None
+    assert section.tables[-1].rows[0]["left at the last evaluation"] == "-"
 
 
 def test_scores_are_those_of_training(copies: Copies) -> None:
