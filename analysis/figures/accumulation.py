@@ -42,9 +42,10 @@ def accumulation_table(runs: Sequence[Run], task: str) -> pd.DataFrame:
     """One row for each run that injects a task in bursts.
 
     Columns: run, folder, model, text, text_loss (nats a token, last steps), accumulated (AUC or accuracy, mean of the
-    evaluations before the last five bursts), kept (share of a burst's gain in held-out loss that is left at the next;
-    of three bursts or more), interference and null (root mean square over measured steps of the cosine of the other
-    tokens' gradient with the task's, and with that of permuted labels); NaN for what was not measured.
+    evaluations before the last five bursts), kept (share of a burst's gain in held-out loss that is left at the last
+    evaluation up to the next; of clear gains), interference and null (root mean square over measured steps of the
+    cosine of the other tokens' gradient with the task's, and with that of permuted labels); NaN for what was not
+    measured.
     """
     measure, texts = measure_of(runs, task), text_labels(bursting(runs, task))
     return pd.DataFrame(
@@ -55,7 +56,7 @@ def accumulation_table(runs: Sequence[Run], task: str) -> pd.DataFrame:
             "text": texts[run],
             "text_loss": np.nan if run.lm_loss is None else run.lm_loss,
             "accumulated": before_bursts(run, task, measure).iloc[-LAST_BURSTS:].mean(),
-            "kept": np.nan if (kept := retention(run, task)) is None or kept.kept_interval is None else kept.kept,
+            "kept": np.nan if (kept := retention(run, task)) is None else kept.kept,
             "interference": _rms(run.series(f"gradient/{task}/cos_rest")),
             "null": _rms(run.series(f"gradient/{task}/null_rest")),
         }
@@ -64,7 +65,7 @@ def accumulation_table(runs: Sequence[Run], task: str) -> pd.DataFrame:
 
 
 def before_bursts(run: Run, task: str, measure: Measure) -> pd.Series:
-    """A measure by step, at the evaluations with a burst in the step that follows, and at the end.
+    """A measure by step, at the evaluations with a burst in the step that follows; at the end if one would follow.
 
     Args:
         run: whose metrics are read.
@@ -72,7 +73,8 @@ def before_bursts(run: Run, task: str, measure: Measure) -> pd.Series:
         measure: what is read of it.
     """
     values = measure.series(run, task)
-    steps = [*run.injecting_steps(task), run.experiment.steps]
+    end = run.experiment.steps
+    steps = [*run.injecting_steps(task), *([end] if run.injected_in(task, end) else [])]
     return values.loc[values.index.isin(steps[1:])]
 
 

@@ -22,7 +22,7 @@ TITLE = "Learning and retention"
 _ABOUT = (
     "A task counts as learned from the first evaluation from which on the lower end of the 95% interval of accuracy, "
     "on test pairs whose mirror was not trained on, stays above the criterion. Retention is the share of the loss "
-    "gained at a burst that is left at the next."
+    "gained at a burst that is left at the last evaluation before the next or at its step."
 )
 _COMMAND = "olmo-inject analyze behaviour RUNS"
 _SCORES = tuple((half, measure) for half in ("train", "test") for measure in ("loss", "accuracy"))
@@ -142,14 +142,18 @@ def _retention_table(runs: Sequence[Run]) -> Table:
             "bursts": str(len(of.bursts)),
             "largest gain (nats)": f"{of.mean.max():.2f}",
             "at step after the burst": str(of.peak),
-            "left at the next burst": _with_ends(of.kept if of.mean.max() > 0 else None, of.kept_interval, ".0%"),
+            "left at the last evaluation": _with_ends(of.kept, of.kept_interval, ".0%") or "-",
+            "its step after the burst": str(of.after[-1]),
             "half-life (steps)": _with_ends(of.half_life, of.half_life_interval, ".0f"),
             "time constant (steps)": _with_ends(None if of.decay is None else of.decay[1], of.tau_interval, ".0f"),
             "R2 of the exponential": "" if of.decay is None else f"{of.r2:.2f}",
         }
         for run, task, of in kept
     ]
-    title = "Retention, means over bursts (95% CI, of three bursts or more); no half-life: less than half was lost"
+    title = (
+        "Retention, means over bursts (95% CI, of three bursts or more). No half-life: less than half was lost. -: "
+        "fewer than three bursts, or a gain whose interval holds zero"
+    )
     return Table(title, cells, ("run", "task"))
 
 
@@ -179,7 +183,7 @@ def _order_table(runs: Sequence[Run]) -> Table:
 def _drawings(runs: Sequence[Run]) -> Iterator[Drawing]:
     references = figures.reference_names(runs)
     dashed = " Dashed: reference tasks, statements found in the corpus." if references else ""
-    scores = score_table(runs)
+    scores, kept = score_table(runs), retention_table(runs)
     for task in label_tasks(runs):
         losses = measurements(runs, f"eval/{task}/test/loss")
         of_references = [measurements(runs, f"eval/{name}/reference/loss") for name in references]
@@ -207,7 +211,7 @@ def _drawings(runs: Sequence[Run]) -> Iterator[Drawing]:
                 f"retention-{task}",
                 figures.retention_curves(runs, task),
                 "loss between bursts, and the mean gain since a burst with its standard error. Dashed: fitted decay.",
-                retention_table(runs),
+                rows(kept, task=task) if len(kept) else kept,
             ),
         ):
             if figure is not None:

@@ -16,7 +16,7 @@ from olmo_inject.audit import NO_EVIDENCE
 from olmo_inject.runs.folder import differences
 
 MOST = 5  # findings in a report, at most
-AS_EXPECTED, AGAINST, NO_DIFFERENCE = "as expected", "against expectation", "no difference (95% CI)"
+AS_EXPECTED, AGAINST, NO_DIFFERENCE = "as expected", "against expectation", "the 95% intervals overlap"
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,7 @@ def _accumulated(runs: Sequence[Run]) -> Iterator[str]:
     """What bursts have left in each model, where several run beside the same or another text."""
     for task in label_tasks(runs):
         table = accumulation_table(runs, task)
+        table = table.loc[table["accumulated"].notna()] if len(table) else table
         if len(table) < 2:
             continue
         measure = "AUC" if measure_of(runs, task) is AUC else "accuracy"

@@ -114,7 +114,7 @@ def _best_site(of: _Checkpoints, question: tuple[int, str]) -> dict[str, str]:
     """The site where a value is exchanged best, with controls."""
     best = best_place(of.last, question)
     sites = rows(of.last, subspace="found", position=question[0], variable=question[1])
-    converged = sites["converged"].to_numpy(bool)
+    converged = rows(sites, weights="trained")["converged"].to_numpy(bool)
     return {
         "checkpoint": of.words,
         "value": question_label(*question),
@@ -127,7 +127,7 @@ def _best_site(of: _Checkpoints, question: tuple[int, str]) -> dict[str, str]:
         "untrained model": with_interval(best["untrained"], None, None),
         "full swap": f"{best['full_swap']:.3f}",
         "on tokens not searched with": with_interval(best["unseen"], None, None),
-        "searches converged": f"{converged.sum()} of {len(sites)}",
+        "searches converged": f"{converged.sum()} of {len(converged)}",
     }
 
 

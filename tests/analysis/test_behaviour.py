@@ -235,8 +235,10 @@ def test_the_command_and_the_report(copies: Copies, capsys: pytest.CaptureFixtur
     assert all(Path(file).is_file() for file in said["files"])
     names = {Path(file).name for file in said["files"]}
     assert {"behaviour-train-loss-less.svg", "behaviour-curves-less.png", "behaviour-scores.parquet"} <= names
-    section = behaviour_section([read_run(run)])
+    section = behaviour_section([read_run(run), bursts(run, 30, 3, np.full(30, 1.0))])
     assert section is not None
+    [of_plus] = [drawing.data for drawing in section.drawings if drawing.name == "retention-plus"]
+    assert set(of_plus["task"]) == {"plus"}
     titles = [section.title for section in sections_of([run])]
     assert "Learning and retention" in titles
     assert "Task features in activations" not in titles

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.figures.accumulation import accumulation, accumulation_table
+from analysis.figures.accumulation import accumulation, accumulation_table, before_bursts
+from analysis.figures.measures import AUC
 from analysis.figures.style import svg
 from analysis.read.conditions import conditions, schedule_label
 from analysis.read.runs import Run, read_run
@@ -48,6 +49,19 @@ def test_accumulated_is_what_is_there_before_a_burst(runs: list[Run]) -> None:
     assert table["null"].isna().all()
     assert table["text"].tolist() == ["its own text", "8 sequences of its own text"]
     assert accumulation_table(runs, "less").empty  # it is injected evenly
+
+
+def test_the_end_within_a_gap_is_not_before_a_burst(runs: list[Run]) -> None:
+    runs[0].experiment.train.max_duration = STEPS + 5  # pyright: ignore[reportAttributeAccessIssue]
+    assert before_bursts(runs[0], "plus", AUC).index.tolist() == [10, 20, 30, 40]
+    runs[0].experiment.train.max_duration = STEPS - 5  # pyright: ignore[reportAttributeAccessIssue]
+    ended = replace(runs[0], metrics=runs[0].metrics.loc[runs[0].metrics["step"] <= STEPS - 5])
+    assert before_bursts(ended, "plus", AUC).index.tolist() == [10, 20, 30]
+
+
+def test_what_was_not_evaluated_before_a_burst_is_no_finding(runs: list[Run]) -> None:
+    between = [replace(run, metrics=run.metrics.loc[run.metrics["step"] % EVERY != 0]) for run in runs]
+    assert not [line for line in sentences(between) if "just before a burst" in line]
 
 
 def test_each_text_has_a_panel_and_the_interference_one(runs: list[Run]) -> None:

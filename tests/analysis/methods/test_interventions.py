@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from known_models import KnownModel, known_addition, known_comparison, random_model, shuffled
@@ -226,7 +227,8 @@ def test_figures_and_tables_tell_what_a_search_is_compared_with(comparison: Know
     table = das.search(comparison.model, comparison.task, SearchOptions((1,), updates=5, pairs=200)).assign(
         weights="trained"
     )
-    section = das_section(table.assign(run="r", step=12, folder="r"))
+    control = table.assign(weights="untrained", converged=True)  # its searches do not count as the model's
+    section = das_section(pd.concat([table, control]).assign(run="r", step=12, folder="r"))
     assert section is not None
     one, [first, *_] = table["one_operand"].iloc[0], section.tables[0].rows
     assert first["one operand"] == f"{one:.3f}"

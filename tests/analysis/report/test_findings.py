@@ -84,7 +84,7 @@ def test_a_report_has_at_most_five_findings_and_doubts_come_first(copies: Copies
     ("correct", "result"),
     [
         (600, "as expected"),
-        (900, "no difference (95% CI)"),
+        (900, "the 95% intervals overlap"),
         (990, "against expectation"),
     ],
 )
