@@ -181,6 +181,8 @@ def test_a_run_that_outlived_its_corpus(copies: Copies, tmp_path: Path) -> None:
 def test_a_run_that_was_stopped_before_its_first_step_is_not_accused(copies: Copies) -> None:
     run = copies.make("begun")
     (run / "evidence.jsonl").write_text("")
+    for checkpoint in run.glob("step*"):
+        shutil.rmtree(checkpoint)
     audit = audit_run(run, progress=False)
     assert (audit.verdict, audit.passed) == (NO_EVIDENCE, False)
     write_json(run / AUDIT, audit.record())
