@@ -198,6 +198,15 @@ class TokenShards:
         """SHA-256 of the shards' recorded SHA-256s in order; None if none are recorded."""
         return None if self._sums is None else hashlib.sha256(json.dumps(self._sums).encode()).hexdigest()
 
+    def identity(self) -> str:
+        """SHA-256 of the fingerprint, the contents if recorded, and the shards' addresses.
+
+        It tells apart corpora whose shards have equal names and sizes, and so names what is kept of one. A corpus that
+        was moved has another.
+        """
+        addresses = [self.source.address(name) for name in self.names]
+        return hashlib.sha256(json.dumps([self.fingerprint(), self.contents(), addresses]).encode()).hexdigest()
+
     def _refuse_foreign_id(self, sequences: np.ndarray, shards: np.ndarray, tokens: np.ndarray) -> None:
         row = int(tokens.max(axis=1).argmax())
         raise FoundByOneRank(
