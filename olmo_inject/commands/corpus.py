@@ -167,7 +167,7 @@ def show(
             )
         if not 0 <= step < experiment.steps:
             raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}, the steps of {injections}")
-    opened = open_corpus(corpus, root, manifest, shape)
+    opened = open_corpus(corpus, root, manifest, shape, experiment)
     chosen = None if rows is None else parse_rows(rows, opened.order.batch_size)
     opened.prepare(range(step, step + 1), "--step")  # may shuffle for a minute, so after all checks of options
     what = None

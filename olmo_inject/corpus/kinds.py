@@ -222,10 +222,14 @@ class StagedCorpus(Corpus):
             second: not used.
 
         Raises:
-            UserError: the stage was made for another batch size or seed, or `corpus.sequences` is set.
+            UserError: the stage was made for another batch size, seed or `corpus.sequences`.
         """
-        if self.sequences is not None:
-            raise UserError("corpus.sequences: not with a staged corpus, whose order is fixed")
+        staged = self.record.corpus_sequences
+        if self.sequences not in (None, staged):
+            raise UserError(
+                f"corpus.sequences: {self.sequences:,}, but {self.record.folder} is a staged corpus, whose order is "
+                f"fixed: of {staged:,} sequences"
+            )
         return StageOrder(self.record, batch_size, seed)
 
 
