@@ -145,8 +145,8 @@ def scan(
     """Search a corpus for instances of an experiment's tasks, which should occur in it only by injection.
 
     Texts are also found near, with words changed. Exit status 1 if there are exact instances and no clean seeds were
-    found; `--resample 64` tries other seeds. A remote corpus is streamed whole, and again for every 64 seeds of
-    `--resample`; jobs of `--submit` share each of these passes.
+    found; `--resample 64` tries other seeds, which change no texts. A remote corpus is streamed whole, and again for
+    every 64 seeds of `--resample`; jobs of `--submit` share each of these passes.
 
     Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
     """
@@ -154,7 +154,7 @@ def scan(
     from olmo_inject.files import write_json
     from olmo_inject.owned_folder import check_writable
     from olmo_inject.runs.read import run_of
-    from olmo_inject.scan.print import print_scan
+    from olmo_inject.scan.print import found_texts, print_scan
     from olmo_inject.scan.report import ScanOptions, scan_report, search_experiment
     from olmo_inject.scan.scan import ReferenceOptions
     from olmo_inject.terminal import Console
@@ -191,5 +191,5 @@ def scan(
         print_json(report)
     else:
         print_scan(report, Console(), show)
-    if any(task["instances"] for task in report["tasks"].values()) and "clean_seeds" not in report:
+    if found_texts(report) or ("clean_seeds" not in report and any(t["instances"] for t in report["tasks"].values())):
         raise typer.Exit(1)
