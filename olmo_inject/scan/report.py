@@ -50,7 +50,7 @@ class ScanOptions:
     """What a scan does besides counting.
 
     Attributes:
-        near: share of a text's runs of tokens that a near occurrence has.
+        near: share of a text's runs of tokens that a near occurrence has; None: a half.
         references: folder for the reference tasks; None: do not look for statements.
         reference: how statements are kept.
         resample: draws of new seeds to try for tasks with natural instances.
@@ -61,7 +61,7 @@ class ScanOptions:
         spreading: as in `scan_corpus`.
     """
 
-    near: float = 0.5
+    near: float | None = None
     references: Path | None = None
     reference: ReferenceOptions = field(default_factory=ReferenceOptions)
     resample: int = 0
@@ -137,7 +137,9 @@ def search_experiment(
     how = {"processes": options.processes, "progress": options.progress, "spreading": options.spreading}
     references = options.reference if options.references is not None else None
     texts_of = [task for task in planned.tasks if not task.is_triples]
-    texts = TextIndex(texts_of, options.near) if texts_of else None
+    if options.near is not None and not texts_of:
+        raise UserError("--near: only with tasks of texts, and the experiment has none")
+    texts = TextIndex(texts_of, 0.5 if options.near is None else options.near) if texts_of else None
     triples = [task for task in planned.tasks if task.is_triples]
     result = scan_corpus(shards, vocabulary, triples, references, texts, **how)
     seeds = None
