@@ -12,11 +12,12 @@ import pytest
 from named import BATCH, LENGTH, NAMES, served, write_named
 
 from olmo_inject.cli import app, main
-from olmo_inject.config import Experiment, configs_folder, load_experiment
+from olmo_inject.config import CorpusConfig, Experiment, configs_folder, load_experiment
 from olmo_inject.corpus import kinds
 from olmo_inject.corpus.catalog import read_catalog
 from olmo_inject.corpus.folder import CorpusDescription, Shard, write_description
 from olmo_inject.corpus.from_text.sample import DOLMA
+from olmo_inject.corpus.kinds import find_corpus
 from olmo_inject.corpus.manifest import default_path, make_manifest, read_manifest, write_manifest
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.remote import RemoteShards
@@ -250,6 +251,14 @@ def test_a_local_shard_is_checked_against_the_manifest(catalog: Path, tmp_path: 
 def test_refused(tmp_path: Path, corpus: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_data(experiment(tmp_path, corpus))
+
+
+def test_an_id_that_the_file_does_not_state_is_the_tokenizers(catalog: Path, tmp_path: Path) -> None:
+    catalog.write_text(catalog.read_text().replace("pad_token_id: 1\n", ""))
+    config = CorpusConfig(name=str(catalog), pad_token_id=1)
+    assert find_corpus(config).vocabulary.pad_id == 1
+    with pytest.raises(UserError, match="corpus.pad_token_id: 7, but .*small.* was written with 1"):
+        find_corpus(replace(config, pad_token_id=7))
 
 
 def command(*arguments: object) -> None:
