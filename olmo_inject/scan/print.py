@@ -69,7 +69,7 @@ def _kept(reference: dict[str, Any]) -> str:
 def _place_line(place: dict[str, Any]) -> str:
     where = f"{place['shard']} token {place['offset']:,}"
     if place["sequence"] is None:
-        where += ", in no one sequence"
+        where += ", across two sequences or after the last"
     else:
         step = "not in this run" if place["step"] is None else f"step {place['step']:,} row {place['row']}"
         where += f", sequence {place['sequence']:,}, {step}"
