@@ -86,7 +86,9 @@ class Vocabulary:
         if getattr(tokenizer.model, "dropout", None):
             tokenizer.model.dropout = None  # pyright: ignore[reportAttributeAccessIssue]
 
-        needed = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        needed = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        if needed == 0:
+            raise UserError(f"{path} has no tokens: not a trained tokenizer")
         if size is not None and size < needed:
             raise UserError(f"vocabulary size {size} is less than the {needed} ids of tokenizer {identifier}")
         own_eos, own_pad = _first(tokenizer, EOS_NAMES), _first(tokenizer, PAD_NAMES)

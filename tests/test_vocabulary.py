@@ -180,6 +180,9 @@ def test_unknown_and_broken_tokenizers_are_refused(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer file"):
             Vocabulary.load(str(path))
+    Tokenizer(models.BPE()).save(str(path))
+    with pytest.raises(UserError, match=r"tokenizer\.json has no tokens: not a trained tokenizer"):
+        Vocabulary.load(str(path))
 
 
 def test_loading_does_not_import_the_trainer() -> None:

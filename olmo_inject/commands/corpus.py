@@ -14,6 +14,7 @@ from olmo_inject.commands.corpus_options import (
     ManifestOption,
     RootOption,
     SeedOption,
+    bpe_size,
 )
 from olmo_inject.commands.shared import JsonOption, print_json
 from olmo_inject.errors import UserError
@@ -23,7 +24,9 @@ from olmo_inject.paths import PATH
 def sample(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/corpus"),
     tokenizer: Annotated[str, typer.Option(help="bpe (trained on the text) or dolma.")] = "bpe",
-    vocab_size: Annotated[int, typer.Option(help="Tokens of the bpe vocabulary.")] = 2048,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Tokens of the bpe vocabulary; default 2048.", show_default=False)
+    ] = None,
     source: Annotated[
         list[str] | None, typer.Option(help="Use only this source of text; may be repeated.", show_default=False)
     ] = None,
@@ -38,7 +41,7 @@ def sample(
     corpus = build_sample(
         out,
         tokenizer=tokenizer,
-        vocab_size=vocab_size,
+        vocab_size=bpe_size(vocab_size, tokenizer),
         sources=source,
         overwrite=overwrite,
         reuse=not overwrite,
@@ -167,7 +170,7 @@ def show(
             )
         if not 0 <= step < experiment.steps:
             raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}, the steps of {injections}")
-    opened = open_corpus(corpus, root, manifest, shape)
+    opened = open_corpus(corpus, root, manifest, shape, experiment)
     chosen = None if rows is None else parse_rows(rows, opened.order.batch_size)
     opened.prepare(range(step, step + 1), "--step")  # may shuffle for a minute, so after all checks of options
     what = None

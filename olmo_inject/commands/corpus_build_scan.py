@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from olmo_inject.commands.corpus_options import ManifestOption, RootOption
+from olmo_inject.commands.corpus_options import ManifestOption, RootOption, bpe_size
 from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, print_json
 from olmo_inject.commands.spreading import Spread, spreads
 from olmo_inject.cores import available_cores
@@ -33,7 +33,10 @@ def build(
             rich_help_panel=TOKENIZER,
         ),
     ] = "dolma",
-    vocab_size: Annotated[int, typer.Option(help="Tokens of the bpe vocabulary.", rich_help_panel=TOKENIZER)] = 2048,
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(help="Tokens of the bpe vocabulary; default 2048.", show_default=False, rich_help_panel=TOKENIZER),
+    ] = None,
     eos_id: Annotated[
         int | None,
         typer.Option(
@@ -80,6 +83,7 @@ def build(
     from olmo_inject.words import counted
 
     spread.check_overwrite(overwrite)
+    size = bpe_size(vocab_size, tokenizer)
     skipped = skipped_files(sources)
     if skipped and not as_json:
         examples = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
@@ -88,7 +92,7 @@ def build(
     work = open_build(
         out,
         sources,
-        BuildOptions(tokenizer, vocab_size, eos_id, pad_id, shard_tokens, skip_damaged, text),
+        BuildOptions(tokenizer, size, eos_id, pad_id, shard_tokens, skip_damaged, text),
         processes=available_cores() if processes is None else processes,
         progress=not as_json,
     )
@@ -127,11 +131,25 @@ def scan(
             rich_help_panel=REFERENCES,
         ),
     ] = None,
-    items: Annotated[int, typer.Option(help="Statements of each kind to write.", rich_help_panel=REFERENCES)] = 1000,
-    context: Annotated[int, typer.Option(help="Tokens of text before each answer.", rich_help_panel=REFERENCES)] = 64,
+    items: Annotated[
+        int | None,
+        typer.Option(
+            help="Statements of each kind to write; default 1000.", show_default=False, rich_help_panel=REFERENCES
+        ),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of text before each answer; default 64.", show_default=False, rich_help_panel=REFERENCES
+        ),
+    ] = None,
     near: Annotated[
-        float, typer.Option(help="Share of a text's runs of four tokens that a near occurrence of it has.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="Share of a text's runs of four tokens that a near occurrence of it has; default 0.5.",
+            show_default=False,
+        ),
+    ] = None,
     resample: Annotated[int, typer.Option(help="Task seeds to try until the corpus holds no instance.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the full report to this JSON file.")] = None,
     show: Annotated[int, typer.Option(help="Matches to print per task.")] = 5,
@@ -145,8 +163,8 @@ def scan(
     """Search a corpus for instances of an experiment's tasks, which should occur in it only by injection.
 
     Texts are also found near, with words changed. Exit status 1 if there are exact instances and no clean seeds were
-    found; `--resample 64` tries other seeds. A remote corpus is streamed whole, and again for every 64 seeds of
-    `--resample`; jobs of `--submit` share each of these passes.
+    found; `--resample 64` tries other seeds, which change no texts. A remote corpus is streamed whole, and again for
+    every 64 seeds of `--resample`; jobs of `--submit` share each of these passes.
 
     Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
     """
@@ -154,7 +172,7 @@ def scan(
     from olmo_inject.files import write_json
     from olmo_inject.owned_folder import check_writable
     from olmo_inject.runs.read import run_of
-    from olmo_inject.scan.print import print_scan
+    from olmo_inject.scan.print import found_texts, print_scan
     from olmo_inject.scan.report import ScanOptions, scan_report, search_experiment
     from olmo_inject.scan.scan import ReferenceOptions
     from olmo_inject.terminal import Console
@@ -162,13 +180,16 @@ def scan(
     processes = available_cores() if processes is None else processes
     if out is not None and out.is_dir():
         raise UserError(f"--out: {out} is a folder; give the file to write")
+    for option, value in (("--items", items), ("--context", context)):
+        if value is not None and references is None:
+            raise UserError(f"{option}: only with --references")
     if spread.is_spread and out is None:
         raise UserError("--out: needed with --submit, --part and --merge, which keep what they find beside it")
     experiment = load_experiment(config, overrides or ())
     options = ScanOptions(
         near,
         references,
-        ReferenceOptions(context, items),
+        ReferenceOptions(64 if context is None else context, 1000 if items is None else items),
         resample,
         processes,
         not as_json,
@@ -191,5 +212,5 @@ def scan(
         print_json(report)
     else:
         print_scan(report, Console(), show)
-    if any(task["instances"] for task in report["tasks"].values()) and "clean_seeds" not in report:
+    if found_texts(report) or ("clean_seeds" not in report and any(t["instances"] for t in report["tasks"].values())):
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from olmo_inject.errors import UserError
 from olmo_inject.paths import PATH
 
 PANEL = "The corpus, if it does not say so itself"
@@ -42,3 +43,14 @@ LengthOption = Annotated[
 SeedOption = Annotated[
     int | None, typer.Option(help="Seed of the training order.", show_default=False, rich_help_panel=PANEL)
 ]
+
+
+def bpe_size(given: int | None, tokenizer: str) -> int:
+    """The size of the vocabulary that is trained on the text, and nothing for other tokenizers.
+
+    Raises:
+        UserError: it is given for another tokenizer.
+    """
+    if given is not None and tokenizer != "bpe":
+        raise UserError(f"--vocab-size: only with --tokenizer bpe, and not with {tokenizer}, which has its own")
+    return 2048 if given is None else given

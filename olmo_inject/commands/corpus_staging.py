@@ -53,7 +53,7 @@ def stage(
     memory: Annotated[
         int,
         typer.Option(
-            help="Largest stage, in bytes, to stream through memory; a larger one goes through its disk.",
+            help="Stages up to this many bytes are streamed through memory; a larger one goes through its disk.",
             rich_help_panel=SPEED,
         ),
     ] = 2 << 30,

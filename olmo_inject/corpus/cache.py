@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,11 +23,14 @@ def cache_folder() -> Path:
 
 
 class BlockCache:
-    """Small files by key. The least recently used are removed once they exceed the limit.
+    """Small files by key, in folders if a key has slashes. The least recently used are removed beyond the limit.
 
     It pays off: from a server with 100 ms latency, 3,072 rows of 8 KB take 15.1 s without a cache, 15.9 s with a cold
     one and 0.7 s with a warm one. A file ends with the CRC-32 of its content, so a damaged file counts as absent.
-    Processes may share a folder. If the disk is full or read-only, nothing is cached and no error is raised.
+    If the disk is full or read-only, nothing is cached and no error is raised.
+
+    Processes and corpora may share a folder, and the limit is for all of them. A process counts the files again after
+    it has put a 32nd of the limit, so several that put at once may exceed it by so much each.
 
     Args:
         folder: created when first needed.
@@ -37,7 +41,7 @@ class BlockCache:
         self.folder = folder
         self.limit = limit
         self._lock = threading.Lock()
-        self._bytes: int | None = None  # unknown until the first `put` counts them
+        self._uncounted: int | None = None  # bytes put since the files were counted; None: they never were
 
     def get(self, key: str) -> bytes | None:
         """The block that was stored under `key`, or None."""
@@ -53,10 +57,10 @@ class BlockCache:
     def put(self, key: str, block: bytes) -> None:
         """Store `block` under `key`."""
         path = self.folder / key
-        temporary = self.folder / f".{key}.{os.getpid()}-{threading.get_ident()}.tmp"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
         content = block + zlib.crc32(block).to_bytes(CHECK_BYTES, "little")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(content)
             temporary.replace(path)
         except OSError:
@@ -64,25 +68,32 @@ class BlockCache:
                 temporary.unlink()
             return
         with self._lock:
-            self._bytes = self._remove_oldest() if self._bytes is None else self._bytes + len(content)
-            if self._bytes > self.limit:
-                self._bytes = self._remove_oldest()
+            self._uncounted = None if self._uncounted is None else self._uncounted + len(content)
+            if self._uncounted is None or self._uncounted >= self.limit // 32:
+                self._uncounted = 0
+                self._remove_oldest()
 
-    def _remove_oldest(self) -> int:
-        """If the folder exceeds the limit, shrink it to nine tenths of it. Returns the bytes left."""
-        entries = []
-        for entry in os.scandir(self.folder):
-            try:
-                stat = entry.stat()
-            except OSError:  # another process removed it
-                continue
-            entries.append((stat.st_mtime, stat.st_size, entry.path))
+    def _remove_oldest(self) -> None:
+        """If the files exceed the limit, shrink them to nine tenths of it, as far as they may be removed."""
+        entries = sorted(_files(self.folder))
         total = sum(size for _, size, _ in entries)
         if total <= self.limit:
-            return total
-        for _, size, path in sorted(entries):
+            return
+        for _, size, path in entries:
             if total <= self.limit * 9 // 10:
                 break
-            Path(path).unlink(missing_ok=True)
-            total -= size
-        return total
+            with suppress(OSError):
+                Path(path).unlink(missing_ok=True)
+                total -= size
+
+
+def _files(folder: Path | str) -> Iterator[tuple[float, int, str]]:
+    """Time of the last use, bytes and path of all files below a folder, as far as it can be read."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path)
+                continue
+            with suppress(OSError):  # another process removed it
+                stat = entry.stat()
+                yield stat.st_mtime, stat.st_size, entry.path

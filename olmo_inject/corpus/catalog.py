@@ -14,6 +14,7 @@ from olmo_inject.config import find_config
 from olmo_inject.corpus.shards import DTYPES
 from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
+from olmo_inject.number_ranges import COUNT, NOT_NEGATIVE
 from olmo_inject.paths import expanded
 
 
@@ -99,10 +100,13 @@ def read_catalog(path: Path) -> NamedCorpus:
         shards = tuple(name for folder in entry.folders for name in _names(entry.shards, folder))
     except KeyError as error:
         raise UserError(f"{path}: shards: {{{error.args[0]}}} is none of {{path}}, {{part}} and {{piece}}") from None
-    except (IndexError, ValueError) as error:
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the table of shards: {error}") from None
     if entry.dtype not in DTYPES:
         raise UserError(f"{path}: dtype: {entry.dtype!r} is not one of {', '.join(DTYPES)}")
+    for key, allowed in (("sequence_length", COUNT), ("batch_size", COUNT), ("seed", NOT_NEGATIVE)):
+        if not allowed.holds(value := getattr(entry, key)):
+            raise UserError(f"{path}: {key}: {value} must be {allowed}")
     if not shards:
         raise UserError(f"{path}: the table names no shard")
     return NamedCorpus(path.stem, entry, shards)

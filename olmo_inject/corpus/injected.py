@@ -138,7 +138,9 @@ class LabelMasks:
 
     def __init__(self, paths: Sequence[Path], shards: TokenShards, *, sizes_checked: bool = False) -> None:
         if len(paths) != len(shards.paths):
-            raise UserError(f"corpus: {len(paths)} label masks for {len(shards.paths)} shards; give one each")
+            raise UserError(
+                f"train.data.label_mask_paths: {len(paths)} masks for {len(shards.paths)} shards; give one each"
+            )
         sizes = shards.shard_tokens if sizes_checked else None
         self._masks = TokenShards(paths, shards.sequence_length, "uint8", sizes=sizes, sizes_checked=sizes_checked)
         for mask, shard, n_mask, n_shard in zip(

@@ -222,10 +222,14 @@ class StagedCorpus(Corpus):
             second: not used.
 
         Raises:
-            UserError: the stage was made for another batch size or seed, or `corpus.sequences` is set.
+            UserError: the stage was made for another batch size, seed or `corpus.sequences`.
         """
-        if self.sequences is not None:
-            raise UserError("corpus.sequences: not with a staged corpus, whose order is fixed")
+        staged = self.record.corpus_sequences
+        if self.sequences not in (None, staged):
+            raise UserError(
+                f"corpus.sequences: {self.sequences:,}, but {self.record.folder} is a staged corpus, whose order is "
+                f"fixed: of {staged:,} sequences"
+            )
         return StageOrder(self.record, batch_size, seed)
 
 
@@ -269,8 +273,8 @@ def _find(config: CorpusConfig, sizes_checked: bool) -> Corpus:
 def _from_catalog(config: CorpusConfig, name: str) -> CatalogCorpus:
     named, root = find_named(name, config.root)
     eos_id, pad_id, tokenizer = named.entry.eos_token_id, named.entry.pad_token_id, named.entry.tokenizer
-    _check_agrees(config, f"{name}'s file", eos_id, pad_id)
     vocabulary = Vocabulary.load(tokenizer, eos_id=eos_id, pad_id=pad_id)
+    _check_agrees(config, name, vocabulary.eos_id, vocabulary.pad_id)
     path = Path(config.manifest) if config.manifest else default_path(named)
     if not is_remote(root):
         manifest = read_manifest(path, named) if config.manifest or path.is_file() else None
@@ -308,10 +312,10 @@ def _expand(pattern: str) -> list[str]:
     return matches
 
 
-def _check_agrees(config: CorpusConfig, what: str, eos_id: int | None, pad_id: int | None) -> None:
+def _check_agrees(config: CorpusConfig, what: str, eos_id: int, pad_id: int) -> None:
     for name, given, recorded in (
         ("eos_token_id", config.eos_token_id, eos_id),
         ("pad_token_id", config.pad_token_id, pad_id),
     ):
-        if given is not None and recorded is not None and given != recorded:
+        if given is not None and given != recorded:
             raise UserError(f"corpus.{name}: {given}, but {what} was written with {recorded}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,9 @@ class OpenCorpus:
         order.prepare(steps.stop * order.batch_size, steps.start * order.batch_size)
 
 
-def open_corpus(name: str, root: str | None, manifest: str | None, shape: Shape) -> OpenCorpus:
+def open_corpus(
+    name: str, root: str | None, manifest: str | None, shape: Shape, run: Described | None = None
+) -> OpenCorpus:
     """Open a corpus. Call `OpenCorpus.prepare` before reading steps of it.
 
     Args:
@@ -54,11 +56,14 @@ def open_corpus(name: str, root: str | None, manifest: str | None, shape: Shape)
         root: where a named corpus is.
         manifest: the manifest file of a named corpus.
         shape: what the user gives; unknowns are taken from the experiment or the corpus.
+        run: an experiment whose steps are meant: it decides how many of the sequences it trains on.
 
     Raises:
-        UserError: no such corpus; sequence length or batch size are not known.
+        UserError: no such corpus; sequence length or batch size are not known; fewer sequences than `run` trains on.
     """
     config, experiments = corpus_config(name, root, manifest)
+    if run is not None:
+        config = replace(config, sequences=run.corpus.sequences)
     corpus = find_corpus(config)
     shape = shape.filled(experiments).filled(corpus.shape).filled(Shape(seed=CorpusConfig().seed))
     if missing := [f"--{key.replace('_', '-')}" for key, value in vars(shape).items() if value is None]:

@@ -78,5 +78,5 @@ def origins_at(shard: Path, offsets: list[int]) -> list[Origin | None]:
         return [None] * len(offsets)
     rows = list(read_origins(path))
     starts = [row.start for row in rows]
-    nearest = [rows[max(0, bisect_right(starts, offset) - 1)] for offset in offsets]
-    return [row if row.start <= offset < row.end else None for row, offset in zip(nearest, offsets, strict=True)]
+    nearest = [rows[at - 1] if (at := bisect_right(starts, offset)) else None for offset in offsets]
+    return [row if row and offset < row.end else None for row, offset in zip(nearest, offsets, strict=True)]

@@ -44,7 +44,8 @@ class RemoteShards(TokenShards):
         self._sums = None
         self._describe(names, sequence_length, dtype, vocab_size)
         self._lay_out(sizes)
-        self._cache = BlockCache(cache_folder() / "blocks" / self.fingerprint()[:16])
+        self._cache = BlockCache(cache_folder() / "blocks")
+        self._prefix = self.identity()[:16]
 
     def __reduce__(self) -> tuple[Any, ...]:
         vocabulary = self.vocab_size
@@ -69,7 +70,7 @@ class RemoteShards(TokenShards):
 
     def _block(self, shard: int, start: int) -> bytes:
         first = start * self.dtype.itemsize
-        key = f"{shard}-{first}"
+        key = f"{self._prefix}/{shard}-{first}"
         block = self._cache.get(key)
         if block is None:
             block = self._source.read(self.names[shard], first, first + self.sequence_bytes, self.sizes[shard])

@@ -198,6 +198,20 @@ class TokenShards:
         """SHA-256 of the shards' recorded SHA-256s in order; None if none are recorded."""
         return None if self._sums is None else hashlib.sha256(json.dumps(self._sums).encode()).hexdigest()
 
+    def identity(self) -> str:
+        """SHA-256 of the fingerprint, the shards' addresses, and their contents or times of modification if known.
+
+        It tells apart corpora whose shards have equal names and sizes, and so names what is kept of one. A corpus that
+        was moved has another.
+
+        Raises:
+            UserError: a shard cannot be read.
+        """
+        source = self.source
+        addresses = [source.address(name) for name in self.names]
+        contents = self.contents() or [_modified(source.local_path(name)) for name in self.names]
+        return hashlib.sha256(json.dumps([self.fingerprint(), addresses, contents]).encode()).hexdigest()
+
     def _refuse_foreign_id(self, sequences: np.ndarray, shards: np.ndarray, tokens: np.ndarray) -> None:
         row = int(tokens.max(axis=1).argmax())
         raise FoundByOneRank(
@@ -233,6 +247,14 @@ def _look_at(path: Path, dtype: np.dtype) -> int:
             f"corpus: {path} has {size} bytes, not a positive multiple of {dtype.itemsize} ({dtype.name}): truncated?"
         )
     return size
+
+
+def _modified(path: Path | None) -> int | None:
+    """When a local file was modified."""
+    try:
+        return None if path is None else path.stat().st_mtime_ns
+    except OSError as error:
+        raise UserError(f"corpus: cannot read shard {path}: {error.strerror}") from None
 
 
 def _allow_open_files(n: int) -> None:

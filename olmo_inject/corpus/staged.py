@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -263,6 +265,11 @@ class StagedShards(TokenShards):
     def contents(self) -> str | None:
         """The original corpus's."""
         return self.stage.contents
+
+    def identity(self) -> str:
+        """As `TokenShards.identity`, of the stage: with its steps, its rows and the checksums of its files."""
+        record = asdict(self.stage) | {"folder": str(self.stage.folder)}
+        return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 
 def write_stage(stage: StageRecord) -> None:

@@ -16,7 +16,7 @@ def print_scan(report: dict[str, Any], console: Console, shown: int) -> None:
     """Print a report.
 
     Args:
-        report: as `scan_experiment` returns it.
+        report: as `scan_report` returns it.
         console: where to print.
         shown: maximum number of places to print for each task.
     """
@@ -69,7 +69,7 @@ def _kept(reference: dict[str, Any]) -> str:
 def _place_line(place: dict[str, Any]) -> str:
     where = f"{place['shard']} token {place['offset']:,}"
     if place["sequence"] is None:
-        where += ", in no one sequence"
+        where += ", across two sequences or after the last"
     else:
         step = "not in this run" if place["step"] is None else f"step {place['step']:,} row {place['row']}"
         where += f", sequence {place['sequence']:,}, {step}"
@@ -87,9 +87,18 @@ def _seed_lines(report: dict[str, Any]) -> list[str]:
         return []
     tasks = report["tasks"]
     changed = {name: seed for name, seed in report["clean_seeds"].items() if seed != tasks[name]["seed"]}
-    if not changed:
-        return ["clean with the seeds given: no whole instance is found (pairs alone do not count)"]
     numbers = {name: number for number, name in enumerate(tasks)}
-    return ["not clean with the seeds given; with these no instance is found:"] + [
-        f"  tasks.{numbers[name]}.seed={seed}  ({name})" for name, seed in changed.items()
-    ]
+    texts = [f"{name} ({tasks[name]['instances']:,} exact)" for name in found_texts(report)]
+    lines = (
+        [f"not clean: the corpus holds texts of {', '.join(texts)}, and --resample changes no texts"] if texts else []
+    )
+    if changed:
+        of = "the seeds given; with these no instance" + (" of pairs" if texts else "") + " is found:"
+        lines += [f"not clean with {of}"]
+        return lines + [f"  tasks.{numbers[name]}.seed={seed}  ({name})" for name, seed in changed.items()]
+    return lines or ["clean with the seeds given: no whole instance is found (pairs alone do not count)"]
+
+
+def found_texts(report: dict[str, Any]) -> list[str]:
+    """The tasks of texts of which the corpus holds some exactly."""
+    return [name for name, task in report["tasks"].items() if "texts" in task and task["instances"]]

@@ -50,7 +50,7 @@ class ScanOptions:
     """What a scan does besides counting.
 
     Attributes:
-        near: share of a text's runs of tokens that a near occurrence has.
+        near: share of a text's runs of tokens that a near occurrence has; None: a half.
         references: folder for the reference tasks; None: do not look for statements.
         reference: how statements are kept.
         resample: draws of new seeds to try for tasks with natural instances.
@@ -61,7 +61,7 @@ class ScanOptions:
         spreading: as in `scan_corpus`.
     """
 
-    near: float = 0.5
+    near: float | None = None
     references: Path | None = None
     reference: ReferenceOptions = field(default_factory=ReferenceOptions)
     resample: int = 0
@@ -81,6 +81,7 @@ class Searched:
         experiment: with the corpus that was searched.
         planned: its tasks and corpus.
         shards: of the corpus.
+        order: of the experiment's run; None if the corpus is too small for it.
         texts: that were searched for; None if there are none.
         result: of the search.
         clean_seeds: seed of each task without natural instances, if they were asked for.
@@ -90,6 +91,7 @@ class Searched:
     experiment: Experiment
     planned: TaskPlan
     shards: TokenShards
+    order: Order | None
     texts: TextIndex | None
     result: ScanResult
     clean_seeds: dict[str, int] | None
@@ -129,11 +131,15 @@ def search_experiment(
     experiment = _with_corpus(experiment, corpus, options)
     planned = build_plan(experiment, tasks)
     source, vocabulary = planned.source, planned.source.vocabulary
-    shards = source.open_shards(experiment.sequence_length)
+    shards, order = source.open_shards(experiment.sequence_length), None
+    if not shards.is_running_text or len(shards) >= max(experiment.batch_size, experiment.corpus.sequences or 0):
+        order = source.open_order(shards, experiment.batch_size, experiment.corpus.seed)
     how = {"processes": options.processes, "progress": options.progress, "spreading": options.spreading}
     references = options.reference if options.references is not None else None
     texts_of = [task for task in planned.tasks if not task.is_triples]
-    texts = TextIndex(texts_of, options.near) if texts_of else None
+    if options.near is not None and not texts_of:
+        raise UserError("--near: only with tasks of texts, and the experiment has none")
+    texts = TextIndex(texts_of, 0.5 if options.near is None else options.near) if texts_of else None
     triples = [task for task in planned.tasks if task.is_triples]
     result = scan_corpus(shards, vocabulary, triples, references, texts, **how)
     seeds = None
@@ -147,7 +153,7 @@ def search_experiment(
             cache(partial(rows_of, source, experiment.sequence_length)),  # opened once, not for each draw
         )
         seeds = {config.name: config.seed for config in clean}
-    return Searched(corpus, experiment, planned, shards, texts, result, seeds)
+    return Searched(corpus, experiment, planned, shards, order, texts, result, seeds)
 
 
 def scan_report(searched: Searched, references: Path | None = None) -> dict[str, Any]:
@@ -161,9 +167,6 @@ def scan_report(searched: Searched, references: Path | None = None) -> dict[str,
         UserError: they cannot be written.
     """
     experiment, planned, shards, result = searched.experiment, searched.planned, searched.shards, searched.result
-    order = None
-    if shards.corpus_sequences >= experiment.batch_size:  # otherwise the corpus is too small to train on
-        order = planned.source.open_order(shards, experiment.batch_size, experiment.corpus.seed)
     report = {
         "corpus": planned.source.location if searched.corpus == AS_CONFIGURED else searched.corpus,
         "tokens": result.tokens,
@@ -172,7 +175,7 @@ def scan_report(searched: Searched, references: Path | None = None) -> dict[str,
         "steps": experiment.steps,
         "where": IN_SHARDS if shards.is_running_text else IN_STAGE,
         "documents": _no_documents(shards),
-        "tasks": _tasks_record(searched, partial(_places, experiment, planned, shards, order)),
+        "tasks": _tasks_record(searched, partial(_places, searched)),
     }
     if references is not None:
         report["references"] = _save_references(references, experiment, planned, shards, result)
@@ -182,10 +185,11 @@ def scan_report(searched: Searched, references: Path | None = None) -> dict[str,
 
 
 def _with_corpus(experiment: Experiment, corpus: str, options: ScanOptions) -> Experiment:
-    """The experiment with the corpus to scan; the seed of the order stays the experiment's."""
+    """The experiment with the corpus to scan; the seed and the sequences of the order stay the experiment's."""
     if corpus != AS_CONFIGURED:
         config, _ = corpus_config(corpus, options.root, options.manifest)
-        return replace(experiment, corpus=replace(config, seed=experiment.corpus.seed))
+        own = experiment.corpus
+        return replace(experiment, corpus=replace(config, seed=own.seed, sequences=own.sequences))
     if (options.root or options.manifest) and experiment.corpus.name is None:
         raise UserError("--root and --manifest: for a named corpus, and the experiment's is none")
     ours = experiment.corpus
@@ -239,15 +243,10 @@ def _triples_record(task: Task, hits: TaskHits, vocabulary: Vocabulary, places: 
     }
 
 
-def _places(
-    experiment: Experiment,
-    planned: TaskPlan,
-    shards: TokenShards,
-    order: Order | None,
-    places: Sequence[tuple[str, Place]],
-) -> list[dict[str, Any]]:
+def _places(searched: Searched, places: Sequence[tuple[str, Place]]) -> list[dict[str, Any]]:
     """Shard, offset, sequence, first training step, text and document of places of several kinds."""
-    length, text = experiment.sequence_length, planned.source.vocabulary.token_text
+    experiment, shards, order = searched.experiment, searched.shards, searched.order
+    length, text = experiment.sequence_length, searched.planned.source.vocabulary.token_text
     out: list[dict[str, Any]] = []
     for kind, (shard, offset, tokens) in places:
         row = offset // length

@@ -232,12 +232,13 @@ def _results(
         for of_piece in each_result(partial(scan_piece, search), todo, **how):
             yield of_piece.record()
 
-    about = {"scan": VERSION, "search": _fingerprint(search), "corpus": shards.fingerprint()}
-    about |= {"contents": shards.contents()}
-    items = [
-        Item(piece, f"{piece.name} {piece.start}:{piece.stop}", about | {"shard": piece.shard, "start": piece.start})
-        for piece in pieces
-    ]
+    about = {"scan": VERSION, "search": _fingerprint(search), "corpus": shards.identity()}
+
+    def item(piece: ScanPiece) -> Item[ScanPiece]:
+        where = {"row": piece.row, "shard": piece.shard, "start": piece.start, "stop": piece.stop}
+        return Item(piece, f"{piece.name} {piece.start}:{piece.stop}", about | where)
+
+    items = [item(piece) for piece in pieces]
     return map(ScanResult.from_record, spreading(items, compute))
 
 

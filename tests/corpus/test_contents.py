@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from olmo_inject.cli import main
@@ -55,6 +56,39 @@ def ends(status: int, *arguments: object) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["corpus", *map(str, arguments), "--json"])
     assert ended.value.code == status
+
+
+def test_a_folder_is_shown_and_scanned_in_the_order_of_the_run(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`corpus.sequences` decides the steps too, whether the corpus is named by the experiment or beside it."""
+    config = folder / "e.yaml"
+    config.write_text(config.read_text().replace("/corpus}", "/corpus, sequences: 16}"))
+    (task,) = build_data(load_experiment(config)).tasks
+    shard = read_corpus_folder(folder / "corpus").shards[0].path
+    tokens = np.fromfile(shard, np.uint16)
+    for sequence in (3, 9, 40):
+        tokens[16 * sequence :][:3] = task.instances[sequence % 7]
+    tokens.tofile(shard)
+    ends(0, "stage", config, "--steps", "0:2", "--out", folder / "stage")
+    capfd.readouterr()
+    shown, found = [], []
+    for corpus in (config, folder / "corpus", folder / "stage"):
+        ends(0, "show", corpus, "--injections", config, "--step", 1, "--rows", "all")
+        shown.append([row["tokens"] for row in json.loads(capfd.readouterr().out)["rows"]])
+        ends(1, "scan", corpus, config, "--processes", 1)
+        places = json.loads(capfd.readouterr().out)["tasks"]["less"]["places"]
+        found.append(
+            {(*p["tokens"], p["step"], p["row"]) for p in places if p["kind"] == "instance" and p["step"] is not None}
+        )
+    run = build_data(load_experiment(config)).corpus.rows(np.arange(8, 16))["input_ids"].tolist()
+    assert shown == [run] * 3
+    assert found[0] == found[1] == found[2] != set()
+    config.write_text(config.read_text().replace("sequences: 16", "sequences: 17"))
+    for command in (
+        ("show", folder / "stage", "--injections", config, "--step", 1),
+        ("scan", folder / "stage", config),
+    ):
+        ends(2, *command)
+        assert "corpus.sequences: 17, but " in capfd.readouterr().err
 
 
 def built(folder: Path, *overrides: str) -> tuple[Experiment, ExperimentData]:

@@ -80,6 +80,27 @@ def test_build(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert json.loads(capfd.readouterr().out)["not_read"]["files"] == 4
 
 
+def test_options_that_would_do_nothing_are_refused(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    build = ("build", folder / "t.jsonl", "--out", tmp_path / "out")
+    scan = ("scan", folder / "corpus", folder / "small.yaml")
+    for arguments, message in (
+        ((*build, "--tokenizer", "bpe", "--eos-id", 7), "--eos-id: not with --tokenizer bpe, which has EOS and PAD"),
+        ((*build, "--pad-id", 7), "--pad-id: not with --tokenizer dolma, which has EOS and PAD of its own"),
+        ((*build, "--vocab-size", 512), "--vocab-size: only with --tokenizer bpe, and not with dolma"),
+        (("sample", "--out", tmp_path / "out", "--tokenizer", "dolma", "--vocab-size", 512), "--vocab-size: only with"),
+        ((*scan, "--items", 5), "--items: only with --references"),
+        ((*scan, "--context", 5), "--context: only with --references"),
+        ((*scan, "--near", 0.6), "--near: only with tasks of texts, and the experiment has none"),
+    ):
+        ends(2, "corpus", *arguments)
+        out, err = capfd.readouterr()
+        assert err.startswith(f"olmo-inject: {message}")
+        assert (out, err.count("\n")) == ("", 1)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_scan(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     corpus = read_corpus_folder(folder / "corpus")

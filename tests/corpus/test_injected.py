@@ -276,7 +276,7 @@ def test_foreign_ids_are_found_while_reading(paths: list[Path]) -> None:
 
 def test_label_masks_must_fit_their_shards(paths: list[Path], mask_paths: list[Path], tmp_path: Path) -> None:
     shards = TokenShards(paths, LENGTH)
-    with pytest.raises(UserError, match="3 label masks for 4 shards; give one each"):
+    with pytest.raises(UserError, match="train.data.label_mask_paths: 3 masks for 4 shards; give one each"):
         LabelMasks(mask_paths[:3], shards)
     short = tmp_path / "short.npy"
     short.write_bytes(mask_paths[1].read_bytes()[:-1])

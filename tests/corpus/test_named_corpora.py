@@ -12,11 +12,12 @@ import pytest
 from named import BATCH, LENGTH, NAMES, served, write_named
 
 from olmo_inject.cli import app, main
-from olmo_inject.config import Experiment, configs_folder, load_experiment
+from olmo_inject.config import CorpusConfig, Experiment, configs_folder, load_experiment
 from olmo_inject.corpus import kinds
 from olmo_inject.corpus.catalog import read_catalog
 from olmo_inject.corpus.folder import CorpusDescription, Shard, write_description
 from olmo_inject.corpus.from_text.sample import DOLMA
+from olmo_inject.corpus.kinds import find_corpus
 from olmo_inject.corpus.manifest import default_path, make_manifest, read_manifest, write_manifest
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.remote import RemoteShards
@@ -117,6 +118,9 @@ def test_a_part_whose_files_stand_twice(catalog: Path) -> None:
         ("{2: 1}", "{2: 1-2}", "books has no part 2 among 2"),
         ("times: 2", "twice: 0-1", "wiki/all has no part 1 among 1"),
         ("{path}/", "{place}/", r"shards: \{place\} is none of \{path\}, \{part\} and \{piece\}"),
+        ("{path}/", "{path.x}/", "the table of shards: .*attribute 'x'"),
+        ("sequence_length: 16", "sequence_length: 0", "sequence_length: 0 must be at least 1"),
+        ("batch_size: 8", "batch_size: -1", "batch_size: -1 must be at least 1"),
         ("dtype: uint16", "dtype: [", "is not YAML"),
         ("dtype: uint16", "dtype: int8", "dtype: 'int8' is not one of uint8, uint16, uint32, uint64"),
     ],
@@ -247,6 +251,14 @@ def test_a_local_shard_is_checked_against_the_manifest(catalog: Path, tmp_path: 
 def test_refused(tmp_path: Path, corpus: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_data(experiment(tmp_path, corpus))
+
+
+def test_an_id_that_the_file_does_not_state_is_the_tokenizers(catalog: Path, tmp_path: Path) -> None:
+    catalog.write_text(catalog.read_text().replace("pad_token_id: 1\n", ""))
+    config = CorpusConfig(name=str(catalog), pad_token_id=1)
+    assert find_corpus(config).vocabulary.pad_id == 1
+    with pytest.raises(UserError, match="corpus.pad_token_id: 7, but .*small.* was written with 1"):
+        find_corpus(replace(config, pad_token_id=7))
 
 
 def command(*arguments: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
 from collections.abc import Iterator
@@ -211,6 +212,38 @@ def test_the_cache_is_bounded_and_mends_itself(tmp_path: Path) -> None:
     again = BlockCache(tmp_path / "blocks", limit=1000)
     again.put("k100", b"x" * 96)
     assert sum(path.stat().st_size for path in cache.folder.iterdir()) <= 1000, "what others put is counted"
+
+
+def test_the_limit_is_for_all_corpora_and_processes(tmp_path: Path) -> None:
+    caches = [BlockCache(tmp_path / "blocks", limit=1000) for _ in range(3)]
+    for number in range(60):
+        caches[number % 3].put(f"{number % 2}/k{number}", bytes(96))
+        assert sum(path.stat().st_size for path in tmp_path.rglob("k*")) <= 1000
+    assert caches[0].get("1/k59") == bytes(96)
+
+
+def test_a_cache_that_cannot_be_counted_raises_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    cache = BlockCache(tmp_path / "blocks", limit=10)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    cache.put("k", b"x" * 20)
+    monkeypatch.setattr(os, "scandir", refuse)
+    cache.put("l", b"y" * 20)
+    assert (cache.get("k"), cache.get("l")) == (b"x" * 20, b"y" * 20)
+
+
+def test_blocks_of_corpora_with_equal_names_and_sizes_are_apart(tmp_path: Path) -> None:
+    def filled(root: str, folder: str, token: int) -> RemoteShards:
+        path = tmp_path / root / folder / "part-0.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.full(4 * LENGTH, token, np.uint16).tofile(path)
+        return RemoteShards(open_source(str(tmp_path / root)), [f"{folder}/part-0.npy"], [8 * LENGTH], LENGTH)
+
+    corpora = [filled("a", "cc", 7), filled("b", "cc", 8), filled("a", "books", 9)]
+    assert len({shards.fingerprint() for shards in corpora}) == 1, "runs may move with their corpus"
+    assert [int(shards.read(np.array([2]))[0, 0]) for shards in corpora * 2] == [7, 8, 9] * 2
 
 
 def test_a_cache_that_cannot_be_written_is_none(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,10 @@ from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.references import Reference, ReferenceItem, chosen, load_references
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.corpus.staged import RankRange, StagedShards, read_stage
+from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
+from olmo_inject.parts_of_work import Compute, Item, KeptResults, in_one_process
 from olmo_inject.scan import scan
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import StatementFinder
@@ -295,6 +300,41 @@ def test_foreign_ids_are_refused(tmp_path: Path) -> None:
         shards = write(tmp_path, [np.array([1, 2, 3, 250])], dtype)
         with pytest.raises(UserError, match="token id 250 is beyond the vocabulary"):
             scan_here(shards, vocabulary(200), tasks_of("a"))
+
+
+def test_kept_pieces_of_one_corpus_are_not_those_of_another(tmp_path: Path) -> None:
+    """Stages of one corpus, the corpus itself, and shards of equal names and sizes elsewhere or written anew."""
+    text = np.random.default_rng(0).integers(2, 200, 400).astype(np.uint16)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    shards = write(tmp_path / "a", [text])
+    order = Order(len(shards), 2, seed=3)
+
+    def staged(to: Path, steps: range, ranks: RankRange | None = None, **more: Any) -> StagedShards:
+        assert open_stager(shards, order, vocabulary(), steps, to, ranks=ranks, **more).run(lambda n: None)
+        return StagedShards(read_stage(to), 4, 200)
+
+    def kept(of: TokenShards) -> Path:
+        paths = list[Path]()
+
+        def spreading(items: Sequence[Item[Any]], compute: Compute) -> Iterable[Any]:
+            paths.extend(map(KeptResults(tmp_path).path, items))
+            return in_one_process(items, compute)
+
+        scan_corpus(of, vocabulary(), tasks_of("a"), spreading=spreading)
+        (path,) = paths
+        return path
+
+    to = tmp_path / "stage"
+    steps = [kept(shards), kept(staged(to, range(4)))]
+    steps.append(kept(staged(to, range(4, 8), overwrite=True)))
+    steps.append(kept(staged(to, range(4, 12), RankRange(1, 1, 2), overwrite=True)))
+    steps.append(kept(write(tmp_path / "b", [text])))
+    assert steps[0] == kept(shards)
+    (path,) = shards.paths
+    os.utime(path, (0, 0))
+    steps.append(kept(shards))
+    assert len(set(steps)) == len(steps)
 
 
 @pytest.mark.slow

@@ -223,3 +223,12 @@ def test_planted_texts_are_found_beside_their_injected_count(
 def test_seeds_are_drawn_only_for_tasks_that_have_them(planted: Path) -> None:
     report = scan_experiment("-", load_experiment(planted / "seen.yaml"), ScanOptions(resample=4))
     assert report["clean_seeds"] == {"less": 0, "mine": 0}
+
+
+def test_seeds_cannot_clean_a_corpus_of_texts(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["corpus", "scan", "-", str(planted / "seen.yaml"), "--resample", "4", "--processes", "1"])
+    assert ended.value.code == 1
+    out = capsys.readouterr().out
+    assert "not clean: the corpus holds texts of mine (3 exact), and --resample changes no texts\n" in out
+    assert "clean with the seeds given" not in out

@@ -193,6 +193,9 @@ def open_build(
 def _check_options(options: BuildOptions) -> None:
     """Validate the options, before anything is written or replaced."""
     check_options(shard_tokens=options.shard_tokens)
+    for name, given in (("--eos-id", options.eos_id), ("--pad-id", options.pad_id)):
+        if given is not None and options.tokenizer in ("bpe", "dolma"):
+            raise UserError(f"{name}: not with --tokenizer {options.tokenizer}, which has EOS and PAD of its own")
     if options.tokenizer == "bpe":
         if not SMALLEST_BPE <= options.vocab_size <= LARGEST_BPE:
             raise UserError(f"--vocab-size: {options.vocab_size}: allowed is {SMALLEST_BPE} to {LARGEST_BPE}")

@@ -87,6 +87,7 @@ def _begin(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
     """Clear the folder for this build, unless it has begun there."""
     if _begun(folder) != plan or overwrite:
         _check_unfinished(folder, plan, overwrite)
+        _check_finished(folder, plan, overwrite)
         check_free(folder, overwrite or _is_unfinished(folder))
         CORPUS_FOLDER.clear(folder)
         write_json(folder / PLAN, plan)
@@ -129,6 +130,18 @@ def _check_unfinished(folder: Path, plan: dict[str, Any], overwrite: bool) -> No
         f"{folder} holds finished shards of an interrupted build with {_differences(begun, plan)}: continue with "
         "that, or give --overwrite to start again"
     )
+
+
+def _check_finished(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
+    """Check that the folder does not hold the corpus of this build with inputs as they were before."""
+    begun = _begun(folder)
+    if overwrite or begun is None or not (folder / DESCRIPTION).is_file():
+        return
+    changed = [i["path"] for i in plan["inputs"] if i not in begun["inputs"]]
+    if changed and begun.get("options") == plan["options"]:
+        raise UserError(
+            f"{folder} holds a corpus that has not read {changed[0]} as it is now; --overwrite builds it anew"
+        )
 
 
 def _differences(begun: dict[str, Any], plan: dict[str, Any]) -> str:

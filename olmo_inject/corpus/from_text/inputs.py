@@ -46,6 +46,7 @@ class Input:
         size: bytes of the file; 1 if unknown.
         shard: number of the dataset's shard.
         of: number of shards that the dataset has.
+        modified: when the file, or a file of the dataset's folder, was last modified, in ns; 0 if unknown.
     """
 
     source: str
@@ -54,6 +55,22 @@ class Input:
     size: int
     shard: int = 0
     of: int = 1
+    modified: int = 0
+
+    def check_unchanged(self) -> None:
+        """Check that it is as it was found.
+
+        Raises:
+            UserError: it has changed.
+        """
+        path = Path(self.path)
+        try:
+            now = _folder_modified(path) if self.kind == "saved" else path.stat().st_mtime_ns
+            size = self.size if self.kind == "saved" else path.stat().st_size
+        except OSError:
+            now = size = -1
+        if self.kind != "dataset" and (now, size) != (self.modified, self.size):
+            raise UserError(f"{self.path} has changed while the corpus was built: --overwrite builds it anew")
 
 
 def find_inputs(sources: Sequence[str], options: TextOptions) -> list[Input]:
@@ -74,7 +91,7 @@ def find_inputs(sources: Sequence[str], options: TextOptions) -> list[Input]:
         elif path.is_file():
             if (kind := _kind(path)) is None:
                 raise UserError(f"{path}: not a known format; there are {FORMATS}")
-            inputs.append(Input(source, str(path), kind, path.stat().st_size))
+            inputs.append(_file_input(source, path, kind))
         elif _is_saved(path):
             inputs += _saved_inputs(source, options)
         elif path.is_dir():
@@ -146,7 +163,7 @@ def _folder_inputs(source: str) -> list[Input]:
     for path in _visible_files(Path(source)):
         if _is_read(path) and (kind := _kind(path)) is not None:
             _check_name(str(path))
-            inputs.append(Input(source, str(path), kind, path.stat().st_size))
+            inputs.append(_file_input(source, path, kind))
     if not inputs:
         raise UserError(f"{source}: no file of a known format in it; there are {FORMATS}")
     return inputs
@@ -155,7 +172,17 @@ def _folder_inputs(source: str) -> list[Input]:
 def _saved_inputs(source: str, options: TextOptions) -> list[Input]:
     """One input per Arrow file of a folder that `datasets` saved."""
     count = max(1, len(open_dataset(source, options).cache_files))
-    return [Input(source, source, "saved", 1, i, count) for i in range(count)]
+    modified = _folder_modified(Path(source))
+    return [Input(source, source, "saved", 1, i, count, modified) for i in range(count)]
+
+
+def _folder_modified(folder: Path) -> int:
+    return max(path.stat().st_mtime_ns for path in folder.rglob("*"))
+
+
+def _file_input(source: str, path: Path, kind: str) -> Input:
+    status = path.stat()
+    return Input(source, str(path), kind, status.st_size, modified=status.st_mtime_ns)
 
 
 def open_dataset(source: str, options: TextOptions) -> Any:

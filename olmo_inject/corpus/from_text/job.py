@@ -139,6 +139,7 @@ def _job_documents(job: Job, counts: dict[str, int], report: Report) -> Iterator
                 yield document
             else:
                 counts["empty"] += 1
+        source.check_unchanged()
         report(source.size - reported, 0)
         counts["damaged"] += reading.damaged
         counts["broken_off"] += reading.broken_off

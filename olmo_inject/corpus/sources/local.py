@@ -74,3 +74,7 @@ class LocalSource(Source):
     def where(self, name: str) -> str:
         """The file's path."""
         return str(self.local_path(name))
+
+    def address(self, name: str) -> str:
+        """As `Source.address`: the absolute path."""
+        return str(self.local_path(name).absolute())

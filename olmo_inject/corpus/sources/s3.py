@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cached_property
@@ -55,6 +56,10 @@ class S3Source(Source):
                 self.check_tag(name, answer.get("ETag"))
                 self.check_range(name, answer.get("ContentRange"), (start, stop), answer.get("ContentLength"), size)
                 yield from body.iter_chunks(NETWORK_CHUNK)
+
+    def address(self, name: str) -> str:
+        """As `Source.address`, with the store if it is not Amazon's."""
+        return f"{os.environ.get('AWS_ENDPOINT_URL', '')} {self.where(name)}"
 
     @contextmanager
     def _faults(self, name: str) -> Iterator[None]:

@@ -141,6 +141,10 @@ class Source(ABC):
         """The address of a shard, for messages."""
         return f"{self.root.rstrip('/')}/{name}"
 
+    def address(self, name: str) -> str:
+        """What tells a shard from others of its name and size."""
+        return self.where(name)
+
     def check_size(self, name: str, size: int, expected: int) -> None:
         """Check that a shard has the size that the manifest records.
 

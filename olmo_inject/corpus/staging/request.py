@@ -23,6 +23,7 @@ from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
 
 REQUEST = f"{STAGING}/request.json"
+SHARDS = "shards"  # its key for `TokenShards.identity`
 
 
 class Staged(Exception):
@@ -128,12 +129,13 @@ def request_of(record: StageRecord, file_sequences: int) -> dict[str, Any]:
     return json.loads(json.dumps(fields | {"part_sequences": file_sequences}))
 
 
-def claim_folder(record: StageRecord, file_sequences: int, overwrite: bool) -> list[int] | None:
+def claim_folder(record: StageRecord, file_sequences: int, identity: str, overwrite: bool) -> list[int] | None:
     """Check the folder of a stage, and clear it of another stage if it may be overwritten.
 
     Args:
         record: the stage to write.
         file_sequences: sequences of a file.
+        identity: `TokenShards.identity` of the corpus: the rest is not taken from another one of equal sizes.
         overwrite: delete another stage that is there.
 
     Returns:
@@ -169,8 +171,11 @@ def claim_folder(record: StageRecord, file_sequences: int, overwrite: bool) -> l
     elif (folder / REQUEST).is_file():
         begun = read_json(folder / REQUEST)
         if {key: begun.get(key) for key in request} == request:
-            return begun["streamed"]
-        what = f"the beginning of {_differences(begun, request)}"
+            if begun.get(SHARDS) == identity:
+                return begun["streamed"]
+            what = "the beginning of a stage of shards in another place"
+        else:
+            what = f"the beginning of {_differences(begun, request)}"
     if not overwrite:
         raise UserError(f"{folder} holds {what}; --overwrite replaces a stage")
     STAGE_FOLDER.check_replaceable(folder)

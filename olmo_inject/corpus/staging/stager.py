@@ -19,7 +19,15 @@ from olmo_inject.corpus.staged import STAGE, STAGE_FOLDER, RankRange, StageRecor
 from olmo_inject.corpus.staging.layout import Layout, Reads, choose_reads
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
 from olmo_inject.corpus.staging.planned_files import PlannedFile
-from olmo_inject.corpus.staging.request import REQUEST, bytes_here, check_room, claim_folder, make_record, request_of
+from olmo_inject.corpus.staging.request import (
+    REQUEST,
+    SHARDS,
+    bytes_here,
+    check_room,
+    claim_folder,
+    make_record,
+    request_of,
+)
 from olmo_inject.corpus.staging.spill_runs import Advance, SpilledRuns, SpillRun, StageInMemory, plan_spill_runs
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json
@@ -260,7 +268,8 @@ class Stager:
         write_stage(replace(self.record, files=files))
 
     def _request(self) -> dict[str, Any]:
-        return request_of(self.record, self.file_sequences) | {"streamed": list(self.reads.streamed)}
+        more = {SHARDS: self.shards.identity(), "streamed": list(self.reads.streamed)}
+        return request_of(self.record, self.file_sequences) | more
 
 
 def open_stager(
@@ -307,7 +316,7 @@ def open_stager(
         raise UserError(f"--file-size: {file_bytes} bytes do not hold a sequence of {shards.sequence_bytes}")
     # Checked before anything takes long or is removed. The room for runs is known and checked later.
     check_room(to, record.nbytes, bytes_here(to))
-    streamed = claim_folder(record, file_sequences, overwrite)
+    streamed = claim_folder(record, file_sequences, shards.identity(), overwrite)
     prepare()
     layout = Layout(record, shards, order)
     reads = choose_reads(layout, shards.sequence_bytes, shards.source.range_cost, read, streamed)

@@ -168,6 +168,8 @@ def test_the_document_at_a_token(tmp_path: Path) -> None:
         None,
     ]
     assert origins_at(tmp_path / "y.npy", [1]) == [None]
+    (tmp_path / "y.csv.gz").write_bytes(gzip.compress(b""))
+    assert origins_at(tmp_path / "y.npy", [1]) == [None]
     (tmp_path / "y.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(UserError, match="is not a provenance file"):
         origins_at(tmp_path / "y.npy", [1])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from written_text import SMALL, TEXTS, contents, json_lines
 
 from olmo_inject import owned_folder
 from olmo_inject.corpus.folder import read_corpus_folder
+from olmo_inject.corpus.from_text import job
 from olmo_inject.corpus.from_text.build import build_corpus
+from olmo_inject.corpus.from_text.documents import Document
 from olmo_inject.corpus.from_text.inputs import TextOptions, find_inputs
 from olmo_inject.corpus.from_text.job import BuildOptions, make_jobs, run_job
 from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
@@ -119,6 +122,37 @@ def test_what_is_finished_is_not_built_again(tmp_path: Path) -> None:
     (tmp_path / "out" / "notes").write_text("mine")
     with pytest.raises(UserError, match="holds notes, which is no part"):
         build_corpus(tmp_path / "out", [str(source)], SMALL, overwrite=True, progress=False)
+
+
+def test_an_input_of_the_same_size_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is noticed in a finished corpus, in the rest of an interrupted build, and while it is read."""
+    source, out = tmp_path / "t.jsonl", tmp_path / "out"
+
+    def build(**more: Any) -> Path:
+        return build_corpus(out, [str(source)], replace(SMALL, shard_tokens=900), progress=False, **more).shards[0].path
+
+    source.write_bytes(json_lines(["one"] * 1200))
+    old = build().read_bytes()
+    source.write_bytes(json_lines(["two"] * 1200))
+    with pytest.raises(UserError, match=r"a corpus that has not read .*t\.jsonl as it is now; --overwrite builds it"):
+        build()
+    new = build(overwrite=True).read_bytes()
+    assert new != old
+
+    read = job.read_documents
+
+    def changing(*arguments: Any) -> Iterator[Document]:
+        yield from read(*arguments)
+        source.write_bytes(json_lines(["one"] * 1200))
+
+    monkeypatch.setattr(job, "read_documents", changing)
+    source.write_bytes(json_lines(["six"] * 1200))
+    with pytest.raises(UserError, match=r"t\.jsonl has changed while the corpus was built: --overwrite builds it anew"):
+        build(overwrite=True)
+    monkeypatch.setattr(job, "read_documents", read)
+    with pytest.raises(UserError, match=r"with other sources \(it has not read .*t\.jsonl as it is now\)"):
+        build()
+    assert build(overwrite=True).read_bytes() == old
 
 
 @pytest.mark.slow

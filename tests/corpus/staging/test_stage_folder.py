@@ -86,6 +86,19 @@ def test_what_is_in_the_folder_is_respected(root: Path, tmp_path: Path) -> None:
     assert len(list(to.glob("part-*"))) == 4
 
 
+def test_a_stage_is_not_continued_from_another_corpus_of_equal_names_and_sizes(root: Path, tmp_path: Path) -> None:
+    shards, order = opened(root)
+    shutil.copytree(root, tmp_path / "copy")
+    copied, _ = opened(tmp_path / "copy")
+    assert copied.fingerprint() == shards.fingerprint()
+    stager = open_stager(shards, order, VOCABULARY, range(5), tmp_path / "s", file_bytes=20 * LENGTH)
+    assert not stager.run(lambda n: None, lambda: True)
+    with pytest.raises(UserError, match="holds the beginning of a stage of shards in another place; --overwrite"):
+        stage(copied, order, range(5), tmp_path / "s")
+    stage(shards, order, range(5), tmp_path / "s")
+    check_same(tmp_path / "s", shards, order)
+
+
 def test_two_at_once_in_one_folder(root: Path, tmp_path: Path) -> None:
     stager = open_stager(*opened(root), VOCABULARY, range(5), tmp_path / "s")
     work = tmp_path / "s" / ".staging"
