@@ -60,13 +60,13 @@ def prepared_for_parts(folder: Path, plan: dict[str, Any], first: Callable[[], o
             _begin(folder, plan, overwrite=False)
             first()
 
-    with CORPUS_FOLDER.held_together(folder, lambda: _begun(folder) == plan, begin):
+    with CORPUS_FOLDER.held_together(folder, lambda: _is_begun(folder, plan), begin):
         yield
 
 
 def is_of(folder: Path, plan: dict[str, Any]) -> bool:
     """Whether the folder holds this build, finished or not."""
-    return _begun(folder) == _with_format(plan)
+    return _is_begun(folder, _with_format(plan))
 
 
 def _with_format(plan: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _cleaned_up(folder: Path, plan: dict[str, Any], made: Sequence[Path]) -> Ite
 
 def _begin(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
     """Clear the folder for this build, unless it has begun there."""
-    if _begun(folder) != plan or overwrite:
+    if overwrite or not _is_begun(folder, plan):
         _check_unfinished(folder, plan, overwrite)
         _check_finished(folder, plan, overwrite)
         check_free(folder, overwrite or _is_unfinished(folder))
@@ -100,11 +100,19 @@ def _begun(folder: Path) -> dict[str, Any] | None:
         return plan if isinstance(plan, dict) and "inputs" in plan else None
 
 
+def _is_begun(folder: Path, plan: dict[str, Any]) -> bool:
+    """Whether the folder holds this build. Where it did not record when inputs were modified, sizes decide."""
+    begun = _begun(folder)
+    if begun is not None and not any("modified" in one for one in begun["inputs"]):
+        plan = plan | {"inputs": [{key: one[key] for key in one if key != "modified"} for one in plan["inputs"]]}
+    return begun == plan
+
+
 def _leave(folder: Path, plan: dict[str, Any], made: Sequence[Path]) -> None:
     """Clean up after a failure: keep finished shards and foreign files, remove the rest and the folders made."""
     if _has_shards(folder):
         return
-    if _is_unfinished(folder) and _begun(folder) == plan:
+    if _is_unfinished(folder) and _is_begun(folder, plan):
         CORPUS_FOLDER.clear(folder)
     if not _is_unfinished(folder):
         CORPUS_FOLDER.remove_work(folder)
