@@ -138,18 +138,19 @@ def changed(recorded: Mapping[str, str], current: Mapping[str, str]) -> list[str
     return [name for name in differing if name != CONTENTS or (name in recorded and name in current)]
 
 
-def prepare(experiment: Described, data: TaskPlan, first_step: int = 0) -> None:
+def prepare(experiment: Described, data: TaskPlan, first_step: int = 0, folder: Path | None = None) -> None:
     """Write the description of a new run, or check that the folder holds this run (one process).
 
     Args:
         experiment: the run.
         data: its corpus, tasks and plan.
         first_step: first step of a new run; not 0 if it branches off another.
+        folder: where it is written; None: the run's folder.
 
     Raises:
         UserError: the folder holds something else, or a run that differs in more than a resume may change.
     """
-    folder = experiment.run_folder
+    folder = experiment.run_folder if folder is None else folder
     # A resume writes the plan again, since the run may be longer; id, first step and recorded contents stay.
     before: dict[str, Any] = {"run_id": uuid.uuid4().hex}
     if is_run(folder):
