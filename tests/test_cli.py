@@ -184,7 +184,8 @@ def test_a_step_outside_the_run_is_refused(config: Path, capfd: pytest.CaptureFi
 
 
 def test_plan_as_parquet_holds_every_injection(config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    succeeds("plan", config, "--parquet", tmp_path / "plan.parquet")
+    for _ in range(2):  # the second replaces what the first wrote
+        succeeds("plan", config, "--parquet", tmp_path / "plan.parquet")
     table = pd.read_parquet(tmp_path / "plan.parquet")
     plan = build_plan(load_experiment(config)).plan
     expected = [

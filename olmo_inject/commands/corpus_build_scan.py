@@ -152,6 +152,7 @@ def scan(
     """
     from olmo_inject.config import load_experiment
     from olmo_inject.files import write_json
+    from olmo_inject.output_file import SCAN, check_output
     from olmo_inject.owned_folder import check_writable
     from olmo_inject.runs.read import run_of
     from olmo_inject.scan.print import print_scan
@@ -160,8 +161,6 @@ def scan(
     from olmo_inject.terminal import Console
 
     processes = available_cores() if processes is None else processes
-    if out is not None and out.is_dir():
-        raise UserError(f"--out: {out} is a folder; give the file to write")
     if spread.is_spread and out is None:
         raise UserError("--out: needed with --submit, --part and --merge, which keep what they find beside it")
     experiment = load_experiment(config, overrides or ())
@@ -176,9 +175,10 @@ def scan(
         manifest,
         lambda items, compute: spread.results(items, compute, "piece", Path(f"{out}.jobs"), "scan"),
     )
-    for folder in (references, None if out is None else out.parent):
-        if folder is not None:
-            check_writable(folder)
+    if out is not None:
+        check_output(out, SCAN, "--out")
+    if references is not None:
+        check_writable(references)
     run = run_of(config)
     if run is not None and run.has_own_code and (resample or overrides):
         raise UserError(f"{config}: a run's own task code is not executed; copy the file to use --resample or changes")
