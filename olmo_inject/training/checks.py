@@ -99,7 +99,7 @@ def record_changes(experiment: Experiment, data: ExperimentData) -> None:
     folder = experiment.run_folder
     if experiment_yaml(read_experiment(folder)) != experiment_yaml(experiment):
         with locked(folder):
-            prepare(experiment, data)
+            prepare(experiment, data, experiment.steps)
 
 
 def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:
