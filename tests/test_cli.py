@@ -176,6 +176,7 @@ def test_plan_of_one_step_is_one_json_document(config: Path, capfd: pytest.Captu
     injections = what.plan.at(7)
     assert [entry["row"] for entry in record["injections"]] == injections.rows.tolist() != []
     assert [entry["tokens"] for entry in record["injections"]] == what.plan.tokens(injections).tolist()
+    assert [entry["piece"] for entry in record["injections"]] == injections.piece.tolist()
     assert record["injections"][0]["position"] == 7 * 8 + record["injections"][0]["row"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 
 from olmo_inject.errors import UserError
+from olmo_inject.files import json_text
 from olmo_inject.theory.commands.checking import AsJson
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def fit(
 
         save(fitted_law(fit, names, columns, losses), picture)
     if as_json:
-        print(json.dumps(_document(fit, names, len(losses)), indent=2))
+        print(json_text(_document(fit, names, len(losses))))
         return
     rows = []
     for name, value in asdict(fit.law).items():
