@@ -31,7 +31,7 @@ from olmo_inject.files import read_json, write_json, write_text
 from olmo_inject.locks import LOCK, locked
 from olmo_inject.runs.folder import differences, in_use
 from olmo_inject.runs.read import EXPERIMENT, METRICS
-from olmo_inject.tasks.halves import judged
+from olmo_inject.tasks.halves import deciding_accuracy
 from olmo_inject.training.checkpoints.on_disk import latest
 
 DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, PENDING = "done", "running", "queued", "failed", "interrupted", "pending"
@@ -154,7 +154,9 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
         state = INTERRUPTED if (cell_files.run / EXPERIMENT).exists() else PENDING
     rate = measured.get("speed/steps_per_second")
     accuracies = {
-        task.name: accuracy for task in cell.experiment.tasks if (accuracy := judged(measured, task.name)) is not None
+        task.name: accuracy
+        for task in cell.experiment.tasks
+        if (accuracy := deciding_accuracy(measured, task.name)) is not None
     }
     left = (steps - step) / rate if rate and state == RUNNING else None
     return Status(

@@ -58,7 +58,7 @@ class Preflight:
     Attributes:
         checks: in order; after a failed one come those that do not need it.
         signal_seconds: how long before its time limit a job should be told to stop; None if no checkpoint was timed.
-        timed_steps: the times and the memory of real steps; None if a check before them failed.
+        timed_steps: the times and the memory of real steps; None if a check before them failed, or no step is left.
     """
 
     checks: list[Check]
@@ -98,7 +98,7 @@ def run_checks(
     checks.append(corpus)
     checks.append(_try("disk", lambda: _disk(experiment)))
     timed: TimedSteps | None = None
-    if all(check.passed for check in checks):
+    if all(check.passed for check in checks) and not _is_finished(experiment):
 
         def steps() -> str:
             nonlocal timed
@@ -184,6 +184,13 @@ def _experiment(experiment: Experiment, world: int, device: torch.device, tasks:
         return done
     begun = latest(experiment.run_folder)
     return f"{experiment.steps:,} steps" if begun is None else f"resumes from step {begun.step:,}"
+
+
+def _is_finished(experiment: Experiment) -> bool:
+    """Whether the run has no step left (collective)."""
+    folder = experiment.run_folder
+    last = from_rank_0(lambda: latest(folder), f"cannot read {folder}")
+    return last is not None and last.step >= experiment.steps
 
 
 def _corpus(experiment: Experiment, quick: bool, tasks: list[Task] | None) -> str:

@@ -46,10 +46,11 @@ from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import rebuilds
 from olmo_inject.terminal import Console
 from olmo_inject.training.loss import count_targets
+from olmo_inject.words import counted
 
 DIFFERENCES_KEPT = 20
 NO_EVIDENCE = "no evidence yet"
-VERSION = 1  # increased when an audit compares other things, so that kept results of jobs are not mistaken for new ones
+VERSION = 2  # increased when an audit compares other things, so that kept results of jobs are not mistaken for new ones
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Audit:
     def verdict(self) -> str:
         """The result in words."""
         if self.n_differences:
-            return f"{self.n_differences:,} differences"
+            return counted(self.n_differences, "difference")
         if not self.steps:
             return NO_EVIDENCE
         identical = "identical" if self.host else "identical in what is injected"
@@ -118,6 +119,18 @@ class Audit:
         self.checks[check] += 1
         if recorded != expected:
             self._differs(f"{where}: {check}: the run says {recorded}, recomputed {expected}")
+
+    def require(self, check: str, holds: bool, difference: str) -> None:
+        """Count a check.
+
+        Args:
+            check: kind of comparison.
+            holds: whether the run passes.
+            difference: what is wrong if it does not.
+        """
+        self.checks[check] += 1
+        if not holds:
+            self._differs(f"{check}: {difference}")
 
     def _differs(self, difference: str) -> None:
         self.n_differences += 1
@@ -153,8 +166,8 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
     audit.planned = experiment.steps - begun
     first = lines[0]["step"] if lines else begun
     audit.compare("steps without a gap", "first line", first, begun)
-    vouched = _vouched(run, first)
-    audit.compare("steps without a gap", "up to the last checkpoint", first + len(lines) >= vouched, True)
+    covered = _covered_by_checkpoints(run, first)
+    audit.compare("steps without a gap", "up to the last checkpoint", first + len(lines) >= covered, True)
     with show_progress(f"auditing {folder.name}", len(lines), "steps", enabled=progress) as meter:
         for number, line in enumerate(lines):
             audit.compare("steps without a gap", f"line {number + 1}", line["step"], first + number)
@@ -167,7 +180,8 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
         _compare_export(audit, read_export(folder), lines)
     if isinstance(experiment, Experiment) and experiment.train.save_data_indices:
         # A kill loses the lines since the last flush; those before the last checkpoint must all be there.
-        _compare_indices(audit, folder, data, first, len(lines), vouched - first)
+        needed = range(described.get("indices_from", begun), covered)
+        _compare_indices(audit, folder, data, range(first, first + len(lines)), needed)
     return audit
 
 
@@ -190,7 +204,7 @@ def what_is_audited(folder: Path, corpus: Path | None) -> dict[str, Any]:
     }
 
 
-def _vouched(run: SavedRun, first: int) -> int:
+def _covered_by_checkpoints(run: SavedRun, first: int) -> int:
     """The step of the last checkpoint, up to which no evidence may be missing; `first` if there is none."""
     if isinstance(run.experiment, StreamExperiment):
         saved = read_saved(run.folder)
@@ -275,31 +289,31 @@ def _compare_rows(audit: Audit, data: TaskPlan, where: str, spans: InjectedSpans
         audit.compare("instances of the train half", placed, bool(in_train), True)
 
 
-def _compare_indices(audit: Audit, folder: Path, data: TaskPlan, first: int, steps: int, vouched: int) -> None:
+def _compare_indices(audit: Audit, folder: Path, data: TaskPlan, steps: range, needed: range) -> None:
     """Check that the ranks' index files of ai2-olmo together hold each position of each step exactly once.
 
     Args:
         audit: counts the comparisons.
         folder: the run folder.
         data: the run's plan.
-        first: first step with evidence.
-        steps: number of steps with evidence; index lines of later steps are not checked.
-        vouched: number of steps, counted from `first`, in which no position may be missing.
+        steps: steps with evidence; index lines of later steps are not checked.
+        needed: steps of which no position may be missing.
     """
     files = sorted((folder / INDICES).glob("*.tsv"))
     size = data.plan.batch_size
-    seen = np.zeros(steps * size, np.uint8)
+    seen = np.zeros((len(steps), size), np.uint8)
     for path in files:
         for step, positions in _index_lines(path):
-            if step >= first + steps:
+            if step >= steps.stop:
                 continue
-            within = positions - first * size
-            inside = (within >= 0) & (within < len(seen)) & (positions // size == step)
+            within = positions - steps.start * size
+            inside = (within >= 0) & (within < seen.size) & (positions // size == step)
             audit.compare("data-indices", f"{path.name}, step {step}", bool(inside.all()), True)
-            np.add.at(seen, within[inside], 1)
-    missing, repeated = int((seen[: vouched * size] == 0).sum()), int((seen > 1).sum())
-    audit.compare("data-indices", "positions missing", missing, 0)
-    audit.compare("data-indices", "positions given twice", repeated, 0)
+            np.add.at(seen.reshape(-1), within[inside], 1)
+    required = seen[max(0, needed.start - steps.start) : max(0, needed.stop - steps.start)]
+    missing, repeated = int((required == 0).any(1).sum()), int((seen > 1).any(1).sum())
+    audit.require("data-indices", not missing, f"positions missing in {counted(missing, 'step')}")
+    audit.require("data-indices", not repeated, f"positions given twice in {counted(repeated, 'step')}")
 
 
 def _index_lines(path: Path) -> Iterator[tuple[int, np.ndarray]]:

@@ -109,7 +109,7 @@ def rows_of(source: Corpus, sequence_length: int, checked_sizes: Sequence[int] |
     """
     shards = source.open_shards(sequence_length, checked_sizes)
     if not shards.is_running_text:
-        raise UserError("corpus: a staged corpus holds the rows of some steps; copies are drawn from the whole corpus")
+        raise UserError("corpus: a staged corpus holds the rows of some steps; this task draws from the whole corpus")
     return _FirstRows(shards, min(source.sequences or len(shards), len(shards)))
 
 

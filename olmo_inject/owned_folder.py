@@ -33,9 +33,9 @@ def new_folder(to: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         UserError: `to` exists already, or the disk is full or cannot be written.
     """
-    if to.exists() and not overwrite:
-        raise UserError(f"{to} exists already")
-    temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+    if not overwrite:
+        _check_absent(to)
+    temporary = to.parent / f".{to.name}.{os.getpid()}.tmp"
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -51,9 +51,24 @@ def new_folder(to: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_new(to: Path) -> None:
+    """Check, before long work, that `new_folder` can write a folder.
+
+    Raises:
+        UserError: it exists already, or cannot be written.
+    """
+    _check_absent(to)
+    check_writable(to.parent)
+
+
+def _check_absent(to: Path) -> None:
+    if to.exists():
+        raise UserError(f"{to} exists already")
+
+
 def install(temporary: Path, to: Path) -> None:
     """Rename a folder to `to`. An existing folder there is first moved aside and afterwards removed."""
-    old = to.with_name(f".{to.name}.{os.getpid()}.old")
+    old = to.parent / f".{to.name}.{os.getpid()}.old"
     replaces = to.exists()
     if replaces:
         to.rename(old)
@@ -70,7 +85,7 @@ def install(temporary: Path, to: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Remove a folder. It is renamed first, so a crash never leaves half of it under its name."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    old = folder.parent / f".{folder.name}.{os.getpid()}.old"
     folder.rename(old)
     shutil.rmtree(old)
 

@@ -73,7 +73,7 @@ NEVER = Uniform(Fraction(0))
 def _schedule(experiment: Described, config: InjectionConfig, entry: PlannedTask, number: int) -> Schedule:
     again = (number,) if number else ()
     if config.schedule == "phases":
-        return Phases(tuple(_phases(experiment, config)))
+        return Phases(tuple(_phases(experiment, config)), experiment.steps)
     if config.schedule == "at":
         return _listed(experiment, config, entry)
     if config.schedule == "repetitions":
@@ -136,7 +136,7 @@ def _listed(experiment: Described, config: InjectionConfig, entry: PlannedTask) 
         raise UserError(f"{where} lists nothing")
     steps, rows, instances = (np.array(column, np.int64) for column in zip(*listed, strict=True))
     order = np.argsort(steps, kind="stable")
-    return Listed(steps[order], rows[order], instances[order])
+    return Listed(steps[order], rows[order], instances[order], experiment.steps)
 
 
 def write_list(listed: Listed, task: Task, path: Path) -> None:

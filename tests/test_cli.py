@@ -176,6 +176,7 @@ def test_plan_of_one_step_is_one_json_document(config: Path, capfd: pytest.Captu
     injections = what.plan.at(7)
     assert [entry["row"] for entry in record["injections"]] == injections.rows.tolist() != []
     assert [entry["tokens"] for entry in record["injections"]] == what.plan.tokens(injections).tolist()
+    assert [entry["piece"] for entry in record["injections"]] == injections.piece.tolist()
     assert record["injections"][0]["position"] == 7 * 8 + record["injections"][0]["row"]
 
 
@@ -184,7 +185,8 @@ def test_a_step_outside_the_run_is_refused(config: Path, capfd: pytest.CaptureFi
 
 
 def test_plan_as_parquet_holds_every_injection(config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    succeeds("plan", config, "--parquet", tmp_path / "plan.parquet")
+    for _ in range(2):  # the second replaces what the first wrote
+        succeeds("plan", config, "--parquet", tmp_path / "plan.parquet")
     table = pd.read_parquet(tmp_path / "plan.parquet")
     plan = build_plan(load_experiment(config)).plan
     expected = [

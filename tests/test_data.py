@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from fractions import Fraction
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,20 @@ def test_a_gap_longer_than_what_is_looked_at(folder: Path, tmp_path: Path) -> No
     assert told == {"least": 25_000, "mean": 25_000.0, "most": 25_000}
     print_step(planned, 25_000, Console(file=(shown := StringIO()), width=100))
     assert "Step 25000: 4 of 16 rows injected" in shown.getvalue()  # eight instances, two in a row
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rate"),
+    [("at, file: {list}", "3/1000"), ("phases, phases: [{{start: 10, stop: 20, instances_per_batch: 2}}]", "1/50")],
+)
+def test_a_rate_is_of_the_steps_that_the_plan_names(folder: Path, tmp_path: Path, schedule: str, rate: str) -> None:
+    (listed := tmp_path / "list.jsonl").write_text('{"step": 5}\n{"step": 5}\n{"step": 7}\n')
+    injections = f"injections=[{{task: tcmp, schedule: {schedule.format(list=listed)}}}]"
+    run = experiment(tmp_path, {"folder": str(folder)}, "train.max_duration=1000", injections)
+    told = plan_summary(run, planned := build_plan(run))["injections"]["tcmp"]
+    assert (told["start"], told["stop"], told["instances_per_batch"]) == (0, None, rate)
+    assert told["instances"] == 1000 * planned.plan.entries[0].schedule.rate
+    assert told["mean_steps_between_sightings_of_one_instance"] == told["train_instances"] / float(Fraction(rate))
 
 
 def test_from_a_corpus_folder(folder: Path, tmp_path: Path) -> None:

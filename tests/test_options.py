@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 import typing
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
 from launch.torchrun import check_launch
 from olmo_inject.cli import app, main
+from olmo_inject.commands.shared import print_json
 from olmo_inject.config import load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.inspect.step import parse_rows
@@ -108,6 +111,9 @@ def test_every_number_of_a_command_has_its_range() -> None:
         (["plan", "demo", "--step", "one"], "Invalid value for '--step': "),
         (["plan", 5000 * "x"], "is not a path: a name has at most 255 bytes"),
         (["cost", "demo", "--gpus", "0"], "--gpus: 0 must be at least 1"),
+        (["cost", "demo", "--processes", "3"], "--processes: only with --calibrate"),
+        (["cost", "demo", "--device", "cpu"], "--device: only with --calibrate"),
+        (["cost", "demo", "--calibrate-steps", "5"], "--calibrate-steps: only with --calibrate"),
         (["cost", "demo", "--price", "nan"], "--price: nan must be at least 0"),
         (["cost", "demo", "--utilization", "0"], "--utilization: 0.0 must be above 0 and at most 1"),
         (["cost", "demo", "--accelerator", 5000 * "x"], "is not one of "),
@@ -162,6 +168,14 @@ def test_rows_are_counted_before_they_are_listed() -> None:
         with pytest.raises(UserError, match="a batch has rows 0 to 7"):
             parse_rows(wrong, 8)
     assert parse_rows("0-2,7,1", 8) == [0, 1, 2, 7]
+    for wrong in ("3-1,5", "3-", ""):
+        with pytest.raises(UserError, match="--rows: "):
+            parse_rows(wrong, 8)
+
+
+def test_json_has_no_number_that_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": [float("nan"), (1.5, float("inf"))], "b": np.float64("nan")})
+    assert json.loads(capsys.readouterr().out, parse_constant=str) == {"a": [None, [1.5, None]], "b": None}
 
 
 def parsers() -> dict[str, typing.Any]:

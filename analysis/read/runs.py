@@ -21,7 +21,7 @@ from olmo_inject.injection import Frequency, PlannedTask
 from olmo_inject.plan_entries import planned_tasks
 from olmo_inject.runs.read import SavedRun, load_run, read_audit, read_metrics
 from olmo_inject.tasks import Task
-from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, judged, unmirrored_among
+from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, deciding_accuracy, unmirrored_among
 
 _COLUMNS = ("step", "name", "value", "count")
 SIZE_KEYS = ("d_model", "n_layers", "mlp_ratio", "mlp_hidden_size")
@@ -216,7 +216,7 @@ class Run:
         """
         by_name = {str(name): rows for name, rows in self.metrics.groupby("name")}
         prefix = f"eval/{task}/test/"
-        rows = judged(by_name, task) if measure is None else by_name.get(f"{prefix}{measure}")
+        rows = deciding_accuracy(by_name, task) if measure is None else by_name.get(f"{prefix}{measure}")
         if rows is None:
             return {}
         ordered = rows.dropna(subset=["value"]).sort_values("step", kind="stable")

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from olmo_inject.adapters.recorder import Recorder
 from olmo_inject.adapters.run import INDEX, InjectedRun, RankBatches, collate
-from olmo_inject.corpus.splice import lift_masks, padded_lengths
+from olmo_inject.corpus.splice import override_masks, padded_lengths
 from olmo_inject.errors import UserError
 from olmo_inject.extras import require_olmo_core
 from olmo_inject.injection.layout import InjectedSpans
@@ -172,7 +172,7 @@ def _lifted(batch: Mapping[str, Any], shape: tuple[int, ...], spans: InjectedSpa
     label_mask, instance_mask = batch.get("label_mask"), batch.get("instance_mask")
     targets = np.ones(shape, bool) if label_mask is None else label_mask.numpy().copy()
     counts = None if instance_mask is None else instance_mask.numpy().copy()
-    lift_masks(targets, counts, spans)
+    override_masks(targets, counts, spans)
     out = {"label_mask": torch.from_numpy(targets)}
     return out if counts is None else out | {"instance_mask": torch.from_numpy(counts)}
 

@@ -88,14 +88,16 @@ def tables_of(
     from analysis.read.store import analyze, is_kept
     from olmo_inject.training.parallel import choose_device
 
-    mine = spread.mine(checkpoints, lambda one: is_kept(one, method), lambda one: one.name, "checkpoint", folder / JOBS)
+    to_do = spread.to_do(
+        checkpoints, lambda one: is_kept(one, method), lambda one: one.name, "checkpoint", folder / JOBS
+    )
     if spread.part is None:
         spread.end_of_part()
-    _announce(mine, method)
+    _announce(to_do, method)
     before = len(skipped.messages)
-    tables = analyze(mine, method, choose_device(device), skipped)
+    tables = analyze(to_do, method, choose_device(device), skipped)
     left_out = len(skipped.messages) - before
-    spread.end_of_part(len(mine) - left_out, "checkpoint", status=1 if left_out else 0)
+    spread.end_of_part(len(to_do) - left_out, "checkpoint", status=1 if left_out else 0)
     return tables
 
 

@@ -39,8 +39,10 @@ def unshard(
     With --optimizer also convert the optimizer state, from shards to DDP's files. `start_from: DIR` with
     `start_state: full` continues from it. (A run resumes from its own shards under any strategy without this.)
     """
+    from olmo_inject.owned_folder import check_new
     from olmo_inject.training.checkpoints import convert
 
+    check_new(out)
     write = convert.unshard_with_optimizer if optimizer else convert.unshard
     written = write(checkpoint, out)
     if as_json:
@@ -66,6 +68,7 @@ def export(
 
     Its logits equal the original's; on a CPU bit for bit.
     """
+    from olmo_inject.owned_folder import check_new
     from olmo_inject.training.checkpoints.convert import export as write
     from olmo_inject.training.checkpoints.convert import find_vocabulary
 
@@ -74,6 +77,7 @@ def export(
     vocabulary, why_none = (None, "") if no_tokenizer else find_vocabulary(checkpoint, tokenizer, corpus)
     if vocabulary is None and not no_tokenizer:
         raise UserError(f"no tokenizer for {checkpoint}: {why_none}; give --tokenizer or --no-tokenizer")
+    check_new(out)
     kind = write(checkpoint, out, vocabulary)
     if as_json:
         print_json(
@@ -124,6 +128,7 @@ def evaluate(
 
     Example: `olmo-inject evaluate runs/a runs/b/step500 --tasks less --tasks other.yaml`
     """
+    from olmo_inject.output_file import PARQUET, check_output
     from olmo_inject.progress import show_progress
     from olmo_inject.training.evaluation import checkpoints as evaluation
     from olmo_inject.training.evaluation import probes
@@ -134,6 +139,8 @@ def evaluate(
         raise UserError("--suite: give either suites or --tasks")
     if suites_in is not None and not suite:
         raise UserError("--suites-in: name the tasks in it with --suite")
+    if parquet is not None:
+        check_output(parquet, PARQUET, "--parquet")
     folders = evaluation.find_checkpoint_paths(checkpoints, steps)
     suites = Suites.find(suite, suites_in) if suite else None
 

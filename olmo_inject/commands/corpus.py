@@ -67,10 +67,12 @@ def manifest(
     from olmo_inject.corpus.catalog import find_named
     from olmo_inject.corpus.manifest import default_path, make_manifest, write_manifest
     from olmo_inject.corpus.sources import open_source
+    from olmo_inject.output_file import MANIFEST, check_output
     from olmo_inject.progress import show_progress
 
     named, where = find_named(corpus, root)
     path = out or default_path(named)
+    check_output(path, MANIFEST, "--out")
     with show_progress(f"sizes of {named.name}", len(set(named.shards)), "shards", enabled=not as_json) as meter:
         manifest = make_manifest(named, open_source(where), meter.advance)
     write_manifest(manifest, path)
@@ -108,11 +110,13 @@ def order(
     from olmo_inject.corpus.kinds import Shape
     from olmo_inject.corpus.open import open_corpus
     from olmo_inject.corpus.order import write_order
+    from olmo_inject.owned_folder import check_writable
     from olmo_inject.steps import consecutive_steps
 
     chosen = consecutive_steps(steps)
     if out.exists():
         raise UserError(f"--out: {out} exists; give a new file")
+    check_writable(out.parent)
     opened = open_corpus(corpus, root, manifest, Shape(batch_size, sequence_length, seed))
     size = opened.order.batch_size
     opened.order.require(chosen, np.arange(size), "--steps")

@@ -170,6 +170,7 @@ def scan(
     """
     from olmo_inject.config import load_experiment
     from olmo_inject.files import write_json
+    from olmo_inject.output_file import SCAN, check_output
     from olmo_inject.owned_folder import check_writable
     from olmo_inject.runs.read import run_of
     from olmo_inject.scan.print import found_texts, print_scan
@@ -178,8 +179,6 @@ def scan(
     from olmo_inject.terminal import Console
 
     processes = available_cores() if processes is None else processes
-    if out is not None and out.is_dir():
-        raise UserError(f"--out: {out} is a folder; give the file to write")
     for option, value in (("--items", items), ("--context", context)):
         if value is not None and references is None:
             raise UserError(f"{option}: only with --references")
@@ -197,9 +196,10 @@ def scan(
         manifest,
         lambda items, compute: spread.results(items, compute, "piece", Path(f"{out}.jobs"), "scan"),
     )
-    for folder in (references, None if out is None else out.parent):
-        if folder is not None:
-            check_writable(folder)
+    if out is not None:
+        check_output(out, SCAN, "--out")
+    if references is not None:
+        check_writable(references)
     run = run_of(config)
     if run is not None and run.has_own_code and (resample or overrides):
         raise UserError(f"{config}: a run's own task code is not executed; copy the file to use --resample or changes")

@@ -27,12 +27,13 @@ def export(
     """
     from olmo_inject.config import load_described
     from olmo_inject.data import build_data
-    from olmo_inject.runs.export import export_stream
+    from olmo_inject.runs.export import check_new_or_empty, export_stream
     from olmo_inject.runs.read import saved_tasks
     from olmo_inject.steps import consecutive_steps
     from olmo_inject.words import counted
 
     chosen = consecutive_steps(steps)
+    check_new_or_empty(out)
     experiment = load_described(config, overrides or ())
     data = build_data(experiment, tasks=saved_tasks(config, experiment))
     written = export_stream(experiment, data, chosen, out)

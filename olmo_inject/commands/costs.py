@@ -24,6 +24,7 @@ from olmo_inject.commands.shared import (
     print_json,
     table_console,
 )
+from olmo_inject.errors import UserError
 from olmo_inject.rank_environment import is_first_rank, is_rank
 
 CALIBRATION = "Calibration"
@@ -45,15 +46,23 @@ def cost(
         ),
     ] = False,
     calibrate_steps: Annotated[
-        int, typer.Option(help="Steps to time, after one that is not timed.", rich_help_panel=CALIBRATION)
-    ] = 5,
+        int | None,
+        typer.Option(
+            help="Steps to time, after one that is not timed; default 5.",
+            show_default=False,
+            rich_help_panel=CALIBRATION,
+        ),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option(
             help="Ranks on this machine; default one per GPU, else 1.", show_default=False, rich_help_panel=CALIBRATION
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=CALIBRATION)] = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu or cuda; default auto.", show_default=False, rich_help_panel=CALIBRATION),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate what a run needs: FLOPs, GPU-hours, money, memory of each GPU, disk.
@@ -67,18 +76,22 @@ def cost(
     from launch.cost.report import run_table
     from olmo_inject.config import load_experiment
 
+    for option, given in (("calibrate-steps", calibrate_steps), ("processes", processes), ("device", device)):
+        if given is not None and not calibrate:
+            raise UserError(f"--{option}: only with --calibrate")
     experiment = load_experiment(config, overrides or ())
     used = find_accelerator(accelerator, accelerators).with_changes(price, utilization)
     timed = None
     if calibrate:
-        from launch.cost.calibrate import another_card, calibrated, check_device, time_run
+        from launch.cost.calibrate import STEPS, another_card, calibrated, check_device, time_run
         from launch.torchrun import default_processes
         from olmo_inject.runs.read import saved_tasks
 
+        device = device or "auto"
         check_device(used, device)
         ranks = default_processes() if processes is None else processes
         tasks = saved_tasks(config, experiment)
-        timed = time_run(experiment, ranks, device=device, steps=calibrate_steps, tasks=tasks)
+        timed = time_run(experiment, ranks, device=device, steps=calibrate_steps or STEPS, tasks=tasks)
         used = calibrated(experiment, used, timed)
         if (warning := another_card(used, timed)) is not None:
             print(f"olmo-inject: {warning}", file=sys.stderr)

@@ -45,6 +45,11 @@ def report(
     Example: `olmo-inject report runs/demo/runs/* --out report.html`
     """
     from analysis.report.report import write_report
+    from olmo_inject.output_file import PAGE, check_output
+    from olmo_inject.owned_folder import check_writable
 
+    check_output(out, PAGE, "--out")
+    if figures is not None:
+        check_writable(figures)
     for path in write_report(runs, out, title=title, figures_to=figures, corpus=corpus):
         print(path)

@@ -48,8 +48,11 @@ def plan(
     from olmo_inject.data import build_plan
     from olmo_inject.inspect import plan
     from olmo_inject.inspect.summary import plan_summary
+    from olmo_inject.output_file import PARQUET, check_output
     from olmo_inject.runs.read import saved_tasks
 
+    if parquet is not None:
+        check_output(parquet, PARQUET, "--parquet")
     experiment = load_described(config, overrides or ())
     what = build_plan(experiment, saved_tasks(config, experiment))
     load_references(experiment.reference_paths, what.source.vocabulary, experiment.sequence_length)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
+from olmo_inject.files import json_text
 from olmo_inject.options import check_options
 from olmo_inject.paths import PATH
 from olmo_inject.rank_environment import is_first_rank
@@ -73,7 +73,7 @@ UtilizationOption = Annotated[
 
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output."""
-    print(json.dumps(value, indent=2))
+    print(json_text(value))
 
 
 def table_console() -> Console:

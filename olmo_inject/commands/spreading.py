@@ -1,6 +1,6 @@
 """Divide a command's work among processes: `--part`, `--submit`, `--merge` and their companions, the same everywhere.
 
-A command lists its independent items and asks `Spread.mine` for those that it has to do now. What one process has
+A command lists its independent items and asks `Spread.to_do` for those that it has to do now. What one process has
 finished is kept, so the command without these options, or with `--merge`, finds it.
 """
 
@@ -117,7 +117,7 @@ class Spread:
         """Whether results are exchanged with other processes."""
         return bool(self.submit or self.part or self.merge)
 
-    def mine(
+    def to_do(
         self, items: Sequence[T], is_kept: Callable[[T], bool], name: Callable[[T], str], noun: str, folder: Path
     ) -> list[T]:
         """The items that this process has to do, or whose kept results it has to deliver.
@@ -201,7 +201,7 @@ class Spread:
             typer.Exit: a part was done, or parts were submitted.
         """
         if self.part is None:
-            self.mine(items, is_kept, name, noun, folder)
+            self.to_do(items, is_kept, name, noun, folder)
             if self.submit == "local" and (missing := [name(item) for item in items if not is_kept(item)]):
                 raise UserError(f"{counted(len(missing), noun)} not done, {missing[0]}: see the logs in {folder}")
         elif not all(map(is_kept, items)):

@@ -240,9 +240,9 @@ def _check_injection(experiment: Described, injection: InjectionConfig, names: S
         if units or len(burst_keys) != 2:
             raise UserError(f"{where}: a burst takes instances and every (and phase), no rate")
         _positive(f"{where}: instances", injection.instances)
-        _positive(f"{where}: every", injection.every)
-        if not 0 <= injection.phase < (injection.every or 1):
-            raise UserError(f"{where}: phase {injection.phase} is not in 0..{(injection.every or 1) - 1}")
+        every = _positive(f"{where}: every", injection.every)
+        if not 0 <= injection.phase < every:
+            raise UserError(f"{where}: phase {injection.phase} is not in 0..{every - 1}")
     else:
         if burst_keys or injection.phase:
             raise UserError(f"{where}: instances, every and phase belong to schedule burst")
@@ -324,6 +324,7 @@ def _check_references(experiment: Described, tasks: Sequence[str]) -> None:
         taken.add(reference.name)
 
 
-def _positive(where: str, value: int | None) -> None:
+def _positive(where: str, value: int | None) -> int:
     if value is None or value < 1:
         raise UserError(f"{where}: {value} must be at least 1")
+    return value

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.corpus.splice import Splice, lift_masks, padded_lengths
+from olmo_inject.corpus.splice import Splice, override_masks, padded_lengths
 from olmo_inject.errors import UserError
 from olmo_inject.injection.layout import InjectedSpans
 from olmo_inject.injection.plan import Plan
@@ -114,11 +114,11 @@ class InjectedCorpus(Dataset[dict[str, torch.Tensor]]):
         spans: InjectedSpans,
         host_counts: Bool[np.ndarray, " b"] | None,
     ) -> dict[str, torch.Tensor]:
-        """The masks of rows, lifted for the spliced tokens only."""
+        """The masks of rows, overridden for the spliced tokens only."""
         shape = len(sequences), self.shards.sequence_length
         targets = np.ones(shape, bool) if self.label_masks is None else self.label_masks.read(sequences)
         out = {}
-        overridden = lift_masks(targets, host_counts, spans)
+        overridden = override_masks(targets, host_counts, spans)
         if host_counts is not None:
             out["instance_mask"] = torch.from_numpy(host_counts)
         return out | {"label_mask": torch.from_numpy(targets), "mask_overridden": torch.from_numpy(overridden)}

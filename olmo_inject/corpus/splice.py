@@ -91,7 +91,7 @@ class Splice:
         return any(entry.placement.reads_host for entry in self.plan.entries)
 
 
-def lift_masks(
+def override_masks(
     targets: Bool[np.ndarray, "b t"],
     host_counts: Bool[np.ndarray, " b"] | None,
     spans: InjectedSpans,
@@ -107,7 +107,7 @@ def lift_masks(
         Rows in which spliced tokens count although the host's masks leave them out.
     """
     if host_counts is not None:
-        # `instance_mask` covers a whole row, so it is lifted, and the host's tokens are masked one by one.
+        # `instance_mask` covers a whole row, so it is overridden, and the host's tokens are masked one by one.
         spliced = spans.span_row
         targets[spliced[~host_counts[spliced]]] = False
         host_counts[spliced] = True

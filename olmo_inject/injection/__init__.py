@@ -1,7 +1,7 @@
 """When and where a task is injected: frequencies, schedules, places in a row, and the plan.
 
 `schedules` decides how many instances a step gets, `plan` which rows get which instance, `placement` where in the row,
-and `splicing` lays out the tokens. `overflow` checks that no step gets more instances than rows.
+and `layout` lays out the tokens. `overflow` checks that no step gets more instances than rows.
 """
 
 from olmo_inject.injection.frequency import Frequency

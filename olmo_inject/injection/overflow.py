@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 
 from olmo_inject.injection.schedules import HUGE, Bernoulli, ExactSchedule, Schedule, Window, is_exact
 
-MOST_STEPS = 1 << 22  # longest joint period that is added up step by step; beyond it, maximum counts are added
+LONGEST_PERIOD = 1 << 22  # longest joint period that is added up step by step; beyond it, maximum counts are added
 AT_ONCE = 1 << 18
 NEGLIGIBLE = 1e-30  # probability that is treated as zero
 
@@ -84,7 +84,7 @@ def _most_together(exact: Sequence[tuple[ExactSchedule, Rows]], start: int, stop
     length = math.lcm(*(period or 1 for period in periods))
     if stop is not None:
         length = stop - start if None in periods else min(length, stop - start)
-    if length > MOST_STEPS:
+    if length > LONGEST_PERIOD:
         return _largest(exact), None
     most, at = 0, start
     for first in range(0, length, AT_ONCE):

@@ -198,11 +198,13 @@ class Listed:
         steps: step of each injection, ascending.
         rows: row of each; -1 if it is drawn.
         instances: instance of each; -1 if it is drawn.
+        of_run: number of steps of the run; None: up to the last listed one.
     """
 
     steps: Int64[np.ndarray, " k"]
     rows: Int64[np.ndarray, " k"]
     instances: Int64[np.ndarray, " k"]
+    of_run: int | None = None
 
     @property
     def start(self) -> int:
@@ -216,8 +218,8 @@ class Listed:
 
     @property
     def rate(self) -> Fraction:
-        """Mean from the first to the last listed step, in instances per batch."""
-        return Fraction(len(self.steps), self.stop - self.start)
+        """Mean over the run, instances per batch."""
+        return Fraction(len(self.steps), self.of_run or self.stop)
 
     @property
     def max_count(self) -> int:
@@ -252,7 +254,7 @@ class Listed:
             [np.unique(np.stack([self.steps, self.rows])[:, named], axis=1)[0], np.repeat(drawn, -(-counts // per_row))]
         )
         none = np.full(len(steps), -1)
-        return Listed(np.sort(steps), none, none)
+        return Listed(np.sort(steps), none, none, self.of_run)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -335,16 +337,22 @@ class ExactWindow(Window):
 
 @dataclass(frozen=True)
 class Phases:
-    """Exact schedules in consecutive windows. Nothing is injected between the windows."""
+    """Exact schedules in consecutive windows. Nothing is injected between the windows.
+
+    Attributes:
+        parts: the windows, each with an end.
+        of_run: number of steps of the run; None: up to the end of the last window.
+    """
 
     parts: tuple[ExactWindow, ...]
+    of_run: int | None = None
 
     @property
     def rate(self) -> Fraction:
-        """Mean over all windows, instances per batch. The last one must end."""
-        ends = [(part.start, part.stop) for part in self.parts]
-        total = sum(part.before(stop or part.start) for part, (_, stop) in zip(self.parts, ends, strict=True))
-        return Fraction(total, sum((stop or start) - start for start, stop in ends))
+        """Mean over the run, instances per batch."""
+        steps = self.of_run or self.parts[-1].stop
+        assert steps is not None
+        return Fraction(self.before(steps), steps)
 
     @property
     def max_count(self) -> int:

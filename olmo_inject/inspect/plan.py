@@ -37,11 +37,14 @@ _TOKENS = [("piece", pa.int16()), ("tokens", pa.list_(pa.uint32()))]
 
 
 def step_record(planned: TaskPlan, step: int) -> dict[str, Any]:
-    """The injected rows of a step as plain values: task, instance, tokens and their text."""
+    """The injected rows of a step as plain values: task, instance, its tokens and their text.
+
+    An instance longer than a row has an entry for each of its rows, all with its whole tokens; `piece` counts them.
+    """
     injections = planned.plan.at(step)
     names = [task.name for task in planned.plan.tasks]
     text = planned.source.vocabulary.token_text
-    columns = (*injections[:3], planned.plan.tokens(injections))
+    columns = (injections.rows, injections.task, injections.instance, injections.piece, planned.plan.tokens(injections))
     entries = zip(*(column.tolist() for column in columns), strict=True)
     return {
         "step": step,
@@ -51,10 +54,11 @@ def step_record(planned: TaskPlan, step: int) -> dict[str, Any]:
                 "position": step * planned.plan.batch_size + row,
                 "task": names[task],
                 "instance": instance,
+                "piece": piece,
                 "tokens": tokens,
                 "text": [text(token) for token in tokens],
             }
-            for row, task, instance, tokens in entries
+            for row, task, instance, piece, tokens in entries
         ],
     }
 
@@ -172,28 +176,26 @@ def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> No
             break
 
 
-def write_parquet(experiment: Described, planned: TaskPlan, path: Path, *, progress: bool = True) -> None:
+def write_parquet(experiment: Described, planned: TaskPlan, path: Path) -> None:
     """Write every injection of the run to a Parquet file, one per row. The file appears whole or not at all.
 
     Args:
         experiment: supplies the number of steps.
         planned: the plan.
         path: of the Parquet file.
-        progress: whether to show progress.
 
     Raises:
         UserError: the file cannot be written.
     """
     names = pa.array([task.name for task in planned.plan.tasks], pa.string())
-    groups = range(0, experiment.steps, STEPS_PER_GROUP)
     triples = all(task.is_triples for task in planned.plan.tasks)
     schema = pa.schema(_COLUMNS + (_TRIPLE if triples else _TOKENS))
     with (
         replacing(path) as temporary,
         pq.ParquetWriter(temporary, schema) as writer,
-        show_progress(path.name, experiment.steps, "steps", enabled=progress) as meter,
+        show_progress(path.name, experiment.steps, "steps") as meter,
     ):
-        for start in groups:
+        for start in range(0, experiment.steps, STEPS_PER_GROUP):
             steps = range(start, min(start + STEPS_PER_GROUP, experiment.steps))
             of_steps = [planned.plan.at(step) for step in steps]
             step = np.repeat(list(steps), [len(each.rows) for each in of_steps]).astype(np.int32)

@@ -33,14 +33,15 @@ def parse_rows(text: str, batch_size: int) -> list[int]:
     rows: list[int] = []
     try:
         for span in text.split(","):
-            first, _, last = span.partition("-")
-            if int(last or first) >= batch_size:
+            first, dash, last = span.partition("-")
+            within = range(int(first), int(last if dash else first) + 1)
+            if not within:
+                raise UserError(f"--rows: {text}: {span} holds no row")
+            if within[-1] >= batch_size:
                 raise UserError(f"--rows: {text}: a batch has rows 0 to {batch_size - 1}")
-            rows += range(int(first), int(last or first) + 1)
+            rows += within
     except ValueError:
         raise UserError(f"--rows: {text!r} is neither `all` nor numbers and spans such as 0-3,17") from None
-    if not rows:
-        raise UserError(f"--rows: {text}: holds no row")
     return list(dict.fromkeys(rows))
 
 

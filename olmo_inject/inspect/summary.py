@@ -47,13 +47,11 @@ def _of_task(experiment: Described, config: InjectionConfig, entry: PlannedTask)
     beyond = min(config.stop or steps, steps)
     if is_exact(schedule):
         total: float = schedule.before(steps)
-    else:
-        total = float(frequency.per_batch * (beyond - first))
-    if is_exact(schedule):
         two_periods = MOST_GAP_STEPS if schedule.period is None else 2 * schedule.period
         n = min(beyond - first, max(GAP_STEPS, min(two_periods, MOST_GAP_STEPS)))
         counts = schedule.counts(first, np.arange(n))
     else:
+        total = float(frequency.per_batch * (beyond - first))
         counts = np.array([schedule.count(step) for step in range(first, min(beyond, first + GAP_STEPS))])
     injected = np.flatnonzero(counts)
     gaps = np.diff(injected)

@@ -18,6 +18,11 @@ _PLACES = ("step{}", "checkpoints/checkpoint-{}")  # in a run folder; transforme
 _CONVERT = "convert OLMo-core's checkpoints with convert_checkpoints of olmo_inject.adapters.olmo_core"
 
 
+def checkpoint_label(path: Path) -> str:
+    """A checkpoint in tables: the names of its run and its folder."""
+    return f"{path.absolute().parent.name}/{path.name}"
+
+
 @dataclass(frozen=True)
 class CheckpointFolder:
     """A folder of weights.

@@ -6,6 +6,7 @@ The folder is a run folder with a file in place of the model. `audit` compares t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from jaxtyping import Shaped
 from olmo_inject.config import Described
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, replacing, sha256_of, write_json
+from olmo_inject.files import read_json, sha256_of, write_json
 from olmo_inject.json_shape import check_shape
+from olmo_inject.owned_folder import check_writable, new_folder
 from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.folder import prepare
@@ -83,37 +85,50 @@ def export_stream(
         shard_bytes: approximate size of a file.
 
     Raises:
-        UserError: the folder is not empty, the steps are not within the run, or rows have masks, which files of tokens
-            cannot hold.
+        UserError: the folder is not empty or cannot be written, the steps are not within the run, or rows have masks,
+            which files of tokens cannot hold.
     """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"{to} is not empty; choose another folder")
+    check_new_or_empty(to)
     if not 0 <= steps.start < steps.stop <= experiment.steps:
         raise UserError(f"--steps: {steps.start}:{steps.stop} is not within the run's 0:{experiment.steps}")
     if experiment.loading.label_mask_paths or experiment.loading.instance_filter:
         raise UserError("train.data: files of tokens hold no masks: export without label masks and instance filter")
     size, dtype = experiment.batch_size, np.dtype(data.shards.dtype)
     data.order.require(steps, np.empty(0, np.int64), "--steps")
-    to.mkdir(parents=True, exist_ok=True)
     each = max(1, shard_bytes // (size * experiment.sequence_length * dtype.itemsize))
-    files, log = [], JsonLines(to / EVIDENCE_FILE)
-    with show_progress(f"exporting {to.name}", len(steps), "steps") as meter:
+    about: dict[str, Any] = {"first_step": steps.start, "beyond_step": steps.stop, "dtype": dtype.name}
+    about |= {"batch_size": size, "sequence_length": experiment.sequence_length}
+    described = deepcopy(experiment)
+    described.folder = str(to)
+    with (
+        new_folder(to, overwrite=True) as temporary,
+        show_progress(f"exporting {to.name}", len(steps), "steps") as meter,
+        closing(JsonLines(temporary / EVIDENCE_FILE)) as log,
+    ):
+        files = []
         for number, first in enumerate(range(steps.start, steps.stop, each)):
-            part, path = range(first, min(first + each, steps.stop)), to / f"part-{number:05d}.npy"
-            with replacing(path) as temporary, temporary.open("wb") as file:
+            part, path = range(first, min(first + each, steps.stop)), temporary / f"part-{number:05d}.npy"
+            with path.open("wb") as file:
                 for tokens, line in _lines(data, part):
-                    tokens.astype(dtype).tofile(file)
+                    file.write(np.ascontiguousarray(tokens, dtype).data)  # `tofile` does not report why it fails
                     log.append(line)
                     meter.advance()
             files.append({"name": path.name, "first_step": first, "steps": len(part), "sha256": sha256_of(path)})
-    log.flush(to_disk=True)
-    log.close()
-    about = {"first_step": steps.start, "beyond_step": steps.stop, "dtype": dtype.name, "batch_size": size}
-    write_json(to / EXPORT, about | {"sequence_length": experiment.sequence_length, "files": files})
-    experiment = deepcopy(experiment)
-    experiment.folder = str(to)
-    prepare(experiment, data, steps.start)
+        log.flush()
+        write_json(temporary / EXPORT, about | {"files": files})
+        prepare(described, data, steps.start, temporary)
     return read_export(to)
+
+
+def check_new_or_empty(folder: Path) -> None:
+    """Check, before long work, that an export can be written to a folder.
+
+    Raises:
+        UserError: it holds something, or cannot be written or replaced.
+    """
+    if folder.exists() and (not folder.is_dir() or folder.is_mount() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not a new or empty folder; choose another folder")
+    check_writable(folder.parent)
 
 
 def _lines(data: ExperimentData, steps: range) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:

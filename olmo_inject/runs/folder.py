@@ -138,18 +138,19 @@ def changed(recorded: Mapping[str, str], current: Mapping[str, str]) -> list[str
     return [name for name in differing if name != CONTENTS or (name in recorded and name in current)]
 
 
-def prepare(experiment: Described, data: TaskPlan, first_step: int = 0) -> None:
+def prepare(experiment: Described, data: TaskPlan, first_step: int = 0, folder: Path | None = None) -> None:
     """Write the description of a new run, or check that the folder holds this run (one process).
 
     Args:
         experiment: the run.
         data: its corpus, tasks and plan.
-        first_step: first step of a new run; not 0 if it branches off another.
+        first_step: the step that comes next; of a new run not 0 if it branches off another.
+        folder: where it is written; None: the run's folder.
 
     Raises:
         UserError: the folder holds something else, or a run that differs in more than a resume may change.
     """
-    folder = experiment.run_folder
+    folder = experiment.run_folder if folder is None else folder
     # A resume writes the plan again, since the run may be longer; id, first step and recorded contents stay.
     before: dict[str, Any] = {"run_id": uuid.uuid4().hex}
     if is_run(folder):
@@ -158,13 +159,15 @@ def prepare(experiment: Described, data: TaskPlan, first_step: int = 0) -> None:
     summary = {"format": FORMAT, "run_id": before["run_id"], "first_step": before.get("first_step", first_step)}
     contents = {name: value for name, value in before.get("fingerprints", {}).items() if name == CONTENTS}
     about = {"made_in": str(Path.cwd()), "fingerprints": contents | fingerprints(data)}
+    if (train := getattr(experiment, "train", None)) is not None and train.save_data_indices:
+        summary["indices_from"] = min(before.get("indices_from", first_step), first_step)
     # The plan comes first, since it marks the folder as a run; the experiment comes last and completes it.
     write_json(folder / PLAN, summary | plan_summary(experiment, data) | about)
     for task in data.tasks:
         task.save(folder / TASKS)
     for number, listed in lists(data.plan):
         write_list(listed, data.plan.entries[number].task, list_path(folder, number))
-    if (train := getattr(experiment, "train", None)) is not None:
+    if train is not None:
         write_text(folder / "config.yaml", to_yaml(train))
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
 

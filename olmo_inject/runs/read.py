@@ -38,6 +38,7 @@ _PLAN = {
     "run_id": str,
     "fingerprints": {str: str},
     "first_step?": int,
+    "indices_from?": int,  # the first step of which ai2-olmo's lists of positions are kept
     "made_in?": str,
     "injections": {
         str: {

@@ -37,7 +37,7 @@ def unmirrored_among(task: Task, ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarr
     return np.flatnonzero(task.unmirrored[np.searchsorted(task.test_ids, ids)])
 
 
-def judged(values: Mapping[str, Value], task: str) -> Value | None:
+def deciding_accuracy(values: Mapping[str, Value], task: str) -> Value | None:
     """The test accuracy that decides whether the task is learned; None if it was not measured.
 
     It is the accuracy on unmirrored pairs, or on all test pairs if each has its mirror in the train half.

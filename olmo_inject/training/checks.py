@@ -68,6 +68,10 @@ def check_before_launch(
     goes_on = not overwrite and is_run(folder)
     last = latest(folder) if goes_on else None
     first_step = first_step_of(experiment, last)
+    if last is None and first_step >= experiment.steps:
+        raise UserError(
+            f"start_from: {experiment.start_from} is at step {first_step}, train.max_duration {experiment.steps}"
+        )
     # A run that has a checkpoint no longer needs the one it started from.
     if experiment.start_from is not None and experiment.start_state == "weights" and last is None:
         load_weights(local_folder(experiment.start_from), model_config(experiment.model))
@@ -95,7 +99,7 @@ def record_changes(experiment: Experiment, data: ExperimentData) -> None:
     folder = experiment.run_folder
     if experiment_yaml(read_experiment(folder)) != experiment_yaml(experiment):
         with locked(folder):
-            prepare(experiment, data)
+            prepare(experiment, data, experiment.steps)
 
 
 def check_ranks(experiment: Experiment, ranks: int, device: str) -> None:

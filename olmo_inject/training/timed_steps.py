@@ -95,7 +95,7 @@ def time_steps(
     """Train `steps` steps after one that is not timed, from new weights (collective).
 
     With `checkpoint` a checkpoint is written and timed too. The steps are those that the run would train next, since a
-    staged corpus may hold no others.
+    staged corpus may hold no others, and no more than are left; of a finished run they are its first.
 
     Args:
         experiment: what to train, without the weights it starts from, its checkpoints and its evaluations.
@@ -113,11 +113,16 @@ def time_steps(
     with _folder(near) as folder:
         run_folder = experiment.run_folder
         first_step = from_rank_0(lambda: first_step_of(experiment, latest(run_folder)), f"cannot read {run_folder}")
-        shortened = _shortened(experiment, folder, first_step, WARM_UP + steps)
-        data = open_data(shortened, tasks)
+        if first_step >= experiment.steps:
+            first_step = first_step_of(experiment, None)
+        stop = min(first_step + WARM_UP + steps, experiment.steps)
+        reduced = _reduced(experiment, folder, first_step)
+        data = open_data(reduced, tasks)
+        data.corpus.n_positions = stop * experiment.batch_size  # no more is read; the plan is the whole run's
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        trainer = build_trainer(shortened, data, device, first_step)
+        trainer = build_trainer(reduced, data, device, first_step)
+        trainer.cfg.stop_at = stop
         clock = _Clock()
         kept = [callback for callback in trainer.callbacks if not isinstance(callback, Progress | Evaluation)]
         trainer.callbacks = [*kept[:-1], clock]  # the last callback writes checkpoints
@@ -129,7 +134,8 @@ def time_steps(
         finally:
             trainer.close()
         times = [later - sooner for sooner, later in zip(clock.marks, clock.marks[1:], strict=False)]
-        seconds = statistics.median(times[WARM_UP:])
+        times = times[WARM_UP:] or times  # a run may have one step left
+        seconds = statistics.median(times)
         worst = torch.tensor([seconds, *written, _peak(device)], dtype=torch.float64, device=device)
         dist.all_reduce(worst, dist.ReduceOp.MAX)
         seconds, saving, size, peak = worst.tolist()
@@ -137,7 +143,7 @@ def time_steps(
         return TimedSteps(
             ranks=dist.get_world_size(),
             device="cpu" if properties is None else properties.name,
-            steps=len(times) - WARM_UP,
+            steps=len(times),
             step_seconds=seconds,
             checkpoint_seconds=saving if checkpoint else None,
             checkpoint_bytes=int(size) if checkpoint else None,
@@ -165,16 +171,16 @@ def time_steps_as_rank(experiment_file: Path, result: Path, steps: int, device: 
             write_json(result, asdict(timed))
 
 
-def _shortened(experiment: Experiment, folder: Path, first_step: int, steps: int) -> Experiment:
-    shortened = deepcopy(experiment)
-    shortened.folder = str(folder)
-    shortened.start_from = None
-    shortened.checkpoints, shortened.evaluation = CheckpointConfig(), EvaluationConfig()
-    shortened.train.max_duration = first_step + steps
-    if shortened.gradients.at != StepSelection():  # they need the most memory; measured in the step that is not timed
-        shortened.gradients.at = StepSelection(steps=[first_step])
-    shortened.train.wandb = None
-    return shortened
+def _reduced(experiment: Experiment, folder: Path, first_step: int) -> Experiment:
+    """The experiment in another folder, with its plan, but without what it starts from, writes and evaluates."""
+    reduced = deepcopy(experiment)
+    reduced.folder = str(folder)
+    reduced.start_from = None
+    reduced.checkpoints, reduced.evaluation = CheckpointConfig(), EvaluationConfig()
+    if reduced.gradients.at != StepSelection():  # they need the most memory; measured in the step that is not timed
+        reduced.gradients.at = StepSelection(steps=[first_step])
+    reduced.train.wandb = None
+    return reduced
 
 
 def _timed_checkpoint(trainer: InjectionTrainer) -> tuple[float, int]:

@@ -21,7 +21,7 @@ from launch.cost.calibrate import another_card, calibrated, check_device, time_r
 from launch.cost.cost import flops_per_token
 from launch.preflight import Preflight, run_checks, signal_seconds
 from olmo_inject.cli import main
-from olmo_inject.config import Experiment, load_experiment
+from olmo_inject.config import Experiment, configs_folder, load_experiment
 from olmo_inject.corpus.folder import CorpusDescription, Shard, write_description
 from olmo_inject.corpus.from_text.sample import train_bpe
 from olmo_inject.corpus.kinds import Shape
@@ -29,7 +29,8 @@ from olmo_inject.corpus.open import open_corpus
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
 from olmo_inject.training import parallel
-from olmo_inject.training.timed_steps import TimedSteps
+from olmo_inject.training.checkpoints.record import write_record
+from olmo_inject.training.timed_steps import TimedSteps, _reduced, time_steps
 from olmo_inject.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.slow
@@ -130,6 +131,49 @@ def test_the_quick_form(config: Path, alone: torch.device) -> None:
     assert (result.timed_steps and result.timed_steps.steps, result.signal_seconds) == (1, None)
     assert "checkpoint" not in verdicts(result)
     assert "sampled" in next(check.detail for check in result.checks if check.name == "corpus")
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "{task: less, schedule: repetitions, times: 2}",  # in so few steps as are timed, too many for their rows
+        "{task: less, schedule: repetitions, times: 1, spread: random, start: 3}",
+        "{task: less, schedule: at, file: list.jsonl}",
+        "{task: less, schedule: phases, phases: [{start: 6, stop: 7, instances_per_batch: 1}]}",
+    ],
+)
+def test_the_plan_that_is_timed_is_the_whole_runs(config: Path, alone: torch.device, schedule: str) -> None:
+    (config.parent / "list.jsonl").write_text(json.dumps({"step": 8}))
+    schedule = schedule.replace("list.jsonl", str(config.parent / "list.jsonl"))
+    config.write_text(config.read_text().replace("{task: less, instances_per_batch: 2}", schedule))
+    result = run_checks(load(config), alone, quick=True)
+    assert [check.detail for check in result.checks if not check.passed] == []
+    assert result.timed_steps is not None
+    assert result.timed_steps.steps == 1
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (configs_folder() / "experiments").glob("*.yaml")))
+def test_a_shipped_experiment_is_timed_with_its_own_plan(name: str, tmp_path: Path) -> None:
+    def planned(experiment: Experiment) -> tuple[object, ...]:
+        return experiment.steps, experiment.batch_size, experiment.plan_seed, experiment.tasks, experiment.injections
+
+    experiment = load_experiment(name)
+    assert planned(_reduced(experiment, tmp_path, 3)) == planned(experiment)
+
+
+@pytest.mark.parametrize(("done", "timed"), [(5, 3), (7, 1), (8, 1), (9, 3)])
+def test_no_more_steps_are_timed_than_are_left(config: Path, alone: torch.device, done: int, timed: int) -> None:
+    experiment = load(config)
+    (checkpoint := experiment.run_folder / f"step{done}").mkdir(parents=True)
+    write_record(checkpoint, {"step": done, "kind": "full", "sharded": False, "world_size": 1, "files": {}})
+    if done < 9:  # else its first steps are timed, since it has no others
+        opened = open_corpus(str(config), None, None, Shape())
+        to = config.parent / "stage"
+        assert open_stager(opened.shards, opened.order, opened.source.vocabulary, range(done, 9), to).run(
+            lambda n: None
+        )
+        experiment = load(config, f"corpus.folder={to}")
+    assert time_steps(experiment, alone, steps=3, checkpoint=False).steps == timed
 
 
 def test_changed_contents_of_the_corpus(config: Path, alone: torch.device) -> None:

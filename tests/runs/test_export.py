@@ -66,8 +66,27 @@ def test_what_cannot_be_exported(config: Path, tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "full" / "mine").touch()
     for steps, to, message in (
         ("0:9", "new", "--steps: 0:9 is not within the run's 0:8"),
-        ("0:8", "full", "is not empty; choose another folder"),
+        ("0:8", "full", "is not a new or empty folder; choose another folder"),
     ):
         assert command("corpus", "export", config, "--steps", steps, "--out", tmp_path / to) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_an_export_that_is_interrupted_leaves_nothing(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, data, to = load_described(config), data_of(config), tmp_path / "stream"
+
+    def interrupted(folder: Path) -> None:
+        assert not to.exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("olmo_inject.runs.export.sha256_of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            export_stream(experiment, data, range(8), to)
+    assert [path.name for path in tmp_path.iterdir() if "stream" in path.name] == [config.name]
+    to.mkdir()  # an empty folder will do
+    assert export_stream(experiment, data, range(8), to).folder == to
+    assert load_described(to / "experiment.yaml").folder == str(to)

@@ -19,6 +19,7 @@ from olmo_inject.config import load_experiment
 from olmo_inject.corpus.from_text.build import build_corpus
 from olmo_inject.corpus.from_text.job import BuildOptions
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.output_file import SCAN, check_output
 from olmo_inject.scan import scan
 from olmo_inject.scan.report import ScanOptions, scan_experiment
 from olmo_inject.scan.scan import ScanResult
@@ -211,6 +212,7 @@ def test_planted_texts_are_found_beside_their_injected_count(
         main(["corpus", "scan", "-", str(planted / "seen.yaml"), "--out", str(tmp_path / "report.json")])
     assert ended.value.code == 1
     assert json.loads((tmp_path / "report.json").read_text())["tasks"]["mine"]["near"] == 1
+    check_output(tmp_path / "report.json", SCAN, "--out")  # the same command may replace it
     out = capsys.readouterr().out
     assert "changed near (" in out
     assert "twice exact: 'The last king of Orlin" in out

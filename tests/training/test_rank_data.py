@@ -14,6 +14,7 @@ from runs import into, train_on_rank
 from olmo_inject.audit import audit_run
 from olmo_inject.config import load_experiment
 from olmo_inject.corpus import kinds, order
+from olmo_inject.runs.read import read_plan
 from olmo_inject.training.rank_data import open_data, prepare_order
 
 
@@ -74,3 +75,17 @@ def test_the_lists_of_positions_are_cut_back_by_all_ranks_together(path: Path, t
     audit = audit_run(run, progress=False)
     assert audit.passed, audit.differences
     assert audit.checks["data-indices"] > 8
+
+
+@pytest.mark.slow
+def test_lists_of_positions_may_begin_on_a_resume(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    run = tmp_path / "run"
+    ranks.run(1, train_on_rank, path, *into(run), "train.max_duration=4")
+    ranks.run(1, train_on_rank, path, *into(run, "train.save_data_indices=true"), "train.max_duration=8")
+    assert read_plan(run)["indices_from"] == 4
+    assert audit_run(run, progress=False).differences == []
+    lists = run / "data-indices" / "rank0-of-1.tsv"
+    lists.write_text("".join(lists.read_text().splitlines(keepends=True)[1:]))
+    audit = audit_run(run, progress=False)
+    assert audit.differences == ["data-indices: positions missing in 1 step"]
+    assert audit.verdict == "1 difference"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from olmo_inject.files import json_text
 from olmo_inject.progress import show_progress
 from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
 
@@ -42,7 +42,7 @@ def validate(quick: Quick = False, as_json: AsJson = False) -> None:
     seconds = time.perf_counter() - started
     passed = all(measure.passed for _, measure in rows)
     if as_json:
-        print(json.dumps(_document(rows, passed, quick, seconds), indent=2))
+        print(json_text(_document(rows, passed, quick, seconds)))
     else:
         failed = sum(not measure.passed for _, measure in rows)
         verdict = "all passed" if passed else f"{failed} FAILED"

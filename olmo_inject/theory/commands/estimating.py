@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from olmo_inject.files import json_text
 from olmo_inject.theory.prediction.estimate import parse_cell
 from olmo_inject.theory.prediction.measured import MeasuredTask, estimate_from_runs
 from olmo_inject.theory.prediction.tables import table
@@ -28,7 +28,7 @@ def estimate_from(measured: list[Path], cells: list[str], as_json: bool) -> None
     asked = [parse_cell(cell) for cell in cells]
     tasks = estimate_from_runs(measured)
     if as_json:
-        print(json.dumps({"tasks": [_document(task, asked) for task in tasks]}, indent=2))
+        print(json_text({"tasks": [_document(task, asked) for task in tasks]}))
         return
     for task in tasks:
         _print(Console(), task, asked)

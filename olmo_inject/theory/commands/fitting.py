@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 
 from olmo_inject.errors import UserError
+from olmo_inject.files import json_text
 from olmo_inject.theory.commands.checking import AsJson
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def fit(
 ) -> None:
     """Fit L = E + A N^-alpha + B D^-beta, or E + A x^-gamma, with the uncertainty of each number."""
     from olmo_inject.figure_style import check_format, save
-    from olmo_inject.owned_folder import check_writable
+    from olmo_inject.output_file import PICTURES, check_output
     from olmo_inject.theory.measurements import QUANTITIES, column, last_of_each_run, of_task, read_measurements
     from olmo_inject.theory.prediction.tables import table
     from olmo_inject.theory.scaling.fit import fit_power_law, fit_scaling_law
@@ -37,8 +37,7 @@ def fit(
     if names != ["size", "data"] and (len(names) > 1 or names[0] not in QUANTITIES):
         raise UserError(f"--against must be one of {', '.join(QUANTITIES)} or size,data, got {against!r}")
     if picture is not None:
-        check_format(picture)
-        check_writable(picture.parent)
+        check_output(picture, PICTURES[check_format(picture)], "--picture")
     points = of_task(read_measurements(measured), task)
     if "data" not in names:
         points = last_of_each_run(points)
@@ -53,7 +52,7 @@ def fit(
 
         save(fitted_law(fit, names, columns, losses), picture)
     if as_json:
-        print(json.dumps(_document(fit, names, len(losses)), indent=2))
+        print(json_text(_document(fit, names, len(losses))))
         return
     rows = []
     for name, value in asdict(fit.law).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 from rich.console import Console
 
 from olmo_inject.errors import UserError
+from olmo_inject.files import json_text
 from olmo_inject.theory.commands.checking import AsJson
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def predict_command(
 def _print_json(document: dict[str, Any], simulated: list[Simulated]) -> None:
     if simulated:
         document["simulated"] = [run.as_json() for run in simulated]
-    print(json.dumps(document, indent=2))
+    print(json_text(document))
 
 
 def _print_simulated(console: Console, simulated: list[Simulated]) -> None:

@@ -12,7 +12,7 @@ from olmo_inject.config import Experiment
 from olmo_inject.data import ExperimentData
 from olmo_inject.progress import show_progress
 from olmo_inject.runs.metrics import EVALUATION, SPEED, Metrics
-from olmo_inject.tasks.halves import judged
+from olmo_inject.tasks.halves import deciding_accuracy
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.injected_loss import LM_LOSS
 from olmo_inject.training.trainer import InjectionTrainer
@@ -75,7 +75,7 @@ class Progress(Callback):
     def values(self) -> str:
         """What the line ends with: the latest losses and accuracies."""
         parts = [f"text loss {self.latest[LM_LOSS]:.3f}{self._burst()}"] if LM_LOSS in self.latest else []
-        accuracies = {name: judged(self.latest, name) for name in self.task_names}
+        accuracies = {name: deciding_accuracy(self.latest, name) for name in self.task_names}
         known = [f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items() if accuracy is not None]
         if known:
             parts.append(f"test accuracy at step {self.evaluated_at}: {', '.join(known)}")

@@ -17,7 +17,7 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing, sha256_of
-from olmo_inject.runs.checkpoints import ALL, find_checkpoints, run_and_step
+from olmo_inject.runs.checkpoints import ALL, checkpoint_label, find_checkpoints, run_and_step
 from olmo_inject.runs.read import PLAN, load_run, load_tasks, run_of
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
@@ -228,7 +228,7 @@ def results_table(results: Sequence[Result]) -> Table:
     for result in results:
         path, rest, auc = Path(result.checkpoint), result.accuracy_unmirrored, result.auc
         table.add_row(
-            f"{path.absolute().parent.name}/{path.name}",
+            checkpoint_label(path),
             result.task if result.trained else f"{result.task}*",
             result.half,
             f"{result.loss:.4f}",

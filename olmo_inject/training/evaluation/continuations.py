@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float
+
+from olmo_inject.training.compat import quiet_autocast
+
+if TYPE_CHECKING:
+    from olmo_inject.training.trainer import InjectionTrainer
 
 Logits = Callable[[torch.Tensor], torch.Tensor]  # rows [b, t] -> logits [b, t, V]
 
@@ -76,3 +82,20 @@ def _score(logits: Logits, items: Sequence[Item], device: torch.device) -> torch
     sums = torch.zeros(len(items), 2, dtype=torch.float64, device=device)
     sums.index_add_(0, rows, torch.stack([losses, wrong], dim=1))
     return torch.stack([sums[:, 0], (sums[:, 1] == 0).to(torch.float64)], dim=1)
+
+
+def score_with_trainer(trainer: InjectionTrainer, items: Sequence[Item]) -> torch.Tensor:
+    """`score_items` of the trainer's model, which is in evaluation mode, on all ranks (collective).
+
+    Gradients and random states are not touched. A pass holds no more tokens than a training micro-batch, whose logits
+    are known to fit in memory. Every rank scores its share in the same number of passes, so FSDP's collectives match.
+    """
+    budget = trainer.cfg.device_train_microbatch_size * trainer.cfg.model.max_sequence_length
+
+    def logits(rows: torch.Tensor) -> torch.Tensor:
+        with quiet_autocast(), torch.autocast("cuda", dtype=trainer.cfg.autocast_precision):
+            return trainer.dist_model(input_ids=rows).logits
+
+    results = score_items(logits, items, budget, trainer.device, dist.get_rank(), dist.get_world_size())
+    dist.all_reduce(results)
+    return results

@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int64
 from rich.box import SIMPLE
 from rich.table import Table
 from torch import nn
 
 from olmo_inject.injection import Plan, sightings
+from olmo_inject.runs.checkpoints import checkpoint_label
 from olmo_inject.tasks import Probe, Task
 from olmo_inject.tasks.halves import chosen_ids
-from olmo_inject.training.compat import quiet_autocast
-from olmo_inject.training.evaluation.continuations import score_items
+from olmo_inject.training.evaluation.continuations import score_items, score_with_trainer
 from olmo_inject.training.evaluation.tasks import Mean
 
 if TYPE_CHECKING:
@@ -120,15 +119,8 @@ def ask_trainer(trainer: InjectionTrainer, probes: Sequence[Probe]) -> list[dict
     Every rank scores its share. The model is left in evaluation mode.
     """
 
-    def logits(rows: torch.Tensor) -> torch.Tensor:
-        with quiet_autocast(), torch.autocast("cuda", dtype=trainer.cfg.autocast_precision):
-            return trainer.dist_model(input_ids=rows).logits
-
     def scorer(options: Sequence[Option]) -> np.ndarray:
-        budget = trainer.cfg.device_train_microbatch_size * trainer.cfg.model.max_sequence_length
-        results = score_items(logits, options, budget, trainer.device, dist.get_rank(), dist.get_world_size())
-        dist.all_reduce(results)
-        return results.cpu().numpy()
+        return score_with_trainer(trainer, options).cpu().numpy()
 
     trainer.dist_model.eval()
     return answers(probes, scorer, trainer.cfg.model.max_sequence_length)
@@ -228,7 +220,7 @@ def results_table(results: Sequence[ProbeResult]) -> Table:
     for result in results:
         name = result.task if result.trained else f"{result.task}*"
         for group in dict.fromkeys(("", result.group or "")):
-            key = ("/".join(result.checkpoint.split("/")[-2:]), name, result.half, group, result.measure)
+            key = (checkpoint_label(Path(result.checkpoint)), name, result.half, group, result.measure)
             rows.setdefault(key, []).append(result.value)
     for key, values in rows.items():
         table.add_row(*key, f"{sum(values) / len(values):.4f}", str(len(values)))

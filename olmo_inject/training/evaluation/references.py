@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
-
 from olmo_inject.corpus.references import ReferenceItem
-from olmo_inject.training.compat import quiet_autocast
-from olmo_inject.training.evaluation.continuations import score_items
+from olmo_inject.training.evaluation.continuations import score_with_trainer
 
 if TYPE_CHECKING:
     from olmo_inject.training.trainer import InjectionTrainer
@@ -35,20 +31,8 @@ class ReferenceScores:
 
 
 def evaluate_reference(trainer: InjectionTrainer, items: Sequence[ReferenceItem]) -> ReferenceScores:
-    """Score the trainer's model (collective). Gradients and random states are not touched.
-
-    A pass holds no more tokens than a training micro-batch, whose logits are known to fit in memory. Every rank scores
-    its share in the same number of passes, so FSDP's collectives match. The model is left in evaluation mode.
-    """
+    """Score the trainer's model (collective). The model is left in evaluation mode."""
     trainer.dist_model.eval()
-    budget = trainer.cfg.device_train_microbatch_size * trainer.cfg.model.max_sequence_length
-
-    def logits(rows: torch.Tensor) -> torch.Tensor:
-        with quiet_autocast(), torch.autocast("cuda", dtype=trainer.cfg.autocast_precision):
-            return trainer.dist_model(input_ids=rows).logits
-
-    results = score_items(logits, items, budget, trainer.device, dist.get_rank(), dist.get_world_size())
-    dist.all_reduce(results)
-    loss, correct = results.sum(dim=0).tolist()
+    loss, correct = score_with_trainer(trainer, items).sum(dim=0).tolist()
     tokens = sum(len(item.answer) for item in items)
     return ReferenceScores(loss / tokens, correct / len(items), tokens, len(items))

@@ -16,6 +16,7 @@ from rich.table import Table
 from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.extras import require
 from olmo_inject.files import sha256_of
+from olmo_inject.runs.checkpoints import checkpoint_label
 from olmo_inject.training.checkpoints.convert import fast_tokenizer, find_vocabulary
 from olmo_inject.training.checkpoints.on_disk import step_of
 
@@ -153,7 +154,7 @@ def suites_table(results: Sequence[SuiteResult]) -> Table:
     for result in results:
         path = Path(result.checkpoint)
         table.add_row(
-            f"{path.absolute().parent.name}/{path.name}",
+            checkpoint_label(path),
             result.suite,
             result.measure,
             f"{result.value:.4f}",
