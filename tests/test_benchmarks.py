@@ -43,7 +43,7 @@ def test_a_rank_of_1024_holds_little_and_opens_what_it_reads(tmp_path: Path, mon
     first, other = (scale.as_rank(tmp_path, rank) for rank in scale.ROLES.values())
     assert first["order"] == other["order"] > 4 * 2**20
     assert first["handles"] > 200, "the sample, and a row of each batch"
-    assert other["handles"] - first["handles"] <= 30, "a row of each batch, of which some are read ahead"
+    assert other["handles"] - first["handles"] < 100, "a row of each batch, some read ahead; not the sample again"
     assert other["memory"] < 100e6
     assert other["evidence"] < 200
 

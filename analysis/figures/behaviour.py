@@ -6,7 +6,7 @@ Each function takes runs and a task and returns a figure, or None if the runs ho
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -44,8 +44,8 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
                 colour, marker = colour_and_marker(injected.index(label[run]))
                 axes.plot(losses.index, losses, color=colour, marker=marker, ms=3, lw=1.3, markevery=MARKERS_APART)
             for number, reference in enumerate(references):
-                for steps, losses in _references(mine, reference):
-                    axes.plot(steps, losses, color=GREY, lw=1.2, ls=REFERENCE_DASHES[number % 3])
+                if (losses := _reference(mine, reference)) is not None:
+                    axes.plot(losses.index, losses, color=GREY, lw=1.2, ls=REFERENCE_DASHES[number % 3])
             draw_baselines(axes, runs, task, TEST_LOSS)
             axes.set_title(size)
             axes.grid(alpha=0.25, lw=0.5)
@@ -66,13 +66,11 @@ def reference_names(runs: Sequence[Run]) -> list[str]:
     return sorted(match[1] for match in map(REFERENCE.fullmatch, names) if match)
 
 
-def _references(runs: Sequence[Run], reference: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The mean loss of a reference task over runs, at the steps they share. Yields nothing if no run has it."""
+def _reference(runs: Sequence[Run], reference: str) -> pd.Series | None:
+    """The mean loss of a reference task over runs, at the steps they share; None if no run has it."""
     series = [run.series(f"eval/{reference}/reference/loss").dropna() for run in runs]
     series = [losses for losses in series if len(losses)]
-    if series:
-        mean = pd.concat(series, axis=1).dropna().mean(axis=1)
-        yield mean.index.to_numpy(), mean.to_numpy()
+    return pd.concat(series, axis=1).dropna().mean(axis=1) if series else None
 
 
 def retention_curves(runs: Sequence[Run], task: str) -> Figure | None:

@@ -81,10 +81,10 @@ def layers(table: pd.DataFrame, title: str, scale: tuple[float, float]) -> Figur
         for axis, (name, label) in zip(axes, MEASURES, strict=True):
             for offset, (weights, colour) in ((-0.2, ("trained", BLUE)), (0.2, ("untrained", "#BBBBBB"))):
                 of_model = rows(table, weights=weights).sort_values("layer")
-                reach = [of_model[name] - of_model[f"{name}_low"], of_model[f"{name}_high"] - of_model[name]]
+                errors = [of_model[name] - of_model[f"{name}_low"], of_model[f"{name}_high"] - of_model[name]]
                 axis.bar(of_model["layer"] + offset, of_model[name], 0.38, color=colour, label=weights)
                 axis.errorbar(
-                    of_model["layer"] + offset, of_model[name], reach, fmt="none", color="black", lw=0.8, capsize=2
+                    of_model["layer"] + offset, of_model[name], errors, fmt="none", color="black", lw=0.8, capsize=2
                 )
             whole = table.loc[table["weights"] == "trained", "whole"].iloc[0]
             axis.axhline(whole, color=GREY, ls="--", lw=0.9, label="all of the input")
@@ -126,10 +126,10 @@ def sites(table: pd.DataFrame, title: str) -> Figure:
                 )
                 _draw_cells(axis, cells, converged, low)
                 if row == 0:
-                    title = question_label(*question).replace(" at ", "\nat ")
+                    place = question_label(*question).replace(" at ", "\nat ")
                     bounds = chosen.iloc[0]
                     known = f"no swap: {bounds['no_swap']:.2f}\none operand: {bounds['one_operand']:.2f}"
-                    axis.set_title(f"{title}\n{known}", fontsize=SMALL + 1)
+                    axis.set_title(f"{place}\n{known}", fontsize=SMALL + 1)
                 axis.set_xticks(range(len(dimensions)), dimensions)
                 axis.set_yticks(range(0, depth, max(1, depth // 8)))
                 axis.spines[:].set_visible(False)

@@ -315,6 +315,7 @@ def test_rank_correlations_are_within_one_frequency_or_one_size() -> None:
         ),
         model=table["parameters"].map("{} wide".format),
         schedule=table["per_batch"].map("{} per batch".format).where(table["evenly"], "burst"),
+        text="",
         step=12,
         task="less",
         feature="order",
