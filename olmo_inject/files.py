@@ -96,6 +96,24 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not a JSON file: {error}") from None
 
 
+def read_fields(path: Path, number: int, what: str) -> dict[str, Any]:
+    """Read a JSON file of keys and values, without the key `format`.
+
+    Args:
+        path: the file.
+        number: the format that this version reads.
+        what: the files of this format, for messages, such as `manifests`.
+
+    Raises:
+        UserError: as in `read_json`, or it has another format.
+    """
+    fields = read_json(path)
+    found = fields.pop("format", None) if isinstance(fields, dict) else None
+    if found != number:
+        raise UserError(f"{path} has format {found}; this version reads {what} of format {number}")
+    return fields
+
+
 def read_lines(path: Path) -> Iterator[Any]:
     """The records of a JSON-lines file, without a last line that a kill cut off.
 

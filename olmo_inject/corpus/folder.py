@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
+from olmo_inject.files import read_fields, write_json
 from olmo_inject.owned_folder import FolderKind
 from olmo_inject.vocabulary import Vocabulary
 from olmo_inject.words import counted
@@ -138,10 +138,7 @@ def read_corpus_folder(folder: Path, *, sizes_checked: bool = False) -> CorpusDe
         )
     folder = folder.resolve()
     path = folder / DESCRIPTION
-    fields = read_json(path)
-    format_of_file = fields.pop("format", None) if isinstance(fields, dict) else None
-    if format_of_file != FORMAT:
-        raise UserError(f"{path} has format {format_of_file}; this version reads format {FORMAT}")
+    fields = read_fields(path, FORMAT, "corpora")
     try:
         shards = tuple(
             Shard(folder / shard["path"], int(shard["tokens"]), str(shard["sha256"])) for shard in fields.pop("shards")

@@ -13,7 +13,7 @@ from olmo_inject.corpus.catalog import NamedCorpus
 from olmo_inject.corpus.shards import fingerprint
 from olmo_inject.corpus.sources import Source
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
+from olmo_inject.files import read_fields, write_json
 
 FORMAT = 1
 
@@ -89,10 +89,7 @@ def read_manifest(path: Path, corpus: NamedCorpus) -> Manifest:
     Raises:
         UserError: no manifest, a damaged one, or one of other shards.
     """
-    fields = read_json(path)
-    format_of_file = fields.pop("format", None) if isinstance(fields, dict) else None
-    if format_of_file != FORMAT:
-        raise UserError(f"{path} has format {format_of_file}; this version reads manifests of format {FORMAT}")
+    fields = read_fields(path, FORMAT, "manifests")
     try:
         manifest = Manifest(**fields)
         if (manifest.listing, manifest.dtype) != (corpus.listing, corpus.entry.dtype):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
+from olmo_inject.files import read_fields, write_json
 from olmo_inject.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -83,10 +83,8 @@ class Reference:
         Raises:
             UserError: the file is missing, not a reference, changed since it was written, or without items.
         """
-        record = read_json(path)
+        record = read_fields(path, FORMAT, "references")
         try:
-            if record.pop("format") != FORMAT:
-                raise UserError(f"{path}: this version reads references of format {FORMAT}")
             recorded = record.pop("fingerprint")
             items = tuple(
                 ReferenceItem(**item | {"context": tuple(item["context"]), "answer": tuple(item["answer"])})

@@ -18,7 +18,7 @@ from olmo_inject.corpus.folder import STAGING, TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.files import read_json, write_json
+from olmo_inject.files import read_fields, write_json
 from olmo_inject.owned_folder import FolderKind
 from olmo_inject.vocabulary import Vocabulary
 
@@ -286,10 +286,7 @@ def read_stage(folder: Path) -> StageRecord:
         UserError: no stage, or another format.
     """
     path = folder.resolve() / STAGE
-    fields = read_json(path)
-    format_of_file = fields.pop("format", None) if isinstance(fields, dict) else None
-    if format_of_file != FORMAT:
-        raise UserError(f"{path} has format {format_of_file}; this version reads stages of format {FORMAT}")
+    fields = read_fields(path, FORMAT, "stages")
     try:
         files = tuple(StageFile(**file) for file in fields.pop("parts"))
         ranks = fields.pop("ranks")

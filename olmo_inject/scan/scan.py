@@ -136,10 +136,10 @@ class Search:
     texts: TextIndex | None = None
     each: bool = False
 
-    def nothing(self, tokens: int = 0) -> ScanResult:
+    def nothing(self) -> ScanResult:
         """An empty result."""
         texts = None if self.texts is None else TextHits.none(len(self.texts.texts))
-        return ScanResult(tokens, [no_hits(index, self.each) for index in self.indexes], {}, texts)
+        return ScanResult(0, [no_hits(index, self.each) for index in self.indexes], {}, texts)
 
 
 def scan_corpus(

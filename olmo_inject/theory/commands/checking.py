@@ -6,11 +6,11 @@ import time
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from olmo_inject.files import json_text
 from olmo_inject.progress import show_progress
+from olmo_inject.terminal import Console
 from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -67,7 +67,7 @@ def _document(rows: list[tuple[str, AcceptanceMeasure]], passed: bool, quick: bo
     return {"passed": passed, "quick": quick, "seconds": seconds, "measures": measures}
 
 
-def _verdict(measure: AcceptanceMeasure) -> str:
-    verdict = "[green]pass[/]" if measure.passed else "[bold red]FAIL[/]"
+def _verdict(measure: AcceptanceMeasure) -> Text:
+    verdict = ("pass", "green") if measure.passed else ("FAIL", "bold red")
     allowed = f"{measure.relation} {measure.tolerance:.6g}"
-    return f"  {verdict}  {escape(measure.what)}: {measure.value:.4g} (allowed {allowed})"
+    return Text.assemble("  ", verdict, f"  {measure.what}: {measure.value:.4g} (allowed {allowed})")

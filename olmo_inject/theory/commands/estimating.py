@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from olmo_inject.files import json_text
+from olmo_inject.terminal import Console
 from olmo_inject.theory.prediction.estimate import parse_cell
 from olmo_inject.theory.prediction.measured import MeasuredTask, estimate_from_runs
 from olmo_inject.theory.prediction.tables import table

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from olmo_inject.errors import UserError
 from olmo_inject.files import json_text
+from olmo_inject.terminal import Console
 from olmo_inject.theory.commands.checking import AsJson
 
 if TYPE_CHECKING:

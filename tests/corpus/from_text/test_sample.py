@@ -243,7 +243,7 @@ def test_truncated_shard_is_named_with_both_sizes(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format 2; this version reads format 1"),
+        ({"format": 2}, "format 2; this version reads corpora of format 1"),
         ({"dtype": "int64"}, "dtype int64; allowed are uint16, uint32"),
         ({"shards": [{"path": "part-00000.npy"}]}, "not the description of a corpus"),
         ({"colour": "red"}, "not the description of a corpus"),
