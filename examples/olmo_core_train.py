@@ -24,7 +24,7 @@ from olmo_core.train.train_module import TransformerDataParallelConfig, Transfor
 
 from olmo_inject.adapters.olmo_core import Injection, PlannedDataLoader, convert_checkpoints
 from olmo_inject.adapters.run import InjectedRun
-from olmo_inject.errors import UserError, report
+from olmo_inject.errors import reported
 from olmo_inject.runs.folder import CHECKPOINTS
 
 MODEL = {"d_model": 64, "n_layers": 2, "n_heads": 4, "hidden_size_multiple_of": 64}
@@ -67,9 +67,7 @@ def train(config: str, *overrides: str, **changes: Any) -> None:
 if __name__ == "__main__":
     prepare_training_environment(seed=1, backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        train(*sys.argv[1:])
-    except UserError as error:
-        report(error)
-        raise SystemExit(2) from None
+        with reported():
+            train(*sys.argv[1:])
     finally:
         teardown_training_environment()

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from olmo_inject.adapters.recorder import Recorder
 from olmo_inject.adapters.run import InjectedRun, RankBatches, collate
-from olmo_inject.errors import UserError, report
+from olmo_inject.errors import reported
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -66,8 +66,5 @@ def train(config: str, save_every: int = 100, stop: int | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with reported():
         train(*sys.argv[1:])
-    except UserError as error:
-        report(error)
-        raise SystemExit(2) from None

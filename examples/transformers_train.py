@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArg
 
 from olmo_inject.adapters.run import InjectedRun, collate
 from olmo_inject.adapters.transformers import Injection
-from olmo_inject.errors import UserError, report
+from olmo_inject.errors import reported
 from olmo_inject.runs.folder import CHECKPOINTS
 from olmo_inject.runs.read import read_saved
 
@@ -53,8 +53,5 @@ def train(config: str, *overrides: str, **changes: Any) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with reported():
         train(*sys.argv[1:])
-    except UserError as error:
-        report(error)
-        raise SystemExit(2) from None

@@ -22,8 +22,8 @@ from olmo_inject.commands import (
     runs,
     sweeps,
 )
-from olmo_inject.commands.shared import INTERRUPTED, with_checked_options
-from olmo_inject.errors import UserError, in_one_line, report
+from olmo_inject.commands.shared import with_checked_options
+from olmo_inject.errors import INTERRUPTED, UserError, in_one_line, report
 from olmo_inject.paths import with_expanded_paths
 from olmo_inject.terminal import drop_output, prepare_output
 from olmo_inject.theory import commands as theory

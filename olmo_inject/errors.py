@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from olmo_inject.rank_environment import is_first_rank
 from olmo_inject.visible_text import visible
+
+INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM, as in a shell
 
 
 class UserError(Exception):
@@ -30,6 +34,19 @@ def report(error: UserError) -> None:
         # A loader worker's error arrives with its traceback in front; the last line is the message.
         line = str(error).strip().splitlines()[-1]
         print(f"olmo-inject: {visible(line.removeprefix(_WORKER_PREFIX))}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """For scripts: a user's mistake in the body ends the process with one line and status 2, Ctrl-C with 130."""
+    try:
+        yield
+    except UserError as error:
+        report(error)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        report(UserError("interrupted; the same command continues"))
+        raise SystemExit(INTERRUPTED) from None
 
 
 _WORKER_PREFIX = f"{FoundByOneRank.__module__}.{FoundByOneRank.__name__}: "

@@ -16,9 +16,9 @@ from olmo_inject.commands.corpus_options import (
     RootOption,
     SeedOption,
 )
-from olmo_inject.commands.shared import INTERRUPTED, JsonOption, print_json
+from olmo_inject.commands.shared import JsonOption, print_json
 from olmo_inject.commands.spreading import Spread, spreads
-from olmo_inject.errors import UserError
+from olmo_inject.errors import INTERRUPTED, UserError
 
 if TYPE_CHECKING:
     from olmo_inject.corpus.staged import RankRange

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
+from olmo_inject.errors import INTERRUPTED
 from olmo_inject.files import json_text
 from olmo_inject.options import check_options
 from olmo_inject.paths import PATH
@@ -18,7 +19,6 @@ from olmo_inject.rank_environment import is_first_rank
 from olmo_inject.terminal import Console
 
 F = TypeVar("F", bound=Callable[..., Any])
-INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM, as in a shell
 
 ConfigArgument = Annotated[
     str, PATH, typer.Argument(help="An experiment: a YAML file, or the name of one in configs/experiments.")

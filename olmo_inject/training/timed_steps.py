@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from olmo_inject.config import CheckpointConfig, EvaluationConfig, Experiment, load_experiment
-from olmo_inject.errors import UserError, report
+from olmo_inject.errors import reported
 from olmo_inject.files import write_json
 from olmo_inject.runs.read import TASKS, load_tasks
 from olmo_inject.steps import StepSelection
@@ -218,8 +218,5 @@ def _folder(near: Path | None) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    try:
+    with reported():
         time_steps_as_rank(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
-    except UserError as error:
-        report(error)
-        raise SystemExit(2) from None
