@@ -81,6 +81,12 @@ def clustered_interval(
     return mean, *percentile_interval(means, confidence)
 
 
+def student_reach(values: Float[np.ndarray, " n"], confidence: float = CONFIDENCE) -> float:
+    """Half of the interval of a mean of independent values, by Student's t; NaN of fewer than two."""
+    n = len(values)
+    return float(student.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan
+
+
 def series_interval(
     values: Float[np.ndarray, " n"], shortest: int, confidence: float = CONFIDENCE
 ) -> tuple[float, float, float]:
@@ -100,7 +106,7 @@ def series_interval(
     if blocks < 2:
         return mean, *NOT_FINITE
     means = np.array([block.mean() for block in np.array_split(values, blocks)])
-    reach = float(student.ppf((1 + confidence) / 2, blocks - 1) * means.std(ddof=1) / blocks**0.5)
+    reach = student_reach(means, confidence)
     return mean, mean - reach, mean + reach
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.stats import percentile_interval, resamples, spearman
-from analysis.study.measures import LEARNED_AUC, student_reach
+from analysis.stats import percentile_interval, resamples, spearman, student_reach
+from analysis.study.measures import LEARNED_AUC
 from analysis.study.theory import utilities
 from launch.sweep import Sweep, load_sweep
 from olmo_inject.theory.prediction.estimate import estimate_utilities
@@ -55,10 +55,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
 
 def _judge(tables: Mapping[str, pd.DataFrame], words: str, sweep: str, judge: Callable) -> Finding:
     table = tables.get(sweep)
-    if table is None or table.empty:
-        return Finding(words, NOT_RUN, "", "", sweep)
-    table = _nearly_whole(table, load_sweep(sweep))
-    if table.empty:
+    if table is None or (table := _nearly_whole(table, load_sweep(sweep))).empty:
         return Finding(words, NOT_RUN, "", "", sweep)
     verdict, number = judge(table)
     seeds = table["seed"].nunique()

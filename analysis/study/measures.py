@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
 from analysis.methods.retention import Retention, between
+from analysis.stats import student_reach
 from analysis.study.collect import parts, read_cells, read_metrics
 
 LAST_STEPS = 200  # over which the residual loss of the text is a mean
@@ -197,9 +197,3 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -
             row |= {column: mean, f"{column}_low": mean - reach, f"{column}_high": mean + reach}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def student_reach(values: np.ndarray) -> float:
-    """Half of the 95% interval of a mean of independent values, by Student's t; NaN of fewer than two."""
-    n = len(values)
-    return float(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan

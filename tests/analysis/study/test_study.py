@@ -13,11 +13,12 @@ from ranks import alone
 from runs import series, train_on_rank, write_experiment
 
 from analysis.methods import das
+from analysis.stats import student_reach
 from analysis.study import claims
 from analysis.study.__main__ import not_collected
 from analysis.study.claims import NOT, NOT_RUN, OPEN, REPRODUCED
 from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
-from analysis.study.measures import _forgotten, _often, bursts_of, collected, over_seeds, retained, student_reach
+from analysis.study.measures import _forgotten, _often, bursts_of, collected, over_seeds, retained
 from analysis.study.report import BEGIN, END, _failures, _write_between_marks, write_study
 from analysis.study.shuffled import ShuffledComparison
 from analysis.study.theory import slopes, utilities
