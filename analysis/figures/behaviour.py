@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from analysis.figures.measures import LOSS_AMONG_LABELS, TEST_LOSS, draw_baselines, label_baselines
 from analysis.figures.style import MARKERS_APART, axis_labels, legend, panels, sizes_of, style
 from analysis.methods.retention import Retention, held_out_losses, retention
-from analysis.read.conditions import conditions
+from analysis.read.conditions import conditions, text_labels
 from analysis.read.runs import Run
 from olmo_inject.figure_style import GREY, colour_and_marker
 
@@ -34,7 +34,7 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
     sizes = sizes_of(runs)[::-1]
     label = conditions(runs, task)
     injected = list(dict.fromkeys(label[run] for run in sorted(runs, key=lambda run: run.rate(task))))
-    references = reference_names(runs)
+    references, texts = reference_names(runs), text_labels(runs)
     with style():
         figure, grid = panels(len(sizes), 2.1, 2.2)
         for axes, size in zip(grid, sizes, strict=True):
@@ -44,8 +44,10 @@ def learning_curves(runs: Sequence[Run], task: str) -> Figure | None:
                 colour, marker = colour_and_marker(injected.index(label[run]))
                 axes.plot(losses.index, losses, color=colour, marker=marker, ms=3, lw=1.3, markevery=MARKERS_APART)
             for number, reference in enumerate(references):
-                if (losses := _reference(mine, reference)) is not None:
-                    axes.plot(losses.index, losses, color=GREY, lw=1.2, ls=REFERENCE_DASHES[number % 3])
+                for text in dict.fromkeys(texts.values()):
+                    beside = [run for run in mine if texts[run] == text]
+                    if (losses := _reference(beside, reference)) is not None:
+                        axes.plot(losses.index, losses, color=GREY, lw=1.2, ls=REFERENCE_DASHES[number % 3])
             draw_baselines(axes, runs, task, TEST_LOSS)
             axes.set_title(size)
             axes.grid(alpha=0.25, lw=0.5)
@@ -97,8 +99,9 @@ def retention_curves(runs: Sequence[Run], task: str) -> Figure | None:
         for burst in sorted({int(burst) for _, kept in retentions for burst in kept.bursts}):
             left.axvline(burst, color=GREY, lw=0.5, ls=":", zorder=1)
         left.set_xlabel("step (dotted: a burst)")
-        among = any(len(run.series(LOSS_AMONG_LABELS.metric.format(task=task))) for run, _ in retentions)
-        left.set_ylabel((LOSS_AMONG_LABELS if among else TEST_LOSS).label)
+        among = LOSS_AMONG_LABELS
+        measured = [among if len(among.series(run, task)) else TEST_LOSS for run, _ in retentions]
+        left.set_ylabel("\nor ".join(dict.fromkeys(measure.label for measure in measured)))
         right.axhline(0, color=GREY, lw=0.6, zorder=1)
         right.set_xlabel("steps since the burst")
         right.set_ylabel("loss gained (nats)")

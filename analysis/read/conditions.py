@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,10 +11,44 @@ from analysis.read.run_labels import labels
 from analysis.read.runs import Run
 from olmo_inject.config import InjectionConfig
 from olmo_inject.entry_names import task_of_entry
+from olmo_inject.runs.folder import settings as all_settings
+
+# Settings that labels name otherwise (model size, text, schedule, steps), and seeds.
+NAMED_OTHERWISE = re.compile(r"corpus\.|injections|model_name|train\.max_duration|(.*[._])?seed$")
+STEPS = "steps"
 
 
-def text_labels(runs: Iterable[Run]) -> dict[Run, str]:
-    """What each run trains on beside its tasks, in a few words; corpora of one name by the ends of their paths."""
+def text_labels(runs: Sequence[Run]) -> dict[Run, str]:
+    """What each run trains on beside its tasks, and how, in a few words.
+
+    Corpora of one name are told apart by the ends of their paths. Settings follow where runs of one model, schedule and
+    text differ in them by more than seeds, such as `english, learning_rate 0.001`.
+    """
+    texts = _corpus_labels(runs)
+    alike: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        alike.setdefault((run.size, plan_label(run), texts[run]), []).append(run)
+    settings = {run: _deciding(run) for run in runs}
+    varied = {
+        key: None
+        for group in alike.values()
+        for key in dict.fromkeys(key for run in group for key in settings[run])
+        if len({settings[run].get(key) for run in group}) > 1
+    }
+    return {run: ", ".join([text, *_in_words(settings[run], varied)]) for run, text in texts.items()}
+
+
+def _deciding(run: Run) -> dict[str, str]:
+    """The settings that a run's training depends on, but for model size, text, schedule and seeds."""
+    found = {key: value for key, value in all_settings(run.experiment).items() if not NAMED_OTHERWISE.match(key)}
+    return found | {STEPS: f"{run.experiment.steps:,}"}
+
+
+def _in_words(settings: Mapping[str, str], keys: Iterable[str]) -> list[str]:
+    return [f"{key.rpartition('.')[2]} {settings.get(key, 'not set').strip(chr(34))}" for key in keys]
+
+
+def _corpus_labels(runs: Sequence[Run]) -> dict[Run, str]:
     corpora = {run: run.experiment.corpus for run in runs}
     named = labels((Path(folder).name, folder) for corpus in corpora.values() if (folder := corpus.folder))
     texts = {}
@@ -47,7 +82,7 @@ def plan_label(run: Run) -> str:
 
 
 def conditions(runs: Sequence[Run], task: str | None = None) -> dict[Run, str]:
-    """What runs differ in beside the model: how each injects `task`, or all tasks, and its text where texts differ."""
+    """What runs differ in beside the model: how each injects `task`, or all tasks, and its text where those differ."""
     texts = beside(runs)
     return {
         run: " ".join(filter(None, (plan_label(run) if task is None else schedule_label(run, task), texts[run])))
@@ -56,7 +91,7 @@ def conditions(runs: Sequence[Run], task: str | None = None) -> dict[Run, str]:
 
 
 def beside(runs: Sequence[Run]) -> dict[Run, str]:
-    """`beside` and the text of each run; nothing where all runs have one text."""
+    """`beside` and the text label of each run; nothing where all runs have one."""
     texts = text_labels(runs)
     several = len(set(texts.values())) > 1
     return {run: f"beside {text}" if several else "" for run, text in texts.items()}

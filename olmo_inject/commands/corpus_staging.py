@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from olmo_inject.corpus.staging.planned_files import PlannedFile
 
 SPEED = "Speed and memory"
+BY_SIZES = "as far as names and sizes of the shards say, which have no checksums (--overwrite stages anew)"
 
 
 @spreads
@@ -100,7 +101,11 @@ def stage(
             overwrite=overwrite,
         )
     except Staged:
-        print_json({"folder": str(out), "already": True}) if as_json else print(f"{out}: already staged")
+        known = opened.shards.contents() is not None
+        if as_json:
+            print_json({"folder": str(out), "already": True, "contents_known": known})
+        else:
+            print(f"{out}: already staged" + ("" if known else f", {BY_SIZES}"))
         return
     if not as_json:
         for line in stager.describe():

@@ -206,8 +206,12 @@ def _is_marked(folder: Path) -> bool:
 
 def identity(experiment: Described) -> str:
     """A hash of all that a resume may not change. Experiments with the same identity are the same run."""
-    fixed = {key: value for key, value in _flat(experiment).items() if not _may_change(key, experiment)}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(settings(experiment), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def settings(experiment: Described) -> dict[str, str]:
+    """All that a resume may not change: JSON values by dotted key, entries of lists by their number."""
+    return {key: value for key, value in _flat(experiment).items() if not _may_change(key, experiment)}
 
 
 def check_same_run(experiment: Described, data: TaskPlan) -> None:

@@ -293,7 +293,11 @@ def test_the_commands_from_manifest_to_stage(catalog: Path, tmp_path: Path, capf
         staged = run(capfd, "stage", catalog, *web, "--steps", "2:9", "--out", tmp_path / "stage")
         assert staged["complete"]
         assert staged["bytes"] == 7 * BATCH * 2 * LENGTH
-    assert run(capfd, "stage", catalog, *web, "--steps", "2:9", "--out", tmp_path / "stage")["already"]
+    again = run(capfd, "stage", catalog, *web, "--steps", "2:9", "--out", tmp_path / "stage")
+    assert again == {"folder": str(tmp_path / "stage"), "already": True, "contents_known": False}
+    with served(tmp_path / "root") as (url, _):
+        anew = ("--root", url, "--steps", "2:9", "--out", tmp_path / "stage", "--overwrite")
+        assert run(capfd, "stage", catalog, *anew)["complete"]
     assert run(capfd, "verify", tmp_path / "stage")["damaged"] == []
     again = run(capfd, "show", tmp_path / "stage", "--step", 3, "--rows", "all", "--injections", tmp_path / "x.yaml")
     assert [row["tokens"] for row in again["rows"]] == expected

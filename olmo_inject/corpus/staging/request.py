@@ -161,7 +161,7 @@ def claim_folder(record: StageRecord, file_sequences: int, identity: str, overwr
             of_files = file_sequences
         if request_of(there, of_files) == request:
             missing = _missing(there)
-            if not missing:
+            if not missing and not (overwrite and there.contents is None):  # without checksums it may be another corpus
                 with suppress(UserError), STAGE_FOLDER.held(folder):  # another process may be doing the same
                     STAGE_FOLDER.remove_work(folder)
                 raise Staged

@@ -164,3 +164,22 @@ def test_where_learning_begins_counts_all_runs_of_a_frequency(trained: Path, two
         "tiny-8 learned the task less at 5 instances per batch and not at 1/2 (in none of 2 runs)."
     ]
     assert not [sentence for sentence in sentences(two_texts) if "learned the task" in sentence]
+
+
+def test_runs_of_other_settings_are_not_drawn_as_seeds(trained: Path) -> None:
+    runs = [made(trained, name) for name in ("a", "b", "c", "d")]
+    runs[1].experiment.train.seed = 7  # pyright: ignore[reportAttributeAccessIssue]
+    assert set(conditions(runs, "less").values()) == {"5/2 per batch"}
+    runs[2].experiment.train.optimizer.learning_rate = 1e-2  # pyright: ignore[reportAttributeAccessIssue]
+    runs[3].experiment.train.max_duration = 24  # pyright: ignore[reportAttributeAccessIssue]
+    usual = f"learning_rate {runs[0].experiment.train.optimizer.learning_rate}, steps 12"  # pyright: ignore[reportAttributeAccessIssue]
+    assert [label.partition(" beside its own text, ")[2] for label in conditions(runs, "less").values()] == [
+        usual,
+        usual,
+        "learning_rate 0.01, steps 12",
+        usual.replace("12", "24"),
+    ]
+    assert [len(cells.runs[0, 0]) for cells in accuracy_cells(runs, "less")] == [2, 1, 1]
+    for of_size, rate in zip(runs, ("1/2", "1", "5/2", "5"), strict=True):  # a setting that goes with the frequency
+        of_size.plan["injections"]["less"]["instances_per_batch"] = rate
+    assert len(accuracy_cells(runs, "less")) == 1
