@@ -14,13 +14,14 @@ from runs import series, train_on_rank, write_experiment
 
 from analysis.methods import das
 from analysis.stats import student_reach
-from analysis.study import claims
+from analysis.study import claims, judges
 from analysis.study.__main__ import not_collected
-from analysis.study.claims import NOT, NOT_RUN, OPEN, REPRODUCED
+from analysis.study.claims import NOT_RUN
 from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
 from analysis.study.measures import _forgotten, _often, bursts_of, collected, over_seeds, retained
 from analysis.study.report import BEGIN, END, _failures, _write_between_marks, write_study
 from analysis.study.shuffled import ShuffledComparison
+from analysis.study.statistics import NOT, OPEN, REPRODUCED
 from analysis.study.theory import slopes, utilities
 from launch.cells import files
 from launch.sweep import Sweep, load_sweep
@@ -150,7 +151,7 @@ def test_verdicts_follow_the_interval() -> None:
         ]
         return pd.DataFrame(cells)
 
-    judge = claims._trend_of("width", "auc_unmirrored", 1, ["text"])
+    judge = judges.trend_of("width", "auc_unmirrored", 1, ["text"])
     assert judge(table(1, 0.1))[0] == REPRODUCED
     assert judge(table(-1, 0.1))[0] == NOT
     assert judge(table(0, 1))[0] == OPEN
@@ -169,10 +170,10 @@ def test_one_curve_is_told_from_two() -> None:
     residual = rng.uniform(0, 3, len(widths))
     seeds = np.repeat(["s1", "s2", "s3"], 20)
     table = pd.DataFrame({"width": widths, "residual": residual, "seed": seeds, "y": -residual})
-    assert claims._one_curve("y", "it")(table)[0] == REPRODUCED
+    assert judges.one_curve("y", "it")(table)[0] == REPRODUCED
     two = table.assign(y=np.log2(widths) - residual)
-    assert claims._one_curve("y", "it")(two)[0] == NOT
-    for judge in (claims._one_curve("y", "it"), claims._saturation("y", "it")):
+    assert judges.one_curve("y", "it")(two)[0] == NOT
+    for judge in (judges.one_curve("y", "it"), judges.saturation("y", "it")):
         assert judge(two[seeds == "s1"])[0] == OPEN, "one seed has no interval"
 
 
@@ -279,10 +280,10 @@ def test_forgetting_is_judged_without_the_seed_that_suggested_it() -> None:
         for residual in np.linspace(0.1, 4, 10)
     ]
     table = pd.DataFrame(rows)
-    verdict, number = claims._forgotten(table)
+    verdict, number = judges.forgotten(table)
     assert verdict == REPRODUCED
     assert "+1.00" in number
-    assert claims._forgotten(table[table["seed"] == "s1"])[0] == OPEN
+    assert judges.forgotten(table[table["seed"] == "s1"])[0] == OPEN
 
 
 @pytest.mark.usefixtures("fewer_resamples")
@@ -296,8 +297,8 @@ def test_the_theory_must_rank_better_than_frequency_or_width_alone() -> None:
     ]
     table = pd.DataFrame(rows)
     held = np.log(utilities(table)) + 0.1 * rng.normal(size=len(table))
-    assert claims._theory("auc")(table.assign(auc=held))[0] == REPRODUCED
-    assert claims._theory("auc")(table.assign(auc=table["often"]))[0] == NOT
+    assert judges.theory_ranks("auc")(table.assign(auc=held))[0] == REPRODUCED
+    assert judges.theory_ranks("auc")(table.assign(auc=table["often"]))[0] == NOT
 
 
 def test_cells_left_out_are_predicted_where_frequency_and_width_act_as_one() -> None:
@@ -310,11 +311,13 @@ def test_cells_left_out_are_predicted_where_frequency_and_width_act_as_one() -> 
             for often in (0.25, 1, 4, 16, 64)
         ]
     )
-    verdict, number = claims._from_others(table.assign(within=table["within"] + 0.02 * rng.normal(size=len(table))))
+    verdict, number = judges.predicted_from_others(
+        table.assign(within=table["within"] + 0.02 * rng.normal(size=len(table)))
+    )
     assert verdict == REPRODUCED
     assert float(number.split("predicted +")[1][:4]) > 0.9
-    assert claims._from_others(table.assign(within=rng.normal(1, 0.1, len(table))))[0] != REPRODUCED
-    assert claims._from_others(table.iloc[:5])[0] == OPEN
+    assert judges.predicted_from_others(table.assign(within=rng.normal(1, 0.1, len(table))))[0] != REPRODUCED
+    assert judges.predicted_from_others(table.iloc[:5])[0] == OPEN
 
 
 def test_tasks_together_and_schedules_are_compared_seed_by_seed() -> None:
@@ -328,11 +331,11 @@ def test_tasks_together_and_schedules_are_compared_seed_by_seed() -> None:
             ]
         )
 
-    assert claims._together(cells("injected", {"one": 0.9, "two": 0.9, "three": 0.89}))[0] == REPRODUCED
-    assert claims._together(cells("injected", {"one": 0.9, "two": 0.9, "three": 0.7}))[0] == NOT
-    assert claims._schedule(cells("schedule", {"uniform": 0.7, "bursts": 0.6, "early": 0.9}))[0] == REPRODUCED
-    assert claims._schedule(cells("schedule", {"uniform": 0.9, "bursts": 0.6, "early": 0.8}))[0] == NOT
-    assert claims._schedule(cells("schedule", {"uniform": 0.9, "bursts": 0.6}))[0] == OPEN
+    assert judges.unchanged_together(cells("injected", {"one": 0.9, "two": 0.9, "three": 0.89}))[0] == REPRODUCED
+    assert judges.unchanged_together(cells("injected", {"one": 0.9, "two": 0.9, "three": 0.7}))[0] == NOT
+    assert judges.better_schedule(cells("schedule", {"uniform": 0.7, "bursts": 0.6, "early": 0.9}))[0] == REPRODUCED
+    assert judges.better_schedule(cells("schedule", {"uniform": 0.9, "bursts": 0.6, "early": 0.8}))[0] == NOT
+    assert judges.better_schedule(cells("schedule", {"uniform": 0.9, "bursts": 0.6}))[0] == OPEN
 
 
 def test_interference_that_permuted_labels_show_too_is_not_reproduced() -> None:
@@ -340,7 +343,7 @@ def test_interference_that_permuted_labels_show_too_is_not_reproduced() -> None:
     cells = [{"seed": f"s{seed}", "text": "a", "width": width} for seed in range(3) for width in (8, 16, 32, 64, 128)]
     table = pd.DataFrame(cells)
     falling = 1 / np.sqrt(table["width"])
-    judge = claims._less_interference("rest_cos_rms")
+    judge = judges.less_interference("rest_cos_rms")
     assert judge(table.assign(rest_cos_rms=falling, rest_null_rms=falling))[0] == NOT
     assert judge(table.assign(rest_cos_rms=falling, rest_null_rms=rng.normal(size=len(table))))[0] == REPRODUCED
 
