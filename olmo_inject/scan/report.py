@@ -97,23 +97,6 @@ class Searched:
     clean_seeds: dict[str, int] | None
 
 
-def scan_experiment(
-    corpus: str, experiment: Experiment, options: ScanOptions, tasks: list[Task] | None = None
-) -> dict[str, Any]:
-    """Scan a corpus for the tasks of an experiment; returns the report that is written as JSON.
-
-    Args:
-        corpus: as in `search_experiment`.
-        experiment: as in `search_experiment`.
-        options: as in `search_experiment`.
-        tasks: as in `search_experiment`.
-
-    Raises:
-        UserError: as in `search_experiment`.
-    """
-    return scan_report(search_experiment(corpus, experiment, options, tasks), options.references)
-
-
 def search_experiment(
     corpus: str, experiment: Experiment, options: ScanOptions, tasks: list[Task] | None = None
 ) -> Searched:
@@ -156,7 +139,7 @@ def search_experiment(
     return Searched(corpus, experiment, planned, shards, order, texts, result, seeds)
 
 
-def scan_report(searched: Searched, references: Path | None = None) -> dict[str, Any]:
+def scan_report(searched: Searched, references: Path | None) -> dict[str, Any]:
     """The report of a search as plain values. Writes the reference tasks.
 
     Args:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import strategies as st
 
+from olmo_inject.config import Experiment
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.scan.report import ScanOptions, scan_report, search_experiment
 from olmo_inject.scan.scan import ReferenceOptions, ScanResult, prepare_scan, scan_piece
 from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.tasks import Task
@@ -54,3 +57,8 @@ def scan_here(
     for piece in pieces:
         result.add(scan_piece(search, piece, lambda done, tokens: None), 1000)
     return result
+
+
+def scan_experiment(corpus: str, experiment: Experiment, options: ScanOptions) -> dict[str, Any]:
+    """The report of `corpus scan`."""
+    return scan_report(search_experiment(corpus, experiment, options), options.references)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from made import EOS, tasks_of, vocabulary
-from scanning import PIECES, scan_here
+from scanning import PIECES, scan_experiment, scan_here
 
 from olmo_inject.config import load_experiment
 from olmo_inject.corpus.folder import CorpusDescription
@@ -29,7 +29,7 @@ from olmo_inject.parts_of_work import Compute, Item, KeptResults, in_one_process
 from olmo_inject.scan import scan
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import StatementFinder
-from olmo_inject.scan.report import ScanOptions, scan_experiment
+from olmo_inject.scan.report import ScanOptions
 from olmo_inject.scan.scan import ReferenceOptions, count_instances, scan_corpus
 from olmo_inject.scan.statements import statements
 from olmo_inject.tasks import Task, TaskConfig, build_tasks

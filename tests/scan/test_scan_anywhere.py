@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import tasks_of, vocabulary
 from named import Faults, served
-from scanning import scan_here
+from scanning import scan_experiment, scan_here
 
 from olmo_inject.cli import main
 from olmo_inject.config import experiment_yaml, load_experiment
@@ -30,7 +30,7 @@ from olmo_inject.corpus.staged import RankRange, StagedShards, StageOrder, read_
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
 from olmo_inject.scan import chunks, scan
-from olmo_inject.scan.report import IN_STAGE, NO_DOCUMENTS, ScanOptions, scan_experiment
+from olmo_inject.scan.report import IN_STAGE, NO_DOCUMENTS, ScanOptions
 from olmo_inject.scan.scan import ReferenceOptions
 from olmo_inject.scan.statements import statements
 from olmo_inject.tasks import build_tasks

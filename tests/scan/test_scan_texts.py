@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from made import vocabulary
-from scanning import scan_here
+from scanning import scan_experiment, scan_here
 
 from olmo_inject.cli import main
 from olmo_inject.config import load_experiment
@@ -21,7 +21,7 @@ from olmo_inject.corpus.from_text.job import BuildOptions
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.output_file import SCAN, check_output
 from olmo_inject.scan import scan
-from olmo_inject.scan.report import ScanOptions, scan_experiment
+from olmo_inject.scan.report import ScanOptions
 from olmo_inject.scan.scan import ScanResult
 from olmo_inject.scan.text_index import RUN, SHARED, TextIndex
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
