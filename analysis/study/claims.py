@@ -153,6 +153,7 @@ CLAIMS: list[tuple[str, str, judges.Judge]] = [
         judges.one_curve("auc_unmirrored", "AUC"),
     ),
     ("Narrow models can express the task: they learn it alone", "study-controls", judges.alone_learned),
+    ("Alone, wider models learn it with smaller steps", "study-controls", judges.smaller_steps),
     (
         "After the last injection a task is forgotten the more, the larger the text's residual",
         "study-stop",

@@ -44,7 +44,8 @@ NAMES = {  # of columns, in words
     "forgotten": "the AUC lost",
     "rest_cos_rms": "interference",
     "rest_among_rms": "interference",
-    "rest_null_rms": "the null",
+    "rest_null_rms": "its null (labels permuted)",
+    "rest_over_null": "interference over its null",
 }
 
 
@@ -55,8 +56,12 @@ def trend_of(x: str, y: str, sign: int, within: list[str]) -> Judge:
         per_seed = trend(table, x, y, within)
         if not len(per_seed):
             return OPEN, "too few cells"
-        low, high, shown = over_seeds(per_seed, "+.2f", most=1)
-        return verdict_of(low, high, sign), f"rank correlation of {NAMES.get(y, y)} with {NAMES.get(x, x)} {shown}"
+        low, high, shown = over_seeds(per_seed, "+.2f", limits=(-1, 1))
+        number = f"rank correlation of {NAMES.get(y, y)} with {NAMES.get(x, x)} {shown}"
+        counted = table.dropna(subset=[x, y])
+        if len(counted) < len(table):
+            number += f", in {len(counted)} cells of {len(per_seed)} seed{'s' * (len(per_seed) > 1)} that have one"
+        return verdict_of(low, high, sign), number
 
     return judge
 
@@ -67,7 +72,9 @@ def less_interference(y: str) -> Judge:
     def judge(table: pd.DataFrame) -> tuple[str, str]:
         verdict, number = trend_of("width", y, -1, ["text"])(table)
         null, of_null = trend_of("width", "rest_null_rms", -1, ["text"])(table)
-        return (NOT if verdict == null == REPRODUCED else verdict), f"{number}; labels permuted: {of_null}"
+        ratio = table.assign(rest_over_null=table[y] / table["rest_null_rms"])
+        _, of_ratio = trend_of("width", "rest_over_null", -1, ["text"])(ratio)
+        return (NOT if verdict == null == REPRODUCED else verdict), f"{number}; {of_null}; {of_ratio}"
 
     return judge
 
@@ -131,6 +138,20 @@ def alone_learned(table: pd.DataFrame) -> tuple[str, str]:
     return (REPRODUCED if share == 1 else NOT if share == 0 else PARTLY), number
 
 
+def smaller_steps(table: pd.DataFrame) -> tuple[str, str]:
+    """Whether the wider models, which do not learn the task alone at 3e-3, do so with a tenth of the step (PLAN.md)."""
+    slow = table[table["control"] == "alone3e-4"]
+    usual = table[(table["control"] == "alone") & table["width"].isin(slow["width"]) & table["seed"].isin(slow["seed"])]
+    if slow.empty or len(slow) != len(usual):
+        return OPEN, "too few cells"
+    learned = [int((cells["auc_unmirrored"] >= LEARNED_AUC).sum()) for cells in (slow, usual)]
+    means = [cells.groupby("width")["auc_unmirrored"].mean() for cells in (slow, usual)]
+    shown = ["/".join(f"{value:.2f}" for value in of_widths) for of_widths in means]
+    number = f"AUC of at least {LEARNED_AUC} in {learned[0]} of {len(slow)} cells, at 3e-3 in {learned[1]}; means by "
+    number += f"width {shown[0]}, at 3e-3 {shown[1]}"
+    return (REPRODUCED if learned[0] > learned[1] and (means[0] > means[1]).all() else NOT), number
+
+
 def theory_ranks(y: str, by: str | None = None) -> Judge:
     """Whether the theory's utility ranks cells better than the frequency or the width alone does."""
 
@@ -162,7 +183,7 @@ def predicted_from_others(table: pd.DataFrame) -> tuple[str, str]:
         explained.append(1 - estimate_utilities(width, often, loss).held_out ** 2 / (of_the_mean**2).mean())
     if not explained:
         return OPEN, "too few cells"
-    low, high, shown = over_seeds(np.array(explained), "+.2f")
+    low, high, shown = over_seeds(np.array(explained), "+.2f", limits=(-np.inf, 1))
     return verdict_of(low, high, 1), f"share of the variance of the loss within labels that is predicted {shown}"
 
 

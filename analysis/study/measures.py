@@ -117,7 +117,7 @@ def _row(series: dict[str, pd.Series], cell: dict[str, Any], task: str) -> dict[
     row |= {"gain": np.nan, "kept": np.nan, "half_life": np.nan}
     if kept is not None:
         gain = float(kept.mean.max())
-        share = float(kept.mean[-1]) / gain if gain > 0 else 0.0
+        share = float(kept.mean[-1]) / gain if gain > 0 else np.nan  # of no gain nothing can be kept
         row |= {"gain": gain, "kept": share, "half_life": np.nan if kept.half_life is None else kept.half_life}
     for feature in cell["features"]:
         if feature["task"] == task:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.figures.style import style
@@ -18,6 +19,9 @@ from olmo_inject.errors import UserError
 from olmo_inject.figure_style import save
 from olmo_inject.files import replacing, write_text
 
+ALONE = "nothing that competes"
+DECIDING = (["alone"], ["long"], ["lr1e-2", "lr1e-3", "lr3e-4", "scaled"])  # controls that decide a case
+FURTHER = ["further"]  # the ladder's checkpoint, trained on the task alone
 BEGIN, END = "<!-- verdicts: written by python -m analysis.study -->", "<!-- end of verdicts -->"
 
 
@@ -50,34 +54,41 @@ def _markdown(judged: list[Finding]) -> str:
 
 
 def _failures(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """The cells of widths that learned the task beside no text of the ladder, and what the controls say of each."""
+    """The cells of widths that learned the task beside no text of the ladder, and what the controls say of each.
+
+    AUC is the mean over seeds, and the case that of each seed.
+    """
     ladder, controls = tables.get("study-ladder"), _controls(tables)
     if ladder is None:
         return []
     reached = ladder.groupby("width")["auc_unmirrored"].max()
     narrow = ladder[ladder["width"].isin(reached[reached < LEARNED_AUC].index)]
     lines = [
-        "| width | text | seeds | AUC | alone | 12,000 steps | best other rate | case |",
+        "| width | text | AUC | alone | then alone | 12,000 steps | best other rate | case, by seed |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (width, text), cells in narrow.groupby(["width", "text"]):
-        of_width = controls[controls["width"] == width]
-        alone = _auc(of_width, ["alone"])
-        beside = of_width[of_width["text"] == text]
-        long, rate = _auc(beside, ["long"]), _auc(beside, ["lr1e-2", "lr1e-3", "lr3e-4", "scaled"])
-        values = " | ".join("" if value is None else f"{value:.2f}" for value in (alone, long, rate))
-        auc = cells["auc_unmirrored"].mean()
-        case = _case(alone, long, rate)
-        lines.append(f"| {width} | {text} | {len(cells)} | {auc:.2f} | {values} | {case} |")
+    texts = list(figures.TEXTS)
+    for (width, text), cells in sorted(
+        narrow.groupby(["width", "text"]), key=lambda one: (one[0][0], texts.index(one[0][1]))
+    ):
+        mine = controls[(controls["width"] == width) & controls["text"].isin([ALONE, text])]
+        values = [cells["auc_unmirrored"].mean(), *(_auc(mine, names) for names in (*DECIDING, FURTHER))]
+        auc, alone, long, rate, further = ("" if value is None else f"{value:.2f}" for value in values)
+        cases = ", ".join(
+            _case(*(_auc(mine[mine["seed"] == seed], names) for names in DECIDING)) or "?"
+            for seed in sorted(cells["seed"].unique())
+        )
+        lines.append(f"| {width} | {figures.TEXTS[text]} | {auc} | {alone} | {further} | {long} | {rate} | {cases} |")
     return ["\n".join(lines)] if len(lines) > 2 else []
 
 
 def _controls(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The controls beside the whole corpus and beside the smaller texts, in one table."""
-    empty = pd.DataFrame(columns=["text", "control", "width", "auc_unmirrored"])
-    return pd.concat(
-        [tables.get("study-controls", empty).assign(text="whole"), tables.get("study-texts", empty)], ignore_index=True
-    )
+    """The controls alone, beside the whole corpus and beside the smaller texts, in one table."""
+    empty = pd.DataFrame(columns=["text", "seed", "control", "width", "auc_unmirrored"])
+    controls, further = tables.get("study-controls", empty), tables.get("study-further", empty)
+    where = np.where(controls["control"] == "alone", ALONE, "whole")
+    further = further.assign(text="whole", control=FURTHER[0])
+    return pd.concat([controls.assign(text=where), further, tables.get("study-texts", empty)], ignore_index=True)
 
 
 def _auc(controls: pd.DataFrame, names: list[str]) -> float | None:

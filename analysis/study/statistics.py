@@ -105,14 +105,16 @@ def verdict_of(low: float, high: float, sign: int) -> str:
     return NOT if (high < 0 and sign > 0) or (low > 0 and sign < 0) else OPEN
 
 
-def over_seeds(values: np.ndarray, form: str, most: float = np.inf) -> tuple[float, float, str]:
+def over_seeds(
+    values: np.ndarray, form: str, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[float, float, str]:
     """The ends of Student's interval of a mean over seeds, NaN with one seed, and the mean with it in words.
 
     Args:
         values: of each seed.
         form: format of a number.
-        most: largest magnitude that a value can have, at which the interval ends.
+        limits: smallest and largest value that there can be, at which the interval ends.
     """
     mean, reach = float(values.mean()), student_reach(values)
-    low, high = (float(np.clip(end, -most, most)) for end in (mean - reach, mean + reach))
+    low, high = (float(np.clip(end, *limits)) for end in (mean - reach, mean + reach))
     return low, high, f"{mean:{form}}" + ("" if np.isnan(reach) else f" ({low:{form}} to {high:{form}})")

@@ -14,7 +14,7 @@ from runs import series, train_on_rank, write_experiment
 
 from analysis.methods import das
 from analysis.stats import student_reach
-from analysis.study import claims, judges
+from analysis.study import claims, judges, statistics
 from analysis.study.__main__ import not_collected
 from analysis.study.claims import NOT_RUN
 from analysis.study.collect import BLOCK, collect, read_cells, read_metrics
@@ -160,7 +160,7 @@ def test_verdicts_follow_the_interval() -> None:
 
 @pytest.fixture
 def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "RESAMPLES", 100)
+    monkeypatch.setattr(statistics, "RESAMPLES", 100)
 
 
 @pytest.mark.usefixtures("fewer_resamples")
@@ -348,19 +348,45 @@ def test_interference_that_permuted_labels_show_too_is_not_reproduced() -> None:
     assert judge(table.assign(rest_cos_rms=falling, rest_null_rms=rng.normal(size=len(table))))[0] == REPRODUCED
 
 
-def test_the_cause_of_a_failure_is_judged_by_the_controls_beside_its_text() -> None:
-    ladder = [(8, "whole", 0.6), (8, "t128", 0.6), (8, "t1024", 0.6), (64, "whole", 0.95)]
-    controls = [(8, "alone", 0.95), (8, "long", 0.6), (8, "lr1e-2", 0.7)]
-    texts = [(8, "t128", "long", 0.93), (8, "t128", "lr1e-2", 0.5)]
+def test_smaller_steps_must_help_in_more_cells_and_at_every_width() -> None:
+    def cells(slow: dict[int, float], usual: dict[int, float]) -> pd.DataFrame:
+        rows = [
+            {"seed": seed, "width": width, "control": control, "auc_unmirrored": auc}
+            for seed in ("s1", "s2")
+            for control, of_widths in (("alone3e-4", slow), ("alone", usual))
+            for width, auc in of_widths.items()
+        ]
+        return pd.DataFrame(rows)
+
+    assert judges.smaller_steps(cells({32: 0.95, 64: 0.85}, {32: 0.6, 64: 0.7, 8: 0.99}))[0] == REPRODUCED
+    assert judges.smaller_steps(cells({32: 0.95, 64: 0.65}, {32: 0.6, 64: 0.7}))[0] == NOT
+    assert judges.smaller_steps(cells({32: 0.85, 64: 0.85}, {32: 0.6, 64: 0.7}))[0] == NOT
+    assert judges.smaller_steps(cells({}, {32: 0.6}))[0] == OPEN
+
+
+def test_the_cause_of_a_failure_is_judged_seed_by_seed_by_the_controls_beside_its_text() -> None:
+    def each(*rows: tuple, columns: list[str]) -> pd.DataFrame:
+        of_seeds = [(seed, *row[:-1], auc) for row in rows for seed, auc in zip(("s1", "s2"), row[-1], strict=True)]
+        return pd.DataFrame(of_seeds, columns=["seed", *columns, "auc_unmirrored"])
+
+    narrow = [(8, text, (0.6, 0.5)) for text in ("whole", "t128", "t1024")]
+    controls = [
+        (8, "alone", (0.95, 0.85)),
+        (8, "long", (0.6, 0.6)),
+        (8, "lr1e-2", (0.7, 0.5)),
+        (8, "lr1e-3", (0.4, 0.6)),
+    ]
+    texts = [(8, "t128", "long", (0.93, 0.93)), (8, "t128", "lr1e-2", (0.5, 0.5))]
     tables = {
-        "study-ladder": pd.DataFrame(ladder, columns=["width", "text", "auc_unmirrored"]),
-        "study-controls": pd.DataFrame(controls, columns=["width", "control", "auc_unmirrored"]),
-        "study-texts": pd.DataFrame(texts, columns=["width", "text", "control", "auc_unmirrored"]),
+        "study-ladder": each(*narrow, (64, "whole", (0.95, 0.95)), columns=["width", "text"]),
+        "study-controls": each(*controls, columns=["width", "control"]),
+        "study-further": each((8, (0.7, 0.9)), columns=["width"]),
+        "study-texts": each(*texts, columns=["width", "text", "control"]),
     }
     (table,) = _failures(tables)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
-    assert {row[1]: row[4:] for row in rows} == {  # alone, 12,000 steps, best other rate, case
-        "t1024": ["0.95", "", "", ""],
-        "t128": ["0.95", "0.93", "0.50", "under-training"],
-        "whole": ["0.95", "0.60", "0.70", "competition"],
+    assert {row[1]: row[2:] for row in rows} == {  # AUC, alone, then alone, 12,000 steps, best other rate, cases
+        "1,024": ["0.55", "0.90", "", "", "", "?, expressivity"],
+        "128 sequences": ["0.55", "0.90", "", "0.93", "0.50", "under-training, expressivity"],
+        "the whole corpus": ["0.55", "0.90", "0.80", "0.60", "0.60", "competition, expressivity"],
     }
