@@ -18,7 +18,7 @@ from analysis.figures.measures import (
 )
 from analysis.figures.style import legend, sizes_of, style
 from analysis.methods.retention import retention
-from analysis.read.conditions import text_labels
+from analysis.read.conditions import schedule_label, text_labels
 from analysis.read.runs import Run
 from olmo_inject.figure_style import GREY, MARKERS, colour_and_marker
 
@@ -38,16 +38,23 @@ def measure_of(runs: Sequence[Run], task: str) -> Measure:
     return AUC if any(len(AUC.series(run, task)) for run in runs) else TEST_ACCURACY
 
 
+def _texts(runs: Sequence[Run], task: str) -> dict[Run, str]:
+    """The text of each run, with its bursts where those differ."""
+    texts, schedules = text_labels(runs), {run: schedule_label(run, task) for run in runs}
+    several = len(set(schedules.values())) > 1
+    return {run: f"{text}, {schedules[run]}" if several else text for run, text in texts.items()}
+
+
 def accumulation_table(runs: Sequence[Run], task: str) -> pd.DataFrame:
     """One row for each run that injects a task in bursts.
 
-    Columns: run, folder, model, text, text_loss (nats a token, last steps), accumulated (AUC or accuracy, mean of the
-    evaluations before the last five bursts), kept (share of a burst's gain in held-out loss that is left at the last
-    evaluation up to the next; of clear gains), interference and null (root mean square over measured steps of the
-    cosine of the other tokens' gradient with the task's, and with that of permuted labels); NaN for what was not
-    measured.
+    Columns: run, folder, model, text (with the bursts where those differ), text_loss (nats a token, last steps),
+    accumulated (AUC or accuracy, mean of the evaluations before the last five bursts), kept (share of a burst's gain in
+    held-out loss that is left at the last evaluation up to the next; of clear gains), interference and null (root mean
+    square over measured steps of the cosine of the other tokens' gradient with the task's, and with that of permuted
+    labels); NaN for what was not measured.
     """
-    measure, texts = measure_of(runs, task), text_labels(bursting(runs, task))
+    measure, texts = measure_of(runs, task), _texts(bursting(runs, task), task)
     return pd.DataFrame(
         {
             "run": run.name,
@@ -90,7 +97,7 @@ def accumulation(runs: Sequence[Run], task: str, table: pd.DataFrame) -> Figure 
     if not runs:
         return None
     measure, sizes = measure_of(runs, task), sizes_of(runs)
-    text_of = text_labels(runs)
+    text_of = _texts(runs, task)
     texts = list(dict.fromkeys(text_of.values()))
     measured = table["interference"].notna().any()
     with style():

@@ -3,59 +3,98 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 from analysis.read.run_labels import labels
 from analysis.read.runs import Run
-from olmo_inject.config import InjectionConfig
+from olmo_inject.config import CorpusConfig, InjectionConfig
 from olmo_inject.entry_names import task_of_entry
-from olmo_inject.runs.folder import settings as all_settings
+from olmo_inject.runs.folder import CONTENTS, settings
 
-# Settings that labels name otherwise (model size, text, schedule, steps), and seeds.
-NAMED_OTHERWISE = re.compile(r"corpus\.|injections|model_name|train\.max_duration|(.*[._])?seed$")
-STEPS = "steps"
+RATE_KEYS = (  # of an entry of `injections`: when and how often, which a schedule's label says
+    *("schedule", "instances_per_batch", "per_sequence", "per_token", "instances", "every", "phase", "phases"),
+    *("start", "stop", "times", "spread", "file"),
+)
+# Settings that other labels say (model size, text, schedule, steps), and seeds.
+SAID_OTHERWISE = re.compile(
+    rf"corpus\.|injections\.\d+\.(task|groups|{'|'.join(RATE_KEYS)})(\.|$)|model_name|train\.max_duration|(.*[._])?seed$"
+)
+LIST = "list of injections "  # how the fingerprint of a list begins
 
 
 def text_labels(runs: Sequence[Run]) -> dict[Run, str]:
     """What each run trains on beside its tasks, and how, in a few words.
 
-    Corpora of one name are told apart by the ends of their paths. Settings follow where runs of one model, schedule and
-    text differ in them by more than seeds, such as `english, learning_rate 0.001`.
+    Settings follow where runs of one model, schedule and text differ in them by more than seeds, such as
+    `english, learning_rate 0.001`.
     """
     texts = _corpus_labels(runs)
-    alike: dict[tuple[str, str, str], list[Run]] = {}
+    alike: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    settings = {run: _settings(run) for run in runs}
     for run in runs:
-        alike.setdefault((run.size, plan_label(run), texts[run]), []).append(run)
-    settings = {run: _deciding(run) for run in runs}
-    varied = {
-        key: None
-        for group in alike.values()
-        for key in dict.fromkeys(key for run in group for key in settings[run])
-        if len({settings[run].get(key) for run in group}) > 1
+        alike.setdefault((run.size, plan_label(run), texts[run]), []).append(settings[run])
+    varied = [
+        setting
+        for setting in dict.fromkeys(setting for of_run in settings.values() for setting in of_run)
+        if any(len({of_run.get(setting) for of_run in group}) > 1 for group in alike.values())
+    ]
+    return {
+        run: ", ".join([text, *(f"{setting} {settings[run].get(setting, 'not set')}" for setting in varied)])
+        for run, text in texts.items()
     }
-    return {run: ", ".join([text, *_in_words(settings[run], varied)]) for run, text in texts.items()}
 
 
-def _deciding(run: Run) -> dict[str, str]:
-    """The settings that a run's training depends on, but for model size, text, schedule and seeds."""
-    found = {key: value for key, value in all_settings(run.experiment).items() if not NAMED_OTHERWISE.match(key)}
-    return found | {STEPS: f"{run.experiment.steps:,}"}
+def _settings(run: Run) -> dict[str, str]:
+    """The settings that a run's training depends on, but for model size, text, schedule and seeds, by name in words."""
+    found = {key: value.strip('"') for key, value in settings(run.experiment).items() if not SAID_OTHERWISE.match(key)}
+    for key, value in run.plan["fingerprints"].items():
+        if key.startswith(LIST):
+            found[f"injections.{key.removeprefix(LIST)}.list"] = value[:6]
+    return {_in_words(run, key): value for key, value in found.items()} | {"steps": f"{run.experiment.steps:,}"}
 
 
-def _in_words(settings: Mapping[str, str], keys: Iterable[str]) -> list[str]:
-    return [f"{key.rpartition('.')[2]} {settings.get(key, 'not set').strip(chr(34))}" for key in keys]
+def _in_words(run: Run, key: str) -> str:
+    """The end of a dotted key: `learning_rate`, `optimizer.name`, `betas.1`; after the name of one of several tasks."""
+    parts = key.split(".")
+    short = ".".join(parts[-2:] if parts[-1].isdigit() or parts[-1] == "name" else parts[-1:])
+    entries = {"tasks": [task.name for task in run.experiment.tasks], "injections": list(run.plan["injections"])}
+    names = entries.get(parts[0], [])
+    return f"{names[int(parts[1])]} {short}" if len(names) > 1 else short
 
 
 def _corpus_labels(runs: Sequence[Run]) -> dict[Run, str]:
-    corpora = {run: run.experiment.corpus for run in runs}
-    named = labels((Path(folder).name, folder) for corpus in corpora.values() if (folder := corpus.folder))
-    texts = {}
-    for run, corpus in corpora.items():
-        name = corpus.name or (named[corpus.folder] if corpus.folder else "its own text")
-        texts[run] = name if corpus.sequences is None else f"{corpus.sequences:,} sequences of {name}"
-    return texts
+    """The name of each run's text: one name wherever it is, and different ones for different texts.
+
+    Texts of one name are told apart by the ends of their paths, and in one place by their contents.
+    """
+    read = {run: _text(run) for run in runs}
+    first = {text: run.experiment.corpus for run, text in reversed(read.items())}
+    places = {text: _place(corpus) for text, corpus in first.items()}
+    named = labels((_name(corpus), places[text]) for text, corpus in first.items())
+    shared = Counter(places.values())
+    found = {}
+    for run, text in read.items():
+        name, sequences = named[places[text]], run.experiment.corpus.sequences
+        name += f" (contents {text[1][:6]})" if shared[places[text]] > 1 else ""
+        found[run] = name if sequences is None else f"{sequences:,} sequences of {name}"
+    return found
+
+
+def _text(run: Run) -> tuple[str | None, str]:
+    """What tells texts apart: names and sizes of the shards, and their contents or, without checksums, their place."""
+    prints = run.plan["fingerprints"]
+    return prints.get("corpus"), prints.get(CONTENTS) or _place(run.experiment.corpus)
+
+
+def _name(corpus: CorpusConfig) -> str:
+    return corpus.name or (Path(corpus.folder).name if corpus.folder else "its own text")
+
+
+def _place(corpus: CorpusConfig) -> str:
+    return corpus.folder or corpus.name or next(iter(corpus.paths), "")
 
 
 def schedule_label(run: Run, task: str) -> str:

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from analysis.figures.accumulation import accumulation_table, measure_of
 from analysis.figures.measures import AUC
-from analysis.read.conditions import beside, schedule_label
+from analysis.read.conditions import RATE_KEYS, beside, schedule_label
 from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, label_tasks
 from analysis.report.page import Table
 from olmo_inject.audit import NO_EVIDENCE
@@ -241,8 +241,9 @@ def _gap_pairs(runs: Sequence[Run], task: str) -> Iterator[Comparison]:
 
 
 def _schedules_of(run: Run, task: str) -> list[str]:
-    """The beginnings of the settings that say how often a task is injected."""
-    return [f"injections.{number}." for number, entry in enumerate(run.experiment.injections) if entry.task == task]
+    """The beginnings of the settings that say when and how often a task is injected."""
+    numbers = [number for number, entry in enumerate(run.experiment.injections) if entry.task == task]
+    return [f"injections.{number}.{key}" for number in numbers for key in RATE_KEYS]
 
 
 def _differ_in(a: Run, b: Run, *settings: str) -> bool:

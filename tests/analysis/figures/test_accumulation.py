@@ -94,3 +94,15 @@ def test_conditions_name_the_text_only_where_it_differs(runs: list[Run]) -> None
         "its own text",
         "8 sequences of its own text",
     ]
+
+
+def test_bursts_that_differ_are_told_apart(runs: list[Run]) -> None:
+    entry = runs[1].injection("plus")
+    assert entry is not None
+    runs[1].experiment.corpus.sequences = runs[0].experiment.corpus.sequences
+    usual = entry.instances
+    entry.instances = 7
+    assert accumulation_table(runs, "plus")["text"].tolist() == [
+        f"its own text, {usual} every 10 batches",
+        "its own text, 7 every 10 batches",
+    ]

@@ -15,10 +15,11 @@ from analysis.figures.heatmaps import accuracy_cells, heatmap, loss_heatmap
 from analysis.methods.feature_amounts import trends, with_schedules
 from analysis.methods.features import ORDER
 from analysis.methods.learning_order import learning_order, order_table
-from analysis.read.conditions import conditions
+from analysis.read.conditions import conditions, text_labels
 from analysis.read.runs import Run, read_run
 from analysis.report.findings import comparisons, sentences
 from olmo_inject.config import PhaseConfig
+from olmo_inject.runs.folder import CONTENTS
 
 FEW, ALL = 8, None
 
@@ -170,16 +171,59 @@ def test_runs_of_other_settings_are_not_drawn_as_seeds(trained: Path) -> None:
     runs = [made(trained, name) for name in ("a", "b", "c", "d")]
     runs[1].experiment.train.seed = 7  # pyright: ignore[reportAttributeAccessIssue]
     assert set(conditions(runs, "less").values()) == {"5/2 per batch"}
-    runs[2].experiment.train.optimizer.learning_rate = 1e-2  # pyright: ignore[reportAttributeAccessIssue]
+    runs[2].experiment.train.optimizer.betas = (0.9, 0.999)  # pyright: ignore[reportAttributeAccessIssue]
     runs[3].experiment.train.max_duration = 24  # pyright: ignore[reportAttributeAccessIssue]
-    usual = f"learning_rate {runs[0].experiment.train.optimizer.learning_rate}, steps 12"  # pyright: ignore[reportAttributeAccessIssue]
     assert [label.partition(" beside its own text, ")[2] for label in conditions(runs, "less").values()] == [
-        usual,
-        usual,
-        "learning_rate 0.01, steps 12",
-        usual.replace("12", "24"),
+        "betas.1 0.95, steps 12",
+        "betas.1 0.95, steps 12",
+        "betas.1 0.999, steps 12",
+        "betas.1 0.95, steps 24",
     ]
     assert [len(cells.runs[0, 0]) for cells in accuracy_cells(runs, "less")] == [2, 1, 1]
-    for of_size, rate in zip(runs, ("1/2", "1", "5/2", "5"), strict=True):  # a setting that goes with the frequency
-        of_size.plan["injections"]["less"]["instances_per_batch"] = rate
+    for run, rate in zip(runs, ("1/2", "1", "5/2", "5"), strict=True):  # settings that go with the frequency
+        run.plan["injections"]["less"]["instances_per_batch"] = rate
     assert len(accuracy_cells(runs, "less")) == 1
+
+
+def test_where_and_how_instances_are_drawn_is_a_setting(trained: Path) -> None:
+    runs = [made(trained, "a"), made(trained, "b", place="end", draw="epochs"), made(trained, "c", eos="none")]
+    assert [label.partition(" beside its own text, ")[2] for label in conditions(runs, "less").values()] == [
+        "less draw independent, less place start, less eos after",
+        "less draw epochs, less place end, less eos after",
+        "less draw independent, less place start, less eos none",
+    ]
+    one, other = (made(trained, name, schedule="at", file=f"{name}/list.jsonl") for name in ("a", "b"))
+    for run, fingerprint in ((one, "1234567"), (other, "7654321")):
+        run.plan["fingerprints"]["list of injections 0"] = fingerprint
+    assert [label.rpartition(", ")[2] for label in conditions([one, other], "less").values()] == [
+        "less list 123456",
+        "less list 765432",
+    ]
+
+
+def test_a_text_has_one_name_wherever_it_is(trained: Path) -> None:
+    def reading(contents: str | None, *, folder: str | None = None, paths: tuple[str, ...] = ()) -> Run:
+        run = made(trained, f"{contents}, {folder}, {paths}")
+        run.experiment.corpus.folder, run.experiment.corpus.paths = folder, list(paths)
+        run.plan["fingerprints"].pop(CONTENTS, None)
+        run.plan["fingerprints"] |= {} if contents is None else {CONTENTS: contents}
+        return run
+
+    def names(*runs: Run) -> list[str]:
+        return list(text_labels(runs).values())
+
+    assert names(reading("x", folder="/a/english"), reading("x", folder="/stage")) == ["english"] * 2
+    assert names(reading("x", folder="/a/english"), reading("y", folder="/b/english")) == ["a/english", "b/english"]
+    rebuilt = [reading(contents, folder="/a/english") for contents in ("1234567", "7654321")]
+    assert names(*rebuilt) == ["english (contents 123456)", "english (contents 765432)"]
+    assert names(reading(None, paths=("/a/x.npy",)), reading(None, paths=("/b/x.npy",))) == [
+        "its own text (a/x.npy)",
+        "its own text (b/x.npy)",
+    ]
+
+
+def test_a_comparison_of_frequencies_is_not_of_places(trained: Path) -> None:
+    often, seldom = made(trained, "often", 0.2, rate="5"), made(trained, "seldom", 0.95, rate="5/2")
+    assert [pair.differ_in for pair in comparisons([often, seldom])] == ["frequency"]
+    seldom.experiment.injections[0].place = "end"
+    assert not comparisons([often, seldom])
