@@ -24,7 +24,7 @@ from olmo_core.train.train_module import TransformerDataParallelConfig, Transfor
 
 from olmo_inject.adapters.olmo_core import Injection, PlannedDataLoader, convert_checkpoints
 from olmo_inject.adapters.run import InjectedRun
-from olmo_inject.errors import reported
+from olmo_inject.errors import UserError, reported
 from olmo_inject.runs.folder import CHECKPOINTS
 
 MODEL = {"d_model": 64, "n_layers": 2, "n_heads": 4, "hidden_size_multiple_of": 64}
@@ -68,6 +68,8 @@ if __name__ == "__main__":
     prepare_training_environment(seed=1, backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         with reported():
+            if len(sys.argv) < 2:
+                raise UserError("usage: python examples/olmo_core_train.py my.yaml [key=value ...]")
             train(*sys.argv[1:])
     finally:
         teardown_training_environment()

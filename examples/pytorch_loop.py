@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from olmo_inject.adapters.recorder import Recorder
 from olmo_inject.adapters.run import InjectedRun, RankBatches, collate
-from olmo_inject.errors import reported
+from olmo_inject.errors import UserError, reported
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -67,4 +67,6 @@ def train(config: str, save_every: int = 100, stop: int | None = None) -> None:
 
 if __name__ == "__main__":
     with reported():
-        train(*sys.argv[1:])
+        if len(sys.argv) != 2:
+            raise UserError("usage: python examples/pytorch_loop.py my.yaml")
+        train(sys.argv[1])

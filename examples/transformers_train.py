@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArg
 
 from olmo_inject.adapters.run import InjectedRun, collate
 from olmo_inject.adapters.transformers import Injection
-from olmo_inject.errors import reported
+from olmo_inject.errors import UserError, reported
 from olmo_inject.runs.folder import CHECKPOINTS
 from olmo_inject.runs.read import read_saved
 
@@ -54,4 +54,6 @@ def train(config: str, *overrides: str, **changes: Any) -> None:
 
 if __name__ == "__main__":
     with reported():
+        if len(sys.argv) < 2:
+            raise UserError("usage: python examples/transformers_train.py my.yaml [key=value ...]")
         train(*sys.argv[1:])

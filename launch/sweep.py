@@ -258,10 +258,8 @@ def _cells(file: SweepFile, config: str, where: str, more_overrides: Sequence[st
             continue
         name = "_".join(f"{axis}-{label}" for axis, label in labels.items())
         rules = [number for number, rule in enumerate(file.rules) if _matches(rule.when, labels)]
-        settings = dict(common)
-        for changes in [*(changes for _, changes in combination), *(of_rules[number] for number in rules)]:
-            settings |= changes
-        overrides = [f"{key}={in_flow(value)}" for key, value in settings.items()]
+        layers = [common, *(changes for _, changes in combination), *(of_rules[number] for number in rules)]
+        overrides = [f"{key}={in_flow(value)}" for changes in layers for key, value in changes.items()]
         own = [f"name={name}", f"folder={Path(file.folder) / 'runs' / name}"]
         resources = file.resources
         for number in rules:

@@ -28,6 +28,7 @@ _BOOL = {word: value for value in (True, False) for word in (str(value), str(val
 _INT = re.compile(r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)|[-+]?inf|nan")
+_NOT_IN_FLOW = re.compile(r"[,\[\]{}?]|[^\S ]|^(:|---|\.\.\.)")  # in plain text, which may hold it elsewhere
 MOST_DIGITS = 400  # maximum digits of a number; Python refuses to read some thousand
 MOST_VALUES = 1_000_000  # maximum values in a file, against aliases of aliases
 
@@ -70,10 +71,10 @@ def parse(text: str) -> Any:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Parse overrides, `key=value` with dots between keys, into nested dicts; later ones win, key by key.
+    """Parse overrides, `key=value` with dots between keys, into nested dicts; later ones go over earlier ones.
 
     Raises:
-        UserError: an override has another form, or its value is not YAML.
+        UserError: an override has another form, its value is not YAML, or it cannot go over those before it.
     """
     nested: dict[str, Any] = {}
     for override in overrides:
@@ -85,21 +86,37 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             value = _load(text)
         except _NOT_YAML as error:
             raise UserError(f"overrides: {override!r}: {_reason(error)}") from None
-        _insert(nested, keys, value)
+        for key in reversed(keys):
+            value = {key: value}
+        nested = merged(nested, value)
     return nested
 
 
-def _insert(nested: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            _insert(nested, [*keys, key], inner)
-        return
-    *outer, last = keys
-    for key in outer:
-        if not isinstance(nested.get(key), dict):
-            nested[key] = {}
-        nested = nested[key]
-    nested[last] = value
+def merged(base: Any, changes: Any, where: str = "") -> Any:
+    """`base` with `changes`: keys are merged, entries of a list are changed by number, everything else is replaced.
+
+    Args:
+        base: plain values, which stay as they are.
+        changes: plain values that go over them. Without any key, they leave a list or keys and values unchanged.
+        where: dotted key of both, for messages.
+
+    Raises:
+        UserError: a list has no entry of this number; or a list would replace keys and values.
+    """
+    if isinstance(base, list) and isinstance(changes, dict):
+        numbers = {str(number) for number in range(len(base))}
+        if unknown := sorted(changes.keys() - numbers, key=str):
+            entries = f"its entries are 0 to {len(base) - 1}" if base else "it has no entries"
+            raise UserError(f"{where}: {unknown[0]} is not one of its entries: it is a list, {entries}")
+        return [merged(entry, changes.get(str(i), entry), f"{where}.{i}") for i, entry in enumerate(base)]
+    if isinstance(base, dict) and base and isinstance(changes, list):
+        if numbered := [key for key in base if str(key).isdecimal()]:
+            raise UserError(f"{where}: give the whole list before {where}.{numbered[0]}, which it would drop")
+        raise UserError(f"{where}: must hold keys and values, not a list")
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    both = base.keys() & changes.keys()
+    return base | changes | {key: merged(base[key], changes[key], f"{where}.{key}".lstrip(".")) for key in both}
 
 
 def typed(value: Any, hint: Any) -> Any:
@@ -143,7 +160,9 @@ def plain_value(text: str) -> Any:
 def in_flow(value: Any) -> str:
     """A value as YAML on one line; `parse` reads it back."""
     if isinstance(value, Plain):
-        return value
+        if not _NOT_IN_FLOW.search(value):
+            return value
+        value = str(value)
     if isinstance(value, list):
         return f"[{', '.join(map(in_flow, value))}]"
     if isinstance(value, dict):

@@ -234,7 +234,8 @@ def weights_sum(model: torch.nn.Module) -> str | None:
     for number, parameter in enumerate(model.parameters(), 1):
         if isinstance(parameter, DTensor):
             return None
-        bits = parameter.detach().contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32}[parameter.itemsize])
+        integers = {1: torch.int8, 2: torch.int16, 4: torch.int32}.get(parameter.itemsize, torch.int64)
+        bits = parameter.detach().contiguous().flatten().view(integers)
         total += number * int(bits.sum(dtype=torch.int64))
     return evidence.to_hex(total)
 

@@ -18,7 +18,7 @@ from olmo_inject.config.stream import OLMO, StreamExperiment, check_stream_exper
 from olmo_inject.described_yaml import ListError, check_lists, converted, defaults, one_line, to_yaml
 from olmo_inject.errors import UserError
 from olmo_inject.paths import configs_folder, expanded
-from olmo_inject.yaml_text import parse_overrides, read_yaml, typed
+from olmo_inject.yaml_text import merged, parse_overrides, read_yaml, typed
 
 
 def load_experiment(path: Path | str, overrides: Sequence[str] = (), changed_by: str = "command line") -> Experiment:
@@ -150,33 +150,24 @@ def _named(layer: dict[str, Any]) -> dict[str, Any]:
     return layer | {"model": {"name": layer["model"]}} if isinstance(layer.get("model"), str) else layer
 
 
-def _over(base: Any, changes: Any, where: str = "") -> Any:
-    """`base` with `changes`: keys are merged, entries of a list are changed by number, everything else is replaced."""
-    if isinstance(base, list) and isinstance(changes, dict):
-        numbers = {str(number) for number in range(len(base))}
-        if unknown := sorted(changes.keys() - numbers):
-            entries = f"its entries are 0 to {len(base) - 1}" if base else "it has no entries"
-            raise UserError(f"{where}: {unknown[0]} is not one of its entries: it is a list, {entries}")
-        return [_over(entry, changes.get(str(i), entry), f"{where}.{i}") for i, entry in enumerate(base)]
-    if not isinstance(base, dict):
-        return changes
-    if isinstance(changes, list):
-        raise UserError(f"{where}: must hold keys and values, not a list")
-    if not isinstance(changes, dict):
-        return changes
-    if where == "model" and "name" in changes and base and "name" not in base:
-        raise UserError(f"model: {changes['name']} would not replace the settings under `model`, which have no name")
-    if where == "corpus":
-        base = _elsewhere(base, changes)
-    merged = {key: _over(base[key], changes[key], f"{where}.{key}".lstrip(".")) for key in base.keys() & changes.keys()}
-    return base | changes | merged
+def _over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """One layer of an experiment over another."""
+    model, named = base.get("model"), changes.get("model")
+    if isinstance(model, dict) and isinstance(named, dict) and model and "name" in named and "name" not in model:
+        raise UserError(f"model: {named['name']} would not replace the settings under `model`, which have no name")
+    corpus, other = base.get("corpus"), changes.get("corpus")
+    if isinstance(corpus, dict) and isinstance(other, dict):
+        base = base | {"corpus": _elsewhere(corpus, other)}
+    return merged(base, changes)
 
 
 def _elsewhere(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` for a corpus; only its seed remains if `changes` name another kind of corpus."""
+    """`base` for a corpus; if `changes` name another kind, only what no corpus decides remains."""
     kinds = ("name", "folder", "paths")
     after, before = ({kind for kind in kinds if layer.get(kind)} for layer in (changes, base))
-    return {key: base[key] for key in base.keys() & {"seed"}} if after and before and after != before else base
+    if not after or not before or after == before:
+        return base
+    return {key: base[key] for key in base.keys() & {"seed", "sequences"}}
 
 
 def _with_named_model(plain: dict[str, Any]) -> dict[str, Any]:

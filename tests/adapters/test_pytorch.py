@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from streams import BATCH, LENGTH, STEPS, VOCAB, write_stream
 
 from analysis.read.runs import read_run
-from olmo_inject.adapters.recorder import Recorder
+from olmo_inject.adapters.recorder import Recorder, weights_sum
 from olmo_inject.adapters.run import InjectedRun, RankBatches
 from olmo_inject.adapters.torchtitan import TitanDataLoader
 from olmo_inject.audit import audit_run
@@ -22,7 +23,45 @@ from olmo_inject.errors import UserError
 pytestmark = pytest.mark.slow
 pytest.importorskip("transformers", reason="the extra transformers is not installed; the example's model needs it")
 
-train = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "pytorch_loop.py"))["train"]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+train = runpy.run_path(str(EXAMPLES / "pytorch_loop.py"))["train"]
+
+
+@pytest.mark.parametrize(
+    "given", [("pytorch_loop", ()), ("pytorch_loop", ("my.yaml", "9")), ("transformers_train", ())]
+)
+def test_an_example_says_what_it_takes(
+    given: tuple[str, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, arguments = given
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"olmo-inject: usage: python examples/{name}.py my.yaml")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128])
+def test_a_checksum_of_weights_of_any_size(dtype: torch.dtype) -> None:
+    model = torch.nn.Linear(2, 2, dtype=dtype)
+    model.scale = torch.nn.Parameter(torch.ones((), dtype=dtype))
+    before = weights_sum(model)
+    assert weights_sum(model) == before
+    for parameter in model.parameters():
+        with torch.no_grad():
+            parameter += 1
+        assert weights_sum(model) != before
+        before = weights_sum(model)
+
+
+def test_a_known_checksum_of_weights() -> None:
+    """Checkpoints that were saved are compared with it."""
+    model = torch.nn.Linear(2, 3)
+    torch.nn.init.ones_(model.weight)
+    torch.nn.init.ones_(model.bias)
+    assert weights_sum(model) == f"{(6 + 2 * 3) * 0x3F800000:016x}"
 
 
 def test_the_documented_loop_is_given_the_plans_stream_and_resumes_exactly(tmp_path: Path) -> None:

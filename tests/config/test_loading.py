@@ -151,19 +151,19 @@ def test_overrides_with_nested_keys_leave_the_others(tmp_path: Path) -> None:
     assert (train.max_duration, train.seed, train.optimizer.eps) == (9, 3, 0.5)
 
 
-def test_a_corpus_from_elsewhere_replaces_all_but_the_seed(tmp_path: Path) -> None:
+def test_a_corpus_from_elsewhere_replaces_all_but_seed_and_sequences(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
-    text = NO_MODEL.replace("corpus: {", "corpus: {seed: 5, ")
+    text = NO_MODEL.replace("corpus: {", "corpus: {seed: 5, sequences: 9, ")
     assert "folder:" in text
     path.write_text(text + "model: tiny-8")
     named = load_experiment(path, ["corpus.name=dolma-v1_7", "corpus.root=/data"]).corpus
-    assert named == CorpusConfig(name="dolma-v1_7", root="/data", seed=5)
+    assert named == CorpusConfig(name="dolma-v1_7", root="/data", seed=5, sequences=9)
     (tmp_path / "web.yaml").write_text(
         "extends: x.yaml\ncorpus: {name: dolma-v1_7, root: 'https://a', manifest: m.json}"
     )
     assert load_experiment(tmp_path / "web.yaml", ["corpus.root=/data"]).corpus.manifest == "m.json"
     staged = load_experiment(tmp_path / "web.yaml", ["corpus.folder=/stage"]).corpus
-    assert staged == CorpusConfig(folder="/stage", seed=5)
+    assert staged == CorpusConfig(folder="/stage", seed=5, sequences=9)
 
 
 def test_extending_a_file_with_a_named_model(tmp_path: Path) -> None:
@@ -242,6 +242,43 @@ def test_overrides(base: Path) -> None:
 )
 def test_refused_overrides(base: Path, override: str, message: str) -> None:
     assert message in refusal(base, override)
+
+
+def test_an_entry_of_a_list_that_an_override_gives(base: Path) -> None:
+    """Not of the file's list, which has one entry; and what is set of an entry is not lost to a later list."""
+    lists = [
+        "tasks=[{name: b, kind: comparison}]",
+        "injections=[{task: b, per_sequence: 1/8}, {task: b, per_sequence: 1/4}]",
+    ]
+    experiment = load_experiment(
+        base, [*lists, "injections.1.place=end", "injections={0: {start: 3}}", "tasks.0.seed=4"]
+    )
+    assert [(entry.task, entry.place, entry.start) for entry in experiment.injections] == [
+        ("b", "start", 3),
+        ("b", "end", 0),
+    ]
+    assert [(task.name, task.seed) for task in experiment.tasks] == [("b", 4)]
+    beyond = "injections: 2 is not one of its entries: it is a list, its entries are 0 to 1"
+    assert refusal(base, *lists, "injections.2.place=end") == beyond
+    dropped = "injections: give the whole list before injections.0, which it would drop"
+    assert refusal(base, "injections.0.place=end", *lists) == dropped
+    assert refusal(base, "train.seed=3", "train=[4]") == "train: must hold keys and values, not a list"
+
+
+@pytest.mark.parametrize(
+    "nothing", ["train={}", "train={optimizer: {}}", "injections={}", "injections={0: {}}", "model={}"]
+)
+def test_keys_and_values_without_any_set_nothing(base: Path, nothing: str) -> None:
+    base.write_text(NO_MODEL + "model: tiny-8")
+    some = [
+        "train.max_duration=7",
+        "train.optimizer.eps=0.5",
+        "injections=[{task: tadd, per_sequence: 1/8}]",
+        "model=tiny-16",
+    ]
+    assert load_experiment(base, [*some, nothing]) == load_experiment(base, some)
+    assert load_experiment(base, ["injections={}", *some]) == load_experiment(base, some)
+    assert load_experiment(base, ["train.wandb={}"]).train.wandb is not None, "not there by default"
 
 
 def test_extends_a_chain(base: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from written import changed
@@ -12,7 +13,7 @@ from olmo_inject import described_yaml
 from olmo_inject.config import experiment_yaml, load_described, load_experiment
 from olmo_inject.config.loading import shipped_configs
 from olmo_inject.errors import UserError
-from olmo_inject.yaml_text import plain_value
+from olmo_inject.yaml_text import in_flow, parse, plain_value, typed
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,18 @@ def test_text_stays_as_it_was_written(base: Path, word: str) -> None:
         resolved = base.with_name("resolved.yaml")
         resolved.write_text(experiment_yaml(experiment))
         assert load_experiment(resolved) == experiment
+
+
+@pytest.mark.parametrize(
+    "text", ["x, y", "c d[1].npy", "a{b", "a}", "shard-?.npy", ":x", "a:b", "a\n\n    b", "---", "..."]
+)
+def test_text_of_a_block_is_the_same_on_one_line(text: str) -> None:
+    """Within brackets other text ends plain text than in a block; numbers stay numbers."""
+    given = parse(f"- {text}\n- {{}}\n- a: {text}\n- 0010\n- 1e3\n- yes")
+    assert given[0] == given[2]["a"] == text.replace("\n\n    ", "\n")
+    assert parse(in_flow(given)) == given
+    assert parse(in_flow(given[0])) == given[0]
+    assert typed(parse(in_flow(given)), list[Any])[3:] == [10, 1000.0, "yes"]
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,28 @@ def test_nested_keys_are_those_with_dots(tmp_path: Path) -> None:
     assert [(entry.instances, entry.every) for entry in experiment.injections] == [(3, 5)]
 
 
+def test_a_rule_changes_an_entry_of_the_list_that_a_case_gives(tmp_path: Path) -> None:
+    injections = [{"task": "tcmp", "schedule": "burst", "instances": 3, "every": 5}]
+    axes = [{"name": "a", "cases": {"burst": {"injections": injections}, "even": {"plan_seed": 1}}}]
+    place = {"injections.0.place": "end"}
+    for rules in ([{"set": place}], [{"set": {"injections.0.place": "random"}}, {"set": place}]):
+        cells = load_sweep(write(tmp_path, axes=axes, rules=rules)).cells
+        entries = [cell.experiment.injections[0] for cell in cells]
+        assert [(entry.schedule, entry.place) for entry in entries] == [("burst", "end"), ("uniform", "end")]
+    with pytest.raises(UserError, match=r"^cell a-burst: injections: give the whole list before injections\.0, which"):
+        load_sweep(write(tmp_path, axes=axes, set=place))
+
+
+@pytest.mark.parametrize("nothing", ["train", "model", "injections", "train.optimizer"])
+def test_keys_and_values_without_any_set_nothing(tmp_path: Path, nothing: str) -> None:
+    case = {"train.max_duration": 100, "train.optimizer.eps": 0.5, "model": "tiny-8", "injections": []}
+    axes = [{"name": "a", "cases": {"b": case}}]
+    (before,), (after,) = (
+        load_sweep(write(tmp_path, axes=axes, rules=[{"set": more}])).cells for more in ({}, {nothing: {}})
+    )
+    assert after.experiment == before.experiment
+
+
 def test_identity_follows_what_is_trained(tmp_path: Path) -> None:
     def identities(**settings: object) -> list[str]:
         return [cell.identity for cell in load_sweep(write(tmp_path, set=settings)).cells]
@@ -232,6 +254,23 @@ rules: [{when: {entity: 0010}, set: {train.wandb.name: 0x1F}, resources: {cpus_p
     assert first.experiment.train.optimizer.learning_rate == 1e-3
     assert first.experiment.tasks[0].options["n_values"] == 16
     assert (first.resources.cpus_per_process, first.resources.time) == (2, "10:00:00")
+
+
+def test_plain_text_of_a_block_stays_one_value(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        """
+name: grid
+experiment: demo
+set:
+  tasks.0.options.names:
+    - x, y
+    - c d[1].npy
+    - 0010
+axes: [{name: seed, key: plan_seed, values: [1]}]
+"""
+    )
+    assert load_sweep(path).cells[0].experiment.tasks[0].options["names"] == ["x, y", "c d[1].npy", 10]
 
 
 def test_a_grid_that_is_too_large_is_refused_before_it_is_built(tmp_path: Path) -> None:
