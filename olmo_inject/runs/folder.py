@@ -236,7 +236,7 @@ def differences(old: Described, new: Described) -> list[str]:
     """The settings that make `new` a different run from `old`, as `key old value -> new value`."""
     before, after = _flat(old), _flat(new)
     return [
-        f"{key} {before.get(key)} -> {after.get(key)}"
+        f"{key} {before.get(key)} -> {after.get(key)}{_what_keeps(key, before)}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not _may_change(key, new)
     ]
@@ -309,8 +309,19 @@ def _may_change(key: str, experiment: Described) -> bool:
     return key in MAY_CHANGE or key.startswith(_WITHIN)
 
 
+def _what_keeps(key: str, before: Mapping[str, str]) -> str:
+    """How the end of repetitions, which another number of steps may change, stays as it was; "" for other settings."""
+    match = re.fullmatch(r"(injections\.\d+\.)stop", key)
+    if match is None or before.get(f"{match[1]}schedule") != '"repetitions"':
+        return ""
+    return f" (the repetitions are spread up to step {before[key]}: give stop: {before[key]}, and no fewer steps)"
+
+
 def _flat(experiment: Described) -> dict[str, str]:
-    """Dotted keys to values, entries of lists by their number."""
+    """Dotted keys to values, entries of lists by their number.
+
+    `stop` of repetitions is where they end, since that decides their steps, whether it is written or the run's end.
+    """
     out: dict[str, str] = {}
 
     def walk(value: Any, prefix: str) -> None:
@@ -321,4 +332,7 @@ def _flat(experiment: Described) -> dict[str, str]:
             out[prefix] = json.dumps(value, default=str)
 
     walk(asdict(experiment), "")  # pyright: ignore[reportArgumentType]
+    for number, entry in enumerate(experiment.injections):
+        if entry.schedule == "repetitions":
+            out[f"injections.{number}.stop"] = json.dumps(experiment.window(entry).stop)
     return out

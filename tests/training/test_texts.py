@@ -189,6 +189,18 @@ def test_a_line_of_a_list_is_named(path: Path, tmp_path: Path) -> None:
         build_plan(experiment)
 
 
+def test_more_steps_are_refused_that_would_move_repetitions(path: Path, finished: Path, ranks: Ranks) -> None:
+    said = ranks.run(1, train_on_rank, path, "train.max_duration=16")[0]
+    assert said.startswith(f"UserError: {finished} is a run of another experiment: injections.1.stop 12 -> 16 (the")
+    assert "up to step 12: give stop: 12, and no fewer steps); injections.2.stop 12 -> 16 (" in said
+    copy = path.parent / "longer"
+    shutil.copytree(finished, copy)
+    more = (f"folder={copy}", "train.max_duration=14", "injections.1.stop=12", "injections.2.stop=12")
+    assert "trained to step 14" in ranks.run(1, train_on_rank, path, *more)[0]
+    audit = audit_run(copy, progress=False)
+    assert audit.passed, audit.differences
+
+
 def test_a_changed_file_is_not_the_same_run(path: Path, finished: Path, ranks: Ranks) -> None:
     for name in ("texts.jsonl", "at.jsonl"):
         file = path.parent / name
