@@ -150,7 +150,7 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
         UserError: the folder is not a run, a file of it is damaged, or its corpus cannot be read.
     """
     run = load_run(folder, corpus)
-    experiment, described = run.experiment, run.plan
+    experiment, described, begun = run.experiment, run.plan, run.own_steps.start
     data = run.build_data() if run.has_host else run.build_plan()
     audit = Audit(str(folder), host=run.has_host)
     recorded = described["fingerprints"]
@@ -162,8 +162,7 @@ def audit_run(folder: Path, *, progress: bool = True, corpus: Path | None = None
         data.share_order(range(experiment.steps))
     lines = list(read_evidence(folder))
     audit.steps = len(lines)
-    begun = described.get("first_step", 0)  # not 0 in a branch of another run
-    audit.planned = experiment.steps - begun
+    audit.planned = len(run.own_steps)
     first = lines[0]["step"] if lines else begun
     audit.compare("steps without a gap", "first line", first, begun)
     covered = _covered_by_checkpoints(run, first)

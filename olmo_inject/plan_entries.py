@@ -78,12 +78,12 @@ def _schedule(experiment: Described, config: InjectionConfig, entry: PlannedTask
         return _listed(experiment, config, entry)
     if config.schedule == "repetitions":
         assert config.times is not None
-        stop = min(config.stop or experiment.steps, experiment.steps)
-        total = len(entry.ids) * config.times
+        window, total = experiment.window(config), len(entry.ids) * config.times
         if config.spread == "random":
-            return Scattered(total, config.start, stop, key("scattered", experiment.plan_seed, config.task, *again))
+            words = key("scattered", experiment.plan_seed, config.task, *again)
+            return Scattered(total, window.start, window.stop, words)
         # The rate times the window is a whole number, so the window holds exactly that many instances.
-        return windowed(Uniform(Fraction(total, stop - config.start)), config.start, stop)
+        return windowed(Uniform(Fraction(total, len(window))), window.start, window.stop)
     if config.schedule == "burst":
         assert config.instances is not None
         assert config.every is not None
@@ -104,7 +104,7 @@ def _phases(experiment: Described, config: InjectionConfig) -> list[ExactWindow]
         ExactWindow(
             Uniform(parse_fraction(phase.instances_per_batch, f"{where}: instances_per_batch")),
             phase.start,
-            min(phase.stop or experiment.steps, experiment.steps),
+            experiment.window(phase).stop,
         )
         for phase in config.phases
     ]

@@ -128,7 +128,7 @@ def test_a_block_injects_what_the_page_says(
         assert not any(len(data.plan.at(step).rows) for step in range(STEPS))
         return
     (task,) = data.plan.tasks
-    seen, last = sightings(data.plan, task, STEPS)
+    seen, last = sightings(data.plan, task, range(STEPS))
     if isinstance(expected, tuple):  # half of them, whichever the seed chose
         assert sorted(seen.tolist()) == [0] * 4 + list(expected) * 4
         assert seen[task.test_ids].sum() == 0

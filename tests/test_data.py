@@ -21,7 +21,7 @@ from olmo_inject.corpus import kinds
 from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.data import build_data, build_plan
 from olmo_inject.errors import UserError
-from olmo_inject.inspect.plan import print_step
+from olmo_inject.inspect.plan import print_plan, print_step
 from olmo_inject.inspect.summary import plan_summary
 from olmo_inject.runs.folder import fingerprints
 from olmo_inject.tasks import TaskConfig
@@ -82,6 +82,34 @@ def test_a_rate_is_of_the_steps_that_the_plan_names(folder: Path, tmp_path: Path
     assert (told["start"], told["stop"], told["instances_per_batch"]) == (0, None, rate)
     assert told["instances"] == 1000 * planned.plan.entries[0].schedule.rate
     assert told["mean_steps_between_sightings_of_one_instance"] == told["train_instances"] / float(Fraction(rate))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rate", "count"),
+    [
+        ("uniform, instances_per_batch: 1/10", "1/10", 60),
+        ("uniform, instances_per_batch: 1/10, start: 900", "1/10", 10),
+        ("uniform, instances_per_batch: 1/10, stop: 300", "1/10", 0),
+        ("burst, instances: 2, every: 7", "2/7", 2 * 85),
+        ("bernoulli, instances_per_batch: 1/2, stop: 500", "1/2", 50),
+        ("bernoulli, instances_per_batch: 1/2, stop: 300", "1/2", 0),
+        ("phases, phases: [{start: 10, stop: 500, instances_per_batch: 2}]", "1/3", 200),
+        ("repetitions, times: 2, start: 400, spread: random", "1/6", 100),
+    ],
+)
+def test_a_branch_counts_from_its_first_step(
+    folder: Path, tmp_path: Path, schedule: str, rate: str, count: float
+) -> None:
+    injections = f"injections=[{{task: tcmp, schedule: {schedule}}}]"
+    run = experiment(tmp_path, {"folder": str(folder)}, "train.max_duration=1000", injections)
+    planned = build_plan(run)
+    summary = plan_summary(run, planned, 400)
+    told = summary["injections"]["tcmp"]
+    assert (told["instances_per_batch"], told["instances"]) == (rate, count)
+    assert (summary["steps"], summary["tokens"]) == (1000, 600 * BATCH * LENGTH)
+    print_plan(run, planned, Console(file=(shown := StringIO()), width=200), 400)
+    assert "600 steps from step 400 on of 16" in shown.getvalue()
+    assert all(f"Step {step}:" not in shown.getvalue() for step in range(400))
 
 
 def test_from_a_corpus_folder(folder: Path, tmp_path: Path) -> None:

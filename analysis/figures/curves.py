@@ -62,7 +62,7 @@ def plan_rows(plans: Mapping[str, tuple[Run, Plan]]) -> pd.DataFrame:
         {"plan": label.replace("\n", "; "), "step": step, "row": row, "task": task.name}
         for label, (run, plan) in plans.items()
         for number, task in enumerate(plan.tasks)
-        for step in range(min(PLAN_STEPS, run.experiment.steps))
+        for step in run.own_steps[:PLAN_STEPS]
         for row in _rows_of(plan.at(step), number)
     ]
     return pd.DataFrame(rows, columns=pd.Index(["plan", "step", "row", "task"]))
@@ -76,7 +76,7 @@ def plan_raster(plans: Mapping[str, tuple[Run, Plan]]) -> Figure | None:
     with style():
         figure, grid = panels(len(plans), 2.5, 2.1)
         for axes, (label, (run, plan)) in zip(grid, plans.items(), strict=True):
-            _draw_plan(axes, plan, min(PLAN_STEPS, run.experiment.steps), names)
+            _draw_plan(axes, plan, run.own_steps[:PLAN_STEPS], names)
             axes.set_title(label)
         axis_labels(figure, grid, "step", "row of the batch")
         if len(names) > 1:
@@ -137,12 +137,12 @@ def _plan(run: Run) -> Plan | None:
         return None
 
 
-def _draw_plan(axes: Axes, plan: Plan, steps: int, names: Sequence[str]) -> None:
+def _draw_plan(axes: Axes, plan: Plan, steps: range, names: Sequence[str]) -> None:
     for number, task in enumerate(plan.tasks):
-        rows = [(step, row) for step in range(steps) for row in _rows_of(plan.at(step), number)]
+        rows = [(step, row) for step in steps for row in _rows_of(plan.at(step), number)]
         colour, _ = colour_and_marker(names.index(task.name))
         axes.plot(*np.array(rows, float).reshape(-1, 2).T, ls="", marker="s", ms=1.6, color=colour, mew=0)
-    axes.set_xlim(-0.5, steps - 0.5)
+    axes.set_xlim(steps.start - 0.5, steps.stop - 0.5)
     axes.set_ylim(plan.batch_size - 0.5, -0.5)
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from analysis.methods.activations import check_vocabulary
 from analysis.read.checkpoints import StoredModel
-from analysis.read.store import Method, Report, Tables
+from analysis.read.store import Method, Report, Tables, task_fingerprints
 from olmo_inject.training.evaluation.probes import ask_task
 
 METHOD = "memory"
@@ -24,8 +24,8 @@ _COLUMNS = ("task", "half", "instance", "group", "measure", "value", "seen", "la
 def memory_method(most: int | None = None) -> Method:
     """The method `memory`: a table `probes`, a row for each probe and measure.
 
-    `seen` is how often the run had injected the instance before the checkpoint's step, `last_seen` the last such step,
-    null if there is none; both are null for a model that is no run's.
+    `seen` is how often the run itself had injected the instance before the checkpoint's step (not what the parent of a
+    branch did), `last_seen` the last such step, null if there is none; both are null for a model that is no run's.
 
     Args:
         most: instances of each half, the same ones each time; None for all.
@@ -34,7 +34,8 @@ def memory_method(most: int | None = None) -> Method:
     def compute(model: PreTrainedModel, checkpoint: StoredModel, report: Report) -> Tables:
         seen_before = None
         if checkpoint.run is not None and checkpoint.step is not None:
-            seen_before = checkpoint.run.saved.build_plan().plan, checkpoint.step
+            steps = range(checkpoint.run.own_steps.start, checkpoint.step)
+            seen_before = checkpoint.run.saved.build_plan().plan, steps
         rows: list[dict[str, Any]] = []
         for number, task in enumerate(checkpoint.tasks):
             check_vocabulary(model, task)
@@ -44,4 +45,10 @@ def memory_method(most: int | None = None) -> Method:
         table = pd.DataFrame(rows, columns=list(_COLUMNS))
         return {"probes": table.astype({"seen": "Int64", "last_seen": "Int64"})}
 
-    return Method(METHOD, compute, {"max_instances": most}, VERSION, pairs=False)
+    return Method(METHOD, compute, {"max_instances": most}, VERSION, _inputs, pairs=False)
+
+
+def _inputs(checkpoint: StoredModel) -> Any:
+    """The tasks, and of a branch where it begins; so results of other runs that were stored without it are found."""
+    tasks, begun = task_fingerprints(checkpoint), 0 if checkpoint.run is None else checkpoint.run.own_steps.start
+    return {"tasks": tasks, "first_step": begun} if begun else tasks

@@ -88,6 +88,11 @@ class Run:
         """The run as its folder describes it."""
         return SavedRun(self.folder, self.experiment, self.tasks, self.plan)
 
+    @property
+    def own_steps(self) -> range:
+        """The steps that it trains itself: all, or of a branch those from where it begins."""
+        return self.saved.own_steps
+
     @cached_property
     def size(self) -> str:
         """The model's name; its width and depth if the experiment overrides its size."""
@@ -164,8 +169,8 @@ class Run:
         return sum(entry.schedule.count(step) for entry in self._entries if entry.task.name == task)
 
     def injecting_steps(self, task: str) -> list[int]:
-        """The steps that inject `task`."""
-        return [step for step in range(self.experiment.steps) if self.injected_in(task, step)]
+        """The steps of the run that inject `task`; not those before a branch begins, which its parent trained."""
+        return [step for step in self.own_steps if self.injected_in(task, step)]
 
     def rate(self, task: str) -> tuple[Fraction, float]:
         """The sort key of schedules: the long-run frequency, then the gap."""
@@ -186,7 +191,8 @@ class Run:
     def injected_throughout(self, task: str) -> bool:
         """Whether `task` is injected from the first step to the last, in a way that its rate and its gap describe."""
         ends = [(entry.start, entry.stop) for entry in self._injections(task)]
-        whole = all(start == 0 and (stop is None or stop >= self.experiment.steps) for start, stop in ends)
+        first, beyond = self.own_steps.start, self.own_steps.stop
+        whole = all(start <= first and (stop is None or stop >= beyond) for start, stop in ends)
         return whole and (self._is_injected(task, EVEN) or self._is_injected(task, BURSTS))
 
     def _is_injected(self, task: str, schedules: Collection[str]) -> bool:

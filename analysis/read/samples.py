@@ -77,10 +77,10 @@ def sample(run: Run) -> Sample:
         check_same_data(run.saved, data)
     except UserError as error:  # the corpus may be gone or elsewhere
         return Sample(run.name, 0, [], str(error))
-    searched = min(run.experiment.steps, STEPS_SEARCHED)
-    step = next((s for s in range(searched) if len(data.plan.at(s).rows)), None)
+    searched = run.own_steps[:STEPS_SEARCHED]
+    step = next((s for s in searched if len(data.plan.at(s).rows)), None)
     if step is None:
-        return Sample(run.name, 0, [], f"nothing is injected in the first {searched:,} steps")
+        return Sample(run.name, 0, [], f"nothing is injected in the first {len(searched):,} steps")
     injections = data.plan.at(step)
     injected = [np.flatnonzero(injections.task == number) for number in range(len(data.plan.tasks))]
     share = -(-INJECTED_ROWS // sum(map(bool, map(len, injected))))

@@ -92,8 +92,7 @@ def audit_label(run: Run) -> str:
     """The verdict of the last audit."""
     if run.audit is None:
         return "not audited"
-    begun = run.plan.get("first_step", 0)  # not 0 in a branch of another run
-    since = begun + run.audit["steps"] < run.steps_done
+    since = run.own_steps.start + run.audit["steps"] < run.steps_done
     return run.audit["verdict"] + (", before it was trained further" if since else "")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from olmo_inject.commands.corpus_options import ManifestOption, RootOption, bpe_size
-from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, print_json
+from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, print_json, run_begins_at
 from olmo_inject.commands.spreading import Spread, spreads
 from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
@@ -203,7 +203,8 @@ def scan(
     run = run_of(config)
     if run is not None and run.has_own_code and (resample or overrides):
         raise UserError(f"{config}: a run's own task code is not executed; copy the file to use --resample or changes")
-    searched = search_experiment(corpus, experiment, options, None if run is None or overrides else run.tasks)
+    tasks = None if run is None or overrides else run.tasks
+    searched = search_experiment(corpus, experiment, options, tasks, run_begins_at(config, experiment))
     spread.end_of_part()
     report = scan_report(searched, references)
     if out is not None:

@@ -19,6 +19,7 @@ from olmo_inject.commands.shared import (
     ProcessesOption,
     RendezvousOption,
     print_json,
+    run_begins_at,
     say_once,
     table_console,
 )
@@ -58,15 +59,16 @@ def plan(
     load_references(experiment.reference_paths, what.source.vocabulary, experiment.sequence_length)
     if step is not None and not 0 <= step < experiment.steps:
         raise UserError(f"--step: {step} is not in 0..{experiment.steps - 1}")
+    begun = run_begins_at(config, experiment)
     if parquet is not None:
-        plan.write_parquet(experiment, what, parquet)
+        plan.write_parquet(experiment, what, parquet, begun)
         print(f"wrote every injection of the run to {parquet}", file=sys.stderr)
     if as_json:
-        print_json(plan.step_record(what, step) if step is not None else plan_summary(experiment, what))
+        print_json(plan.step_record(what, step) if step is not None else plan_summary(experiment, what, begun))
     elif step is not None:
         plan.print_step(what, step, Console())
     else:
-        plan.print_plan(experiment, what, Console())
+        plan.print_plan(experiment, what, Console(), begun)
 
 
 def train(

@@ -7,16 +7,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
-from olmo_inject.errors import INTERRUPTED
+from olmo_inject.errors import INTERRUPTED, UserError
 from olmo_inject.files import json_text
 from olmo_inject.options import check_options
 from olmo_inject.paths import PATH
 from olmo_inject.rank_environment import is_first_rank
 from olmo_inject.terminal import Console
+
+if TYPE_CHECKING:
+    from olmo_inject.config import Described
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,6 +72,31 @@ UtilizationOption = Annotated[
         rich_help_panel=HARDWARE,
     ),
 ]
+
+
+def run_begins_at(config: str, experiment: Described) -> int:
+    """The step at which the run of an experiment begins; not 0 if it branches off another.
+
+    If the checkpoint of that one is not on this machine it is 0, and a line says so.
+
+    Args:
+        config: the file that the experiment was loaded from, which may be a run's.
+        experiment: the experiment with the changes of the command line.
+    """
+    from olmo_inject.config import Experiment
+    from olmo_inject.runs.read import run_of
+    from olmo_inject.training.checkpoints.on_disk import first_step_of
+
+    if not isinstance(experiment, Experiment) or experiment.start_state != "full":
+        return 0
+    run = run_of(config)
+    if run is not None and getattr(run.experiment, "start_from", None) == experiment.start_from:
+        return run.own_steps.start
+    try:
+        return first_step_of(experiment, None)
+    except UserError as error:
+        print(f"olmo-inject: counted from step 0: start_from: {error}", file=sys.stderr)
+        return 0
 
 
 def print_json(value: Any) -> None:

@@ -72,8 +72,16 @@ OPTIONS: dict[str, Any] = {
 
 
 def jobs_folder(paths: Sequence[Path]) -> Path:
-    """The folder for scripts, logs and results of jobs, in the folder that all `paths` have in common."""
-    return Path(os.path.commonpath([path.resolve() for path in paths]), "analysis", JOBS)
+    """The folder for scripts, logs and results of jobs, in the folder that all runs or models have in common.
+
+    Args:
+        paths: run folders, folders of runs, checkpoints of runs, or folders of weights.
+    """
+    from olmo_inject.runs.checkpoints import run_and_step
+
+    resolved = [path.resolve() for path in paths]
+    folders = [path if (place := run_and_step(path)) is None else place[0] for path in resolved]
+    return Path(os.path.commonpath(folders), "analysis", JOBS)
 
 
 @dataclass

@@ -220,6 +220,10 @@ class Described:
         value = parse_fraction(getattr(injection, unit), f"{where}: {unit}")
         return Frequency.in_unit(unit, value, self.batch_size, self.sequence_length)
 
+    def window(self, entry: InjectionConfig | PhaseConfig) -> range:
+        """The steps of the run in which an entry of `injections`, or a phase of one, may inject."""
+        return range(entry.start, min(entry.stop or self.steps, self.steps))
+
     def expand_paths(self) -> None:
         """Replace `~` and `$NAME` in every path (a task's file is expanded when the task is loaded).
 

@@ -9,17 +9,17 @@ from olmo_inject.injection.plan import Plan
 from olmo_inject.tasks import Task
 
 
-def sightings(plan: Plan, task: Task, steps: int) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """How often each instance of a task is injected before step `steps`, and the last step that does; -1 for never.
+def sightings(plan: Plan, task: Task, steps: range) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """How often each instance of a task is injected in some steps, and the last of them that does; -1 for none.
 
     Args:
         plan: the run's plan.
         task: a task, which the plan may not inject at all.
-        steps: number of steps to count.
+        steps: which to count, ascending.
     """
     number = next((n for n, each in enumerate(plan.tasks) if each.name == task.name), -1)
     seen, last = np.zeros(len(task.instances), np.int64), np.full(len(task.instances), -1)
-    for step in range(steps if number >= 0 else 0):
+    for step in steps if number >= 0 else ():
         injections = plan.at(step)
         mine = injections.instance[(injections.task == number) & (injections.piece == 0)]
         np.add.at(seen, mine, 1)

@@ -96,17 +96,19 @@ def _some_of_each_task(entries: list[dict[str, Any]], most: int) -> list[dict[st
     return sorted(in_turns[:most], key=entries.index)
 
 
-def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> None:
+def print_plan(experiment: Described, planned: TaskPlan, console: Console, first_step: int = 0) -> None:
     """Print totals, frequencies, gaps and the first step with an injection.
 
     Args:
         experiment: the experiment.
         planned: its plan.
         console: where to print.
+        first_step: where the run begins, as in `plan_summary`.
     """
-    summary = plan_summary(experiment, planned)
+    summary = plan_summary(experiment, planned, first_step)
+    begins = f" from step {first_step:,} on" if first_step else ""
     console.print(
-        f"{experiment.name}: {summary['steps']:,} steps of {summary['batch_size']:,} x "
+        f"{experiment.name}: {summary['steps'] - first_step:,} steps{begins} of {summary['batch_size']:,} x "
         f"{summary['sequence_length']:,} tokens, {summary['tokens']:,} tokens in all",
         highlight=False,
     )
@@ -169,20 +171,21 @@ def print_plan(experiment: Described, planned: TaskPlan, console: Console) -> No
             "Without document masking the text after an instance attends to it; the instance comes first, so it "
             "attends to nothing else."
         )
-    first = min(injection.start for injection in experiment.injections)
+    first = max(first_step, min(injection.start for injection in experiment.injections))
     for step in range(first, min(first + 10_000, experiment.steps)):
         if len(planned.plan.at(step).rows):
             print_step(planned, step, console, ROWS_SHOWN)
             break
 
 
-def write_parquet(experiment: Described, planned: TaskPlan, path: Path) -> None:
+def write_parquet(experiment: Described, planned: TaskPlan, path: Path, first_step: int = 0) -> None:
     """Write every injection of the run to a Parquet file, one per row. The file appears whole or not at all.
 
     Args:
         experiment: supplies the number of steps.
         planned: the plan.
         path: of the Parquet file.
+        first_step: where the run begins, as in `plan_summary`.
 
     Raises:
         UserError: the file cannot be written.
@@ -193,9 +196,9 @@ def write_parquet(experiment: Described, planned: TaskPlan, path: Path) -> None:
     with (
         replacing(path) as temporary,
         pq.ParquetWriter(temporary, schema) as writer,
-        show_progress(path.name, experiment.steps, "steps") as meter,
+        show_progress(path.name, experiment.steps - first_step, "steps") as meter,
     ):
-        for start in range(0, experiment.steps, STEPS_PER_GROUP):
+        for start in range(first_step, experiment.steps, STEPS_PER_GROUP):
             steps = range(start, min(start + STEPS_PER_GROUP, experiment.steps))
             of_steps = [planned.plan.at(step) for step in steps]
             step = np.repeat(list(steps), [len(each.rows) for each in of_steps]).astype(np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,48 +12,56 @@ from olmo_inject.data import TaskPlan
 from olmo_inject.entry_names import entry_name
 from olmo_inject.injection.frequency import Frequency
 from olmo_inject.injection.plan import PlannedTask
-from olmo_inject.injection.schedules import is_exact
+from olmo_inject.injection.schedules import Listed, Phases, is_exact
 
 GAP_STEPS = 20_000  # steps over which gaps are measured, or two periods of an exact schedule, as far as
 MOST_GAP_STEPS = 2**22  # these
 
 
-def plan_summary(experiment: Described, planned: TaskPlan) -> dict[str, Any]:
-    """The summary of a plan as plain values, for `plan.json` and `olmo-inject plan`."""
+def plan_summary(experiment: Described, planned: TaskPlan, first_step: int = 0) -> dict[str, Any]:
+    """The summary of a plan as plain values, for `plan.json` and `olmo-inject plan`.
+
+    Args:
+        experiment: the experiment.
+        planned: its plan.
+        first_step: where the run begins; not 0 if it branches off another, whose steps do not count.
+    """
     tasks: dict[str, dict[str, Any]] = {}
     spliced, sizes = 0.0, set()
     for config, entry in zip(experiment.injections, planned.plan.entries, strict=True):
-        described = _of_task(experiment, config, entry)
+        described = _of_task(experiment, config, entry, first_step)
         lengths = entry.task.instances.lengths[entry.ids] + entry.placement.beside
         spliced += described["instances"] * float(lengths.mean())
         sizes |= {int(lengths.min()), int(lengths.max())}
         tasks[entry_name(entry.task.name, tasks)] = described
-    tokens = experiment.steps * experiment.batch_size * experiment.sequence_length
+    tokens = (experiment.steps - first_step) * experiment.batch_size * experiment.sequence_length
     return {
         "steps": experiment.steps,
         "batch_size": experiment.batch_size,
         "sequence_length": experiment.sequence_length,
         "plan_seed": experiment.plan_seed,
         "tokens": tokens,
-        "injected_share_of_tokens": spliced / tokens,
+        "injected_share_of_tokens": spliced / (tokens or 1),
         "tokens_of_an_instance": " to ".join(map(str, sorted({min(sizes), max(sizes)}))) if sizes else "",
         "injections": tasks,
     }
 
 
-def _of_task(experiment: Described, config: InjectionConfig, entry: PlannedTask) -> dict[str, Any]:
-    schedule, steps = entry.schedule, experiment.steps
-    frequency = Frequency(entry.schedule.rate, experiment.batch_size, experiment.sequence_length)
-    first = min(config.start, steps)
-    beyond = min(config.stop or steps, steps)
+def _of_task(experiment: Described, config: InjectionConfig, entry: PlannedTask, first_step: int) -> dict[str, Any]:
+    schedule, window, rate = entry.schedule, experiment.window(config), entry.schedule.rate
+    within = range(max(window.start, first_step), window.stop)
     if is_exact(schedule):
-        total: float = schedule.before(steps)
+        count = schedule.before(experiment.steps) - schedule.before(first_step)
+        if isinstance(schedule, Listed | Phases):  # their rate is the run's mean, here of its own steps
+            rate = Fraction(count, experiment.steps - first_step or 1)
+        total: float = count
         two_periods = MOST_GAP_STEPS if schedule.period is None else 2 * schedule.period
-        n = min(beyond - first, max(GAP_STEPS, min(two_periods, MOST_GAP_STEPS)))
-        counts = schedule.counts(first, np.arange(n))
+        n = min(len(within), max(GAP_STEPS, min(two_periods, MOST_GAP_STEPS)))
+        counts = schedule.counts(within.start, np.arange(n))
     else:
-        total = float(frequency.per_batch * (beyond - first))
-        counts = np.array([schedule.count(step) for step in range(first, min(beyond, first + GAP_STEPS))])
+        total = float(rate * len(within))
+        counts = np.array([schedule.count(step) for step in within[:GAP_STEPS]])
+    frequency = Frequency(rate, experiment.batch_size, experiment.sequence_length)
     injected = np.flatnonzero(counts)
     gaps = np.diff(injected)
     n_train = len(entry.ids)

@@ -148,21 +148,25 @@ def prepare(experiment: Described, data: TaskPlan, first_step: int = 0, folder: 
         folder: where it is written; None: the run's folder.
 
     Raises:
-        UserError: the folder holds something else, or a run that differs in more than a resume may change.
+        UserError: the folder holds something else, or a run that differs in more than a resume may change; or as in
+            `check_branch`.
     """
     folder = experiment.run_folder if folder is None else folder
     # A resume writes the plan again, since the run may be longer; id, first step and recorded contents stay.
-    before: dict[str, Any] = {"run_id": uuid.uuid4().hex}
+    before: dict[str, Any] = {"run_id": uuid.uuid4().hex, "first_step": first_step}
     if is_run(folder):
         check_same_run(experiment, data)
-        before = read_plan(folder)
-    summary = {"format": FORMAT, "run_id": before["run_id"], "first_step": before.get("first_step", first_step)}
+        before = {"first_step": 0} | read_plan(folder)  # older runs do not record it
+    else:
+        check_branch(experiment, first_step)
+    begun = before["first_step"]
+    summary = {"format": FORMAT, "run_id": before["run_id"], "first_step": begun}
     contents = {name: value for name, value in before.get("fingerprints", {}).items() if name == CONTENTS}
     about = {"made_in": str(Path.cwd()), "fingerprints": contents | fingerprints(data)}
     if (train := getattr(experiment, "train", None)) is not None and train.save_data_indices:
         summary["indices_from"] = min(before.get("indices_from", first_step), first_step)
     # The plan comes first, since it marks the folder as a run; the experiment comes last and completes it.
-    write_json(folder / PLAN, summary | plan_summary(experiment, data) | about)
+    write_json(folder / PLAN, summary | plan_summary(experiment, data, begun) | about)
     for task in data.tasks:
         task.save(folder / TASKS)
     for number, listed in lists(data.plan):
@@ -170,6 +174,21 @@ def prepare(experiment: Described, data: TaskPlan, first_step: int = 0, folder: 
     if train is not None:
         write_text(folder / "config.yaml", to_yaml(train))
     write_text(folder / EXPERIMENT, experiment_yaml(experiment))
+
+
+def check_branch(experiment: Described, first_step: int) -> None:
+    """Check that a new run gives all repetitions, though it begins at `first_step`, where it branches off another.
+
+    Raises:
+        UserError: some would be in steps before.
+    """
+    for entry in experiment.injections:
+        if entry.schedule == "repetitions" and entry.start < first_step:
+            raise UserError(
+                f"injections: {entry.task}: start {entry.start} of its repetitions is before step {first_step}, where "
+                f"the run branches off, so fewer than times: {entry.times} would be left; give start: {first_step} or "
+                "later"
+            )
 
 
 def check_no_other_folder(folder: Path, *, overwrite: bool = False) -> None:
@@ -236,7 +255,7 @@ def differences(old: Described, new: Described) -> list[str]:
     """The settings that make `new` a different run from `old`, as `key old value -> new value`."""
     before, after = _flat(old), _flat(new)
     return [
-        f"{key} {before.get(key)} -> {after.get(key)}"
+        f"{key} {before.get(key)} -> {after.get(key)}{_what_keeps(key, before)}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not _may_change(key, new)
     ]
@@ -309,8 +328,19 @@ def _may_change(key: str, experiment: Described) -> bool:
     return key in MAY_CHANGE or key.startswith(_WITHIN)
 
 
+def _what_keeps(key: str, before: Mapping[str, str]) -> str:
+    """How the end of repetitions, which another number of steps may change, stays as it was; "" for other settings."""
+    match = re.fullmatch(r"(injections\.\d+\.)stop", key)
+    if match is None or before.get(f"{match[1]}schedule") != '"repetitions"':
+        return ""
+    return f" (the repetitions are spread up to step {before[key]}: give stop: {before[key]}, and no fewer steps)"
+
+
 def _flat(experiment: Described) -> dict[str, str]:
-    """Dotted keys to values, entries of lists by their number."""
+    """Dotted keys to values, entries of lists by their number.
+
+    `stop` of repetitions is where they end, since that decides their steps, whether it is written or the run's end.
+    """
     out: dict[str, str] = {}
 
     def walk(value: Any, prefix: str) -> None:
@@ -321,4 +351,7 @@ def _flat(experiment: Described) -> dict[str, str]:
             out[prefix] = json.dumps(value, default=str)
 
     walk(asdict(experiment), "")  # pyright: ignore[reportArgumentType]
+    for number, entry in enumerate(experiment.injections):
+        if entry.schedule == "repetitions":
+            out[f"injections.{number}.stop"] = json.dumps(experiment.window(entry).stop)
     return out

@@ -79,6 +79,11 @@ class SavedRun:
     plan: dict[str, Any]
 
     @property
+    def own_steps(self) -> range:
+        """The steps that the run itself trains: all, or of a branch those from where it begins."""
+        return range(self.plan.get("first_step", 0), self.experiment.steps)
+
+    @property
     def has_own_code(self) -> bool:
         """Whether the kind of one of its tasks is a class in a code file."""
         return any(is_own_code(task.kind) for task in self.experiment.tasks)

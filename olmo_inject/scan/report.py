@@ -85,6 +85,7 @@ class Searched:
         texts: that were searched for; None if there are none.
         result: of the search.
         clean_seeds: seed of each task without natural instances, if they were asked for.
+        first_step: where the experiment's run begins.
     """
 
     corpus: str
@@ -95,10 +96,11 @@ class Searched:
     texts: TextIndex | None
     result: ScanResult
     clean_seeds: dict[str, int] | None
+    first_step: int = 0
 
 
 def search_experiment(
-    corpus: str, experiment: Experiment, options: ScanOptions, tasks: list[Task] | None = None
+    corpus: str, experiment: Experiment, options: ScanOptions, tasks: list[Task] | None = None, first_step: int = 0
 ) -> Searched:
     """Search a corpus for the tasks of an experiment.
 
@@ -107,6 +109,7 @@ def search_experiment(
         experiment: gives tasks, order, batch size and sequence length.
         options: what else to do.
         tasks: tasks that are already built; None builds them.
+        first_step: where its run begins; not 0 if it branches off another, whose injections do not count.
 
     Raises:
         UserError: as in `build_plan` and `scan_corpus`; no clean seeds.
@@ -136,7 +139,7 @@ def search_experiment(
             cache(partial(rows_of, source, experiment.sequence_length)),  # opened once, not for each draw
         )
         seeds = {config.name: config.seed for config in clean}
-    return Searched(corpus, experiment, planned, shards, order, texts, result, seeds)
+    return Searched(corpus, experiment, planned, shards, order, texts, result, seeds, first_step)
 
 
 def scan_report(searched: Searched, references: Path | None) -> dict[str, Any]:
@@ -202,7 +205,7 @@ def _tasks_record(searched: Searched, places: FindPlaces) -> dict[str, Any]:
             continue
         assert searched.texts is not None
         assert result.texts is not None
-        injected, _ = sightings(planned.plan, task, searched.experiment.steps)
+        injected, _ = sightings(planned.plan, task, range(searched.first_step, searched.experiment.steps))
         out[task.name] = texts_record(task, injected, searched.texts, result.texts, places)
     return out
 

@@ -14,7 +14,7 @@ from olmo_inject.corpus.references import load_references
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
 from olmo_inject.number_ranges import check_ranks_share
-from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locked, prepare
+from olmo_inject.runs.folder import check_branch, check_no_other_folder, check_same_run, locked, prepare
 from olmo_inject.runs.read import is_run, read_experiment
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import Task
@@ -68,10 +68,8 @@ def check_before_launch(
     goes_on = not overwrite and is_run(folder)
     last = latest(folder) if goes_on else None
     first_step = first_step_of(experiment, last)
-    if last is None and first_step >= experiment.steps:
-        raise UserError(
-            f"start_from: {experiment.start_from} is at step {first_step}, train.max_duration {experiment.steps}"
-        )
+    if last is None:
+        check_begin(experiment, first_step)
     # A run that has a checkpoint no longer needs the one it started from.
     if experiment.start_from is not None and experiment.start_state == "weights" and last is None:
         load_weights(local_folder(experiment.start_from), model_config(experiment.model))
@@ -84,6 +82,19 @@ def check_before_launch(
     # A staged corpus may hold only the rows of this node's ranks; each rank checks its own.
     data.order.require(range(first_step, experiment.steps), np.empty(0, np.int64))
     return CheckedRun(data, None)
+
+
+def check_begin(experiment: Experiment, first_step: int) -> None:
+    """Check that a new run can begin at the step where it branches off another, or at 0.
+
+    Raises:
+        UserError: it has no step left, or as in `check_branch`.
+    """
+    if first_step >= experiment.steps:
+        raise UserError(
+            f"start_from: {experiment.start_from} is at step {first_step}, train.max_duration {experiment.steps}"
+        )
+    check_branch(experiment, first_step)
 
 
 def record_changes(experiment: Experiment, data: ExperimentData) -> None:

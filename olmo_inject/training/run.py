@@ -47,7 +47,7 @@ from olmo_inject.training.callbacks.wandb_run import WandbRun
 from olmo_inject.training.checkpoints import on_disk, save_restore
 from olmo_inject.training.checkpoints.hub import local_folder
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
-from olmo_inject.training.checks import check_ranks
+from olmo_inject.training.checks import check_begin, check_ranks
 from olmo_inject.training.leftovers import remove_leftovers
 from olmo_inject.training.loader import build_loader, worker_deaths_told
 from olmo_inject.training.olmo_config import model_config, train_config
@@ -300,10 +300,7 @@ def _restore(experiment: Experiment, trainer: InjectionTrainer, anew: bool) -> b
                 # The restored settings are the parent's. Of these only the learning rate is set in every step.
                 group.update({name: settings[name] for name in OPTIMIZER_SETTINGS if name in settings})
             _check_branch(experiment, trainer)
-            if trainer.global_step >= experiment.steps:
-                raise UserError(
-                    f"start_from: {start} is at step {trainer.global_step}, train.max_duration {experiment.steps}"
-                )
+            check_begin(experiment, trainer.global_step)
         else:
             with on_every_rank(f"start_from: {start}"):
                 weights = load_weights(local_folder(experiment.start_from), trainer.cfg.model)

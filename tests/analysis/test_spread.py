@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from copies import Copies
 
+from olmo_inject.commands.spreading import jobs_folder
 from olmo_inject.errors import UserError
 from olmo_inject.parts_of_work import Part
+from olmo_inject.runs.read import EXPERIMENT, PLAN
 
 Call = Callable[..., tuple[int, str, str]]
 PATCHING = ("--steps", "all", "--pairs", "8")
@@ -119,6 +121,25 @@ def test_results_of_parts_are_those_of_one_process(command: str, noun: str, copi
     status, _, err = call(command, *runs, "--merge")
     assert status == 2
     assert "two" in err
+
+
+def test_jobs_are_kept_in_the_run_and_not_in_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run in ("one", "two"):
+        for checkpoint in ("step4", "step8", "checkpoints/checkpoint-4", "checkpoints/checkpoint-8"):
+            (tmp_path / run / checkpoint).mkdir(parents=True)
+        for name in (EXPERIMENT, PLAN):
+            (tmp_path / run / name).touch()
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    for paths, folder in (
+        (["step8"], "one"),
+        (["step4", "step8"], "one"),
+        (["checkpoints/checkpoint-4", "checkpoints/checkpoint-8"], "one"),
+        ([".", "../two/step4"], "."),
+        ([".."], "."),
+        (["../model"], "model"),
+    ):
+        assert jobs_folder([Path(path) for path in paths]) == (tmp_path / folder).resolve() / "analysis" / "jobs"
 
 
 def tables(run: Path) -> dict[str, str | None]:

@@ -162,6 +162,22 @@ def test_a_changed_definition_is_refused_and_under_another_name_a_new_cell(tmp_p
     assert states(file) == {RARE: "pending", OFTEN: "pending"}
 
 
+def test_more_steps_that_would_move_repetitions_are_refused(tmp_path: Path) -> None:
+    file, experiment = write_sweep(tmp_path), tmp_path / "data" / "experiment.yaml"
+    text = experiment.read_text()
+    old = "schedule: burst, instances: 2, every: 3"
+    experiment.write_text(text.replace(old, "schedule: repetitions, times: 2"))
+    sweep = load_sweep(file)
+    for cell in sweep.cells:
+        cells.begin(sweep, cell, {"backend": "local"})
+    file.write_text(file.read_text().replace("max_duration: 12", "max_duration: 16"))
+    with pytest.raises(UserError, match=r"injections\.1\.stop 12 -> 16 .*: give stop: 12") as refused:
+        cells.check_unchanged(load_sweep(file))
+    assert "\n" not in str(refused.value)
+    experiment.write_text(text.replace(old, "schedule: repetitions, times: 2, stop: 12"))
+    cells.check_unchanged(load_sweep(file))
+
+
 def test_cells_of_an_earlier_version_are_the_same_cells(tmp_path: Path) -> None:
     """An earlier version hashed otherwise, and did not know a key that was added since."""
     sweep = small_sweep(tmp_path)

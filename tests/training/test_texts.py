@@ -14,16 +14,21 @@ from pages import sections_of
 from ranks import Ranks
 from runs import VOCAB, same_bits, series, train_on_rank, write_experiment
 
+from analysis.figures.curves import different_plans, plan_rows
 from analysis.methods.scores import unmeasured
 from analysis.read.checkpoints import select_checkpoints
+from analysis.read.runs import read_run
+from analysis.read.samples import samples
 from analysis.read.skipped import Skipped
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data, build_plan
 from olmo_inject.errors import UserError
+from olmo_inject.files import read_json
 from olmo_inject.runs.folder import check_same_run, delete_run, differences
 from olmo_inject.runs.read import load_run
+from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.evaluation import checkpoints
 from olmo_inject.training.evaluation.probes import ProbeResult
 
@@ -187,6 +192,62 @@ def test_a_line_of_a_list_is_named(path: Path, tmp_path: Path) -> None:
     experiment = load_experiment(path, [f"injections.4.file={listed}"])
     with pytest.raises(UserError, match=r"at\.jsonl, line 4: 'stepp' is not one of step, row, instance"):
         build_plan(experiment)
+
+
+def test_more_steps_are_refused_that_would_move_repetitions(path: Path, finished: Path, ranks: Ranks) -> None:
+    said = ranks.run(1, train_on_rank, path, "train.max_duration=16")[0]
+    assert said.startswith(f"UserError: {finished} is a run of another experiment: injections.1.stop 12 -> 16 (the")
+    assert "up to step 12: give stop: 12, and no fewer steps); injections.2.stop 12 -> 16 (" in said
+    copy = path.parent / "longer"
+    shutil.copytree(finished, copy)
+    more = (f"folder={copy}", "train.max_duration=14", "injections.1.stop=12", "injections.2.stop=12")
+    assert "trained to step 14" in ranks.run(1, train_on_rank, path, *more)[0]
+    audit = audit_run(copy, progress=False)
+    assert audit.passed, audit.differences
+
+
+def test_a_branch_counts_what_it_gave_itself(
+    path: Path, finished: Path, ranks: Ranks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    branch, step = path.parent / "branch", path.parent / "branch" / "step8"
+    more = (f"folder={branch}", f"start_from={finished / 'step4'}", "start_state=full", "train.max_duration=8")
+    said = ranks.run(1, train_on_rank, path, *more)[0]
+    assert said.startswith("UserError: injections: texts: start 0 of its repetitions is before step 4, where the run ")
+    assert said.endswith("fewer than times: 6 would be left; give start: 4 or later")
+    assert not branch.exists()
+    with pytest.raises(UserError, match="give start: 4 or later"):
+        check_before_launch(load_experiment(path, more), 1, "cpu", overwrite=False)
+    more += tuple(f"injections.{n}.{key}" for n in (1, 2) for key in ("start=4", "times=2"))
+    assert "trained to step 8" in ranks.run(1, train_on_rank, path, *more)[0]
+    audit = audit_run(branch, progress=False)
+    assert audit.passed, audit.differences
+
+    planned = read_json(branch / "plan.json")
+    counts = {name: entry["instances"] for name, entry in planned["injections"].items()}
+    assert counts == {"less": 10, "texts": 6, "texts/2": 4, "canary": 2, "own": 1}
+    assert planned["injections"]["own"]["instances_per_batch"] == "1/4"
+    for config, changes in ((branch / "experiment.yaml", ()), (path, more)):
+        with pytest.raises(SystemExit, match="^0$"):
+            main(["plan", str(config), *changes, "--json", "--parquet", str(tmp_path / "plan.parquet")])
+        told = json.loads(capsys.readouterr().out)
+        assert told == {name: planned[name] for name in told}
+        assert pd.read_parquet(tmp_path / "plan.parquet")["step"].min() == 4
+
+    results = checkpoints.evaluate_checkpoint(step, checkpoints.find_tasks((), step), torch.device("cpu"), 7)
+    answers = pd.DataFrame([result.record() for result in results if isinstance(result, ProbeResult)])
+    assert answers["last_seen"].min() == 4
+    seen = answers.groupby(["task", "instance"])["seen"].first()
+    assert {task: of.sum() for task, of in seen.groupby("task")} == {"texts": 10, "canary": 2, "own": 1}
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["analyze", "memory", str(step), "--out", str(tmp_path)])
+    table = pd.read_parquet(tmp_path / "memory-probes.parquet")
+    assert table["seen"].tolist() == answers["seen"].tolist()
+
+    run = read_run(branch)
+    assert (run.injecting_steps("own"), run.injecting_steps("canary")) == ([7], [4])
+    assert next(samples([run])).step == 4
+    rows = plan_rows(different_plans([run]))
+    assert rows.groupby("task")["step"].min().to_dict() == {"less": 4, "texts": 4, "canary": 4, "own": 7}
 
 
 def test_a_changed_file_is_not_the_same_run(path: Path, finished: Path, ranks: Ranks) -> None:

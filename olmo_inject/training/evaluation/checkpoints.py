@@ -28,7 +28,7 @@ from olmo_inject.training.evaluation.probes import ProbeResult, ask_task
 from olmo_inject.training.evaluation.suites import SuiteResult
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
 
-VERSION = 2  # increased when scores change, so that kept results of jobs are not mistaken for new ones
+VERSION = 3  # increased when scores change, so that kept results of jobs are not mistaken for new ones
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,8 @@ def _ask(
     """The answers to a task's probes, with how often its run had injected each instance before."""
     seen_before = None
     if trained and step is not None and (place := run_and_step(checkpoint)) is not None:
-        seen_before = load_run(place[0]).build_plan().plan, step
+        run = load_run(place[0])
+        seen_before = run.build_plan().plan, range(run.own_steps.start, step)
     for answer in ask_task(model, task, batch_size, most, seen_before):
         yield ProbeResult(checkpoint=str(checkpoint), step=step, task=task.name, trained=trained, **answer)
 

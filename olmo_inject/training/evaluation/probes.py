@@ -149,7 +149,7 @@ def ask_model(model: nn.Module, probes: Sequence[Probe], batch_size: int) -> lis
 
 
 def ask_task(
-    model: nn.Module, task: Task, batch_size: int, most: int | None, seen_before: tuple[Plan, int] | None
+    model: nn.Module, task: Task, batch_size: int, most: int | None, seen_before: tuple[Plan, range] | None
 ) -> Iterator[dict[str, Any]]:
     """The answers to a task's probes: half, instance, group, measure, value, seen and last_seen of each.
 
@@ -158,7 +158,8 @@ def ask_task(
         task: a task with probes.
         batch_size: as in `ask_model`.
         most: instances of each half, the same ones each time; None for all.
-        seen_before: the plan of the model's run, and its number of steps; None: `seen` and `last_seen` are None.
+        seen_before: the plan of the model's run, and the steps that it was trained on; None: `seen` and `last_seen` are
+            None.
     """
     seen, last = (None, None) if seen_before is None else sightings(seen_before[0], task, seen_before[1])
     for half in ("train", "test"):
@@ -190,7 +191,7 @@ class ProbeResult:
         measure: name of the measure, as in metrics.
         value: the measured value.
         trained: whether the checkpoint's run was given this very task.
-        seen: how often the run had injected the instance before the step; None if the run is not known.
+        seen: how often the run itself had injected the instance before the step; None if the run is not known.
         last_seen: the last step that injected it; None if none has.
     """
 

@@ -59,6 +59,18 @@ def test_the_end_within_a_gap_is_not_before_a_burst(runs: list[Run]) -> None:
     assert before_bursts(ended, "plus", AUC).index.tolist() == [10, 20, 30]
 
 
+def test_bursts_before_a_branch_are_not_its_own(runs: list[Run]) -> None:
+    runs[0].plan["first_step"] = EVERY + 5
+    assert before_bursts(runs[0], "plus", AUC).index.tolist() == [30, 40]
+    assert runs[0].injected_throughout("plus")
+    entry = runs[0].injection("plus")
+    assert entry is not None
+    entry.start = EVERY + 5
+    assert runs[0].injected_throughout("plus")
+    entry.start += 1
+    assert not runs[0].injected_throughout("plus")
+
+
 def test_what_was_not_evaluated_before_a_burst_is_no_finding(runs: list[Run]) -> None:
     between = [replace(run, metrics=run.metrics.loc[run.metrics["step"] % EVERY != 0]) for run in runs]
     assert not [line for line in sentences(between) if "just before a burst" in line]
