@@ -282,7 +282,7 @@ def cancel(sweep: Sweep) -> str | None:
         write_text(cells.CellFiles(sweep.folder, name).cancel, "")
     queued = [element.job for _, element in listed if element.state == cells.QUEUED]
     if queued:
-        _run(["scancel", *queued])
+        _run(["scancel", "--state=PENDING", *queued])  # one that has started meanwhile saves and stops
     taken = counted(len(queued), "cell")
     return f"took {taken} out of SLURM's queue and asked {len(listed) - len(queued)} to save and stop"
 
