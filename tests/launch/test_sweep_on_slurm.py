@@ -162,7 +162,7 @@ def test_what_waits_in_the_queue_is_cancelled_and_is_as_it_was(
     # They may change. One that starts while it is taken out of the queue is not killed; its script sees that it stops.
     file.write_text(file.read_text().replace("train.max_duration", "plan_seed: 9, train.max_duration"))
     end, script = tmp_path / "end", tmp_path / "own.sbatch"
-    script.write_text(f"#!/bin/bash\n#SBATCH --array=0\nuntil [ -e {end} ]; do sleep 0.1; done\n")
+    script.write_text(f"#!/bin/bash\n#SBATCH --array=0 --output=/dev/null\nuntil [ -e {end} ]; do sleep 0.1; done\n")
     site.write_text(f"template: {script}")
     slurm.say("submit", "--site", str(site), "--only", "rate=2")
     wait_until(lambda: slurm.states()[CELLS[-1]] == "running", PATIENCE, "the cell to run")
