@@ -1,10 +1,10 @@
 """The state of each cell of a sweep, read from the sweep's folder.
 
 runs/CELL/           the run folder, which decides how far the cell is
-configs/CELL.yaml    its resolved experiment, written when it is submitted
+configs/CELL.yaml    its resolved experiment, written when it starts here or is submitted to SLURM
 logs/CELL.log        the output of all its attempts
 attempts/CELL.json   backend and identity of the last attempt
-attempts/CELL.exit   exit status of the last attempt, once it has ended
+attempts/CELL.exit   exit status of the last attempt that ended, until another starts
 attempts/CELL.cancel exists while the cell is asked to save and stop
 """
 
@@ -14,7 +14,7 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -36,7 +36,7 @@ from olmo_inject.training.checkpoints.on_disk import latest
 
 DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, PENDING = "done", "running", "queued", "failed", "interrupted", "pending"
 CHANGED = "changed"
-SUBMITTER = ".submitter"  # names the process that holds the sweep's lock
+SUBMITTER = ".submitter"  # names the process that holds the sweep's lock, and the cells that it has still to train
 WHY_LINES = 5
 TAIL_BYTES = 2**16  # the end of metrics.jsonl that is read for the last evaluations and losses
 
@@ -70,7 +70,7 @@ class CellFiles:
 
     @property
     def exit_status(self) -> Path:
-        """The exit status of the last attempt, once it has ended."""
+        """The exit status of the last attempt that ended, until another starts."""
         return self.sweep / "attempts" / f"{self.name}.exit"
 
     @property
@@ -81,7 +81,7 @@ class CellFiles:
     @property
     def begun(self) -> tuple[Path, ...]:
         """What `begin` writes or removes."""
-        return self.config, self.attempt, self.exit_status, self.cancel
+        return self.config, self.attempt, self.cancel
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Status:
     Attributes:
         cell: its name.
         state: done, running, queued, failed, interrupted (it resumes when submitted again), pending, or changed (its
-            definition differs from what was submitted).
+            definition differs from that of its run, or of what runs or is queued).
         step: completed steps, as far as measured.
         steps: steps in all.
         rate: steps per second, as last measured.
@@ -125,7 +125,7 @@ def statuses(sweep: Sweep, active: Mapping[str, str]) -> list[Status]:
 
     Args:
         sweep: the sweep.
-        active: cells that a scheduler runs or has in its queue: name to `running` or `queued`.
+        active: cells that a scheduler or a submitter runs or has in its queue: name to `running` or `queued`.
     """
     return [_status(sweep, cell, active.get(cell.name)) for cell in sweep.cells]
 
@@ -140,18 +140,18 @@ def _status(sweep: Sweep, cell: Cell, active: str | None) -> Status:
         damage = str(error)
     step = int(max(measured.get("step", 0), last.step if last else 0))
     exit_status = _exit_status(cell_files.exit_status)
-    if _changes(cell_files, cell):
+    active = active or (RUNNING if in_use(cell_files.run) else None)
+    has_begun = (cell_files.run / EXPERIMENT).exists()
+    if (has_begun or active) and _changes(cell_files, cell):
         state = CHANGED
     elif last is not None and last.step >= steps:
         state = DONE
     elif active is not None:
         state = active
-    elif in_use(cell_files.run):
-        state = RUNNING
     elif exit_status or damage is not None:
         state = FAILED
     else:
-        state = INTERRUPTED if (cell_files.run / EXPERIMENT).exists() else PENDING
+        state = INTERRUPTED if has_begun else PENDING
     rate = measured.get("speed/steps_per_second")
     accuracies = {
         task.name: accuracy
@@ -206,15 +206,20 @@ def _last_values(path: Path) -> dict[str, float]:
     return values
 
 
-def check_unchanged(sweep: Sweep) -> None:
-    """Check that every cell is still as it was submitted.
+def check_unchanged(sweep: Sweep, current: Sequence[Status]) -> None:
+    """Check that every cell that has begun, runs or is queued is still as it was submitted.
+
+    Args:
+        sweep: the sweep.
+        current: the state of each of its cells.
 
     Raises:
         UserError: some cells have changed; the message names them and says what to do.
     """
-    changed = {cell.name: changes for cell in sweep.cells if (changes := _changes(files(sweep, cell), cell))}
-    if changed:
-        names, (what, *_) = list(changed), next(iter(changed.values()))
+    names = [status.cell for status in current if status.state == CHANGED]
+    if names:
+        first = sweep.cell(names[0])
+        what, *_ = _changes(files(sweep, first), first)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise UserError(
             f"{sweep.folder}: {', '.join(names[:3])}{more} changed after being submitted ({what}); give the sweep "
@@ -240,25 +245,31 @@ def submitting(sweep: Sweep) -> Iterator[None]:
     path = sweep.folder / LOCK
 
     def in_use() -> str:
-        host, process = submitter(sweep)
+        host, process, _ = submitter(sweep)
         return f"{sweep.folder} is in use: process {process} on host {host} is running or submitting it"
 
     with locked(path, in_use, str(path)):
-        write_text(sweep.folder / SUBMITTER, f"{socket.gethostname()} {os.getpid()}\n")
+        announce(sweep, [])
         yield
 
 
-def submitter(sweep: Sweep) -> tuple[str, int]:
-    """Host and process id of the last submitter."""
+def announce(sweep: Sweep, to_train: Iterable[str]) -> None:
+    """Write that this process holds the sweep, and the names of the cells that it has still to train."""
+    write_text(sweep.folder / SUBMITTER, "\n".join([f"{socket.gethostname()} {os.getpid()}", *to_train, ""]))
+
+
+def submitter(sweep: Sweep) -> tuple[str, int, list[str]]:
+    """Host and process id of the last submitter, and the names of the cells that it has still to train."""
     try:
-        host, process = (sweep.folder / SUBMITTER).read_text(encoding="utf-8").split()
-        return host, int(process)
+        first, *to_train = (sweep.folder / SUBMITTER).read_text(encoding="utf-8").splitlines()
+        host, process = first.split()
+        return host, int(process), to_train
     except (OSError, ValueError):  # the submitter has not written them yet
-        return "unknown", 0
+        return "unknown", 0, []
 
 
 def begin(sweep: Sweep, cell: Cell, attempt: Mapping[str, Any]) -> None:
-    """Write the files of a new attempt at `cell`, and remove the last attempt's exit status.
+    """Write the files of a new attempt at `cell`. The last exit status stays until the attempt starts.
 
     Args:
         sweep: the sweep.
@@ -268,7 +279,6 @@ def begin(sweep: Sweep, cell: Cell, attempt: Mapping[str, Any]) -> None:
     cell_files = files(sweep, cell)
     write_text(cell_files.config, experiment_yaml(cell.experiment))
     write_json(cell_files.attempt, {"identity": cell.identity, **attempt})
-    cell_files.exit_status.unlink(missing_ok=True)
     cell_files.cancel.unlink(missing_ok=True)
     cell_files.log.parent.mkdir(parents=True, exist_ok=True)
 

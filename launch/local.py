@@ -54,11 +54,20 @@ def run_cells(sweep: Sweep, remaining: Sequence[Cell], *, at_once: int | None, c
         arguments = [sys.executable, "-m", "olmo_inject", "train", str(files.config), *ranks]
         commands.append(Command(cell.name, arguments, files.log, resources.cpus_per_process, resources.gpus_per_node))
     check_commands(commands, at_once, gpus)  # a refused call leaves every cell in its state
-    for cell in remaining:
+    to_train = {cell.name: cell for cell in remaining}
+
+    def begin(command: Command) -> None:
+        cell = to_train[command.name]
         cells.begin(sweep, cell, {"backend": "local", "host": socket.gethostname()})
-    outcomes = run_commands(
-        commands, at_once, gpus=gpus, on_end=lambda outcome: _record(sweep, outcome), console=console
-    )
+        cells.files(sweep, cell).exit_status.unlink(missing_ok=True)
+
+    def end(outcome: Outcome) -> None:
+        _record(sweep, outcome)
+        del to_train[outcome.command.name]
+        cells.announce(sweep, to_train)
+
+    cells.announce(sweep, to_train)
+    outcomes = run_commands(commands, at_once, gpus=gpus, on_start=begin, on_end=end, console=console)
     return all(outcome.succeeded for outcome in outcomes)
 
 
@@ -73,11 +82,11 @@ def wait_for_orphans(sweep: Sweep, console: Console) -> None:
 
 
 def waiting(sweep: Sweep) -> dict[str, str]:
-    """Cells that a submitter on this host has not started yet, or is just starting: name to `queued`."""
+    """Cells that a submitter has not started yet, or is just starting: name to `queued`."""
     if not in_use(sweep.folder):
         return {}
-    begun = [cells.files(sweep, cell) for cell in sweep.cells if _begun_here(sweep, cell)]
-    return {files.name: cells.QUEUED for files in begun if not files.exit_status.exists() and not in_use(files.run)}
+    *_, to_train = cells.submitter(sweep)
+    return {name: cells.QUEUED for name in to_train if not in_use(cells.CellFiles(sweep.folder, name).run)}
 
 
 def cancel(sweep: Sweep) -> str | None:
@@ -91,7 +100,7 @@ def cancel(sweep: Sweep) -> str | None:
     """
     if not in_use(sweep.folder):
         return None
-    host, process = cells.submitter(sweep)
+    host, process, _ = cells.submitter(sweep)
     if host != socket.gethostname():
         raise UserError(f"{sweep.folder} is in use by process {process} on host {host}: cancel it there")
     running = sum(in_use(cells.files(sweep, cell).run) for cell in sweep.cells)

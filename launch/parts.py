@@ -24,7 +24,6 @@ from olmo_inject.files import read_json, write_json, write_text
 from olmo_inject.locks import LOCK, locked
 
 TEMPLATE = Path(__file__).parent / "templates" / "parts.sbatch"
-MOST_PARTS = 1000  # SLURM's default limit of a job array is 1,001
 KEPT_STATUSES = (0, 1)  # 1: the part has done its work, and found something or left something out
 
 

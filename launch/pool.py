@@ -114,6 +114,7 @@ def run_commands(
     at_once: int,
     *,
     gpus: Sequence[str] = (),
+    on_start: Callable[[Command], None] = lambda _: None,
     on_end: Callable[[Outcome], None] = lambda _: None,
     console: Console | None = None,
 ) -> list[Outcome]:
@@ -123,6 +124,7 @@ def run_commands(
         commands: the commands.
         at_once: maximum that run at once, at least 1.
         gpus: numbers or ids of the GPUs to share out, as in CUDA_VISIBLE_DEVICES; a command sees only its own.
+        on_start: called with each command before it starts.
         on_end: called with each outcome as soon as it is known.
         console: shows progress; standard error by default.
 
@@ -144,6 +146,7 @@ def run_commands(
                 while waiting and len(running) < at_once and waiting[0].gpus <= len(free):
                     command = waiting.pop(0)
                     taken, free = free[: command.gpus], free[command.gpus :]
+                    on_start(command)
                     running.append(_Running.start(command, taken))
                     display.say(f"{command.name}: started, log in {command.log}")
                 for ended in _collect(running, outcomes, display):

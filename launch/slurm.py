@@ -1,4 +1,4 @@
-"""Run the cells of a sweep as SLURM job arrays: one array for all cells with the same resources.
+"""Run the cells of a sweep as SLURM job arrays: one for all cells with the same resources, or several if it is full.
 
 The submitting host needs no GPU. The batch script is `templates/cells.sbatch`. The settings of a cluster are one YAML
 file (`Site`).
@@ -6,13 +6,14 @@ file (`Site`).
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from olmo_inject.words import counted
 
 WAIT_SECONDS = 600  # maximum wait for a process that a lost node left running to release the run folder
 EARLY_SECONDS = 60  # SLURM may send its signal this much earlier than requested
+DEFAULT_ELEMENTS = 1001  # SLURM's default MaxArraySize
 ARRAYS = "arrays"  # folder inside the sweep's: NUMBER.sbatch, and NUMBER.cells with the names of its cells
 TEMPLATE = Path(__file__).parent / "templates" / "cells.sbatch"
 
@@ -139,10 +141,34 @@ def render_template(template: Path, site: Site, **values: Any) -> str:
         raise UserError(f"{template}: {error}") from None
 
 
-def arrays(chosen: Sequence[Cell]) -> list[list[Cell]]:
-    """Group cells into job arrays, by their resources."""
+def most_elements() -> int:
+    """Elements that a job array of this cluster may have; SLURM's default if it does not answer."""
+    try:
+        configuration = _run(["scontrol", "show", "config"])
+    except UserError:  # no SLURM, which `sbatch` will say if it is needed
+        configuration = ""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", configuration, re.MULTILINE)
+    return max(1, int(found[1])) if found else DEFAULT_ELEMENTS
+
+
+def arrays(sweep: Sweep, chosen: Sequence[Cell]) -> list[Sweep]:
+    """Group cells into job arrays by their resources. Arrays of the same resources share the number at once.
+
+    Args:
+        sweep: the sweep.
+        chosen: its cells to submit.
+
+    Returns:
+        The sweep with the cells of each array.
+    """
+    found, most = [], most_elements()
     by_resources = sorted(chosen, key=lambda cell: str(asdict(cell.resources)))
-    return [list(group) for _, group in groupby(by_resources, key=lambda cell: asdict(cell.resources))]
+    for _, group in groupby(by_resources, key=lambda cell: asdict(cell.resources)):
+        alike = list(group)
+        starts = range(0, len(alike), most)
+        at_once = max(1, sweep.at_once // len(starts))
+        found += [replace(sweep, cells=alike[start : start + most], at_once=at_once) for start in starts]
+    return found
 
 
 def scripts(sweep: Sweep, chosen: Sequence[Cell], site: Site) -> list[str]:
@@ -154,13 +180,13 @@ def scripts(sweep: Sweep, chosen: Sequence[Cell], site: Site) -> list[str]:
         site: the cluster's settings.
     """
     return [
-        render(sweep, array[0].resources, len(array), sweep.folder / ARRAYS / f"{number}.cells", site)
-        for number, array in enumerate(arrays(chosen))
+        render(array, array.cells[0].resources, len(array.cells), sweep.folder / ARRAYS / f"{number}.cells", site)
+        for number, array in enumerate(arrays(sweep, chosen))
     ]
 
 
 def submit(sweep: Sweep, remaining: Sequence[Cell], site: Site) -> list[str]:
-    """Submit cells, one job array for each kind of resources. The caller holds the sweep (`cells.submitting`).
+    """Submit cells, as the job arrays of `arrays`. The caller holds the sweep (`cells.submitting`).
 
     Args:
         sweep: the sweep.
@@ -171,20 +197,25 @@ def submit(sweep: Sweep, remaining: Sequence[Cell], site: Site) -> list[str]:
         A line about each array.
 
     Raises:
-        UserError: sbatch is not installed, or refuses.
+        UserError: sbatch is not installed, or refuses; the message names what was submitted before.
     """
     lines = []
-    for array in arrays(remaining):
+    for array in arrays(sweep, remaining):
         number = sum(1 for _ in (sweep.folder / ARRAYS).glob("*.sbatch"))
         listing = sweep.folder / ARRAYS / f"{number}.cells"
         script = listing.with_suffix(".sbatch")
-        with undone_if_refused([script, listing, *(path for cell in array for path in cells.files(sweep, cell).begun)]):
-            write_text(listing, "".join(f"{cell.name}\n" for cell in array))
-            write_text(script, render(sweep, array[0].resources, len(array), listing, site))
-            for cell in array:
-                cells.begin(sweep, cell, {"backend": "slurm", "array": number})
-            job = sbatch(script)
-        lines.append(f"job array {job}: {counted(len(array), 'cell')}, script {script}")
+        begun = (path for cell in array.cells for path in cells.files(sweep, cell).begun)
+        try:
+            with undone_if_refused([script, listing, *begun]):
+                write_text(listing, "".join(f"{cell.name}\n" for cell in array.cells))
+                write_text(script, render(array, array.cells[0].resources, len(array.cells), listing, site))
+                for cell in array.cells:
+                    cells.begin(sweep, cell, {"backend": "slurm", "array": number})
+                job = sbatch(script)
+        except UserError as error:
+            before = f"; submitted before: {', '.join(lines)}" if lines else ""
+            raise UserError(f"{error}{before}") from None
+        lines.append(f"job array {job}: {counted(len(array.cells), 'cell')}, script {script}")
     return lines
 
 
@@ -282,7 +313,7 @@ def cancel(sweep: Sweep) -> str | None:
         write_text(cells.CellFiles(sweep.folder, name).cancel, "")
     queued = [element.job for _, element in listed if element.state == cells.QUEUED]
     if queued:
-        _run(["scancel", *queued])
+        _run(["scancel", "--state=PENDING", *queued])  # one that has started meanwhile saves and stops
     taken = counted(len(queued), "cell")
     return f"took {taken} out of SLURM's queue and asked {len(listed) - len(queued)} to save and stop"
 

@@ -72,9 +72,9 @@ def submit_sweep(sweep: Sweep, site: Site, *, retry_failed: bool = False, consol
 def _remaining(sweep: Sweep, retry_failed: bool, console: Console) -> Iterator[tuple[list[Cell], list[str]]]:
     """The cells to train and the names of those that failed before and are left out; holds the sweep meanwhile."""
     with cells.submitting(sweep):
-        cells.check_unchanged(sweep)
         local.wait_for_orphans(sweep, console)
         statuses = _statuses(sweep)
+        cells.check_unchanged(sweep, statuses)
         remaining = cells.unfinished(sweep, statuses, retry_failed=retry_failed)
         left_out = [status.cell for status in statuses if status.state == cells.FAILED and not retry_failed]
         lines = [f"{len(remaining)} of {len(statuses)} cells to train: {cells.summary(statuses)}"]

@@ -102,7 +102,7 @@ class SweepFile:
     """A later rule overrides an earlier one."""
     resources: Resources = field(default_factory=Resources)
     at_once: int = 8
-    """Maximum cells of one job array that run at once; cells of different resources are in different arrays."""
+    """Maximum cells of a submission that run at once on SLURM, of the same resources; 1 or more of each job array."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Sweep:
         name: of its jobs.
         folder: holds runs, logs and the state of each cell.
         cells: at least one.
-        at_once: maximum cells of one job array that run at once.
+        at_once: maximum cells of the same resources that run at once on SLURM.
     """
 
     name: str

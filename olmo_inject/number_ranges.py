@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from olmo_inject.errors import UserError
 
 INT32 = 2**31 - 1
+MOST_PARTS = 1000  # of a command's work, so that a job array holds them: SLURM's default limit is 1,001
 MOST_ROWS = 2**20  # maximum rows of a batch, since some arrays have an entry for each row
 
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from olmo_inject.errors import UserError
-from olmo_inject.number_ranges import COUNT, FROM_0, INT32, MOST_ROWS, NOT_NEGATIVE, Range
+from olmo_inject.number_ranges import COUNT, FROM_0, INT32, MOST_PARTS, MOST_ROWS, NOT_NEGATIVE, Range
 
 _MANY = Range(1, 4096)  # processes or GPUs of one machine
 _BYTES = Range(1, 2**62)
 NUMBERS: Mapping[str, Range] = {
     "processes": _MANY,
     "at_once": _MANY,
-    "parts": _MANY,
+    "parts": Range(1, MOST_PARTS),
     "gpus": _MANY,
     "nodes": Range(1, MOST_ROWS),
     "price": NOT_NEGATIVE,

@@ -99,6 +99,7 @@ def test_every_number_of_a_command_has_its_range() -> None:
     [
         (["train", "demo", "--processes", "0"], "--processes: 0 must be at least 1 and at most 4,096"),
         (["sweep", "run", "demo", "--at-once", "0"], "--at-once: 0 must be at least 1"),
+        (["audit", "x", "--submit", "local", "--parts", "1001"], "--parts: 1001 must be at least 1 and at most 1,000"),
         (["train", "demo", "--nodes", "0"], "--nodes: 0 must be at least 1 and at most 1,048,576"),
         (
             ["preflight", "demo", "--processes", "1000000000"],

@@ -21,6 +21,7 @@ import typer
 
 from olmo_inject.commands.shared import print_json, stoppable
 from olmo_inject.errors import UserError
+from olmo_inject.number_ranges import MOST_PARTS
 from olmo_inject.options import check_options
 from olmo_inject.parts_of_work import Compute, Item, KeptResults, Part
 from olmo_inject.words import counted
@@ -49,7 +50,7 @@ OPTIONS: dict[str, Any] = {
     "parts": Annotated[
         int | None,
         typer.Option(
-            help="How many parts to make; default one per item, at most 1,000; with local one per GPU or core.",
+            help=f"How many parts, at most {MOST_PARTS:,}; default one per item; with local one per GPU or core.",
             show_default=False,
             rich_help_panel=PANEL,
         ),
@@ -248,8 +249,8 @@ class Spread:
         Raises:
             typer.Exit: after they were submitted.
         """
-        from launch.parts import MOST_PARTS, processes_here, run_parts, submit_parts
-        from launch.slurm import load_site
+        from launch.parts import processes_here, run_parts, submit_parts
+        from launch.slurm import load_site, most_elements
 
         left = f"{total - len(missing):,} of {counted(total, noun)} kept"
         if self.submit == "local":
@@ -257,7 +258,7 @@ class Spread:
             with stoppable():
                 run_parts(self._parts(min(self.parts or at_once, total), missing, folder), at_once)
             return
-        parts = self._parts(min(self.parts or MOST_PARTS, total), missing, folder)
+        parts = self._parts(min(self.parts or min(MOST_PARTS, most_elements()), total), missing, folder)
         submitted = submit_parts(parts, load_site(self.site))
         self._end({"kept": total - len(missing), "of": total, "submitted": submitted}, f"{left}; {submitted}")
 

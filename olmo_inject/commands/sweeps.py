@@ -125,7 +125,7 @@ def run(
 def submit(
     file: FileArgument, only: OnlyOption = None, site: SiteOption = None, retry_failed: RetryOption = False
 ) -> None:
-    """Submit the cells to SLURM, as one job array for all cells of the same resources.
+    """Submit the cells to SLURM, as one job array for all cells of the same resources, or several if it is full.
 
     Exit status 1 if cells that failed before were left out.
     """

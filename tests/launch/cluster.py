@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 NODES = ("n1", "n2")
+ELEMENTS = 2  # a job array has at most so many, so that a sweep of three cells is two arrays
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun")
 
 CONF = """\
@@ -27,6 +28,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
+MaxArraySize={elements}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -70,7 +72,9 @@ class Cluster:
         key.chmod(0o400)
         conf = folder / "slurm.conf"
         user, host = getpass.getuser(), socket.gethostname().split(".")[0]
-        conf.write_text(CONF.format(folder=folder, user=user, host=host, cpus=cpus, ports=_free_ports(3)))
+        conf.write_text(
+            CONF.format(folder=folder, user=user, host=host, cpus=cpus, elements=ELEMENTS, ports=_free_ports(3))
+        )
         self.environment = os.environ | {
             "SLURM_CONF": str(conf),
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",

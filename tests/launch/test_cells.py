@@ -19,7 +19,7 @@ from rich.console import Console
 from sweeps import small_sweep, write_sweep
 
 from launch import cells, local
-from launch.sweep import load_sweep
+from launch.sweep import Cell, Sweep, load_sweep
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
@@ -39,6 +39,19 @@ def say(verb: str, file: Path, *options: str) -> tuple[int, str]:
 
 def states(file: Path) -> dict[str, str]:
     return {record["cell"]: record["state"] for record in json.loads(say("status", file, "--json")[1])}
+
+
+def begin(sweep: Sweep, cell: Cell) -> cells.CellFiles:
+    """As if the cell had begun here, and been interrupted."""
+    cells.begin(sweep, cell, {"backend": "local"})
+    files = cells.files(sweep, cell)
+    files.run.mkdir(parents=True)
+    (files.run / EXPERIMENT).touch()
+    return files
+
+
+def check_unchanged(sweep: Sweep) -> None:
+    cells.check_unchanged(sweep, cells.statuses(sweep, {}))
 
 
 @pytest.mark.slow
@@ -85,6 +98,22 @@ def test_cells_that_slurm_has_are_not_called_trained(tmp_path: Path, queue: Path
     assert "next: " not in said
 
 
+def test_a_cell_that_leaves_slurms_queue_before_it_starts_is_as_before(tmp_path: Path, queue: Path) -> None:
+    sweep = load_sweep(file := write_sweep(tmp_path))
+    cells.files(sweep, sweep.cells[1]).exit_status.parent.mkdir(parents=True)
+    cells.files(sweep, sweep.cells[1]).exit_status.write_text("1\n")
+    assert say("submit", file, "--retry-failed")[0] == 0
+    script = sweep.folder.resolve() / "arrays" / "0.sbatch"
+    queue.write_text(f"17 0 PENDING {script}\n17 1 PENDING {script}\n")
+    assert states(file) == {RARE: "queued", OFTEN: "queued"}
+    file.write_text(file.read_text().replace("max_duration: 12", "max_duration: 12, plan_seed: 9"))
+    assert states(file) == {RARE: "changed", OFTEN: "changed"}
+    assert "changed after being submitted (plan_seed" in say("submit", file)[1]
+    queue.write_text("")
+    assert states(file) == {RARE: "pending", OFTEN: "failed"}
+    assert "1 of 2 cells to train: 1 pending, 1 failed" in say("submit", file)[1]
+
+
 def test_a_cell_that_was_killed_is_said_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = load_sweep(file := write_sweep(tmp_path), only=["rate=2"])
     python, run = tmp_path / "python", cells.files(sweep, sweep.cells[0]).run
@@ -95,6 +124,55 @@ def test_a_cell_that_was_killed_is_said_to_resume(tmp_path: Path, monkeypatch: p
     assert status == 1
     assert f"{OFTEN}: killed by SIGKILL after " in said
     assert "not every cell is trained: 1 interrupted; the same command resumes what was interrupted\n" in said
+
+
+def write_python(folder: Path, monkeypatch: pytest.MonkeyPatch, cells: dict[str, str]) -> None:
+    """In place of Python, shell lines for each cell, which find its run folder made."""
+    body = "".join(f"*/{cell}.yaml) {lines};;\n" for cell, lines in cells.items())
+    make = f'run={folder}/sweep/runs/$(basename "$4" .yaml)\nmkdir -p $run\ntouch $run/{EXPERIMENT}\n'
+    (folder / "python").write_text(f'#!/bin/sh\n{make}case "$4" in\n{body}esac\n')
+    (folder / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+
+
+def test_what_a_sweep_will_not_train_again_is_not_called_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = load_sweep(file := write_sweep(tmp_path))
+    begun, end = tmp_path / "begun", tmp_path / "end"
+    waits = f"touch {begun}; until [ -e {end} ]; do sleep 0.05; done"
+    write_python(tmp_path, monkeypatch, {RARE: "kill -9 $$", OFTEN: waits})
+    # The first is killed; then, with `--only`, the other is trained alone.
+    for options, to_train in (((), "2 of 2"), (("--only", "rate=2"), "1 of 1")):
+        found: list[cells.Status] = []
+
+        def look(found: list[cells.Status] = found) -> None:
+            wait_until(begun.exists, 60, "the second cell")
+            found += cells.statuses(sweep, local.waiting(sweep))
+            end.touch()
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        assert f"{to_train} cells to train" in say("run", file, "--at-once", "1", *options)[1]
+        thread.join()
+        assert {status.cell: status.state for status in found} == {RARE: "interrupted", OFTEN: "queued"}
+        begun.unlink()
+        end.unlink()
+
+
+def test_a_cell_that_never_started_is_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the first cell trains: the definition of the other may change, and if it failed, it has failed."""
+    sweep = load_sweep(file := write_sweep(tmp_path))
+    write_python(tmp_path, monkeypatch, {RARE: "kill -INT $PPID; sleep 60"})
+    assert say("run", file, "--at-once", "1")[0] == 130
+    assert states(file) == {RARE: "interrupted", OFTEN: "pending"}
+    cells.files(sweep, sweep.cells[1]).exit_status.write_text("1\n")
+    assert say("run", file, "--at-once", "1", "--retry-failed")[0] == 130
+    assert states(file) == {RARE: "interrupted", OFTEN: "failed"}
+    file.write_text(file.read_text().replace("max_duration: 12", "max_duration: 12, plan_seed: 9"))
+    assert states(file) == {RARE: "changed", OFTEN: "failed"}
+    assert f"{RARE} changed after being submitted (plan_seed" in say("run", file)[1]
+    assert "1 of 1 cells to train" in say("run", file, "--only", "rate=2", "--retry-failed")[1]
 
 
 @pytest.mark.slow
@@ -146,19 +224,19 @@ def test_cells_that_a_killed_submitter_left_are_waited_for(tmp_path: Path) -> No
 def test_a_changed_definition_is_refused_and_under_another_name_a_new_cell(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path)
     for cell in sweep.cells:
-        cells.begin(sweep, cell, {"backend": "local"})
-    cells.check_unchanged(sweep)
+        begin(sweep, cell)
+    check_unchanged(sweep)
     file = tmp_path / "sweep.yaml"
     text = file.read_text()
     file.write_text(text.replace("max_duration: 12", "max_duration: 12, train.save_interval: 6"))
-    cells.check_unchanged(load_sweep(file))
+    check_unchanged(load_sweep(file))
     file.write_text(text.replace("max_duration: 12", "max_duration: 12, plan_seed: 9"))
     status, said = say("run", file)
     assert status == 2
     assert all(named in said for named in ("plan_seed 0 -> 9", RARE, OFTEN))
     assert states(file) == {RARE: "changed", OFTEN: "changed"}
     file.write_text(text.replace("max_duration: 12", "max_duration: 12, plan_seed: 9").replace("/sweep\n", "/other\n"))
-    cells.check_unchanged(load_sweep(file))
+    check_unchanged(load_sweep(file))
     assert states(file) == {RARE: "pending", OFTEN: "pending"}
 
 
@@ -182,12 +260,11 @@ def test_cells_of_an_earlier_version_are_the_same_cells(tmp_path: Path) -> None:
     """An earlier version hashed otherwise, and did not know a key that was added since."""
     sweep = small_sweep(tmp_path)
     for cell in sweep.cells:
-        cells.begin(sweep, cell, {"backend": "local"})
-        of_cell = cells.files(sweep, cell)
+        of_cell = begin(sweep, cell)
         of_cell.attempt.write_text(json.dumps({"identity": "0" * 16, "backend": "local"}))
         of_cell.config.write_text(of_cell.config.read_text().replace("  longer: refuse\n", ""))
-    cells.check_unchanged(sweep)
-    assert set(states(tmp_path / "sweep.yaml").values()) == {"pending"}
+    check_unchanged(sweep)
+    assert set(states(tmp_path / "sweep.yaml").values()) == {"interrupted"}
 
 
 def test_looking_at_a_run_does_not_keep_it_from_starting(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,51 @@ def test_what_slurm_refuses_leaves_nothing_behind(
     assert "2 cells: 1 failed, 1 pending" in shown.out
     assert "SLURM did not answer" in shown.err
     assert "squeue failed" in shown.err
+
+
+def test_an_attempt_that_starts_removes_the_last_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before, and not if it is cancelled."""
+    sweep = small_sweep(tmp_path)
+    cells.begin(sweep, sweep.cells[0], {"backend": "slurm", "array": 0})
+    files, listing = cells.files(sweep, sweep.cells[0]), tmp_path / "0.cells"
+    listing.write_text(f"{files.name}\n")
+    (tmp_path / "srun").write_text(f"#!/bin/sh\ntest ! -e '{files.exit_status}'\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in (("ARRAY_JOB_ID", "17"), ("ARRAY_TASK_ID", "0"), ("JOB_ID", "17"), ("JOB_NODELIST", "n1")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    script = render(sweep, sweep.cells[0].resources, 1, listing, Site())
+    files.exit_status.write_text("3\n")
+    files.cancel.touch()
+    for status in ("3\n", "0\n"):
+        assert subprocess.run(["bash", "-c", script], check=False).returncode == 0
+        assert files.exit_status.read_text() == status
+        files.cancel.unlink(missing_ok=True)
+
+
+def test_more_cells_than_an_array_holds_share_their_number_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster says how many it holds. If it refuses the second array, the first is submitted."""
+    sweep = small_sweep(tmp_path, "at_once: 5")
+    sweep = replace(sweep, cells=[replace(sweep.cells[0], name=f"c{number}") for number in range(7)])
+    first = tmp_path / "first"
+    sbatch = f"if [ -e '{first}' ]; then echo 'error: no more' >&2; exit 1; fi; touch '{first}'; echo 17"
+    for name, body in (("scontrol", "echo 'MaxArraySize            = 3'"), ("sbatch", sbatch), ("squeue", "true")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    arrays = ["--array=0-2%1", "--array=0-2%1", "--array=0-0%1"]
+    assert [directives(script)[1] for script in slurm.scripts(sweep, sweep.cells, Site())] == arrays
+    assert slurm.arrays(sweep, sweep.cells[:6])[1].cells == sweep.cells[3:6]
+    assert directives(slurm.scripts(sweep, sweep.cells[:6], Site())[1])[1] == "--array=0-2%2"
+    with pytest.raises(
+        UserError, match=r"^sbatch failed: error: no more; submitted before: job array 17: 3 cells, scr"
+    ):
+        slurm.submit(sweep, sweep.cells, Site())
+    assert [path.name for path in sorted((sweep.folder / "arrays").iterdir())] == ["0.cells", "0.sbatch"]
+    (tmp_path / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    assert slurm.most_elements() == 1001
 
 
 def test_the_scripts_can_be_seen_before_anything_is_submitted(

@@ -9,15 +9,17 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from cluster import Cluster, missing, wait_until
+from cluster import ELEMENTS, Cluster, missing, wait_until
 from ranks import Ranks
 from runs import metrics, same_bits, train_on_rank, write_experiment
 
+from launch.slurm import ARRAYS, elements
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 
@@ -131,6 +133,45 @@ class Sweeping:
 
         wait_until(stop_those, PATIENCE, f"{cells} to train", every=0.1)
         assert all(self.step(cell) < STEPS - 1 for cell in cells)
+
+
+def test_what_waits_in_the_queue_is_cancelled_and_is_as_it_was(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    file, experiment = tmp_path / "sweep.yaml", write_experiment(tmp_path / "data")
+    file.write_text(SWEEP.format(folder=tmp_path / "slurm", experiment=experiment, steps=STEPS))
+    slurm = Sweeping(file, tmp_path / "slurm", cluster)
+    site = tmp_path / "site.yaml"
+    site.write_text("sbatch: [--hold]")
+    failed, *others = CELLS
+    exit_status = slurm.folder / "attempts" / f"{failed}.exit"
+    exit_status.parent.mkdir(parents=True)
+    exit_status.write_text("1\n")
+
+    # Three cells are alike, and an array holds two.
+    said = slurm.say("submit", "--site", str(site), "--retry-failed")
+    assert [said.count(f": {ELEMENTS} cells, script"), said.count(": 1 cell, script")] == [1, 2]
+    assert sorted(slurm.jobs()) == sorted(CELLS)
+    assert slurm.states() == dict.fromkeys(CELLS, "queued")
+    assert "took 4 cells out of SLURM's queue" in slurm.say("cancel")
+    wait_until(lambda: not slurm.jobs(), PATIENCE, "the queue to be empty")
+    assert slurm.states() == {failed: "failed"} | dict.fromkeys(others, "pending")
+
+    # They may change. One that starts while it is taken out of the queue is not killed; its script sees that it stops.
+    file.write_text(file.read_text().replace("train.max_duration", "plan_seed: 9, train.max_duration"))
+    end, script = tmp_path / "end", tmp_path / "own.sbatch"
+    script.write_text(f"#!/bin/bash\n#SBATCH --array=0 --output=/dev/null\nuntil [ -e {end} ]; do sleep 0.1; done\n")
+    site.write_text(f"template: {script}")
+    slurm.say("submit", "--site", str(site), "--only", "rate=2")
+    wait_until(lambda: slurm.states()[CELLS[-1]] == "running", PATIENCE, "the cell to run")
+    (element,) = elements(slurm.folder / ARRAYS)
+    monkeypatch.setattr("launch.slurm.elements", lambda _: [replace(element, state="queued")])  # as it was a moment ago
+    slurm.say("cancel")
+    assert slurm.jobs()[CELLS[-1]].state == "RUNNING"
+    end.touch()
+    wait_until(lambda: not slurm.jobs(), PATIENCE, "the job to end")
 
 
 @pytest.mark.timeout(1800)
