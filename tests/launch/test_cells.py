@@ -247,13 +247,13 @@ def test_more_steps_that_would_move_repetitions_are_refused(tmp_path: Path) -> N
     experiment.write_text(text.replace(old, "schedule: repetitions, times: 2"))
     sweep = load_sweep(file)
     for cell in sweep.cells:
-        cells.begin(sweep, cell, {"backend": "local"})
+        begin(sweep, cell)
     file.write_text(file.read_text().replace("max_duration: 12", "max_duration: 16"))
     with pytest.raises(UserError, match=r"injections\.1\.stop 12 -> 16 .*: give stop: 12") as refused:
-        cells.check_unchanged(load_sweep(file))
+        check_unchanged(load_sweep(file))
     assert "\n" not in str(refused.value)
     experiment.write_text(text.replace(old, "schedule: repetitions, times: 2, stop: 12"))
-    cells.check_unchanged(load_sweep(file))
+    check_unchanged(load_sweep(file))
 
 
 def test_cells_of_an_earlier_version_are_the_same_cells(tmp_path: Path) -> None:
