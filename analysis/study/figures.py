@@ -20,11 +20,18 @@ from analysis.study.theory import utilities
 from olmo_inject.figure_style import GREY, colour_and_marker
 
 TEXTS = {"t128": "128 sequences", "t1024": "1,024", "t8192": "8,192", "whole": "the whole corpus"}
-GRIDS = {  # measures over width and frequency, with the limits of their colours
-    "study-tcmp": {"auc_unmirrored": (0.5, 1), "order": (0, 1)},
-    "study-tadd": {"accuracy_unmirrored": (0, 1), "modes": (0, None)},
+GRIDS = {  # measures over width and frequency, with their labels and the limits of their colours
+    "study-tcmp": {
+        "auc_unmirrored": ("AUC, unmirrored test pairs", 0.5, 1),
+        "order": ("order probe, held-out $R^2$", 0, 1),
+    },
+    "study-tadd": {
+        "accuracy_unmirrored": ("accuracy, unmirrored test pairs", 0, 1),
+        "modes": ("distinct Fourier modes", 0, None),
+    },
 }
 SEEDS_FOR_INTERVALS = 3
+GAPS = (1, 10, 20, 50, 100)
 EVALUATED_EVERY = 40  # steps; between them in some windows only
 LADDER_PANELS = (
     ("residual", "residual of the text (nats)"),
@@ -52,8 +59,8 @@ def all_of(tables: Mapping[str, pd.DataFrame], results: Path) -> Iterator[tuple[
             yield f"{name}-cosines", cosines(results / name)
             yield f"{name}-staircase", over_steps(results / name, "text", "whole", "model")
     for name, measures in GRIDS.items():
-        for measure, limits in measures.items() if name in tables else ():
-            yield f"{name}-{measure.split('_')[0]}", grid(tables[name], measure, *limits)
+        for measure, labelled in measures.items() if name in tables else ():
+            yield f"{name}-{measure.split('_')[0]}", grid(tables[name], measure, *labelled)
     if "study-tcmp" in tables:
         yield "study-tcmp-steps", over_steps(results / "study-tcmp", "model", "tiny-64", "rate")
     if "study-references" in tables:
@@ -188,7 +195,7 @@ def beside_references(folder: Path) -> Figure:
             for number, rate in enumerate(dict.fromkeys(rate for rate, _ in cells)):
                 mean = _mean_of([of[f"eval/tcmp/test/{measure}"] for label, of in cells if label == rate])
                 colour, marker = colour_and_marker(number)
-                axis.plot(mean.index, mean, marker, ls="-", ms=2.5, lw=1, color=colour, label=rate)
+                axis.plot(mean.index, mean, marker, ls="-", ms=2.5, lw=1, color=colour, label=_a_batch(rate))
             mean = _mean_of([of[f"eval/R_add/reference/{measure}"] for _, of in cells])
             axis.plot(mean.index, mean, ls="--", lw=1.2, color=GREY, label="R_add, 0.1 a batch")
             axis.set_xlabel("step")
@@ -197,13 +204,18 @@ def beside_references(folder: Path) -> Figure:
     return figure
 
 
+def _a_batch(rate: str) -> str:
+    """A label of the axis `rate` in words: `r1of4` is 1/4 a batch."""
+    return f"{rate[1:].replace('of', '/')} a batch"
+
+
 def _mean_of(series: Sequence[pd.Series]) -> pd.Series:
     """The mean of series, at the evaluations that are 40 steps apart, just before bursts."""
     mean = pd.concat(list(series), axis=1).mean(axis=1)
     return mean.loc[mean.index % EVALUATED_EVERY == 0]
 
 
-def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> Figure:
+def grid(table: pd.DataFrame, measure: str, label: str, low: float, high: float | None) -> Figure:
     """A measure over width and frequency (Fig. 5, 7), mean over seeds and in brackets the lowest and highest.
 
     Framed are the cells in which the theory expects the task: its utility is at least that of one more slot of text.
@@ -211,6 +223,7 @@ def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> F
     Args:
         table: `sweep_table` of a sweep with an axis of rates.
         measure: column of it.
+        label: of its colours.
         low: value of the darkest colour.
         high: value of the lightest; None: the largest there is.
     """
@@ -233,7 +246,7 @@ def grid(table: pd.DataFrame, measure: str, low: float, high: float | None) -> F
         axis.set_yticks(range(len(widths)), widths)
         axis.set_xlabel("instances a batch; framed: expected by the theory")
         axis.set_ylabel("width")
-        figure.colorbar(image, label=measure.replace("_", ", "))
+        figure.colorbar(image, label=label)
     return figure
 
 
@@ -248,6 +261,8 @@ def gaps(table: pd.DataFrame) -> Figure:
             for number, (width, line) in enumerate(summary.groupby("width")):
                 _points(axis, line["gap"], line, column, number, f"width {width}")
             axis.set_xscale("log")
+            axis.set_xticks(GAPS, [str(gap) for gap in GAPS])
+            axis.minorticks_off()
             axis.set_xlabel("N: instances at once, and batches between")
             axis.set_ylabel(label)
         _legend(figure)

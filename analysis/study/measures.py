@@ -29,6 +29,7 @@ EVALUATED = {
     "accuracy_among": "accuracy_among_labels_unmirrored",
     "accuracy_unmirrored": "accuracy_unmirrored",
 }
+SHARES = ("label_mass", "auc", "auc_unmirrored", "accuracy_among", "accuracy_unmirrored")  # from 0 to 1
 FEATURES = {  # columns of a cell's features, and what they are called here
     "order": {"amount": "order", "shuffled": "order_shuffled", "untrained": "order_untrained"},
     "fourier": {"distinct": "modes", "distinct_shuffled": "modes_shuffled", "amount": "modes_in_layers"},
@@ -185,7 +186,8 @@ def _often(cell: dict[str, Any], task: str) -> float:
 def over_seeds(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
     """Mean over seeds with Student's 95% interval, and how many seeds; one row for each combination of `by`.
 
-    Columns: `by`, seeds, and for each column NAME, NAME_low and NAME_high (NaN with one seed).
+    Columns: `by`, seeds, and for each column NAME, NAME_low and NAME_high: NaN with one seed, and between 0 and 1 for
+    those in `SHARES`.
     """
     rows = []
     for place, group in table.groupby(list(by), sort=True):
@@ -194,6 +196,8 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -
             values = group[column].dropna().to_numpy(float)
             reach = student_reach(values)
             mean = values.mean() if len(values) else np.nan
-            row |= {column: mean, f"{column}_low": mean - reach, f"{column}_high": mean + reach}
+            limits = (0, 1) if column in SHARES else (-np.inf, np.inf)
+            low, high = np.clip([mean - reach, mean + reach], *limits)
+            row |= {column: mean, f"{column}_low": low, f"{column}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
