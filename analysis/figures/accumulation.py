@@ -97,7 +97,7 @@ def accumulation(runs: Sequence[Run], task: str, table: pd.DataFrame) -> Figure 
     if not runs:
         return None
     measure, sizes = measure_of(runs, task), sizes_of(runs)
-    text_of = _texts(runs, task)
+    text_of = dict(zip(runs, table["text"], strict=True))
     texts = list(dict.fromkeys(text_of.values()))
     measured = table["interference"].notna().any()
     with style():

@@ -12,7 +12,7 @@ from analysis.read.run_labels import labels
 from analysis.read.runs import Run
 from olmo_inject.config import CorpusConfig, InjectionConfig
 from olmo_inject.entry_names import task_of_entry
-from olmo_inject.runs.folder import CONTENTS, settings
+from olmo_inject.runs.folder import CONTENTS, LIST_FINGERPRINT, settings
 
 RATE_KEYS = (  # of an entry of `injections`: when and how often, which a schedule's label says
     *("schedule", "instances_per_batch", "per_sequence", "per_token", "instances", "every", "phase", "phases"),
@@ -22,7 +22,6 @@ RATE_KEYS = (  # of an entry of `injections`: when and how often, which a schedu
 SAID_OTHERWISE = re.compile(
     rf"corpus\.|injections\.\d+\.(task|groups|{'|'.join(RATE_KEYS)})(\.|$)|model_name|train\.max_duration|(.*[._])?seed$"
 )
-LIST = "list of injections "  # how the fingerprint of a list begins
 
 
 def text_labels(runs: Sequence[Run]) -> dict[Run, str]:
@@ -33,16 +32,16 @@ def text_labels(runs: Sequence[Run]) -> dict[Run, str]:
     """
     texts = _corpus_labels(runs)
     alike: dict[tuple[str, str, str], list[dict[str, str]]] = {}
-    settings = {run: _settings(run) for run in runs}
+    deciding = {run: _settings(run) for run in runs}
     for run in runs:
-        alike.setdefault((run.size, plan_label(run), texts[run]), []).append(settings[run])
+        alike.setdefault((run.size, plan_label(run), texts[run]), []).append(deciding[run])
     varied = [
         setting
-        for setting in dict.fromkeys(setting for of_run in settings.values() for setting in of_run)
+        for setting in dict.fromkeys(setting for of_run in deciding.values() for setting in of_run)
         if any(len({of_run.get(setting) for of_run in group}) > 1 for group in alike.values())
     ]
     return {
-        run: ", ".join([text, *(f"{setting} {settings[run].get(setting, 'not set')}" for setting in varied)])
+        run: ", ".join([text, *(f"{setting} {deciding[run].get(setting, 'not set')}" for setting in varied)])
         for run, text in texts.items()
     }
 
@@ -51,8 +50,8 @@ def _settings(run: Run) -> dict[str, str]:
     """The settings that a run's training depends on, but for model size, text, schedule and seeds, by name in words."""
     found = {key: value.strip('"') for key, value in settings(run.experiment).items() if not SAID_OTHERWISE.match(key)}
     for key, value in run.plan["fingerprints"].items():
-        if key.startswith(LIST):
-            found[f"injections.{key.removeprefix(LIST)}.list"] = value[:6]
+        if key.startswith(LIST_FINGERPRINT):
+            found[f"injections.{key.removeprefix(LIST_FINGERPRINT)}.list"] = value[:6]
     return {_in_words(run, key): value for key, value in found.items()} | {"steps": f"{run.experiment.steps:,}"}
 
 

@@ -31,7 +31,6 @@ GRIDS = {  # measures over width and frequency, with their labels and the limits
     },
 }
 SEEDS_FOR_INTERVALS = 3
-GAPS = (1, 10, 20, 50, 100)
 EVALUATED_EVERY = 40  # steps; between them in some windows only
 LADDER_PANELS = (
     ("residual", "residual of the text (nats)"),
@@ -254,6 +253,7 @@ def gaps(table: pd.DataFrame) -> Figure:
     """Loss among the labels and AUC against the gap at one long-run frequency (Fig. 6b)."""
     table = table.assign(gap=table["burst"].str[1:].astype(int))
     summary = over_seeds(table, ["width", "gap"], ["within", "auc_unmirrored", "label_mass"])
+    ticks = sorted(set(table["gap"]))
     panels = (("within", "loss among the labels (nats)"), ("auc_unmirrored", "AUC"), ("label_mass", "label mass"))
     with style():
         figure = Figure(figsize=(10, 3.2))
@@ -261,7 +261,7 @@ def gaps(table: pd.DataFrame) -> Figure:
             for number, (width, line) in enumerate(summary.groupby("width")):
                 _points(axis, line["gap"], line, column, number, f"width {width}")
             axis.set_xscale("log")
-            axis.set_xticks(GAPS, [str(gap) for gap in GAPS])
+            axis.set_xticks(ticks, [str(gap) for gap in ticks])
             axis.minorticks_off()
             axis.set_xlabel("N: instances at once, and batches between")
             axis.set_ylabel(label)

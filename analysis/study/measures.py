@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.methods.retention import Retention, between
-from analysis.stats import student_reach
 from analysis.study.collect import parts, read_cells, read_metrics
+from analysis.study.statistics import interval_over_seeds
 
 LAST_STEPS = 200  # over which the residual loss of the text is a mean
 LEARNED_AUC = 0.9  # on unmirrored pairs, mean over the last dense evaluations (PLAN.md)
@@ -193,11 +193,8 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -
     for place, group in table.groupby(list(by), sort=True):
         row: dict[str, Any] = dict(zip(by, place, strict=True)) | {"seeds": group["seed"].nunique()}
         for column in columns:
-            values = group[column].dropna().to_numpy(float)
-            reach = student_reach(values)
-            mean = values.mean() if len(values) else np.nan
             limits = (0, 1) if column in SHARES else (-np.inf, np.inf)
-            low, high = np.clip([mean - reach, mean + reach], *limits)
+            mean, low, high = interval_over_seeds(group[column].dropna().to_numpy(float), limits)
             row |= {column: mean, f"{column}_low": low, f"{column}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)

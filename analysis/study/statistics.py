@@ -105,6 +105,20 @@ def verdict_of(low: float, high: float, sign: int) -> str:
     return NOT if (high < 0 and sign > 0) or (low > 0 and sign < 0) else OPEN
 
 
+def interval_over_seeds(
+    values: np.ndarray, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[float, float, float]:
+    """The mean over seeds and the ends of Student's 95% interval, which are NaN with one seed; all NaN without a value.
+
+    Args:
+        values: of each seed.
+        limits: smallest and largest value that there can be, at which the interval ends.
+    """
+    mean, reach = float(values.mean()) if len(values) else np.nan, student_reach(values)
+    low, high = (float(np.clip(end, *limits)) for end in (mean - reach, mean + reach))
+    return mean, low, high
+
+
 def over_seeds(
     values: np.ndarray, form: str, limits: tuple[float, float] = (-np.inf, np.inf)
 ) -> tuple[float, float, str]:
@@ -115,6 +129,5 @@ def over_seeds(
         form: format of a number.
         limits: smallest and largest value that there can be, at which the interval ends.
     """
-    mean, reach = float(values.mean()), student_reach(values)
-    low, high = (float(np.clip(end, *limits)) for end in (mean - reach, mean + reach))
-    return low, high, f"{mean:{form}}" + ("" if np.isnan(reach) else f" ({low:{form}} to {high:{form}})")
+    mean, low, high = interval_over_seeds(values, limits)
+    return low, high, f"{mean:{form}}" + ("" if np.isnan(low) else f" ({low:{form}} to {high:{form}})")

@@ -97,6 +97,7 @@ MAY_CHANGE = (
 )
 _WITHIN = tuple(f"{key}." for key in MAY_CHANGE)
 CONTENTS = "corpus contents"  # name of a fingerprint that only some kinds of corpus have
+LIST_FINGERPRINT = "list of injections "  # begins the names of the fingerprints of lists in `plan.json`
 
 
 def fingerprints(data: TaskPlan) -> dict[str, str]:
@@ -113,7 +114,7 @@ def fingerprints(data: TaskPlan) -> dict[str, str]:
     return {
         **prints,
         **{f"{TASK_FINGERPRINT}{task.name}": task.fingerprint for task in data.tasks},
-        **{f"list of injections {number}": listed.fingerprint for number, listed in lists(data.plan)},
+        **{f"{LIST_FINGERPRINT}{number}": listed.fingerprint for number, listed in lists(data.plan)},
     }
 
 
