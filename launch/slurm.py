@@ -298,6 +298,13 @@ def active(sweep: Sweep) -> dict[str, str]:
     return {name: element.state for name, element in slurm_cells(sweep)}
 
 
+def unseen(sweep: Sweep) -> str:
+    """A line if the sweep was submitted to SLURM, which cannot be asked from this host; else an empty text."""
+    if shutil.which("squeue") is not None or not any((sweep.folder / ARRAYS).glob("*.sbatch")):
+        return ""
+    return "squeue is not installed here, so cells in SLURM's queue are not seen: a host of the cluster sees them"
+
+
 def cancel(sweep: Sweep) -> str | None:
     """Take queued cells out of the queue, and let running ones save and stop.
 

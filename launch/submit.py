@@ -80,6 +80,8 @@ def _remaining(sweep: Sweep, retry_failed: bool, console: Console) -> Iterator[t
         lines = [f"{len(remaining)} of {len(statuses)} cells to train: {cells.summary(statuses)}"]
         if left_out:
             lines.append(f"{len(left_out)} failed before and are left out; --retry-failed trains them again")
+        if remaining and (unseen := slurm.unseen(sweep)):
+            lines.append(unseen)
         console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
         yield remaining, left_out
 

@@ -166,6 +166,8 @@ def status(file: FileArgument, only: OnlyOption = None, as_json: JsonOption = Fa
         table_console().print(cells.status_table(statuses))
         print(f"{counted(len(statuses), 'cell')}: {cells.summary(statuses)}")
         print(cells.failures(statuses), end="")
+        if unseen := slurm.unseen(sweep):
+            print(unseen)
     if unanswered:
         raise UserError(unanswered)
 

@@ -98,6 +98,19 @@ def test_cells_that_slurm_has_are_not_called_trained(tmp_path: Path, queue: Path
     assert "next: " not in said
 
 
+def test_a_queue_that_cannot_be_asked_from_here_is_said(
+    tmp_path: Path, queue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_sweep(tmp_path)
+    assert say("submit", file)[0] == 0
+    assert "squeue is not installed" not in say("status", file)[1]
+    monkeypatch.setattr(local, "run_cells", lambda *_, **__: True)  # says what remains, and trains nothing
+    assert "squeue is not installed" not in say("run", file)[1]
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert "squeue is not installed here" in say("status", file)[1]
+    assert "squeue is not installed here" in say("run", file)[1]
+
+
 def test_a_cell_that_leaves_slurms_queue_before_it_starts_is_as_before(tmp_path: Path, queue: Path) -> None:
     sweep = load_sweep(file := write_sweep(tmp_path))
     cells.files(sweep, sweep.cells[1]).exit_status.parent.mkdir(parents=True)
