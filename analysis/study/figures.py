@@ -177,10 +177,11 @@ def over_steps(folder: Path, label: str, chosen: str, by: str) -> Figure:
                 all_series = [series[f"eval/tcmp/test/{measure}"] for of, series in cells if of == line]
                 mean = _mean_of(all_series)
                 colour, marker = colour_and_marker(number)
-                panel.plot(mean.index, mean, marker, ls="-", ms=2.5, lw=1, color=colour, label=line)
+                named = _a_batch(line) if by == "rate" else line
+                panel.plot(mean.index, mean, marker, ls="-", ms=2.5, lw=1, color=colour, label=named)
             panel.set_xlabel("step")
             panel.set_ylabel(words)
-        _legend(figure)
+        _legend(figure, TEXTS.get(chosen, chosen))
     return figure
 
 
@@ -235,7 +236,7 @@ def grid(table: pd.DataFrame, measure: str, label: str, low: float, high: float 
         for (width, rate), cells in table.groupby(["width", "often"]):
             row, column = widths.index(width), rates.index(rate)
             values[row, column] = cells[measure].mean()
-            over_seeds = f"\n({cells[measure].min():.2f}-{cells[measure].max():.2f})" if len(cells) > 1 else ""
+            over_seeds = f"\n({cells[measure].min():.2f} to {cells[measure].max():.2f})" if len(cells) > 1 else ""
             text = f"{values[row, column]:.2f}{over_seeds}"
             axis.text(column, row, text, ha="center", va="center", fontsize=7)
             if cells["utility"].mean() >= 1:
@@ -243,7 +244,7 @@ def grid(table: pd.DataFrame, measure: str, label: str, low: float, high: float 
         image = axis.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto", alpha=0.6)
         axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
         axis.set_yticks(range(len(widths)), widths)
-        axis.set_xlabel("instances a batch; framed: expected by the theory")
+        axis.set_xlabel("instances a batch\nin brackets: range over seeds; framed: expected by the theory")
         axis.set_ylabel("width")
         figure.colorbar(image, label=label)
     return figure
@@ -334,6 +335,6 @@ def _limit_to_cells(axis: Axes, values: pd.Series) -> None:
         axis.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure, title: str | None = None) -> None:
     handles, labels = max((axis.get_legend_handles_labels() for axis in figure.axes), key=lambda both: len(both[0]))
-    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, title=title)
