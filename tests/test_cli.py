@@ -216,6 +216,11 @@ def test_a_list_may_have_gaps_as_pandas_writes_them(config: Path, tmp_path: Path
     assert plan.at(3).instance.tolist() == [instance]
 
 
+def test_too_little_memory_is_one_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("olmo_inject.cli.app", lambda *_, **__: np.empty(1 << 57))
+    assert "not enough memory: Unable to allocate 1.00 EiB" in fails(capfd, "plan", "demo")
+
+
 def test_audit_of_what_is_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "is not a run folder" in fails(capfd, "audit", tmp_path)
 
