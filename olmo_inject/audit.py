@@ -23,6 +23,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.files import write_json
 from olmo_inject.injection.layout import InjectedSpans
 from olmo_inject.injection.placement import EOS
+from olmo_inject.paths import distinct_ends
 from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.export import Export, read_export
@@ -332,12 +333,11 @@ def print_audits(audits: list[Audit], console: Console) -> None:
     table = Table(title="Audit", title_justify="left")
     for column in ("run", "steps", "comparisons", "answer tokens in the loss", "masks lifted", "verdict"):
         table.add_column(column, justify="left" if column in ("run", "verdict") else "right", overflow="fold")
+    names = distinct_ends(audit.run for audit in audits)
     for audit in audits:
         labels = ", ".join(f"{name} {count:,}" for name, count in audit.labels.items()) or "0"
         comparisons = f"{sum(audit.checks.values()):,}"
-        table.add_row(
-            Path(audit.run).name, f"{audit.steps:,}", comparisons, labels, str(audit.overrides), audit.verdict
-        )
+        table.add_row(names[audit.run], f"{audit.steps:,}", comparisons, labels, str(audit.overrides), audit.verdict)
     console.print(table, markup=False)
     for audit in audits:
         for difference in audit.differences:

@@ -139,6 +139,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         if (problem := missing(error.name)) is None:
             raise
         report(problem)
+    except MemoryError as error:  # a number so large that not even an array of its size can be had
+        report(UserError(f"not enough memory: {in_one_line(error)}"))
     except OSError as error:
         if error.filename is None:  # not about a file but a connection, the output, or a bug
             raise

@@ -1,12 +1,14 @@
-"""Expand `~` and `$NAME` in paths as a shell does, wherever the user gives a path."""
+"""Expand `~` and `$NAME` in paths as a shell does, wherever the user gives a path; and tell paths apart in tables."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 import typing
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,3 +74,22 @@ def configs_folder() -> Path:
     package = Path(__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
+
+
+def distinct_ends(paths: Iterable[str], least: int = 1) -> dict[str, str]:
+    """The shortest end of each path that no other one has; the whole path if it is the end of another one.
+
+    Args:
+        paths: of files or folders.
+        least: number of names in the shortest ends.
+    """
+    left = parts = {path: Path(path).absolute().parts for path in paths}
+    ends: dict[str, str] = {}
+    for length in itertools.count(least):
+        counts = Counter(names[-length:] for names in parts.values())
+        done = {path for path, names in left.items() if counts[names[-length:]] == 1 or length >= len(names)}
+        ends |= {path: str(Path(*left[path][-length:])) for path in done}
+        left = {path: names for path, names in left.items() if path not in done}
+        if not left:
+            break
+    return ends

@@ -124,7 +124,7 @@ def _listed(experiment: Described, config: InjectionConfig, entry: PlannedTask) 
     for place, record in _read_list(config.file, f"injections: {config.task}"):
         if unknown := record.keys() - {"step", "row", "instance"}:
             raise UserError(f"{place}: {min(unknown)!r} is not one of step, row, instance")
-        step, row, name = (record.get(column) for column in ("step", "row", "instance"))
+        step, row, name = (_without_point(record.get(column)) for column in ("step", "row", "instance"))
         _check_number(step, experiment.steps, f"{place}: step")
         if row is not None:
             _check_number(row, experiment.batch_size, f"{place}: row")
@@ -173,6 +173,11 @@ def _read_list(file: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]
         raise UserError(f"{where}: {file}: cannot be read: {in_one_line(error)}") from None
     for number, record in enumerate(records, 1):
         yield f"{where}: {file}, row {number}", record
+
+
+def _without_point(value: Any) -> Any:
+    """The value; a whole number for 3.0, as which pandas writes numbers in a column where some are missing."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _check_number(value: object, beyond: int, where: str) -> None:

@@ -173,3 +173,17 @@ def test_the_command_ends_with_the_verdict(run: Path, capsys: pytest.CaptureFixt
         assert record["passed"] == (status == 0)
         assert set(record) == set(Audit("x").record())
         assert read_json(run / AUDIT) == record  # where a report finds it
+
+
+def test_runs_of_one_name_are_told_apart(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    other = run.parent / "other" / "run"
+    shutil.copytree(run, other)
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", str(run), str(other)])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "other/run" in out
+    assert f"{run.parent.name}/run" in out

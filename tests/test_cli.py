@@ -203,6 +203,24 @@ def test_plan_as_parquet_holds_every_injection(config: Path, tmp_path: Path, cap
     assert len(expected) == 10
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_list_may_have_gaps_as_pandas_writes_them(config: Path, tmp_path: Path, kind: str) -> None:
+    instance = int(build_plan(load_experiment(config)).tasks[0].train_ids[0])
+    table = pd.DataFrame({"step": [1, 2, 3], "row": [1, None, 4], "instance": [None, None, instance]})
+    assert set(table.dtypes[1:]) == {np.dtype(float)}
+    file = tmp_path / f"list.{kind}"
+    _ = table.to_parquet(file) if kind == "parquet" else table.to_json(file, orient="records", lines=True)
+    plan = build_plan(load_experiment(config, [f"injections=[{{task: less, schedule: at, file: {file}}}]"])).plan
+    assert [plan.at(step).rows.tolist() for step in (1, 3)] == [[1], [4]]
+    assert len(plan.at(2).rows) == 1
+    assert plan.at(3).instance.tolist() == [instance]
+
+
+def test_too_little_memory_is_one_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("olmo_inject.cli.app", lambda *_, **__: np.empty(1 << 57))
+    assert "not enough memory: Unable to allocate 1.00 EiB" in fails(capfd, "plan", "demo")
+
+
 def test_audit_of_what_is_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "is not a run folder" in fails(capfd, "audit", tmp_path)
 

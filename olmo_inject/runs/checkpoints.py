@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from olmo_inject.errors import UserError
+from olmo_inject.paths import distinct_ends
 from olmo_inject.runs.read import expand, is_run
 from olmo_inject.steps import parse_step_range
 
@@ -18,9 +19,11 @@ _PLACES = ("step{}", "checkpoints/checkpoint-{}")  # in a run folder; transforme
 _CONVERT = "convert OLMo-core's checkpoints with convert_checkpoints of olmo_inject.adapters.olmo_core"
 
 
-def checkpoint_label(path: Path) -> str:
-    """A checkpoint in tables: the names of its run and its folder."""
-    return f"{path.absolute().parent.name}/{path.name}"
+def checkpoint_labels(paths: Iterable[str]) -> dict[str, str]:
+    """Checkpoints in tables: the names of run and folder, with as much of the path as tells them apart."""
+    paths = list(paths)
+    deep = any(Path(path).parent.name == "checkpoints" for path in paths)  # those of transformers' Trainer
+    return distinct_ends(paths, 3 if deep else 2)
 
 
 @dataclass(frozen=True)

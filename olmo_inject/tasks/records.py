@@ -55,8 +55,11 @@ def _object_of(line: str, place: str) -> dict[str, Any]:
 
     try:
         record = json.loads(line, object_pairs_hook=once)
+        json.dumps(record, ensure_ascii=False).encode()  # a tokenizer takes no half of a surrogate pair
     except json.JSONDecodeError as error:
         raise UserError(f"{place}, column {error.colno}: not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # halves of surrogate pairs, huge numbers, deep nesting
+        raise UserError(f"{place}: cannot be read: {error}") from None
     if not isinstance(record, dict):
         raise UserError(f"{place}: must be an object with keys")
     return record

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from olmo_inject.errors import UserError
 
 T = TypeVar("T")
+BEYOND_WHOLE = 2.0**53  # from here on float64 does not hold every whole number
 
 
 def number(
@@ -191,7 +192,9 @@ def _real(name: str, values: object) -> Float[np.ndarray, ...]:
         raise UserError(f"{name} must be a number or an array of numbers, got {_shown(values)}") from None
     if not raw.size and raw.dtype.kind == "f":
         return raw.astype(np.float64)
-    # Object arrays are Python integers beyond 64 bits, fractions, or what is no number at all.
+    if raw.dtype.kind == "O" and all(type(value) is int for value in raw.flat):
+        raise UserError(f"{name} must have 64 bits at most, got {_shown(values)}")
+    # Other object arrays are fractions, or what is no number at all.
     mixed = isinstance(values, list | tuple) and any(isinstance(value, bool | np.bool_) for value in values)
     if raw.dtype.kind not in "iuf" or mixed:
         raise UserError(f"{name} must be a number or an array of numbers, got {_shown(values)}")
@@ -201,10 +204,11 @@ def _real(name: str, values: object) -> Float[np.ndarray, ...]:
 def _whole(name: str, values: Float[np.ndarray, ...], low: int | None, high: int | None) -> Int[np.ndarray, ...]:
     lowest, highest = -math.inf if low is None else low, math.inf if high is None else high
     allowed = np.isfinite(values) & (values == np.floor(values)) & (values >= lowest) & (values <= highest)
-    allowed &= np.abs(values) < 2.0**53
+    allowed &= np.abs(values) < BEYOND_WHOLE
     if not allowed.all():
         wrong = values[~allowed].flat[0] if values.ndim else values.item()
         limits = "" if low is None else f" from {low} to {high}" if high is not None else f" of {low} or more"
+        limits += ", below 2^53" if BEYOND_WHOLE <= wrong < math.inf and high is None else ""
         raise UserError(f"{name} must be a whole number{limits}, got {wrong:g}")
     return values.astype(np.int64)
 

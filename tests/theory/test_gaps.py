@@ -119,6 +119,7 @@ def test_adam_saturates_where_mixed_data_would_not() -> None:
         (lambda m: gaps.gap_critical_widths(m, 0, 0.1), "gap must be a whole number of 1 or more, got 0"),
         (lambda m: gaps.gap_critical_widths(m, 2, 9.0), "step size must be a finite number above 0 and below"),
         (lambda m: gaps.longest_gaps(m, [1], float("nan")), "step size must be a finite number above 0 and below"),
+        (lambda m: gaps.gap_critical_widths(m, 10**16, 0.1), r"gap must be .* of 1 or more, below 2\^53, got 1e\+16"),
         (lambda m: gaps.longest_gaps(m, [1000], 0.1), "width must be a whole number.*, got 1000"),
     ],
 )

@@ -26,11 +26,12 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data, build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json
+from olmo_inject.runs.checkpoints import checkpoint_labels
 from olmo_inject.runs.folder import check_same_run, delete_run, differences
 from olmo_inject.runs.read import load_run
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.evaluation import checkpoints
-from olmo_inject.training.evaluation.probes import ProbeResult
+from olmo_inject.training.evaluation.probes import ProbeResult, results_table
 
 pytestmark = pytest.mark.slow
 
@@ -259,3 +260,24 @@ def test_a_changed_file_is_not_the_same_run(path: Path, finished: Path, ranks: R
         file.write_text(before)
         assert said.startswith("UserError: ")
         assert ("task texts has changed" if name == "texts.jsonl" else "list of injections 4 has changed") in said
+
+
+def test_checkpoints_of_runs_with_one_name_are_averaged_apart() -> None:
+    places = ["/x/a/run/step4", "/x/b/run/step4", "/x/b/other/step4"]
+    results = [
+        ProbeResult(place, 4, "facts", "train", str(i), None, "loss", float(value), True)
+        for value, place in enumerate(places)
+        for i in range(2)
+    ]
+    columns = {str(column.header): list(column.cells) for column in results_table(results).columns}
+    assert columns["checkpoint"] == ["a/run/step4", "b/run/step4", "other/step4"]
+    assert columns["mean"] == ["0.0000", "1.0000", "2.0000"]
+    assert columns["n"] == ["2", "2", "2"]
+
+
+def test_labels_of_checkpoints_name_the_run() -> None:
+    one, other = "/x/a/checkpoints/checkpoint-4", "/x/b/checkpoints/checkpoint-4"
+    assert checkpoint_labels([one]) == {one: "a/checkpoints/checkpoint-4"}
+    assert checkpoint_labels([one, other, one])[other] == "b/checkpoints/checkpoint-4"
+    assert checkpoint_labels([]) == {}
+    assert checkpoint_labels(["/run/step1", "/x/run/step1"])["/run/step1"] == "/run/step1"

@@ -19,6 +19,9 @@ Basis = Literal["axis", "random"]
 TIE = 1e-12
 """Utilities closer than this, relatively, are equal: rounding must not decide which feature comes first."""
 
+LONGEST = 10_000_000
+"""The longest power law: 80 MB, and no more tasks or features of one than that."""
+
 
 @dataclass(frozen=True, eq=False)
 class TaskMixture(Mixture):
@@ -152,9 +155,9 @@ def power_law(count: int, power: float) -> Float[np.ndarray, " count"]:
     """1, 2^-power, 3^-power, ... divided by their sum.
 
     Raises:
-        UserError: `count` is below one, or `power` is negative or not a number.
+        UserError: `count` is below one or above `LONGEST`, or `power` is negative or not a number.
     """
-    count = whole("the length of a power law", count, 1)
+    count = whole("the length of a power law", count, 1, LONGEST)
     power = number("the exponent of a power law", power, at_least=0)
     values = np.arange(1, count + 1, dtype=np.float64) ** -power
     return values / values.sum()

@@ -17,7 +17,7 @@ from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.files import replacing, sha256_of
-from olmo_inject.runs.checkpoints import ALL, checkpoint_label, find_checkpoints, run_and_step
+from olmo_inject.runs.checkpoints import ALL, checkpoint_labels, find_checkpoints, run_and_step
 from olmo_inject.runs.read import PLAN, load_run, load_tasks, run_of
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids
@@ -226,10 +226,11 @@ def results_table(results: Sequence[Result]) -> Table:
     for name in ("checkpoint", "task", "half", *columns):
         left = name in ("checkpoint", "task", "half")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "checkpoint", overflow="fold")
+    labels = checkpoint_labels(result.checkpoint for result in results)
     for result in results:
-        path, rest, auc = Path(result.checkpoint), result.accuracy_unmirrored, result.auc
+        rest, auc = result.accuracy_unmirrored, result.auc
         table.add_row(
-            checkpoint_label(path),
+            labels[result.checkpoint],
             result.task if result.trained else f"{result.task}*",
             result.half,
             f"{result.loss:.4f}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from olmo_inject.injection import Plan, sightings
-from olmo_inject.runs.checkpoints import checkpoint_label
+from olmo_inject.runs.checkpoints import checkpoint_labels
 from olmo_inject.tasks import Probe, Task
 from olmo_inject.tasks.halves import chosen_ids
 from olmo_inject.training.evaluation.continuations import score_items, score_with_trainer
@@ -221,10 +220,11 @@ def results_table(results: Sequence[ProbeResult]) -> Table:
     for result in results:
         name = result.task if result.trained else f"{result.task}*"
         for group in dict.fromkeys(("", result.group or "")):
-            key = (checkpoint_label(Path(result.checkpoint)), name, result.half, group, result.measure)
+            key = (result.checkpoint, name, result.half, group, result.measure)
             rows.setdefault(key, []).append(result.value)
-    for key, values in rows.items():
-        table.add_row(*key, f"{sum(values) / len(values):.4f}", str(len(values)))
+    labels = checkpoint_labels(result.checkpoint for result in results)
+    for (checkpoint, *key), values in rows.items():
+        table.add_row(labels[checkpoint], *key, f"{sum(values) / len(values):.4f}", str(len(values)))
     if not all(result.trained for result in results):
         table.caption = "* not trained with"
     return table

@@ -16,7 +16,7 @@ from rich.table import Table
 from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.extras import require
 from olmo_inject.files import sha256_of
-from olmo_inject.runs.checkpoints import checkpoint_label
+from olmo_inject.runs.checkpoints import checkpoint_labels
 from olmo_inject.training.checkpoints.convert import fast_tokenizer, find_vocabulary
 from olmo_inject.training.checkpoints.on_disk import step_of
 
@@ -151,10 +151,10 @@ def suites_table(results: Sequence[SuiteResult]) -> Table:
     table = Table(box=SIMPLE, padding=0, show_edge=False)
     for name in ("checkpoint", "suite", "measure", "value", "stderr"):
         table.add_column(name, justify="right" if name in ("value", "stderr") else "left", overflow="fold")
+    labels = checkpoint_labels(result.checkpoint for result in results)
     for result in results:
-        path = Path(result.checkpoint)
         table.add_row(
-            checkpoint_label(path),
+            labels[result.checkpoint],
             result.suite,
             result.measure,
             f"{result.value:.4f}",
