@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import re
 import typing
@@ -83,13 +82,10 @@ def distinct_ends(paths: Iterable[str], least: int = 1) -> dict[str, str]:
         paths: of files or folders.
         least: number of names in the shortest ends.
     """
-    left = parts = {path: Path(path).absolute().parts for path in paths}
-    ends: dict[str, str] = {}
-    for length in itertools.count(least):
-        counts = Counter(names[-length:] for names in parts.values())
-        done = {path for path, names in left.items() if counts[names[-length:]] == 1 or length >= len(names)}
-        ends |= {path: str(Path(*left[path][-length:])) for path in done}
-        left = {path: names for path, names in left.items() if path not in done}
-        if not left:
-            break
+    parts = {path: Path(path).resolve().parts for path in paths}
+    counts = Counter(names[-length:] for names in parts.values() for length in range(least, len(names) + 1))
+    ends = {}
+    for path, names in parts.items():
+        lengths = (length for length in range(least, len(names)) if counts[names[-length:]] == 1)
+        ends[path] = str(Path(*names[-next(lengths, len(names)) :]))
     return ends

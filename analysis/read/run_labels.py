@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePath
+from pathlib import Path
+
+from olmo_inject.paths import distinct_ends
 
 
 def labels(runs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -17,23 +19,15 @@ def labels(runs: Iterable[tuple[str, str]]) -> dict[str, str]:
         runs: (name, folder) pairs; repetitions are allowed.
     """
     names = {folder: name for name, folder in runs}
-    parts = {folder: Path(folder).resolve().parts for folder in names}
-    return {
-        folder: _label(name, parts[folder], [parts[other] for other in names if names[other] == name])
-        for folder, name in names.items()
-    }
+    found = {}
+    for folder, name in names.items():
+        ends = distinct_ends(other for other in names if names[other] == name)
+        end = ends[folder]
+        alone, last = len(ends) == 1, Path(end).name
+        found[folder] = name if alone else end if last == name else f"{name} ({end})"
+    return found
 
 
 def file_part(label: str) -> str:
     """A label as a part of a file name."""
     return re.sub(r"[^\w.,=+-]+", "-", label).strip("-")
-
-
-def _label(name: str, parts: tuple[str, ...], same: list[tuple[str, ...]]) -> str:
-    """The label of the folder with these path `parts`, among the folders `same` that share its name."""
-    if len(same) == 1:
-        return name
-    lengths = (n for n in range(1, len(parts)) if sum(other[-n:] == parts[-n:] for other in same) == 1)
-    end = parts[-next(lengths, len(parts)) :]  # the whole path if it is the end of another one
-    place = str(PurePath(*end))
-    return place if end[-1] == name else f"{name} ({place})"
