@@ -31,6 +31,7 @@ from olmo_inject.injection import Listed, Plan
 from olmo_inject.inspect.summary import plan_summary
 from olmo_inject.owned_folder import remove_empty
 from olmo_inject.plan_entries import write_list
+from olmo_inject.runs.checkpoints import step_folders
 from olmo_inject.runs.read import (
     EVIDENCE_FILE,
     EXPERIMENT,
@@ -288,8 +289,7 @@ def _written(folder: Path) -> list[Path]:
     inside += (f"{LISTS}/*.parquet", f"{LISTS}/.*.tmp")
     analyses = ["analysis/jobs", *(f"analysis/*.{ending}" for ending in ("json", "parquet", "svg", "png"))]
     written = [path for pattern in (*names, *inside, *analyses) for path in folder.glob(pattern)]
-    written += [path for path in folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
-    return written + [about.parent.parent for about in folder.glob("analysis/*/*/about.json")]
+    return written + step_folders(folder) + [about.parent.parent for about in folder.glob("analysis/*/*/about.json")]
 
 
 @contextmanager
