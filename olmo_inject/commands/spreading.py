@@ -23,7 +23,7 @@ from olmo_inject.commands.shared import print_json, stoppable
 from olmo_inject.errors import UserError
 from olmo_inject.number_ranges import MOST_PARTS
 from olmo_inject.options import check_options
-from olmo_inject.parts_of_work import Compute, Item, KeptResults, Part
+from olmo_inject.parts_of_work import Compute, Item, KeptResults, Part, in_one_process
 from olmo_inject.words import counted
 
 if TYPE_CHECKING:
@@ -170,11 +170,11 @@ class Spread:
             name: of this work in the folder.
 
         Raises:
-            UserError: as in `mine`; a kept result is damaged or foreign.
+            UserError: as in `to_do`; a kept result is damaged or foreign.
             typer.Exit: a part was done, or parts were submitted.
         """
         if not self.is_spread:
-            return compute([item.value for item in items])
+            return in_one_process(items, compute)
         kept = KeptResults(folder / name)
 
         def do(mine: Sequence[Item[Any]]) -> None:
@@ -198,15 +198,15 @@ class Spread:
         A part whose step is finished already returns, so that it goes on to the next step.
 
         Args:
-            items: as in `mine`.
-            is_kept: as in `mine`.
-            name: as in `mine`.
-            noun: as in `mine`.
-            folder: as in `mine`.
+            items: as in `to_do`.
+            is_kept: as in `to_do`.
+            name: as in `to_do`.
+            noun: as in `to_do`.
+            folder: as in `to_do`.
             do: does items and keeps their results.
 
         Raises:
-            UserError: as in `mine` and `do`.
+            UserError: as in `to_do` and `do`.
             typer.Exit: a part was done, or parts were submitted.
         """
         if self.part is None:
