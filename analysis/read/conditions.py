@@ -12,7 +12,7 @@ from analysis.read.run_labels import labels
 from analysis.read.runs import Run
 from olmo_inject.config import CorpusConfig, InjectionConfig
 from olmo_inject.entry_names import task_of_entry
-from olmo_inject.runs.folder import CONTENTS, LIST_FINGERPRINT, settings
+from olmo_inject.runs.same_run import CONTENTS, LIST_FINGERPRINT, settings
 
 RATE_KEYS = (  # of an entry of `injections`: when and how often, which a schedule's label says
     *("schedule", "instances_per_batch", "per_sequence", "per_token", "instances", "every", "phase", "phases"),

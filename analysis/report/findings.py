@@ -13,7 +13,7 @@ from analysis.read.conditions import RATE_KEYS, beside, schedule_label
 from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, label_tasks
 from analysis.report.page import Table
 from olmo_inject.audit import NO_EVIDENCE
-from olmo_inject.runs.folder import differences
+from olmo_inject.runs.same_run import differences
 
 MOST = 5  # findings in a report, at most
 AS_EXPECTED, AGAINST, NO_DIFFERENCE = "as expected", "against expectation", "the 95% intervals overlap"

@@ -25,7 +25,6 @@ from olmo_inject.owned_folder import absent
 from olmo_inject.runs.folder import (
     STOP_FILE,
     check_no_other_folder,
-    check_same_run,
     delete_run,
     locked,
     prepare,
@@ -33,6 +32,7 @@ from olmo_inject.runs.folder import (
 )
 from olmo_inject.runs.metrics import Metrics, belongs_before, cut_back
 from olmo_inject.runs.read import EVIDENCE_FILE, INDICES, METRICS, is_run
+from olmo_inject.runs.same_run import check_same_run
 from olmo_inject.steps import StepSelection
 from olmo_inject.stop_signals import stop_signals, stop_with_parent
 from olmo_inject.training.agreement import from_rank_0, on_every_rank

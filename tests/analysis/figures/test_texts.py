@@ -19,7 +19,7 @@ from analysis.read.conditions import conditions, text_labels
 from analysis.read.runs import Run, read_run
 from analysis.report.findings import comparisons, sentences
 from olmo_inject.config import PhaseConfig
-from olmo_inject.runs.folder import CONTENTS
+from olmo_inject.runs.same_run import CONTENTS
 
 FEW, ALL = 8, None
 
