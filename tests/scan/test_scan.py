@@ -26,7 +26,7 @@ from olmo_inject.corpus.staged import RankRange, StagedShards, read_stage
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
 from olmo_inject.parts_of_work import Compute, Item, KeptResults, in_one_process
-from olmo_inject.scan import scan
+from olmo_inject.scan import piece, scan
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import StatementFinder
 from olmo_inject.scan.report import ScanOptions
@@ -67,7 +67,7 @@ def test_contamination_is_what_a_plain_search_finds(
     shards = write(tmp_path_factory.mktemp("shards"), arrays, dtype)
     tasks = tasks_of("a", "b", n_values=3, size=size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "CHUNK", chunk)
+        patch.setattr(piece, "CHUNK", chunk)
         patch.setattr(scan, "PIECE", 3 * chunk)
         result = scan_here(shards, vocabulary(size), tasks)
     for task, hits in zip(tasks, result.tasks, strict=True):
@@ -179,8 +179,8 @@ def test_no_statement_is_missed_in_any_text(
         path = tmp_path_factory.mktemp("text") / "0.npy"
         np.array(ids, np.uint16).tofile(path)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(scan, "CHUNK", 16)
-            patch.setattr(scan, "_LOOKED_AT", 40)
+            patch.setattr(piece, "CHUNK", 16)
+            patch.setattr(piece, "_LOOKED_AT", 40)
             # A vocabulary's tables are the same for every text, and take a quarter of a second.
             patch.setattr(scan, "_finder", lambda known, size, options: finders[known.size])
             result = scan_here(TokenShards([path], 1), known, [], ReferenceOptions())
