@@ -249,8 +249,8 @@ class Spread:
         Raises:
             typer.Exit: after they were submitted.
         """
+        from launch.job_arrays import load_site, most_elements
         from launch.parts import processes_here, run_parts, submit_parts
-        from launch.slurm import load_site, most_elements
 
         left = f"{total - len(missing):,} of {counted(total, noun)} kept"
         if self.submit == "local":
