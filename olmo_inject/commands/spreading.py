@@ -7,9 +7,7 @@ finished is kept, so the command without these options, or with `--merge`, finds
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
-import json
 import os
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +19,7 @@ import typer
 
 from olmo_inject.commands.shared import print_json, stoppable
 from olmo_inject.errors import UserError
+from olmo_inject.files import sha256_of_json
 from olmo_inject.number_ranges import MOST_PARTS
 from olmo_inject.options import check_options
 from olmo_inject.parts_of_work import Compute, Item, KeptResults, Part, in_one_process
@@ -265,7 +264,7 @@ class Spread:
     def _parts(self, count: int, missing: Sequence[int], folder: Path) -> Parts:
         from launch.parts import Parts
 
-        key = hashlib.sha256(json.dumps([str(Path.cwd()), *self.command, *self.arguments]).encode()).hexdigest()[:8]
+        key = sha256_of_json([str(Path.cwd()), *self.command, *self.arguments])[:8]
         place = folder / f"{'-'.join(self.command)}-{key}"
         of_missing = sorted({number % count for number in missing})
         return Parts(self.command, self.arguments, place, count, of_missing, self.wants_gpu)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 from olmo_inject.config import Described, Experiment
 from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
+from olmo_inject.files import sha256_of_json
 from olmo_inject.injection import Listed, Plan
 from olmo_inject.runs.read import (
     TASK_FINGERPRINT,
@@ -109,7 +109,7 @@ def changed(recorded: Mapping[str, str], current: Mapping[str, str]) -> list[str
 
 def identity(experiment: Described) -> str:
     """A hash of all that a resume may not change. Experiments with the same identity are the same run."""
-    return hashlib.sha256(json.dumps(settings(experiment), sort_keys=True).encode()).hexdigest()[:16]
+    return sha256_of_json(settings(experiment))[:16]
 
 
 def settings(experiment: Described) -> dict[str, str]:
