@@ -1,4 +1,4 @@
-"""Statistics that all analyses share: confidence intervals of proportions and means, and rank correlation."""
+"""Statistics that all analyses share: 95% intervals of proportions and means, and rank correlation."""
 
 from __future__ import annotations
 
@@ -21,44 +21,26 @@ NOT_FINITE = (math.nan, math.nan)
 
 
 @cache
-def _wilson(correct: int, n: int, confidence: float) -> tuple[float, float]:
-    interval = binomtest(correct, n).proportion_ci(confidence, method="wilson")
+def _wilson(correct: int, n: int) -> tuple[float, float]:
+    interval = binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def wilson(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson(share: float, n: int) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927). Its ends stay between 0 and 1.
 
     Args:
         share: fraction of correct answers, 0 to 1.
         n: number of answers, at least 1.
-        confidence: coverage of the two-sided interval, such as 0.95.
 
     Returns:
         The lower and the upper end.
     """
-    return _wilson(round(share * n), n, confidence)
-
-
-def mean_interval(
-    values: Float[np.ndarray, " n"], purpose: str, confidence: float = CONFIDENCE
-) -> tuple[float, float, float]:
-    """The mean of independent observations and the two ends of its bootstrap interval, which are NaN for one alone.
-
-    Args:
-        values: at least one observation.
-        purpose: key of the bootstrap draws.
-        confidence: coverage of the two-sided interval.
-    """
-    n, mean = len(values), float(values.mean())
-    if n < 2:
-        return mean, *NOT_FINITE
-    means = values[resamples(n, RESAMPLES, "bootstrap", purpose)].mean(axis=1)
-    return mean, *percentile_interval(means, confidence)
+    return _wilson(round(share * n), n)
 
 
 def clustered_interval(
-    values: Float[np.ndarray, " n"], clusters: Sequence[Hashable], purpose: str, confidence: float = CONFIDENCE
+    values: Float[np.ndarray, " n"], clusters: Sequence[Hashable], purpose: str
 ) -> tuple[float, float, float]:
     """The mean of observations of which those of one cluster are alike, and the two ends of its bootstrap interval.
 
@@ -68,7 +50,6 @@ def clustered_interval(
         values: at least one observation.
         clusters: what each observation was measured on, such as one instance.
         purpose: key of the bootstrap draws.
-        confidence: coverage of the two-sided interval.
     """
     numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
     of = np.array([numbers[cluster] for cluster in clusters])
@@ -78,18 +59,16 @@ def clustered_interval(
     drawn = resamples(n, RESAMPLES, "bootstrap", purpose)
     sums, sizes = np.bincount(of, values, n), np.bincount(of, minlength=n)
     means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    return mean, *percentile_interval(means, confidence)
+    return mean, *percentile_interval(means)
 
 
-def student_reach(values: Float[np.ndarray, " n"], confidence: float = CONFIDENCE) -> float:
+def student_reach(values: Float[np.ndarray, " n"]) -> float:
     """Half of the interval of a mean of independent values, by Student's t; NaN of fewer than two."""
     n = len(values)
-    return float(student.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan
+    return float(student.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan
 
 
-def series_interval(
-    values: Float[np.ndarray, " n"], shortest: int, confidence: float = CONFIDENCE
-) -> tuple[float, float, float]:
+def series_interval(values: Float[np.ndarray, " n"], shortest: int) -> tuple[float, float, float]:
     """The mean of a series whose neighbours are correlated, and the two ends of its interval.
 
     The series is divided into blocks, whose means are taken for independent: the interval is Student's t over them
@@ -100,20 +79,19 @@ def series_interval(
     Args:
         values: at least one observation, in order of time.
         shortest: observations of a block, at least.
-        confidence: coverage of the two-sided interval.
     """
     mean, blocks = float(values.mean()), min(len(values) // shortest, MOST_BLOCKS)
     if blocks < 2:
         return mean, *NOT_FINITE
     means = np.array([block.mean() for block in np.array_split(values, blocks)])
-    reach = student_reach(means, confidence)
+    reach = student_reach(means)
     return mean, mean - reach, mean + reach
 
 
 def mean_intervals(
-    values: Float[np.ndarray, "m n"], purpose: str, confidence: float = CONFIDENCE
+    values: Float[np.ndarray, "m n"], purpose: str
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """Means of several rows of observations, with simultaneous confidence intervals.
+    """Means of several rows of observations, with simultaneous 95% intervals.
 
     All intervals hold together, so they still hold for a row that was chosen by its mean. Observations are resampled
     jointly over the rows, and every interval is the same number of standard errors wide (Romano and Wolf 2005). With a
@@ -122,7 +100,6 @@ def mean_intervals(
     Args:
         values: one row per mean; column j is the same observation (such as a pair of instances) in every row.
         purpose: key of the bootstrap draws.
-        confidence: joint coverage of all intervals.
 
     Returns:
         Means, lower ends and upper ends, one of each per row.
@@ -134,7 +111,7 @@ def mean_intervals(
     counts = np.stack([np.bincount(row, minlength=n) for row in resamples(n, RESAMPLES, "bootstrap", purpose)])
     away = np.abs(counts @ values.T / n - mean)
     in_errors = np.divide(away, error, out=np.zeros_like(away), where=error > 0)
-    reach = float(np.quantile(in_errors.max(axis=1), confidence)) * error
+    reach = float(np.quantile(in_errors.max(axis=1), CONFIDENCE)) * error
     return mean, mean - reach, mean + reach
 
 

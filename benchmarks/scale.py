@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.timing import own_bytes, print_table
 
-RANKS, PER_NODE = 1024, 8
+RANKS = 1024
 SEQUENCES, LENGTH, BATCH, STEPS = 440_000_000, 4096, 1024, 50_000
 OTHER = 517  # some rank that is neither the first of all nor of its node
 ROLES = {"rank 0": 0, f"rank {OTHER}": OTHER}

@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.timing import in_turns, paired_ratio, print_table, timed
 from olmo_inject.corpus.from_text.sample import build_sample
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.scan.scan import ReferenceOptions, prepare_scan, scan_piece
+from olmo_inject.scan.piece import scan_piece
+from olmo_inject.scan.scan import ReferenceOptions, prepare_scan
 from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
 from olmo_inject.vocabulary import Vocabulary

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from olmo.data import build_train_dataloader
+from olmo.optim import build_scheduler
 from olmo.train import Trainer
 
 from benchmarks.timing import in_turns, paired_ratio, print_table
@@ -25,7 +26,6 @@ from olmo_inject.training.compat import TrainerShims
 from olmo_inject.training.parallel import (
     build_model,
     build_optimizer,
-    build_scheduler,
     destroy,
     init_process_group,
 )

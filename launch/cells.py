@@ -29,8 +29,9 @@ from olmo_inject.config import experiment_yaml, load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text
 from olmo_inject.locks import LOCK, locked
-from olmo_inject.runs.folder import differences, in_use
+from olmo_inject.runs.folder import in_use
 from olmo_inject.runs.read import EXPERIMENT, METRICS
+from olmo_inject.runs.same_run import differences
 from olmo_inject.tasks.halves import deciding_accuracy
 from olmo_inject.training.checkpoints.on_disk import latest
 

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.job_arrays import Element, Site, elements, render_template, sbatch, see_and_cancel, undone_if_refused
 from launch.local import visible_gpus
 from launch.pool import Command, run_commands
-from launch.slurm import Element, Site, elements, render_template, sbatch, see_and_cancel, undone_if_refused
 from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
 from olmo_inject.files import read_json, write_json, write_text

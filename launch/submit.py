@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from launch import cells, local, slurm
-from launch.slurm import Site
+from launch.job_arrays import Site
 from launch.sweep import Cell, Sweep
 from olmo_inject.terminal import Console
 

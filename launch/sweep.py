@@ -27,7 +27,7 @@ from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
 from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.paths import expanded
-from olmo_inject.runs.folder import identity
+from olmo_inject.runs.same_run import identity
 from olmo_inject.yaml_text import Plain, in_flow, read_yaml
 
 MOST_CELLS = 10_000

@@ -27,7 +27,6 @@ from olmo_inject.paths import distinct_ends
 from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.export import Export, read_export
-from olmo_inject.runs.folder import CONTENTS, fingerprints
 from olmo_inject.runs.read import (
     AUDIT,
     EVIDENCE_FILE,
@@ -43,6 +42,7 @@ from olmo_inject.runs.read import (
     read_evidence,
     read_saved,
 )
+from olmo_inject.runs.same_run import CONTENTS, fingerprints
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import rebuilds
 from olmo_inject.terminal import Console

@@ -164,6 +164,11 @@ def mapped(path: Path, dtype: DTypeLike) -> np.ndarray:
     return np.memmap(str(path), dtype, mode="r").view(np.ndarray)
 
 
+def sha256_of_json(value: Any) -> str:
+    """SHA-256 of `value` as JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256_of(path: Path, advance: Callable[[int], None] = lambda n: None, *, past_cache: bool = False) -> str:
     """SHA-256 of a file, at about one GB per second.
 

@@ -5,8 +5,6 @@ The part `3/8` is every eighth item, from item 3 on.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
+from olmo_inject.files import read_json, sha256_of_json, write_json
 
 T = TypeVar("T")
 
@@ -82,7 +80,7 @@ class KeptResults:
 
     def path(self, item: Item[Any]) -> Path:
         """The file of an item's result."""
-        key = hashlib.sha256(json.dumps(item.about, sort_keys=True).encode()).hexdigest()[:16]
+        key = sha256_of_json(item.about)[:16]
         return self.folder / f"{key}.json"
 
     def has(self, item: Item[Any]) -> bool:

@@ -22,14 +22,14 @@ def resamples(n: int, times: int, *purpose: str | int) -> Int64[np.ndarray, "tim
 
 
 def percentile_ends(
-    samples: Float[np.ndarray, "times ..."], confidence: float = CONFIDENCE
+    samples: Float[np.ndarray, "times ..."],
 ) -> tuple[Float[np.ndarray, " ..."], Float[np.ndarray, " ..."]]:
     """The ends of the percentile intervals of several statistics (Efron 1979), from their values on each sample."""
-    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     return np.asarray(low), np.asarray(high)
 
 
-def percentile_interval(samples: Float[np.ndarray, " times"], confidence: float = CONFIDENCE) -> tuple[float, float]:
+def percentile_interval(samples: Float[np.ndarray, " times"]) -> tuple[float, float]:
     """The ends of the percentile interval of one statistic, from its value on each sample."""
-    low, high = percentile_ends(samples, confidence)
+    low, high = percentile_ends(samples)
     return float(low), float(high)

@@ -23,7 +23,7 @@ from olmo_inject.data import build_data, build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.inspect.plan import print_plan, print_step
 from olmo_inject.inspect.summary import plan_summary
-from olmo_inject.runs.folder import fingerprints
+from olmo_inject.runs.same_run import fingerprints
 from olmo_inject.tasks import TaskConfig
 
 LENGTH, BATCH = 8, 16

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 from scipy.optimize import OptimizeWarning, curve_fit
-from scipy.stats import t as student
 
 from analysis.read.runs import Run
-from olmo_inject.resampling import CONFIDENCE, percentile_interval, resamples
+from analysis.stats import student_reach
+from olmo_inject.resampling import percentile_interval, resamples
 
 FEWEST_EVALUATIONS = 5  # an interval with fewer evaluations does not count
 FEWEST_STEPS = 4  # points that a fit of three parameters needs
@@ -90,10 +90,9 @@ class Retention:
         """
         if not self._enough:
             return False
-        k = len(self.gains)
         elsewhere = (self.gains.sum(axis=0) - self.gains).argmax(axis=1)
-        own = self.gains[np.arange(k), elsewhere]
-        return bool(own.mean() > student.ppf((1 + CONFIDENCE) / 2, k - 1) * own.std(ddof=1) / np.sqrt(k))
+        own = self.gains[np.arange(len(self.gains)), elsewhere]
+        return bool(own.mean() > student_reach(own))
 
     @property
     def kept_interval(self) -> tuple[float, float] | None:

@@ -12,7 +12,7 @@ from analysis.read.run_labels import labels
 from analysis.read.runs import Run
 from olmo_inject.config import CorpusConfig, InjectionConfig
 from olmo_inject.entry_names import task_of_entry
-from olmo_inject.runs.folder import CONTENTS, LIST_FINGERPRINT, settings
+from olmo_inject.runs.same_run import CONTENTS, LIST_FINGERPRINT
 
 RATE_KEYS = (  # of an entry of `injections`: when and how often, which a schedule's label says
     *("schedule", "instances_per_batch", "per_sequence", "per_token", "instances", "every", "phase", "phases"),
@@ -48,7 +48,7 @@ def text_labels(runs: Sequence[Run]) -> dict[Run, str]:
 
 def _settings(run: Run) -> dict[str, str]:
     """The settings that a run's training depends on, but for model size, text, schedule and seeds, by name in words."""
-    found = {key: value.strip('"') for key, value in settings(run.experiment).items() if not SAID_OTHERWISE.match(key)}
+    found = {key: value.strip('"') for key, value in run.settings.items() if not SAID_OTHERWISE.match(key)}
     for key, value in run.plan["fingerprints"].items():
         if key.startswith(LIST_FINGERPRINT):
             found[f"injections.{key.removeprefix(LIST_FINGERPRINT)}.list"] = value[:6]

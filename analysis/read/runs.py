@@ -20,6 +20,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency, PlannedTask
 from olmo_inject.plan_entries import planned_tasks
 from olmo_inject.runs.read import SavedRun, load_run, read_audit, read_metrics
+from olmo_inject.runs.same_run import settings
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.halves import UNMIRRORED, chosen_ids, deciding_accuracy, unmirrored_among
 
@@ -92,6 +93,11 @@ class Run:
     def own_steps(self) -> range:
         """The steps that it trains itself: all, or of a branch those from where it begins."""
         return self.saved.own_steps
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """What may tell two runs apart: JSON values by dotted key, without what a resume may change."""
+        return settings(self.experiment)
 
     @cached_property
     def size(self) -> str:

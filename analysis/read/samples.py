@@ -10,8 +10,8 @@ import numpy as np
 from analysis.read.runs import Run
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
-from olmo_inject.runs.folder import check_same_data
 from olmo_inject.runs.read import TASK_FINGERPRINT
+from olmo_inject.runs.same_run import check_same_data
 from olmo_inject.tasks import Task
 
 INJECTED_ROWS = 5

@@ -8,8 +8,6 @@ The folder name ends in a hash of the weights' identity, the method with its ver
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -26,7 +24,7 @@ from analysis.read.run_labels import labels
 from analysis.read.runs import Run
 from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, replacing, write_json
+from olmo_inject.files import read_json, replacing, sha256_of_json, write_json
 from olmo_inject.json_shape import check_shape
 from olmo_inject.owned_folder import new_folder
 from olmo_inject.progress import show_progress
@@ -144,7 +142,7 @@ def _place(checkpoint: StoredModel, method: Method) -> tuple[dict[str, Any], Pat
         "weights": identity(checkpoint.path),
         "inputs": method.inputs(checkpoint),
     }
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    key = sha256_of_json(about)[:12]
     return about, checkpoint.folder / method.name / f"{checkpoint.path.name}-{key}"
 
 

@@ -13,7 +13,6 @@ from analysis.read.conditions import RATE_KEYS, beside, schedule_label
 from analysis.read.runs import LEARNED_ABOVE, Accuracy, Run, label_tasks
 from analysis.report.page import Table
 from olmo_inject.audit import NO_EVIDENCE
-from olmo_inject.runs.folder import differences
 
 MOST = 5  # findings in a report, at most
 AS_EXPECTED, AGAINST, NO_DIFFERENCE = "as expected", "against expectation", "the 95% intervals overlap"
@@ -253,7 +252,8 @@ def _differ_in(a: Run, b: Run, *settings: str) -> bool:
     ]
     if texts[0] != texts[1] or a.experiment.steps != b.experiment.steps:
         return False
-    return all(each.startswith(settings) for each in differences(a.experiment, b.experiment))
+    differing = {key for key, _ in a.settings.items() ^ b.settings.items()}
+    return all(key.startswith(settings) for key in differing)
 
 
 def _comparison(task: str, differ_in: str, a: Run, b: Run) -> Comparison:

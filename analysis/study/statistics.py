@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.stats import percentile_interval, resamples, spearman, student_reach
+from analysis.stats import spearman, student_reach
+from olmo_inject.resampling import percentile_interval, resamples
 
 REPRODUCED, PARTLY, NOT, OPEN = "reproduced", "partly", "not reproduced", "open"
 RESAMPLES = 1000

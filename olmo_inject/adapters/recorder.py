@@ -17,9 +17,10 @@ from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.files import write_json
 from olmo_inject.owned_folder import absent
 from olmo_inject.runs import evidence
-from olmo_inject.runs.folder import check_no_other_folder, check_same_run, locked, prepare, remove_unused
+from olmo_inject.runs.folder import check_no_other_folder, locked, prepare, remove_unused
 from olmo_inject.runs.metrics import Metrics, belongs_before, cut_back
 from olmo_inject.runs.read import EVIDENCE_FILE, METRICS, SAVED, is_run, read_evidence, read_saved
+from olmo_inject.runs.same_run import check_same_run
 from olmo_inject.tasks import Task
 from olmo_inject.training.agreement import is_first, on_every_rank
 from olmo_inject.training.callbacks.callback import Callback, Sums

@@ -36,7 +36,7 @@ class InjectedRun:
 
     def __init__(self, experiment: StreamExperiment) -> None:
         self.experiment = experiment
-        self.data: TaskPlan = self._open(experiment)
+        self.data: TaskPlan = build_data(experiment) if experiment.has_host else build_plan(experiment)
         self.splice = Splice(self.data.plan, self.data.source.vocabulary.eos_id)
         if self.splice.reads_host and not experiment.has_host:
             raise UserError("injections: `place: document` needs the host rows, but the corpus names no shards")
@@ -59,12 +59,6 @@ class InjectedRun:
         if run is not None and run.has_own_code:
             raise UserError(f"{config} is in a run folder, whose task code is not executed: open the original file")
         return cls(experiment)
-
-    @staticmethod
-    def _open(experiment: StreamExperiment) -> TaskPlan:
-        if not experiment.has_host:
-            return build_plan(experiment)
-        return build_data(experiment)
 
     def spans(self, positions: Int64[np.ndarray, " b"]) -> InjectedSpans:
         """The tokens to inject at `positions`, and where in the row."""

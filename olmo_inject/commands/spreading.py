@@ -7,9 +7,7 @@ finished is kept, so the command without these options, or with `--merge`, finds
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
-import json
 import os
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -21,9 +19,10 @@ import typer
 
 from olmo_inject.commands.shared import print_json, stoppable
 from olmo_inject.errors import UserError
+from olmo_inject.files import sha256_of_json
 from olmo_inject.number_ranges import MOST_PARTS
 from olmo_inject.options import check_options
-from olmo_inject.parts_of_work import Compute, Item, KeptResults, Part
+from olmo_inject.parts_of_work import Compute, Item, KeptResults, Part, in_one_process
 from olmo_inject.words import counted
 
 if TYPE_CHECKING:
@@ -170,11 +169,11 @@ class Spread:
             name: of this work in the folder.
 
         Raises:
-            UserError: as in `mine`; a kept result is damaged or foreign.
+            UserError: as in `to_do`; a kept result is damaged or foreign.
             typer.Exit: a part was done, or parts were submitted.
         """
         if not self.is_spread:
-            return compute([item.value for item in items])
+            return in_one_process(items, compute)
         kept = KeptResults(folder / name)
 
         def do(mine: Sequence[Item[Any]]) -> None:
@@ -198,15 +197,15 @@ class Spread:
         A part whose step is finished already returns, so that it goes on to the next step.
 
         Args:
-            items: as in `mine`.
-            is_kept: as in `mine`.
-            name: as in `mine`.
-            noun: as in `mine`.
-            folder: as in `mine`.
+            items: as in `to_do`.
+            is_kept: as in `to_do`.
+            name: as in `to_do`.
+            noun: as in `to_do`.
+            folder: as in `to_do`.
             do: does items and keeps their results.
 
         Raises:
-            UserError: as in `mine` and `do`.
+            UserError: as in `to_do` and `do`.
             typer.Exit: a part was done, or parts were submitted.
         """
         if self.part is None:
@@ -249,8 +248,8 @@ class Spread:
         Raises:
             typer.Exit: after they were submitted.
         """
+        from launch.job_arrays import load_site, most_elements
         from launch.parts import processes_here, run_parts, submit_parts
-        from launch.slurm import load_site, most_elements
 
         left = f"{total - len(missing):,} of {counted(total, noun)} kept"
         if self.submit == "local":
@@ -265,7 +264,7 @@ class Spread:
     def _parts(self, count: int, missing: Sequence[int], folder: Path) -> Parts:
         from launch.parts import Parts
 
-        key = hashlib.sha256(json.dumps([str(Path.cwd()), *self.command, *self.arguments]).encode()).hexdigest()[:8]
+        key = sha256_of_json([str(Path.cwd()), *self.command, *self.arguments])[:8]
         place = folder / f"{'-'.join(self.command)}-{key}"
         of_missing = sorted({number % count for number in missing})
         return Parts(self.command, self.arguments, place, count, of_missing, self.wants_gpu)

@@ -55,7 +55,8 @@ def show(
     Example: `olmo-inject sweep show tiny-size-frequency model-tiny-64_rate-8`
     """
     from launch.cell_list import cell_record, grid_table
-    from launch.slurm import load_site, scripts
+    from launch.job_arrays import load_site
+    from launch.slurm import scripts
     from launch.sweep import load_sweep
     from olmo_inject.config import experiment_yaml
 
@@ -129,7 +130,7 @@ def submit(
 
     Exit status 1 if cells that failed before were left out.
     """
-    from launch.slurm import load_site
+    from launch.job_arrays import load_site
     from launch.submit import submit_sweep
     from launch.sweep import load_sweep
     from olmo_inject.extras import require

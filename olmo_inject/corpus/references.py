@@ -9,8 +9,6 @@ in pseudorandom order, so the first n items are a sample.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_fields, write_json
+from olmo_inject.files import read_fields, sha256_of_json, write_json
 from olmo_inject.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -45,7 +43,7 @@ class ReferenceItem:
     @cached_property
     def key(self) -> str:
         """Hash of the tokens. It decides which items are kept, and prevents duplicates."""
-        return hashlib.sha256(json.dumps([self.context, self.answer]).encode()).hexdigest()
+        return sha256_of_json([self.context, self.answer])
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Reference:
     def fingerprint(self) -> str:
         """SHA-256 of name, vocabulary and the scored tokens."""
         scored = [[item.context, item.answer] for item in self.items]
-        return hashlib.sha256(json.dumps([self.name, self.vocabulary, scored]).encode()).hexdigest()
+        return sha256_of_json([self.name, self.vocabulary, scored])
 
     def save(self, path: Path) -> None:
         """Write the reference to a file, whole or not at all."""

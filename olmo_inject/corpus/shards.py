@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import resource
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +14,7 @@ from jaxtyping import Int64, UInt
 from olmo_inject.corpus.not_token_ids import LOOKED_AT, check_tokens
 from olmo_inject.corpus.sources import LocalSource, Source
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.files import mapped
+from olmo_inject.files import mapped, sha256_of_json
 
 DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64}
 
@@ -196,7 +194,7 @@ class TokenShards:
 
     def contents(self) -> str | None:
         """SHA-256 of the shards' recorded SHA-256s in order; None if none are recorded."""
-        return None if self._sums is None else hashlib.sha256(json.dumps(self._sums).encode()).hexdigest()
+        return None if self._sums is None else sha256_of_json(self._sums)
 
     def identity(self) -> str:
         """SHA-256 of the fingerprint, the shards' addresses, and their contents or times of modification if known.
@@ -210,7 +208,7 @@ class TokenShards:
         source = self.source
         addresses = [source.address(name) for name in self.names]
         contents = self.contents() or [_modified(source.local_path(name)) for name in self.names]
-        return hashlib.sha256(json.dumps([self.fingerprint(), addresses, contents]).encode()).hexdigest()
+        return sha256_of_json([self.fingerprint(), addresses, contents])
 
     def _refuse_foreign_id(self, sequences: np.ndarray, shards: np.ndarray, tokens: np.ndarray) -> None:
         row = int(tokens.max(axis=1).argmax())
@@ -230,7 +228,7 @@ def fingerprint(names: Sequence[str], sizes: Sequence[int], dtype: str, sequence
         sequence_length: tokens of a sequence.
     """
     record = [[Path(name).name, size] for name, size in zip(names, sizes, strict=True)]
-    return hashlib.sha256(json.dumps([record, dtype, sequence_length]).encode()).hexdigest()
+    return sha256_of_json([record, dtype, sequence_length])
 
 
 def _look_at(path: Path, dtype: np.dtype) -> int:

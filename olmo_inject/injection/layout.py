@@ -134,7 +134,7 @@ class InstanceLayout:
             for entry, n in zip(plan.entries, plan.number_in_task, strict=True)
         ]
         places = [entry.placement for entry in plan.entries]
-        alone = [each.per_row == 1 and not each.words for each in places]  # in its row, at a place that is not drawn
+        alone = [each.per_row == 1 and not each.is_drawn for each in places]  # in its row, at a place that is not drawn
         self._fixed = np.array([each.offset if each.place == "offset" else 0 for each in places], np.int64)
         self._at_end = [n for n, each in enumerate(places) if alone[n] and each.place == "end"]
         self._others = [n for n in range(len(places)) if not alone[n]]

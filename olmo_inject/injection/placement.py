@@ -40,9 +40,9 @@ class Placement:
         return sum(EOS[self.eos])
 
     @property
-    def words(self) -> int:
-        """Number of random words that a row needs: one for each of its instances, if their places are drawn."""
-        return self.per_row if self.place in ("random", "document") else 0
+    def is_drawn(self) -> bool:
+        """Whether the place is drawn at random."""
+        return self.place in ("random", "document")
 
     @property
     def reads_host(self) -> bool:

@@ -95,6 +95,11 @@ def steps_of(run: Path) -> list[int]:
     return sorted(step for step in steps if not _is_incomplete(folder_of(run, step)))
 
 
+def step_folders(run: Path) -> list[Path]:
+    """The folders with the name of this project's checkpoints, `step{step}`, complete or not."""
+    return sorted(path for path in run.glob("step*") if re.fullmatch(r"step\d+", path.name))
+
+
 def run_and_step(path: Path) -> tuple[Path, int] | None:
     """The run folder and step of a checkpoint; None if it belongs to no run."""
     for place in _PLACES:
@@ -158,7 +163,7 @@ def _is_incomplete(path: Path) -> bool:
 def _of_run(run: Path, steps: str) -> tuple[list[int], list[str]]:
     existing = steps_of(run)
     chosen, absent = select_steps(steps, existing)
-    cut_off = sorted(path for path in run.glob("step*") if run_and_step(path) is not None and _is_incomplete(path))
+    cut_off = filter(_is_incomplete, step_folders(run))
     incomplete = [f"{path} is not a complete checkpoint: it has no {RECORD}" for path in cut_off]
     if not existing and any(map(is_olmo_cores, run.glob("checkpoints/step*"))):
         return [], [f"{run} has no checkpoint that can be read: {_CONVERT}"]

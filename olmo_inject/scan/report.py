@@ -25,7 +25,8 @@ from olmo_inject.parts_of_work import Spreading, in_one_process
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import FoundStatements
 from olmo_inject.scan.hits import Place, TaskHits
-from olmo_inject.scan.scan import ReferenceOptions, ScanResult, count_instances, scan_corpus
+from olmo_inject.scan.piece import ScanResult
+from olmo_inject.scan.scan import ReferenceOptions, count_instances, scan_corpus
 from olmo_inject.scan.statements import KINDS
 from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.scan.text_report import FindPlaces, texts_record

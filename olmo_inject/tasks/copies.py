@@ -10,7 +10,7 @@ from jaxtyping import UInt
 
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
-from olmo_inject.tasks.material import Material, Probe, TaskInputs
+from olmo_inject.tasks.material import Material, TaskInputs, continuation_probe
 from olmo_inject.tasks.registry import register
 
 READ_AT_ONCE = 256  # rows
@@ -65,10 +65,7 @@ class Copies:
                 f"{inputs.where}: {len(instances)} of {len(rows):,} rows hold {self.of} of more than {self.context} "
                 f"tokens, count asks for {self.count}"
             )
-        probes = [
-            Probe(number, "continuation", "", tokens[: self.context], (tokens[self.context :],))
-            for number, tokens in enumerate(instances)
-        ]
+        probes = [continuation_probe(number, tokens, self.context) for number, tokens in enumerate(instances)]
         groups = tuple(self.groups[i % len(self.groups)] for i in range(self.count)) if self.groups else ()
         return Material(instances, ids=tuple(ids), groups=groups, probes=tuple(probes))
 

@@ -45,6 +45,11 @@ class Probe(NamedTuple):
     right: int = 0
 
 
+def continuation_probe(instance: int, tokens: Tokens, context: int) -> Probe:
+    """The question how an instance goes on after its first `context` tokens."""
+    return Probe(instance, "continuation", "", tokens[:context], (tokens[context:],))
+
+
 @dataclass(frozen=True)
 class Material:
     """What a task is made of.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from olmo_inject.errors import UserError
-from olmo_inject.tasks.material import Material, Probe, TaskInputs, Tokens
+from olmo_inject.tasks.material import Material, TaskInputs, Tokens, continuation_probe
 from olmo_inject.tasks.records import labels_of, read_records, text_of
 from olmo_inject.tasks.registry import register
 
@@ -47,7 +47,7 @@ class Texts:
         probes = []
         for number, tokens in enumerate(instances):
             context = self.context if len(tokens) > self.context else len(tokens) // 2
-            probes.append(Probe(number, "continuation", "", tokens[:context], (tokens[context:],)))
+            probes.append(continuation_probe(number, tokens, context))
         return Material(
             instances, ids=labels_of(records, "id"), groups=labels_of(records, "group"), probes=tuple(probes)
         )

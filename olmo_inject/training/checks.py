@@ -14,8 +14,9 @@ from olmo_inject.corpus.references import load_references
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
 from olmo_inject.number_ranges import check_ranks_share
-from olmo_inject.runs.folder import check_branch, check_no_other_folder, check_same_run, locked, prepare
+from olmo_inject.runs.folder import check_branch, check_no_other_folder, locked, prepare
 from olmo_inject.runs.read import is_run, read_experiment
+from olmo_inject.runs.same_run import check_same_run
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import Task
 from olmo_inject.training.checkpoints.hub import local_folder

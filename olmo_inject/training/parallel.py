@@ -14,9 +14,8 @@ import torch
 import torch.distributed as dist
 from olmo.config import DDPConfig, DistributedStrategy, TrainConfig
 from olmo.model import OLMo
-from olmo.optim import Optimizer, Scheduler
+from olmo.optim import Optimizer
 from olmo.optim import build_optimizer as olmo_build_optimizer
-from olmo.optim import build_scheduler as olmo_build_scheduler
 from olmo.torch_util import get_local_rank, get_local_world_size
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -59,7 +58,6 @@ def init_process_group(device: str = "auto") -> torch.device:
 
     Raises:
         UserError: CUDA was asked for and this process has no GPU of its own.
-
     """
     if choose_device(device).type == "cpu":
         chosen, backend = torch.device("cpu"), "gloo"
@@ -144,7 +142,6 @@ def build_model(cfg: TrainConfig, device: torch.device) -> tuple[OLMo, DistModel
 
     Raises:
         UserError: the strategy or its options cannot be used.
-
     """
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
@@ -214,7 +211,6 @@ def settle_ddp_buckets(dist_model: DistModel, cfg: TrainConfig) -> None:
         dist_model: the wrapped model.
         cfg: `device_train_microbatch_size`, the sequence length and the precision are taken from it, so that
             a compiled model sees the shapes it will train on.
-
     """
     if not isinstance(dist_model, DistributedDataParallel):
         return
@@ -236,8 +232,3 @@ def build_optimizer(cfg: TrainConfig, dist_model: DistModel) -> Optimizer:
     return olmo_build_optimizer(
         cfg, dist_model if isinstance(dist_model, FullyShardedDataParallel) else dist_model.module
     )
-
-
-def build_scheduler(cfg: TrainConfig) -> Scheduler:
-    """ai2-olmo's learning-rate schedule."""
-    return olmo_build_scheduler(cfg)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from olmo.config import DDPConfig, DistributedStrategy, TrainConfig
+from olmo.optim import build_scheduler
 
 from olmo_inject.config import Experiment
 from olmo_inject.corpus.references import Reference, load_references
@@ -24,21 +25,21 @@ from olmo_inject.owned_folder import absent
 from olmo_inject.runs.folder import (
     STOP_FILE,
     check_no_other_folder,
-    check_same_run,
     delete_run,
     locked,
     prepare,
     remove_unused,
 )
 from olmo_inject.runs.metrics import Metrics, belongs_before, cut_back
-from olmo_inject.runs.read import INDICES, METRICS, is_run
+from olmo_inject.runs.read import EVIDENCE_FILE, INDICES, METRICS, is_run
+from olmo_inject.runs.same_run import check_same_run
 from olmo_inject.steps import StepSelection
 from olmo_inject.stop_signals import stop_signals, stop_with_parent
 from olmo_inject.training.agreement import from_rank_0, on_every_rank
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.checkpointing import Checkpointing
 from olmo_inject.training.callbacks.evaluation import Evaluation
-from olmo_inject.training.callbacks.evidence import EVIDENCE_FILE, Evidence
+from olmo_inject.training.callbacks.evidence import Evidence
 from olmo_inject.training.callbacks.gradient_cosines import GradientCosines
 from olmo_inject.training.callbacks.injected_loss import InjectedLoss
 from olmo_inject.training.callbacks.progress import Progress
@@ -54,7 +55,6 @@ from olmo_inject.training.olmo_config import model_config, train_config
 from olmo_inject.training.parallel import (
     build_model,
     build_optimizer,
-    build_scheduler,
     process_group,
     settle_ddp_buckets,
 )

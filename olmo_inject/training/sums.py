@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from olmo_inject.training.agreement import is_group
+
 
 class StepSums:
     """Named running sums over the micro-batches of a step: reals in float64, integers modulo 2^64.
@@ -31,7 +33,7 @@ class StepSums:
 
     def reduce(self) -> dict[str, float | int]:
         """The sums over all ranks, as numbers. Resets them for the next step (collective, waits for the device)."""
-        if dist.is_available() and dist.is_initialized():
+        if is_group():
             for values in self._sums.values():
                 if len(values):
                     dist.all_reduce(values)

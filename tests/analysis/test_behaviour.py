@@ -26,7 +26,7 @@ from analysis.read.store import analyze
 from analysis.report.behaviour import behaviour_section
 from analysis.stats import rank_correlation
 from olmo_inject.cli import main
-from olmo_inject.runs.folder import CONTENTS
+from olmo_inject.runs.same_run import CONTENTS
 
 pytestmark = pytest.mark.slow
 

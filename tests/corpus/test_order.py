@@ -253,3 +253,11 @@ def test_runs_of_different_lengths_share_a_file(tmp_path: Path, monkeypatch: pyt
         (path,) = tmp_path.glob("*.u32")
         sizes.append(held(path))
     assert sizes == [8, 8, 16, 20, 20], "of an epoch of 20 positions"
+
+
+def test_first_positions() -> None:
+    order = Order(50, 8, seed=3)  # 48 positions an epoch
+    positions = order[np.arange(20 * 8)]
+    expected = {s: int(np.flatnonzero(positions == s)[0]) for s in (3, 17, 44)}
+    assert order.first_positions([44, 3, 17, 3], 20) == expected
+    assert order.first_positions([int(positions[9]), int(positions[47])], 2) == {int(positions[9]): 9}

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from launch.job_arrays import JobResources, Site
 from launch.local import visible_gpus
 from launch.parts import Parts, run_parts, submit_parts
-from launch.slurm import JobResources, Site
 from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
 

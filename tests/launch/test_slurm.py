@@ -11,7 +11,8 @@ import pytest
 from sweeps import small_sweep, write_sweep
 
 from launch import cells, slurm
-from launch.slurm import Site, load_site, render
+from launch.job_arrays import Site, load_site, most_elements
+from launch.slurm import render
 from launch.sweep import Resources, load_sweep
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
@@ -196,7 +197,7 @@ def test_more_cells_than_an_array_holds_share_their_number_at_once(
         slurm.submit(sweep, sweep.cells, Site())
     assert [path.name for path in sorted((sweep.folder / "arrays").iterdir())] == ["0.cells", "0.sbatch"]
     (tmp_path / "scontrol").write_text("#!/bin/sh\nexit 1\n")
-    assert slurm.most_elements() == 1001
+    assert most_elements() == 1001
 
 
 def test_the_scripts_can_be_seen_before_anything_is_submitted(

@@ -19,7 +19,8 @@ from cluster import ELEMENTS, Cluster, missing, wait_until
 from ranks import Ranks
 from runs import metrics, same_bits, train_on_rank, write_experiment
 
-from launch.slurm import ARRAYS, elements
+from launch.job_arrays import elements
+from launch.slurm import ARRAYS
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 

@@ -15,7 +15,7 @@ from written import BASE
 from olmo_inject.config import Experiment, InjectionConfig, PhaseConfig, load_experiment
 from olmo_inject.injection import Plan
 from olmo_inject.plan_entries import planned_tasks
-from olmo_inject.runs.folder import differences, identity
+from olmo_inject.runs.same_run import differences, identity
 
 TASK = tasks_of("tcmp")[0]
 LEAST = 8  # steps of a run; every entry begins before

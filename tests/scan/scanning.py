@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from olmo_inject.config import Experiment
 from olmo_inject.corpus.shards import TokenShards
+from olmo_inject.scan.piece import ScanResult, scan_piece
 from olmo_inject.scan.report import ScanOptions, scan_report, search_experiment
-from olmo_inject.scan.scan import ReferenceOptions, ScanResult, prepare_scan, scan_piece
+from olmo_inject.scan.scan import ReferenceOptions, prepare_scan
 from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.tasks import Task
 from olmo_inject.vocabulary import Vocabulary

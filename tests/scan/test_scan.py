@@ -20,13 +20,13 @@ from olmo_inject.corpus.from_text.build import build_corpus
 from olmo_inject.corpus.from_text.job import BuildOptions
 from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.corpus.order import Order
-from olmo_inject.corpus.references import Reference, ReferenceItem, chosen, load_references
+from olmo_inject.corpus.references import Reference, load_references
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.staged import RankRange, StagedShards, read_stage
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
 from olmo_inject.parts_of_work import Compute, Item, KeptResults, in_one_process
-from olmo_inject.scan import scan
+from olmo_inject.scan import piece, scan
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import StatementFinder
 from olmo_inject.scan.report import ScanOptions
@@ -67,7 +67,7 @@ def test_contamination_is_what_a_plain_search_finds(
     shards = write(tmp_path_factory.mktemp("shards"), arrays, dtype)
     tasks = tasks_of("a", "b", n_values=3, size=size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "CHUNK", chunk)
+        patch.setattr(piece, "CHUNK", chunk)
         patch.setattr(scan, "PIECE", 3 * chunk)
         result = scan_here(shards, vocabulary(size), tasks)
     for task, hits in zip(tasks, result.tasks, strict=True):
@@ -179,8 +179,8 @@ def test_no_statement_is_missed_in_any_text(
         path = tmp_path_factory.mktemp("text") / "0.npy"
         np.array(ids, np.uint16).tofile(path)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(scan, "CHUNK", 16)
-            patch.setattr(scan, "_LOOKED_AT", 40)
+            patch.setattr(piece, "CHUNK", 16)
+            patch.setattr(piece, "_LOOKED_AT", 40)
             # A vocabulary's tables are the same for every text, and take a quarter of a second.
             patch.setattr(scan, "_finder", lambda known, size, options: finders[known.size])
             result = scan_here(TokenShards([path], 1), known, [], ReferenceOptions())
@@ -376,14 +376,6 @@ def test_seeds_are_drawn_until_clean(tmp_path: Path) -> None:
         clean_seeds(configs, known, found, count, 2)
 
 
-def test_first_positions() -> None:
-    order = Order(50, 8, seed=3)  # 48 positions an epoch
-    positions = order[np.arange(20 * 8)]
-    expected = {s: int(np.flatnonzero(positions == s)[0]) for s in (3, 17, 44)}
-    assert order.first_positions([44, 3, 17, 3], 20) == expected
-    assert order.first_positions([int(positions[9]), int(positions[47])], 2) == {int(positions[9]): 9}
-
-
 @pytest.mark.slow
 def test_references_are_saved_with_their_exact_frequency(planted: Path, real: CorpusDescription) -> None:
     folder = planted.parent / "references"
@@ -404,36 +396,3 @@ def test_references_are_saved_with_their_exact_frequency(planted: Path, real: Co
     assert loaded.name == "plain"
     assert all(len(item.context + item.answer) <= 6 for item in loaded.items)
     assert [item.answer for item in loaded.items] == [item.answer for item in reference.items]
-
-
-def test_references_that_cannot_be_used(tmp_path: Path, dolma: Vocabulary) -> None:
-    path = tmp_path / "r.json"
-    Reference("R", dolma.fingerprint, (ReferenceItem((1, 2), (3, 4)),)).save(path)
-    with pytest.raises(UserError, match="another tokenizer"):
-        load_references({"R": str(path)}, vocabulary(), 8)
-    with pytest.raises(UserError, match="an answer has 2 tokens; a sequence of 2"):
-        load_references({"R": str(path)}, dolma, 2)
-    text = path.read_text()
-    for old, new, message in (
-        ('"format": 1', '"format": 2', "of format 1"),
-        ('"R"', '"S"', "was changed"),
-        ('"items"', '"things"', "is not a reference"),
-    ):
-        path.write_text(text.replace(old, new))
-        with pytest.raises(UserError, match=message):
-            Reference.load(path)
-    with pytest.raises(UserError, match="does not exist"):
-        Reference.load(tmp_path / "nothing.json")
-    Reference("R", dolma.fingerprint, ()).save(path)
-    with pytest.raises(UserError, match="needs items"):
-        Reference.load(path)
-
-
-@given(st.permutations(list(range(12))), st.integers(1, 12), st.integers(0, 12))
-def test_what_is_kept_does_not_depend_on_the_order(order: list[int], most: int, cut: int) -> None:
-    items = [ReferenceItem((i % 9,), (1,), shard="s", offset=i) for i in range(12)]
-    shuffled = [items[i] for i in order]
-    expected = chosen(items, most)
-    assert len(expected) == min(most, 9)
-    assert chosen(shuffled, most) == expected
-    assert chosen(chosen(shuffled[:cut], most) + chosen(shuffled[cut:], most), most) == expected

@@ -29,7 +29,7 @@ from olmo_inject.corpus.sources import Source, open_source
 from olmo_inject.corpus.staged import RankRange, StagedShards, StageOrder, read_stage
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
-from olmo_inject.scan import chunks, scan
+from olmo_inject.scan import chunks, piece, scan
 from olmo_inject.scan.report import IN_STAGE, NO_DOCUMENTS, ScanOptions
 from olmo_inject.scan.scan import ReferenceOptions
 from olmo_inject.scan.statements import statements
@@ -237,8 +237,8 @@ def test_any_cut_of_a_stream_is_the_whole(
     tasks = tasks_of("a", "b", n_values=3, size=14)
     remote = RemoteShards(open_source(url), names, [path.stat().st_size for path in paths], 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "CHUNK", chunk)
-        patch.setattr(scan, "AROUND", 9)
+        patch.setattr(piece, "CHUNK", chunk)
+        patch.setattr(piece, "AROUND", 9)
         patch.setattr(scan, "PIECE", 41)
         patch.setattr(chunks, "STREAMED", most)
         assert repr(scan_here(remote, vocabulary(14), tasks)) == repr(

@@ -20,9 +20,9 @@ from olmo_inject.corpus.from_text.build import build_corpus
 from olmo_inject.corpus.from_text.job import BuildOptions
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.output_file import SCAN, check_output
-from olmo_inject.scan import scan
+from olmo_inject.scan import piece, scan
+from olmo_inject.scan.piece import ScanResult
 from olmo_inject.scan.report import ScanOptions
-from olmo_inject.scan.scan import ScanResult
 from olmo_inject.scan.text_index import RUN, SHARED, TextIndex
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
 
@@ -115,8 +115,8 @@ def test_texts_are_where_a_plain_search_finds_them(
                     at = which, number, first + max(0, start)
                     expected[at] = max(share, expected.get(at, 0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "CHUNK", chunk)
-        patch.setattr(scan, "_LOOKED_AT", 2 * chunk)
+        patch.setattr(piece, "CHUNK", chunk)
+        patch.setattr(piece, "_LOOKED_AT", 2 * chunk)
         patch.setattr(scan, "PIECE", 3 * chunk)
         patch.setattr("olmo_inject.scan.text_hits.PLACES", 10**6)
         result = scan_here(shards, vocabulary(), [], None, index)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from olmo.optim import build_scheduler
 from olmo.train import Trainer
 from olmo_core.distributed.checkpoint import init_optimizer_state
 from olmo_core.io import serialize_to_tensor
@@ -33,7 +34,7 @@ def trainer_of(kind: type[Trainer], device: torch.device) -> Trainer:
         model=model,
         dist_model=dist_model,
         optim=parallel.build_optimizer(config, dist_model),
-        scheduler=parallel.build_scheduler(config),
+        scheduler=build_scheduler(config),
         train_loader=None,  # type: ignore[arg-type]
         device=device,
         evaluators=[],

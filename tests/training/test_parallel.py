@@ -256,4 +256,3 @@ def test_optimizer_names_parameters_as_the_plain_model_does() -> None:
         optim = parallel.build_optimizer(tiny_config(), dist_model)
     names = {name for group in optim.param_groups for name in group["param_names"]}
     assert names == set(model.state_dict())
-    assert parallel.build_scheduler(tiny_config()).get_lr(1.0, 100, 100) == pytest.approx(0.1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from olmo.optim import build_scheduler
 from ranks import Ranks, alone
 from runs import BATCH, into, metrics, series, train_on_rank
 
@@ -22,7 +23,7 @@ from olmo_inject.training.callbacks.progress import Progress
 from olmo_inject.training.checkpoints import on_disk
 from olmo_inject.training.checkpoints.weights import assign_weights, load_weights
 from olmo_inject.training.olmo_config import model_config, train_config
-from olmo_inject.training.parallel import build_model, build_scheduler
+from olmo_inject.training.parallel import build_model
 from olmo_inject.training.run import build_trainer, runtime_config
 from olmo_inject.training.trainer import InjectionTrainer
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from olmo_inject.config import Experiment
 from olmo_inject.files import read_json
+from olmo_inject.runs.metrics import EVALUATION
 from olmo_inject.runs.read import PLAN
 from olmo_inject.training.agreement import on_every_rank
 from olmo_inject.training.callbacks.callback import Callback
@@ -68,5 +69,5 @@ class WandbRun(Callback):
         trainer.metrics.listen(self._log)
 
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
-        if step % self._interval == 0 or any(name.startswith("eval/") for name in values):
+        if step % self._interval == 0 or any(name.startswith(EVALUATION) for name in values):
             self._run.log({STEP: step, **values})

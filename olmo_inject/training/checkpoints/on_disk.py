@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Container
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from olmo_inject.config import Experiment
 from olmo_inject.owned_folder import discard
-from olmo_inject.runs.checkpoints import RECORD, run_and_step
+from olmo_inject.runs.checkpoints import RECORD, run_and_step, step_folders
 from olmo_inject.training.checkpoints.record import read_record
 
 
@@ -23,7 +22,6 @@ class Checkpoint:
         step: number of completed steps, which is also the plan step that comes next.
         weights_only: whether it lacks what a resume needs.
         sharded: whether it was written by FSDP, in shards.
-
     """
 
     path: Path
@@ -37,7 +35,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UserError: it is not a checkpoint of this project, or its record is damaged.
-
     """
     record = read_record(path)
     return Checkpoint(path, record["step"], record["kind"] == "weights", record["sharded"])
@@ -56,10 +53,8 @@ def checkpoints_of(run_folder: Path) -> list[Checkpoint]:
 
     Raises:
         UserError: a record is damaged.
-
     """
-    folders = [path for path in run_folder.glob("step*") if re.fullmatch(r"step\d+", path.name)]
-    checkpoints = [read_checkpoint(path) for path in folders if (path / RECORD).is_file()]
+    checkpoints = [read_checkpoint(path) for path in step_folders(run_folder) if (path / RECORD).is_file()]
     return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, sha256_of, write_json
+from olmo_inject.files import read_fields, sha256_of, write_json
 from olmo_inject.json_shape import check_shape
 from olmo_inject.owned_folder import sync
 from olmo_inject.runs.checkpoints import MODEL_CONFIGS, RECORD, weight_files
@@ -76,14 +76,10 @@ def read_record(folder: Path) -> dict[str, Any]:
 
     Raises:
         UserError: there is none, or it is damaged or of another version.
-
     """
     if not (folder / RECORD).is_file():
         raise UserError(f"{folder} is not a checkpoint of this project: it has no {RECORD}")
-    record = read_json(folder / RECORD)
-    version = record.get("format") if isinstance(record, dict) else None
-    if version != FORMAT:
-        raise UserError(f"{folder / RECORD} has format {version!r}: this version reads {FORMAT}")
+    record = read_fields(folder / RECORD, FORMAT, "checkpoints")
     check_shape(record, _RECORD, str(folder / RECORD))
     return record
 
@@ -116,7 +112,6 @@ def verify_length(folder: Path, files: dict[str, dict[str, Any]]) -> None:
 
     Raises:
         UserError: a file is missing, shorter or longer; the message names the first one.
-
     """
     for name in sorted(files):
         if not (folder / name).is_file():

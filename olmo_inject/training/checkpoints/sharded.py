@@ -186,7 +186,6 @@ def read_shards(folder: Path, views: Views) -> None:
 
     Raises:
         UserError: a tensor is missing.
-
     """
     reader = Checkpointer()
     metadata = reader.get_metadata(str(folder), no_dist=True)

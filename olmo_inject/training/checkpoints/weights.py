@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from olmo_inject.described_yaml import one_line
 from olmo_inject.errors import UserError, in_one_line
 from olmo_inject.files import read_json
-from olmo_inject.runs.checkpoints import RECORD
+from olmo_inject.runs.checkpoints import RECORD, folder_of, steps_of
 from olmo_inject.runs.read import is_run
 from olmo_inject.training.checkpoints import record, sharded
 from olmo_inject.training.checkpoints.architectures import ARCHITECTURES, architecture_of, settings_of
@@ -35,7 +35,6 @@ def load_torch(path: Path) -> Any:
 
     Raises:
         UserError: the file is missing, damaged, or holds anything but tensors and plain containers.
-
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -50,7 +49,6 @@ def load_tensors(path: Path) -> Weights:
 
     Raises:
         UserError: as in `load_torch`, or it holds something else.
-
     """
     value = load_torch(path)
     if not isinstance(value, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in value.values()):
@@ -63,7 +61,6 @@ def load_safetensors(path: Path) -> Weights:
 
     Raises:
         UserError: the file is missing or damaged.
-
     """
     try:
         with safe_open(path, framework="pt") as tensors:
@@ -79,15 +76,13 @@ def check_is_checkpoint(path: Path) -> None:
 
     Raises:
         UserError: it is neither; for a run folder the message names the last checkpoint.
-
     """
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if is_run(path):
-        steps = sorted(int(match[1]) for inner in path.iterdir() if (match := re.fullmatch(r"step(\d+)", inner.name)))
-        which = (
-            f"give one of its {len(steps)} checkpoints, as {path}/step{steps[-1]}" if steps else "without a checkpoint"
-        )
+        which = "without a checkpoint"
+        if steps := steps_of(path):
+            which = f"give one of its {len(steps)} checkpoints, as {folder_of(path, steps[-1])}"
         raise UserError(f"{path} is a run's folder: {which}")
 
 

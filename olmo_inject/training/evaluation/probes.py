@@ -17,6 +17,7 @@ from olmo_inject.injection import Plan, sightings
 from olmo_inject.runs.checkpoints import checkpoint_labels
 from olmo_inject.tasks import Probe, Task
 from olmo_inject.tasks.halves import chosen_ids
+from olmo_inject.tasks.material import continuation_probe
 from olmo_inject.training.evaluation.continuations import score_items, score_with_trainer
 from olmo_inject.training.evaluation.tasks import Mean
 
@@ -43,7 +44,7 @@ def probes_of(task: Task, ids: Int64[np.ndarray, " n"]) -> list[Probe]:
     for number in ids.tolist():
         tokens = tuple(task.instances[number].tolist())
         context = max(1, len(tokens) - int(task.continuation[number]))
-        probes.append(Probe(number, "continuation", "", tokens[:context], (tokens[context:],)))
+        probes.append(continuation_probe(number, tokens, context))
     return probes
 
 

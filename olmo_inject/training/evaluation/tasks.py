@@ -16,6 +16,7 @@ from torch import nn
 
 from olmo_inject.tasks import LABEL_POSITION, Task
 from olmo_inject.tasks.halves import unmirrored_among
+from olmo_inject.training.agreement import is_group
 from olmo_inject.training.compat import quiet_autocast
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def evaluate_shared(
         batch_size: instances per forward pass on each rank.
         device: where the model is.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_group():
         return Scores.of(_scored(next_logits, task, ids, batch_size, device).cpu().numpy())
     results = _scored(next_logits, task, ids, batch_size, device, dist.get_rank(), dist.get_world_size())
     dist.all_reduce(results)

@@ -19,7 +19,7 @@ from analysis.read.conditions import conditions, text_labels
 from analysis.read.runs import Run, read_run
 from analysis.report.findings import comparisons, sentences
 from olmo_inject.config import PhaseConfig
-from olmo_inject.runs.folder import CONTENTS
+from olmo_inject.runs.same_run import CONTENTS
 
 FEW, ALL = 8, None
 
@@ -171,6 +171,7 @@ def test_runs_of_other_settings_are_not_drawn_as_seeds(trained: Path) -> None:
     runs = [made(trained, name) for name in ("a", "b", "c", "d")]
     runs[1].experiment.train.seed = 7  # pyright: ignore[reportAttributeAccessIssue]
     assert set(conditions(runs, "less").values()) == {"5/2 per batch"}
+    runs = [replace(run) for run in runs]  # what was read of them is not kept
     runs[2].experiment.train.optimizer.betas = (0.9, 0.999)  # pyright: ignore[reportAttributeAccessIssue]
     runs[3].experiment.train.max_duration = 24  # pyright: ignore[reportAttributeAccessIssue]
     assert [label.partition(" beside its own text, ")[2] for label in conditions(runs, "less").values()] == [
@@ -225,5 +226,4 @@ def test_a_text_has_one_name_wherever_it_is(trained: Path) -> None:
 def test_a_comparison_of_frequencies_is_not_of_places(trained: Path) -> None:
     often, seldom = made(trained, "often", 0.2, rate="5"), made(trained, "seldom", 0.95, rate="5/2")
     assert [pair.differ_in for pair in comparisons([often, seldom])] == ["frequency"]
-    seldom.experiment.injections[0].place = "end"
-    assert not comparisons([often, seldom])
+    assert not comparisons([often, made(trained, "seldom", 0.95, rate="5/2", place="end")])

@@ -50,8 +50,8 @@ def test_damage_is_named_on_every_rank(ranks, copy, strategy: str, name: str) ->
     ("record", "message"),
     [
         ("{", "is not a JSON file"),
-        ("[]", "has format None: this version reads 1"),
-        ('{"format": 2}', "has format 2: this version reads 1"),
+        ("[]", "has format None; this version reads checkpoints of format 1"),
+        ('{"format": 2}', "has format 2; this version reads checkpoints of format 1"),
         ('{"format": 1, "step": 3}', "is damaged: kind is missing"),
         (None, "is not a checkpoint of this project"),
     ],
