@@ -139,8 +139,8 @@ def test_the_first_sequences_alone(shards: list[Path], tmp_path: Path) -> None:
     assert fingerprints(part)["order"] != fingerprints(whole)["order"]
     with pytest.raises(UserError, match=r"corpus\.sequences: 1,000 are more than the 99 of the corpus"):
         build_data(experiment(tmp_path, bare(shards, sequences=1000)))
-    with pytest.raises(UserError, match="15 sequences do not fill one batch of 16"):
-        build_data(experiment(tmp_path, bare(shards, sequences=15)))
+    with pytest.raises(UserError, match=r"corpus\.sequences: 15 do not fill one batch of 16"):
+        experiment(tmp_path, bare(shards, sequences=15))
     with pytest.raises(UserError, match=r"corpus\.sequences: 0 must be at least 1"):
         experiment(tmp_path, bare(shards, sequences=0))
 

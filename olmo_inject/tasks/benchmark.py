@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from olmo_inject.errors import UserError
 from olmo_inject.tasks.material import Material, Probe, TaskInputs
-from olmo_inject.tasks.records import labels_of, read_records, text_of
+from olmo_inject.tasks.records import is_text, labels_of, read_records, text_of
 from olmo_inject.tasks.registry import register
 
 
@@ -38,8 +38,9 @@ class Benchmark:
         instances, continuation, probes = [], [], []
         for number, (place, record) in enumerate(records):
             question, choices, answer = text_of(record, "question", place), record.get("choices"), record.get("answer")
-            if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
-                raise UserError(f"{place}: choices must be a list of two texts or more, got {choices!r}")
+            texts = [choice for choice in choices if is_text(choice)] if isinstance(choices, list) else []
+            if texts != choices or len(set(texts)) != len(texts) or len(texts) < 2:
+                raise UserError(f"{place}: choices must be a list of two different texts or more, got {choices!r}")
             if type(answer) is not int or not 0 <= answer < len(choices):
                 raise UserError(f"{place}: answer must be 0 to {len(choices) - 1}, the correct choice, got {answer!r}")
             encoded = [inputs.encode_after(self.prompt.replace("{question}", question), choice) for choice in choices]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from olmo_inject.errors import UserError
 from olmo_inject.tasks.material import Material, Probe, TaskInputs
-from olmo_inject.tasks.records import labels_of, read_records, text_of
+from olmo_inject.tasks.records import is_text, labels_of, read_records, text_of
 from olmo_inject.tasks.registry import register
 
 MEASURES = ("memorized", "paraphrased", "composed")
@@ -59,7 +59,7 @@ class Facts:
         probes = []
         for measure, pairs in given.items():
             for pair in pairs if isinstance(pairs, list) else [None]:
-                if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) and x for x in pair)):
+                if not (isinstance(pair, list) and len(pair) == 2 and all(map(is_text, pair))):
                     raise UserError(
                         f"{place}: probes: {measure} must be a list of pairs [context, answer], got {pair!r}"
                     )
@@ -70,6 +70,6 @@ class Facts:
 
 def _paraphrases(record: Mapping[str, Any], place: str) -> list[str]:
     given = record.get("paraphrases", [])
-    if not isinstance(given, list) or not all(isinstance(text, str) and text.strip() for text in given):
+    if not isinstance(given, list) or not all(map(is_text, given)):
         raise UserError(f"{place}: paraphrases must be a list of texts, got {given!r}")
     return given

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from olmo_inject.errors import UserError
 from olmo_inject.paths import configs_folder, expanded
@@ -65,6 +65,11 @@ def _object_of(line: str, place: str) -> dict[str, Any]:
     return record
 
 
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether a value of a line is text that holds more than spaces."""
+    return isinstance(value, str) and bool(value.strip())
+
+
 def text_of(record: Mapping[str, Any], name: str, place: str) -> str:
     """The text under a key.
 
@@ -79,7 +84,7 @@ def text_of(record: Mapping[str, Any], name: str, place: str) -> str:
     if name not in record:
         raise UserError(f"{place}: there is no {name}; its keys are {', '.join(record) or 'none'}")
     value = record[name]
-    if not isinstance(value, str) or not value.strip():
+    if not is_text(value):
         raise UserError(f"{place}: {name} must be text, got {value!r}")
     return value
 

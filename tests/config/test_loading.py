@@ -153,17 +153,17 @@ def test_overrides_with_nested_keys_leave_the_others(tmp_path: Path) -> None:
 
 def test_a_corpus_from_elsewhere_replaces_all_but_seed_and_sequences(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
-    text = NO_MODEL.replace("corpus: {", "corpus: {seed: 5, sequences: 9, ")
+    text = NO_MODEL.replace("corpus: {", "corpus: {seed: 5, sequences: 999, ")
     assert "folder:" in text
     path.write_text(text + "model: tiny-8")
     named = load_experiment(path, ["corpus.name=dolma-v1_7", "corpus.root=/data"]).corpus
-    assert named == CorpusConfig(name="dolma-v1_7", root="/data", seed=5, sequences=9)
+    assert named == CorpusConfig(name="dolma-v1_7", root="/data", seed=5, sequences=999)
     (tmp_path / "web.yaml").write_text(
         "extends: x.yaml\ncorpus: {name: dolma-v1_7, root: 'https://a', manifest: m.json}"
     )
     assert load_experiment(tmp_path / "web.yaml", ["corpus.root=/data"]).corpus.manifest == "m.json"
     staged = load_experiment(tmp_path / "web.yaml", ["corpus.folder=/stage"]).corpus
-    assert staged == CorpusConfig(folder="/stage", seed=5, sequences=9)
+    assert staged == CorpusConfig(folder="/stage", seed=5, sequences=999)
 
 
 def test_extending_a_file_with_a_named_model(tmp_path: Path) -> None:

@@ -183,7 +183,15 @@ def test_copies_that_there_are_not(tmp_path: Path) -> None:
         ("facts", {"passage": "x y", "probes": {"known": []}}, "under memorized, paraphrased, composed, not 'known'"),
         ("facts", {"passage": "x y", "probes": {"composed": ["a"]}}, "composed must be a list of pairs"),
         ("facts", {"passage": "x y", "paraphrases": "z"}, "paraphrases must be a list of texts, got 'z'"),
-        ("benchmark", {"question": "x", "choices": ["a"], "answer": 0}, "choices must be a list of two texts or more"),
+        (
+            "benchmark",
+            {"question": "x", "choices": ["a"], "answer": 0},
+            "choices must be a list of two different texts",
+        ),
+        ("benchmark", {"question": "x", "choices": ["a", "a"], "answer": 0}, "a list of two different texts"),
+        ("benchmark", {"question": "x", "choices": ["a", " "], "answer": 0}, "a list of two different texts"),
+        ("benchmark", {"question": "x", "choices": {"a": "b"}, "answer": 0}, "a list of two different texts"),
+        ("facts", {"passage": "x y", "probes": {"composed": [["a", " "]]}}, "composed must be a list of pairs"),
         ("benchmark", {"question": "x", "choices": ["a", "b"], "answer": "b"}, "answer must be 0 to 1"),
     ],
 )
