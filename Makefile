@@ -79,7 +79,7 @@ gpu: $(READY)
 # without ai2-olmo. It is also where the core is tested with numpy 2.
 CORE_TESTS := tests/adapters/test_olmo_core.py tests/adapters/test_pytorch.py tests/injection tests/tasks/test_registry.py \
   tests/runs/test_evidence.py tests/runs/test_metrics.py tests/corpus/test_sources.py \
-  tests/theory/test_closed_forms.py tests/theory/test_training.py tests/theory/test_mixture.py tests/test_extras.py
+  tests/theory/test_closed_forms.py tests/theory/test_training.py tests/theory/test_mixture.py tests/utils/test_extras.py
 core-env: .venv-core/.installed
 
 # Put before the packages of .venv, of which it uses the others.

@@ -35,7 +35,6 @@ from launch.cost.cost import estimate
 from olmo_inject.config import Experiment, GradientConfig, configs_folder, load_experiment
 from olmo_inject.data import build_data
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_json, write_text
 from olmo_inject.tasks import Task, TaskConfig
 from olmo_inject.training.checkpoints.transformers import transformers_config
 from olmo_inject.training.gradients import batch_gradients
@@ -44,6 +43,7 @@ from olmo_inject.training.olmo_config import model_config
 from olmo_inject.training.parallel import choose_device, destroy, init_process_group
 from olmo_inject.training.run import runtime_config
 from olmo_inject.training.timed_steps import TimedSteps, time_steps
+from olmo_inject.utils.files import write_json, write_text
 from olmo_inject.vocabulary import Vocabulary
 
 BUDGET = 600.0  # seconds for everything

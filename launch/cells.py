@@ -27,13 +27,13 @@ from launch.pool import last_lines, signal_name
 from launch.sweep import Cell, Sweep
 from olmo_inject.config import experiment_yaml, load_experiment
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json, write_text
-from olmo_inject.locks import LOCK, locked
 from olmo_inject.runs.folder import in_use
 from olmo_inject.runs.read import EXPERIMENT, METRICS
 from olmo_inject.runs.same_run import differences
 from olmo_inject.tasks.halves import deciding_accuracy
 from olmo_inject.training.checkpoints.on_disk import latest
+from olmo_inject.utils.files import read_json, write_json, write_text
+from olmo_inject.utils.locks import LOCK, locked
 
 DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, PENDING = "done", "running", "queued", "failed", "interrupted", "pending"
 CHANGED = "changed"

@@ -16,9 +16,9 @@ from olmo_inject.corpus.from_text.build import build_corpus
 from olmo_inject.corpus.from_text.job import BuildOptions
 from olmo_inject.corpus.from_text.sample import build_sample
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_text
 from olmo_inject.runs.read import AUDIT, EVIDENCE_FILE
-from olmo_inject.terminal import Console
+from olmo_inject.utils.files import read_json, write_text
+from olmo_inject.utils.terminal import Console
 
 SWEEP = "demo"
 TITLE = "Injection demo: one task in bursts, four widths, and text to compete with or not"

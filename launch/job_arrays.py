@@ -20,9 +20,9 @@ import jinja2
 
 from launch.cells import QUEUED, RUNNING
 from launch.sweep import TIME
-from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_bytes
+from olmo_inject.utils.described_yaml import read_described
+from olmo_inject.utils.files import write_bytes
 
 DEFAULT_ELEMENTS = 1001  # SLURM's default MaxArraySize
 

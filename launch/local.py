@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from launch import cells
 from launch.pool import GRACE_SECONDS, Command, Outcome, check_commands, run_commands
 from launch.sweep import Cell, Sweep
-from olmo_inject.cores import available_cores
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_text
 from olmo_inject.runs.folder import in_use
-from olmo_inject.terminal import Console
-from olmo_inject.words import counted
+from olmo_inject.utils.cores import available_cores
+from olmo_inject.utils.files import read_json, write_text
+from olmo_inject.utils.terminal import Console
+from olmo_inject.utils.words import counted
 
 
 def run_cells(sweep: Sweep, remaining: Sequence[Cell], *, at_once: int | None, console: Console) -> bool:

@@ -18,10 +18,10 @@ from pathlib import Path
 from launch.job_arrays import Element, Site, elements, render_template, sbatch, see_and_cancel, undone_if_refused
 from launch.local import visible_gpus
 from launch.pool import Command, run_commands
-from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json, write_text
-from olmo_inject.locks import LOCK, locked
+from olmo_inject.utils.cores import available_cores
+from olmo_inject.utils.files import read_json, write_json, write_text
+from olmo_inject.utils.locks import LOCK, locked
 
 TEMPLATE = Path(__file__).parent / "templates" / "parts.sbatch"
 KEPT_STATUSES = (0, 1)  # 1: the part has done its work, and found something or left something out

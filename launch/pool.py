@@ -25,10 +25,10 @@ from rich.table import Table
 from rich.text import Text
 
 from olmo_inject.errors import UserError
-from olmo_inject.options import check_options
-from olmo_inject.progress import SECONDS_BETWEEN_LINES, Meter
-from olmo_inject.stop_signals import stop_signals, stop_with_parent
-from olmo_inject.terminal import Console
+from olmo_inject.utils.options import check_options
+from olmo_inject.utils.progress import SECONDS_BETWEEN_LINES, Meter
+from olmo_inject.utils.stop_signals import stop_signals, stop_with_parent
+from olmo_inject.utils.terminal import Console
 from olmo_inject.visible_text import visible
 
 POLL_SECONDS = 0.25

@@ -21,7 +21,6 @@ from launch.cost.report import in_bytes
 from olmo_inject.config import Experiment
 from olmo_inject.corpus.verify import recorded_files
 from olmo_inject.errors import FoundByOneRank, UserError, in_one_line
-from olmo_inject.progress import show_progress
 from olmo_inject.rank_environment import ranks_on_this_node
 from olmo_inject.tasks import Task
 from olmo_inject.training.agreement import from_rank_0, on_every_rank
@@ -29,7 +28,8 @@ from olmo_inject.training.checkpoints.on_disk import latest
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.rank_data import open_data
 from olmo_inject.training.timed_steps import TimedSteps, time_steps
-from olmo_inject.words import counted
+from olmo_inject.utils.progress import show_progress
+from olmo_inject.utils.words import counted
 
 REDUCED = 4 * 2**20  # float32 numbers: 16 MiB, about the size of a bucket of DDP
 # Time for the stop file to reach other nodes through a network file system (up to a minute), and for processes to end.

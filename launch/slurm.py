@@ -24,9 +24,9 @@ from launch.job_arrays import (
 )
 from launch.sweep import Cell, Resources, Sweep
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_text
-from olmo_inject.paths import expanded
-from olmo_inject.words import counted
+from olmo_inject.utils.files import write_text
+from olmo_inject.utils.paths import expanded
+from olmo_inject.utils.words import counted
 
 WAIT_SECONDS = 600  # maximum wait for a process that a lost node left running to release the run folder
 EARLY_SECONDS = 60  # SLURM may send its signal this much earlier than requested

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from launch import cells, local, slurm
 from launch.job_arrays import Site
 from launch.sweep import Cell, Sweep
-from olmo_inject.terminal import Console
+from olmo_inject.utils.terminal import Console
 
 
 @dataclass(frozen=True)

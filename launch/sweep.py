@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.config import Experiment, find_config, load_experiment
-from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
-from olmo_inject.number_ranges import check_ranks_share
-from olmo_inject.paths import expanded
 from olmo_inject.runs.same_run import identity
-from olmo_inject.yaml_text import Plain, in_flow, read_yaml
+from olmo_inject.utils.described_yaml import described
+from olmo_inject.utils.number_ranges import check_ranks_share
+from olmo_inject.utils.paths import expanded
+from olmo_inject.utils.yaml_text import Plain, in_flow, read_yaml
 
 MOST_CELLS = 10_000
 TIME = re.compile(r"(\d+-)?\d{1,2}:\d{2}:\d{2}")

@@ -11,10 +11,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
-from olmo_inject.options import check_options
 from olmo_inject.rank_environment import VARIABLES, leftovers
+from olmo_inject.utils.cores import available_cores
+from olmo_inject.utils.options import check_options
 
 USER_ERROR = 2  # exit status of a user's mistake
 _LOOPBACK = "127.0.0.1"  # for one node, since the host's name may not resolve

@@ -20,11 +20,8 @@ from olmo_inject.config import Experiment, StreamExperiment
 from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_json
 from olmo_inject.injection.layout import InjectedSpans
 from olmo_inject.injection.placement import EOS
-from olmo_inject.paths import distinct_ends
-from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.export import Export, read_export
 from olmo_inject.runs.read import (
@@ -45,9 +42,12 @@ from olmo_inject.runs.read import (
 from olmo_inject.runs.same_run import CONTENTS, fingerprints
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import rebuilds
-from olmo_inject.terminal import Console
 from olmo_inject.training.loss import count_targets
-from olmo_inject.words import counted
+from olmo_inject.utils.files import write_json
+from olmo_inject.utils.paths import distinct_ends
+from olmo_inject.utils.progress import show_progress
+from olmo_inject.utils.terminal import Console
+from olmo_inject.utils.words import counted
 
 DIFFERENCES_KEPT = 20
 NO_EVIDENCE = "no evidence yet"

@@ -24,9 +24,9 @@ from olmo_inject.commands import (
 )
 from olmo_inject.commands.shared import with_checked_options
 from olmo_inject.errors import INTERRUPTED, UserError, in_one_line, report
-from olmo_inject.paths import with_expanded_paths
-from olmo_inject.terminal import drop_output, prepare_output
 from olmo_inject.theory import commands as theory
+from olmo_inject.utils.paths import with_expanded_paths
+from olmo_inject.utils.terminal import drop_output, prepare_output
 
 
 def _aborted_by_ctrl_c(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,7 +134,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except UserError as error:
         report(error)
     except ModuleNotFoundError as error:
-        from olmo_inject.extras import missing
+        from olmo_inject.utils.extras import missing
 
         if (problem := missing(error.name)) is None:
             raise

@@ -12,8 +12,6 @@ import numpy as np
 
 from olmo_inject.config import Described, InjectionConfig
 from olmo_inject.errors import UserError, in_one_line
-from olmo_inject.files import replacing
-from olmo_inject.fraction_text import parse_fraction
 from olmo_inject.injection import (
     Bernoulli,
     Burst,
@@ -30,6 +28,8 @@ from olmo_inject.injection import (
 from olmo_inject.randomness import key
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.records import read_records
+from olmo_inject.utils.files import replacing
+from olmo_inject.utils.fraction_text import parse_fraction
 
 
 def planned_tasks(experiment: Described, tasks: Sequence[Task]) -> list[PlannedTask]:

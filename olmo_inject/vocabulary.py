@@ -16,7 +16,7 @@ from jaxtyping import Int64
 from tokenizers import Tokenizer
 
 from olmo_inject.errors import UserError
-from olmo_inject.paths import expanded
+from olmo_inject.utils.paths import expanded
 
 EOS_NAMES = ("<|endoftext|>", "</s>", "<eos>")
 PAD_NAMES = ("<|padding|>", "<|pad|>", "<pad>")

@@ -14,8 +14,8 @@ from runs import BATCH, train_on_rank, write_experiment
 
 from olmo_inject.audit import Audit, audit_run
 from olmo_inject.cli import main
-from olmo_inject.files import read_json
 from olmo_inject.runs.read import AUDIT
+from olmo_inject.utils.files import read_json
 
 
 @pytest.fixture(scope="module")

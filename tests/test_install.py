@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from olmo_inject.config import configs_folder
-from olmo_inject.extras import BRINGS
+from olmo_inject.utils.extras import BRINGS
 
 pytestmark = pytest.mark.slow
 

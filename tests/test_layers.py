@@ -71,6 +71,10 @@ def test_the_package_imports_launch_and_analysis_only_in_commands() -> None:
     assert upward == {}
 
 
+def test_utils_import_nothing_of_injection() -> None:
+    assert graph()["olmo_inject.utils"] == {"olmo_inject.errors", "olmo_inject.visible_text"}
+
+
 def test_the_theory_stands_alone() -> None:
     assert {other for other in graph()["olmo_inject.theory"] if other.startswith(("launch", "analysis"))} == set()
     built_on = {"tasks", "injection", "config", "corpus", "data", "runs", "training", "scan", "inspect", "audit"}

@@ -20,7 +20,7 @@ from analysis.figures.style import legend, sizes_of, style
 from analysis.methods.retention import retention
 from analysis.read.conditions import schedule_label, text_labels
 from analysis.read.runs import Run
-from olmo_inject.figure_style import GREY, MARKERS, colour_and_marker
+from olmo_inject.utils.figure_style import GREY, MARKERS, colour_and_marker
 
 LAST_BURSTS = 5  # whose mean tells what a run has accumulated
 CHANCE = 0.5  # of AUC

@@ -19,7 +19,7 @@ from analysis.figures.style import MARKERS_APART, axis_labels, legend, panels, s
 from analysis.methods.retention import Retention, held_out_losses, retention
 from analysis.read.conditions import conditions, text_labels
 from analysis.read.runs import Run
-from olmo_inject.figure_style import GREY, colour_and_marker
+from olmo_inject.utils.figure_style import GREY, colour_and_marker
 
 REFERENCE = re.compile(r"eval/(\w+)/reference/loss")
 REFERENCE_DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))

@@ -19,8 +19,8 @@ from analysis.figures.style import MARKERS_APART, axis_labels, legend, panels, s
 from analysis.read.conditions import conditions, plan_label
 from analysis.read.runs import Run
 from olmo_inject.errors import UserError
-from olmo_inject.figure_style import colour_and_marker
 from olmo_inject.injection import Injections, Plan
+from olmo_inject.utils.figure_style import colour_and_marker
 
 SMOOTHED_STEPS = 25  # length of the running mean of losses drawn against steps
 PLAN_STEPS = 48

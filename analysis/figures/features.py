@@ -22,7 +22,7 @@ from analysis.figures.style import SMALL, axis_labels, legend, panels, style
 from analysis.methods.feature_amounts import HEADLINE_LAYER, HEADLINE_SITE
 from analysis.methods.features import FOURIER, ORDER, PLAIN
 from analysis.read.store import last_step, rows
-from olmo_inject.figure_style import GREY, colour_and_marker
+from olmo_inject.utils.figure_style import GREY, colour_and_marker
 
 MOST_PANELS = 12  # at most this many panels in figures with a panel per run
 SMALLEST_SHARE = 0.003  # smallest share of variance that the colour scale resolves

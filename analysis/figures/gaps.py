@@ -11,7 +11,7 @@ from analysis.figures.measures import TEST_ACCURACY, TEST_LOSS, Measure, draw_ba
 from analysis.figures.style import axis_labels, legend, panels, style
 from analysis.read.conditions import beside
 from analysis.read.runs import Run
-from olmo_inject.figure_style import colour_and_marker
+from olmo_inject.utils.figure_style import colour_and_marker
 
 LAST_SHARE = 4  # losses are averaged over the last quarter of a run: 1 / LAST_SHARE of its steps
 Bar = tuple[float, float, float]  # a value, and the lower and upper end of its error bar

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from analysis.figures.style import SMALL, axis_labels, style
 from analysis.read.store import rows
 from analysis.stats import series_interval
-from olmo_inject.figure_style import BLACK, BLUE, GREY, MARKERS, ORANGE
-from olmo_inject.words import counted
+from olmo_inject.utils.figure_style import BLACK, BLUE, GREY, MARKERS, ORANGE
+from olmo_inject.utils.words import counted
 
 PER_ROW = 3
 FEWEST_ROWS = 3  # height of the panels of means, in rows; fewer runs leave room above and below

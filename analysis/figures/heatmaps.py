@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from analysis.figures.style import FRAME, SMALL, sizes_of, style
 from analysis.read.conditions import beside
 from analysis.read.runs import Run
-from olmo_inject.figure_style import GREY
+from olmo_inject.utils.figure_style import GREY
 
 NO_FLOOR_ABOVE = 0.9  # above this majority accuracy, colours start at 0: the rest of the range would be too small
 TRAIN_HALF_LOSS = "eval/{task}/train/loss"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.figures.style import SMALL, style
 from analysis.methods.counterfactuals import TOK1
 from analysis.read.store import rows
-from olmo_inject.figure_style import BLUE, GREY
+from olmo_inject.utils.figure_style import BLUE, GREY
 
 MEASURES = (("effect", "fall of the logit difference"), ("recovery", "recovered logit difference"))
 CONTROLS = {

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from analysis.figures.style import SMALL
 from analysis.read.baselines import baselines
 from analysis.read.runs import LEARNED_ABOVE, Run
-from olmo_inject.figure_style import GREY, RED
 from olmo_inject.tasks.halves import UNMIRRORED
+from olmo_inject.utils.figure_style import GREY, RED
 
 ROOM_OF_LABEL = 0.07  # height of a label, as a share of the panel's height
 

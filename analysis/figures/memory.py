@@ -18,7 +18,7 @@ from analysis.figures.style import axis_labels, legend, panels, style
 from analysis.read.runs import Accuracy, Run
 from analysis.read.store import last_step, rows
 from analysis.stats import clustered_interval, wilson
-from olmo_inject.figure_style import GREY, colour_and_marker
+from olmo_inject.utils.figure_style import GREY, colour_and_marker
 
 UNITS = {"loss": "nats a token", "exposure": "bits"}
 HALVES = {"train": "injected", "test": "never injected"}

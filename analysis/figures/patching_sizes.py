@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.style import axis_labels, panels, style
 from analysis.read.store import rows
-from olmo_inject.figure_style import GREY, colour_and_marker
+from olmo_inject.utils.figure_style import GREY, colour_and_marker
 
 MOST_NAMED = 8  # runs of one panel that are named in its legend
 

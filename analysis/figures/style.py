@@ -1,4 +1,4 @@
-"""What figures of analyses share beyond `olmo_inject.figure_style`: fonts, panels, legends, and figures in HTML."""
+"""What figures of analyses share beyond `utils.figure_style`: fonts, panels, legends, and figures in HTML."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from analysis.read.runs import Run
-from olmo_inject import figure_style
-from olmo_inject.figure_style import RED, colour_and_marker, drawn
+from olmo_inject.utils import figure_style
+from olmo_inject.utils.figure_style import RED, colour_and_marker, drawn
 
 FRAME = RED  # frame around cells that learned the task
 SMALL = 6.5  # size of text inside panels, in points

@@ -19,9 +19,9 @@ from analysis.methods.forward_from import ROWS_PER_PASS, ForwardFrom
 from analysis.methods.interchange import Alignment, Streams, interchange
 from analysis.methods.subspaces import Basis, Descent, gaussian, lowest, orthonormal
 from olmo_inject.errors import UserError
-from olmo_inject.options import check_options
 from olmo_inject.randomness import integers, key
 from olmo_inject.tasks import Task
+from olmo_inject.utils.options import check_options
 
 ROUND = 10  # updates between two evaluations on the judging pairs
 TRIAL = 2  # rounds after which only the better of the two starts continues

@@ -27,8 +27,8 @@ from analysis.methods.order_probe import order_fits
 from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from olmo_inject.errors import UserError
-from olmo_inject.options import check_options
 from olmo_inject.tasks import Task
+from olmo_inject.utils.options import check_options
 
 COMPONENTS = 50  # docs/study.md, Fig. 7
 FEWER = (1, 2, 5, 10, 20)  # smaller numbers that are also tried, to tell overfitting from absence

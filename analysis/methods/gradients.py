@@ -23,12 +23,12 @@ from olmo_inject.config import Described, Experiment, GradientConfig
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
 from olmo_inject.injection.layout import InjectedSpans
-from olmo_inject.options import check_options
 from olmo_inject.runs.evidence import step_hash
 from olmo_inject.runs.read import EVIDENCE_FILE, load_run, read_evidence
 from olmo_inject.runs.same_run import check_same_data, identity
 from olmo_inject.training.gradients import batch_gradients, cosines, with_references
 from olmo_inject.training.loss import count_targets
+from olmo_inject.utils.options import check_options
 
 METHOD = "gradients"
 VERSION = 5

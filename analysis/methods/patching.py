@@ -23,10 +23,10 @@ from analysis.methods.hooks import changed, outputs, untrained
 from analysis.read.checkpoints import StoredModel
 from analysis.read.store import Method, Report, Tables
 from analysis.stats import mean_intervals
-from olmo_inject.options import check_options
 from olmo_inject.tasks import Task
 from olmo_inject.training.evaluation.tasks import last_logits
 from olmo_inject.training.structure import mlps
+from olmo_inject.utils.options import check_options
 
 METHOD = "patching"
 VERSION = 3

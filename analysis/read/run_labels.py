@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from olmo_inject.paths import distinct_ends
+from olmo_inject.utils.paths import distinct_ends
 
 
 def labels(runs: Iterable[tuple[str, str]]) -> dict[str, str]:

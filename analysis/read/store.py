@@ -24,10 +24,10 @@ from analysis.read.run_labels import labels
 from analysis.read.runs import Run
 from analysis.read.skipped import Skipped
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, replacing, sha256_of_json, write_json
-from olmo_inject.json_shape import check_shape
-from olmo_inject.owned_folder import new_folder
-from olmo_inject.progress import show_progress
+from olmo_inject.utils.files import read_json, replacing, sha256_of_json, write_json
+from olmo_inject.utils.json_shape import check_shape
+from olmo_inject.utils.owned_folder import new_folder
+from olmo_inject.utils.progress import show_progress
 
 Tables = dict[str, pd.DataFrame]
 Report = Callable[[float], None]  # called with the fraction of the work that is done

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from analysis.figures import style
 from analysis.read.samples import Sample
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_bytes, write_text
+from olmo_inject.utils.files import write_bytes, write_text
 
 CSS_PIXELS_PER_INCH = 96
 

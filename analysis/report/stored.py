@@ -17,7 +17,7 @@ from analysis.report.gradients import section as gradient_section
 from analysis.report.interventions import das_section, patching_section
 from analysis.report.memory import memory_section
 from analysis.report.page import Section
-from olmo_inject.words import counted
+from olmo_inject.utils.words import counted
 
 INTERNAL = {"seed", "batch", "controls"}  # options of methods that the command line lacks or spells differently
 

@@ -19,8 +19,8 @@ from analysis.study.measures import LEARNED_AUC, collected
 from analysis.study.report import write_study
 from launch.sweep import Cell, Sweep, load_sweep
 from olmo_inject.errors import UserError
-from olmo_inject.paths import PATH
-from olmo_inject.words import counted
+from olmo_inject.utils.paths import PATH
+from olmo_inject.utils.words import counted
 
 LADDER = "study-ladder"
 SEEDS = ("s1", "s2", "s3")

@@ -35,8 +35,8 @@ from launch.sweep import Cell, Sweep, load_sweep
 from olmo_inject.audit import audit_run
 from olmo_inject.config import Experiment
 from olmo_inject.errors import UserError
-from olmo_inject.files import replacing
-from olmo_inject.locks import LOCK, in_turn
+from olmo_inject.utils.files import replacing
+from olmo_inject.utils.locks import LOCK, in_turn
 
 RESULTS = Path(__file__).with_name("results")
 BLOCK = 50  # steps whose training measurements become one mean, named by the first of them

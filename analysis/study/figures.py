@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from analysis.figures.style import style
 from analysis.study.measures import LEARNED_AUC, cells_with_series, over_seeds, retained
 from analysis.study.theory import utilities
-from olmo_inject.figure_style import GREY, colour_and_marker
+from olmo_inject.utils.figure_style import GREY, colour_and_marker
 
 TEXTS = {"t128": "128 sequences", "t1024": "1,024", "t8192": "8,192", "whole": "the whole corpus"}
 GRIDS = {  # measures over width and frequency, with their labels and the limits of their colours

@@ -16,8 +16,8 @@ from analysis.study import figures
 from analysis.study.claims import Finding, findings
 from analysis.study.measures import LEARNED_AUC, collected
 from olmo_inject.errors import UserError
-from olmo_inject.figure_style import save
-from olmo_inject.files import replacing, write_text
+from olmo_inject.utils.figure_style import save
+from olmo_inject.utils.files import replacing, write_text
 
 ALONE = "nothing that competes"
 DECIDING = (["alone"], ["long"], ["lr1e-2", "lr1e-3", "lr3e-4", "scaled"])  # controls that decide a case

@@ -9,9 +9,9 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from olmo_inject.config import configs_folder
-from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
-from olmo_inject.yaml_text import read_yaml
+from olmo_inject.utils.described_yaml import described
+from olmo_inject.utils.yaml_text import read_yaml
 
 CORE = "cpu-core"  # counted if there is no GPU, one per process
 DEVICES = ("cuda", "cpu")

@@ -11,13 +11,13 @@ from launch.cost.cost import flops_per_token
 from launch.torchrun import USER_ERROR, run_ranks
 from olmo_inject.config import Experiment, configs_folder, experiment_yaml
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json
-from olmo_inject.options import check_options
 from olmo_inject.runs.read import TASKS
 from olmo_inject.tasks import Task
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.parallel import choose_device
 from olmo_inject.training.timed_steps import TimedSteps
+from olmo_inject.utils.files import read_json
+from olmo_inject.utils.options import check_options
 
 STEPS = 5
 

@@ -19,9 +19,9 @@ from olmo_inject.config import Experiment, find_config
 from olmo_inject.config.olmo_settings import ModelConfig, OptimizerType
 from olmo_inject.corpus.catalog import read_catalog
 from olmo_inject.corpus.folder import DESCRIPTION, read_corpus_folder
-from olmo_inject.number_ranges import check_ranks_share
-from olmo_inject.options import check_options
 from olmo_inject.training.checkpoints.on_disk import first_step_of
+from olmo_inject.utils.number_ranges import check_ranks_share
+from olmo_inject.utils.options import check_options
 
 
 @dataclass(frozen=True)

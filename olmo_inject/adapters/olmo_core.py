@@ -25,11 +25,11 @@ from olmo_inject.adapters.recorder import Recorder
 from olmo_inject.adapters.run import INDEX, InjectedRun, RankBatches, collate
 from olmo_inject.corpus.splice import override_masks, padded_lengths
 from olmo_inject.errors import UserError
-from olmo_inject.extras import require_olmo_core
 from olmo_inject.injection.layout import InjectedSpans
-from olmo_inject.number_ranges import check_ranks_share
-from olmo_inject.owned_folder import new_folder
 from olmo_inject.training.loss import IGNORED
+from olmo_inject.utils.extras import require_olmo_core
+from olmo_inject.utils.number_ranges import check_ranks_share
+from olmo_inject.utils.owned_folder import new_folder
 
 require_olmo_core("3.", "ai2-olmo 0.6.0 pins another, so give OLMo-core an environment of its own (make core-env)")
 

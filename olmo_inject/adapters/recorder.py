@@ -14,8 +14,6 @@ from torch.distributed.tensor import DTensor
 
 from olmo_inject.adapters.run import InjectedRun
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.files import write_json
-from olmo_inject.owned_folder import absent
 from olmo_inject.runs import evidence
 from olmo_inject.runs.folder import check_no_other_folder, locked, prepare, remove_unused
 from olmo_inject.runs.metrics import Metrics, belongs_before, cut_back
@@ -31,6 +29,8 @@ from olmo_inject.training.evaluation.probes import Probe
 from olmo_inject.training.evaluation.tasks import NextLogits, Scores, evaluate_shared
 from olmo_inject.training.loss import IGNORED
 from olmo_inject.training.sums import StepSums
+from olmo_inject.utils.files import write_json
+from olmo_inject.utils.owned_folder import absent
 
 
 class Recorder:

@@ -17,9 +17,9 @@ from olmo_inject.data import ExperimentData, TaskPlan, build_data, build_plan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
 from olmo_inject.injection.layout import InjectedSpans
-from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.runs.read import run_of
 from olmo_inject.training.loss import IGNORED
+from olmo_inject.utils.number_ranges import check_ranks_share
 
 INDEX = "index"  # batch key for the position p of each row: row p % B of step p // B
 

@@ -32,8 +32,8 @@ import torch.nn.functional as F
 
 from olmo_inject.adapters.run import InjectedRun, RankBatches
 from olmo_inject.errors import UserError
-from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.training.loss import IGNORED
+from olmo_inject.utils.number_ranges import check_ranks_share
 
 
 class TitanDataLoader:

@@ -57,7 +57,7 @@ def output_folder(runs: Sequence[Path], out: Path | None) -> Path:
         UserError: the folder cannot be written, or the default is a Python package.
     """
     from olmo_inject.errors import UserError
-    from olmo_inject.owned_folder import check_writable
+    from olmo_inject.utils.owned_folder import check_writable
 
     folder = out or Path(os.path.commonpath([run.resolve() for run in runs]), "analysis")
     if (folder / "__init__.py").is_file():
@@ -104,7 +104,7 @@ def tables_of(
 def _announce(checkpoints: Sequence[StoredModel], method: Method) -> None:
     """Say what the computation takes, if no part of a checkpoint's work shows its progress."""
     from analysis.read.store import is_kept
-    from olmo_inject.words import counted
+    from olmo_inject.utils.words import counted
 
     work = method.work(checkpoints[0]) if checkpoints else ""
     if work and (missing := sum(not is_kept(one, method) for one in checkpoints)):

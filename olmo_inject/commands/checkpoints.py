@@ -12,8 +12,8 @@ import typer
 from olmo_inject.commands.shared import CorpusOption, DeviceOption, JsonOption, StepsOption, print_json, table_console
 from olmo_inject.commands.spreading import Spread, jobs_folder, spreads
 from olmo_inject.errors import UserError
-from olmo_inject.parts_of_work import Item
-from olmo_inject.paths import PATH
+from olmo_inject.utils.parts_of_work import Item
+from olmo_inject.utils.paths import PATH
 
 if TYPE_CHECKING:
     from olmo_inject.tasks import Task
@@ -39,8 +39,8 @@ def unshard(
     With --optimizer also convert the optimizer state, from shards to DDP's files. `start_from: DIR` with
     `start_state: full` continues from it. (A run resumes from its own shards under any strategy without this.)
     """
-    from olmo_inject.owned_folder import check_new
     from olmo_inject.training.checkpoints import convert
+    from olmo_inject.utils.owned_folder import check_new
 
     check_new(out)
     write = convert.unshard_with_optimizer if optimizer else convert.unshard
@@ -68,9 +68,9 @@ def export(
 
     Its logits equal the original's; on a CPU bit for bit.
     """
-    from olmo_inject.owned_folder import check_new
     from olmo_inject.training.checkpoints.convert import export as write
     from olmo_inject.training.checkpoints.convert import find_vocabulary
+    from olmo_inject.utils.owned_folder import check_new
 
     if no_tokenizer and tokenizer is not None:
         raise UserError("--no-tokenizer: give either this or --tokenizer")
@@ -128,12 +128,12 @@ def evaluate(
 
     Example: `olmo-inject evaluate runs/a runs/b/step500 --tasks less --tasks other.yaml`
     """
-    from olmo_inject.output_file import PARQUET, check_output
-    from olmo_inject.progress import show_progress
     from olmo_inject.training.evaluation import checkpoints as evaluation
     from olmo_inject.training.evaluation import probes
     from olmo_inject.training.evaluation.suites import SuiteResult, Suites, suites_table
     from olmo_inject.training.parallel import choose_device
+    from olmo_inject.utils.output_file import PARQUET, check_output
+    from olmo_inject.utils.progress import show_progress
 
     if tasks and suite:
         raise UserError("--suite: give either suites or --tasks")

@@ -18,7 +18,7 @@ from olmo_inject.commands.corpus_options import (
 )
 from olmo_inject.commands.shared import JsonOption, print_json
 from olmo_inject.errors import UserError
-from olmo_inject.paths import PATH
+from olmo_inject.utils.paths import PATH
 
 
 def sample(
@@ -67,8 +67,8 @@ def manifest(
     from olmo_inject.corpus.catalog import find_named
     from olmo_inject.corpus.manifest import default_path, make_manifest, write_manifest
     from olmo_inject.corpus.sources import open_source
-    from olmo_inject.output_file import MANIFEST, check_output
-    from olmo_inject.progress import show_progress
+    from olmo_inject.utils.output_file import MANIFEST, check_output
+    from olmo_inject.utils.progress import show_progress
 
     named, where = find_named(corpus, root)
     path = out or default_path(named)
@@ -110,8 +110,8 @@ def order(
     from olmo_inject.corpus.kinds import Shape
     from olmo_inject.corpus.open import open_corpus
     from olmo_inject.corpus.order import write_order
-    from olmo_inject.owned_folder import check_writable
     from olmo_inject.steps import consecutive_steps
+    from olmo_inject.utils.owned_folder import check_writable
 
     chosen = consecutive_steps(steps)
     if out.exists():
@@ -159,7 +159,7 @@ def show(
     from olmo_inject.data import build_plan
     from olmo_inject.inspect.step import parse_rows, print_shown, show_step
     from olmo_inject.runs.read import run_of
-    from olmo_inject.terminal import Console
+    from olmo_inject.utils.terminal import Console
 
     shape = Shape(batch_size, sequence_length, seed)
     experiment = run = None

@@ -10,9 +10,9 @@ import typer
 from olmo_inject.commands.corpus_options import ManifestOption, RootOption, bpe_size
 from olmo_inject.commands.shared import ConfigArgument, JsonOption, OverridesArgument, print_json, run_begins_at
 from olmo_inject.commands.spreading import Spread, spreads
-from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
-from olmo_inject.paths import PATH
+from olmo_inject.utils.cores import available_cores
+from olmo_inject.utils.paths import PATH
 
 TOKENIZER, TEXT, REFERENCES = "Tokenizer", "Text", "Reference tasks"  # panels of the help
 
@@ -80,7 +80,7 @@ def build(
     from olmo_inject.corpus.from_text.build import open_build
     from olmo_inject.corpus.from_text.inputs import TextOptions, skipped_files
     from olmo_inject.corpus.from_text.job import LEFT_OUT, BuildOptions
-    from olmo_inject.words import counted
+    from olmo_inject.utils.words import counted
 
     spread.check_overwrite(overwrite)
     size = bpe_size(vocab_size, tokenizer)
@@ -169,14 +169,14 @@ def scan(
     Example: `olmo-inject corpus scan runs/corpus my.yaml --references runs/references`
     """
     from olmo_inject.config import load_experiment
-    from olmo_inject.files import write_json
-    from olmo_inject.output_file import SCAN, check_output
-    from olmo_inject.owned_folder import check_writable
     from olmo_inject.runs.read import run_of
     from olmo_inject.scan.print import found_texts, print_scan
     from olmo_inject.scan.report import ScanOptions, scan_report, search_experiment
     from olmo_inject.scan.scan import ReferenceOptions
-    from olmo_inject.terminal import Console
+    from olmo_inject.utils.files import write_json
+    from olmo_inject.utils.output_file import SCAN, check_output
+    from olmo_inject.utils.owned_folder import check_writable
+    from olmo_inject.utils.terminal import Console
 
     processes = available_cores() if processes is None else processes
     for option, value in (("--items", items), ("--context", context)):

@@ -30,7 +30,7 @@ def export(
     from olmo_inject.runs.export import check_new_or_empty, export_stream
     from olmo_inject.runs.read import saved_tasks
     from olmo_inject.steps import consecutive_steps
-    from olmo_inject.words import counted
+    from olmo_inject.utils.words import counted
 
     chosen = consecutive_steps(steps)
     check_new_or_empty(out)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from olmo_inject.errors import UserError
-from olmo_inject.paths import PATH
+from olmo_inject.utils.paths import PATH
 
 PANEL = "The corpus, if it does not say so itself"
 

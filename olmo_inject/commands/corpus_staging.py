@@ -122,8 +122,8 @@ def verify(
 ) -> None:
     """Check every byte of a staged corpus or a corpus folder against its checksums; exit status 1 if any differs."""
     from olmo_inject.corpus.verify import damaged, recorded_files
-    from olmo_inject.progress import show_progress
-    from olmo_inject.words import counted
+    from olmo_inject.utils.progress import show_progress
+    from olmo_inject.utils.words import counted
 
     files = recorded_files(folder, provenance=True)
     with show_progress("verifying", sum(file.nbytes for file in files), "bytes", enabled=not as_json) as meter:
@@ -138,8 +138,8 @@ def verify(
 
 def _divide(stager: Stager, out: Path, spread: Spread) -> None:
     """Let several processes do the work: first the runs that are streamed, then the files, which need all of them."""
-    from olmo_inject.progress import show_progress
-    from olmo_inject.stop_signals import stop_signals
+    from olmo_inject.utils.progress import show_progress
+    from olmo_inject.utils.stop_signals import stop_signals
 
     width = stager.shards.sequence_bytes
 
@@ -166,8 +166,8 @@ def _divide(stager: Stager, out: Path, spread: Spread) -> None:
 
 
 def _run_stager(stager: Stager, out: Path, as_json: bool) -> None:
-    from olmo_inject.progress import show_progress
-    from olmo_inject.stop_signals import stop_signals
+    from olmo_inject.utils.progress import show_progress
+    from olmo_inject.utils.stop_signals import stop_signals
 
     with stop_signals() as stop, show_progress("staging", stager.work_bytes, "bytes", enabled=not as_json) as meter:
         complete = stager.run(meter.advance, lambda: bool(stop))

@@ -19,7 +19,7 @@ def demo(
 
     Takes some minutes on two cores. After an interruption the same command continues.
     """
-    from olmo_inject.extras import require
+    from olmo_inject.utils.extras import require
 
     require("olmo")
     from launch.demo import demo as make_demo
@@ -45,8 +45,8 @@ def report(
     Example: `olmo-inject report runs/demo/runs/* --out report.html`
     """
     from analysis.report.report import write_report
-    from olmo_inject.output_file import PAGE, check_output
-    from olmo_inject.owned_folder import check_writable
+    from olmo_inject.utils.output_file import PAGE, check_output
+    from olmo_inject.utils.owned_folder import check_writable
 
     check_output(out, PAGE, "--out")
     if figures is not None:

@@ -25,9 +25,9 @@ from olmo_inject.commands.shared import (
 )
 from olmo_inject.commands.spreading import Spread, jobs_folder, spreads
 from olmo_inject.errors import UserError
-from olmo_inject.parts_of_work import Item
 from olmo_inject.rank_environment import is_rank
-from olmo_inject.terminal import Console
+from olmo_inject.utils.parts_of_work import Item
+from olmo_inject.utils.terminal import Console
 
 if TYPE_CHECKING:
     from olmo_inject.config import Experiment
@@ -49,8 +49,8 @@ def plan(
     from olmo_inject.data import build_plan
     from olmo_inject.inspect import plan
     from olmo_inject.inspect.summary import plan_summary
-    from olmo_inject.output_file import PARQUET, check_output
     from olmo_inject.runs.read import saved_tasks
+    from olmo_inject.utils.output_file import PARQUET, check_output
 
     if parquet is not None:
         check_output(parquet, PARQUET, "--parquet")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from olmo_inject.errors import INTERRUPTED, UserError
-from olmo_inject.files import json_text
-from olmo_inject.options import check_options
-from olmo_inject.paths import PATH
 from olmo_inject.rank_environment import is_first_rank
-from olmo_inject.terminal import Console
+from olmo_inject.utils.files import json_text
+from olmo_inject.utils.options import check_options
+from olmo_inject.utils.paths import PATH
+from olmo_inject.utils.terminal import Console
 
 if TYPE_CHECKING:
     from olmo_inject.config import Described

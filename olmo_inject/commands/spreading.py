@@ -19,11 +19,11 @@ import typer
 
 from olmo_inject.commands.shared import print_json, stoppable
 from olmo_inject.errors import UserError
-from olmo_inject.files import sha256_of_json
-from olmo_inject.number_ranges import MOST_PARTS
-from olmo_inject.options import check_options
-from olmo_inject.parts_of_work import Compute, Item, KeptResults, Part, in_one_process
-from olmo_inject.words import counted
+from olmo_inject.utils.files import sha256_of_json
+from olmo_inject.utils.number_ranges import MOST_PARTS
+from olmo_inject.utils.options import check_options
+from olmo_inject.utils.parts_of_work import Compute, Item, KeptResults, Part, in_one_process
+from olmo_inject.utils.words import counted
 
 if TYPE_CHECKING:
     from launch.parts import Parts

@@ -19,9 +19,9 @@ from olmo_inject.commands.shared import (
     table_console,
 )
 from olmo_inject.errors import UserError
-from olmo_inject.paths import PATH
-from olmo_inject.terminal import Console
-from olmo_inject.words import counted
+from olmo_inject.utils.paths import PATH
+from olmo_inject.utils.terminal import Console
+from olmo_inject.utils.words import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -111,7 +111,7 @@ def run(
     """
     from launch.submit import run_sweep
     from launch.sweep import load_sweep
-    from olmo_inject.extras import require
+    from olmo_inject.utils.extras import require
 
     require("olmo")
     sweep = load_sweep(file, only=only or [])
@@ -133,7 +133,7 @@ def submit(
     from launch.job_arrays import load_site
     from launch.submit import submit_sweep
     from launch.sweep import load_sweep
-    from olmo_inject.extras import require
+    from olmo_inject.utils.extras import require
 
     require("olmo")
     sweep = load_sweep(file, only=only or [])

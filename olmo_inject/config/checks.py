@@ -20,10 +20,10 @@ from olmo_inject.config.train_checks import check_model, check_train
 from olmo_inject.errors import UserError
 from olmo_inject.injection.frequency import UNITS
 from olmo_inject.injection.placement import EOS, PLACES
-from olmo_inject.number_ranges import INT32
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import SPLICED_TOKENS, check_name
 from olmo_inject.tasks.registry import default_fraction
+from olmo_inject.utils.number_ranges import INT32
 
 
 def check(experiment: Experiment) -> None:

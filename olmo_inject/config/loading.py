@@ -15,10 +15,10 @@ from olmo_inject.config.checks import check
 from olmo_inject.config.olmo_settings import ModelConfig
 from olmo_inject.config.schema import Described, Experiment
 from olmo_inject.config.stream import OLMO, StreamExperiment, check_stream_experiment
-from olmo_inject.described_yaml import ListError, check_lists, converted, defaults, one_line, to_yaml
 from olmo_inject.errors import UserError
-from olmo_inject.paths import configs_folder, expanded
-from olmo_inject.yaml_text import merged, parse_overrides, read_yaml, typed
+from olmo_inject.utils.described_yaml import ListError, check_lists, converted, defaults, one_line, to_yaml
+from olmo_inject.utils.paths import configs_folder, expanded
+from olmo_inject.utils.yaml_text import merged, parse_overrides, read_yaml, typed
 
 
 def load_experiment(path: Path | str, overrides: Sequence[str] = (), changed_by: str = "command line") -> Experiment:

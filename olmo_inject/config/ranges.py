@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from olmo_inject.errors import UserError
-from olmo_inject.number_ranges import COUNT, FROM_0, INT32, MOST_ROWS, NOT_NEGATIVE, NUMBER, SHARE, Range
-from olmo_inject.options import WORDS
+from olmo_inject.utils.number_ranges import COUNT, FROM_0, INT32, MOST_ROWS, NOT_NEGATIVE, NUMBER, SHARE, Range
+from olmo_inject.utils.options import WORDS
 
 PRECISIONS = ("fp32", "amp_bf16")  # not amp_fp16: ai2-olmo does not scale its gradients, so they underflow
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")

@@ -8,12 +8,12 @@ from typing import Any
 
 from olmo_inject.config.olmo_settings import ModelConfig, SchedulerType, TrainConfig
 from olmo_inject.errors import UserError
-from olmo_inject.fraction_text import parse_fraction
 from olmo_inject.injection import Frequency
 from olmo_inject.injection.frequency import UNITS
-from olmo_inject.paths import expanded
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import TaskConfig
+from olmo_inject.utils.fraction_text import parse_fraction
+from olmo_inject.utils.paths import expanded
 from olmo_inject.vocabulary import Vocabulary
 
 EMBEDDING_MULTIPLE = 128  # OLMo's embeddings are rounded up to a multiple of this

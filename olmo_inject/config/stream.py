@@ -9,8 +9,8 @@ from olmo_inject.config.checks import check_corpus, check_stream
 from olmo_inject.config.ranges import RANGES, check_ranges
 from olmo_inject.config.schema import CorpusConfig, Described, EvaluationConfig, InjectionConfig, ReferenceConfig
 from olmo_inject.errors import UserError
-from olmo_inject.number_ranges import COUNT, INT32, MOST_ROWS, Range
 from olmo_inject.tasks import TaskConfig, check_name
+from olmo_inject.utils.number_ranges import COUNT, INT32, MOST_ROWS, Range
 from olmo_inject.vocabulary import Vocabulary
 
 OLMO = "olmo"  # the trainer of experiments that do not name one

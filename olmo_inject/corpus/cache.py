@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from olmo_inject.paths import expanded
+from olmo_inject.utils.paths import expanded
 
 CHECK_BYTES = 4
 LIMIT = 1 << 30  # bytes

@@ -12,10 +12,10 @@ from omegaconf import MISSING
 
 from olmo_inject.config import find_config
 from olmo_inject.corpus.shards import DTYPES
-from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
-from olmo_inject.number_ranges import COUNT, NOT_NEGATIVE
-from olmo_inject.paths import expanded
+from olmo_inject.utils.described_yaml import read_described
+from olmo_inject.utils.number_ranges import COUNT, NOT_NEGATIVE
+from olmo_inject.utils.paths import expanded
 
 
 @dataclass

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_fields, write_json
-from olmo_inject.owned_folder import FolderKind
+from olmo_inject.utils.files import read_fields, write_json
+from olmo_inject.utils.owned_folder import FolderKind
+from olmo_inject.utils.words import counted
 from olmo_inject.vocabulary import Vocabulary
-from olmo_inject.words import counted
 
 FORMAT = 1
 DESCRIPTION = "corpus.json"

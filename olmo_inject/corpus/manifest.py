@@ -13,7 +13,7 @@ from olmo_inject.corpus.catalog import NamedCorpus
 from olmo_inject.corpus.shards import fingerprint
 from olmo_inject.corpus.sources import Source
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_fields, write_json
+from olmo_inject.utils.files import read_fields, write_json
 
 FORMAT = 1
 

@@ -12,7 +12,7 @@ from olmo_inject.corpus.kinds import Corpus, Shape, find_corpus
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.errors import UserError
-from olmo_inject.yaml_text import read_yaml
+from olmo_inject.utils.yaml_text import read_yaml
 
 
 @dataclass(frozen=True)

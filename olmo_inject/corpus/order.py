@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt32
 
-from olmo_inject import locks
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.files import mapped, replacing
+from olmo_inject.utils import locks
+from olmo_inject.utils.files import mapped, replacing
 
 # Processes share shuffles on disk from this number of sequences on. Below it each process shuffles 4 MB in 10 ms, and
 # the many epochs of a small corpus would need many files.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_fields, sha256_of_json, write_json
+from olmo_inject.utils.files import read_fields, sha256_of_json, write_json
 from olmo_inject.vocabulary import Vocabulary
 
 FORMAT = 1

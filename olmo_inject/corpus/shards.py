@@ -14,7 +14,7 @@ from jaxtyping import Int64, UInt
 from olmo_inject.corpus.not_token_ids import LOOKED_AT, check_tokens
 from olmo_inject.corpus.sources import LocalSource, Source
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.files import mapped, sha256_of_json
+from olmo_inject.utils.files import mapped, sha256_of_json
 
 DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64}
 

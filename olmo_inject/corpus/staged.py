@@ -18,8 +18,8 @@ from olmo_inject.corpus.folder import STAGING, TOKENIZER
 from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.files import read_fields, write_json
-from olmo_inject.owned_folder import FolderKind
+from olmo_inject.utils.files import read_fields, write_json
+from olmo_inject.utils.owned_folder import FolderKind
 from olmo_inject.vocabulary import Vocabulary
 
 FORMAT = 1

@@ -10,8 +10,8 @@ from pathlib import Path
 from olmo_inject.corpus.folder import BUILDING, DESCRIPTION, STAGING, CorpusDescription, read_corpus_folder
 from olmo_inject.corpus.staged import STAGE, read_stage
 from olmo_inject.errors import UserError
-from olmo_inject.files import sha256_of
-from olmo_inject.options import check_options
+from olmo_inject.utils.files import sha256_of
+from olmo_inject.utils.options import check_options
 
 
 @dataclass(frozen=True)

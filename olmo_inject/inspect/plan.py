@@ -13,11 +13,11 @@ from rich.table import Table
 
 from olmo_inject.config import Described
 from olmo_inject.data import TaskPlan
-from olmo_inject.files import replacing
 from olmo_inject.inspect.summary import plan_summary
-from olmo_inject.progress import show_progress
 from olmo_inject.tasks import INSTANCE_TOKENS
-from olmo_inject.terminal import Console
+from olmo_inject.utils.files import replacing
+from olmo_inject.utils.progress import show_progress
+from olmo_inject.utils.terminal import Console
 from olmo_inject.visible_text import visible
 
 ROWS_SHOWN = 8

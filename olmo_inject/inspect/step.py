@@ -13,10 +13,10 @@ from olmo_inject.corpus.splice import Splice
 from olmo_inject.data import TaskPlan
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Plan
-from olmo_inject.terminal import Console
+from olmo_inject.utils.terminal import Console
+from olmo_inject.utils.words import counted
 from olmo_inject.visible_text import visible
 from olmo_inject.vocabulary import Vocabulary
-from olmo_inject.words import counted
 
 ROWS_SHOWN = 8
 INDENT = "  "  # before each line of a row's text

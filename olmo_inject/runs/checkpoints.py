@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from olmo_inject.errors import UserError
-from olmo_inject.paths import distinct_ends
 from olmo_inject.runs.read import expand, is_run
 from olmo_inject.steps import parse_step_range
+from olmo_inject.utils.paths import distinct_ends
 
 RECORD = "checkpoint.json"  # written last, so a checkpoint of this project that has none is not complete
 LAST, ALL = "last", "all"

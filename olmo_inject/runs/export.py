@@ -18,14 +18,14 @@ from jaxtyping import Shaped
 from olmo_inject.config import Described
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, sha256_of, write_json
-from olmo_inject.json_shape import check_shape
-from olmo_inject.owned_folder import check_writable, new_folder
-from olmo_inject.progress import show_progress
 from olmo_inject.runs import evidence
 from olmo_inject.runs.folder import prepare
 from olmo_inject.runs.metrics import JsonLines
 from olmo_inject.runs.read import EVIDENCE_FILE, EXPORT
+from olmo_inject.utils.files import read_json, sha256_of, write_json
+from olmo_inject.utils.json_shape import check_shape
+from olmo_inject.utils.owned_folder import check_writable, new_folder
+from olmo_inject.utils.progress import show_progress
 
 SHARD_BYTES = 2**30  # approximate size of a file; a step is never split
 _EXPORT = {

@@ -17,14 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from olmo_inject import locks
 from olmo_inject.config import Described, experiment_yaml
 from olmo_inject.data import TaskPlan
-from olmo_inject.described_yaml import to_yaml
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json, write_text
 from olmo_inject.inspect.summary import plan_summary
-from olmo_inject.owned_folder import remove_empty
 from olmo_inject.plan_entries import write_list
 from olmo_inject.runs.checkpoints import step_folders
 from olmo_inject.runs.read import (
@@ -41,6 +37,10 @@ from olmo_inject.runs.read import (
     read_plan,
 )
 from olmo_inject.runs.same_run import CONTENTS, check_same_run, fingerprints, lists
+from olmo_inject.utils import locks
+from olmo_inject.utils.described_yaml import to_yaml
+from olmo_inject.utils.files import read_json, write_json, write_text
+from olmo_inject.utils.owned_folder import remove_empty
 
 STOP_FILE = "stop"
 CHECKPOINTS = "checkpoints"  # other trainers may keep their checkpoints here, and may create it before the run begins

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import replacing
+from olmo_inject.utils.files import replacing
 
 EVALUATION = "eval/"  # these belong to the weights before their step; all others belong to the step itself
 SPEED = "speed/"  # only these differ between two runs of one experiment

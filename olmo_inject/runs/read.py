@@ -17,10 +17,10 @@ from olmo_inject.corpus.sources import is_remote
 from olmo_inject.corpus.staged import STAGE
 from olmo_inject.data import ExperimentData, TaskPlan, build_data, build_plan
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, read_lines
-from olmo_inject.json_shape import NUMBER, check_shape
 from olmo_inject.tasks import Task
 from olmo_inject.tasks.registry import is_own_code
+from olmo_inject.utils.files import read_json, read_lines
+from olmo_inject.utils.json_shape import NUMBER, check_shape
 
 EXPERIMENT = "experiment.yaml"
 PLAN = "plan.json"

@@ -11,7 +11,6 @@ from typing import Any
 from olmo_inject.config import Described, Experiment
 from olmo_inject.data import ExperimentData, TaskPlan
 from olmo_inject.errors import UserError
-from olmo_inject.files import sha256_of_json
 from olmo_inject.injection import Listed, Plan
 from olmo_inject.runs.read import (
     TASK_FINGERPRINT,
@@ -19,6 +18,7 @@ from olmo_inject.runs.read import (
     read_experiment,
     read_plan,
 )
+from olmo_inject.utils.files import sha256_of_json
 
 # A resume may change these. They decide how a step is computed and what is recorded, never what is computed.
 MAY_CHANGE = (

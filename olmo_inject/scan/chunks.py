@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int64
 
 from olmo_inject.corpus.not_token_ids import check_tokens
 from olmo_inject.corpus.sources import Source
-from olmo_inject.files import mapped
+from olmo_inject.utils.files import mapped
 
 STREAMED = 2**22  # tokens of a streamed shard in memory at once
 

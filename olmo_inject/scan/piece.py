@@ -16,13 +16,13 @@ from jaxtyping import Int64, UInt8
 from olmo_inject.corpus.references import chosen
 from olmo_inject.corpus.sources import Source
 from olmo_inject.errors import UserError
-from olmo_inject.parallel_jobs import Report
 from olmo_inject.scan.chunks import Stretch, stretches
 from olmo_inject.scan.finder import AROUND, SLACK, FoundStatements, StatementFinder
 from olmo_inject.scan.hits import TaskHits, add_hits, no_hits
 from olmo_inject.scan.instances import InstanceIndex
 from olmo_inject.scan.text_hits import TextHits, look_for_texts
 from olmo_inject.scan.text_index import TextIndex
+from olmo_inject.utils.parallel_jobs import Report
 
 CHUNK = 2**16  # tokens examined at once, so that their flags stay in the processor's cache
 _LOOKED_AT = 2**20  # tokens whose anchors are examined together, to share the cost of array operations

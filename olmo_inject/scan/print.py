@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from olmo_inject.scan.text_report import texts_table
-from olmo_inject.terminal import Console
-from olmo_inject.words import counted
+from olmo_inject.utils.terminal import Console
+from olmo_inject.utils.words import counted
 
 
 def print_scan(report: dict[str, Any], console: Console, shown: int) -> None:

@@ -21,7 +21,6 @@ from olmo_inject.data import TaskPlan, build_plan, rows_of
 from olmo_inject.errors import UserError
 from olmo_inject.injection import Frequency, sightings
 from olmo_inject.injection.frequency import UNITS
-from olmo_inject.parts_of_work import Spreading, in_one_process
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import FoundStatements
 from olmo_inject.scan.hits import Place, TaskHits
@@ -31,6 +30,7 @@ from olmo_inject.scan.statements import KINDS
 from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.scan.text_report import FindPlaces, texts_record
 from olmo_inject.tasks import Task
+from olmo_inject.utils.parts_of_work import Spreading, in_one_process
 from olmo_inject.vocabulary import Vocabulary
 
 AS_CONFIGURED = "-"  # stands for the corpus that the experiment names

@@ -12,15 +12,15 @@ import numpy as np
 
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.errors import UserError
-from olmo_inject.options import check_options
-from olmo_inject.parallel_jobs import each_result
-from olmo_inject.parts_of_work import Item, Spreading, in_one_process
 from olmo_inject.scan.finder import StatementFinder
 from olmo_inject.scan.instances import MAX_IDS, InstanceIndex
 from olmo_inject.scan.piece import ScanPiece, ScanResult, Search, flags_of_ids, scan_piece
 from olmo_inject.scan.prefilter import Prefilter
 from olmo_inject.scan.text_index import TextIndex
 from olmo_inject.tasks import Task
+from olmo_inject.utils.options import check_options
+from olmo_inject.utils.parallel_jobs import each_result
+from olmo_inject.utils.parts_of_work import Item, Spreading, in_one_process
 from olmo_inject.vocabulary import Vocabulary
 
 PIECE = 2**26  # tokens per job

@@ -38,12 +38,12 @@ class Benchmark:
         instances, continuation, probes = [], [], []
         for number, (place, record) in enumerate(records):
             question, choices, answer = text_of(record, "question", place), record.get("choices"), record.get("answer")
-            texts = [choice for choice in choices if is_text(choice)] if isinstance(choices, list) else []
-            if texts != choices or len(set(texts)) != len(texts) or len(texts) < 2:
+            texts = list(filter(is_text, choices)) if isinstance(choices, list) else []
+            if texts != choices or len(set(texts)) < max(2, len(texts)):
                 raise UserError(f"{place}: choices must be a list of two different texts or more, got {choices!r}")
-            if type(answer) is not int or not 0 <= answer < len(choices):
-                raise UserError(f"{place}: answer must be 0 to {len(choices) - 1}, the correct choice, got {answer!r}")
-            encoded = [inputs.encode_after(self.prompt.replace("{question}", question), choice) for choice in choices]
+            if type(answer) is not int or not 0 <= answer < len(texts):
+                raise UserError(f"{place}: answer must be 0 to {len(texts) - 1}, the correct choice, got {answer!r}")
+            encoded = [inputs.encode_after(self.prompt.replace("{question}", question), choice) for choice in texts]
             context, options = encoded[0][0], tuple(option for _, option in encoded)
             instances.append(context + options[answer])
             continuation.append(len(options[answer]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from olmo_inject.errors import UserError
-from olmo_inject.paths import configs_folder, expanded
+from olmo_inject.utils.paths import configs_folder, expanded
 
 
 def read_records(file: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -37,8 +37,8 @@ import numpy as np
 from jaxtyping import Int64, UInt32
 
 from olmo_inject.errors import UserError, in_one_line
-from olmo_inject.paths import expanded
 from olmo_inject.tasks.material import Material, TaskInputs
+from olmo_inject.utils.paths import expanded
 
 
 @runtime_checkable

@@ -20,7 +20,6 @@ from jaxtyping import Bool, Int64, UInt32
 
 from olmo_inject import randomness
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
 from olmo_inject.tasks.material import (
     CheckedMaterial,
     Probe,
@@ -33,6 +32,7 @@ from olmo_inject.tasks.material import (
 )
 from olmo_inject.tasks.ragged import Ragged
 from olmo_inject.tasks.registry import MaterialKind, TaskKind, code_of, default_fraction, line_of, task_kind
+from olmo_inject.utils.files import read_json, write_json
 from olmo_inject.vocabulary import Vocabulary
 
 INSTANCE_TOKENS = 3  # tokens of a triple: TOK1, TOK2, LABEL

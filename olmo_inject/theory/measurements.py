@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from olmo_inject.entry_names import task_of_entry
 from olmo_inject.errors import UserError, in_one_line
-from olmo_inject.yaml_text import plain_value, read_yaml
+from olmo_inject.utils.yaml_text import plain_value, read_yaml
 
 EXPERIMENT, PLAN, METRICS = "experiment.yaml", "plan.json", "metrics.jsonl"
 

@@ -13,7 +13,6 @@ from olmo_inject.config.olmo_settings import DistributedStrategy
 from olmo_inject.corpus.references import load_references
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
-from olmo_inject.number_ranges import check_ranks_share
 from olmo_inject.runs.folder import check_branch, check_no_other_folder, locked, prepare
 from olmo_inject.runs.read import is_run, read_experiment
 from olmo_inject.runs.same_run import check_same_run
@@ -24,7 +23,8 @@ from olmo_inject.training.checkpoints.on_disk import first_step_of, latest
 from olmo_inject.training.checkpoints.weights import load_weights
 from olmo_inject.training.gradients import with_references
 from olmo_inject.training.olmo_config import model_config
-from olmo_inject.worker_processes import check_sockets
+from olmo_inject.utils.number_ranges import check_ranks_share
+from olmo_inject.utils.worker_processes import check_sockets
 
 
 class CheckedRun(NamedTuple):

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from olmo_inject.corpus.injected import InjectedCorpus
 from olmo_inject.errors import FoundByOneRank, UserError, in_one_line
-from olmo_inject.worker_processes import end_with_parent
+from olmo_inject.utils.worker_processes import end_with_parent
 
 READ_AHEAD_THREADS = 4  # used if there are no worker processes, as in ai2-olmo
 

@@ -8,7 +8,7 @@ from olmo.config import ModelConfig, TrainConfig
 from omegaconf import OmegaConf
 
 from olmo_inject.config import olmo_settings
-from olmo_inject.described_yaml import defaults, plain
+from olmo_inject.utils.described_yaml import defaults, plain
 
 Settings = TypeVar("Settings")
 

@@ -24,9 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from olmo_inject.config.train_checks import check_fsdp
 from olmo_inject.errors import FoundByOneRank, UserError, in_one_line, report
-from olmo_inject.options import check_options
 from olmo_inject.rank_environment import is_rank
 from olmo_inject.training.sharded_build import build_without_weights
+from olmo_inject.utils.options import check_options
 
 DistModel = DistributedDataParallel | FullyShardedDataParallel
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-from olmo_inject.stop_signals import stop_with_parent
+from olmo_inject.utils.stop_signals import stop_with_parent
 
 if __name__ == "__main__":
     stop_with_parent(int(sys.argv[1]))

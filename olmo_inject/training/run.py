@@ -21,7 +21,6 @@ from olmo_inject.config import Experiment
 from olmo_inject.corpus.references import Reference, load_references
 from olmo_inject.data import ExperimentData
 from olmo_inject.errors import FoundByOneRank, UserError
-from olmo_inject.owned_folder import absent
 from olmo_inject.runs.folder import (
     STOP_FILE,
     check_no_other_folder,
@@ -34,7 +33,6 @@ from olmo_inject.runs.metrics import Metrics, belongs_before, cut_back
 from olmo_inject.runs.read import EVIDENCE_FILE, INDICES, METRICS, is_run
 from olmo_inject.runs.same_run import check_same_run
 from olmo_inject.steps import StepSelection
-from olmo_inject.stop_signals import stop_signals, stop_with_parent
 from olmo_inject.training.agreement import from_rank_0, on_every_rank
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.checkpointing import Checkpointing
@@ -60,6 +58,8 @@ from olmo_inject.training.parallel import (
 )
 from olmo_inject.training.rank_data import open_data, prepare_order
 from olmo_inject.training.trainer import InjectionTrainer
+from olmo_inject.utils.owned_folder import absent
+from olmo_inject.utils.stop_signals import stop_signals, stop_with_parent
 
 OPTIMIZER_SETTINGS = ("betas", "eps", "weight_decay")
 

@@ -21,7 +21,6 @@ import torch.distributed as dist
 
 from olmo_inject.config import CheckpointConfig, EvaluationConfig, Experiment, load_experiment
 from olmo_inject.errors import reported
-from olmo_inject.files import write_json
 from olmo_inject.runs.read import TASKS, load_tasks
 from olmo_inject.steps import StepSelection
 from olmo_inject.tasks import Task
@@ -35,6 +34,7 @@ from olmo_inject.training.parallel import process_group
 from olmo_inject.training.rank_data import open_data
 from olmo_inject.training.run import build_trainer
 from olmo_inject.training.trainer import InjectionTrainer
+from olmo_inject.utils.files import write_json
 
 FOLDER_PREFIX = ".olmo-inject-timed-"
 LEFT_FOR_DEAD = 24 * 3600  # age in seconds after which a temporary folder is removed

@@ -19,9 +19,9 @@ from streams import BATCH, LENGTH, STEPS, write_stream
 from olmo_inject.adapters.run import InjectedRun
 from olmo_inject.audit import audit_run
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_lines
 from olmo_inject.runs.checkpoints import find_checkpoints
 from olmo_inject.runs.folder import prepare
+from olmo_inject.utils.files import read_lines
 
 try:
     IS_3 = version("ai2-olmo-core").startswith("3.")

@@ -23,8 +23,8 @@ from olmo_inject.adapters.transformers import Injection
 from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_lines
 from olmo_inject.training.evaluation.checkpoints import evaluate_checkpoint, find_checkpoint_paths, find_tasks
+from olmo_inject.utils.files import read_lines
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from copies import Copies
 
 from olmo_inject.commands.spreading import jobs_folder
 from olmo_inject.errors import UserError
-from olmo_inject.parts_of_work import Part
 from olmo_inject.runs.read import EXPERIMENT, PLAN
+from olmo_inject.utils.parts_of_work import Part
 
 Call = Callable[..., tuple[int, str, str]]
 PATCHING = ("--steps", "all", "--pairs", "8")

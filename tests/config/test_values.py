@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from written import changed
 
-from olmo_inject import described_yaml
 from olmo_inject.config import experiment_yaml, load_described, load_experiment
 from olmo_inject.config.loading import shipped_configs
 from olmo_inject.errors import UserError
-from olmo_inject.yaml_text import in_flow, parse, plain_value, typed
+from olmo_inject.utils import described_yaml
+from olmo_inject.utils.yaml_text import in_flow, parse, plain_value, typed
 
 
 @pytest.mark.parametrize(

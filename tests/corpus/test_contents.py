@@ -23,9 +23,9 @@ from olmo_inject.corpus.staged import read_stage
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.data import ExperimentData, build_data
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
 from olmo_inject.runs.folder import prepare
 from olmo_inject.runs.same_run import CONTENTS, changed, check_same_run, fingerprints
+from olmo_inject.utils.files import read_json, write_json
 
 EXPERIMENT = """
 name: contents

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from olmo_inject.errors import UserError
-from olmo_inject.fraction_text import parse_fraction
 from olmo_inject.injection import Frequency
 from olmo_inject.injection.frequency import UNITS
+from olmo_inject.utils.fraction_text import parse_fraction
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import torch
 from launch.job_arrays import JobResources, Site
 from launch.local import visible_gpus
 from launch.parts import Parts, run_parts, submit_parts
-from olmo_inject.cores import available_cores
 from olmo_inject.errors import UserError
+from olmo_inject.utils.cores import available_cores
 
 SITE = Site(sbatch=["--account=abc"], setup=["module load cuda"], job=JobResources(cpus=3, time="02:00:00"))
 

@@ -19,10 +19,10 @@ from olmo_inject.audit import audit_run
 from olmo_inject.cli import main
 from olmo_inject.config import CorpusConfig, load_experiment
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
 from olmo_inject.runs.folder import delete_run
 from olmo_inject.runs.read import load_run, moved_corpus, read_evidence, saved_tasks
 from olmo_inject.tasks import Task
+from olmo_inject.utils.files import read_json, write_json
 
 pytestmark = pytest.mark.slow
 

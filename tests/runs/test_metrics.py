@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_lines
 from olmo_inject.runs.metrics import JsonLines, Metrics, belongs_before, cut_back
+from olmo_inject.utils.files import read_lines
 
 
 def steps_of(path: Path) -> list[tuple[int, str]]:

@@ -25,7 +25,6 @@ from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.staged import RankRange, StagedShards, read_stage
 from olmo_inject.corpus.staging import open_stager
 from olmo_inject.errors import UserError
-from olmo_inject.parts_of_work import Compute, Item, KeptResults, in_one_process
 from olmo_inject.scan import piece, scan
 from olmo_inject.scan.clean_seeds import clean_seeds
 from olmo_inject.scan.finder import StatementFinder
@@ -33,6 +32,7 @@ from olmo_inject.scan.report import ScanOptions
 from olmo_inject.scan.scan import ReferenceOptions, count_instances, scan_corpus
 from olmo_inject.scan.statements import statements
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
+from olmo_inject.utils.parts_of_work import Compute, Item, KeptResults, in_one_process
 from olmo_inject.vocabulary import Vocabulary
 
 LENGTH = 64

@@ -19,12 +19,12 @@ from olmo_inject.config import load_experiment
 from olmo_inject.corpus.from_text.build import build_corpus
 from olmo_inject.corpus.from_text.job import BuildOptions
 from olmo_inject.corpus.shards import TokenShards
-from olmo_inject.output_file import SCAN, check_output
 from olmo_inject.scan import piece, scan
 from olmo_inject.scan.piece import ScanResult
 from olmo_inject.scan.report import ScanOptions
 from olmo_inject.scan.text_index import RUN, SHARED, TextIndex
 from olmo_inject.tasks import Task, TaskConfig, build_tasks
+from olmo_inject.utils.output_file import SCAN, check_output
 
 EXACT = 2.0
 

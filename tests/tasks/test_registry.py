@@ -9,10 +9,10 @@ import pytest
 from made import vocabulary
 
 from olmo_inject.errors import UserError
-from olmo_inject.fraction_text import parse_fraction
 from olmo_inject.injection import Plan, PlannedTask
 from olmo_inject.injection.schedules import Uniform
 from olmo_inject.tasks import Task, TaskConfig, TaskKind
+from olmo_inject.utils.fraction_text import parse_fraction
 
 SUBTRACTION = '''
 """(value(TOK1) - value(TOK2)) mod n."""

@@ -11,9 +11,9 @@ import torch
 
 from olmo_inject.config import load_experiment
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_lines
 from olmo_inject.runs.metrics import SPEED
 from olmo_inject.training.run import train
+from olmo_inject.utils.files import read_lines
 
 BATCH, LENGTH, VOCAB = 12, 16, 128  # 12 rows divide among 1, 2, 3 and 4 ranks
 

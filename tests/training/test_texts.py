@@ -25,7 +25,6 @@ from olmo_inject.cli import main
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_data, build_plan
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json
 from olmo_inject.runs.checkpoints import checkpoint_labels
 from olmo_inject.runs.folder import delete_run
 from olmo_inject.runs.read import load_run
@@ -33,6 +32,7 @@ from olmo_inject.runs.same_run import check_same_run, differences
 from olmo_inject.training.checks import check_before_launch
 from olmo_inject.training.evaluation import checkpoints
 from olmo_inject.training.evaluation.probes import ProbeResult, results_table
+from olmo_inject.utils.files import read_json
 
 pytestmark = pytest.mark.slow
 

@@ -44,12 +44,12 @@ from olmo_inject.corpus.from_text.sample import (
 from olmo_inject.corpus.from_text.shard_writer import finished_shards
 from olmo_inject.corpus.provenance import provenance_path
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_text
-from olmo_inject.options import check_options
-from olmo_inject.owned_folder import sync
-from olmo_inject.parallel_jobs import each_result
+from olmo_inject.utils.files import write_text
+from olmo_inject.utils.options import check_options
+from olmo_inject.utils.owned_folder import sync
+from olmo_inject.utils.parallel_jobs import each_result
+from olmo_inject.utils.worker_processes import check_sockets
 from olmo_inject.vocabulary import Vocabulary, bundled_tokenizers, find_tokenizer
-from olmo_inject.worker_processes import check_sockets
 
 
 def build_corpus(

@@ -11,8 +11,8 @@ from typing import Any
 from olmo_inject.corpus.folder import BUILDING, CORPUS_FOLDER, DESCRIPTION, PLAN
 from olmo_inject.corpus.from_text.sample import check_free
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
-from olmo_inject.owned_folder import absent, remove_empty
+from olmo_inject.utils.files import read_json, write_json
+from olmo_inject.utils.owned_folder import absent, remove_empty
 
 FORMAT = 1
 

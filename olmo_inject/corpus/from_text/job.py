@@ -14,8 +14,8 @@ from olmo_inject.corpus.from_text.documents import Document, Reading, read_docum
 from olmo_inject.corpus.from_text.encoding import encode_documents
 from olmo_inject.corpus.from_text.inputs import Input, TextOptions
 from olmo_inject.corpus.from_text.shard_writer import WORK, ShardWriter, finished_shards
-from olmo_inject.files import read_json, write_json
-from olmo_inject.parallel_jobs import Report
+from olmo_inject.utils.files import read_json, write_json
+from olmo_inject.utils.parallel_jobs import Report
 from olmo_inject.vocabulary import Vocabulary
 
 JOB_BYTES = 64 * 2**20  # small files are read together up to this size, so that shards are not too small

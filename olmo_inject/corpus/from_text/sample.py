@@ -22,8 +22,8 @@ from olmo_inject.corpus.folder import (
 from olmo_inject.corpus.from_text.encoding import encode_documents
 from olmo_inject.corpus.from_text.wheel_text import SOURCES, documents
 from olmo_inject.errors import UserError
-from olmo_inject.owned_folder import new_folder
-from olmo_inject.progress import show_progress
+from olmo_inject.utils.owned_folder import new_folder
+from olmo_inject.utils.progress import show_progress
 from olmo_inject.vocabulary import Vocabulary
 
 DOLMA = "allenai_gpt-neox-olmo-dolma-v1_5"

@@ -20,7 +20,7 @@ from olmo_inject.corpus.folder import BUILDING
 from olmo_inject.corpus.from_text.documents import Document
 from olmo_inject.corpus.provenance import Origin, ProvenanceWriter, provenance_path
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
+from olmo_inject.utils.files import read_json, write_json
 
 WORK = BUILDING  # folder of markers and unfinished shards, in the corpus folder
 

@@ -20,7 +20,7 @@ from olmo_inject.corpus.staging.layout import Layout
 from olmo_inject.corpus.staging.pieces import Halt, in_parallel
 from olmo_inject.corpus.staging.spill_runs import Advance, SpilledRuns, StageInMemory
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, replacing, write_json
+from olmo_inject.utils.files import read_json, replacing, write_json
 
 WRITE = 1 << 20  # bytes per write
 READ_BACK = 4 << 20

@@ -17,10 +17,10 @@ from olmo_inject.corpus.order import Order
 from olmo_inject.corpus.shards import TokenShards
 from olmo_inject.corpus.staged import STAGE, STAGE_FOLDER, RankRange, StageFile, StageRecord, read_stage
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json
-from olmo_inject.number_ranges import check_ranks_share
+from olmo_inject.utils.files import read_json
+from olmo_inject.utils.number_ranges import check_ranks_share
+from olmo_inject.utils.words import counted
 from olmo_inject.vocabulary import Vocabulary
-from olmo_inject.words import counted
 
 REQUEST = f"{STAGING}/request.json"
 SHARDS = "shards"  # its key for `TokenShards.identity`

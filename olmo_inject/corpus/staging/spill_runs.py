@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int, Int64, UInt8
 from olmo_inject.corpus.sources import Source
 from olmo_inject.corpus.staging.layout import Layout
 from olmo_inject.errors import UserError
-from olmo_inject.files import mapped, replacing
+from olmo_inject.utils.files import mapped, replacing
 
 RUN_BYTES = 256 << 20
 Advance = Callable[[int], None]

@@ -30,10 +30,10 @@ from olmo_inject.corpus.staging.request import (
 )
 from olmo_inject.corpus.staging.spill_runs import Advance, SpilledRuns, SpillRun, StageInMemory, plan_spill_runs
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
-from olmo_inject.options import check_options
+from olmo_inject.utils.files import read_json, write_json
+from olmo_inject.utils.options import check_options
+from olmo_inject.utils.words import counted
 from olmo_inject.vocabulary import Vocabulary
-from olmo_inject.words import counted
 
 FILE_BYTES = 512 << 20
 MEMORY_BYTES = 2 << 30

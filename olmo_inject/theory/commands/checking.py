@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from olmo_inject.files import json_text
-from olmo_inject.progress import show_progress
-from olmo_inject.terminal import Console
 from olmo_inject.theory.checks.measure import AcceptanceMeasure, Effort
+from olmo_inject.utils.files import json_text
+from olmo_inject.utils.progress import show_progress
+from olmo_inject.utils.terminal import Console
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller problems and fewer steps.")]

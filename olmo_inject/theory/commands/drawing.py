@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from olmo_inject.progress import show_progress
 from olmo_inject.theory.commands.checking import Quick
+from olmo_inject.utils.progress import show_progress
 
 
 def figures(
@@ -18,11 +18,11 @@ def figures(
     quick: Quick = False,
 ) -> None:
     """Draw the study's synthetic figures from closed forms and fresh training runs, with bands over seeds."""
-    from olmo_inject.owned_folder import check_writable
     from olmo_inject.theory.arguments import choice
     from olmo_inject.theory.drawing.figures import FIGURES
     from olmo_inject.theory.drawing.save import save_all
     from olmo_inject.theory.drawing.scene import load_scene
+    from olmo_inject.utils.owned_folder import check_writable
 
     for name in only or ():
         choice("--only", name, tuple(FIGURES))

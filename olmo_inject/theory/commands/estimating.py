@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from olmo_inject.files import json_text
-from olmo_inject.terminal import Console
 from olmo_inject.theory.prediction.estimate import parse_cell
 from olmo_inject.theory.prediction.measured import MeasuredTask, estimate_from_runs
 from olmo_inject.theory.prediction.tables import table
+from olmo_inject.utils.files import json_text
+from olmo_inject.utils.terminal import Console
 
 
 def estimate_from(measured: list[Path], cells: list[str], as_json: bool) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import json_text
-from olmo_inject.terminal import Console
 from olmo_inject.theory.commands.checking import AsJson
+from olmo_inject.utils.files import json_text
+from olmo_inject.utils.terminal import Console
 
 if TYPE_CHECKING:
     from olmo_inject.theory.scaling.fit import Fit
@@ -27,11 +27,11 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Fit L = E + A N^-alpha + B D^-beta, or E + A x^-gamma, with the uncertainty of each number."""
-    from olmo_inject.figure_style import check_format, save
-    from olmo_inject.output_file import PICTURES, check_output
     from olmo_inject.theory.measurements import QUANTITIES, column, last_of_each_run, of_task, read_measurements
     from olmo_inject.theory.prediction.tables import table
     from olmo_inject.theory.scaling.fit import fit_power_law, fit_scaling_law
+    from olmo_inject.utils.figure_style import check_format, save
+    from olmo_inject.utils.output_file import PICTURES, check_output
 
     names = against.split(",")
     if names != ["size", "data"] and (len(names) > 1 or names[0] not in QUANTITIES):

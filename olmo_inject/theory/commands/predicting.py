@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import json_text
-from olmo_inject.terminal import Console
 from olmo_inject.theory.commands.checking import AsJson
+from olmo_inject.utils.files import json_text
+from olmo_inject.utils.terminal import Console
 
 if TYPE_CHECKING:
     from olmo_inject.theory.mixtures.mixture import Mixture

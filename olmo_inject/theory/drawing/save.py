@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from olmo_inject.figure_style import FORMATS, save
+from olmo_inject.utils.figure_style import FORMATS, save
 
 
 def save_all(figure: Figure, folder: Path, name: str) -> list[Path]:

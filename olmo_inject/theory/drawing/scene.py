@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from olmo_inject.described_yaml import read_described
 from olmo_inject.errors import UserError
 from olmo_inject.theory.arguments import whole, wholes
 from olmo_inject.theory.forms.closed_forms import checked_widths
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture
 from olmo_inject.theory.training.train import Recipe, Trained, train
+from olmo_inject.utils.described_yaml import read_described
 
 # OmegaConf reads these annotations at run time, on Python 3.10 too.
 

@@ -1,4 +1,4 @@
-"""What figures of the theory share besides `olmo_inject.figure_style`: panels for print, labels, seeds, axes."""
+"""What figures of the theory share besides `olmo_inject.utils.figure_style`: panels for print, labels, seeds, axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from olmo_inject.figure_style import BLACK, BLUE, COLOURS, GREEN, GREY, MARKERS, ORANGE, PINK, RED, SKY
+from olmo_inject.utils.figure_style import BLACK, BLUE, COLOURS, GREEN, GREY, MARKERS, ORANGE, PINK, RED, SKY
 
 __all__ = ["BLACK", "BLUE", "CATEGORIES", "GREEN", "GREY", "MARKERS", "ORANGE", "PINK", "RED", "SKY"]
 CATEGORIES = COLOURS[:6]

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from olmo_inject.errors import UserError
-from olmo_inject.fraction_text import parse_fraction
 from olmo_inject.theory.arguments import whole
 from olmo_inject.theory.mixtures.task_mixture import Basis, TaskMixture
+from olmo_inject.utils.fraction_text import parse_fraction
 
 
 def parse_rate(value: str | float | int | Fraction, where: str) -> Fraction:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from olmo_inject.described_yaml import described
 from olmo_inject.errors import UserError
 from olmo_inject.theory.mixtures.frequencies import mixture_from_frequencies, parse_rate
 from olmo_inject.theory.mixtures.overlapping import OverlappingMixture
 from olmo_inject.theory.mixtures.task_mixture import TaskMixture, power_law
 from olmo_inject.theory.prediction.injected_rates import injected_rates, is_injected
-from olmo_inject.yaml_text import parse_overrides, read_yaml
+from olmo_inject.utils.described_yaml import described
+from olmo_inject.utils.yaml_text import parse_overrides, read_yaml
 
 # OmegaConf reads these annotations at run time, on Python 3.10 too.
 

@@ -9,7 +9,7 @@ from typing import Any
 from olmo_inject.entry_names import task_of_entry
 from olmo_inject.errors import UserError
 from olmo_inject.theory.mixtures.frequencies import parse_rate
-from olmo_inject.yaml_text import typed
+from olmo_inject.utils.yaml_text import typed
 
 SCHEDULES = ("uniform", "burst", "bernoulli")
 PLAN_SAYS = "use the JSON of `olmo-inject plan EXPERIMENT --json`, which says every rate"

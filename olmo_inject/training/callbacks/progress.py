@@ -10,12 +10,12 @@ from typing import Any
 
 from olmo_inject.config import Experiment
 from olmo_inject.data import ExperimentData
-from olmo_inject.progress import show_progress
 from olmo_inject.runs.metrics import EVALUATION, SPEED, Metrics
 from olmo_inject.tasks.halves import deciding_accuracy
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.callbacks.injected_loss import LM_LOSS
 from olmo_inject.training.trainer import InjectionTrainer
+from olmo_inject.utils.progress import show_progress
 
 STEPS_BETWEEN_SPEEDS = 50
 

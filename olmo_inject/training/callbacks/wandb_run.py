@@ -9,12 +9,12 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 
 from olmo_inject.config import Experiment
-from olmo_inject.files import read_json
 from olmo_inject.runs.metrics import EVALUATION
 from olmo_inject.runs.read import PLAN
 from olmo_inject.training.agreement import on_every_rank
 from olmo_inject.training.callbacks.callback import Callback
 from olmo_inject.training.trainer import InjectionTrainer
+from olmo_inject.utils.files import read_json
 
 STEP = "plan_step"
 

@@ -17,10 +17,7 @@ from olmo.config import DistributedStrategy, ModelConfig, TrainConfig
 from safetensors import SafetensorError
 
 from olmo_inject.corpus.kinds import find_corpus
-from olmo_inject.described_yaml import one_line
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, write_json
-from olmo_inject.owned_folder import new_folder
 from olmo_inject.runs.checkpoints import RECORD
 from olmo_inject.runs.read import is_run, load_run
 from olmo_inject.training.checkpoints import on_disk, save_restore
@@ -31,6 +28,9 @@ from olmo_inject.training.parallel import (
     build_optimizer,
     process_group,
 )
+from olmo_inject.utils.described_yaml import one_line
+from olmo_inject.utils.files import read_json, write_json
+from olmo_inject.utils.owned_folder import new_folder
 from olmo_inject.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

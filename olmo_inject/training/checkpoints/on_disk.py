@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from olmo_inject.config import Experiment
-from olmo_inject.owned_folder import discard
 from olmo_inject.runs.checkpoints import RECORD, run_and_step, step_folders
 from olmo_inject.training.checkpoints.record import read_record
+from olmo_inject.utils.owned_folder import discard
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_fields, sha256_of, write_json
-from olmo_inject.json_shape import check_shape
-from olmo_inject.owned_folder import sync
 from olmo_inject.runs.checkpoints import MODEL_CONFIGS, RECORD, weight_files
+from olmo_inject.utils.files import read_fields, sha256_of, write_json
+from olmo_inject.utils.json_shape import check_shape
+from olmo_inject.utils.owned_folder import sync
 
 FORMAT = 1
 _RECORD = {

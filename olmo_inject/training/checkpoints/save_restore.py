@@ -23,10 +23,7 @@ import torch.distributed as dist
 from olmo.config import TrainConfig
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from olmo_inject.described_yaml import to_yaml
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json
-from olmo_inject.owned_folder import install
 from olmo_inject.training.agreement import on_every_rank
 from olmo_inject.training.checkpoints import sharded
 from olmo_inject.training.checkpoints.on_disk import Checkpoint, remove_unfinished
@@ -40,6 +37,9 @@ from olmo_inject.training.checkpoints.record import (
 from olmo_inject.training.checkpoints.weights import load_tensors, load_torch
 from olmo_inject.training.compat import init_optimizer
 from olmo_inject.training.parallel import DistModel
+from olmo_inject.utils.described_yaml import to_yaml
+from olmo_inject.utils.files import read_json
+from olmo_inject.utils.owned_folder import install
 
 Writer = Callable[[Path], list[Path]]  # writes into a folder and returns the files it wrote
 

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from olmo_inject.errors import UserError
-from olmo_inject.extras import require_olmo_core
 from olmo_inject.training.checkpoints import record
 from olmo_inject.training.parallel import DistModel
+from olmo_inject.utils.extras import require_olmo_core
 
 require_olmo_core("0.1.", "ai2-olmo 0.6.0 needs it, so give OLMo-core 3 an environment of its own (make core-env)")
 

@@ -17,15 +17,15 @@ from olmo.model import OLMo
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from olmo_inject.described_yaml import one_line
 from olmo_inject.errors import UserError, in_one_line
-from olmo_inject.files import read_json
 from olmo_inject.runs.checkpoints import RECORD, folder_of, steps_of
 from olmo_inject.runs.read import is_run
 from olmo_inject.training.checkpoints import record, sharded
 from olmo_inject.training.checkpoints.architectures import ARCHITECTURES, architecture_of, settings_of
 from olmo_inject.training.parallel import DistModel
-from olmo_inject.yaml_text import read_yaml, typed
+from olmo_inject.utils.described_yaml import one_line
+from olmo_inject.utils.files import read_json
+from olmo_inject.utils.yaml_text import read_yaml, typed
 
 Weights = dict[str, torch.Tensor]
 

@@ -16,7 +16,6 @@ from torch import nn
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 from olmo_inject.errors import UserError
-from olmo_inject.files import replacing, sha256_of
 from olmo_inject.runs.checkpoints import ALL, checkpoint_labels, find_checkpoints, run_and_step
 from olmo_inject.runs.read import PLAN, load_run, load_tasks, run_of
 from olmo_inject.tasks import Task
@@ -27,6 +26,7 @@ from olmo_inject.training.checkpoints.on_disk import step_of
 from olmo_inject.training.evaluation.probes import ProbeResult, ask_task
 from olmo_inject.training.evaluation.suites import SuiteResult
 from olmo_inject.training.evaluation.tasks import evaluate_model, half_means
+from olmo_inject.utils.files import replacing, sha256_of
 
 VERSION = 3  # increased when scores change, so that kept results of jobs are not mistaken for new ones
 

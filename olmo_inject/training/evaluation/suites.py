@@ -14,11 +14,11 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from olmo_inject.errors import UserError, in_one_line
-from olmo_inject.extras import require
-from olmo_inject.files import sha256_of
 from olmo_inject.runs.checkpoints import checkpoint_labels
 from olmo_inject.training.checkpoints.convert import fast_tokenizer, find_vocabulary
 from olmo_inject.training.checkpoints.on_disk import step_of
+from olmo_inject.utils.extras import require
+from olmo_inject.utils.files import sha256_of
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from analysis.report.report import write_report
 from olmo_inject.audit import NO_EVIDENCE, audit_run
 from olmo_inject.cli import main
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_json
-from olmo_inject.output_file import PAGE, check_output
 from olmo_inject.runs.read import AUDIT
+from olmo_inject.utils.files import write_json
+from olmo_inject.utils.output_file import PAGE, check_output
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from written_text import SMALL, TEXTS, contents, json_lines
 
-from olmo_inject import owned_folder
 from olmo_inject.corpus.folder import read_corpus_folder
 from olmo_inject.corpus.from_text import job
 from olmo_inject.corpus.from_text.build import build_corpus
@@ -30,6 +29,7 @@ from olmo_inject.corpus.from_text.sample import DOLMA, build_sample
 from olmo_inject.corpus.from_text.shard_writer import WORK
 from olmo_inject.corpus.from_text.wheel_text import documents
 from olmo_inject.errors import UserError
+from olmo_inject.utils import owned_folder
 from olmo_inject.vocabulary import Vocabulary
 
 

@@ -16,7 +16,7 @@ from olmo_inject.corpus.staged import RankRange, StagedShards, read_stage
 from olmo_inject.corpus.staging import Staged, open_stager, planned_files
 from olmo_inject.corpus.verify import damaged, recorded_files
 from olmo_inject.errors import UserError
-from olmo_inject.locks import locked
+from olmo_inject.utils.locks import locked
 
 
 def test_a_damaged_run_is_made_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from olmo_inject.extras import BRINGS
+from olmo_inject.utils.extras import BRINGS
 
 HIDDEN = {module for modules in BRINGS.values() for module in modules}
 

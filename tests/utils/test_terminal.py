@@ -13,7 +13,7 @@ import pytest
 from rich.table import Table
 
 from olmo_inject.errors import UserError, report
-from olmo_inject.terminal import Console
+from olmo_inject.utils.terminal import Console
 from olmo_inject.visible_text import visible
 
 pytestmark = pytest.mark.slow

@@ -70,7 +70,7 @@ def with_expanded_paths(command: F) -> F:
 
 def configs_folder() -> Path:
     """The folder of the shipped configurations: inside the installed package, or beside it in a clone."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from olmo_inject import progress
-from olmo_inject.progress import Meter, show_progress
+from olmo_inject.utils import progress
+from olmo_inject.utils.progress import Meter, show_progress
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Clock:
@@ -105,4 +105,4 @@ def test_nothing_else_draws_a_bar_or_tells_the_time_left() -> None:
         for file in (ROOT / folder).rglob("*.py")
         if re.search(r"rich\.progress\b|\bstderr\.isatty", file.read_text())
     }
-    assert users == {"olmo_inject/progress.py"}
+    assert users == {"olmo_inject/utils/progress.py"}

@@ -12,6 +12,7 @@ import pytest
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken from a process here")
 def test_cores_taken_from_a_process_do_not_count() -> None:
     one = min(os.sched_getaffinity(0))
-    code = f"import os; os.sched_setaffinity(0, {{{one}}}); from olmo_inject.cores import *; print(available_cores())"
+    one_left = f"import os; os.sched_setaffinity(0, {{{one}}})"
+    code = f"{one_left}; from olmo_inject.utils.cores import *; print(available_cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"

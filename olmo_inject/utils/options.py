@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from olmo_inject.errors import UserError
-from olmo_inject.number_ranges import COUNT, FROM_0, INT32, MOST_PARTS, MOST_ROWS, NOT_NEGATIVE, Range
+from olmo_inject.utils.number_ranges import COUNT, FROM_0, INT32, MOST_PARTS, MOST_ROWS, NOT_NEGATIVE, Range
 
 _MANY = Range(1, 4096)  # processes or GPUs of one machine
 _BYTES = Range(1, 2**62)

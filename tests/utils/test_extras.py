@@ -17,11 +17,11 @@ from streams import VOCAB, write_stream
 from olmo_inject.adapters.recorder import Recorder
 from olmo_inject.adapters.run import InjectedRun, RankBatches
 from olmo_inject.errors import UserError
-from olmo_inject.extras import missing, require
+from olmo_inject.utils.extras import missing, require
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 def without_extras(*commands: list[str]) -> tuple[list[int], str]:
@@ -118,7 +118,7 @@ def test_a_module_of_no_extra_is_not_the_users_mistake() -> None:
 def test_another_olmo_core_beside_ai2_olmo_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("olmo")
     sharded = importlib.import_module("olmo_inject.training.checkpoints.sharded")
-    monkeypatch.setattr("olmo_inject.extras.version", lambda name: "3.0.0")
+    monkeypatch.setattr("olmo_inject.utils.extras.version", lambda name: "3.0.0")
     with pytest.raises(
         UserError, match=r"^OLMo-core 0\.1 is needed, and 3\.0\.0 is installed: ai2-olmo 0\.6\.0 needs it"
     ):

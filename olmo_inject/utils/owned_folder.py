@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import replacing
-from olmo_inject.locks import InUse, locked, remove_with_lock
+from olmo_inject.utils.files import replacing
+from olmo_inject.utils.locks import InUse, locked, remove_with_lock
 
 LOCK, READY = "lock", "ready"  # in the work folder; `ready` shows that parts of the work may begin
 PATIENCE = 60  # attempts, each of about a second, to share a folder that another process holds for itself

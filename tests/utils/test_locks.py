@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from olmo_inject.errors import UserError
-from olmo_inject.locks import locked, remove_with_lock
+from olmo_inject.utils.locks import locked, remove_with_lock
 
 
 def test_a_lock_is_held_until_its_end(tmp_path: Path) -> None:

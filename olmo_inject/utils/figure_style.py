@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import write_bytes
+from olmo_inject.utils.files import write_bytes
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#C47A00", "#00795A", "#B0508A", "#2E86C1", "#C44E00"
 BLACK, OLIVE, GREY = "#222222", "#7A7A00", "#606060"

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from olmo_inject.errors import FoundByOneRank, UserError
 from olmo_inject.training.loader import _begin_worker, worker_deaths_told
-from olmo_inject.worker_processes import check_sockets
+from olmo_inject.utils.worker_processes import check_sockets
 
 
 def test_a_folder_with_too_long_a_path_for_sockets_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

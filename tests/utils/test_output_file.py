@@ -9,7 +9,7 @@ import pytest
 from olmo_inject.cli import main
 from olmo_inject.corpus.manifest import Manifest, write_manifest
 from olmo_inject.errors import UserError
-from olmo_inject.output_file import MANIFEST, PAGE, PARQUET, PICTURES, SCAN, FileKind, check_output
+from olmo_inject.utils.output_file import MANIFEST, PAGE, PARQUET, PICTURES, SCAN, FileKind, check_output
 
 NOT_THERE = "not-there"  # what the commands would read, if they did not look at their output first
 FILES = {

@@ -19,9 +19,9 @@ from multiprocessing.sharedctypes import SynchronizedArray
 from typing import Any, TypeVar
 
 from olmo_inject.errors import UserError
-from olmo_inject.options import check_options
-from olmo_inject.progress import Meter, show_progress
-from olmo_inject.worker_processes import check_sockets, end_with_parent
+from olmo_inject.utils.options import check_options
+from olmo_inject.utils.progress import Meter, show_progress
+from olmo_inject.utils.worker_processes import check_sockets, end_with_parent
 
 Report = Callable[[int, int], None]  # called with units of work and tokens done since the last call
 J = TypeVar("J")

@@ -19,8 +19,8 @@ from olmo_inject.commands.shared import print_json
 from olmo_inject.config import load_experiment
 from olmo_inject.errors import UserError
 from olmo_inject.inspect.step import parse_rows
-from olmo_inject.options import NUMBERS
-from olmo_inject.paths import PATH, expanded, with_expanded_paths
+from olmo_inject.utils.options import NUMBERS
+from olmo_inject.utils.paths import PATH, expanded, with_expanded_paths
 
 EXPERIMENT = """
 name: small

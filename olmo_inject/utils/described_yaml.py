@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from olmo_inject.errors import UserError
-from olmo_inject.yaml_text import field_types, in_flow, read_yaml, typed, without_none
+from olmo_inject.utils.yaml_text import field_types, in_flow, read_yaml, typed, without_none
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import read_json, sha256_of_json, write_json
+from olmo_inject.utils.files import read_json, sha256_of_json, write_json
 
 T = TypeVar("T")
 

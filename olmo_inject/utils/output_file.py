@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from olmo_inject.errors import UserError
-from olmo_inject.files import reading
-from olmo_inject.owned_folder import check_writable
+from olmo_inject.utils.files import reading
+from olmo_inject.utils.owned_folder import check_writable
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from datetime import timedelta
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from olmo_inject.terminal import Console
+from olmo_inject.utils.terminal import Console
+from olmo_inject.utils.words import counted
 from olmo_inject.visible_text import visible
-from olmo_inject.words import counted
 
 SECONDS_BEFORE_BAR = 2.0  # shorter work shows nothing
 SECONDS_BETWEEN_LINES = 10.0  # between lines in a log
