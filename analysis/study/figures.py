@@ -20,6 +20,7 @@ from analysis.study.theory import utilities
 from olmo_inject.utils.figure_style import GREY, colour_and_marker
 
 TEXTS = {"t128": "128 sequences", "t1024": "1,024", "t8192": "8,192", "whole": "the whole corpus"}
+LEARNING_RATES = {"full": "3e-3", "quarter": "7.5e-4"}  # of `study-stop`
 GRIDS = {  # measures over width and frequency, with their labels and the limits of their colours
     "study-tcmp": {
         "auc_unmirrored": ("AUC, unmirrored test pairs", 0.5, 1),
@@ -275,7 +276,8 @@ def stopped(folder: Path) -> Figure:
     lines: dict[tuple[str, str], list[pd.Series]] = {}
     for cell, series in cells_with_series(folder):
         labels, auc = cell["labels"], series["eval/tcmp/test/auc_unmirrored"]
-        lines.setdefault((f"{labels['text']}, {labels['lr']} rate", labels["model"]), []).append(auc[auc.index >= 1400])
+        panel = f"{TEXTS[labels['text']]}, {LEARNING_RATES[labels['lr']]}"
+        lines.setdefault((panel, labels["model"]), []).append(auc[auc.index >= 1400])
     return _panels_of_lines(lines, "step (injections end at 1,500)", "AUC", LEARNED_AUC)
 
 
@@ -286,16 +288,16 @@ def forgotten(table: pd.DataFrame) -> Figure:
         axis = figure.subplots()
         for number, (width, cells) in enumerate(table.groupby("width")):
             colour, _ = colour_and_marker(number)
-            for place, rate in enumerate(("full", "quarter")):
+            for place, rate in enumerate(LEARNING_RATES):
                 of_rate = cells[cells["lr"] == rate]
                 axis.plot(of_rate["residual"], of_rate["forgotten"], colour_and_marker(place)[1], color=colour, ms=4)
             axis.plot([], [], "o", color=colour, ms=4, label=f"width {width}")
-        for place, rate in enumerate(("full", "quarter")):
-            axis.plot([], [], colour_and_marker(place)[1], color=GREY, ms=4, label=f"{rate} rate")
+        for place, rate in enumerate(LEARNING_RATES.values()):
+            axis.plot([], [], colour_and_marker(place)[1], color=GREY, ms=4, label=f"learning rate {rate}")
         axis.axhline(0, color=GREY, lw=0.6)
         axis.set_xlabel("residual of the text (nats)")
         axis.set_ylabel("AUC lost in 500 steps of text alone")
-        figure.legend(loc="outside upper center", ncols=4, frameon=False)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
