@@ -162,7 +162,7 @@ def _learned(runs: Sequence[Run]) -> Iterator[str]:
         best = max(accuracies, key=lambda name: accuracies[name].value)
         count = sum(run.learned(task) is True for run in judged)
         if len(judged) == 1:
-            yield f"{task}: {'learned' if count else 'not learned'}. The accuracy is {accuracies[best]}."
+            yield f"{task}: {verdict(judged[0], task)}. The accuracy is {accuracies[best]}."
         else:
             yield (
                 f"{task}: learned in {count or 'none'} of {len(judged)} runs. The highest accuracy is "

@@ -70,7 +70,7 @@ def test_one_run_from_corpus_to_report_and_again(
     shown = capfd.readouterr()
     assert "width-8: done" in shown.err
     assert "audit of width-8" in shown.err
-    assert "tcmp: not learned. The accuracy is 0.000" in shown.out
+    assert "tcmp: not above majority. The accuracy is 0.000" in shown.out
     assert "width-8" in (folder / "report.html").read_text()
     assert "identical" in (folder / "report.html").read_text()  # the audit's verdict
     assert "data:image/svg+xml" in (folder / "report.html").read_text()
