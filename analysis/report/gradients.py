@@ -82,7 +82,8 @@ def _mean_table(summary: pd.DataFrame) -> Table:
             of = by_kind.get(kind)
             row[f"cos({symbol}, g_r)"] = "" if of is None else with_interval(of["mean"], of["low"], of["high"], "+.3f")
         cells.append(row)
-    return Table("Mean cosines over steps (95% CI)", cells, ("run", "task", "batch holds the task"))
+    title = f"Mean cosines over steps (95% CI from {2 * BLOCK} steps on)"
+    return Table(title, cells, ("run", "task", "batch holds the task"))
 
 
 def _proof_table(table: pd.DataFrame) -> Table:

@@ -108,17 +108,17 @@ CLAIMS: list[tuple[str, str, judges.Judge]] = [
         judges.trend_of("width", "auc_unmirrored", 1, ["text"]),
     ),
     (
-        "Alignment search is further above its controls in wider models, under equal bursts",
+        "Alignment search less its controls is higher in wider models, under equal bursts",
         "study-ladder",
         judges.trend_of("width", "alignment", 1, ["text"]),
     ),
     (
-        "Alignment search is further above its controls in wider models, at one rate",
+        "Alignment search less its controls is higher in wider models, at one rate",
         "study-tcmp",
         judges.trend_of("width", "alignment", 1, ["rate"]),
     ),
     (
-        "Alignment search is further above its controls at higher frequency",
+        "Alignment search less its controls is higher at higher frequency",
         "study-tcmp",
         judges.trend_of("often", "alignment", 1, ["width"]),
     ),

@@ -186,4 +186,5 @@ def one_line(error: Exception) -> str:
     key = getattr(error, "full_key", None)
     if key is None:
         return "; ".join(line.strip() for line in lines)
-    return f"{key}: {lines[0]}"
+    null = lines[0].endswith("is not Optional") or lines[0].startswith("Incompatible value 'None'")
+    return f"{key}: {'must not be null' if null else lines[0]}"

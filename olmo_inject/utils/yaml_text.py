@@ -112,7 +112,7 @@ def merged(base: Any, changes: Any, where: str = "") -> Any:
     if isinstance(base, dict) and base and isinstance(changes, list):
         if numbered := [key for key in base if str(key).isdecimal()]:
             raise UserError(f"{where}: give the whole list before {where}.{numbered[0]}, which it would drop")
-        raise UserError(f"{where}: must hold keys and values, not a list")
+        raise UserError(f"{where}: must hold keys and values (such as {', '.join(list(base)[:3])}), not a list")
     if not isinstance(base, dict) or not isinstance(changes, dict):
         return changes
     both = base.keys() & changes.keys()

@@ -59,7 +59,7 @@ TITLES = {
 RESULTS = {
     "patching": {"The MLP with the largest effect (95% CI)"},
     "das": {"Best place of each value, chosen on train pairs"},
-    "gradients": {"Mean cosines over steps (95% CI)", "Rebuilt batches against the run's evidence"},
+    "gradients": {"Mean cosines over steps (95% CI from 8 steps on)", "Rebuilt batches against the run's evidence"},
 }
 
 STEPS = (8, 12)  # the checkpoints that are analyzed

@@ -262,7 +262,7 @@ def test_an_entry_of_a_list_that_an_override_gives(base: Path) -> None:
     assert refusal(base, *lists, "injections.2.place=end") == beyond
     dropped = "injections: give the whole list before injections.0, which it would drop"
     assert refusal(base, "injections.0.place=end", *lists) == dropped
-    assert refusal(base, "train.seed=3", "train=[4]") == "train: must hold keys and values, not a list"
+    assert refusal(base, "train.seed=3", "train=[4]") == "train: must hold keys and values (such as seed), not a list"
 
 
 @pytest.mark.parametrize(
