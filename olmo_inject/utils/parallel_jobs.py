@@ -79,12 +79,24 @@ def each_result(
     )
     try:
         with show_progress(what, total, unit, enabled=progress) as meter:
-            yield from _watch(deque(pool.submit(_call, job) for job in jobs), counts, meter)
+            with _ctrl_c_held_back():
+                futures = deque(pool.submit(_call, job) for job in jobs)  # this starts the processes
+            yield from _watch(futures, counts, meter)
     except BrokenProcessPool:
         raise UserError(f"{what}: a process was killed: is there too little memory?") from None
     finally:
         counts[_STOP] = 1
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Let Ctrl-C wait for the end. Processes that are started meanwhile never get it, however early it comes."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _one_after_another(function: Callable[[J, Report], R], jobs: Sequence[J], meter: Meter) -> Iterator[R]:
