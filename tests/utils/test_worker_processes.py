@@ -57,6 +57,22 @@ def test_ctrl_c_spares_processes_that_begin() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+class Interrupted(list[int]):
+    """Jobs to which Ctrl-C comes while they are handed over."""
+
+    def __iter__(self) -> Iterator[int]:
+        signal.raise_signal(signal.SIGINT)
+        yield from super().__iter__()
+
+
+def test_ctrl_c_while_processes_begin_is_not_lost() -> None:
+    jobs = Interrupted([1, 2])
+    results = each_result(abs, jobs, processes=2, what="", total=2, unit="jobs", progress=False)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        list(results)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 class Broken(IterableDataset[object]):
     """Its one batch cannot be sent to another process."""
 
