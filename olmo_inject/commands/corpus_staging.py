@@ -120,7 +120,10 @@ def verify(
     at_once: Annotated[int, typer.Option(help="Files read at once.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every byte of a staged corpus or a corpus folder against its checksums; exit status 1 if any differs."""
+    """Check every byte of a staged corpus or a corpus folder against its checksums; exit status 1 if any differs.
+
+    Example: `olmo-inject corpus verify /scratch/stage`
+    """
     from olmo_inject.corpus.verify import damaged, recorded_files
     from olmo_inject.utils.progress import show_progress
     from olmo_inject.utils.words import counted

@@ -123,6 +123,8 @@ def preflight(
 
     Exit status 1 if anything fails. Does not write to the run folder. Start it as you start `train`: alone, once on
     each of several nodes, or by torchrun.
+
+    Example: `olmo-inject preflight my.yaml --quick`
     """
     from launch.torchrun import be_the_only_rank, check_launch, default_processes, run_ranks
     from olmo_inject.config import load_experiment

@@ -67,7 +67,10 @@ def gradients(
     *,
     spread: Spread,
 ) -> None:
-    """Measure gradient interference: cosines of a batch's gradient, and of its parts, with each task's gradient."""
+    """Measure gradient interference: cosines of a batch's gradient, and of its parts, with each task's gradient.
+
+    Example: `olmo-inject analyze gradients runs/demo/runs --layer 1 --targets label`
+    """
     from analysis.methods.gradients import method
     from analysis.report.gradients import section
     from olmo_inject.config import GradientConfig
@@ -91,7 +94,10 @@ def patching(
     *,
     spread: Spread,
 ) -> None:
-    """Rank the layers by how much exchanging the outputs of their MLPs changes the answers."""
+    """Rank the layers by how much exchanging the outputs of their MLPs changes the answers.
+
+    Example: `olmo-inject analyze patching runs/demo/runs --pairs 512`
+    """
     from analysis.methods.patching import method
     from analysis.report.interventions import patching_section
 
@@ -119,7 +125,10 @@ def das(
     *,
     spread: Spread,
 ) -> None:
-    """Run distributed alignment search: which subspaces, at which sites, hold operands and results."""
+    """Run distributed alignment search: which subspaces, at which sites, hold operands and results.
+
+    Example: `olmo-inject analyze das runs/demo/runs --dimensions 1,2,4`
+    """
     from analysis.methods.das import SearchOptions, method, parse_dimensions
     from analysis.report.interventions import das_section
 

@@ -18,6 +18,8 @@ def demo(
     """Train small models with an injected task on this machine, audit them, and write a report.
 
     Takes some minutes on two cores. After an interruption the same command continues.
+
+    Example: `olmo-inject demo --out runs/demo --at-once 2`
     """
     from olmo_inject.utils.extras import require
 

@@ -87,6 +87,8 @@ def train(
     Under torchrun it is one of the ranks: `torchrun --nproc-per-node 8 -m olmo_inject train CONFIG`.
 
     To stop a run with a checkpoint, create the file `stop` in its folder, or send SIGTERM.
+
+    Example: `olmo-inject train my.yaml folder=runs/wider model=tiny-64`
     """
     from launch.torchrun import be_the_only_rank, check_launch, default_processes, run_ranks
     from olmo_inject.config import load_experiment
@@ -153,6 +155,8 @@ def audit(
     """Recompute every step's inputs and compare them with what the model received.
 
     Exit status 1 if anything differs. Verdicts of jobs count as long as the run's files stay as they were.
+
+    Example: `olmo-inject audit runs/my-first`
     """
     from olmo_inject.audit import Audit, audit_run, print_audits, save_audit, what_is_audited
     from olmo_inject.runs.read import expand

@@ -85,7 +85,10 @@ def cost(
     utilization: UtilizationOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Estimate what each cell costs: FLOPs, GPU-hours, money, memory, disk. Cells without GPUs are counted on cores."""
+    """Estimate what each cell costs: FLOPs, GPU-hours, money, memory, disk. Cells without GPUs are counted on cores.
+
+    Example: `olmo-inject sweep cost size-frequency-tcmp --accelerator h100 --price 2.10`
+    """
     from launch.cell_list import cell_costs
     from launch.cost.accelerators import find_accelerator
     from launch.cost.report import cost_table, room_table
@@ -129,6 +132,8 @@ def submit(
     """Submit the cells to SLURM, as one job array for all cells of the same resources, or several if it is full.
 
     Exit status 1 if cells that failed before were left out.
+
+    Example: `olmo-inject sweep submit size-frequency-tcmp --site site.yaml`
     """
     from launch.job_arrays import load_site
     from launch.submit import submit_sweep
@@ -150,6 +155,8 @@ def status(file: FileArgument, only: OnlyOption = None, as_json: JsonOption = Fa
     """Show the state of each cell: steps done, speed, time left, test accuracies, and why it failed.
 
     The accuracy of a task of pairs is over test pairs whose mirror is not injected.
+
+    Example: `olmo-inject sweep status size-frequency-tcmp`
     """
     from launch import cells, local, slurm
     from launch.sweep import load_sweep
@@ -175,7 +182,10 @@ def status(file: FileArgument, only: OnlyOption = None, as_json: JsonOption = Fa
 
 @app.command()
 def cancel(file: FileArgument) -> None:
-    """Let running cells save and stop, and take queued ones out of the queue."""
+    """Let running cells save and stop, and take queued ones out of the queue.
+
+    Example: `olmo-inject sweep cancel size-frequency-tcmp`
+    """
     from launch import local, slurm
     from launch.sweep import load_sweep
 

@@ -101,7 +101,7 @@ def export_stream(
     described = deepcopy(experiment)
     described.folder = str(to)
     with (
-        new_folder(to, overwrite=True) as temporary,
+        new_folder(to, overwrite=True, check=check_new_or_empty) as temporary,
         show_progress(f"exporting {to.name}", len(steps), "steps") as meter,
         closing(JsonLines(temporary / EVIDENCE_FILE)) as log,
     ):

@@ -23,12 +23,15 @@ PATIENCE = 60  # attempts, each of about a second, to share a folder that anothe
 
 
 @contextmanager
-def new_folder(to: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(
+    to: Path, *, overwrite: bool = False, check: Callable[[Path], object] = lambda _: None
+) -> Iterator[Path]:
     """Yield an empty folder beside `to`. At the end it is renamed to `to`; after an error it is removed.
 
     Args:
         to: the folder to write.
         overwrite: replace an existing folder.
+        check: called with `to` before it is replaced: whether it may be, since others may have written there meanwhile.
 
     Raises:
         UserError: `to` exists already, or the disk is full or cannot be written.
@@ -42,6 +45,7 @@ def new_folder(to: Path, *, overwrite: bool = False) -> Iterator[Path]:
         for path in (*temporary.rglob("*"), temporary):
             sync(path)
         if overwrite:
+            check(to)
             install(temporary, to)
         else:
             temporary.rename(to)
@@ -215,6 +219,9 @@ def check_writable(folder: Path) -> None:
         UserError: it cannot be written.
     """
     made = absent(folder)
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{nearest} is not a folder")
     with replacing(folder / ".writable") as temporary:
         temporary.touch()
     (folder / ".writable").unlink(missing_ok=True)

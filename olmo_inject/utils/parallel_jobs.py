@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from olmo_inject.errors import UserError
 from olmo_inject.utils.options import check_options
 from olmo_inject.utils.progress import Meter, show_progress
+from olmo_inject.utils.stop_signals import stop_signals
 from olmo_inject.utils.worker_processes import check_sockets, end_with_parent
 
 Report = Callable[[int, int], None]  # called with units of work and tokens done since the last call
@@ -79,12 +80,27 @@ def each_result(
     )
     try:
         with show_progress(what, total, unit, enabled=progress) as meter:
-            yield from _watch(deque(pool.submit(_call, job) for job in jobs), counts, meter)
+            with _signals_held_back():
+                futures = deque(pool.submit(_call, job) for job in jobs)  # this starts the processes
+            yield from _watch(futures, counts, meter)
     except BrokenProcessPool:
         raise UserError(f"{what}: a process was killed: is there too little memory?") from None
     finally:
         counts[_STOP] = 1
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end. Processes that are started meanwhile never get Ctrl-C."""
+    with stop_signals() as heard:  # another thread may get a signal that this one blocks
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for number in heard:
+        signal.raise_signal(number)
 
 
 def _one_after_another(function: Callable[[J, Report], R], jobs: Sequence[J], meter: Meter) -> Iterator[R]:

@@ -73,6 +73,21 @@ def test_what_cannot_be_exported(config: Path, tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "new").exists()
 
 
+def test_what_is_written_there_meanwhile_is_kept(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    to = tmp_path / "stream"
+
+    def hashed(_: Path) -> str:
+        to.mkdir()
+        (to / "mine").touch()
+        return ""
+
+    monkeypatch.setattr("olmo_inject.runs.export.sha256_of", hashed)
+    with pytest.raises(UserError, match="is not a new or empty folder"):
+        export_stream(load_described(config), data_of(config), range(8), to)
+    assert [path.name for path in to.iterdir()] == ["mine"]
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_an_export_that_is_interrupted_leaves_nothing(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

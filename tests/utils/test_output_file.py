@@ -57,7 +57,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "below.svg"
-    assert f"cannot write {tmp_path / 'file'}" in said(capsys, *command, below)
+    assert f"{tmp_path / 'file'} is not a folder" in said(capsys, *command, below)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 

@@ -64,16 +64,22 @@ def build_sample(
     """
     folder = folder.resolve()
     names = _check_arguments(tokenizer, vocab_size, sources)
-    if reuse and (folder / DESCRIPTION).exists():
-        try:
-            return _reused(folder, tokenizer, vocab_size, names)
-        except UserError:
-            if not overwrite:
-                raise
-    check_free(folder, overwrite)
 
+    def reused(_: Path) -> CorpusDescription | None:
+        """The corpus that is there, if it will do; None if one may be written."""
+        if reuse and (folder / DESCRIPTION).exists():
+            try:
+                return _reused(folder, tokenizer, vocab_size, names)
+            except UserError:
+                if not overwrite:
+                    raise
+        check_free(folder, overwrite)
+        return None
+
+    if (there := reused(folder)) is not None:
+        return there
     texts = documents(names)
-    with new_folder(folder, overwrite=True) as temporary:
+    with new_folder(folder, overwrite=True, check=reused) as temporary:
         _fill(temporary, texts, tokenizer, vocab_size, progress)
     return read_corpus_folder(folder)
 

@@ -18,7 +18,10 @@ Quick = Annotated[bool, typer.Option("--quick", help="Smaller problems and fewer
 
 
 def validate(quick: Quick = False, as_json: AsJson = False) -> None:
-    """Run the acceptance checks of the theory; exit status 1 if one fails."""
+    """Run the acceptance checks of the theory; exit status 1 if one fails.
+
+    Example: `olmo-inject theory validate --quick`
+    """
     import torch
 
     from olmo_inject.theory.checks.registry import CHECKS

@@ -17,7 +17,10 @@ def figures(
     only: Annotated[list[str] | None, typer.Option(help="Draw only this figure; may be given again.")] = None,
     quick: Quick = False,
 ) -> None:
-    """Draw the study's synthetic figures from closed forms and fresh training runs, with bands over seeds."""
+    """Draw the study's synthetic figures from closed forms and fresh training runs, with bands over seeds.
+
+    Example: `olmo-inject theory figures --out figures --only regimes --quick`
+    """
     from olmo_inject.theory.arguments import choice
     from olmo_inject.theory.drawing.figures import FIGURES
     from olmo_inject.theory.drawing.save import save_all

@@ -26,7 +26,10 @@ def fit(
     picture: Annotated[Path | None, typer.Option(help="Draw points, fit and band: .png, .svg or .pdf.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit L = E + A N^-alpha + B D^-beta, or E + A x^-gamma, with the uncertainty of each number."""
+    """Fit L = E + A N^-alpha + B D^-beta, or E + A x^-gamma, with the uncertainty of each number.
+
+    Example: `olmo-inject theory fit runs/my-sweep --against size --task less --picture fit.svg`
+    """
     from olmo_inject.theory.measurements import QUANTITIES, column, last_of_each_run, of_task, read_measurements
     from olmo_inject.theory.prediction.tables import table
     from olmo_inject.theory.scaling.fit import fit_power_law, fit_scaling_law

@@ -31,7 +31,10 @@ def predict_command(
     at: Annotated[list[str] | None, typer.Option(help="With --from: a cell to predict, such as 128:1/10.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict which tasks are held at which width and gap, without training."""
+    """Predict which tasks are held at which width and gap, without training.
+
+    Example: `olmo-inject theory predict docs/predict.yaml`
+    """
     from olmo_inject.theory.commands.estimating import estimate_from
     from olmo_inject.theory.prediction import tables
     from olmo_inject.theory.prediction.config import configured_mixture, load_predict_config

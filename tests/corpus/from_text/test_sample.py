@@ -185,6 +185,20 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
         build_sample(tmp_path / "file" / "corpus", sources=FEW)
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_what_is_written_there_meanwhile_is_kept(reuse: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "corpus"
+
+    def write(*_: object) -> None:
+        folder.mkdir()
+        (folder / "mine").touch()
+
+    monkeypatch.setattr("olmo_inject.corpus.from_text.sample._fill", write)
+    with pytest.raises(UserError, match="exists and is not empty"):
+        build_sample(folder, sources=FEW, reuse=reuse)
+    assert [path.name for path in tmp_path.rglob("*")] == ["corpus", "mine"]
+
+
 @contextmanager
 def file_size_limit(n_bytes: int) -> Iterator[None]:
     """The kernel's own refusal to write on; Python ignores the signal that goes with it."""
