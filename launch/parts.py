@@ -22,6 +22,7 @@ from olmo_inject.errors import UserError
 from olmo_inject.utils.cores import available_cores
 from olmo_inject.utils.files import read_json, write_json, write_text
 from olmo_inject.utils.locks import LOCK, locked
+from olmo_inject.utils.words import counted
 
 TEMPLATE = Path(__file__).parent / "templates" / "parts.sbatch"
 KEPT_STATUSES = (0, 1)  # 1: the part has done its work, and found something or left something out
@@ -112,7 +113,7 @@ def submit_parts(parts: Parts, site: Site) -> str:
         _check_division(parts, active)
         queued = {element.place for element in active}
         new = [part for part in parts.missing if part not in queued]
-        having = f", {len(queued)} parts are running or queued" if queued else ""
+        having = f", {counted(len(queued), 'part')} running or queued" if queued else ""
         jobs = sorted({element.job.split("_")[0] for element in active}, key=int)
         if not new:
             return f"nothing to submit{having}" + (f"; {see_and_cancel(jobs)}" if jobs else "")
@@ -127,7 +128,7 @@ def submit_parts(parts: Parts, site: Site) -> str:
             write_json(script.with_suffix(".json"), {"count": parts.count})
             job = sbatch(script)
         return (
-            f"job array {job}: {len(new)} of {parts.count} parts{having}, logs in {parts.folder / 'logs'}; "
+            f"job array {job}: {len(new)} of {counted(parts.count, 'part')}{having}, logs in {parts.folder / 'logs'}; "
             f"{see_and_cancel([*jobs, job])}"
         )
 
@@ -140,6 +141,6 @@ def _check_division(parts: Parts, active: Sequence[Element]) -> None:
     if others := [element for element in active if counts[element.script] != parts.count]:
         first = others[0]
         raise UserError(
-            f"job array {first.job.split('_')[0]} still does the same in {counts[first.script]} parts, not "
+            f"job array {first.job.split('_')[0]} still does the same in {counted(counts[first.script], 'part')}, not "
             f"{parts.count}: wait for it, or `scancel` it, or give --parts {counts[first.script]}"
         )

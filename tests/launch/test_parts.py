@@ -48,11 +48,11 @@ def test_what_is_queued_is_not_submitted_again(tmp_path: Path, queue: Path) -> N
     submit_parts(parts(tmp_path), SITE)
     script = (tmp_path / "jobs of das" / "0.sbatch").resolve()
     queue.write_text(f"17 0 RUNNING {script}\n17 3 PENDING {script}\n18 7 RUNNING /another/0.sbatch\n")
-    assert submit_parts(parts(tmp_path), SITE).startswith("job array 17: 1 of 8 parts, 2 parts are running or queued")
+    assert submit_parts(parts(tmp_path), SITE).startswith("job array 17: 1 of 8 parts, 2 parts running or queued")
     assert "--array=7\n" in script.with_name("1.sbatch").read_text()
     queue.write_text(queue.read_text() + f"19 7 PENDING {script.with_name('1.sbatch')}\n")
     assert submit_parts(parts(tmp_path), SITE) == (
-        "nothing to submit, 3 parts are running or queued; "
+        "nothing to submit, 3 parts running or queued; "
         "`squeue --jobs=17,19` shows them, `scancel 17 19` cancels them"
     )
     with pytest.raises(UserError, match=r"^job array 17 still does the same in 8 parts, not 4: "):
