@@ -29,7 +29,7 @@ AGAIN = {"few": "study-ladder-often", "many": "study-ladder-rare"}  # where the 
 SWEEPS = (
     LADDER,
     *("study-controls", "study-further", "study-tcmp", "study-gaps", "study-tadd", "study-stop"),
-    *("study-together", "study-schedules", "study-layer", "study-texts", "study-references"),
+    *("study-together", "study-schedules", "study-layer", "study-texts", "study-references", "study-further-texts"),
 )
 ResultsOption = Annotated[Path, PATH, typer.Option(help="Folder of collected results.")]
 

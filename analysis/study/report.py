@@ -85,10 +85,11 @@ def _failures(tables: Mapping[str, pd.DataFrame]) -> list[str]:
 def _controls(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The controls alone, beside the whole corpus and beside the smaller texts, in one table."""
     empty = pd.DataFrame(columns=["text", "seed", "control", "width", "auc_unmirrored"])
-    controls, further = tables.get("study-controls", empty), tables.get("study-further", empty)
+    controls, texts = tables.get("study-controls", empty), tables.get("study-texts", empty)
+    further = [tables.get("study-further", empty).assign(text="whole"), tables.get("study-further-texts", empty)]
     where = np.where(controls["control"] == "alone", ALONE, "whole")
-    further = further.assign(text="whole", control=FURTHER[0])
-    return pd.concat([controls.assign(text=where), further, tables.get("study-texts", empty)], ignore_index=True)
+    labelled = [table.assign(control=FURTHER[0]) for table in further]
+    return pd.concat([controls.assign(text=where), *labelled, texts], ignore_index=True)
 
 
 def _auc(controls: pd.DataFrame, names: list[str]) -> float | None:

@@ -52,8 +52,7 @@ def test_what_is_queued_is_not_submitted_again(tmp_path: Path, queue: Path) -> N
     assert "--array=7\n" in script.with_name("1.sbatch").read_text()
     queue.write_text(queue.read_text() + f"19 7 PENDING {script.with_name('1.sbatch')}\n")
     assert submit_parts(parts(tmp_path), SITE) == (
-        "nothing to submit, 3 parts running or queued; "
-        "`squeue --jobs=17,19` shows them, `scancel 17 19` cancels them"
+        "nothing to submit, 3 parts running or queued; `squeue --jobs=17,19` shows them, `scancel 17 19` cancels them"
     )
     with pytest.raises(UserError, match=r"^job array 17 still does the same in 8 parts, not 4: "):
         submit_parts(Parts(["analyze", "das"], [], tmp_path / "jobs of das", 4, [1], True), SITE)

@@ -381,12 +381,13 @@ def test_the_cause_of_a_failure_is_judged_seed_by_seed_by_the_controls_beside_it
         "study-ladder": each(*narrow, (64, "whole", (0.95, 0.95)), columns=["width", "text"]),
         "study-controls": each(*controls, columns=["width", "control"]),
         "study-further": each((8, (0.7, 0.9)), columns=["width"]),
+        "study-further-texts": each((8, "t1024", (0.8, 0.9)), columns=["width", "text"]),
         "study-texts": each(*texts, columns=["width", "text", "control"]),
     }
     (table,) = _failures(tables)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     assert {row[1]: row[2:] for row in rows} == {  # AUC, alone, then alone, 12,000 steps, best other rate, cases
-        "1,024": ["0.55", "0.90", "", "", "", "?, expressivity"],
+        "1,024": ["0.55", "0.90", "0.85", "", "", "?, expressivity"],
         "128 sequences": ["0.55", "0.90", "", "0.93", "0.50", "under-training, expressivity"],
         "the whole corpus": ["0.55", "0.90", "0.80", "0.60", "0.60", "competition, expressivity"],
     }
