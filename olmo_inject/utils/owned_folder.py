@@ -221,7 +221,7 @@ def check_writable(folder: Path) -> None:
     made = absent(folder)
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
-        raise UserError(f"{nearest} is not a folder")
+        raise UserError(f"cannot write {folder}: {nearest} is not a folder")
     with replacing(folder / ".writable") as temporary:
         temporary.touch()
     (folder / ".writable").unlink(missing_ok=True)
