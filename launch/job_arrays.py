@@ -154,9 +154,9 @@ class Element:
     state: str
 
 
-def cannot_ask(folder: Path) -> bool:
-    """Whether scripts in `folder` were submitted, and this host has no `squeue` to ask what became of them."""
-    return any(folder.glob("*.sbatch")) and shutil.which("squeue") is None
+def can_ask() -> bool:
+    """Whether this host can ask SLURM what it runs and has in its queue."""
+    return shutil.which("squeue") is not None
 
 
 def elements(folder: Path) -> list[Element]:
@@ -166,7 +166,7 @@ def elements(folder: Path) -> list[Element]:
     and the next one must not submit that again.
     """
     folder = folder.resolve()
-    if not any(folder.glob("*.sbatch")) or cannot_ask(folder):
+    if not any(folder.glob("*.sbatch")) or not can_ask():
         return []
     listed = []
     for line in answer_of(["squeue", "--noheader", "--array", "--me", "--format=%F %K %T %o"]).splitlines():

@@ -15,7 +15,7 @@ from launch.job_arrays import (
     Element,
     Site,
     answer_of,
-    cannot_ask,
+    can_ask,
     elements,
     most_elements,
     render_template,
@@ -153,7 +153,7 @@ def active(sweep: Sweep) -> dict[str, str]:
 
 def unseen(sweep: Sweep) -> str:
     """A line if the sweep was submitted to SLURM, which cannot be asked from this host; else an empty text."""
-    if not cannot_ask(sweep.folder / ARRAYS):
+    if can_ask() or not any((sweep.folder / ARRAYS).glob("*.sbatch")):
         return ""
     return "squeue is not installed here, so cells in SLURM's queue are not seen: a host of the cluster sees them"
 

@@ -19,13 +19,16 @@ def labels(runs: Iterable[tuple[str, str]]) -> dict[str, str]:
         runs: (name, folder) pairs; repetitions are allowed.
     """
     names = {folder: name for name, folder in runs}
-    found = {}
+    of_name: dict[str, list[str]] = {}
     for folder, name in names.items():
-        ends = distinct_ends(other for other in names if names[other] == name)
-        end = ends[folder]
-        alone, last = len(ends) == 1, Path(end).name
-        found[folder] = name if alone else end if last == name else f"{name} ({end})"
-    return found
+        of_name.setdefault(name, []).append(folder)
+    ends = {name: distinct_ends(folders) for name, folders in of_name.items() if len(folders) > 1}
+    return {folder: _placed(name, ends[name][folder]) if name in ends else name for folder, name in names.items()}
+
+
+def _placed(name: str, end: str) -> str:
+    """The label of one of several folders of a name, from the end of its path."""
+    return end if Path(end).name == name else f"{name} ({end})"
 
 
 def file_part(label: str) -> str:

@@ -55,7 +55,8 @@ def _object_of(line: str, place: str) -> dict[str, Any]:
 
     try:
         record = json.loads(line, object_pairs_hook=once)
-        json.dumps(record, ensure_ascii=False).encode()  # a tokenizer takes no half of a surrogate pair
+        if "\\u" in line:
+            json.dumps(record, ensure_ascii=False).encode()  # a tokenizer takes no half of a surrogate pair
     except json.JSONDecodeError as error:
         raise UserError(f"{place}, column {error.colno}: not JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:  # halves of surrogate pairs, huge numbers, deep nesting
