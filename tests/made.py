@@ -10,6 +10,15 @@ from olmo_inject.tasks import Task, TaskConfig
 from olmo_inject.vocabulary import Vocabulary
 
 EOS, PAD = 0, 1
+_SMALL_EXPERIMENT = """
+name: "{name}"
+folder: {folder}/run
+model: {{name: tiny-8, vocab_size: 128, embedding_size: 128, max_sequence_length: 16}}
+corpus: {{paths: ["{folder}/part.npy"], vocab_size: 128, eos_token_id: 0, pad_token_id: 1}}
+tasks: [{{name: less, kind: comparison, options: {{n_values: 6}}}}]
+injections: [{{task: less, instances_per_batch: 1/2}}]
+train: {{max_duration: 20, global_train_batch_size: 8}}
+"""
 
 
 def vocabulary(size: int = 200) -> Vocabulary:
@@ -40,3 +49,11 @@ def write_shards(
         paths.append(folder / f"part-{number:05d}.npy")
         rng.choice(ids, length).astype(dtype).tofile(paths[-1])
     return paths
+
+
+def small_experiment(folder: Path, name: str = "small") -> Path:
+    """The file of an experiment of 20 steps on 40 rows, with the rows beside it."""
+    np.random.default_rng(0).integers(2, 128, 16 * 40).astype(np.uint16).tofile(folder / "part.npy")
+    path = folder / "small.yaml"
+    path.write_text(_SMALL_EXPERIMENT.format(name=name, folder=folder), encoding="utf-8")
+    return path

@@ -18,28 +18,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from made import small_experiment
 
 from olmo_inject.cli import app, main
 from olmo_inject.config import load_experiment
 from olmo_inject.data import build_plan
 
-EXPERIMENT = """
-name: small
-folder: {folder}/run
-model: {{name: tiny-8, vocab_size: 128, embedding_size: 128, max_sequence_length: 16}}
-corpus: {{paths: ["{folder}/part.npy"], vocab_size: 128, eos_token_id: 0, pad_token_id: 1}}
-tasks: [{{name: less, kind: comparison, options: {{n_values: 6}}}}]
-injections: [{{task: less, instances_per_batch: 1/2}}]
-train: {{max_duration: 20, global_train_batch_size: 8}}
-"""
-
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    np.random.default_rng(0).integers(2, 128, 16 * 40).astype(np.uint16).tofile(tmp_path / "part.npy")
-    path = tmp_path / "small.yaml"
-    path.write_text(EXPERIMENT.format(folder=tmp_path))
-    return path
+    return small_experiment(tmp_path)
 
 
 def fails(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from made import small_experiment
 from rich.table import Table
 
 from olmo_inject.errors import UserError, report
@@ -17,16 +17,6 @@ from olmo_inject.utils.terminal import Console
 from olmo_inject.visible_text import visible
 
 pytestmark = pytest.mark.slow
-
-CONFIG = """
-name: "[/x] \u6570"
-folder: {folder}/run
-model: {{name: tiny-8, vocab_size: 128, embedding_size: 128, max_sequence_length: 16}}
-corpus: {{paths: ["{folder}/part.npy"], vocab_size: 128, eos_token_id: 0, pad_token_id: 1}}
-tasks: [{{name: less, kind: comparison, options: {{n_values: 6}}}}]
-injections: [{{task: less, instances_per_batch: 1/2}}]
-train: {{max_duration: 20, global_train_batch_size: 8}}
-"""
 
 
 def test_what_a_terminal_would_obey_is_shown_as_an_escape() -> None:
@@ -49,9 +39,7 @@ def test_markup_and_escapes_in_names_are_printed_as_they_are(capsys: pytest.Capt
 
 @pytest.fixture
 def plan(tmp_path: Path) -> list[str]:
-    np.random.default_rng(0).integers(2, 128, 16 * 40).astype(np.uint16).tofile(tmp_path / "part.npy")
-    path = tmp_path / "small.yaml"
-    path.write_text(CONFIG.format(folder=tmp_path), encoding="utf-8")
+    path = small_experiment(tmp_path, name="[/x] \u6570")
     return [sys.executable, "-m", "olmo_inject", "plan", str(path)]
 
 
